@@ -156,8 +156,7 @@ def voc_records(kit: voc.Devkit, image_set: voc.ImageSet) -> list[Record]:
     folder = kit.folder / f"VOC{image_set.year}"
     labels = {name: label for label, name in enumerate(kit.classes)}
     records = []
-    for name in kit.ids[image_set]:
-        annotation = kit.annotations[image_set][name]
+    for name, annotation in kit.annotations[image_set].items():
         width, height = annotation.size
         objects = [
             {"category_id": labels[item.name], "bbox": list(item.box), "bbox_mode": BoxMode.XYXY_ABS}

@@ -23,6 +23,7 @@ from pycocotools import mask as coco_mask
 from repro.data.annotations import voc
 from repro.data.annotations.coco_instances import Instances, ObjectEntry
 from repro.data.annotations.masks import Mask
+from repro.data.annotations.voc_annotation import Annotation
 
 
 def register(name: str, classes: tuple[str, ...], **metadata: Any) -> str:
@@ -49,7 +50,7 @@ class VocGroundTruth:
     """Name of the data set's entry in detectron2's `MetadataCatalog`."""
     image_set: voc.ImageSet
     classes: tuple[str, ...]
-    annotations: Mapping[str, voc.Annotation]
+    annotations: Mapping[str, Annotation]
     """By the image's name."""
 
     def fingerprint(self) -> str:
@@ -77,7 +78,7 @@ class _VocEvaluator(PascalVOCDetectionEvaluator):
         super().__init__(register(truth.metadata, truth.classes, dirname=str(folder), year=year, split=split))
 
 
-def _voc_xml(annotation: voc.Annotation) -> ElementTree.Element:
+def _voc_xml(annotation: Annotation) -> ElementTree.Element:
     """Writes what the evaluator reads of an annotation.
 
     Its corners are whole numbers; a float is cut off, as mmdetection's reader does (mmdet/datasets/xml_style.py).
@@ -90,7 +91,7 @@ def _voc_xml(annotation: voc.Annotation) -> ElementTree.Element:
         for tag, text in texts.items():
             ElementTree.SubElement(element, tag).text = text
         corners = ElementTree.SubElement(element, "bndbox")
-        # 1-based and inclusive again, as `voc.read_annotation` found them.
+        # 1-based and inclusive again, as `read_annotation` found them.
         for tag, edge in {"xmin": x0 + 1, "ymin": y0 + 1, "xmax": x1, "ymax": y1}.items():
             ElementTree.SubElement(corners, tag).text = str(int(edge))
     return tree

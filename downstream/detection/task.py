@@ -79,9 +79,9 @@ class DetectionTask:
             assert target.root is not None
             # All that it holds is read when it is opened, which takes minutes.
             if self.name == VOC:
-                voc.find_devkit(target.root)
+                voc.require_lists(target.root)
             else:
-                coco.require_coco(target.root)
+                coco.require_parts(target.root)
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
         """Trains and scores detectors on a finished run's backbone.

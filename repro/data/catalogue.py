@@ -43,7 +43,7 @@ class Dataset:
         prepare: Makes the root from the archives that it was downloaded as; None: nothing to make.
         parts: Opens the published parts by name, for data sets whose splits are no folders; `verify` looks at these.
         survey: Reads the annotations of a data set of annotated objects, for `verify`.
-        find: Refuses a root that holds nothing of a data set of annotated objects, without a look into the annotations.
+        find: Refuses a root that lacks a part of a data set of annotated objects, without a look into the annotations.
     """
 
     name: str
@@ -219,7 +219,7 @@ DATASETS: dict[str, Dataset] = {
             mend="unpack with `salmask data prepare voc07+12 --from ARCHIVES`",
             prepare=detection_archives.prepare_voc,
             survey=voc.survey_root,
-            find=voc.find_devkit,
+            find=voc.require_lists,
         ),
         Dataset(
             name="coco",
@@ -231,7 +231,7 @@ DATASETS: dict[str, Dataset] = {
             mend="unpack with `salmask data prepare coco --from ARCHIVES`",
             prepare=detection_archives.prepare_coco,
             survey=coco.survey_root,
-            find=coco.require_coco,
+            find=coco.require_parts,
         ),
         Dataset(
             name="folder",

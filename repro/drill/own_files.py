@@ -250,7 +250,7 @@ def _of_data() -> dict[str, OwnFile]:
     from PIL import Image
 
     from repro.data.annotations.coco_instances import read_instances
-    from repro.data.annotations.voc import read_annotation
+    from repro.data.annotations.voc_annotation import read_annotation
     from repro.data.images import decode
     from repro.data.pixel_cache import CHECKSUMS, INDEX, INDEX_FILE, MANIFEST, PIXELS, CachedImages
     from repro.data.pixel_cache_writer import read_checksums

@@ -5,7 +5,7 @@ files of annotations are read in `coco_instances`.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,7 @@ from repro.data.annotations.findings import (
 from repro.data.annotations.masks import mask_fault
 from repro.data.errors import PathError
 from repro.errors import shortened
-from repro.presence import is_folder
+from repro.presence import exists, is_folder
 
 TRAIN, TEST = SPLITS = ("train2017", "val2017")
 
@@ -42,7 +42,7 @@ class CocoFolder:
     Attributes:
         root: The folder that holds the folders of images and `annotations`.
         classes: Names in the order of their labels.
-        images: Number of images of each split that was asked for.
+        images: Number of images of each split.
         objects: Objects of each split and class, crowds included.
         mask_format: What detectron2's `INPUT.MASK_FORMAT` must be to train on the masks: `polygon` for COCO itself,
             `bitmask` where an object that is no crowd has an RLE, as `repro.data.annotations.scenes_export` writes.
@@ -70,12 +70,11 @@ class CocoSurvey(Survey):
     instances: dict[str, Instances] = field(default_factory=dict)
 
 
-def check_layout(root: Path, splits: Sequence[str] = SPLITS) -> CocoFolder:
+def check_layout(root: Path) -> CocoFolder:
     """Makes sure, before anything is trained, that all images are there and the annotations can be read and are theirs.
 
     Args:
         root: The folder that holds `train2017`, `val2017` and `annotations`.
-        splits: Those of `SPLITS` that are needed.
 
     Returns:
         What the folder holds. Of images the headers are read: `salmask data verify coco` decodes them.
@@ -87,7 +86,7 @@ def check_layout(root: Path, splits: Sequence[str] = SPLITS) -> CocoFolder:
             the mend.
     """
     require_coco(root)
-    survey = survey_folder(root, splits)
+    survey = survey_folder(root)
     survey.add_image_faults()
     survey.refuse()
     mask_format: Literal["polygon", "bitmask"] = "bitmask" if survey.bitmasks else "polygon"
@@ -113,26 +112,39 @@ def annotation_file(root: Path, split: str) -> Path:
     return root / "annotations" / f"instances_{split}.json"
 
 
-def survey_folder(root: Path, splits: Sequence[str] = SPLITS) -> CocoSurvey:
+def require_parts(root: Path) -> None:
+    """Refuses a folder without the images or the annotations of a split: as where an archive was not unpacked.
+
+    Unlike `check_layout`, which reads all annotations, it takes no time.
+
+    Raises:
+        UserError: The folder is none of COCO's, or a part of it is missing or cannot be listed.
+    """
+    require_coco(root)
+    survey = CocoSurvey()
+    for split in SPLITS:
+        _survey_folder_of(survey, root, split)
+        path, mend = annotation_file(root, split), _mend(root, ANNOTATION_ARCHIVE)
+        if not exists(path):
+            survey.add("missing-annotation", path, "the file of annotations is missing", mend)
+    survey.refuse()
+
+
+def survey_folder(root: Path) -> CocoSurvey:
     """Reads all annotations and finds everything that is wrong with them.
 
     Args:
         root: The COCO folder.
-        splits: The splits to look at.
 
     Raises:
         UserError: A folder of images cannot be listed.
     """
     survey = CocoSurvey()
-    # Of both splits, whichever are asked for: annotations of the wrong one are told by where their images lie.
-    file_names = {split: listing(root / split) for split in SPLITS}
+    # Of both splits first: annotations of the wrong one are told by where their images lie.
+    file_names = {split: _survey_folder_of(survey, root, split) for split in SPLITS}
     names_listed: dict[str, set[str]] = {}
-    for split in splits:
-        path = annotation_file(root, split)
-        if not file_names[split]:
-            mend = f"unpack {IMAGE_ARCHIVES[split]} into {root}"
-            survey.add("missing-split", root / split, "the folder of images is missing or empty", mend)
-        mend = f"unpack {ANNOTATION_ARCHIVE} into {root}"
+    for split in SPLITS:
+        path, mend = annotation_file(root, split), _mend(root, ANNOTATION_ARCHIVE)
         try:
             instances = read_instances(path)
         except BrokenFileError as error:
@@ -149,9 +161,22 @@ def survey_folder(root: Path, splits: Sequence[str] = SPLITS) -> CocoSurvey:
         _survey_images(survey, root, split, instances, file_names)
         _survey_objects(survey, path, split, instances, mend)
     for name in sorted(set.intersection(*names_listed.values())) if len(names_listed) > 1 else ():
-        path = root / splits[-1] / name
-        survey.add("overlap", path, f"is listed in {' and in '.join(names_listed)}", "unpack the lists again")
+        survey.add("overlap", root / TEST / name, f"is listed in {TRAIN} and in {TEST}", "unpack the lists again")
     return survey
+
+
+def _survey_folder_of(survey: CocoSurvey, root: Path, split: str) -> frozenset[str]:
+    """Returns the names of a split's images; adds to a survey that there is none."""
+    names = listing(root / split)
+    if not names:
+        mend = _mend(root, IMAGE_ARCHIVES[split])
+        survey.add("missing-split", root / split, "the folder of images is missing or empty", mend)
+    return names
+
+
+def _mend(root: Path, archive: str) -> str:
+    """Returns what to do about a part of COCO that is not whole."""
+    return f"unpack {archive} into {root}"
 
 
 def survey_root(root: Path) -> Survey:
@@ -186,7 +211,7 @@ def _survey_images(
     survey.images[split] = len(instances.images)
     names = [image.file_name for image in instances.images]
     if not names:
-        survey.add("no-objects", path, "lists no image", f"unpack {ANNOTATION_ARCHIVE} into {root}")
+        survey.add("no-objects", path, "lists no image", _mend(root, ANNOTATION_ARCHIVE))
     # Each entry would have a part of the image's objects, and show a detector the others as background.
     if repeated := repetitions(names):
         survey.add("overlap", path, f"lists images more than once: {shortened(repeated)}", "list each once")

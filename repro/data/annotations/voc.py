@@ -1,8 +1,7 @@
 """PASCAL VOC as it is downloaded: `VOCdevkit/VOC2007` and `VOCdevkit/VOC2012`. No torch.
 
-Detection trains on 2007 trainval and 2012 trainval and is scored on 2007 test. Annotations are read as detectron2 reads
-them (data/datasets/pascal_voc.py): 1-based inclusive corners become a box whose lower edges are one less. This is the
-one reader of them: verification, training and scoring get what it returns.
+Detection trains on 2007 trainval and 2012 trainval and is scored on 2007 test. What a kit lacks, or has wrong: the
+verification, the training and the scoring get what is returned here. An image's annotation is read in `voc_annotation`.
 """
 
 import itertools
@@ -11,14 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 from repro.clutter import is_clutter
-from repro.data.annotations import fields
-from repro.data.annotations.fields import Fields
 from repro.data.annotations.findings import (
     AnnotatedImage,
-    BoxCorners,
     BrokenFileError,
     FindingKind,
     Survey,
@@ -27,6 +22,7 @@ from repro.data.annotations.findings import (
     listing,
     repetitions,
 )
+from repro.data.annotations.voc_annotation import Annotation, read_annotation
 from repro.data.errors import PathError
 from repro.errors import shortened
 from repro.presence import is_folder
@@ -89,48 +85,18 @@ _ID = re.compile(r"[\w.-]+")  # no slash: the name becomes part of a path
 
 
 @dataclass(frozen=True)
-class VocObject:
-    """One object of an image.
-
-    Attributes:
-        name: The name of its class.
-        box: (x0, y0, x1, y1) in pixels, upper edges exclusive.
-        difficult: Whether it is left out when a detector is scored.
-    """
-
-    name: str
-    box: BoxCorners
-    difficult: bool
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """The content of one XML file.
-
-    Attributes:
-        size: (width, height) of the image in pixels.
-        objects: The objects in the order of the file.
-    """
-
-    size: tuple[int, int]
-    objects: tuple[VocObject, ...]
-
-
-@dataclass(frozen=True)
 class Devkit:
     """A development kit that `check_layout` found to be whole.
 
     Attributes:
         folder: Holds `VOC2007` and `VOC2012`; detectron2 takes `folder / f"VOC{year}"` as `dirname`.
         classes: Names in the order of their labels: `CLASSES`, or others where the kit was written from `Scenes`.
-        ids: Names of the images of each set that was asked for, without suffix.
         objects: Objects of each set and class, difficult ones included.
-        annotations: What the XML of each set's images says, by the image's name.
+        annotations: What the XML of each set's images says, by the image's name without suffix, in the list's order.
     """
 
     folder: Path
     classes: tuple[str, ...]
-    ids: Mapping[ImageSet, tuple[str, ...]]
     objects: Mapping[ImageSet, Mapping[str, int]]
     annotations: Mapping[ImageSet, Mapping[str, Annotation]]
 
@@ -146,12 +112,11 @@ class VocSurvey(Survey):
     annotations: dict[ImageSet, dict[str, Annotation]] = field(default_factory=dict)
 
 
-def check_layout(root: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Devkit:
+def check_layout(root: Path) -> Devkit:
     """Makes sure, before anything is trained, that all images and annotations are there and every XML can be read.
 
     Args:
         root: The folder `VOCdevkit`, or the one that holds it.
-        sets: The sets that are needed; `TRAIN`, `TEST` or both.
 
     Returns:
         Where the kit is, and what it holds. Of images the headers are read: `salmask data verify voc07+12` decodes
@@ -163,12 +128,27 @@ def check_layout(root: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> Devkit:
             object; with the mend.
     """
     folder = find_devkit(root)
-    survey = survey_devkit(folder, sets)
+    survey = survey_devkit(folder)
     survey.add_image_faults()
     survey.refuse()
-    ids = {image_set: image_ids(folder, image_set) for image_set in sets}
-    objects = {image_set: survey.objects[str(image_set)] for image_set in sets}
-    return Devkit(folder, survey.classes, ids, objects, survey.annotations)
+    objects = {image_set: survey.objects[str(image_set)] for image_set in IMAGE_SETS}
+    return Devkit(folder, survey.classes, objects, survey.annotations)
+
+
+def require_lists(root: Path) -> None:
+    """Refuses a kit in which a set's list of images is missing: as where an archive was not unpacked.
+
+    Unlike `check_layout`, which reads every annotation, it takes no time.
+
+    Args:
+        root: As of `check_layout`.
+
+    Raises:
+        UserError: There is no kit, or a year or a list of it is missing or cannot be read.
+    """
+    survey = VocSurvey()
+    _survey_lists(survey, find_devkit(root))
+    survey.refuse()
 
 
 def find_devkit(root: Path) -> Path:
@@ -190,33 +170,42 @@ def find_devkit(root: Path) -> Path:
     )
 
 
-def survey_devkit(folder: Path, sets: Sequence[ImageSet] = IMAGE_SETS) -> VocSurvey:
+def survey_devkit(folder: Path) -> VocSurvey:
     """Reads all annotations and finds everything that is wrong with them.
 
     Args:
         folder: The kit's folder, from `find_devkit`.
-        sets: The sets to look at.
 
     Raises:
         UserError: A folder cannot be listed.
     """
     survey = VocSurvey(class_names(folder))
-    ids: dict[ImageSet, tuple[str, ...]] = {}
-    for image_set in sets:
+    ids = _survey_lists(survey, folder)
+    for image_set, names in ids.items():
+        _survey_set(survey, folder, image_set, names)
+    _survey_overlap(survey, folder, ids)
+    return survey
+
+
+def _survey_lists(survey: VocSurvey, folder: Path) -> dict[ImageSet, tuple[str, ...]]:
+    """Returns the images of each set that can be listed; adds those to a survey that cannot."""
+    ids = {}
+    for image_set in IMAGE_SETS:
         year = folder / f"VOC{image_set.year}"
-        mend = f"unpack {ARCHIVES[image_set]} into {folder.parent}"
         if not is_folder(year):
             present = ", ".join(sorted(name for name in listing(folder) if name.startswith("VOC")))
-            survey.add("missing-split", year, f"the folder is missing ({present} is there)", mend)
+            survey.add("missing-split", year, f"the folder is missing ({present} is there)", _mend(folder, image_set))
             continue
         try:
             ids[image_set] = image_ids(folder, image_set)
         except BrokenFileError as error:
-            survey.add("missing-split", error.path, error.reason, mend)
-            continue
-        _survey_set(survey, year, image_set, ids[image_set], mend)
-    _survey_overlap(survey, folder, ids)
-    return survey
+            survey.add("missing-split", error.path, error.reason, _mend(folder, image_set))
+    return ids
+
+
+def _mend(folder: Path, image_set: ImageSet) -> str:
+    """Returns what to do about a set of a kit that is not whole."""
+    return f"unpack {ARCHIVES[image_set]} into {folder.parent}"
 
 
 def survey_root(root: Path) -> Survey:
@@ -268,60 +257,9 @@ def image_ids(folder: Path, image_set: ImageSet) -> tuple[str, ...]:
     return ids
 
 
-def read_annotation(path: Path) -> Annotation:
-    """Reads one XML file.
-
-    Raises:
-        BrokenFileError: It is missing, broken, or lacks what detection needs.
-    """
-    content = content_of(path)
-    try:
-        tree = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: an encoding that nobody knows
-        raise BrokenFileError(path, f"broken XML ({error})") from error
-    size = _fields_of(tree)
-    width, height = size.read("size/width", fields.positive), size.read("size/height", fields.positive)
-    faults, objects = size.faults, []
-    for number, element in enumerate(tree.iterfind("object"), 1):
-        try:
-            objects.append(_object(element))
-        except ValueError as error:
-            faults.append(f"object {number}: {error}")
-    if faults:
-        raise BrokenFileError(path, "; ".join(faults))
-    return Annotation((width, height), tuple(objects))
-
-
-def _fields_of(element: ElementTree.Element) -> Fields:
-    """Reads the texts below an element by paths such as `size/width`."""
-
-    def text(path: str) -> str | None:
-        value = element.findtext(path)
-        return None if value is None else value.strip()
-
-    return Fields(text, lambda path: f"<{path.replace('/', '><')}>")
-
-
-def _object(element: ElementTree.Element) -> VocObject:
-    """Reads one <object>; what detection does not need (<pose>, <truncated>, parts) may say anything or be missing.
-
-    Raises:
-        ValueError: It lacks what detection needs, or its box has no area.
-    """
-    texts = _fields_of(element)
-    name = texts.read("name", fields.name)
-    corners = [texts.read(f"bndbox/{side}", fields.number) for side in ("xmin", "ymin", "xmax", "ymax")]
-    difficult = texts.read_optional("difficult", fields.flag, default=False)
-    texts.refuse_faults()
-    xmin, ymin, xmax, ymax = corners
-    if xmax < xmin or ymax < ymin:
-        raise ValueError(f"the box of a {name} has no area ({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})")
-    # From 1-based and inclusive to 0-based and exclusive: the upper edges stay, the lower ones are one less.
-    return VocObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult)
-
-
-def _survey_set(survey: VocSurvey, year: Path, image_set: ImageSet, ids: Sequence[str], mend: str) -> None:
+def _survey_set(survey: VocSurvey, folder: Path, image_set: ImageSet, ids: Sequence[str]) -> None:
     """Adds to a survey what the annotations of one set say, and what is wrong with them."""
+    year, mend = folder / f"VOC{image_set.year}", _mend(folder, image_set)
     read = survey.annotations.setdefault(image_set, {})
     # Every class from 0: one without an object is a line of the report too.
     counts = survey.objects.setdefault(str(image_set), dict.fromkeys(survey.classes, 0))

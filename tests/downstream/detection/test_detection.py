@@ -40,12 +40,21 @@ def test_broken_data_are_refused_before_anything_is_written(voc_root: Path, tmp_
     assert files_below(folder.path) == before
 
 
-@pytest.mark.parametrize(("task", "message"), [(VOC, "holds neither VOCdevkit"), (COCO, "holds neither annotations/")])
+@pytest.mark.parametrize(
+    ("task", "there", "message"),
+    [
+        (VOC, "other", "holds neither VOCdevkit"),
+        (VOC, "VOC2007", "VOC2007/ImageSets/Main/trainval.txt: the list of images is missing"),
+        (COCO, "other", "holds neither annotations/"),
+        (COCO, "annotations", "train2017: the folder of images is missing"),
+    ],
+)
 def test_another_folder_than_the_data_sets_is_refused_before_any_task_begins(
-    task: str, message: str, tmp_path: Path
+    task: str, there: str, message: str, tmp_path: Path
 ) -> None:
     """It was when the data were opened: after the tasks before this one, and after weights had been adopted."""
-    run, folder = prepared(tmp_path)
+    run, folder = prepared(tmp_path / "runs")
+    (tmp_path / there).mkdir()
     with pytest.raises(UserError, match=message):
         DetectionTask(task).check(run, Target(task, tmp_path, run.data.scenes), load_backbone(folder.backbone))
 

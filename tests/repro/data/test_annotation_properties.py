@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.data.annotations.coco_instances import read_instances
-from repro.data.annotations.voc import read_annotation
+from repro.data.annotations.voc_annotation import read_annotation
 from repro.drill.inputs import try_input
 from repro.errors import UserError
 

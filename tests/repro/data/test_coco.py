@@ -22,8 +22,12 @@ def root(coco_folder: Path, tmp_path: Path) -> Path:
     return copied(coco_folder, tmp_path / "coco")
 
 
-def refusal(root: Path, *splits: str) -> str:
-    return message_of(lambda: coco.check_layout(root, splits or coco.SPLITS))
+def refusal(root: Path) -> str:
+    return message_of(lambda: coco.check_layout(root))
+
+
+def refusal_by_parts(root: Path) -> str:
+    return message_of(lambda: coco.require_parts(root))
 
 
 def test_a_whole_folder(root: Path) -> None:
@@ -34,7 +38,6 @@ def test_a_whole_folder(root: Path) -> None:
     objects = len(json.loads((root / TRAIN).read_text())["annotations"])
     assert sum(folder.objects["train2017"].values()) == objects
     assert folder.mask_format == "bitmask"
-    assert coco.check_layout(root, ("val2017",)).images == {"val2017": 5}
 
 
 def test_polygons_need_no_bitmasks_and_crowds_do_not_count(root: Path) -> None:
@@ -70,7 +73,7 @@ def test_broken_files_say_what_is_wrong(root: Path, text: str, reason: str) -> N
         read_instances(root / VAL)
     assert refusal(root).startswith(f"{root / VAL}: ")
     assert refusal(root).endswith(f"; mend: unpack annotations_trainval2017.zip into {root}")
-    assert coco.check_layout(root, ("train2017",))
+    coco.require_parts(root)
 
 
 def test_every_broken_entry_is_listed_with_its_fields(root: Path) -> None:
@@ -115,17 +118,24 @@ def test_wrong_roots_and_missing_parts_are_named(root: Path, tmp_path: Path) -> 
     assert refusal(root) == (
         f"{root}/val2017: the folder of images is missing or empty; mend: unpack val2017.zip into {root}"
     )
+    assert refusal_by_parts(root) == refusal(root)
     (root / "val").rename(root / "val2017")
     (root / VAL).unlink()
     assert refusal(root).startswith(f"{root / VAL}: the file of annotations is missing; mend: unpack annotations")
+    assert refusal_by_parts(root) == refusal(root)
 
 
 def test_annotations_of_another_split(root: Path) -> None:
     (root / VAL).write_bytes((root / TRAIN).read_bytes())
-    assert refusal(root, "val2017") == (
-        f"{root / VAL}: none of its 8 images is in val2017, but in train2017: annotations of another split; "
-        f"mend: unpack annotations_trainval2017.zip into {root} again"
-    )
+    another = f"{root / VAL}: none of its 8 images is in val2017, but in train2017: annotations of another split"
+    assert refusal(root).startswith(f"{another} (and 8 more: {root}/val2017/000000000001.jpg: is listed in train2017 ")
+    assert refusal(root).endswith(f"; mend: unpack annotations_trainval2017.zip into {root} again")
+
+
+def test_an_image_of_another_size_than_is_listed_is_refused(root: Path) -> None:
+    image = root / "train2017/000000000003.jpg"
+    Image.new("RGB", (30, 64)).save(image)
+    assert refusal(root).startswith(f"{image}: 30×64 pixels, where its annotation says 64×64; mend: correct the ann")
 
 
 def test_missing_images_are_counted(root: Path) -> None:

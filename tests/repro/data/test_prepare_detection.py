@@ -73,7 +73,7 @@ def test_voc_is_unpacked_as_it_was(tars: Path, voc_kit: Path, tmp_path: Path) ->
     outcome = salmask("data", "prepare", "voc07+12", "--from", str(tars), "--root", str(root))
     assert outcome.code == 0, outcome.err
     assert content(root / "VOCdevkit") == content(voc_kit)
-    assert voc.check_layout(root).ids[voc.TEST[0]] == voc.image_ids(voc_kit, voc.TEST[0])
+    assert tuple(voc.check_layout(root).annotations[voc.TEST[0]]) == voc.image_ids(voc_kit, voc.TEST[0])
     assert not (tmp_path / "outside.xml").exists()
 
 

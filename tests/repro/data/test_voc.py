@@ -11,6 +11,7 @@ from training_samples import salmask
 
 from repro.data.annotations import voc
 from repro.data.annotations.findings import BrokenFileError
+from repro.data.annotations.voc_annotation import read_annotation
 from repro.data.verification.checks import verify
 
 
@@ -20,8 +21,12 @@ def root(voc_kit: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def refusal(root: Path, *sets: voc.ImageSet) -> str:
-    return message_of(lambda: voc.check_layout(root, sets or voc.IMAGE_SETS))
+def refusal(root: Path) -> str:
+    return message_of(lambda: voc.check_layout(root))
+
+
+def refusal_by_lists(root: Path) -> str:
+    return message_of(lambda: voc.require_lists(root))
 
 
 # Reading
@@ -36,7 +41,7 @@ def test_boxes_are_read_as_voc_means_them(tmp_path: Path) -> None:
         "<object><name>person</name><difficult>1</difficult>"
         "<bndbox><xmax>352.5</xmax><xmin>1</xmin><ymin>1</ymin><ymax>500</ymax></bndbox></object></annotation>"
     )
-    annotation = voc.read_annotation(path)
+    annotation = read_annotation(path)
     assert annotation.size == (353, 500)
     dog, person = annotation.objects
     assert (dog.name, dog.box, dog.difficult) == ("dog", (47, 239, 195, 371), False)
@@ -58,10 +63,10 @@ def test_broken_annotations_say_what_is_wrong(root: Path, old: str, new: str, re
     path = root / "VOCdevkit/VOC2007/Annotations/000002.xml"
     spoil_text(path, old, new)
     with pytest.raises(BrokenFileError, match=f"^{path}: .*{reason}"):
-        voc.read_annotation(path)
+        read_annotation(path)
     assert refusal(root).startswith(f"{path}: ")
     assert refusal(root).endswith(f"mend: unpack VOCtrainval_06-Nov-2007.tar into {root}")
-    assert voc.check_layout(root, voc.TEST)
+    voc.require_lists(root)
 
 
 # The layout
@@ -71,7 +76,7 @@ def test_a_whole_kit_is_found_below_its_folder_or_in_it(root: Path) -> None:
     for folder in (root, root / "VOCdevkit"):
         kit = voc.check_layout(folder)
         assert kit.folder == root / "VOCdevkit"
-        assert {str(image_set): len(ids) for image_set, ids in kit.ids.items()} == {
+        assert {str(image_set): len(read) for image_set, read in kit.annotations.items()} == {
             "VOC2007 trainval": 4,
             "VOC2012 trainval": 9,
             "VOC2007 test": 6,
@@ -79,7 +84,6 @@ def test_a_whole_kit_is_found_below_its_folder_or_in_it(root: Path) -> None:
         assert kit.classes == tuple(sorted(kit.classes))
         assert len(kit.classes) == 5
         assert sum(sum(counts.values()) for counts in kit.objects.values()) >= 19
-    assert voc.check_layout(root, voc.TEST).ids.keys() == set(voc.TEST)
 
 
 def test_without_lists_of_classes_they_are_vocs_twenty(root: Path) -> None:
@@ -108,7 +112,7 @@ def test_voc_without_2012_is_refused_where_it_is_needed(root: Path) -> None:
         f"{root}/VOCdevkit/VOC2012: the folder is missing (VOC2007 is there); "
         f"mend: unpack VOCtrainval_11-May-2012.tar into {root}"
     )
-    assert voc.check_layout(root, voc.TEST)
+    assert refusal_by_lists(root) == refusal(root)
 
 
 def test_a_missing_list_is_a_missing_split(root: Path) -> None:
@@ -121,7 +125,16 @@ def test_a_missing_list_is_a_missing_split(root: Path) -> None:
     assert refusal(root).startswith(f"{test}: the list of images is missing")
     os.mkfifo(test)  # would be waited for
     assert refusal(root).startswith(f"{test}: no regular file")
-    assert voc.check_layout(root, voc.TRAIN)
+    assert refusal_by_lists(root) == refusal(root)
+
+
+def test_images_to_train_on_and_to_score_on_are_refused(root: Path) -> None:
+    test = root / "VOCdevkit/VOC2007/ImageSets/Main/test.txt"
+    test.write_text(test.read_text() + "000004\n")
+    image = root / "VOCdevkit/VOC2007/JPEGImages/000004.jpg"
+    assert refusal(root) == (
+        f"{image}: is listed in VOC2007 trainval and in VOC2007 test; mend: unpack both archives again"
+    )
 
 
 def test_a_folder_that_cannot_be_listed_is_not_called_empty(root: Path) -> None:
