@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,6 +24,8 @@ from repro.workers import use_short_sockets
 VISIBLE_SECONDS = 90.0
 """How long a file that one machine wrote may stay unseen on another; NFS keeps attributes for up to 60 s."""
 T = TypeVar("T")
+_DECIDING = ContextVar("deciding", default=False)
+"""Whether this rank decides for all, which wait for it and take no part in anything else."""
 
 
 def rank() -> int:
@@ -48,19 +51,22 @@ def decided_by_first(decide: Callable[[], T]) -> T:
     from different checkpoints, or of which only some had something left to do, would wait for each other for ever.
 
     Args:
-        decide: Called on rank 0 alone; what it returns is pickled.
+        decide: Called on rank 0 alone; what it returns is pickled. What is decided within it is decided there.
 
     Raises:
         UserError: That of `decide`.
     """
-    if world_size() == 1:
+    if world_size() == 1 or _DECIDING.get():
         return decide()
     decision: list[tuple[T | None, UserError | None]] = [(None, None)]
     if rank() == 0:
+        deciding = _DECIDING.set(True)
         try:
             decision = [(decide(), None)]
         except UserError as error:
             decision = [(None, error)]
+        finally:
+            _DECIDING.reset(deciding)
     dist.broadcast_object_list(decision, src=0)
     value, refusal = decision[0]
     if refusal is not None:
@@ -200,14 +206,18 @@ def initialise(
         raise UserError(
             "machine.device=cuda, but torch sees no GPU", mend="machine.device=auto, or see `salmask doctor`"
         )
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    _join(environ, "nccl" if on_gpu else "gloo", patience)
-    if not on_gpu:
+    _join(environ, "nccl" if computes_on_gpu(device) else "gloo", patience)
+    if not computes_on_gpu(device):
         return torch.device("cpu")
     # Modulo: where Slurm shows each task its own GPU alone, that is device 0 whatever the local rank.
     index = int(environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def computes_on_gpu(device: str) -> bool:
+    """Returns whether `initialise` chooses a GPU for "auto", "cpu" or "cuda"."""
+    return device != "cpu" and torch.cuda.is_available()
 
 
 def _join(environ: MutableMapping[str, str], backend: str, patience: float) -> None:

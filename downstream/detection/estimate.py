@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from downstream.detection.config import norm_of
 from downstream.detection.model import build_network
 
 PROBE_SIDE = 224
@@ -29,6 +30,8 @@ def seconds_per_image(cfg: CfgNode) -> float:
     """
     cfg = cfg.clone()
     cfg.defrost()
+    # Norms over all devices would wait for the other processes, which measure nothing.
+    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = norm_of(1)
     cfg.MODEL.MASK_ON = False  # masks take a small part of the time, and the timed image has none
     # Enough proposals for the most regions that are sampled from them.
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 4 * max(PROBE_REGIONS)

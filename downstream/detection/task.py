@@ -22,7 +22,7 @@ from repro.backbones.checkpoint import Backbone, load_backbone_of
 from repro.backbones.resnet import BASE_WIDTH
 from repro.data.annotations import coco, voc
 from repro.data.splits import SPLITS
-from repro.distributed import await_file, decided_by_first, rank, world_size
+from repro.distributed import await_file, computes_on_gpu, decided_by_first, rank, world_size
 from repro.errors import UserError
 from repro.files import write_json, write_text
 from repro.randomness import Purpose, stream_seed
@@ -54,7 +54,7 @@ class DetectionTask:
     """`voc07+12` or `coco`."""
 
     def check(self, run: Run, target: Target, backbone: Backbone) -> None:
-        """Checks what can be known before a detector is built.
+        """Checks what can be known before the data are opened.
 
         Args:
             run: `detection` is used.
@@ -62,7 +62,8 @@ class DetectionTask:
             backbone: What the detectors are to be built on.
 
         Raises:
-            UserError: detectron2 is missing, or settings, backbone or data set do not fit.
+            UserError: detectron2 is missing, settings, backbone or data set do not fit, or a full schedule would take
+                too long on this CPU.
         """
         require_detectron2()
         if backbone.width != BASE_WIDTH:  # detectron2 refuses basic blocks with other planes
@@ -82,6 +83,13 @@ class DetectionTask:
                 voc.require_lists(target.root)
             else:
                 coco.require_parts(target.root)
+        settings = run.detection
+        unbounded = not (settings.iterations or settings.force or settings.evaluate_only)
+        if unbounded and not computes_on_gpu(run.machine.device):
+            # Neither the classes nor the form of masks changes how long it takes.
+            cfg, _ = self._config(settings, backbone, classes=1, mask_format="polygon", device=torch.device("cpu"))
+            with quiet_detectron2():
+                refuse_endless(cfg, settings.trials_of(self.name))
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
         """Trains and scores detectors on a finished run's backbone.
@@ -98,8 +106,7 @@ class DetectionTask:
             A measurement for each number of `summary`; none on other ranks than 0.
 
         Raises:
-            UserError: detectron2 is missing, data, backbone or settings do not fit, or a full schedule would take too
-                long on this CPU.
+            UserError: As of `check`, or the data are broken.
         """
         backbone = load_backbone_of(run, folder)
         self.check(run, target, backbone)
@@ -132,19 +139,17 @@ class DetectionTask:
             One trial for each training; they differ in their seeds alone.
 
         Raises:
-            UserError: Settings do not fit, or a full schedule would take too long on this CPU.
+            UserError: Settings do not fit.
         """
         from downstream.detection.config import as_yaml
         from downstream.detection.trial import Trial
 
         settings = run.detection
-        cfg, scaling = self._config(settings, backbone, data, device)
+        cfg, scaling = self._config(
+            settings, backbone, classes=len(data.classes), mask_format=data.mask_format, device=device
+        )
         protocol = settings.protocol(self.name, scaling.batch).name
         log.info("%s: %s", protocol, scaling)
-        count = settings.trials_of(self.name)
-        # Before anything is written, so that a refusal leaves no folder behind.
-        if device.type == "cpu" and not (settings.iterations or settings.force or settings.evaluate_only):
-            refuse_endless(cfg, count)
         # Trial 0 of 5 is also trial 0 of 1: the folder's name leaves the number of trials out, so that none is trained
         # again where more are asked for later.
         trials_folder = (
@@ -166,11 +171,11 @@ class DetectionTask:
                 machine=run.machine,
                 device=device,
             )
-            for index in range(count)
+            for index in range(settings.trials_of(self.name))
         ]
 
     def _config(
-        self, settings: DetectionSettings, backbone: Backbone, data: "DetectionData", device: torch.device
+        self, settings: DetectionSettings, backbone: Backbone, *, classes: int, mask_format: str, device: torch.device
     ) -> "tuple[CfgNode, Scaling]":
         """Returns detectron2's config of the task, and how its schedule was scaled to the devices at hand."""
         from downstream.detection.config import build_config
@@ -179,8 +184,8 @@ class DetectionTask:
             settings,
             schedule="voc_24k" if self.name == VOC else f"coco_{settings.coco_schedule}",
             arch=backbone.arch,
-            classes=len(data.classes),
-            mask_format=data.mask_format,
+            classes=classes,
+            mask_format=mask_format,
             devices=world_size(),
             device=str(device),
         )
@@ -372,9 +377,8 @@ def refuse_endless(cfg: Any, trials: int) -> None:
     """
     from downstream.detection.estimate import seconds_per_image
 
-    # Measured on every rank, since the norms of all wait for each other; decided by one, as each measures another time.
-    measured = seconds_per_image(cfg)
-    seconds = decided_by_first(lambda: measured) * cfg.SOLVER.IMS_PER_BATCH / world_size()
+    # By one rank, as each would measure another time.
+    seconds = decided_by_first(lambda: seconds_per_image(cfg)) * cfg.SOLVER.IMS_PER_BATCH / world_size()
     hours = seconds * cfg.SOLVER.MAX_ITER * trials / 3600
     if hours > PATIENCE_HOURS:
         raise UserError(

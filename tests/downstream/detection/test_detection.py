@@ -69,14 +69,23 @@ def test_a_class_without_a_test_object_is_said(tmp_path: Path, caplog: pytest.Lo
     assert f"{len(absent)} of 4 classes have no object in VOC2007 test" in caplog.text
 
 
-def test_a_full_schedule_on_a_cpu_is_refused_with_an_estimate(voc_root: Path, tmp_path: Path) -> None:
-    run, folder = prepared(tmp_path, {"detection.iterations": 0, "detection.trials": 0})
-    data = data_of(VOC, voc_root)
-    with pytest.raises(UserError, match=r"no GPU: 5 training\(s\) of 192000 iterations at about .* days here; mend"):
-        planned(run, folder, data)
-    assert not (folder.path / "detection").exists()
-    forced, _ = planned(replace(run, detection=replace(run.detection, force=True)), folder, data)
-    assert forced.cfg.SOLVER.MAX_ITER == 192000
+def test_a_full_schedule_on_a_cpu_is_refused_with_an_estimate_before_any_task_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was when the data were opened: after the tasks before this one, and after weights had been adopted."""
+    run, folder = prepared(tmp_path, {"detection.iterations": 0, "detection.trials": 0, "machine.device": "cpu"})
+    monkeypatch.setattr("downstream.detection.estimate.seconds_per_image", lambda cfg: 1.5)
+    scenes, backbone = Target("scenes", None, run.data.scenes), load_backbone(folder.backbone)
+    with pytest.raises(
+        UserError,
+        match=r"no GPU: 5 training\(s\) of 192000 iterations at about 3\.0 s each would take 33 days here; mend",
+    ):
+        DetectionTask(VOC).check(run, scenes, backbone)
+    for setting in ("force", "evaluate_only"):
+        detection = replace(run.detection, **{setting: True})
+        DetectionTask(VOC).check(replace(run, detection=detection), scenes, backbone)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    DetectionTask(VOC).check(replace(run, machine=replace(run.machine, device="auto")), scenes, backbone)
 
 
 def test_the_estimate_knows_our_parts_of_a_detector() -> None:

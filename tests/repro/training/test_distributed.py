@@ -126,6 +126,11 @@ def stops(number: int, asked_at: int, steps: int = 9) -> tuple[int, int, int]:
     return 0, STOP.signal, end
 
 
+def decided_within(number: int) -> str:
+    """What is decided within a decision, whose other ranks wait for it."""
+    return decided_by_first(lambda: decided_by_first(lambda: f"view of {number}") + ", decided within")
+
+
 def refused_by_first(number: int) -> str:
     """What each rank is told where rank 0 refuses."""
 
@@ -175,7 +180,7 @@ def one_of_two(number: int, place: Path) -> dict[str, Any]:
         "gathered": gather(torch.full((2, 3), float(number))),
         "squares": in_order(gather(torch.tensor(share_of_rank(7)) ** 2), 7),
         "plans": plans(),
-        "decided": [decided_by_first(lambda: f"view of {number}"), refused_by_first(number)],
+        "decided": [decided_by_first(lambda: f"view of {number}"), refused_by_first(number), decided_within(number)],
         "checkpoint": checkpoint_of(number, place),
         "pretrained": pretrained_to(number, place),
         "logged": logged(number),
@@ -219,7 +224,8 @@ def test_all_ranks_end_where_a_loss_of_one_is_not_finite(ranks: Sequence[dict[st
 
 
 def test_where_ranks_see_different_files_the_first_one_decides(ranks: Sequence[dict[str, Any]]) -> None:
-    assert [outcome["decided"] for outcome in ranks] == [["view of 0", "rank 0 refuses; mend: nothing"]] * 2
+    decided = ["view of 0", "rank 0 refuses; mend: nothing", "view of 0, decided within"]
+    assert [outcome["decided"] for outcome in ranks] == [decided] * 2
     assert [outcome["checkpoint"] for outcome in ranks] == [("step_00000005.pth", 5)] * 2
     assert [outcome["pretrained"] for outcome in ranks] == [[False, True]] * 2
 
