@@ -68,15 +68,23 @@ def until_free(lock: Path, *files: Path) -> str:
 
 
 def _open_locked(path: Path) -> int | None:
-    """Returns the open file of a lock that is ours now; None where it is another's."""
+    """Returns the open file of a lock that is ours now; None where it is another's, or was removed before we had it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:  # of a colleague, in a folder that a group shares
         raise UserError(f"cannot write to {path.parent}: {error.strerror}", mend="choose another --out") from error
-    if try_lock(descriptor):
+    if try_lock(descriptor) and _is_there(path, descriptor):
         return descriptor
     os.close(descriptor)
     return None
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    """Returns whether an open file is still the one of its name: a lock on one that was removed keeps nobody out."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def try_lock(descriptor: int) -> bool:

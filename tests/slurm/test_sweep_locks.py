@@ -24,7 +24,7 @@ from slurm.monitoring.states import State
 from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster
 from slurm.sweep_folder.launch_lock import launch_lock
-from slurm.sweep_folder.ledger import CANCELS, LOCAL_LOCK, Ledger
+from slurm.sweep_folder.ledger import CANCELS, LOCAL_LOCK, LOCAL_START_LOCK, Ledger
 from slurm.sweep_folder.local_lock import starting
 
 FLOCK = fcntl.flock
@@ -173,3 +173,21 @@ def test_one_who_looks_is_not_taken_for_a_launcher_by_another(sweep: Sweep, monk
         assert list(pool.map(look, range(2))) == [{State.planned}, {State.planned}]
         with local._under_way(sweep.place), local._under_way(sweep.place):  # several launchers, of which none is alone
             assert list(pool.map(look, range(2))) == [{State.queued}, {State.queued}]
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a person who was told to, in the moment in which its holder gave it back."""
+    lock = tmp_path / LOCAL_START_LOCK
+    removals = iter([True])
+
+    def removed_before(descriptor: int, operation: int) -> None:
+        if next(removals, False):
+            lock.unlink()
+        FLOCK(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_before)
+    starting_too = starting(tmp_path, 0.0)
+    with starting(tmp_path, 20.0), pytest.raises(UserError, match="is still starting jobs"):
+        starting_too.__enter__()
