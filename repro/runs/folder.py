@@ -299,7 +299,9 @@ class RunFolder:
         """
         lock = held(
             self._lock_file(task),
-            taken=lambda: UserError(f"{self.path} is in use by another process", mend="wait for it, or stop it"),
+            taken=lambda: UserError(
+                f"{self.path} is in use by another process", mend=f"wait for {self._holder(task) or 'it'}, or stop it"
+            ),
             unwritable="choose another --out",
             holder=lambda: self._holder(task),
             wait=wait,

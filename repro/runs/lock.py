@@ -28,6 +28,7 @@ import filelock
 
 from repro.errors import UserError
 from repro.file_locks import TELL_SECONDS
+from repro.quantities import duration_text
 
 STALE_SECONDS = 120.0
 """A holder that gave no sign of life for so long is dead; signs come every `repro.runs.folder.BEAT_SECONDS`."""
@@ -61,6 +62,12 @@ class Holder:
     def ended(self) -> bool:
         """Whether its process is surely gone: it ran here and does no more, or was an earlier attempt of this job."""
         return (self.here and not _runs(self.pid)) or (bool(self.job) and self.job == job_id() and not self._is_me)
+
+    def __str__(self) -> str:
+        """Who it is, for people: `process 12 on node3 (job 812), last sign of life 5 s ago`."""
+        job = f" (job {self.job})" if self.job else ""
+        age = duration_text(max(0.0, time.time() - self.heartbeat))
+        return f"process {self.pid} on {self.host}{job}, last sign of life {age} ago"
 
     @property
     def _is_me(self) -> bool:

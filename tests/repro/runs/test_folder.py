@@ -1,8 +1,10 @@
 import errno
 import json
 import os
+import re
 import shlex
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -193,8 +195,9 @@ def test_an_error_without_words_is_named_by_its_kind(folder: RunFolder) -> None:
 def test_a_folder_in_use_is_refused_and_left_alone(folder: RunFolder) -> None:
     with folder.attempt("pretrain"):
         before = state(folder)
+        holder = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, last sign of life \d+ s ago"
         with (
-            pytest.raises(UserError, match=r"is in use by another process; mend: wait for it, or stop it"),
+            pytest.raises(UserError, match=rf"is in use by another process; mend: wait for {holder}, or stop it$"),
             RunFolder(folder.path).attempt("pretrain"),
         ):
             pytest.fail("two held it")
