@@ -17,10 +17,9 @@ import torch.distributed as dist
 
 from repro.distributed import barrier, rank, world_size
 from repro.doctor.diagnosis import Diagnosis
+from repro.runs.lock import CLOCKS_SECONDS
 
 T = TypeVar("T")
-SKEW_SECONDS = 30.0
-"""Heartbeats of machines whose clocks differ by more look old or new."""
 SKEW_ROUNDS = 5
 SEEN_SECONDS = 20.0
 """How long a change of a file is waited for on another node; the job of the doctor has five minutes."""
@@ -75,7 +74,7 @@ def _clocks(nodes: Sequence[str]) -> Diagnosis:
     ahead = [median(said[number] - said[0] for said in rounds) for number in range(len(nodes))]
     furthest = max(range(len(nodes)), key=lambda number: abs(ahead[number]))
     found = f"{abs(ahead[furthest]):.2f} s apart at most ({nodes[0]} and {nodes[furthest]})"
-    if abs(ahead[furthest]) > SKEW_SECONDS:
+    if abs(ahead[furthest]) > CLOCKS_SECONDS:
         return Diagnosis("clocks of nodes", "wrong", found, "tell the administrators (NTP)")
     return Diagnosis("clocks of nodes", "ok", found)
 

@@ -21,6 +21,7 @@ from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.machine import FREE_GIB, check_devices, check_needs
 from repro.doctor.needs import Needs
 from repro.errors import UserError, one_line
+from repro.runs.lock import CLOCKS_SECONDS
 
 WRITTEN_MIB = 256
 """What is written to measure a folder's speed: in the order of a checkpoint."""
@@ -186,8 +187,8 @@ def _writing(folder: Path) -> Iterator[Diagnosis]:
             file.flush()
             os.fsync(file.fileno())
             speed = WRITTEN_MIB / (time.perf_counter() - started)
-            # The file server's clock dates the file. Heartbeats of machines whose clocks differ look old or new.
-            skew = abs(Path(file.name).stat().st_mtime - time.time())
+            os.utime(file.fileno())  # dated anew, by the file server's clock: writing took its time
+            skew = abs(os.fstat(file.fileno()).st_mtime - time.time())
             locks = _locks(file.fileno())
     except OSError as error:
         mend = "the profile's scratch: a folder that the nodes share and that you may write to"
@@ -204,7 +205,7 @@ def _writing(folder: Path) -> Iterator[Diagnosis]:
         yield Diagnosis("writing", "ok", found)
     if not locks:
         yield Diagnosis("locks", "note", f"none on {folder}: only heartbeats keep two jobs apart", LOCKS_BETWEEN_NODES)
-    if skew > 30:
+    if skew > CLOCKS_SECONDS:
         yield Diagnosis("clock", "wrong", f"{skew:.0f} s from the file server's", "tell the administrators (NTP)")
 
 

@@ -35,6 +35,10 @@ STALE_SECONDS = 120.0
 WATCHED_SECONDS = 75.0
 """How long another machine's holder is watched before it is taken for dead: a beat, and the 60 s for which NFS may show
 what a file was before."""
+CLOCKS_SECONDS = 5.0
+"""By how much the clocks of a cluster's machines may differ: a status that is older than its job's submission by more
+is of an earlier attempt. It is short, since a person may hand a job over again a moment after it failed. `salmask
+doctor` calls more wrong; NTP keeps machines far closer."""
 RETRY_SECONDS = 1.0
 """Time between two tries at a lock that is waited for."""
 

@@ -48,6 +48,14 @@ class Status:
         holder = self.holder
         return holder is not None and (holder.ended or abs(now - self.heartbeat) > STALE_SECONDS)
 
+    def alive(self, now: float) -> bool:
+        """Returns whether the task runs, as far as its files and, where it ran here, this machine can tell.
+
+        Args:
+            now: As of `silent`.
+        """
+        return self.holder is not None and not self.silent(now)
+
     @property
     def holder(self) -> Holder | None:
         """Who holds the task's lock; nobody unless it runs."""

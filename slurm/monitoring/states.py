@@ -12,7 +12,7 @@ from pathlib import Path
 
 from repro.errors import with_mend
 from repro.quantities import duration_text
-from repro.runs.lock import STALE_SECONDS
+from repro.runs.lock import CLOCKS_SECONDS, STALE_SECONDS
 from repro.runs.status import Status
 from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.monitoring.logs import error_tails, last_line, tail
@@ -20,10 +20,8 @@ from slurm.monitoring.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, arra
 from slurm.sweep_folder.ledger import LOGS, Submission
 from slurm.sweep_folder.local_lock import is_minded
 
-CLOCKS_SECONDS = 5.0
-"""By how much the clocks of two machines of a cluster may differ."""
 HIDDEN_SECONDS = 90.0
-"""For so long a network file system may hide a new file: the 60 s of NFS, and what clocks differ by."""
+"""For so long a network file system may hide a new file: the 60 s of NFS, and half as much again."""
 BY_US = "by salmask cancel"
 SUPERSEDED = "taken out by --replace: the sweep has other settings now"
 
@@ -113,14 +111,14 @@ def judge(
     # A status that is older than the submission, or than the job's present start (after a requeue), tells of an earlier
     # attempt. A fresh sign of life counts all the same: the new attempt will soon write the next, or else somebody has
     # started the job by hand.
-    if status is not None and (before(status, entry) or _before_its_start(status, job)) and not _alive(status, now):
+    if status is not None and (before(status, entry) or _before_its_start(status, job)) and not status.alive(now):
         status = None
     is_hidden = just_completed(job, now) and (status is None or status.state == "done")
     if live or is_hidden:
         return _on_a_node(status, job, now)
     # From here on nobody who can be asked knows of a living process, and yet one may give signs of life: it was started
     # by hand. Signs from before the job's end are its own last ones and prove nothing.
-    if status is not None and _alive(status, now) and not _before_its_end(status, job):
+    if status is not None and status.alive(now) and not _before_its_end(status, job):
         return State.running, ""
     if status is not None and status.state == "failed":  # its own error says more than Slurm's exit status
         return State.failed, _failure(sweep, status, entry)
@@ -131,7 +129,7 @@ def judge(
 
 def _in_the_queue(status: Status | None, job: QueuedJob, now: float) -> tuple[State, str]:
     """Returns the state of a job that waits in the queue."""
-    if status is not None and _alive(status, now) and _of_another(status, job):
+    if status is not None and status.alive(now) and _of_another(status, job):
         return State.running, f"on {status.host}, while {job.job} waits in the queue"
     # It has no process itself, so its status is of the attempt before and can only tell that there was one. Of a job
     # that failed and was handed over again, nothing goes on: it is queued as if for the first time.
@@ -268,11 +266,6 @@ def _with_last_line(sweep: Path, entry: Submission | None, note: str) -> str:
 def _asked_for(entry: Submission) -> tuple[float, int]:
     """Returns the gigabytes and the minutes that Slurm kept a job to; 0 of what its profile left open."""
     return (entry.memory, entry.minutes) if entry.executor == "slurm" else (0.0, 0)
-
-
-def _alive(status: Status, now: float) -> bool:
-    """Returns whether a process runs, as far as its files and, where it ran here, this machine can tell."""
-    return status.holder is not None and not status.silent(now)
 
 
 def _of_another(status: Status, job: QueuedJob) -> bool:

@@ -1,6 +1,8 @@
 """What the doctor says of a node, as a job on it sees it: each finding has a mend of its own."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,3 +59,20 @@ def test_a_job_sees_as_many_gpus_as_it_asked_for(seen: int, verdict: str, monkey
     assert [finding.verdict for finding in findings] == ([verdict] if verdict else [])
     if seen == 1:
         assert findings[0].found == "1 of 2 that the job asked for are visible (0)"
+
+
+@pytest.mark.parametrize(("ahead", "verdicts"), [(4.0, []), (7.0, ["wrong"])])
+def test_a_clock_that_differs_from_the_file_servers_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: float, verdicts: list[str]
+) -> None:
+    """The states of jobs allow for as much (`CLOCKS_SECONDS`); a slow disk is no slow clock."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**40))
+    real_time, real_fsync = time.time, os.fsync
+    monkeypatch.setattr(time, "time", lambda: real_time() + ahead)
+
+    def slow_fsync(descriptor: int) -> None:
+        real_fsync(descriptor)
+        os.utime(descriptor, (real_time() - 60, real_time() - 60))  # as if it had been written so long ago
+
+    monkeypatch.setattr(os, "fsync", slow_fsync)
+    assert [finding.verdict for finding in node._writing(tmp_path) if finding.check == "clock"] == verdicts
