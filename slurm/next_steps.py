@@ -14,11 +14,11 @@ from pathlib import Path
 from repro.errors import UserError
 from repro.presence import is_file
 from repro.runs.folder import RunFolder
-from repro.runs.lock import STALE_SECONDS
 from repro.runs.records import read
+from repro.runs.status import Status
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import before
-from slurm.monitoring.status import status_of
+from slurm.monitoring.status import finished, status_of
 from slurm.sweep_folder.ledger import Ledger, Submission
 from slurm.sweep_folder.local_lock import is_minded
 from slurm.targets import roots_of_sweeps, runs_of, sweeps
@@ -75,15 +75,16 @@ def _states(sweep: Path, now: float) -> Counter[str]:
             by_folder.setdefault(entry.folder, []).append(entry)
     minded = is_minded(sweep)
     return Counter(
-        _state(RunFolder(path), by_folder.get(str(path.relative_to(sweep)), ()), now, minded=minded)
+        _state(sweep, RunFolder(path), by_folder.get(str(path.relative_to(sweep)), ()), now, minded=minded)
         for path in runs_of(sweep)
     )
 
 
-def _state(folder: RunFolder, entries: Sequence[Submission], now: float, *, minded: bool) -> str:
+def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: float, *, minded: bool) -> str:
     """Returns what a run's folder and the ledger alone tell: whether something is under way, all is done, or neither.
 
     Args:
+        sweep: The sweep's folder.
         folder: Of the run.
         entries: The newest submission of each of its jobs.
         now: The time, in seconds since the epoch.
@@ -94,20 +95,22 @@ def _state(folder: RunFolder, entries: Sequence[Submission], now: float, *, mind
     except UserError:
         return _STOPPED
     said = statuses.values()
-    if any(status and status.state == "running" and now - status.heartbeat < STALE_SECONDS for status in said):
+    if any(status and status.alive(now) for status in said):
         return _RUNNING
-    for entry in entries:
-        status = statuses.get(entry.task)
-        if (status is None or before(status, entry)) and _may_come(entry, minded=minded):
-            return _HANDED_OVER
+    if any(_may_come(sweep, statuses.get(entry.task), entry, minded=minded) for entry in entries):
+        return _HANDED_OVER
     # Recorded runs have no backbone any more: a pretraining's word is enough. Imported weights had no pretraining.
     begun = bool(statuses) or folder.pretrained
     return _DONE if begun and all(status and status.state == "done" for status in said) else _STOPPED
 
 
-def _may_come(entry: Submission, *, minded: bool) -> bool:
-    """Returns whether a job that has not begun may do so, for all that is known without asking a scheduler."""
-    if entry.cancelled or entry.superseded or entry.refused:
+def _may_come(sweep: Path, status: Status | None, entry: Submission, *, minded: bool) -> bool:
+    """Returns whether a job has not begun and may do so, for all that is known without asking a scheduler."""
+    has_begun = status is not None and not before(status, entry)
+    if has_begun or entry.cancelled or entry.superseded or entry.refused:
+        return False
+    # Where the clock of its node is slow, what it wrote looks older than its submission.
+    if status is not None and finished(sweep, entry.folder, entry.task, entry):
         return False
     if entry.executor == "slurm":
         return True

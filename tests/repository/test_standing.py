@@ -13,13 +13,14 @@ import yaml
 from places import ROOT
 from presence_samples import close
 from record_samples import record, write_records
+from sweep_samples import GONE, HERE, Sweep
 from sweep_samples import NOW as NOW_HERE
-from sweep_samples import Sweep
 from training_samples import salmask
 
 import repro
 from repro import cli
 from repro.lazy_commands import LazyGroup
+from slurm.monitoring.states import State
 from slurm.next_steps import standing
 
 NOW = 1_000_000.0
@@ -155,6 +156,23 @@ def test_what_was_handed_over_and_has_not_begun_is_not_stopped(
     assert here.sentence == f"Runs in runs/table1: 1 {state}."
     assert here.steps[0].command == f"salmask status runs/table1{'' if cancelled else ' --watch'}"
     sweep.says("done", age=5)
+    assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 done."
+
+
+@pytest.mark.parametrize(("age", "changes"), [(-300.0, {}), (5.0, {"host": HERE, "pid": 2**22 + 1})])
+def test_what_status_calls_dead_is_not_in_progress(
+    sweep: Sweep, runs: Path, age: float, changes: dict[str, Any]
+) -> None:
+    """A clock that jumped, and a process of this machine that is gone."""
+    sweep.says("running", age=age, **changes)
+    assert sweep.row(GONE).state is State.died
+    assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 stopped."
+
+
+def test_what_is_done_is_not_to_come_where_the_clock_of_its_node_is_slow(sweep: Sweep, runs: Path) -> None:
+    sweep.submitted()
+    sweep.says("done", age=3630)  # half a minute before its submission
+    sweep.folder.backbone.write_bytes(b"x")
     assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 done."
 
 
