@@ -26,7 +26,6 @@ from slurm.sweep_folder.ledger import Key, Ledger
 # What plans and launches is imported where it is used: submitit takes a second, which `--plan` need not wait for.
 
 if TYPE_CHECKING:
-    from slurm.jobs.snapshot import CodeSnapshot
     from slurm.planning.job_costs import JobCost
     from slurm.submission.sender import TakeCode
 
@@ -246,9 +245,9 @@ class _TakenOnce:
 
     def __init__(self, take_code: "TakeCode") -> None:
         self._take_code = take_code
-        self._code: CodeSnapshot | None = None
+        self._code: Path | None = None
 
-    def take(self) -> "CodeSnapshot | None":
-        if self._code is None or not self._code.path.is_dir():  # gone by `salmask clean`, as no job ran from it
+    def take(self) -> Path | None:
+        if self._code is None or not self._code.is_dir():  # gone by `salmask clean`, as no job ran from it
             self._code = self._take_code()
         return self._code

@@ -18,7 +18,6 @@ from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console
 from slurm.cancel import cancel
-from slurm.jobs.snapshot import CodeSnapshot
 from slurm.monitoring.queue import snapshot
 from slurm.monitoring.states import ENDED_BADLY, State
 from slurm.monitoring.status import as_json_of
@@ -86,8 +85,7 @@ class Story:
         """
         from slurm.submission.launch import submit  # submitit takes a second to import
 
-        code = CodeSnapshot(CODE_ROOT, "unknown", dirty=True)
-        submit(self._graph(), self.cluster, lambda: code, PROGRAM, Console(quiet=True))
+        submit(self._graph(), self.cluster, lambda: CODE_ROOT, PROGRAM, Console(quiet=True))
 
     def retry(self) -> None:
         """Hands it over again."""

@@ -13,11 +13,10 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.files import write_atomically
 from repro.new_folders import new_folder
 from repro.paths import CODE_ROOT
@@ -28,20 +27,8 @@ PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
 CODE = "code"
 
 
-@dataclass(frozen=True)
-class CodeSnapshot:
-    """A copy of the code, which does not change."""
-
-    path: Path
-    """Where PYTHONPATH points."""
-    commit: str
-    """Its hash; `unknown` of an installation without git."""
-    dirty: bool
-    """Whether the code may differ from that commit."""
-
-
-def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> CodeSnapshot:
-    """Copies the code that runs, unless the same state was copied before.
+def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> Path:
+    """Copies the code that runs, unless the same state was copied before, and returns where PYTHONPATH is to point.
 
     Args:
         sweep_folder: The copy goes below it.
@@ -56,8 +43,12 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
         commit = _git(tree, "rev-parse", "HEAD").decode().strip()
         # Only of what is copied: a page or a note that lies beside the code is nothing that a job could run.
         edits = _git(tree, "status", "--porcelain", "--", *PACKAGES).decode().splitlines()
-    except (OSError, UserError):  # no git on this machine, or no checkout
-        return _copy_packages(tree, sweep_folder, allow_dirty=allow_dirty)
+    except (OSError, UserError) as error:  # no git on this machine, no checkout, or one that git does not trust
+        if not allow_dirty:
+            why = error.what if isinstance(error, UserError) else f"git: {one_line(error)}"
+            mend = "install from a clone, or do what git says; --allow-dirty copies the packages as they are"
+            raise UserError(f"the commit that jobs run could not be told: {why}", mend=mend) from error
+        return _copy_packages(tree, sweep_folder)
     if not edits:
         return _unpacked(sweep_folder, commit[:12], commit, _archive(tree, commit), dirty=False)
     if not allow_dirty:
@@ -70,7 +61,7 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
     return _take_edited(tree, sweep_folder, commit)
 
 
-def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> CodeSnapshot:
+def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> Path:
     """Archives a work tree as it is, and writes its difference from the commit beside the copy."""
     # `git archive` takes a tree object, not files. To make one of the work tree, files must be staged; staged into the
     # user's own index they would be in the next commit, and another git command at work there would collide. So they
@@ -108,7 +99,7 @@ def _beside(tree: Path, folder: Path) -> dict[str, str]:
     }
 
 
-def _unpacked(sweep_folder: Path, name: str, commit: str, archive: bytes, *, dirty: bool) -> CodeSnapshot:
+def _unpacked(sweep_folder: Path, name: str, commit: str, archive: bytes, *, dirty: bool) -> Path:
     target = sweep_folder / CODE / name
     with tarfile.open(fileobj=BytesIO(archive)) as tar:
         if target.exists():  # a folder of this name is whole (`new_folder`), and jobs may be running from it
@@ -117,7 +108,7 @@ def _unpacked(sweep_folder: Path, name: str, commit: str, archive: bytes, *, dir
             with new_folder(target) as folder:
                 tar.extractall(folder, filter="data")
                 _mark(folder, commit, dirty=dirty)
-    return CodeSnapshot(target.resolve(), commit, dirty)
+    return target.resolve()
 
 
 def _refuse_other_code(target: Path, tar: tarfile.TarFile) -> None:
@@ -141,13 +132,8 @@ def _refuse_other_code(target: Path, tar: tarfile.TarFile) -> None:
             raise UserError(f"{path} is not as it was committed, so what jobs run could be anybody's", mend=mend)
 
 
-def _copy_packages(tree: Path, sweep_folder: Path, *, allow_dirty: bool) -> CodeSnapshot:
+def _copy_packages(tree: Path, sweep_folder: Path) -> Path:
     """Copies an installation without git, under a name made from its files: tables and settings are among them."""
-    if not allow_dirty:
-        raise UserError(
-            f"{tree} is no git checkout, so the commit that jobs run could not be told",
-            mend="install from a clone, or --allow-dirty to copy the packages as they are",
-        )
     digest = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((tree / package).rglob("*")):
@@ -160,7 +146,7 @@ def _copy_packages(tree: Path, sweep_folder: Path, *, allow_dirty: bool) -> Code
             for package in PACKAGES:
                 shutil.copytree(tree / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
             _mark(folder, "unknown", dirty=True)
-    return CodeSnapshot(target.resolve(), "unknown", dirty=True)
+    return target.resolve()
 
 
 def _mark(folder: Path, commit: str, *, dirty: bool) -> None:

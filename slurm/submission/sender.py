@@ -10,7 +10,6 @@ from repro.errors import UserError
 from repro.files import is_of_a_full_disk, write_text
 from slurm.jobs.calls import write_calls
 from slurm.jobs.program import Program
-from slurm.jobs.snapshot import CodeSnapshot
 from slurm.monitoring.queue import array_of
 from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster
@@ -22,7 +21,7 @@ from slurm.submission.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearE
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger
 
 NO_PARENT = "what it builds on is not in"
-TakeCode = Callable[[], CodeSnapshot | None]
+TakeCode = Callable[[], Path | None]
 """Returns what the jobs import; None: what they find. It is called under the launch lock, if anything goes out."""
 
 Pool = tuple[str, str, str]
@@ -66,7 +65,7 @@ class Sender:
         self.known_ids = {array_of(entry.job) for entry in self.ledger.submissions() if entry.executor == "slurm"}
 
     @cached_property
-    def code(self) -> CodeSnapshot | None:
+    def code(self) -> Path | None:
         """What the jobs import, copied when the first of them goes out."""
         return self.take_code()
 
@@ -155,7 +154,7 @@ class Sender:
         """
         submitted = self.outcome.submitted
         dependency = batch.dependency(submitted, behind(batch, self.lanes))
-        text = script(batch, self.graph, self.cluster, self.code.path if self.code else None, dependency)
+        text = script(batch, self.graph, self.cluster, self.code, dependency)
         after = batch.after(submitted)
         entries = [
             replace(

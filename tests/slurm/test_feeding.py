@@ -20,7 +20,6 @@ from training_samples import salmask
 
 from repro.errors import UserError
 from repro.jobs import PROGRAM
-from slurm.jobs.snapshot import CodeSnapshot
 from slurm.planning.graph import Graph
 from slurm.submission.handover import Outcome
 from slurm.submission.launch import submit
@@ -305,18 +304,18 @@ def test_all_rounds_run_the_code_of_the_first(
     """Whoever edited the checkout meanwhile ended the call, and a commit was the code of the rest of the sweep."""
     graph = graph_for(tmp_path)
     stand_in.tell("room", "4")
-    taken: list[CodeSnapshot] = []
+    taken: list[Path] = []
 
-    def take() -> CodeSnapshot:
-        taken.append(CodeSnapshot(tmp_path / "code" / str(len(taken)), "abc", dirty=False))
-        taken[-1].path.mkdir(parents=True)
+    def take() -> Path:
+        taken.append(tmp_path / "code" / str(len(taken)))
+        taken[-1].mkdir(parents=True)
         return taken[-1]
 
     feeding = Feeding(graph, monkeypatch)
     feeding.call(lambda: stand_in.tell("room", "8"), lambda: stand_in.tell("room", "100"), take_code=take)
     assert len(taken) == 1
     scripts = [path.read_text() for path in stand_in.place.glob("script-*.sh")]
-    assert all(f"PYTHONPATH={taken[0].path}$" in script for script in scripts)
+    assert all(f"PYTHONPATH={taken[0]}$" in script for script in scripts)
 
 
 def test_a_long_launch_of_somebody_else_between_two_rounds_does_not_end_it(

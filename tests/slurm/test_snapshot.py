@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
@@ -29,8 +30,8 @@ def git_here(*words: str) -> subprocess.CompletedProcess[str]:
 @in_a_checkout
 def test_a_snapshot_has_nothing_but_code(tmp_path: Path) -> None:
     snapshot = take(tmp_path, allow_dirty=True, tree=ROOT)
-    files = [path for path in snapshot.path.rglob("*") if path.is_file() and path.name != ".source.json"]
-    assert {path.relative_to(snapshot.path).parts[0] for path in files} == set(PACKAGES)
+    files = [path for path in snapshot.rglob("*") if path.is_file() and path.name != ".source.json"]
+    assert {path.relative_to(snapshot).parts[0] for path in files} == set(PACKAGES)
     kinds = Counter(path.suffix for path in files)
     assert set(kinds) <= CODE, kinds
     assert not [path for path in files if path.name in ("run.yaml", "metrics.jsonl", "results.jsonl")]
@@ -73,8 +74,8 @@ def tree(tmp_path: Path) -> Path:
     return checkout
 
 
-def git(checkout: Path, *words: str) -> None:
-    subprocess.run(["git", *words], cwd=checkout, check=True, capture_output=True)
+def git(checkout: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=checkout, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def commit(checkout: Path) -> None:
@@ -82,17 +83,23 @@ def commit(checkout: Path) -> None:
     git(checkout, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "words")
 
 
+def written(snapshot: Path) -> dict[str, Any]:
+    """What a copy says of itself."""
+    content: dict[str, Any] = json.loads((snapshot / SNAPSHOT).read_text())
+    return content
+
+
 def test_jobs_run_a_copy_of_the_commit(tree: Path, tmp_path: Path) -> None:
     (tree / "ignored").touch()
     snapshot = take(tmp_path / "sweep", allow_dirty=False, tree=tree)
-    assert snapshot.path == (tmp_path / "sweep" / "code" / snapshot.commit[:12]).resolve()
-    assert files_below(snapshot.path) == {"repro/code.py", SNAPSHOT}
+    assert snapshot == (tmp_path / "sweep" / "code" / written(snapshot)["commit"][:12]).resolve()
+    assert files_below(snapshot) == {"repro/code.py", SNAPSHOT}
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
-    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 1\n"
+    assert (snapshot / "repro" / "code.py").read_text() == "VALUE = 1\n"
     process = subprocess.run(
         [sys.executable, "-c", "from repro.code import VALUE; print(VALUE)"],
         cwd=tree,
-        env={**os.environ, "PYTHONPATH": str(snapshot.path), "PYTHONSAFEPATH": "1"},
+        env={**os.environ, "PYTHONPATH": str(snapshot), "PYTHONSAFEPATH": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -105,8 +112,8 @@ def test_what_lies_beside_the_packages_is_no_edit_of_the_code(tree: Path, tmp_pa
     (tree / "plots").mkdir()
     (tree / "plots" / "curves.svg").write_text("<svg/>")
     snapshot = take(tmp_path / "sweep", allow_dirty=False, tree=tree)
-    assert not snapshot.dirty
-    assert sorted(path.name for path in snapshot.path.iterdir()) == [".source.json", "repro"]
+    assert not written(snapshot)["dirty"]
+    assert sorted(path.name for path in snapshot.iterdir()) == [".source.json", "repro"]
 
 
 def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
@@ -116,10 +123,10 @@ def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
         take(tmp_path / "sweep", allow_dirty=False, tree=tree)
     assert not (tmp_path / "sweep").exists()
     snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tree)
-    assert snapshot.dirty
-    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 2\n"
-    assert (snapshot.path / "repro" / "new.py").exists()
-    difference = snapshot.path.with_name(f"{snapshot.path.name}.diff").read_text()
+    assert written(snapshot)["dirty"]
+    assert (snapshot / "repro" / "code.py").read_text() == "VALUE = 2\n"
+    assert (snapshot / "repro" / "new.py").exists()
+    difference = snapshot.with_name(f"{snapshot.name}.diff").read_text()
     assert "+VALUE = 2" in difference
     assert "+NEW = 1" in difference
     status = subprocess.run(["git", "status", "--porcelain"], cwd=tree, capture_output=True, text=True, check=True)
@@ -131,7 +138,7 @@ def test_edited_code_is_recorded_where_its_repository_may_not_be_written_to(tree
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
     before = files_below(tree / ".git" / "objects")
     snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tree)
-    assert (snapshot.path / "repro" / "code.py").read_text() == "VALUE = 2\n"
+    assert (snapshot / "repro" / "code.py").read_text() == "VALUE = 2\n"
     assert files_below(tree / ".git" / "objects") == before
 
 
@@ -156,7 +163,7 @@ def test_what_lies_beside_the_packages_is_not_taken_with_an_edit(tree: Path, tmp
     (tree / ".gitignore").write_text("ignored\nmore\n")
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
     snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tree)
-    difference = snapshot.path.with_name(f"{snapshot.path.name}.diff").read_text()
+    difference = snapshot.with_name(f"{snapshot.name}.diff").read_text()
     assert [line.split()[-1] for line in difference.splitlines() if line.startswith("diff --git")] == [
         "b/baselines/old.py",
         "b/repro/code.py",
@@ -167,10 +174,10 @@ def test_what_lies_beside_the_packages_is_not_taken_with_an_edit(tree: Path, tmp
 
 
 def test_a_copy_that_came_from_elsewhere_is_not_used(tree: Path, tmp_path: Path) -> None:
-    copy = take(tmp_path / "sweep", allow_dirty=False, tree=tree).path
+    copy = take(tmp_path / "sweep", allow_dirty=False, tree=tree)
     (copy / "repro" / "__pycache__").mkdir()
     (copy / "repro" / "__pycache__" / "code.cpython-311.pyc").write_bytes(b"planted")
-    assert take(tmp_path / "sweep", allow_dirty=False, tree=tree).path == copy
+    assert take(tmp_path / "sweep", allow_dirty=False, tree=tree) == copy
     assert not (copy / "repro" / "__pycache__").exists()
     for name, content in (("sitecustomize.py", "import os"), ("repro/code.py", "VALUE = 3\n")):
         before = (copy / name).read_text() if (copy / name).exists() else None
@@ -180,31 +187,40 @@ def test_a_copy_that_came_from_elsewhere_is_not_used(tree: Path, tmp_path: Path)
         (copy / name).unlink()
         if before is not None:
             (copy / name).write_text(before)
-    assert take(tmp_path / "sweep", allow_dirty=False, tree=tree).path == copy
+    assert take(tmp_path / "sweep", allow_dirty=False, tree=tree) == copy
 
 
 def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = take(tree / "ignored", allow_dirty=False, tree=tree)
+    was = git(tree, "rev-parse", "HEAD")
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
     commit(tree)  # the checkout around the copy has moved on
-    monkeypatch.setattr(provenance, "__file__", str(snapshot.path / "repro" / "runs" / "provenance.py"))
-    assert provenance.source() == provenance.CodeState(snapshot.commit, dirty=False)
-    content = json.loads((snapshot.path / SNAPSHOT).read_text())
-    assert content == {"commit": snapshot.commit, "dirty": False}
+    monkeypatch.setattr(provenance, "__file__", str(snapshot / "repro" / "runs" / "provenance.py"))
+    assert written(snapshot) == {"commit": was, "dirty": False}
+    assert provenance.source() == provenance.CodeState(was, dirty=False)
+
+
+def test_a_checkout_that_git_does_not_trust_is_refused_in_its_words(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a colleague's."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(UserError, match=r"could not be told: git rev-parse in .*: fatal: detected dubious ownership"):
+        take(tmp_path / "sweep", allow_dirty=False, tree=tree)
 
 
 def test_without_git_the_packages_are_copied_if_that_is_allowed(tmp_path: Path) -> None:
     for package in ("repro", "baselines", "downstream", "results", "slurm"):
         (tmp_path / "tree" / package).mkdir(parents=True)
         (tmp_path / "tree" / package / "__init__.py").write_text(f"# {package}\n")
-    with pytest.raises(UserError, match="is no git checkout, so the commit that jobs run could not be told; mend: "):
+    with pytest.raises(UserError, match=r"run could not be told: git rev-parse in .*: fatal: not a git repo.*; mend: "):
         take(tmp_path / "sweep", allow_dirty=False, tree=tmp_path / "tree")
     snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
-    assert (snapshot.commit, snapshot.dirty) == ("unknown", True)
-    assert (snapshot.path / "slurm" / "__init__.py").exists()
+    assert written(snapshot) == {"commit": "unknown", "dirty": True}
+    assert (snapshot / "slurm" / "__init__.py").exists()
     (tmp_path / "tree" / "slurm" / "__pycache__").mkdir()
     (tmp_path / "tree" / "slurm" / "__pycache__" / "a.pyc").touch()
-    assert take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree").path == snapshot.path
+    assert take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree") == snapshot
     (tmp_path / "tree" / "results" / "claims.yaml").touch()
     edited = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
-    assert (edited.path / "results" / "claims.yaml").exists()  # it was not: the report was made by the old claims
+    assert (edited / "results" / "claims.yaml").exists()  # it was not: the report was made by the old claims
