@@ -249,7 +249,7 @@ COMMANDS = {
         panel=JOBS,
     ),
     "watch": LazyCommand(
-        "Show a sweep in progress as the report's page: states, time left, GPU-hours, curves and tables so far.",
+        "Show a sweep in progress as the report's page: states, time left, hours spent, curves and tables so far.",
         _watch,
         panel=JOBS,
     ),

@@ -38,7 +38,7 @@ def build(recipe: Recipe) -> typer.Typer:
 
     @app.command()
     def watch(sweep: OneSweep, *, port: Port = 0, out: OutFile = None, every: Seconds = 60.0) -> None:
-        """Show a sweep in progress as the report's page: states, time left, GPU-hours, curves and tables so far.
+        """Show a sweep in progress as the report's page: states, time left, hours spent, curves and tables so far.
 
         The page is served on this machine alone, at an address with a token, and nothing can be changed by it. With
         --out the file is written again and again until nothing is under way, for clusters that forbid ports.

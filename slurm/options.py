@@ -63,7 +63,12 @@ ShowScripts = Annotated[
     bool, typer.Option("--dry-run", help="Show the scripts that sbatch would get, and submit nothing.")
 ]
 Budget = Annotated[
-    float, typer.Option("--budget-gpu-hours", min=0, help="Leave out the runs that would exceed it; 0: no limit.")
+    float,
+    typer.Option(
+        "--budget-gpu-hours",
+        min=0,
+        help="Leave out the runs that would exceed it; an hour without a GPU counts as one, 0: no limit.",
+    ),
 ]
 Seeds = Annotated[str, typer.Option(metavar="0,1,2", help="Only these seeds.")]
 Tasks = Annotated[

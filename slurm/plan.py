@@ -15,6 +15,7 @@ from repro.terminal import Console, say_json
 from repro.text_tables import TextTable, print_table
 from slurm.monitoring.spending import TOO_MUCH, enough_memory
 from slurm.planning.graph import Graph, Job
+from slurm.planning.hours import Hours
 from slurm.planning.job_costs import JobCost, wall_seconds
 from slurm.planning.reference import REPLACE
 from slurm.profiles.profile import Cluster
@@ -46,9 +47,9 @@ class SweepPlan:
         return [(job, self.costs[self.graph.key(job)]) for job in self.graph.jobs]
 
     @property
-    def gpu_hours(self) -> float:
+    def hours(self) -> Hours:
         """Of the jobs that are to do, as far as they are known."""
-        return sum(cost.gpu_hours or 0.0 for _, cost in self.jobs)
+        return Hours.total(cost.hours for _, cost in self.jobs if cost.hours)
 
     @property
     def disk(self) -> int:
@@ -84,7 +85,8 @@ def say_plan_as_json(plan: SweepPlan) -> None:
     content = {
         "jobs": [_row(graph, job, cost, done=graph.key(job) in plan.finished) for job, cost in plan.jobs],
         "tables": list(graph.tables),
-        "gpu_hours": round(plan.gpu_hours, 3),
+        "gpu_hours": round(plan.hours.of_gpus, 3),
+        "hours_without_gpu": round(plan.hours.without_gpu, 3),
         "disk_bytes": plan.disk,
         "wall_seconds": round(plan.wall_seconds, 1),
         "unknown": plan.unknown,
@@ -123,7 +125,7 @@ def _to_do(plan: SweepPlan, done_count: int) -> str:
     slots = plan.slots
     at_a_time = "all at once" if not slots else "one job at a time" if slots == 1 else f"{slots} jobs at a time"
     wall = duration_text(plan.wall_seconds)
-    return f"{least}{plan.gpu_hours:.1f} GPU-hours, {disk}, {least}{wall} with {at_a_time}"
+    return f"{least}{plan.hours.text()}, {disk}, {least}{wall} with {at_a_time}"
 
 
 def _headline(graph: Graph, done_count: int) -> str:
@@ -184,7 +186,8 @@ def _row(graph: Graph, job: Job, cost: JobCost, *, done: bool) -> dict[str, obje
         "done": done,
         "after": [parent.name] if parent else [],
         "seconds": cost.seconds and round(cost.seconds, 1),
-        "gpu_hours": cost.gpu_hours and round(cost.gpu_hours, 4),
+        "gpu_hours": cost.hours and round(cost.hours.of_gpus, 4),
+        "hours_without_gpu": cost.hours and round(cost.hours.without_gpu, 4),
         "disk_bytes": cost.disk,
         "measured": with_mend(cost.source, cost.mend),
         "reference": cost.reference,
@@ -192,23 +195,33 @@ def _row(graph: Graph, job: Job, cost: JobCost, *, done: bool) -> dict[str, obje
 
 
 def _table(graph: Graph, costs: Mapping[Key, JobCost], finished: Collection[Key]) -> TextTable:
-    """Returns a table with a line for each method: its seeds, and of each task what is to do."""
+    """Returns a table with a line for each method: its seeds, of each task what is to do, and the hours of that."""
+    to_do = {job: costs[key] for key, job in graph.by_key.items() if key not in finished}
+    kinds = {"GPU-hours": True, "hours without a GPU": False}
+    heads = [head for head, on_gpu in kinds.items() if any(bool(cost.gpus) is on_gpu for cost in to_do.values())]
+    heads = heads or ["GPU-hours"]
     rows = []
     for method in dict.fromkeys(job.run.method for job in graph.jobs):
         jobs = [job for job in graph.jobs if job.run.method == method]
-        hours = [costs[graph.key(job)].gpu_hours for job in jobs]
-        total = sum(hour for hour in hours if hour is not None)
         keys_of = {task: [graph.key(job) for job in jobs if job.task == task] for task in graph.tasks}
+        of_method = [to_do[job] for job in jobs if job in to_do]
         rows.append(
             [
                 method,
                 " ".join(dict.fromkeys(str(job.run.seed) for job in jobs)),
                 *(_progress(keys_of[task], finished) for task in graph.tasks),
-                "?" if all(hour is None for hour in hours) else f"{total:.1f}{' + ?' if None in hours else ''}",
+                *(_hours([cost for cost in of_method if bool(cost.gpus) is kinds[head]]) for head in heads),
             ]
         )
-    numbers = (*graph.tasks, "GPU-hours")
+    numbers = (*graph.tasks, *heads)
     return TextTable(("method", "seeds", *numbers), rows, right=numbers)
+
+
+def _hours(costs: Sequence[JobCost]) -> str:
+    """Returns the hours of some jobs: `2.0`, `2.0 + ?` where those of some are unknown, `?` where those of all are."""
+    known = [cost.hours for cost in costs if cost.hours]
+    unknown = len(known) < len(costs)
+    return "?" if unknown and not known else f"{Hours.total(known).counted:.1f}{' + ?' if unknown else ''}"
 
 
 def _progress(keys: Sequence[Key], finished: Collection[Key]) -> str:

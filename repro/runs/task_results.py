@@ -10,16 +10,6 @@ from repro.runs.records import Result, read
 from repro.runs.status import PRETRAIN, Status
 
 
-def results_of(folder: RunFolder, task: str) -> list[Result]:
-    """Returns every row of a task, whatever its protocol.
-
-    Args:
-        folder: The run's folder.
-        task: A downstream task, `linear` or `linear@caltech101`.
-    """
-    return of_task(rows_of(folder.results), task)
-
-
 def rows_of(path: Path) -> list[Result]:
     """Returns every row of a `results.jsonl`; none where there is no such file yet."""
     return read(path)[0] if exists(path) else []
@@ -48,4 +38,4 @@ def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
     """
     if task == PRETRAIN:
         return folder.pretrained or (status is not None and status.state == "done" and exists(folder.results))
-    return bool(results_of(folder, task))
+    return bool(of_task(rows_of(folder.results), task))

@@ -30,7 +30,7 @@ def cost_page(targets: Sequence[SweepTarget], tables: Sequence[Sequence[Spending
 def _total(jobs: Sequence[Spending]) -> str:
     if not jobs:
         return "nothing was used yet, or its use was not recorded"
-    gpu_hours = sum(job.gpu_hours for job in jobs)
+    gpu_hours = sum(job.hours.of_gpus for job in jobs)
     cpu_hours = sum(job.cpu_hours for job in jobs if not job.gpus)
     hours = [f"{gpu_hours:.2f} GPU-hours"] if gpu_hours else []
     hours += [f"{cpu_hours:.2f} CPU-hours without a GPU"] if cpu_hours or not hours else []

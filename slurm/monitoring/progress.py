@@ -8,14 +8,14 @@ from repro.bench.throughput import record_file
 from repro.errors import UserError
 from repro.quantities import counted, duration_text
 from repro.runs.folder import RunFolder
-from repro.runs.metrics import read_metrics, training_seconds
 from repro.runs.status import PRETRAIN
-from repro.runs.task_results import results_of
 from slurm.jobs.orders import ordered_run
 from slurm.monitoring.queue import QueueSnapshot
+from slurm.monitoring.spending import spendings
 from slurm.monitoring.states import State
 from slurm.monitoring.status import JobRow, counts, may_change
 from slurm.planning.graph import Job, make_graph
+from slurm.planning.hours import Hours
 from slurm.planning.job_costs import JobCost, estimate, gather, wall_seconds
 from slurm.profiles.profile import Cluster, load_named
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger
@@ -43,7 +43,7 @@ class SweepProgress:
 
     Attributes:
         summary: How many jobs are in which state, and when all will be done.
-        hours: GPU-hours spent, against those planned.
+        hours: What was spent, of what is planned.
         trouble: Why the queue is not known; empty where it is.
         jobs: Its jobs, those that run first.
         refresh_s: Seconds after which a page is to be loaded again.
@@ -100,7 +100,8 @@ class _Costs:
     """What the jobs of a sweep have cost, and what those that are not done will."""
 
     def __init__(self, sweep: Path, table: Sequence[JobRow]) -> None:
-        newest = Ledger(sweep).newest()
+        ledger = Ledger(sweep)
+        newest = ledger.newest()
         self.clusters = {key: _cluster(entry.cluster) for key, entry in newest.items()}
         self.rows = {(row.folder, row.task): row for row in table if row.task != REPORT}
         jobs = [job for row in self.rows.values() if (job := _job(sweep, row)) is not None]
@@ -108,13 +109,12 @@ class _Costs:
         jobs = [job for job in jobs if job.folder.path in pretrained]  # what they wait for has to be known too
         self.graph = make_graph(sweep, jobs, ())
         done = [key for key, row in self.rows.items() if row.state is State.done]
-        self.spent = sum(_spent_seconds(sweep, row) * self._gpus(key) / 3600 for key, row in self.rows.items())
+        used = spendings(ledger, table)
+        self.spent = Hours.total(job.hours for job in used)
+        self.gpus = {key: entry.gpus for key, entry in newest.items()} | {
+            (job.folder, job.task): job.gpus for job in used
+        }
         self.to_do = self._to_do(sweep, done)
-
-    def _gpus(self, key: Key) -> int:
-        cluster = self.clusters.get(key)
-        resources = cluster.resources_of(key[1]) if cluster else None
-        return max(1, resources.nodes * resources.gpus) if resources else 1
 
     def _to_do(self, sweep: Path, done: Sequence[Key]) -> Mapping[Key, JobCost]:
         """Returns the cost of every job; of one that runs what is left of it."""
@@ -123,16 +123,16 @@ class _Costs:
         costs = estimate(self.graph, clusters[-1] if clusters else None, evidence, done)
         for key, row in self.rows.items():
             if key in costs and row.state is State.running and row.eta_s is not None:
-                costs[key] = JobCost(row.eta_s, self._gpus(key), None, "its own pace")
+                costs[key] = JobCost(row.eta_s, self.gpus.get(key, 0), None, "its own pace")
         return costs
 
     @property
     def words(self) -> str:
-        """GPU-hours spent and planned, and of how many jobs nobody knows the cost."""
-        left = sum(cost.gpu_hours or 0.0 for cost in self.to_do.values())
+        """The hours spent and planned, and of how many jobs nobody knows the cost."""
+        planned = Hours.total([self.spent, *(cost.hours for cost in self.to_do.values() if cost.hours)])
         unknown = len(self.rows) - len(self.to_do) + sum(cost.seconds is None for cost in self.to_do.values())
         some = f", without {counted(unknown, 'job')} whose cost is unknown" if unknown else ""
-        return f"{self.spent:.2f} GPU-hours spent of {self.spent + left:.2f} planned{some}."
+        return f"{self.spent.text_of(planned)} spent{some}."
 
     @property
     def time_left(self) -> str:
@@ -158,12 +158,3 @@ def _job(sweep: Path, row: JobRow) -> Job | None:
         return Job(ordered_run(folder, row.task), folder, row.task)
     except UserError:
         return None
-
-
-def _spent_seconds(sweep: Path, row: JobRow) -> float:
-    """Returns for how long a job has trained or measured, as its files tell."""
-    folder = RunFolder(sweep / row.folder)
-    if row.task != PRETRAIN:
-        # The protocols of a task are measured together, and each records how long all took.
-        return max((result.duration_s for result in results_of(folder, row.task)), default=0.0)
-    return training_seconds(read_metrics(folder.metrics))

@@ -18,6 +18,7 @@ from repro.runs.resource_usage import TaskUsage, usage_of
 from slurm.monitoring.accounting import Accounted, Job, accounted
 from slurm.monitoring.states import State
 from slurm.monitoring.status import JobRow
+from slurm.planning.hours import Hours
 from slurm.sweep_folder.ledger import Key, Ledger, Submission
 
 MEMORY_MARGIN, MEMORY_SPARE_GB = 1.5, 1.0
@@ -63,9 +64,9 @@ class Spending:
     """That it asked for; 0: it was launched without a record of that."""
 
     @property
-    def gpu_hours(self) -> float:
-        """Hours times GPUs."""
-        return self.seconds * self.gpus / 3600
+    def hours(self) -> Hours:
+        """That it held its GPUs, or none."""
+        return Hours.held(self.seconds, self.gpus)
 
     @property
     def cpu_hours(self) -> float:
@@ -88,9 +89,9 @@ class MethodSpending:
     cpu_hours: float
     """Of the jobs without a GPU."""
     planned_hours: float | None
-    """Hours times GPUs (or one) that were planned of these jobs; None: no plan knew any."""
+    """That were planned of these jobs, as `Hours.counted`; None: no plan knew any."""
     spent_of_planned: float
-    """Hours times GPUs (or one) of those jobs of which there was a plan."""
+    """Of those jobs of which there was a plan, likewise."""
 
 
 def spendings(ledger: Ledger, table: Sequence[JobRow]) -> list[Spending]:
@@ -178,16 +179,15 @@ def by_method(jobs: Iterable[Spending]) -> list[MethodSpending]:
     sums = []
     for method, members in groups.items():
         planned = [job for job in members if job.planned_s is not None]
-        # A job without a GPU is planned in hours of its one place, so that the two sums can be held against each other.
-        hours = math.fsum((job.planned_s or 0.0) * max(1, job.gpus) / 3600 for job in planned)
+        hours = Hours.total(Hours.held(job.planned_s or 0.0, job.gpus) for job in planned)
         sums.append(
             MethodSpending(
                 method,
                 len(members),
-                math.fsum(job.gpu_hours for job in members),
+                Hours.total(job.hours for job in members).of_gpus,
                 math.fsum(job.cpu_hours for job in members if not job.gpus),
-                hours if planned else None,
-                math.fsum(job.seconds * max(1, job.gpus) / 3600 for job in planned),
+                hours.counted if planned else None,
+                Hours.total(job.hours for job in planned).counted,
             )
         )
     return sums
@@ -247,7 +247,7 @@ def as_json_of_costs(ledger: Ledger, jobs: Sequence[Spending]) -> dict[str, Any]
         "sweep": ledger.sweep.resolve().name,
         "folder": str(ledger.sweep),
         "jobs": [
-            {**asdict(job), "gpu_hours": job.gpu_hours, "cpu_hours": job.cpu_hours, "cpu_share": job.cpu_share}
+            {**asdict(job), "gpu_hours": job.hours.of_gpus, "cpu_hours": job.cpu_hours, "cpu_share": job.cpu_share}
             for job in jobs
         ],
         "methods": [asdict(method) for method in by_method(jobs)],

@@ -28,6 +28,7 @@ from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.task_results import rows_of
 from slurm.planning.graph import Graph, Job
+from slurm.planning.hours import Hours
 from slurm.planning.reference import NVIDIA, Reference, reference
 from slurm.profiles.profile import Cluster
 from slurm.sweep_folder.ledger import LEDGER, Key
@@ -43,8 +44,8 @@ class JobCost:
 
     seconds: float | None = 0.0
     """None: nobody measured it."""
-    gpus: int = 1
-    """That it holds; a job without any counts as one."""
+    gpus: int = 0
+    """That it holds."""
     disk: int | None = 0
     """Bytes that it leaves; None: nobody measured it."""
     source: str = "done"
@@ -55,9 +56,9 @@ class JobCost:
     """Whether the numbers are of another machine."""
 
     @property
-    def gpu_hours(self) -> float | None:
-        """Hours times GPUs; None where nobody measured the seconds."""
-        return None if self.seconds is None else self.seconds * self.gpus / 3600
+    def hours(self) -> Hours | None:
+        """That it holds its GPUs, or none; None where nobody measured the seconds."""
+        return None if self.seconds is None else Hours.held(self.seconds, self.gpus)
 
     def mend_of(self, methods: Iterable[str]) -> str:
         """Returns the mend of jobs of some methods: where no pretraining was measured, it names what to measure."""
@@ -173,16 +174,14 @@ def estimate(
 
     Args:
         graph: The sweep.
-        cluster: Says how many GPUs a job holds; None: one.
+        cluster: Says how many GPUs a job holds; None: one. A job on this machine holds one where there is any.
         evidence: What was measured.
         finished: Keys of the jobs that are done, which cost nothing.
     """
-    if cluster is not None and cluster.executor == "slurm":
-        on_gpu = cluster.resources.gpus > 0
-    else:
-        on_gpu = shutil.which("nvidia-smi") is not None  # a launcher needs no torch, which would know better
-    evidence = replace(evidence, on_gpu=on_gpu)
-    return {key: JobCost() if key in finished else _cost(job, cluster, evidence) for key, job in graph.by_key.items()}
+    here = shutil.which("nvidia-smi") is not None  # a launcher needs no torch, which would know better
+    return {
+        key: JobCost() if key in finished else _cost(job, cluster, evidence, here) for key, job in graph.by_key.items()
+    }
 
 
 def with_plan(graph: Graph, cluster: Cluster) -> Graph:
@@ -201,10 +200,15 @@ def with_plan(graph: Graph, cluster: Cluster) -> Graph:
     return replace(graph, planned=planned)
 
 
-def _cost(job: Job, cluster: Cluster | None, evidence: Evidence) -> JobCost:
-    resources = cluster.resources_of(job.task) if cluster else None
-    gpus = max(1, resources.nodes * resources.gpus) if resources else 1
-    processes = resources.nodes * resources.tasks_per_node if resources else 1
+def _cost(job: Job, cluster: Cluster | None, evidence: Evidence, here: bool) -> JobCost:
+    """Returns the cost of a job; `here` is whether this machine has a GPU."""
+    if cluster is None:
+        gpus, processes, on_gpu = 1, 1, here
+    else:
+        resources = cluster.resources_of(job.task)
+        gpus = resources.nodes * resources.gpus if cluster.executor == "slurm" else int(here)
+        processes, on_gpu = resources.nodes * resources.tasks_per_node, gpus > 0
+    evidence = replace(evidence, on_gpu=on_gpu)
     if job.task == PRETRAIN:
         return _pretraining(job.run, gpus, processes, evidence)
     return _evaluation(job, gpus, evidence)
@@ -316,7 +320,7 @@ def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) 
     Args:
         graph: The sweep.
         costs: From `estimate`, all of them known (`of_known_cost`).
-        gpu_hours: The budget.
+        gpu_hours: The budget; a job without a GPU counts as if it held one.
 
     Returns:
         The graph that is left, and `METHOD sSEED` of what was left out.
@@ -326,7 +330,8 @@ def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) 
     total = 0.0
     left_out: list[Job] = []
     for job in sorted(pretrainings, key=lambda job: seed_order[job.run.seed]):
-        hours = sum(costs[graph.key(member)].gpu_hours or 0.0 for member in (job, *graph.children(job)))
+        held = [costs[graph.key(member)].hours for member in (job, *graph.children(job))]
+        hours = Hours.total(filter(None, held)).counted
         if left_out or total + hours > gpu_hours:
             left_out.append(job)
         else:

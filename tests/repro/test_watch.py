@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from run_samples import begun, finished, of_method
 from typer.testing import CliRunner
+from usage_samples import used, written
 
 from baselines import resolve
 from repro.cli import app
@@ -22,7 +23,9 @@ from results.collection.runs import find_runs
 from results.report.page import build
 from results.report.server import PageServer
 from slurm.monitoring.progress import progress
+from slurm.monitoring.spending import spendings
 from slurm.status_commands import look
+from slurm.sweep_folder.ledger import Ledger
 from slurm.targets import SweepTarget
 
 
@@ -93,23 +96,29 @@ def test_a_reader_who_leaves_is_no_traceback_on_the_terminal(capsys: pytest.Capt
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """A sweep with a run that is done, one that trains, and one that has not said how fast it is."""
-    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}).backbone.write_bytes(b"weights")
+    done = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    done.backbone.write_bytes(b"weights")
+    written(done.path, "pretrain", [used(seconds=60.0, gpu_memory=1)])
+    written(done.path, "linear", [used(seconds=630.0)])
     running = begun(tmp_path / "full", build_run([of_method("mocov2"), {"seed": 1}]))
     running.metrics.write_text(json.dumps({"step": 10, "loss": 7.0, "time": 36.0}) + "\n")
+    written(running.path, "pretrain", [used(seconds=300.0, gpu_memory=1), used(seconds=90.0, gpu_memory=1)])
     begun(tmp_path / "full", build_run([of_method("simclr"), {"seed": 0}]))
     return tmp_path / "full"
 
 
-def test_time_left_and_gpu_hours_follow_from_the_paces(sweep: Path) -> None:
+def test_time_left_and_hours_follow_from_the_paces_and_from_what_was_used(sweep: Path) -> None:
     (table,), queue = look([SweepTarget(sweep)])
     state = progress(sweep, table, queue, every=60)
     assert state.live
     assert state.summary.startswith("2 done, 2 running; at least 54 min left, 2 at a time.")  # 90 steps of 36 s
-    # Done: 100 steps of 0.5 s and a probe of 600 s; running: 10 steps of 36 s, and 90 more.
-    spent, left = (50 + 600 + 360) / 3600, 3240 / 3600
+    # A minute, and 90 steps of 36 s after two attempts; the probe found no GPU.
+    spent, left = (60 + 300 + 90) / 3600, 3240 / 3600
     assert state.hours == (
-        f"{spent:.2f} GPU-hours spent of {spent + left:.2f} planned, without 1 job whose cost is unknown."
+        f"{spent:.2f} of {spent + left:.2f} GPU-hours and 0.17 of 0.17 hours without a GPU spent, "
+        "without 1 job whose cost is unknown."
     )
+    assert sum(job.hours.of_gpus for job in spendings(Ledger(sweep), table)) == spent  # as `salmask status --cost` says
     rows = {(row.run, row.task): row for row in state.jobs}
     assert rows["mocov2 s1", "pretrain"].left == "54 min"
     assert (rows["mocov2 s1", "pretrain"].step, rows["mocov2 s1", "pretrain"].steps) == (10, 100)

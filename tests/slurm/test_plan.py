@@ -18,6 +18,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.records import append, read
 from slurm.plan import SweepPlan, print_plan, say_plan_as_json
 from slurm.planning.graph import Graph
+from slurm.planning.hours import Hours
 from slurm.planning.job_costs import (
     NEVER,
     Evidence,
@@ -30,6 +31,7 @@ from slurm.planning.job_costs import (
     with_plan,
     within_budget,
 )
+from slurm.planning.reference import Reference
 from slurm.planning.sweep import Part, Sweep, expand
 from slurm.profiles.profile import Cluster, Resources
 
@@ -88,7 +90,7 @@ def test_recorded_runs_tell_what_others_of_their_kind_cost(tmp_path: Path) -> No
     costs = [estimate(graph, FOUR, evidence)[graph.key(job)] for job in graph.jobs]
     # 3 epochs of 20 images at a median of 4 a second; the first two log lines are warm-up
     assert costs[0].seconds == 3 * 20 / 4.0
-    assert costs[0].gpu_hours == 4 * 15 / 3600
+    assert costs[0].hours == Hours(of_gpus=4 * 15 / 3600)
     assert costs[0].disk is not None
     assert costs[0].disk > 5000
     assert (costs[1].seconds, costs[1].gpus) == (90.0, 1)
@@ -107,6 +109,60 @@ def test_bench_step_is_second_best_and_scaled_to_the_processes(tmp_path: Path) -
     assert "at least" in probe.source
     alone = estimate(graph, None, evidence)[graph.key(graph.jobs[0])]
     assert (alone.seconds, alone.gpus) == (30.0, 1)
+
+
+def shown_hours(plan: SweepPlan, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """The columns of hours in the table of a plan of one method."""
+    print_plan(plan, Console())
+    head, _, row = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[1:4])
+    return {name.strip(): cell.strip() for name, cell in zip(head, row, strict=True) if "hours" in name}
+
+
+@pytest.mark.parametrize(("executor", "here", "gpus"), [("slurm", True, 0), ("local", False, 0), ("local", True, 1)])
+def test_hours_without_a_gpu_are_not_called_gpu_hours(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    executor: str,
+    here: bool,
+    gpus: int,
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: "nvidia-smi" if here else None)
+    graph = graph_of(tmp_path)
+    evidence = replace(NOTHING, steps={bench(0.01).kind: bench(0.01)})
+    cluster = Cluster("one", executor=executor, resources=Resources(cpus=8), tasks={"linear": Resources(gpus=0)})
+    plan = SweepPlan(graph, estimate(graph, cluster, evidence), frozenset(), cluster, 1)
+    assert {cost.gpus for cost in plan.costs.values()} == {gpus}
+    unit = "GPU-hours" if gpus else "hours without a GPU"
+    assert plan.hours.text() == f"1.7 {unit}"
+    assert shown_hours(plan, capsys) == {unit: "1.7"}
+    # A budget counts such a job as if it held one: it would limit nothing where there is none.
+    assert within_budget(graph, plan.costs, 1.6)[1] == ["mocov2 s0"]
+
+
+def test_hours_of_both_kinds_stand_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = graph_of(tmp_path)
+    probe = graph.key(graph.jobs[1])
+    costs = {**costs_of(graph, pretrain=3600.0, linear=0.0), probe: JobCost(1800.0, 0, 0, "x")}
+    plan = SweepPlan(graph, costs, frozenset(), FOUR, 1)
+    assert plan.hours.text() == "2.0 GPU-hours and 0.5 hours without a GPU"
+    say_plan_as_json(plan)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["gpu_hours"], said["hours_without_gpu"]) == (2.0, 0.5)
+    assert [(job["gpu_hours"], job["hours_without_gpu"]) for job in said["jobs"]] == [(2.0, 0), (0, 0.5)]
+    assert shown_hours(plan, capsys) == {"GPU-hours": "2.0", "hours without a GPU": "0.5"}
+
+
+def test_a_job_on_cpus_is_planned_by_figures_of_cpus(tmp_path: Path) -> None:
+    """Also where the profile's other jobs have GPUs."""
+    graph = graph_of(tmp_path)
+    run = graph.jobs[0].run
+    key = ("linear", "scenes", run.probe.protocol().name, run.encoder.network, str(run.data.crop))
+    figures = [(key, 5.0, "NVIDIA H100", "a"), (key, 50.0, "cpu (1 threads)", "b")]
+    evidence = replace(NOTHING, reference=Reference([], [], figures))
+    for gpus, seconds in ((0, 50.0), (1, 5.0)):
+        cluster = Cluster("one", resources=Resources(gpus=2), tasks={"linear": Resources(gpus=gpus)})
+        assert estimate(graph, cluster, evidence)[graph.key(graph.jobs[1])].seconds == seconds
 
 
 def test_a_protocol_that_differs_is_no_evidence(tmp_path: Path) -> None:

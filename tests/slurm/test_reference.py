@@ -57,8 +57,8 @@ def test_a_fresh_users_plan_is_arithmetic_on_recorded_steps(tmp_path: Path) -> N
     pretraining = known["pretrain mocov2 s0"]
     # 200 epochs of 126,689 images, 128 in 167 ms: what README and docs/reproduce.md say, 9.2 GPU-hours
     assert pretraining.seconds == pytest.approx(200 * 126_689 * 0.167 / 128, rel=1e-3)
-    assert pretraining.gpu_hours == pytest.approx(9.2, abs=0.05)
-    assert known["pretrain mocov2+ours-hp s0"].gpu_hours == pytest.approx(12.8, abs=0.05)
+    assert pretraining.hours.of_gpus == pytest.approx(9.2, abs=0.05)
+    assert known["pretrain mocov2+ours-hp s0"].hours.of_gpus == pytest.approx(12.8, abs=0.05)
     assert pretraining.reference
     assert pretraining.disk is None
     assert "reference: NVIDIA H100, 766 images/s, timed with bf16 for fp32; docs/performance.md" in pretraining.source
@@ -66,7 +66,7 @@ def test_a_fresh_users_plan_is_arithmetic_on_recorded_steps(tmp_path: Path) -> N
     assert probe.seconds == pytest.approx(100 * 126_689 * 0.041 / 3 / 128, rel=1e-3)
     assert "at least" in probe.source
     four = costs(tmp_path, Cluster("f", resources=Resources(gpus=4)), "mocov2")["pretrain mocov2 s0"]
-    assert four.gpu_hours == pytest.approx(pretraining.gpu_hours)
+    assert four.hours.of_gpus == pytest.approx(pretraining.hours.of_gpus)
 
 
 def test_another_network_or_view_is_not_scaled_to(tmp_path: Path) -> None:
