@@ -84,6 +84,7 @@ PARTS: dict[str, Callable[[RunSettings], bool]] = {
     "masking.focal_probability": _high_pass,
     "masking.spatial_share": _high_pass,
     "masking.noise_std": _high_pass,
+    "masking.noise_area": _high_pass,
     "masking.hard_noise": _high_pass,
     "fidelity.noise": _high_pass,
     "fidelity.cap": _high_pass,
@@ -104,12 +105,12 @@ PARTS: dict[str, Callable[[RunSettings], bool]] = {
     # The occlusion network of ADIOS is optimised by LARS whatever the encoder is.
     "optimization.lars_eta": lambda run: run.optimization.optimizer is Optimizer.lars or _learned(run),
     "optimization.step_share": lambda run: run.optimization.schedule is Schedule.steps,
-    # The strength of what never happens.
+    # The strength and the kind of what never happens.
     "augmentation.brightness": lambda run: run.augmentation.jitter_probability > 0,
     "augmentation.contrast": lambda run: run.augmentation.jitter_probability > 0,
     "augmentation.saturation": lambda run: run.augmentation.jitter_probability > 0,
     "augmentation.hue": lambda run: run.augmentation.jitter_probability > 0,
-    "augmentation.blur_sigma": lambda run: run.augmentation.blur_probability > 0,
+    "augmentation.blur": lambda run: run.augmentation.blur_probability > 0,
 }
 """What the names of settings begin with -> whether these play a part in a run; of several all must hold.
 

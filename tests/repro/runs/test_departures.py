@@ -131,6 +131,41 @@ def test_what_plays_no_part_is_not_named(method: str) -> None:
     assert departures(run, run) == ()
 
 
+NEITHER = (
+    *("data.scenes.", "simclr.", "adios.", "imported.", "optimization.lars_eta", "optimization.step_share"),
+    *("localizer.image_side", "fidelity.negative_count"),
+)
+"""What the names of settings begin with that play no part in MoCo v2 as the paper trains it, with or without masks."""
+
+
+@pytest.mark.parametrize(
+    ("method", "idle"),
+    [
+        ("mocov2+ours-hp", NEITHER),
+        ("mocov2", (*NEITHER, "localizer.", "fidelity.", "masking.", "moco.hard_negative")),
+    ],
+)
+def test_all_else_plays_a_part_in_the_papers_own_rows(method: str, idle: tuple[str, ...]) -> None:
+    """Where such a setting plays none, a run that departs in it passes for the row itself."""
+    taking_part = {name for name in SETTINGS if plays_a_part(name, row(method))}
+    assert taking_part == {name for name in SETTINGS if not name.startswith(idle)} | {"masking.strategy"}
+
+
+def test_a_switch_of_a_whole_sweep_alters_no_row_that_it_does_nothing_to() -> None:
+    """The plain rows were ALTERED by where high-pass noise is drawn, and supervised training by a blur it has not."""
+    sweep = {"masking.noise_area": "masked", "augmentation.blur": "box"}
+    altered = {
+        method: {departure.what for departure in departures(changed(row(method), sweep), row(method))}
+        for method in ("mocov2+ours-hp", "mocov2+ours-blur", "mocov2", "supervised")
+    }
+    assert altered == {
+        "mocov2+ours-hp": set(sweep),
+        "mocov2+ours-blur": {"augmentation.blur"},
+        "mocov2": {"augmentation.blur"},
+        "supervised": set(),
+    }
+
+
 def test_every_line_about_parts_speaks_of_a_setting() -> None:
     assert [beginning for beginning in PARTS if not any(name.startswith(beginning) for name in SETTINGS)] == []
 
