@@ -19,7 +19,7 @@ from results.collection.row_comparison import TINY
 from results.collection.runs import RunRecord, by_path_of_rows
 from results.comparison.head_to_head import HeadToHead, Side
 from results.paper.published import published
-from results.statistics.imagewise import McNemar, difference_of_images, difference_of_seeds, mcnemar
+from results.statistics.imagewise import Difference, McNemar, difference_of_images, difference_of_seeds, mcnemar
 
 COLUMN = ["task", "dataset", "split", "protocol"]
 """What two runs must agree in to be compared; their sizes and recipes may differ, but not within one of the two."""
@@ -199,15 +199,7 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
         origins = _origins((first, second), (of_first.word, of_second.word))
         first, second = (replace(side, origin=origin) for side, origin in zip((first, second), origins, strict=True))
     (first, second), notes_on_images = _of_the_same_images(first, second)
-    # The draws are named by what is asked: the same question has the same p value, whatever is asked beside it.
-    names = [*map(ord, f"{first.name}|{second.name}|{'|'.join(column)}|{metric}")]
-    exact: dict[int, McNemar] = {}
-    notes_on_exact: list[str] = []
-    if first.predictions:
-        difference = difference_of_images(first.points(metric), second.points(metric), *names)
-        exact, notes_on_exact = _exact_tests(first, second, metric)
-    else:
-        difference = difference_of_seeds(list(first.values.values()), list(second.values.values()), *names)
+    exact, notes_on_exact = _exact_tests(first, second, metric) if first.predictions else ({}, [])
     notes = [
         *_sizes((of_first, of_second), (first, second)),
         *notes_on_first,
@@ -218,7 +210,23 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
     ]
     notes = list(dict.fromkeys(notes))  # of a measure that is none of single images either side says so
     published_difference = _published((of_first, of_second), column, metric)
+    difference = _how_sure(first, second, column, metric)
     return HeadToHead(first, second, column, metric, difference, exact, published_difference, tuple(notes))
+
+
+def _how_sure(first: Side, second: Side, column: tuple[str, ...], metric: str) -> Difference:
+    """Returns the difference of two sides, of images where both have predictions, else of seeds.
+
+    The draws are named by what is asked: the same question has the same p value, whatever is asked beside it, and
+    whichever of the two is asked for first.
+    """
+    high, low = sorted((first, second), key=lambda side: side.name, reverse=True)
+    names = map(ord, f"{high.name}|{low.name}|{'|'.join(column)}|{metric}")
+    if first.predictions:
+        difference = difference_of_images(high.points(metric), low.points(metric), *names)
+    else:
+        difference = difference_of_seeds(list(high.values.values()), list(low.values.values()), *names)
+    return difference if high is first else difference.reversed()
 
 
 def _exact_tests(first: Side, second: Side, metric: str) -> tuple[dict[int, McNemar], list[str]]:

@@ -48,6 +48,7 @@ def test_methods_are_compared_by_seeds_and_images(root: Path) -> None:
         assert 100 * gap == pytest.approx(first.values[seed] - second.values[seed])
     (back,) = compared(root, "mocov2", OURS)
     assert back.difference.mean == pytest.approx(-comparison.difference.mean)
+    assert back.difference.p == comparison.difference.p
 
 
 def test_classes_and_flips_are_counted_by_hand(root: Path) -> None:
