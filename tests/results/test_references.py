@@ -1,0 +1,63 @@
+"""What a table's last rows hold its numbers against: chance, and the same network before its training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_samples import finished
+from table_samples import frame_of, markdown_rows, rows_of
+
+from baselines import resolve
+from results.collection.collect import collect
+from results.tables.rendering import render
+
+
+@pytest.mark.parametrize(
+    ("dataset", "metric", "chance"),
+    [
+        ("imagenet100", "top1", "1.00"),
+        ("imagenet100", "top5", "5.00"),
+        ("caltech101", "mean_per_class", "0.99"),
+        ("flowers102", "top1_best", "0.98"),
+    ],
+)
+def test_a_guess_hits_one_of_the_classes(dataset: str, metric: str, chance: str) -> None:
+    frame = frame_of(*rows_of(dataset=dataset, metric=metric))
+    table = render("table1", frame, metric=metric, only="measured", references=True)
+    assert markdown_rows(table)["chance"] == [chance]
+
+
+def test_where_the_number_of_classes_is_unknown_there_is_no_row_of_chance() -> None:
+    for rows in (rows_of(dataset="dogs"), rows_of(dataset="scenes")):  # of no run that tells how many are drawn
+        assert "chance" not in markdown_rows(render("table1", frame_of(*rows), references=True))
+    detected = rows_of(dataset="coco", task="coco", metric="bbox_AP")
+    assert "chance" not in markdown_rows(render("table2", frame_of(*detected), references=True))
+
+
+@pytest.mark.parametrize(("classes", "metric", "chance"), [(20, "top1", "5.00"), (4, "top5", "100.00")])
+def test_of_drawn_images_the_runs_tell_the_classes(tmp_path: Path, classes: int, metric: str, chance: str) -> None:
+    drawn = {"data__dataset": "scenes", "data__scenes__classes": classes}
+    finished(tmp_path, "mocov2", 0, {("scenes", metric): 60.0}, **drawn)
+    table = render("table1", collect([tmp_path], resolve), metric=metric, only="measured", references=True)
+    assert markdown_rows(table)["chance"] == [chance]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "settings", "told"),
+    [
+        ((7, 8), {}, "6.00 ± 1.41 (2)"),
+        ((7,), {"encoder__arch": "resnet18"}, None),
+        ((7,), {"encoder__width": 32}, None),
+        ((7,), {"data__crop": 64}, None),
+    ],
+)
+def test_an_untrained_network_is_one_of_the_same_shape(
+    tmp_path: Path, seeds: tuple[int, ...], settings: dict[str, Any], told: str | None
+) -> None:
+    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    for number, seed in enumerate(seeds):
+        finished(
+            tmp_path, "mocov2", seed, {("imagenet100", "top1"): 5.0 + 2 * number}, optimization__lr=1e-9, **settings
+        )
+    rows = markdown_rows(render("table1", collect([tmp_path], resolve), only="measured", references=True))
+    assert rows.get("untrained network (MoCo v2)") == (None if told is None else [told])
