@@ -111,8 +111,4 @@ def scale_of_both(of_pretraining: str, of_evaluation: str) -> str:
 
 def value_text(value: Any) -> str:
     """Returns a setting's value as the command line takes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{','.join(map(value_text, value))}]"
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

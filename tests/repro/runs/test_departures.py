@@ -189,8 +189,9 @@ def test_every_line_about_parts_speaks_of_a_setting() -> None:
             "ALTERED: localizer.weights=random, masking.guidance=random",
         ),
         (
-            {"data.dataset": "scenes", "data.crop": 64, "data.scenes.size": 80, "moco.queue": 512},
-            "TINY: scenes (10 classes, 1024 images), 64 px, queue 512, data.scenes.size=80",
+            # What the data set is called tells its classes, and not the size of its scenes.
+            {"data.dataset": "scenes", "data.crop": 64, "data.scenes.classes": 20, "data.scenes.size": 80},
+            "TINY: scenes (20 classes, 1024 images), 64 px, data.scenes.size=80",
         ),
     ],
 )
