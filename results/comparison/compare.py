@@ -63,11 +63,6 @@ class SideRows:
         return cls(frame[frame["path"].isin(list(records))], records, word)
 
     @property
-    def tasks(self) -> set[str]:
-        """The evaluations that it has rows of."""
-        return set(self.rows["task"].astype(str))
-
-    @property
     def columns(self) -> list[tuple[str, ...]]:
         """The different values of `COLUMN` of its rows, in the rows' order."""
         return list(dict.fromkeys(self.rows[COLUMN].astype(str).itertuples(index=False, name=None)))
@@ -176,7 +171,8 @@ def _of_pair(first: SideRows, second: SideRows, task: str, metric: str) -> list[
     """Compares two methods' runs in every column that both have."""
     if metric:
         first, second = first.by_metric(metric), second.by_metric(metric)
-    shared = first.tasks & second.tasks
+    # Of columns, not of tasks: linear probes on two data sets are nothing that both have.
+    shared = {task_of_column for task_of_column, *_ in set(first.columns) & set(second.columns)}
     wanted = {task} if task else ({USUAL_TASK} if USUAL_TASK in shared else shared)
     first, second = first.by_tasks(wanted), second.by_tasks(wanted)
     columns_of_second = set(second.columns)

@@ -195,6 +195,14 @@ def test_a_measure_is_compared_by_an_evaluation_that_gives_it(tmp_path: Path) ->
     assert [comparison.column[0] for comparison in compared(tmp_path)] == ["linear"]
 
 
+def test_what_both_have_is_compared_beside_probes_of_two_data_sets(tmp_path: Path) -> None:
+    """As both have linear probes, on data sets of their own, they were said to have nothing in common."""
+    for method, dataset in ((OURS, "caltech101"), ("mocov2", "flowers102")):
+        results = finished(tmp_path, method, 0, {(dataset, "top1"): 60.0}).results
+        append(results, [replace(row, task="knn", dataset="imagenet100") for row in read(results)[0]])
+    assert [comparison.column[:2] for comparison in compared(tmp_path)] == [("knn", "imagenet100")]
+
+
 def test_runs_of_one_side_are_of_one_size_and_of_two_sides_of_any(tmp_path: Path) -> None:
     for seed in range(3):
         finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
