@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from repro.errors import UserError
 from repro.presence import exists
-from repro.runs.evaluation import task_and_dataset
+from repro.runs.evaluation import Evaluation, task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read
 from repro.runs.status import PRETRAIN, Status
@@ -29,6 +30,7 @@ def of_task(rows: Iterable[Result], task: str) -> list[Result]:
 def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
     """Returns whether a task's result is there, however the attempt that made it, or a later one, ended.
 
+    A task that names no data set is on the run's own: what was measured on another one is not its result.
     A recorded run that was measured and is kept without its backbone was pretrained all the same.
 
     Args:
@@ -38,4 +40,11 @@ def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
     """
     if task == PRETRAIN:
         return folder.pretrained or (status is not None and status.state == "done" and exists(folder.results))
-    return bool(of_task(rows_of(folder.results), task))
+    rows = of_task(rows_of(folder.results), task)
+    if not rows or task_and_dataset(task)[1]:
+        return bool(rows)
+    try:
+        own = Evaluation.parse(task, folder.load()).dataset
+    except UserError:  # which data set was meant, nobody can tell
+        return True
+    return any(row.dataset == own for row in rows)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from run_samples import begun, finished, of_method
-from table_samples import frame_of, records_of, rows_of
+from table_samples import frame_of, markdown_rows, records_of, rows_of
 from training_samples import refused, salmask
 
 from baselines import resolve
@@ -122,6 +122,19 @@ def test_an_evaluation_that_failed_is_told_of_a_run_that_was_measured_otherwise(
     (lacking,) = explain("table1:mocov2+ours-hp:imagenet100", None, runs)["runs without a result"]
     assert lacking.startswith("full/mocov2+ours-hp/s0-")
     assert lacking.endswith(": linear failed: out of memory")
+
+
+def test_a_probe_that_failed_is_told_beside_one_on_another_data_set(tmp_path: Path) -> None:
+    """Of Table 1's three probes one had ended well: the cells of those that had not said "not run"."""
+    folder = finished(tmp_path, "mocov2", 0, {("caltech101", "top1"): 60.0})
+    for task in ("linear", "linear@flowers102"):
+        with pytest.raises(RuntimeError), folder.attempt(task):
+            raise RuntimeError("out of memory")
+    runs = find_runs([tmp_path], resolve)
+    table = render("table1", collect([tmp_path], resolve), runs=runs, rows="all", only="measured")
+    assert markdown_rows(table)["MoCo v2"] == ["failed", "60.00 (1)", "failed"]
+    append(folder.results, rows_of(run_id=folder.load().id))  # an earlier attempt had ended well
+    assert list(find_runs([tmp_path], resolve)[0].unfinished_evaluations) == ["linear@flowers102"]
 
 
 def test_a_run_without_a_heartbeat_is_not_called_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
