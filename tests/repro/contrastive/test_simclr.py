@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training_samples import on_two_processes
 
 import repro.contrastive.simclr
-from repro.contrastive.batch_norm import ReducedBatchNorm, sync_batch_norm
+from repro.contrastive.batch_norm import ReducedBatchNorm, SplitBatchNorm, joint_statistics, sync_batch_norm
 from repro.contrastive.encoders import build_encoder
 from repro.contrastive.losses import nt_xent
 from repro.contrastive.simclr import SimCLR
@@ -212,6 +212,15 @@ def step(model: nn.Module, inner: SimCLR, chosen: slice) -> dict[str, Any]:
     return {"loss": loss.detach(), "gradients": gradients, "buffers": dict(inner.encoder.named_buffers())}
 
 
+def running_means(number: int) -> tuple[float, float]:
+    """The running mean of a norm while those of all ranks are joined, and afterwards."""
+    norm = SplitBatchNorm(1, 2)
+    norm.running_mean.fill_(number)
+    with joint_statistics(norm):
+        joint = norm.running_mean.item()
+    return joint, norm.running_mean.item()
+
+
 def one_of_two(number: int, _place: Path) -> dict[str, Any]:
     """What each of two processes does."""
     repro.contrastive.simclr.build_encoder = build_small
@@ -224,6 +233,7 @@ def one_of_two(number: int, _place: Path) -> dict[str, Any]:
     joined = gather_with_gradient(local)
     (joined * torch.arange(12.0).view(4, 3) * (number + 1)).sum().backward()
     outcome["gathered"], outcome["local gradient"] = joined.detach(), local.grad
+    outcome["running means"] = running_means(number)
     # A ResNet keeps all its norms' parameters when they are replaced.
     network = sync_batch_norm(build_encoder("resnet18", DIM))
     outcome["norms"] = {type(m).__name__ for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
@@ -256,6 +266,10 @@ def test_a_gathered_gradient_is_the_sum_over_the_ranks_losses(ranks: Sequence[di
     for number, outcome in enumerate(ranks):
         assert outcome["gathered"].tolist() == [[1.0] * 3] * 2 + [[2.0] * 3] * 2
         assert torch.equal(outcome["local gradient"], factors[2 * number : 2 * number + 2])
+
+
+def test_a_look_at_joint_statistics_leaves_each_process_its_own(ranks: Sequence[dict[str, Any]]) -> None:
+    assert [outcome["running means"] for outcome in ranks] == [(0.5, 0.0), (0.5, 1.0)]
 
 
 def test_every_norm_spans_the_processes_and_one_process_needs_none(ranks: Sequence[dict[str, Any]]) -> None:
