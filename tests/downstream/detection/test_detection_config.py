@@ -100,7 +100,16 @@ def test_a_short_schedule_keeps_its_shape() -> None:
     assert (scaling.batch, scaling.iterations, scaling.warmup, scaling.steps) == (4, 240, 24, (180, 220))
     assert scaling.lr == pytest.approx(0.01)
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE) == (96, 16)
-    assert cfg.TEST.PRECISE_BN.NUM_ITER == 200
+    assert (cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN, cfg.MODEL.RPN.POST_NMS_TOPK_TEST) == (32, 32)
+    assert (cfg.TEST.PRECISE_BN.NUM_ITER, cfg.MODEL.DEVICE) == (200, "cpu")
+    shorter, _ = config(DetectionSettings(iterations=60))
+    assert shorter.TEST.PRECISE_BN.NUM_ITER == 60
+
+
+def test_the_pyramids_new_layers_have_the_norm_of_the_backbone() -> None:
+    for devices, norm in ((1, "BN"), (8, "naiveSyncBN")):
+        cfg, _ = config(DetectionSettings(head=DetectionHead.fpn), devices=devices)
+        assert cfg.MODEL.FPN.NORM == cfg.MODEL.RESNETS.NORM == norm
 
 
 def test_falls_are_rounded_as_detectron2_rounds_them() -> None:
