@@ -8,14 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 from training_samples import CPU, tiny, with_random_backbone
+from transfer_samples import make_caltech
 
 from downstream import knn, measurement
 from downstream.features import FeatureStore
 from downstream.knn import vote
+from downstream.measurement import Target
+from downstream.partitions import standard
 from downstream.tasks import evaluate
 from repro.data.catalogue import open_images
 from repro.data.splits import Images, Split
 from repro.errors import UserError
+from repro.runs.predictions import FileReference
+from repro.runs.predictions import read as read_predictions
 from repro.runs.protocols import KnnSettings
 from repro.runs.records import read
 from repro.training.pretraining import open_data
@@ -124,3 +129,13 @@ def test_more_neighbours_than_images_are_refused(tmp_path: Path) -> None:
         tiny(changes={"knn.neighbours": [0]})
     with pytest.raises(UserError, match=r"knn\.neighbours=20 is not a list of whole numbers; mend: .*=\[1,2\]"):
         tiny(changes={"knn.neighbours": 20})
+
+
+@pytest.mark.usefixtures("miniatures")
+def test_of_splits_that_are_drawn_the_first_one_is_measured(tmp_path: Path) -> None:
+    root, folder = make_caltech(tmp_path / "data"), with_random_backbone(RUN, tmp_path / "runs")
+    row, *_ = evaluate(RUN, folder, "knn@caltech101", CPU, root)
+    first, second = (standard(Target("caltech101", root, RUN.data.scenes), seed).scored for seed in (0, 1))
+    assert first.fingerprint() != second.fingerprint()
+    predictions = read_predictions(folder, FileReference(row.predictions, row.predictions_sha256))
+    assert predictions.images == first.fingerprint()
