@@ -180,6 +180,20 @@ def test_the_name_of_features_knows_the_version_that_computes_them(
     assert not {store.name(val), store.name(part)} & set(before)
 
 
+def test_features_of_older_versions_are_found_under_their_name(tmp_path: Path) -> None:
+    """What was no setting then is part of no name while it is as it was then."""
+
+    class Pool:
+        def fingerprint(self) -> str:
+            return "images"
+
+    pool: Any = Pool()
+    store = replace(store_of(with_random_backbone(RUN, tmp_path)), digest="weights")
+    assert store.name(pool) == "eefbbb8a97aba4d6"
+    others = (replace(store, channels_last=True), replace(store, device=torch.device("cuda")))
+    assert len({store.name(pool), *(other.name(pool) for other in others)}) == 3
+
+
 @pytest.mark.parametrize("damage", ["torn", "empty", "other shape", "other type", "pickle", "nan"])
 def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = with_random_backbone(RUN, tmp_path)
