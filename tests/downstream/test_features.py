@@ -230,6 +230,17 @@ def test_a_rank_that_cannot_read_the_first_ones_file_is_refused(
         store(val)
 
 
+def test_a_file_that_the_first_rank_reads_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, val = with_random_backbone(RUN, tmp_path), open_data(RUN, "val")
+    expected = store_of(folder)(val)
+    store = store_of(folder)
+    there = store.path(val)
+    hidden = there.rename(there.with_name("hidden"))
+    monkeypatch.setattr(features, "decided_by_first", lambda _: True)  # as on every other rank
+    monkeypatch.setattr(features, "await_file", hidden.rename)
+    assert np.array_equal(store(val), expected)
+
+
 def test_a_stop_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = with_random_backbone(RUN, tmp_path)
     images = open_data(RUN, "val")

@@ -9,7 +9,7 @@ from PIL import Image
 from scene_samples import copied, spoil_json
 
 from repro.data.annotations import coco
-from repro.data.annotations.coco_instances import read_instances
+from repro.data.annotations.coco_instances import is_trained_on, read_instances
 from repro.data.annotations.findings import BrokenFileError
 from repro.data.verification.checks import verify
 
@@ -76,6 +76,21 @@ def test_broken_files_say_what_is_wrong(root: Path, text: str, reason: str) -> N
     coco.require_parts(root)
 
 
+def test_an_object_is_trained_on_that_is_no_crowd_and_has_a_mask_and_an_area(root: Path) -> None:
+    def spoil(content: dict[str, Any]) -> None:
+        first, second, *_ = content["annotations"]
+        first |= {"area": 0, "bbox": [1, 1, 0.5, 1]}
+        second["area"] = -1
+
+    spoil_json(root / TRAIN, spoil)
+    instances = read_instances(root / TRAIN)
+    assert instances.faults == ["entry 1 of 'annotations': 'area' is -1, which is negative"]
+    small = instances.objects[0]
+    assert is_trained_on(small)
+    for changes in ({"bbox": (1, 1, 0, 1)}, {"bbox": (1, 1, 1, 0)}, {"crowd": True}, {"mask": None}):
+        assert not is_trained_on(small._replace(**changes))
+
+
 def test_every_broken_entry_is_listed_with_its_fields(root: Path) -> None:
     content = {
         "categories": [{"id": 1}, {"id": 2, "name": "a"}, {"id": "2", "name": "b"}],
@@ -123,6 +138,9 @@ def test_wrong_roots_and_missing_parts_are_named(root: Path, tmp_path: Path) -> 
     (root / VAL).unlink()
     assert refusal(root).startswith(f"{root / VAL}: the file of annotations is missing; mend: unpack annotations")
     assert refusal_by_parts(root) == refusal(root)
+    assert [problem.kind for problem in verify("coco", root, workers=1).problems] == ["missing-annotation"]
+    (root / VAL).write_text("{")
+    assert [problem.kind for problem in verify("coco", root, workers=1).problems] == ["broken-annotation"]
 
 
 def test_annotations_of_another_split(root: Path) -> None:
