@@ -54,6 +54,7 @@ def test_of_an_array_that_a_killed_launcher_left_a_run_loses_its_own_job_alone(
     assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 812_1"]
     assert [(e.job, bool(e.cancelled)) for e in sweep.ledger.submissions()] == [("812_0", False), ("812_1", True)]
     assert salmask("cancel", "table1").out == "cancelled 2 jobs: 812_0, 812_1\n"
+    assert slurm.calls[-1] == "scancel 812"  # once for the array: a thousand requests would be made to wait
 
 
 def test_jobs_are_cancelled_also_where_their_results_cannot_be_read(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
