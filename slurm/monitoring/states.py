@@ -202,8 +202,13 @@ def _ended(
 
 
 def _cancelled(entry: Submission | None, job: QueuedJob | None) -> tuple[State, str] | None:
-    """Returns the state of a job that a person ended, or Slurm since what it waits for failed; None: neither did."""
-    if entry is not None and entry.superseded and (job is None or not job.live):
+    """Returns the state of a job that a person ended, or Slurm since what it waits for failed; None: neither did.
+
+    Args:
+        entry: As of `judge`.
+        job: What the scheduler says of it, which is over; None: nothing.
+    """
+    if entry is not None and entry.superseded:
         return State.cancelled, SUPERSEDED
     if job is None:  # Slurm forgets, and without accounting soon: what `salmask cancel` did is on our own record
         return (State.cancelled, BY_US) if entry is not None and entry.cancelled else None
@@ -247,9 +252,7 @@ def _never_began(sweep: Path, entry: Submission) -> bool:
 
 def _word(job: QueuedJob | None) -> str:
     """Returns Slurm's word on a job that ended; empty where it has none."""
-    if job is None or job.live:
-        return ""
-    return f"Slurm says {job.state}{f', {job.reason}' if job.reason else ''}"
+    return f"Slurm says {job.state}{f', {job.reason}' if job.reason else ''}" if job is not None else ""
 
 
 def _with_last_line(sweep: Path, entry: Submission | None, note: str) -> str:
