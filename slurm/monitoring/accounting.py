@@ -1,11 +1,10 @@
 """What Slurm's accounting says that jobs used: one call of `sacct` for all of them, steps and requeued attempts too."""
 
 import re
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slurm.monitoring.queue import SACCT_SECONDS, cells_of, expand, lines_of, newest_arrays
+from slurm.monitoring.queue import cells_of, expand, newest_arrays, sacct
 
 FIELDS: tuple[str, ...] = (
     *("JobID", "JobName", "ElapsedRaw", "TotalCPU", "AllocCPUS", "AllocTRES", "NNodes"),
@@ -42,10 +41,9 @@ def accounted(jobs: Collection[Job]) -> dict[Job, Accounted]:
         jobs: Their names, with their ids, `812` or `812_3`.
     """
     arrays = newest_arrays(job for _, job in jobs)
-    if not arrays or not shutil.which("sacct"):
+    if not arrays:
         return {}
-    words = ["sacct", "--allusers", "--duplicates", "--noheader", "--parsable2", f"--jobs={','.join(arrays)}"]
-    lines = lines_of([*words, f"--format={','.join(FIELDS)}"], SACCT_SECONDS)
+    lines = sacct(FIELDS, "--allusers", "--duplicates", f"--jobs={','.join(arrays)}")
     return {job: used for job, used in parse(lines).items() if job in jobs}
 
 

@@ -132,9 +132,8 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     reply = _ask(words, ANSWER_SECONDS)
     jobs = {job.job: job for line in reply.output.splitlines() for job in parse_squeue(line)}
     unlisted = newest_arrays(job for job in ended if job not in jobs)
-    if unlisted and not reply.trouble and shutil.which("sacct"):
-        words = ["sacct", "--allusers", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(unlisted)}"]
-        lines = lines_of([*words, f"--format={','.join(SACCT_FIELDS)}"], SACCT_SECONDS)
+    if unlisted and not reply.trouble:
+        lines = sacct(SACCT_FIELDS, "--allusers", "--allocations", f"--jobs={','.join(unlisted)}")
         # squeue has the last word on what both know: the database lags behind, above all after a requeue.
         jobs = {job.job: job for line in lines for job in parse_sacct(line)} | jobs
     return QueueSnapshot(jobs, reply.trouble, absent=reply.not_here)
@@ -146,11 +145,9 @@ def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:
     Args:
         names: Of submissions; of many the newest 500 are asked for.
     """
-    if not names or not shutil.which("sacct"):
+    if not names:
         return {}
-    words = ["sacct", "--allocations", "--noheader", "--parsable2", "--starttime=now-30days"]
-    words += [f"--name={','.join(names[-500:])}", f"--format={','.join(SACCT_FIELDS)}"]
-    lines = lines_of(words, SACCT_SECONDS)
+    lines = sacct(SACCT_FIELDS, "--allocations", "--starttime=now-30days", f"--name={','.join(names[-500:])}")
     return {job.job: job for line in lines for job in parse_sacct(line) if job.name in names}
 
 
@@ -218,9 +215,10 @@ def scancel(jobs: Sequence[str], *, name: str = "") -> str:
     return _ask(["scancel", *filters, *jobs], ANSWER_SECONDS).trouble if jobs else ""
 
 
-def lines_of(words: Sequence[str], seconds: float) -> list[str]:
-    """Returns the lines that a command prints; none where it fails."""
-    return _ask(words, seconds).output.splitlines()
+def sacct(fields: Sequence[str], *options: str) -> list[str]:
+    """Returns lines of the accounting, fields separated by `|`; none where there is none, or it does not answer."""
+    words = ["sacct", *options, "--noheader", "--parsable2", f"--format={','.join(fields)}"]
+    return _ask(words, SACCT_SECONDS).output.splitlines()
 
 
 def _ask(words: Sequence[str], seconds: float) -> Reply:
