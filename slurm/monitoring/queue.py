@@ -10,7 +10,6 @@ import shutil
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from repro.errors import UserError
@@ -277,7 +276,7 @@ def _is_as_old(entry: Submission) -> bool:
         began = booted + int(ticks[22 - 3]) / os.sysconf("SC_CLK_TCK")
     except (OSError, StopIteration, ValueError, IndexError):
         return True  # no Linux as we know it: the id is all there is
-    return began <= datetime.fromisoformat(entry.time).timestamp() + ROUNDING_SECONDS
+    return began <= entry.written_at + ROUNDING_SECONDS
 
 
 def newest_arrays(jobs: Iterable[str]) -> list[str]:

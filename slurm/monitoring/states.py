@@ -6,7 +6,6 @@ why a job waits, and that one is gone which could say nothing.
 
 import socket
 from collections.abc import Mapping
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -281,7 +280,7 @@ def _of_another(status: Status, job: QueuedJob) -> bool:
 
 def before(status: Status, entry: Submission | None) -> bool:
     """Returns whether a status is older than the submission."""
-    return entry is not None and status.heartbeat < datetime.fromisoformat(entry.time).timestamp() - CLOCKS_SECONDS
+    return entry is not None and status.heartbeat < entry.written_at - CLOCKS_SECONDS
 
 
 def just_completed(job: QueuedJob | None, now: float) -> bool:

@@ -6,11 +6,11 @@ accounting know such jobs by the submission's name, which is Slurm's job name an
 machine has it among its words.
 """
 
+import math
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 
 from repro.errors import UserError
 from slurm.jobs.calls import indices_of
@@ -46,9 +46,8 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
         if not unsettled:
             return queue
         queue = replace(queue, jobs={**named_in_accounting([e.submission for e in unsettled]), **queue.jobs})
-        youngest = max(
-            (_written(entry) for entry in unsettled if not queue.named(entry.submission)), default=float("-inf")
-        )
+        lost = [entry for entry in unsettled if not queue.named(entry.submission)]
+        youngest = max((entry.written_at for entry in lost), default=-math.inf)
         # Its time is by the clock of the machine that wrote it, which may be fast: no longer than that is waited.
         if max(time.time() - youngest, time.monotonic() - first_look) > SETTLING_SECONDS:
             return queue
@@ -90,8 +89,7 @@ def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
         # squeue may have forgotten some jobs of an array that have ended, so the numbers are those that were asked for,
         # which stand in the order of the intents.
         first = array_of(queued[0].job)
-        indices = indices_of(ledger.logs / name)
-        indices = indices or list(range(len(entries)))
+        indices = indices_of(ledger.logs / name) or list(range(len(entries)))
         if len(indices) != len(entries):
             what = f"{ledger.path} has lost lines of {name}, so that jobs of {first} cannot be told apart"
             raise UserError(what, mend=f"scancel {first}, then the same again")
@@ -130,7 +128,3 @@ def _half_done(ledger: Ledger) -> dict[str, list[Submission]]:
         for name, entries in by_submission.items()
         if not any(entry.job or entry.refused for entry in entries)
     }
-
-
-def _written(entry: Submission) -> float:
-    return datetime.fromisoformat(entry.time).timestamp()

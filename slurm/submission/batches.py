@@ -128,14 +128,6 @@ class Batch:
         """Returns the ids of all that is on its way, by this launch or earlier ones."""
         return {**dict(self.earlier_ids), **submitted}
 
-    def halves(self) -> "tuple[Batch, Batch]":
-        """Returns an array as two, for a Slurm that takes fewer jobs at once.
-
-        Raises:
-            ValueError: It is a single job.
-        """
-        return self.split(len(self.keys) // 2)
-
     def split(self, number: int) -> "tuple[Batch, Batch]":
         """Returns an array as two.
 

@@ -126,7 +126,7 @@ class Sender:
         """Tries a refused array in halves, where fewer jobs may have room; else keeps it."""
         limited = error.kind is Refusal.limit or (error.kind is Refusal.policy and self.others_are_in)
         if len(batch.keys) > 1 and error.kind is not Refusal.request:
-            self._send_parts(batch.halves())
+            self._send_parts(batch.split(len(batch.keys) // 2))
             return
         self._keep(batch, str(error))
         if limited:

@@ -27,7 +27,6 @@ from typing import Any
 
 from repro.errors import UserError
 from repro.files import append_lines, read_regular
-from repro.runs.folder import RunFolder
 from repro.runs.metrics import LARGEST_BYTES
 from repro.runs.provenance import now
 
@@ -106,6 +105,11 @@ class Submission:
         """The job that was handed over, whichever submission of it this is."""
         return self.folder, self.task
 
+    @property
+    def written_at(self) -> float:
+        """`time` in seconds since the epoch, by the clock of its host."""
+        return datetime.fromisoformat(self.time).timestamp()
+
     def log(self, sweep: Path, stream: str = "out", rank: int = 0) -> Path:
         """Returns the file of what the job printed.
 
@@ -115,10 +119,6 @@ class Submission:
             rank: The number of the process, of several.
         """
         return sweep / LOGS / self.submission / f"{self.job}_{rank}_log.{stream}"
-
-    def run_folder(self, sweep: Path) -> RunFolder:
-        """Returns the run's folder that the job works on; its `status(task)` says how far the job is."""
-        return RunFolder(sweep / self.folder)
 
 
 _FIELDS = {f.name for f in fields(Submission)}

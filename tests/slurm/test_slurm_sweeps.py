@@ -176,7 +176,7 @@ def test_two_processes_go_on_after_a_requeue(cluster: Cluster, launches: dict[st
     requeued, whole = launches["requeued"], launches["undisturbed"]
     requeued.go()  # only now: what the tests before took their time for could have let it end
     (entry,) = requeued.entries("pretrain")
-    folder = entry.run_folder(requeued.runs)
+    folder = RunFolder(requeued.runs / entry.folder)
 
     def under_way() -> bool:
         status = folder.status("pretrain")
@@ -192,7 +192,7 @@ def test_two_processes_go_on_after_a_requeue(cluster: Cluster, launches: dict[st
     lines = read_rows(folder.metrics)
     assert [line["step"] for line in lines if "loss" in line] == list(range(2, 49, 2))
     (other,) = whole.entries("pretrain")
-    assert_same_training(folder.checkpoints, other.run_folder(whole.runs).checkpoints)
+    assert_same_training(folder.checkpoints, RunFolder(whole.runs / other.folder).checkpoints)
     ranks = [entry.log(requeued.runs, "err", rank) for rank in (0, 1)]
     assert all(log.exists() for log in ranks)
     assert "resumed from step_" in ranks[0].read_text()
@@ -204,7 +204,7 @@ def test_two_nodes_meet_save_when_they_are_warned_and_go_on_together(
     over_nodes, whole = launches["on two nodes"], launches["undisturbed"]
     over_nodes.go()
     (entry,) = over_nodes.entries("pretrain")
-    folder = entry.run_folder(over_nodes.runs)
+    folder = RunFolder(over_nodes.runs / entry.folder)
     wait_until(
         lambda: any(folder.checkpoints.glob("step_*.pth")), "the first checkpoint", PATIENCE, why=over_nodes.told
     )
@@ -219,7 +219,7 @@ def test_two_nodes_meet_save_when_they_are_warned_and_go_on_together(
     assert status is not None
     assert (status.state, status.attempt) == ("done", 2), over_nodes.told()
     (other,) = whole.entries("pretrain")
-    assert_same_training(folder.checkpoints, other.run_folder(whole.runs).checkpoints)
+    assert_same_training(folder.checkpoints, RunFolder(whole.runs / other.folder).checkpoints)
     logs = [entry.log(over_nodes.runs, "err", number).read_text() for number in (0, 1)]
     assert "resumed from step_" in logs[0]
     assert "Traceback" not in logs[0] + logs[1]
