@@ -50,7 +50,9 @@ class Material:
     def warning(self) -> str:
         """What a figure's note says of runs that are not the paper's, `; TINY MODE, not comparable with the paper`."""
         comparisons = [run.comparison for run in self.runs]
-        tiny = any(comparison.smaller for comparison in comparisons)
+        # Of a run whose settings are lost its results alone tell the scale.
+        recorded = self.frame is not None and bool((self.frame["scale"] != "").any())
+        tiny = recorded or any(comparison.smaller for comparison in comparisons)
         altered = any(comparison.altered for comparison in comparisons)
         kinds = " and ".join([f"{TINY} MODE"] * tiny + [ALTERED] * altered)
         return f"; {kinds}, not comparable with the paper" if kinds else ""

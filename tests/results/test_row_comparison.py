@@ -22,6 +22,7 @@ from results.formats.html import table_page
 from results.formats.layout import Table
 from results.formats.table_files import csv, latex, markdown
 from results.paper.published import published
+from results.plots.material import Material
 from results.report.checklist import checklist
 from results.report.doubts import doubts
 from results.tables.columns import Column
@@ -159,6 +160,12 @@ def test_runs_without_settings_or_row_are_not_said_to_be_the_papers(tmp_path: Pa
     assert "settings not compared: this version has no row of that name" in table.notes
     assert "as in the paper" not in table.notes[0]
     assert "as in the paper" not in csv(table)
+
+
+def test_a_figure_warns_of_a_tiny_run_whose_settings_are_lost(tmp_path: Path) -> None:
+    finished(tmp_path, "mocov2", 0, {TOP1: 68.0}, data__crop=64).run_yaml.unlink()
+    material = Material(find_runs([tmp_path], resolve), collect([tmp_path], resolve))
+    assert material.warning == "; TINY MODE, not comparable with the paper"
 
 
 def test_an_old_record_says_what_its_settings_say_today(tmp_path: Path) -> None:
