@@ -228,10 +228,9 @@ def _difference(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
     if first_run is None or second_run is None:
         return ", whose run.yaml is not there to tell the difference" if first["recipe"] != second["recipe"] else ""
     settings = [f"{name} ({value} and {its})" for name, (value, its) in difference(first_run, second_run).items()]
-    # A detector's training has a scale of its own, which is in no run's settings.
-    settings = settings or [
-        f"{name} ({first[name]} and {second[name]})" for name in _APART if first[name] != second[name]
-    ]
+    # A detector's training has a scale of its own, which is in no run's settings; the paper's has no text.
+    apart = {name: [row[name] or "the paper's" for row in (first, second)] for name in _APART}
+    settings = settings or [f"{name} ({one} and {other})" for name, (one, other) in apart.items() if one != other]
     return f", which differ in {', '.join(settings)}" if settings else ""
 
 

@@ -221,6 +221,16 @@ def test_runs_of_one_side_are_of_one_size_and_of_two_sides_of_any(tmp_path: Path
     assert both.notes[0] == "TINY MODE – 6 epochs: not comparable with the published numbers."
 
 
+def test_detectors_of_two_sizes_are_not_one_side(tmp_path: Path) -> None:
+    for method, seed, own in ((OURS, 0, ""), ("mocov2", 0, ""), ("mocov2", 1, "detection of 9 iterations")):
+        results = finished(tmp_path, method, seed, {("coco", "bbox_AP"): 30.0}).results
+        (row,) = read(results)[0]
+        results.unlink()
+        append(results, [replace(row, task="coco", scale=own, evaluation_scale=own)])
+    with pytest.raises(UserError, match=r"which differ in scale \(the paper's and detection of 9 iterations\); mend"):
+        compared(tmp_path)
+
+
 def test_of_two_runs_of_one_seed_neither_is_dropped(tmp_path: Path) -> None:
     finished(tmp_path, OURS, 0, {("imagenet100", "top1"): 65.0})
     for sweep, value in (("full", 60.0), ("again", 61.0)):

@@ -162,6 +162,14 @@ def test_runs_without_settings_or_row_are_not_said_to_be_the_papers(tmp_path: Pa
     assert "as in the paper" not in csv(table)
 
 
+def test_the_settings_of_one_seed_tell_those_of_its_recipe(tmp_path: Path) -> None:
+    folders = [finished(tmp_path, "mocov2", seed, {TOP1: 68.0}) for seed in range(2)]
+    for lost, kept in ((0, 1), (1, 0)):
+        aside = folders[lost].run_yaml.rename(tmp_path / "aside.yaml")
+        assert all(comparison.is_the_row for comparison in collect([tmp_path], resolve)["departures"]), kept
+        aside.rename(folders[lost].run_yaml)
+
+
 def test_a_figure_warns_of_a_tiny_run_whose_settings_are_lost(tmp_path: Path) -> None:
     finished(tmp_path, "mocov2", 0, {TOP1: 68.0}, data__crop=64).run_yaml.unlink()
     material = Material(find_runs([tmp_path], resolve), collect([tmp_path], resolve))
