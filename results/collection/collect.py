@@ -16,7 +16,15 @@ from repro.runs.departures import scale_of_both
 from repro.runs.detection import recorded_sizes
 from results.collection.reading import read_table
 from results.collection.row_comparison import Recipe, RowComparison
-from results.collection.runs import RESULTS, RunRecord, by_path_of_rows, find_runs, listed, method_name
+from results.collection.runs import (
+    RESULTS,
+    RunRecord,
+    by_path_of_rows,
+    code_label,
+    find_runs,
+    listed,
+    method_name,
+)
 from results.formats.spreadsheet import harmless
 
 MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metric"]
@@ -232,6 +240,12 @@ def _difference(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
     apart = {name: [row[name] or "the paper's" for row in (first, second)] for name in _APART}
     settings = settings or [f"{name} ({one} and {other})" for name, (one, other) in apart.items() if one != other]
     return f", which differ in {', '.join(settings)}" if settings else ""
+
+
+def code_states(results: pd.DataFrame) -> list[str]:
+    """Returns the different states of the code that measured some results."""
+    states = sorted(set(zip(results["commit"], results["dirty"], strict=True)))
+    return [code_label(commit[:7], dirty=dirty) for commit, dirty in states]
 
 
 def seeds_by_cell(frame: pd.DataFrame) -> "pd.Series[int]":

@@ -14,7 +14,7 @@ from repro.runs.comparison import difference as settings_difference
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
 from repro.runs.run_name import RunName
-from results.collection.collect import refuse_mixed
+from results.collection.collect import code_states, refuse_mixed
 from results.collection.row_comparison import TINY
 from results.collection.runs import RunRecord, by_path_of_rows
 from results.comparison.head_to_head import HeadToHead, Side
@@ -203,6 +203,7 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
         *notes_on_images,
         *notes_on_exact,
         *_differing_settings(first, second),
+        *_differing_code((of_first, of_second), (first, second)),
     ]
     notes = list(dict.fromkeys(notes))  # of a measure that is none of single images either side says so
     published_difference = _published((of_first, of_second), column, metric)
@@ -335,6 +336,16 @@ def _differing_settings(first: Side, second: Side) -> list[str]:
             told = ", ".join(f"{section} ({text})" for section, text in sections.items())
             notes.append(f"At work in {side.name} alone: {told}.")
     return notes
+
+
+def _differing_code(measured: Sequence[SideRows], sides: Sequence[Side]) -> list[str]:
+    """Returns a sentence on the code that measured either side, unless it is one known commit without changes."""
+    states = [code_states(of_side.rows) for of_side in measured]
+    every = {*states[0], *states[1]}
+    if len(every) == 1 and "unknown" not in every and not any(of_side.rows["dirty"].any() for of_side in measured):
+        return []
+    told = "; ".join(f"{side.name} by {', '.join(its)}" for side, its in zip(sides, states, strict=True))
+    return [f"Not measured by one known state of the code: {told}."]
 
 
 def _published(measured: Sequence[SideRows], column: tuple[str, ...], metric: str) -> float | None:

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from repro.quantities import counted
-from results.collection.collect import KEYS
+from results.collection.collect import KEYS, code_states
 from results.collection.row_comparison import ALTERED, RowComparison
-from results.collection.runs import RunRecord, by_path_of_rows, code_label
+from results.collection.runs import RunRecord, by_path_of_rows
 from results.formats.layout import Measured
 from results.paper.published import Published, PublishedRow
 from results.statistics.ranking import clear_ranks, significance
@@ -183,12 +183,6 @@ def summary(values: "pd.Series[float]") -> str:
     """Returns what a measured cell shows, `69.10 ± 1.11 (3)`: mean, sample standard deviation, number of seeds."""
     std = f" ± {values.std():.2f}" if len(values) > 1 else ""
     return f"{values.mean():.2f}{std} ({len(values)})"
-
-
-def code_states(results: pd.DataFrame) -> list[str]:
-    """Returns the different states of the code that measured some results."""
-    states = sorted(set(zip(results["commit"], results["dirty"], strict=True)))
-    return [code_label(commit[:7], dirty=dirty) for commit, dirty in states]
 
 
 def watermark(columns: Sequence[Column]) -> str:

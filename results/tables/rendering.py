@@ -8,13 +8,13 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.runs.labels import label_parts
-from results.collection.collect import KEYS, refuse_mixed
+from results.collection.collect import KEYS, code_states, refuse_mixed
 from results.collection.runs import RunRecord
 from results.formats.layout import Cell, ColumnGroup, Line, Table
 from results.paper.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, has_row, published
 from results.statistics.ranking import LEGEND, SIGNIFICANCE, SIGNS
 from results.tables.absence import lacking_a_number
-from results.tables.cells import cell_records, code_states, watermark
+from results.tables.cells import cell_records, watermark
 from results.tables.columns import Column, find_columns, paper_columns
 from results.tables.references import reference_lines, without_untrained
 from results.tables.selection import by_task, frameworks_of, select_results

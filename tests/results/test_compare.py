@@ -231,6 +231,17 @@ def test_detectors_of_two_sizes_are_not_one_side(tmp_path: Path) -> None:
         compared(tmp_path)
 
 
+def test_the_code_that_measured_is_told_where_it_is_not_one(root: Path) -> None:
+    code = "Not measured by one known state of the code: "
+    assert not [note for note in compared(root)[0].notes if note.startswith(code)]
+    results = next((root / "full" / "mocov2").glob("s2-*/results.jsonl"))
+    rows = read(results)[0]
+    results.unlink()
+    append(results, [replace(row, commit="fedcba9876", dirty=True) for row in rows])
+    told = f"{code}{OURS} by 0123456; mocov2 by 0123456, fedcba9 (dirty)."
+    assert told in compared(root)[0].notes
+
+
 def test_of_two_runs_of_one_seed_neither_is_dropped(tmp_path: Path) -> None:
     finished(tmp_path, OURS, 0, {("imagenet100", "top1"): 65.0})
     for sweep, value in (("full", 60.0), ("again", 61.0)):
