@@ -349,9 +349,14 @@ def _differing_code(measured: Sequence[SideRows], sides: Sequence[Side]) -> list
 
 
 def _published(measured: Sequence[SideRows], column: tuple[str, ...], metric: str) -> float | None:
-    """Returns the paper's difference where both sides are as the paper has them; else None."""
+    """Returns the paper's difference where both sides are as the paper has them; else None.
+
+    Of a method to itself, as of two sweeps, the paper has none.
+    """
     task, dataset, _, protocol = column
     firsts = [of_side.rows.iloc[0] for of_side in measured]
+    if firsts[0]["method"] == firsts[1]["method"]:
+        return None
     for row in firsts:
         comparison = row["departures"]
         if row["scale"] or not comparison.is_the_row or not comparison.measured_by_protocol(task, dataset, protocol):

@@ -259,6 +259,7 @@ def test_a_run_that_was_trained_again_is_compared_with_its_first_training(tmp_pa
     records = find_runs([tmp_path], resolve)
     (comparison,) = compare(collect_runs(records, every_folder=True), records, "again", "first")
     assert comparison.difference.mean == pytest.approx(1.5)
+    assert comparison.published is None  # "published +0.00" was printed
     command = salmask("compare", "again", "first", "--runs", str(tmp_path))
     assert command.code == 0, command.err
     assert "| difference " in command.out
