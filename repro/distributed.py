@@ -6,6 +6,7 @@ Each function works without a process group too, as that of the only rank.
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,7 +15,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from repro.errors import UserError
 from repro.randomness import Purpose, stream_seed
@@ -237,6 +239,27 @@ def _join(environ: MutableMapping[str, str], backend: str, patience: float) -> N
             dist.init_process_group(
                 backend, store=store, rank=int(environ["RANK"]), world_size=int(environ["WORLD_SIZE"])
             )
+
+
+def in_ddp(
+    module: nn.Module, device: torch.device, wrapper: type[DistributedDataParallel] = DistributedDataParallel
+) -> nn.Module:
+    """Returns a module inside DDP, which averages gradients over the processes and leaves buffers each process's own.
+
+    One process's module is returned as it is.
+
+    Args:
+        module: On the device.
+        device: This process's.
+        wrapper: The kind of DDP.
+    """
+    if world_size() == 1:
+        return module
+    ids = None if device.type == "cpu" else [device.index]
+    with warnings.catch_warnings():
+        # From torch 2.13 on, of an argument in the place of which older versions know none.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return wrapper(module=module, device_ids=ids, broadcast_buffers=False)
 
 
 @contextmanager

@@ -16,13 +16,12 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 from fvcore.nn.precise_bn import update_bn_stats
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from downstream.detection.cost import Cost, peak_memory_gib
 from downstream.detection.data import make_train_loader
 from downstream.detection.resume import Saver, Stopwatch, divergence, restore
 from downstream.detection.trial import Trial
-from repro.distributed import barrier, rank, world_size
+from repro.distributed import barrier, in_ddp, rank, world_size
 from repro.files import write_atomically
 from repro.progress import OPENING, REDRAW_SECONDS, ProgressBars
 from repro.randomness import Purpose, stream_seed
@@ -97,10 +96,7 @@ def distributed(model: nn.Module, device: torch.device) -> nn.Module:
     Buffers are not broadcast: the synchronised norms keep their running statistics equal on all ranks by themselves
     while they train. Averages over batches, which `estimate_norms` puts in their place, it makes equal itself.
     """
-    if world_size() == 1:
-        return model
-    ids = None if device.type == "cpu" else [device.index]
-    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    return in_ddp(model, device)
 
 
 def training_batches(trial: Trial, start: int) -> Iterable[list[dict[str, Any]]]:

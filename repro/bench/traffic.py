@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from repro.contrastive.moco import MoCo
+from repro.distributed import in_ddp
 from repro.masking.views import Views
 
 PROCESSES = 2
@@ -68,7 +69,8 @@ def _take_step(rank: int, batch: int, folder: str) -> None:
     torch.manual_seed(0)
     model = MoCo(ARCH, DIMENSION, queue=QUEUE, seed=0)
     # As `repro.training.runner` wraps it.
-    parallel = MMDistributedDataParallel(module=model, device_ids=None, broadcast_buffers=False)
+    parallel = in_ddp(model, torch.device("cpu"), MMDistributedDataParallel)
+    assert isinstance(parallel, MMDistributedDataParallel)
     reduced = 0
 
     def count(group: dist.ProcessGroup, bucket: GradBucket) -> torch.futures.Future[Tensor]:

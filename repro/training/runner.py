@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from repro.cores import usable_cores
 from repro.data.jpeg import libjpeg_turbo
-from repro.distributed import rank, world_size
+from repro.distributed import in_ddp, rank, world_size
 from repro.progress import OPENING, ProgressBars
 from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
@@ -139,8 +139,6 @@ class DeviceRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         """Moves the model to the device, and wraps it in DDP where there are several processes."""
         model = model.to(self.device)
-        if world_size() == 1:
-            return model
         if isinstance(model, Alternating):
             model.distribute(self._parallel)
             return model
@@ -148,10 +146,9 @@ class DeviceRunner(Runner):
 
     def _parallel(self, module: nn.Module) -> nn.Module:
         """Returns a module, which is on the device, inside DDP."""
-        device_ids = None if self.device.type == "cpu" else [self.device.index]
         # Buffers are not broadcast: running statistics stay each rank's own until somebody reads them, see
         # `joint_statistics`; MoCo's queue is the same on every rank as it is, and would be sent at each step.
-        return MMDistributedDataParallel(module=module, device_ids=device_ids, broadcast_buffers=False)
+        return in_ddp(module, self.device, MMDistributedDataParallel)
 
 
 class _Scalars(Visualizer):

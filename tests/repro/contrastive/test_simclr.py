@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ import torch.nn.functional as F
 from contrastive_samples import build_small, noise, unit
 from mmengine.model import MMDistributedDataParallel
 from torch import Tensor, nn
-from training_samples import on_two_processes
+from training_samples import CPU, on_two_processes
 
 import repro.contrastive.simclr
 from repro.contrastive.batch_norm import ReducedBatchNorm, SplitBatchNorm, joint_statistics, sync_batch_norm
 from repro.contrastive.encoders import build_encoder
 from repro.contrastive.losses import nt_xent
 from repro.contrastive.simclr import SimCLR
-from repro.distributed import gather_with_gradient
+from repro.distributed import gather_with_gradient, in_ddp
 from repro.masking.views import Views
 from repro.runs.choices import Anchor
 
@@ -227,7 +228,10 @@ def one_of_two(number: int, _place: Path) -> dict[str, Any]:
     outcome: dict[str, Any] = {}
     for stopgrad in (False, True):
         model = simclr(hard_negative_stopgrad=stopgrad)
-        wrapped = MMDistributedDataParallel(module=model, broadcast_buffers=False)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            wrapped = in_ddp(model, CPU, MMDistributedDataParallel)
+        outcome["warned"] = [str(warning.message) for warning in warned]
         outcome[f"stopgrad {stopgrad}"] = step(wrapped, model, HALVES[number])
     local = torch.full((2, 3), float(number + 1), requires_grad=True)
     joined = gather_with_gradient(local)
@@ -266,6 +270,10 @@ def test_a_gathered_gradient_is_the_sum_over_the_ranks_losses(ranks: Sequence[di
     for number, outcome in enumerate(ranks):
         assert outcome["gathered"].tolist() == [[1.0] * 3] * 2 + [[2.0] * 3] * 2
         assert torch.equal(outcome["local gradient"], factors[2 * number : 2 * number + 2])
+
+
+def test_ddp_warns_of_nothing(ranks: Sequence[dict[str, Any]]) -> None:
+    assert [outcome["warned"] for outcome in ranks] == [[], []]
 
 
 def test_a_look_at_joint_statistics_leaves_each_process_its_own(ranks: Sequence[dict[str, Any]]) -> None:

@@ -30,6 +30,7 @@ from repro.distributed import (
     barrier,
     decided_by_first,
     gather,
+    in_ddp,
     in_order,
     initialise,
     rank,
@@ -194,7 +195,7 @@ def one_of_two(number: int, place: Path) -> dict[str, Any]:
         model = make_moco()
         if name == "frozen keys":
             model.encoder_k.eval()
-        outcome[name] = step(MMDistributedDataParallel(module=model, broadcast_buffers=False), half)
+        outcome[name] = step(in_ddp(model, CPU, MMDistributedDataParallel), half)
     return outcome
 
 
