@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from contrastive_samples import pixels
 from torch import Generator, Tensor
 from training_samples import (
     CPU,
@@ -26,6 +29,7 @@ from training_samples import (
 )
 
 import repro.saliency.image_maps
+from repro.augmentation.normalization import Normalization
 from repro.masking.patches import as_many_at_random
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
@@ -285,6 +289,26 @@ def test_a_files_name_tells_network_weights_side_seed_and_images_apart() -> None
     assert map_path(network_maps(moved, images, 0).identity, "numbers") == paths[9]
     named = replace(usual, network="efficientnet-lite0", weights="IMAGENET1K_V1")
     assert map_path(network_maps(named, images, 0).identity, "numbers") == paths[5]
+
+
+def test_a_map_is_what_the_runs_network_finds_in_the_normalised_image_in_its_own_units(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    localizer, build = MagicMock(side_effect=lambda views: F.avg_pool2d(views, 32)), MagicMock()
+    build.return_value.to.return_value = localizer
+    monkeypatch.setattr(repro.saliency.image_maps, "build_localizer", build)
+    settings = LocalizerSettings(network="resnet18", weights="random", image_side=128)
+    images = torch.cat([255 * pixels(2, 128), torch.full((1, 3, 128, 128), 90.0)]).byte()
+    maps = network_maps(settings, Numbers(), 5).build(CPU)(images)
+    build.assert_called_once_with("resnet18", "random", seed=5, sha256="")
+    localizer.check.assert_called_once_with(128, "localizer.image_side")
+    ((views,), _) = localizer.call_args
+    torch.testing.assert_close(views, Normalization()(images / 255))
+    sums = F.avg_pool2d(views, 32).sum(1)
+    expected = [(each - each.mean()) / each.std(correction=0) for each in sums[:2]]
+    # One without contrast has no units, and is all foreground.
+    torch.testing.assert_close(maps, torch.stack([*expected, torch.zeros(4, 4)]), rtol=1e-3, atol=1e-4)
+    assert foreground(maps.unsqueeze(1))[2].all()
 
 
 def stages_of(run: Run, count: int) -> tuple[Tensor, Tensor]:

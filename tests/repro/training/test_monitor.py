@@ -14,7 +14,7 @@ from json_rows import read_rows
 from training_samples import CPU, assert_same, assert_same_training, make_training, tiny
 
 from baselines import build_learner
-from repro.contrastive.losses import info_nce
+from repro.contrastive.losses import info_nce, nt_xent
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, read_symptoms
 from repro.training.gallery import first_stages
@@ -71,6 +71,10 @@ def test_the_numbers_are_what_the_equations_say() -> None:
     assert share == pytest.approx(float(along.sum() * 0.2 / 2.0), rel=1e-4)
     negatives = other_views(query, key)
     assert negatives.shape == (12, 6, 22)
+    share = hard_negative_share(query, key, hard, negatives, temperature=0.2, weight=2.0)
+    (gradient,) = torch.autograd.grad(nt_xent(query, key, moved, temperature=0.2), moved)
+    # The queries are half of the anchors.
+    assert share == pytest.approx(2 * float((gradient * query).sum() * 0.2 / 2.0), rel=1e-4)
     assert not any(torch.equal(negatives[3, :, column], view[3]) for column in range(22) for view in (query, key))
 
 
@@ -90,6 +94,8 @@ def test_neighbours_of_an_image_vote_and_it_does_not_vote_for_itself() -> None:
     assert knn_top1(centres + 0.1 * unit(24, 3), labels) == 100
     alone = torch.arange(24)
     assert knn_top1(centres + 0.1 * unit(24, 3), alone) == 0
+    # Of five neighbours the two near ones outvote three far ones.
+    assert knn_top1(centres[5:11] + 0.1 * unit(6, 3), labels[5:11]) == 100
 
 
 @pytest.mark.parametrize("method", ["mocov2+ours-hp", "simclr", "supervised"])
