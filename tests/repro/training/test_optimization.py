@@ -125,6 +125,8 @@ def test_the_supervised_rate_falls_tenfold_at_30_60_and_90() -> None:
     assert rates == pytest.approx([0.1] * 30 + [0.01] * 30 + [0.001] * 30 + [0.0001] * 10)
     short = course(OptimizationSettings(epochs=10, lr=0.1, schedule=Schedule.steps), 2)
     assert short == pytest.approx([0.1] * 6 + [0.01] * 6 + [0.001] * 6 + [0.0001] * 2)  # the steps scale
+    within = OptimizationSettings(epochs=5, lr=0.1, schedule=Schedule.steps, interval=Interval.step)
+    assert course(within, 4) == pytest.approx(short)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
