@@ -1,12 +1,14 @@
 import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from json_rows import read_rows
@@ -31,7 +33,7 @@ from repro.errors import UserError
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
 from repro.training.hooks import Heartbeat, forget_after
-from repro.training.resume import checkpoints, save_checkpoint
+from repro.training.resume import checkpoints, generators, save_checkpoint, set_generators
 
 
 def resume(folder: RunFolder, changes: dict[str, Any] | None = None) -> None:
@@ -64,6 +66,24 @@ def test_each_step_is_logged_once_after_a_resume_and_with_the_same_loss(
         (row["step"], row["loss"], row["lr"]) for row in expected
     ]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+
+
+def test_global_generators_go_on_where_the_checkpoint_left_them(interrupted: RunFolder, tmp_path: Path) -> None:
+    """No step of ours draws from them; one of a learner's own may."""
+    folder = copied(interrupted, tmp_path / "run")
+    newest_path = checkpoints(folder.checkpoints)[0]
+    random.gauss()  # of the two that it draws it keeps one
+    left = {"generators": [generators()]}
+    write_atomically(newest_path, lambda file: torch.save(read_checkpoint(newest_path) | left, file))
+
+    def drawn() -> list[float]:
+        return [random.gauss(), random.random(), np.random.random(), torch.rand(()).item()]
+
+    expected = drawn()
+    set_generators(read_checkpoint(newest_path)["generators"][0])
+    assert drawn() == expected
+    resume(folder)
+    assert drawn()[:-1] == expected[:-1]  # torch's loader draws from torch's
 
 
 def test_a_torn_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
