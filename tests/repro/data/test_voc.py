@@ -39,13 +39,16 @@ def test_boxes_are_read_as_voc_means_them(tmp_path: Path) -> None:
         "<object><name>dog</name><difficult>0</difficult><part><name>head</name><bndbox><xmin>9</xmin></bndbox></part>"
         "<bndbox><xmin>48</xmin><ymin>240</ymin><xmax>195</xmax><ymax>371</ymax></bndbox></object>"
         "<object><name>person</name><difficult>1</difficult>"
-        "<bndbox><xmax>352.5</xmax><xmin>1</xmin><ymin>1</ymin><ymax>500</ymax></bndbox></object></annotation>"
+        "<bndbox><xmax>352.5</xmax><xmin>1</xmin><ymin>1</ymin><ymax>500</ymax></bndbox></object>"
+        "<object><name>cat</name><bndbox><xmin>9</xmin><ymin>8</ymin><xmax>9</xmax><ymax>8</ymax></bndbox></object>"
+        "</annotation>"
     )
     annotation = read_annotation(path)
     assert annotation.size == (353, 500)
-    dog, person = annotation.objects
+    dog, person, cat = annotation.objects
     assert (dog.name, dog.box, dog.difficult) == ("dog", (47, 239, 195, 371), False)
     assert (person.name, person.box, person.difficult) == ("person", (0, 0, 352.5, 500), True)
+    assert (cat.box, cat.difficult) == ((8, 7, 9, 8), False)  # of one pixel, which is an area
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,13 @@ def test_a_missing_list_is_a_missing_split(root: Path) -> None:
     os.mkfifo(test)  # would be waited for
     assert refusal(root).startswith(f"{test}: no regular file")
     assert refusal_by_lists(root) == refusal(root)
+
+
+def test_a_list_as_other_systems_write_it_is_read(root: Path) -> None:
+    kit, test = root / "VOCdevkit", voc.TEST[0]
+    names = voc.image_ids(kit, test)
+    (kit / "VOC2007/ImageSets/Main/test.txt").write_text("\ufeff" + "\r\n".join([*names, " ", ""]), encoding="utf-8")
+    assert voc.image_ids(kit, test) == names
 
 
 def test_images_to_train_on_and_to_score_on_are_refused(root: Path) -> None:
