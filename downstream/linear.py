@@ -61,13 +61,13 @@ class LinearProbe(LossModel):
         """Starts with weights N(0, 0.01) and no bias (main_lincls.py), the same for all heads.
 
         Args:
-            backbone: Frozen here.
+            backbone: Frozen, as a `FeatureStore` has it.
             classes: Number of classes of the data set.
             heads: Number of classifiers side by side, none of which feels the others.
         """
         super().__init__(data_preprocessor=BackboneInput(backbone.input_filter))
         # In a tuple, so that nn.Module does not register it: `train()` must not reach its batch norms.
-        self._backbone = (backbone.network.eval().requires_grad_(False),)
+        self._backbone = (backbone.network,)
         first = nn.Linear(backbone.features, classes)
         nn.init.normal_(first.weight, 0.0, 0.01)
         nn.init.zeros_(first.bias)
