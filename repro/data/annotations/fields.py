@@ -103,7 +103,7 @@ class Fields:
     def read(self, field: str, convert: Callable[[Any], Any]) -> Any:
         """Returns a field that must be there; None, and a fault, where it is not or cannot be read."""
         value = self._get(field)
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value.strip()):
             self.faults.append(f"{self._quote(field)} is missing")
             return None
         return self._converted(field, value, convert)

@@ -67,12 +67,7 @@ def read_annotation(path: Path) -> Annotation:
 
 def _fields_of(element: ElementTree.Element) -> Fields:
     """Reads the texts below an element by paths such as `size/width`."""
-
-    def text(path: str) -> str | None:
-        value = element.findtext(path)
-        return None if value is None else value.strip()
-
-    return Fields(text, lambda path: f"<{path.replace('/', '><')}>")
+    return Fields(element.findtext, lambda path: f"<{path.replace('/', '><')}>")
 
 
 def _object(element: ElementTree.Element) -> VocObject:
