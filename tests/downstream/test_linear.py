@@ -292,6 +292,13 @@ def test_the_best_rate_is_that_of_the_last_epoch(tmp_path: Path) -> None:
     }
 
 
+def test_a_probe_that_diverges_is_told_which_of_its_rates_to_lower(probed: tuple[RunFolder, list[Result]]) -> None:
+    folder, _ = probed
+    grid = replace(RUN, probe=replace(RUN.probe, lr_grid=GRID))
+    mends = [training(folder, run).when_diverged for run in (RUN, grid)]
+    assert mends == ["a lower probe.lr", "lower rates in probe.lr_grid"]
+
+
 def test_drawn_splits_are_averaged_and_kept_apart_as_well() -> None:
     splits = [{"top1": 50.0, "lr": 30.0}, {"top1": 60.0, "lr": 10.0}]
     assert averaged(splits) == {
