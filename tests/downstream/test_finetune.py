@@ -111,9 +111,19 @@ def test_a_second_call_trains_nothing(
     assert evaluate(RUN, folder, "finetune", CPU) == tuned[1]
 
 
+def test_the_network_lies_in_memory_as_it_is_asked_to(tmp_path: Path) -> None:
+    run = replace(RUN, machine=replace(RUN.machine, channels_last=True))
+    network = training(with_random_backbone(run, tmp_path), run).model.network
+    assert network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_the_recipe_is_simclrs(tmp_path: Path) -> None:
     run = replace(RUN, finetune=FinetuneSettings(batch=16))
     full_training = training(with_random_backbone(run, tmp_path), run)
+    head = full_training.model.network.fc
+    assert abs(float(head.weight.mean())) < 0.002
+    assert float(head.weight.std()) == pytest.approx(0.01, rel=0.1)
+    assert not head.bias.any()
     (group,) = full_training.optimizers["main"].param_groups
     assert group["lr"] == pytest.approx(0.05 * 16 / 256)
     assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 0.0)

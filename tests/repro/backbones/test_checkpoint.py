@@ -6,7 +6,7 @@ import pytest
 import torch
 from training_samples import CPU, files_below
 
-from repro.backbones.checkpoint import load_backbone, read_checkpoint, save_backbone
+from repro.backbones.checkpoint import load_backbone, not_finite, read_checkpoint, save_backbone
 from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
 from repro.files import write_atomically
@@ -39,6 +39,14 @@ def test_the_file_has_torchvisions_keys_and_no_head(saved: Path) -> None:
     assert "layer4.1.bn2.running_var" in content["state_dict"]
     assert not [name for name in content["state_dict"] if name.startswith("fc.")]
     assert all(tensor.device == CPU for tensor in content["state_dict"].values())
+
+
+def test_tensors_that_are_not_finite_are_named() -> None:
+    nan, inf = float("nan"), float("inf")
+    counters = {"steps": torch.tensor(3), "nothing": torch.zeros(0), "arch": "resnet18"}
+    state = {"a": torch.ones(2, 2), "b": torch.tensor([[1, nan]]), "c": torch.tensor([-inf, 1]), **counters}
+    assert not_finite({**state, "d": torch.tensor(inf, dtype=torch.bfloat16)}) == ["b", "c", "d"]
+    assert not_finite({"a": state["a"], **counters}) == not_finite(counters) == []
 
 
 def test_another_architecture_is_refused_with_the_mend(saved: Path) -> None:
