@@ -293,9 +293,6 @@ class TrainingImages(Dataset[Record]):
         # detectron2's list keeps its items serialized, so that workers share one copy.
         self.records, self.mapper, self.seed = DatasetFromList(records), mapper, seed
 
-    def __len__(self) -> int:
-        return len(self.records)
-
     def __getitem__(self, item: tuple[int, int]) -> Record:
         step, index = item
         # detectron2's augmentations draw from NumPy's global generator, which takes seeds of 32 bits only.
