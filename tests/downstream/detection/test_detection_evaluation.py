@@ -13,7 +13,7 @@ from detectron2.evaluation import coco_evaluation, inference_on_dataset
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import nn
 
-from downstream.detection.evaluation import Detections, average_precisions
+from downstream.detection.evaluation import Detections, Sample, average_precisions
 from downstream.detection.task import summary
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
@@ -111,6 +111,37 @@ def test_the_kept_detections_are_cocos_and_give_the_ap(task: str, voc_root: Path
         scoring.accumulate()
         scoring.summarize()
         assert scoring.stats[0] == pytest.approx(1.0)
+
+
+def test_detections_are_kept_by_image_and_the_surest_first(coco_root: Path) -> None:
+    data = data_of(COCO, coco_root)
+    detections = Detections(data)
+    detections.reset()
+    for record in data.test[1::-1]:
+        found = Instances((64, 64), pred_boxes=Boxes(torch.tensor([[1.004, 2, 3.016, 5], [0, 0, 9, 9]])))
+        found.scores, found.pred_classes = torch.tensor([0.12345678, 0.75]), torch.tensor([0, 1])
+        detections.process([record], [{"instances": found}])
+    outcome = detections.evaluate()
+    assert outcome is not None
+    first, second = (record["image_id"] for record in data.test[:2])
+    assert first < second
+    assert outcome["results"] == [
+        {"image_id": image, "category_id": data.category_ids[label], "bbox": box, "score": score}
+        for image in (first, second)
+        for label, box, score in ((1, [0, 0, 9, 9], 0.75), (0, [1.0, 2.0, 2.01, 3.0], 0.123457))
+    ]
+
+
+def test_all_detections_are_counted_and_those_of_some_images_kept() -> None:
+    sample = Sample(["b"])
+    for _ in range(2):  # what an earlier scoring left is forgotten
+        sample.reset()
+        outputs = [{"instances": Instances((9, 9), scores=torch.ones(count))} for count in (1, 3, 0)]
+        sample.process([{"file_name": name} for name in "abc"], outputs)
+    outcome = sample.evaluate()
+    assert outcome is not None
+    assert outcome["count"] == 4
+    assert {name: len(instances) for name, instances in outcome["detections"].items()} == {"b": 3}
 
 
 def test_an_ap_that_is_no_number_is_refused() -> None:
