@@ -3,13 +3,12 @@
 import os
 import signal
 import socket
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from repro.quantities import counted
-from slurm.monitoring.queue import QueueSnapshot, array_of, scancel
+from slurm.monitoring.queue import QueueSnapshot, scancel
 from slurm.sweep_folder.ledger import Key, Submission
 
 
@@ -50,7 +49,7 @@ def cancel(
     jobs = [*dict.fromkeys([*slurm_ids, *unseen_ids]), *(entry.job for entry in chosen.running)]
     if dry_run:
         return Cancelled(jobs, chosen.elsewhere)
-    trouble = _end_in_slurm(_arrays_as_one(slurm_ids, queue), chosen.unseen)
+    trouble = _end_in_slurm(queue.arrays_as_one(slurm_ids), chosen.unseen)
     if chosen.unclear and not trouble:
         trouble = f"it is not known whether Slurm has {counted(len(chosen.unclear), 'job')} ({queue.trouble})"
     for entry in chosen.running:
@@ -102,17 +101,6 @@ def _choose(
             if entry.executor == "local" and entry.host != here and entry.job and entry.key not in over
         ],
     )
-
-
-def _arrays_as_one(ids: Sequence[str], queue: QueueSnapshot) -> list[str]:
-    """Returns ids, those of an array as one where nothing else of it lives.
-
-    scancel asks Slurm for each id by itself, and Slurm may make users wait who ask a lot (`rl_enable`).
-    """
-    ours = Counter(map(array_of, ids))
-    alive = Counter(array_of(job.job) for job in queue.jobs.values() if job.live)
-    whole = {array for array, number in ours.items() if 1 < number == alive[array]}
-    return [*dict.fromkeys(array if (array := array_of(job)) in whole else job for job in ids)]
 
 
 def _end_in_slurm(ids: Sequence[str], unseen: Iterable[Submission]) -> str:

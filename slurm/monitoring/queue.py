@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,19 @@ class QueueSnapshot:
         if job is None:  # an answer without the job means that it is over; no answer means nothing
             return None if self.trouble else False
         return job.live
+
+    def arrays_as_one(self, ids: Sequence[str]) -> list[str]:
+        """Returns ids for `scancel`, those of an array as one where nothing else of it lives.
+
+        scancel asks Slurm for each id by itself, and Slurm may make users wait who ask a lot (`rl_enable`).
+
+        Args:
+            ids: Of jobs.
+        """
+        ours = Counter(map(array_of, ids))
+        alive = Counter(array_of(job.job) for job in self.jobs.values() if job.live)
+        whole = {array for array, number in ours.items() if 1 < number == alive[array]}
+        return [*dict.fromkeys(array if (array := array_of(job)) in whole else job for job in ids)]
 
 
 def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:

@@ -164,7 +164,7 @@ def _look(graph: Graph, ledger: Ledger, tell: Tell, *, replace_old: bool) -> _Fo
     old = outdated(graph, live)
     replaced = {entry.key for entry in old} if replace_old else set()
     if replaced:
-        _replace(old, ledger, tell)
+        _replace(old, queue, ledger, tell)
         live = {key: entry for key, entry in live.items() if key not in replaced}
     finished = graph.finished()
     just_over = {key: entry for key, entry in _just_over(graph, ledger, queue).items() if key not in finished}
@@ -222,14 +222,14 @@ def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Tell) -> dic
     may_be_built_on = {entry.job for entry in (*live, *_just_over(graph, ledger, queue).values())}
     stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, may_be_built_on)]
     if stuck:
-        _take_out(stuck, "that wait in vain")
+        _take_out(stuck, queue, "that wait in vain")
         tell(f"cancelled {listed(entry.job for entry in stuck)}: what they waited for has failed or was cancelled")
     return {entry.key: entry for entry in live if entry not in stuck}
 
 
-def _replace(old: Sequence[Submission], ledger: Ledger, tell: Tell) -> None:
+def _replace(old: Sequence[Submission], queue: QueueSnapshot, ledger: Ledger, tell: Tell) -> None:
     """Takes jobs of other settings out of the queue, for good."""
-    _take_out(old, "of other settings")
+    _take_out(old, queue, "of other settings")
     ledger.superseded(old)
     tell(f"cancelled {listed(entry.job for entry in old)}, of other settings")
 
@@ -244,13 +244,13 @@ def _outside(ledger: Ledger, queue: QueueSnapshot, keys: Collection[Key]) -> fro
     return frozenset(key for key in keys if key in here or is_under_way(ledger.sweep, key, sent.get(key), queue, now))
 
 
-def _take_out(entries: Sequence[Submission], which: str) -> None:
+def _take_out(entries: Sequence[Submission], queue: QueueSnapshot, which: str) -> None:
     """Takes jobs out of the queue before others go out in their place.
 
     Raises:
         SilentSlurmError: Slurm objects, so that both might run.
     """
-    if trouble := scancel([entry.job for entry in entries]):
+    if trouble := scancel(queue.arrays_as_one([entry.job for entry in entries])):
         what = f"cannot cancel {counted(len(entries), 'job')} {which} ({trouble})"
         raise SilentSlurmError(what, mend="the same again when Slurm answers, or scancel by hand")
 
