@@ -78,11 +78,14 @@ REASONS: Mapping[str, tuple[str, str]] = {
         "salmask cancel, another in the profile, salmask retry",
     ),
     "JobHeldAdmin": ("held by an administrator", "ask them"),
+    "JobHoldMaxRequeue": ("held, its nodes failed to start it again and again", "scontrol release {job}"),
     "launch failed requeued held": ("no node could start it", "salmask doctor, then scontrol release {job}"),
     "BadConstraints": ("no node has what the profile asks for", "the profile's constraint"),
+    "PartitionNodeLimit": ("asks for more nodes than its partition gives", "the profile's nodes"),
     "PartitionTimeLimit": ("asks for more time than its partition gives", "the profile's time"),
     "PartitionDown": ("the partition is down", "another one in the profile"),
     "ReqNodeNotAvail": ("the nodes that it could run on are down or reserved", ""),
+    "Nodes required for job are DOWN": ("the nodes that it could run on are down or reserved", ""),
 }
 """Slurm's reasons, by their beginnings, in words and with the mend, if there is any; the first that fits counts."""
 
@@ -300,8 +303,9 @@ def _before_its_end(status: Status, job: QueuedJob | None) -> bool:
 
 def _reason(job: QueuedJob) -> str:
     """Returns Slurm's reason for which a job waits, in words where there are any."""
+    sentence = job.reason.replace("_", " ")  # as older versions write it
     for beginning, (words, mend) in REASONS.items():
-        if job.reason.startswith(beginning):
+        if sentence.startswith(beginning):
             return f"{job.reason}: {with_mend(words, mend.format(job=job.job))}"
     # QOSMaxJobsPerUserLimit, AssocGrpGRES and dozens more, all of which say the same.
     limit = "Max" in job.reason or "Grp" in job.reason

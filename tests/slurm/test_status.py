@@ -48,6 +48,16 @@ PENDING = {"start": None}
             "queued",
             "QOSMaxGRESPerUser: a limit of your account or",
         ),
+        (
+            queue_of("PENDING", "JobHoldMaxRequeue", **PENDING),
+            "queued",
+            "JobHoldMaxRequeue: held, its nodes failed to start it again and again; mend: scontrol release 812",
+        ),
+        (
+            queue_of("PENDING", "launch_failed_requeued_held", **PENDING),
+            "queued",
+            "launch_failed_requeued_held: no node could start it; mend: salmask doctor, then scontrol release 812",
+        ),
         (queue_of("RUNNING", start=-30), "starting", "on n3"),
         (queue_of("RUNNING", start=-300), "silent", "on n3 for 5 min without a word; mend: salmask logs"),
         (queue_of("CONFIGURING", start=-300), "starting", "on n3, its nodes are made ready"),
@@ -281,7 +291,7 @@ def test_a_folder_that_is_closed_to_this_user_is_no_reason_to_tell_nothing(
 
 
 def test_an_intent_is_planned_unless_slurm_has_a_job_of_its_name(sweep: Sweep) -> None:
-    entry = sweep.submitted(job="")
+    entry = sweep.submitted(job="", host=ELSEWHERE)
     assert sweep.row(GONE).state is State.planned
     assert sweep.row(SILENT).state is State.unknown
     assert sweep.row(queue_of("PENDING", "Priority", name=entry.submission, **PENDING)).state is State.queued
@@ -315,6 +325,7 @@ def test_where_rank_0_only_lost_a_process_that_one_is_told(sweep: Sweep) -> None
     assert (sweep.row(ended).state, sweep.row(ended).note) == (State.failed, "rank 1 on n7 was killed")
     log.write_text("")
     assert sweep.row(ended).note == "RuntimeError: Connection closed by peer"
+    assert sweep.row(ended, entry=False).note == "RuntimeError: Connection closed by peer"  # begun by hand: no log
 
 
 def test_an_array_cancelled_as_a_whole_is_found_by_its_tasks(sweep: Sweep) -> None:
