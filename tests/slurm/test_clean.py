@@ -111,6 +111,17 @@ def test_cleaning_waits_for_a_launch(
     assert before <= files_below(sweep.place)
 
 
+@pytest.mark.parametrize(("age", "goes"), [(3500, False), (3700, True)])
+def test_what_may_still_be_written_is_no_leftover(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, age: float, goes: bool
+) -> None:
+    make_leftovers(sweep)
+    torn = sweep.folder.path / ".run.yaml.abcd_123"
+    os.utime(torn, (NOW - age, NOW - age))
+    monkeypatch.setattr("time.time", lambda: NOW)
+    assert (torn in [item.path for item in leftovers(sweep.ledger, GONE)]) is goes
+
+
 def test_what_is_renamed_while_it_is_looked_at_is_no_leftover(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     make_leftovers(sweep)
     torn = sweep.folder.path / ".run.yaml.abcd_123"

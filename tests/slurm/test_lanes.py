@@ -138,6 +138,24 @@ def test_most_places_go_where_most_work_is(tmp_path: Path) -> None:
     assert {batch.at_a_time for batch in in_lanes(limited, 16, [], planned)} <= {1, 2}  # a task's own limit
 
 
+def divided(throttle: int, jobs: int, seconds: dict[str, float]) -> dict[str, tuple[str, int]]:
+    """Lane and places of each task of so many jobs."""
+    keys = {task: tuple((f"m/s{seed}-0", task) for seed in range(jobs)) for task in seconds}
+    batches = [Batch(f"s-{task}-1", task, keys[task], Resources(), parents=()) for task in keys]
+    placed = in_lanes(batches, throttle, [], {key: seconds[key[1]] for task in keys for key in keys[task]})
+    return {batch.task: (batch.lane, batch.at_a_time) for batch in placed}
+
+
+def test_there_are_as_many_lanes_as_end_soonest() -> None:
+    # Three jobs each: in one lane the evaluations would come one task after the other, on three of seven places.
+    placed = divided(8, 3, {"pretrain": 60.0, **dict.fromkeys(TASKS, 36000.0)})
+    assert len({lane for lane, _ in placed.values()}) == 4
+    # Short evaluations behind long pretrainings: every other lane would take a place from these.
+    placed = divided(4, 30, {"pretrain": 36000.0, **dict.fromkeys(TASKS, 60.0)})
+    assert placed["pretrain"][1] == 3
+    assert len({lane for lane, _ in placed.values()}) == 2
+
+
 def entry(job: str, task: str = "pretrain", **more: object) -> Submission:
     values = {
         "submission": f"s-{job}",
@@ -172,6 +190,10 @@ def test_what_goes_out_later_gets_places_that_are_free_or_waits_its_turn() -> No
     assert reused.at_a_time == 1
     # Of an earlier profile without a throttle nothing says how many run at a time.
     old = [entry(f"3_{number}") for number in range(9)]
+    others = [entry("4", "report"), entry("77", executor="local"), entry("", lane="c", at_a_time=4)]
+    assert jobs_by_lane([*old, *others]) == {EARLIER: [e.job for e in old]}
+    (free,) = in_lanes([one("knn", "m/x")], 4, others[:2], {})  # neither holds a place
+    assert (free.lane == EARLIER, free.at_a_time) == (False, 1)
     (waiting,) = in_lanes([one("knn", "m/x")], 4, old, {})
     assert waiting.lane == EARLIER
     assert behind(waiting, jobs_by_lane(old)) == [e.job for e in old]

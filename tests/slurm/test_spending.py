@@ -51,7 +51,9 @@ def test_sacct_tells_of_attempts_and_of_steps() -> None:
     )
     assert twice["a|b", "9"] == Accounted(200.0, 100.0, 2 * (86400 + 3661.5), 4, 4, 2 * GB, None)
     assert twice["x", "10"] == Accounted(5.0, 5.0, 2.25, 2, 0, 0, None)
-    assert parse(["7|x|60|00:30|1|cpu=1|1|||", "7.0|x|60|00:30|1|cpu=1|1|1.50G||"])["x", "7"].memory == 1.5 * GB
+    for size, number in (("1.50G", 1.5 * GB), ("512M", GB / 2), ("0.5T", 512 * GB), ("1024", 1024)):
+        step = f"7.0|x|60|00:30|1|cpu=1|1|{size}||"
+        assert parse(["7|x|60|00:30|1|cpu=1|1|||", step])["x", "7"].memory == number
 
 
 def test_a_number_that_was_anothers_too_counts_for_each_by_its_name() -> None:
