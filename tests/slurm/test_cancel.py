@@ -48,7 +48,8 @@ def test_of_an_array_that_a_killed_launcher_left_a_run_loses_its_own_job_alone(
     for each in (sweep, second):
         each.submitted(job="", submission="killed-launcher")
         each.folder.prepare(each.run)
-    slurm.says("squeue", *(f"812_{number}|killed-launcher|RUNNING|None|1|N/A|n1|gpu|" for number in range(2)))
+    states = ("RUNNING", "RUNNING", "COMPLETED")
+    slurm.says("squeue", *(f"812_{n}|killed-launcher|{state}|None|1|N/A|n1|gpu|" for n, state in enumerate(states)))
     assert salmask("cancel", str(second.folder.path), "--dry-run").out == "would cancel 1 job: 812_1\n"
     assert salmask("cancel", str(second.folder.path)).out == "cancelled 1 job: 812_1\n"
     assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 812_1"]
