@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 from torch.utils.data import Subset as LoaderSubset
 from torchvision.transforms.v2 import functional as tvf
 
-from repro.augmentation.crops import random_crop
+from repro.augmentation.crops import resized_crop
+from repro.augmentation.draws import draw_box
 from repro.augmentation.normalization import Normalization
 from repro.data.splits import Images
 from repro.distributed import share_of_rank, world_size
@@ -39,7 +40,7 @@ class RandomCrops(Dataset[dict[str, Any]]):
         epoch, index = item
         rng = stream(self.seed, Purpose.view, epoch, index)
         image, label = self.images[index]
-        crop = tvf.pil_to_tensor(random_crop(image, self.size, CROP_SCALE_MIN, rng))
+        crop = tvf.pil_to_tensor(resized_crop(image, draw_box(*image.size, CROP_SCALE_MIN, rng), self.size))
         # The flip is drawn after the crop: in another order the same seed would give other views.
         return {"images": crop.flip(-1) if rng.random() < 0.5 else crop, "labels": label}
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from repro.augmentation.draws import CropBox, draw_box
+from repro.augmentation.draws import CropBox
 from repro.data.jpeg import Pixels
 from repro.runs.choices import Interpolation
 
@@ -32,28 +32,6 @@ def resized_crop(
     # Cropped first: with PIL's own `box` alone, it would blend in pixels from outside it.
     cut = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     return cut.resize((size, size), RESAMPLING[interpolation])
-
-
-def random_crop(
-    image: Image.Image,
-    size: int,
-    scale_min: float,
-    rng: np.random.Generator,
-    interpolation: Interpolation = Interpolation.bilinear,
-) -> Image.Image:
-    """Crops an image to a random box and resizes that (`draw_box`, `resized_crop`).
-
-    Args:
-        image: Any size.
-        size: Side of the result in pixels.
-        scale_min: Smallest share of the area.
-        rng: The sample's stream.
-        interpolation: Of the resizing.
-
-    Returns:
-        A square of `size` pixels a side.
-    """
-    return resized_crop(image, draw_box(*image.size, scale_min, rng), size, interpolation)
 
 
 def resized_pixels(pixels: Pixels, box: CropBox, size: int) -> Tensor:

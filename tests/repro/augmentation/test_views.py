@@ -18,8 +18,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from repro.augmentation import on_device
 from repro.augmentation.blur import box_blur
 from repro.augmentation.colour import blend_, turn_hue_
-from repro.augmentation.crops import random_crop
-from repro.augmentation.draws import ORDERS, Draw, draw_view
+from repro.augmentation.crops import resized_crop
+from repro.augmentation.draws import ORDERS, Draw, draw_box, draw_view
 from repro.augmentation.on_device import MOCO, apply_on_device, apply_to_all
 from repro.augmentation.reference import apply_reference
 from repro.runs.choices import Blur, Interpolation
@@ -281,6 +281,16 @@ class Boxes:
 
     def resize(self, size: tuple[int, int], _how: object) -> None:
         pass
+
+
+def random_crop(
+    image: Image.Image,
+    size: int,
+    scale_min: float,
+    rng: np.random.Generator,
+    interpolation: Interpolation = Interpolation.bilinear,
+) -> Image.Image:
+    return resized_crop(image, draw_box(*image.size, scale_min, rng), size, interpolation)
 
 
 def crops(width: int, height: int, count: int) -> NDArray[np.int64]:
