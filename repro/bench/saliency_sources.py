@@ -48,14 +48,13 @@ Row = dict[str, Any]
 
 
 @torch.no_grad()
-def agreement(run: Run, images: Images, *, views: int, sides: Sequence[int] = SIDES) -> list[Row]:
+def agreement(run: Run, images: Images, *, views: int) -> list[Row]:
     """Measures how far foregrounds from maps of whole images agree with those of the views themselves.
 
     Args:
         run: Whose localizer, views and augmentation are used.
         images: Any; the true objects are known if they are a `Scenes`.
         views: How many views are compared at least; an image is cropped anew as often as it takes.
-        sides: Of the whole images.
 
     Returns:
         A row a map. `IoU` is that of its foreground with the exact one, found in the view as training shows it, and in
@@ -66,7 +65,7 @@ def agreement(run: Run, images: Images, *, views: int, sides: Sequence[int] = SI
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     exact = replace(run, localizer=replace(run.localizer, map=MapOf.view))
     maker = build_view_maker(exact, device)
-    maps = {side: _maps(run, images, side, device) for side in sides}
+    maps = {side: _maps(run, images, side, device) for side in SIDES}
     cells: dict[str, list[Tensor]] = {}
     objects: list[Tensor] = []
     for batch, true_objects in _batches(run, images, views, device):
@@ -169,13 +168,12 @@ def _iou(one: Tensor, other: Tensor) -> float:
     return round(torch.where(union == 0, 1, intersection / union.clamp(min=1)).mean().item(), 3)
 
 
-def sources(run: Run, images: Scenes, grades: Sequence[str] = GRADES) -> list[Row]:
+def sources(run: Run, images: Scenes) -> list[Row]:
     """Measures how well the foreground of each source covers the true object, in views as training crops them.
 
     Args:
         run: A row that masks; its localizer, views and grid are used.
         images: The scenes.
-        grades: The sources beside the run's network.
 
     Returns:
         A row a source: `mean IoU` with the true mask of the main object, `precision`, `recall`, `gamma` and the number
@@ -184,7 +182,7 @@ def sources(run: Run, images: Scenes, grades: Sequence[str] = GRADES) -> list[Ro
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     variants = {f"{run.localizer.network}, of each view": replace(run.localizer, map=MapOf.view, source="network")}
     variants[f"{run.localizer.network}, of whole images"] = replace(run.localizer, map=MapOf.image, source="network")
-    variants |= {grade: replace(run.localizer, source=grade) for grade in grades}
+    variants |= {grade: replace(run.localizer, source=grade) for grade in GRADES}
     rows = []
     for name, localizer in variants.items():
         # Without a source of its own for hard negatives: the foreground that is measured is to be this source's.

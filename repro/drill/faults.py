@@ -221,10 +221,10 @@ _WRITE_SECONDS = 0.02
 """How long weights of the tiny run are being written, at most."""
 
 
-def interrupted_in_a_write(training: TinyRun, points: int, seed: int = 0) -> Row:
+def interrupted_in_a_write(training: TinyRun, points: int) -> Row:
     """Interrupts a pretraining as Ctrl-C does, at random instants while it writes weights, and repeats it."""
     row = Row("interrupted", "INT at a random instant of the writing of a checkpoint or the backbone")
-    draw = random.Random(seed)
+    draw = random.Random(0)
     for number in range(points):
         event = training.weights[number % len(training.weights)]
         delay = draw.uniform(1e-4, _WRITE_SECONDS)
@@ -237,7 +237,7 @@ def interrupted_in_a_write(training: TinyRun, points: int, seed: int = 0) -> Row
     return row
 
 
-def torn(training: TinyRun, points: int, seed: int = 0) -> Row:
+def torn(training: TinyRun, points: int) -> Row:
     """Tears files of an interrupted pretraining, and of one that is done, each in several ways, and goes on."""
     row = Row("torn", "each file of a run emptied, cut in half, with one bit flipped, of other text, as a folder")
     half = training.new()
@@ -256,7 +256,7 @@ def torn(training: TinyRun, points: int, seed: int = 0) -> Row:
     for number in spread(len(cases), points):
         source, name, way = cases[number - 1]
         out = training.copy(source)
-        TEARS[way](out / name, random.Random(f"{seed} {name} {way}"))
+        TEARS[way](out / name, random.Random(f"0 {name} {way}"))
         row.note(training.goes_on(out, may_refuse=True), f"{name.name} {way}")
         shutil.rmtree(out, ignore_errors=True)
     return row

@@ -145,11 +145,6 @@ class Story:
         return cancel(self.submissions, snapshot()).trouble
 
     @property
-    def steps(self) -> int:
-        """All steps of the run."""
-        return self.epochs * EPOCH
-
-    @property
     def submissions(self) -> list[Submission]:
         """All that was handed over."""
         return Ledger(self.runs).submissions()

@@ -81,11 +81,6 @@ class RowComparison:
         """The sizes that decide the run's column in a table, `64 px, 2 epochs`; empty at the row's own."""
         return common_scale(self.smaller)
 
-    @property
-    def words(self) -> str:
-        """What departs, as notes say it: `TINY: 64 px; ALTERED: optimization.lr=0.3`."""
-        return self.unknown or words(self.departures)
-
     @cached_property
     def by_name(self) -> Mapping[str, Departure]:
         """The departures by `section.key`."""

@@ -36,7 +36,7 @@ CONFIGURATION, OUT = "run.yaml", "again"
 
 _BEGINNING = """#!/bin/sh
 # Makes every run again, each with the code of its commit, in again/ of the folder where this is called:
-#     sh {name} CHECKOUT{roots}
+#     sh redo.sh CHECKOUT{roots}
 # CHECKOUT: a git checkout of salmask that has the commits; it is only read. $PYTHON: the interpreter, else python3.
 set -eu
 archive=$(cd "$(dirname "$0")" && pwd)
@@ -90,12 +90,11 @@ def commands(run: RunRecord) -> list[str]:
     return lines
 
 
-def script(runs: Sequence[RunRecord], name: str = "redo.sh") -> str:
+def script(runs: Sequence[RunRecord]) -> str:
     """Writes the script that makes all runs of an artifact again.
 
     Args:
         runs: The runs, whose `run.yaml` lie in `runs/NAME/` beside the script.
-        name: The script's own name.
 
     Returns:
         A script of POSIX's shell. It asks for a checkout and the roots of the data sets, and refuses before it begins
@@ -103,7 +102,7 @@ def script(runs: Sequence[RunRecord], name: str = "redo.sh") -> str:
     """
     datasets = sorted({dataset for run in runs if run.run for step in steps(run) for dataset in step.datasets})
     checks = "".join(f': "${{{_variable(dataset)}:?name its root, {dataset}=DIR}}"\n' for dataset in datasets)
-    beginning = _BEGINNING.format(name=name, roots="".join(f" {each}=DIR" for each in datasets), checks=checks)
+    beginning = _BEGINNING.format(roots="".join(f" {each}=DIR" for each in datasets), checks=checks)
     return beginning + "".join(line + "\n" for run in runs for line in _of_script(run))
 
 
