@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import socket
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,9 +122,13 @@ class QueueSnapshot:
         Args:
             ids: Of jobs.
         """
-        ours = Counter(map(array_of, ids))
-        alive = Counter(array_of(job.job) for job in self.jobs.values() if job.live)
-        whole = {array for array, number in ours.items() if 1 < number == alive[array]}
+        named = set(ids)
+        alive: dict[str, set[str]] = {}
+        for job in self.jobs.values():
+            if job.live:
+                alive.setdefault(array_of(job.job), set()).add(job.job)
+        # By their ids and not their number: one that is over must not stand for one that is to live on.
+        whole = {array for array, living in alive.items() if len(living) > 1 and living <= named}
         return [*dict.fromkeys(array if (array := array_of(job)) in whole else job for job in ids)]
 
 

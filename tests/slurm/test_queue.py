@@ -56,6 +56,15 @@ def test_arrays_are_written_out() -> None:
     assert [job.job for job in parse_sacct("8_[1-2]|x|PENDING|0:0|Unknown|Unknown||gpu")] == ["8_1", "8_2"]
 
 
+def test_an_array_is_ended_as_one_where_all_of_it_that_lives_is_named(slurm: FakeSlurm) -> None:
+    """By the number of its tasks alone, one that is over stood for one that was to live on."""
+    states = ("COMPLETED", "RUNNING", "PENDING")
+    slurm.says("squeue", *(f"812_{number}|x|{state}|None|1|2|n1|gpu|" for number, state in enumerate(states)))
+    queue = snapshot()
+    assert queue.arrays_as_one(["812_0", "812_1"]) == ["812_0", "812_1"]
+    assert queue.arrays_as_one(["812_1", "812_2", "7", "9_1"]) == ["812", "7", "9_1"]
+
+
 def test_of_too_many_jobs_the_accounting_is_asked_for_the_newest(
     slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
