@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from prediction_samples import evaluated, predictions, two_methods
+from prediction_samples import evaluated, predictions, rewritten, two_methods
 from run_samples import finished
 from training_samples import salmask
 
@@ -86,6 +86,11 @@ def test_images_find_what_three_seeds_cannot(tmp_path: Path) -> None:
     assert outcomes["images"].comparison.mean == pytest.approx(outcomes["seeds"].comparison.mean)
     assert (outcomes["images"].outcome, outcomes["seeds"].outcome) == ("supported", "undecided")
     assert outcomes["seeds"].comparison.basis == "3 seeds"
+
+
+def test_the_seeds_decide_where_predictions_do_not_give_the_number_of_their_row(root: Path) -> None:
+    rewritten(next((root / "full" / OURS).glob("s1-*/results.jsonl")), value=60.0)
+    assert [verdict.comparison.basis for verdict in verdicts_on(root)] == ["3 seeds"]
 
 
 def test_the_seeds_decide_where_a_file_is_gone_altered_or_of_other_images(root: Path) -> None:

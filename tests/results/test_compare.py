@@ -1,12 +1,13 @@
 """`salmask compare`: by images where predictions are at hand, else by seeds, and what was lost is said."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from prediction_samples import CLASSES, evaluated, predictions, two_methods
+from prediction_samples import CLASSES, evaluated, predictions, rewritten, two_methods
 from run_samples import finished
 from training_samples import refused, salmask
 
@@ -99,6 +100,16 @@ def test_a_file_that_is_altered_or_missing_is_said_and_the_seeds_decide(root: Pa
     assert comparison.mcnemar == {}
     file.unlink()
     assert any("cannot be read" in note for note in compared(root)[0].notes)
+
+
+def test_predictions_that_do_not_give_the_number_of_their_row_are_not_used(root: Path) -> None:
+    rewritten(next((root / "full" / "mocov2").glob("s2-*/results.jsonl")), value=60.0)
+    (comparison,) = compared(root)
+    assert any(
+        re.fullmatch(r"mocov2, seed 2: its predictions give \d+\.\d+, the row 60\.000\.", note)
+        for note in comparison.notes
+    )
+    assert (comparison.difference.of_seeds, comparison.difference.of_images) == (True, False)
 
 
 def test_rows_of_older_versions_are_compared_by_seeds(tmp_path: Path) -> None:
@@ -234,10 +245,7 @@ def test_detectors_of_two_sizes_are_not_one_side(tmp_path: Path) -> None:
 def test_the_code_that_measured_is_told_where_it_is_not_one(root: Path) -> None:
     code = "Not measured by one known state of the code: "
     assert not [note for note in compared(root)[0].notes if note.startswith(code)]
-    results = next((root / "full" / "mocov2").glob("s2-*/results.jsonl"))
-    rows = read(results)[0]
-    results.unlink()
-    append(results, [replace(row, commit="fedcba9876", dirty=True) for row in rows])
+    rewritten(next((root / "full" / "mocov2").glob("s2-*/results.jsonl")), commit="fedcba9876", dirty=True)
     told = f"{code}{OURS} by 0123456; mocov2 by 0123456, fedcba9 (dirty)."
     assert told in compared(root)[0].notes
 

@@ -51,11 +51,17 @@ def evaluated(
     """The folder of a run with top-1, mean per-class accuracy, and the predictions that they are made of."""
     values = {(dataset, metric): of_run.accuracy(metric) for metric in ("top1", "mean_per_class")}
     folder = finished(root, method, seed, values, sweep=sweep, **settings)
-    rows = read(folder.results)[0]
-    named = write(path_of_predictions(folder, rows[0].task, dataset, rows[0].protocol), folder, of_run)
-    folder.results.unlink()
-    append(folder.results, [replace(row, predictions=named.name, predictions_sha256=named.sha256) for row in rows])
+    row = read(folder.results)[0][0]
+    named = write(path_of_predictions(folder, row.task, dataset, row.protocol), folder, of_run)
+    rewritten(folder.results, predictions=named.name, predictions_sha256=named.sha256)
     return folder
+
+
+def rewritten(results: Path, **changes: Any) -> None:
+    """Gives all rows of a run's results other values of some fields."""
+    rows = read(results)[0]
+    results.unlink()
+    append(results, [replace(row, **changes) for row in rows])
 
 
 def two_methods(
