@@ -116,6 +116,7 @@ def test_a_share_leaves_no_class_out_and_takes_no_more_than_there_is() -> None:
     pool = Pool([0] * 30 + [1] * 2 + [2] * 30, 3)
     assert sizes(share_of(pool, 0.01, seed=0)) == [1, 1, 1]
     assert sizes(share_of(pool, 0.5, seed=0)) == [11, 2, 10]
+    assert sizes(Subset(pool, [0])) == [1, 0, 0]  # of a part without the last classes too
 
 
 # The splits of the protocols

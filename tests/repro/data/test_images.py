@@ -23,11 +23,11 @@ def test_cmyk_becomes_the_colour_that_was_meant(tmp_path: Path) -> None:
 
 
 def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
-    levels = np.array([[0, 257, 128 * 257], [1000, 40000, 65535]], dtype=np.uint16)
+    levels = np.array([[0, 128, 129], [1000, 40000, 65535]], dtype=np.uint16)
     Image.fromarray(levels).save(tmp_path / "grey16.png")
-    assert np.asarray(images.decode(tmp_path / "grey16.png"))[..., 1].tolist() == [[0, 1, 128], [4, 156, 255]]
+    assert np.asarray(images.decode(tmp_path / "grey16.png"))[..., 1].tolist() == [[0, 0, 1], [4, 156, 255]]
     Image.fromarray(levels).save(tmp_path / "grey16.tif")
-    assert np.asarray(images.decode(tmp_path / "grey16.tif"))[..., 0].tolist() == [[0, 1, 128], [4, 156, 255]]
+    assert np.asarray(images.decode(tmp_path / "grey16.tif"))[..., 0].tolist() == [[0, 0, 1], [4, 156, 255]]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
