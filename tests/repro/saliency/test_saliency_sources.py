@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from training_samples import CPU, OURS, fixed_batch, refused, salmask, tiny, wor
 from repro.errors import UserError
 from repro.runs.run import Run
 from repro.runs.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
-from repro.saliency.foregrounds import ByMask, RandomCells
+from repro.saliency.foregrounds import ByMask, ByView, RandomCells
+from repro.saliency.sources import build_foregrounds
 from repro.saliency.true_maps import TrueMaps, centre_prior, changed
 from repro.scenes.dataset import Scenes
 from repro.training.learner import build_view_maker
@@ -176,6 +178,17 @@ def foregrounds_of(run: Run) -> tuple[Tensor, Tensor]:
     assert stages.query_foreground is not None
     assert stages.key_foreground is not None
     return stages.query_foreground, stages.key_foreground
+
+
+def test_a_runs_localizer_is_built_from_its_settings_and_seed_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = MagicMock()
+    monkeypatch.setattr("repro.saliency.sources.build_localizer", build)
+    run = tiny(OURS, {"localizer.weights": "random", "localizer.relax": 0.2, "seed": 5})
+    foregrounds, _ = build_foregrounds(run, CPU, None)
+    build.assert_called_once_with(run.localizer.network, "random", seed=5, sha256="")
+    build.return_value.to.return_value.check.assert_called_once_with(run.data.crop)
+    assert isinstance(foregrounds, ByView)
+    assert (foregrounds.relax, foregrounds.row_sorted) == (0.2, False)
 
 
 def test_a_hard_negative_of_another_source_leaves_the_query_and_loses_other_patches() -> None:

@@ -204,10 +204,11 @@ def test_nothing_in_machine_changes_the_model_that_is_built(built: Any, tmp_path
     weights = other.model.state_dict()
     for name, tensor in built.model.state_dict().items():
         assert name == "_extra_state" or torch.equal(tensor, weights[name]), name
-    assert isinstance(other.model.data_preprocessor, ViewMaker)
-    assert other.model.data_preprocessor(fixed_batch(tiny()))["views"].query.is_contiguous(
-        memory_format=torch.channels_last
-    )
+    assert other.model.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    masked = tiny("mocov2+ours-hp", machine | {"masking.guidance": "random"})
+    views = build_view_maker(masked, CPU)(fixed_batch(masked))["views"]
+    for view in (views.query, views.key, views.hard_negative):
+        assert view.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(
