@@ -1,20 +1,23 @@
 """Average precisions: ground truth scores a hundred, nothing scores zero, trials are averaged."""
 
+import gzip
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from detection_samples import data_of
+from detection_samples import data_of, planned, prepared
 from detectron2.evaluation import coco_evaluation, inference_on_dataset
 from detectron2.structures import BitMasks, Boxes, Instances
+from PIL import Image
 from torch import nn
 
-from downstream.detection.evaluation import Detections, Sample, average_precisions
-from downstream.detection.task import summary
+from downstream.detection.evaluation import Detections, Sample, average_precisions, evaluate_detector
+from downstream.detection.task import quiet_detectron2, summary
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
 
@@ -130,6 +133,28 @@ def test_detections_are_kept_by_image_and_the_surest_first(coco_root: Path) -> N
         for image in (first, second)
         for label, box, score in ((1, [0, 0, 9, 9], 0.75), (0, [1.0, 2.0, 2.01, 3.0], 0.123457))
     ]
+
+
+def test_images_are_scored_upright_and_without_their_annotations(voc_root: Path, tmp_path: Path) -> None:
+    data, seen = data_of(VOC, voc_root), []
+
+    class Seeing(GroundTruth):
+        def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+            seen.extend(batch)
+            return super().forward(batch)
+
+    first, _ = planned(*prepared(tmp_path), data)
+    trial = replace(first, index=1)  # the first one would draw a picture
+    trial.path.mkdir(parents=True)
+    with quiet_detectron2():
+        scores = evaluate_detector(trial, Seeing(data.test, masks=False))  # type: ignore[arg-type]  # no parts are used
+    assert scores == pytest.approx({"bbox_AP": 100.0, "bbox_AP50": 100.0, "bbox_AP75": 100.0})
+    objects = sum(len(record["annotations"]) for record in data.test)
+    assert len(json.loads(gzip.decompress(trial.detections.read_bytes()))) == objects
+    for record, item in zip(data.test, seen, strict=True):
+        image = np.array(Image.open(record["file_name"]).resize((32, 32), Image.Resampling.BILINEAR))
+        assert torch.equal(item["image"], torch.from_numpy(image).permute(2, 0, 1))
+        assert "instances" not in item
 
 
 def test_all_detections_are_counted_and_those_of_some_images_kept() -> None:
