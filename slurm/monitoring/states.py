@@ -79,6 +79,7 @@ REASONS: Mapping[str, tuple[str, str]] = {
     ),
     "JobHeldAdmin": ("held by an administrator", "ask them"),
     "JobHoldMaxRequeue": ("held, its nodes failed to start it again and again", "scontrol release {job}"),
+    "job requeued in held state": ("held by whoever put it back in the queue", "scontrol release {job}"),
     "launch failed requeued held": ("no node could start it", "salmask doctor, then scontrol release {job}"),
     "BadConstraints": ("no node has what the profile asks for", "the profile's constraint"),
     "PartitionNodeLimit": ("asks for more nodes than its partition gives", "the profile's nodes"),

@@ -58,6 +58,11 @@ PENDING = {"start": None}
             "queued",
             "launch_failed_requeued_held: no node could start it; mend: salmask doctor, then scontrol release 812",
         ),
+        (
+            queue_of("SPECIAL_EXIT", "job requeued in held state", **PENDING),
+            "queued",
+            "job requeued in held state: held by whoever put it back in the queue; mend: scontrol release 812",
+        ),
         (queue_of("RUNNING", start=-30), "starting", "on n3"),
         (queue_of("RUNNING", start=-300), "silent", "on n3 for 5 min without a word; mend: salmask logs"),
         (queue_of("CONFIGURING", start=-300), "starting", "on n3, its nodes are made ready"),
