@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slurm.monitoring.queue import cells_of, expand, newest_arrays, sacct
+from slurm.monitoring.queue import cells_of, expand, newest_arrays, sacct, whole
 
 FIELDS: tuple[str, ...] = (
     *("JobID", "JobName", "ElapsedRaw", "TotalCPU", "AllocCPUS", "AllocTRES", "NNodes"),
@@ -82,17 +82,17 @@ def _with_attempt(before: Accounted, cell: Mapping[str, str]) -> Accounted:
         longest_seconds=max(before.longest_seconds, seconds),
         cpu_seconds=before.cpu_seconds + _duration(cell["TotalCPU"]),
         cpus=int(cell["AllocCPUS"]) if cell["AllocCPUS"].isdigit() else before.cpus,
-        gpus=_whole(_resource(cell["AllocTRES"], "gres/gpu")) or before.gpus,
+        gpus=whole(_resource(cell["AllocTRES"], "gres/gpu")) or before.gpus,
     )
 
 
 def _with_step(before: Accounted, cell: Mapping[str, str]) -> Accounted:
     """Returns what a job used, with what a step of it tells."""
-    nodes = max(1, _whole(cell["NNodes"]))
+    nodes = max(1, whole(cell["NNodes"]))
     # Of all tasks of the step together, each at its most; where Slurm is too old to say so, of the largest task.
     memory = _bytes(_resource(cell["TRESUsageInTot"], "mem")) // nodes or _bytes(cell["MaxRSS"])
     busy = _resource(cell["TRESUsageInAve"], "gres/gpuutil")
-    share = min(1.0, _whole(busy) / 100) if busy else None
+    share = min(1.0, whole(busy) / 100) if busy else None
     gpu_busy = before.gpu_busy if share is None else max(share, before.gpu_busy or 0.0)
     return replace(before, memory=max(before.memory, memory), gpu_busy=gpu_busy)
 
@@ -100,10 +100,6 @@ def _with_step(before: Accounted, cell: Mapping[str, str]) -> Accounted:
 def _resource(text: str, name: str) -> str:
     """Returns the value of one of Slurm's trackable resources, `cpu=8,mem=32G,gres/gpu=2`; empty where it has none."""
     return next((value for part in text.split(",") for key, _, value in [part.partition("=")] if key == name), "")
-
-
-def _whole(text: str) -> int:
-    return int(text) if text.isdigit() else 0
 
 
 def _bytes(text: str) -> int:

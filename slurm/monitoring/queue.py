@@ -302,7 +302,7 @@ def newest_arrays(jobs: Iterable[str]) -> list[str]:
     Args:
         jobs: Ids, `812` or `812_3`.
     """
-    return sorted({array_of(job) for job in jobs}, key=_number)[-IDS_A_CALL:]
+    return sorted({array_of(job) for job in jobs}, key=whole)[-IDS_A_CALL:]
 
 
 def array_of(job: str) -> str:
@@ -310,8 +310,9 @@ def array_of(job: str) -> str:
     return job.partition("_")[0]
 
 
-def _number(job: str) -> int:
-    return int(job) if job.isdigit() else 0
+def whole(text: str) -> int:
+    """Returns a whole number, 0 for what is none."""
+    return int(text) if text.isdigit() else 0
 
 
 def _seconds(text: str) -> float | None:
