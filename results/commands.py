@@ -10,6 +10,7 @@ import yaml
 
 from repro.console import AsJson, completion
 from repro.errors import UserError
+from repro.files import write_text
 from repro.progress import OPENING, doing, on_terminal
 from repro.quantities import counted, size_text
 from repro.terminal import Console, say, say_json
@@ -312,12 +313,13 @@ def report(
 
     Example: salmask report --runs runs/table1
     """
-    from results.report.page import write
+    from results.report.page import build
 
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, Console(stderr=True))
     with doing("drawing the page"):
-        write(out, records, frame, title=title or heading_of(roots, sweep), task=task, metric=metric)
+        page = build(records, frame, title=title or heading_of(roots, sweep), task=task, metric=metric)
+        write_text(out, page)
     say(out)
 
 

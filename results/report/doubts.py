@@ -71,7 +71,8 @@ def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
         yield f"{counted(len(unreadable), 'run')} whose run.yaml is missing or of another version: {_some(unreadable)}"
     for dataset, fingerprints in _fingerprints(runs).items():
         yield from _side_by_side(dataset, "data", fingerprints)
-    yield from _side_by_side("torch", "torch", _versions(runs, "torch"))
+    versions = {str(run.last_attempt.get("packages", {}).get("torch")) for run in runs if run.attempts}
+    yield from _side_by_side("torch", "torch", versions)
     devices = sorted({str(run.last_attempt.get("device")) for run in runs if run.attempts})
     if len(devices) > 1:
         yield f"runs on {len(devices)} kinds of device: {_some(devices)}"
@@ -93,10 +94,6 @@ def _fingerprints(runs: Sequence[RunRecord]) -> dict[str, set[str]]:
             dataset = f"{data.dataset} {data.scenes}" if data.drawn else data.dataset
             fingerprints.setdefault(dataset, set()).add(str(images.get("train")))
     return fingerprints
-
-
-def _versions(runs: Sequence[RunRecord], package: str) -> set[str]:
-    return {str(run.last_attempt.get("packages", {}).get(package)) for run in runs if run.attempts}
 
 
 def _some(names: Sequence[str]) -> str:

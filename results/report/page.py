@@ -4,13 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from repro.errors import UserError
-from repro.files import write_text
 from repro.html import data_uri
 from repro.quantities import duration_text
 from repro.runs.labels import label
@@ -144,25 +142,6 @@ def build(
         checklist=checklist(runs, frame, verdicts),
         progress=progress,
     )
-
-
-def write(
-    path: Path, runs: Sequence[RunRecord], frame: pd.DataFrame | None, *, title: str, task: str = "", metric: str = ""
-) -> None:
-    """Writes the page, whole or not at all.
-
-    Args:
-        path: The file.
-        runs: The run folders at hand.
-        frame: Their results; None where nothing was evaluated.
-        title: Heading of the page.
-        task: As for `build`.
-        metric: Likewise.
-
-    Raises:
-        UserError: Runs that exclude each other, or the file cannot be written.
-    """
-    write_text(path, build(runs, frame, title=title, task=task, metric=metric))
 
 
 def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
