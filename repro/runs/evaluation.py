@@ -25,6 +25,8 @@ PROTOCOLS: Mapping[str, Callable[[Run, str], tuple[EvaluationProtocol, ...]]] = 
     COCO: lambda run, _: (run.detection.protocol(COCO),),
 }
 """Every task that there is, with the protocols that its rows carry for a run and a data set."""
+HEADLINES = ("top1", "bbox_AP")
+"""The metric that stands for a task, of classifiers and of detectors."""
 
 
 def _usual_dataset(task: str, run: Run) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro.runs.evaluation import PROTOCOLS, Evaluation
+from repro.runs.evaluation import HEADLINES, PROTOCOLS, Evaluation
 from repro.runs.run import Run
 from results.collection.runs import RunRecord, code_label
 from results.report.galleries import Gallery
@@ -18,8 +18,6 @@ LOG_LINES = 12
 """How many of the last lines of a run's log the page shows."""
 LOG_BYTES = 8000
 """How much of the end of a log is read to find them."""
-HEADLINES = ("top1", "bbox_AP")
-"""The metrics that a run's line shows."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from repro.runs.comparison import difference
 from repro.runs.departures import value_text
+from repro.runs.evaluation import HEADLINES
 from repro.runs.labels import label
 from repro.runs.run import Run
 from results.collection.collect import KEYS
@@ -16,8 +17,6 @@ from results.tables.cells import summary
 
 MEASURE = ["method", "task", "dataset", "metric"]
 """What makes two sweeps' numbers the same question; scale and protocol may differ, and are named."""
-METRICS = ("top1", "bbox_AP")
-"""The metrics that sweeps are compared by."""
 MOST_PAIRS = 15
 """Pairs of sweeps that a page shows, those with most in common first."""
 
@@ -58,7 +57,7 @@ def sweep_pairs(frame: pd.DataFrame | None) -> list[SweepPair]:
     """
     if frame is None:
         return []
-    results = frame[frame["metric"].isin(METRICS)]
+    results = frame[frame["metric"].isin(HEADLINES)]
     sweeps = sorted(results["sweep"].unique())
     of_sweep = {sweep: results[results["sweep"] == sweep] for sweep in sweeps}
     pairs = [_pair(first, second, of_sweep[first], of_sweep[second]) for first, second in combinations(sweeps, 2)]

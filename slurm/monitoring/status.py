@@ -16,7 +16,7 @@ from typing import Any
 from repro.errors import UserError
 from repro.presence import exists
 from repro.runs.detection import DETECTION_TASKS
-from repro.runs.evaluation import Evaluation, is_complete, task_and_dataset
+from repro.runs.evaluation import HEADLINES, Evaluation, is_complete, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.metrics import parse_metrics
 from repro.runs.records import Result
@@ -31,8 +31,6 @@ from slurm.sweep_folder.ledger import REPORT, Key, Ledger, Submission
 
 PACE_ROWS = 5
 """Log lines that a pace is the median of: the last ones."""
-HEADLINES = ("top1", "bbox_AP")
-"""The metric that stands for a task: the first of these that it has, else its first."""
 ReadResults = Callable[[Path], Sequence[Result]]
 """Returns every row of a `results.jsonl`; none where there is no such file."""
 TrackedJob = tuple[str, str, Submission | None]
