@@ -272,15 +272,10 @@ def test_usr2_sends_a_job_back_to_the_queue_and_term_or_the_last_attempt_does_no
     monkeypatch.setattr("repro.jobs.carry_out", carry_out)
     for name, value in (("ARRAY_JOB_ID", "812"), ("ARRAY_TASK_ID", "3"), ("RESTART_COUNT", str(restarts))):
         monkeypatch.setenv(f"SLURM_{name}", value)
-    before = {handled: signal.getsignal(handled) for handled in (signal.SIGUSR2, signal.SIGTERM)}
+    monkeypatch.setattr(STOP, "signal", 0)
     call = ordered(tmp_path, attempts=3)
-    try:
-        with pytest.raises(SystemExit) as end:
-            call()
-    finally:
-        for handled, handler in before.items():
-            signal.signal(handled, handler)
-        STOP.signal = 0
+    with pytest.raises(SystemExit) as end:
+        call()
     assert end.value.code == (0 if requeued else 128 + number)
     status = RunFolder(call.folder).status("pretrain")
     if restarts == 2:
@@ -297,13 +292,8 @@ def test_another_rank_of_a_job_that_is_asked_to_end_leaves_the_answer_to_the_fir
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "812")
     monkeypatch.setenv("SLURM_PROCID", "1")
-    before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
-    try:
-        with pytest.raises(SystemExit) as end:
-            preempted()
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    with pytest.raises(SystemExit) as end:
+        preempted()
     assert end.value.code == 0
     assert stand_in.calls("scontrol") == []
 
@@ -321,13 +311,8 @@ def test_a_busy_controller_is_asked_again_to_take_a_job_back(
     monkeypatch.setenv("SLURM_JOB_ID", "812")
     monkeypatch.setattr("slurm.jobs.job.REQUEUE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr("slurm.jobs.job.REQUEUE_PATIENCE_SECONDS", patience)
-    before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
-    try:
-        with pytest.raises(SystemExit) as end:
-            go_back()
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    with pytest.raises(SystemExit) as end:
+        go_back()
     assert end.value.code == status
     assert len(stand_in.calls("scontrol")) == (1 if status else 3)
     said = capsys.readouterr()
@@ -343,15 +328,10 @@ def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue(
     script = f"#!/bin/sh\nkill -TERM $PPID; kill -USR2 $PPID; sleep 0.2; touch {requeued}\n"
     (stand_in.place / "scontrol").write_text(script)
     monkeypatch.setenv("SLURM_JOB_ID", "812")
-    before = {each: signal.getsignal(each) for each in (signal.SIGUSR2, signal.SIGTERM)}
-    try:
-        STOP.install()
-        with pytest.raises(SystemExit) as end:
-            go_back()
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        STOP.signal = 0
+    monkeypatch.setattr(STOP, "signal", 0)
+    STOP.install()
+    with pytest.raises(SystemExit) as end:
+        go_back()
     assert end.value.code == 0
     assert requeued.exists()
 

@@ -174,14 +174,11 @@ def test_who_was_taken_over_ends_and_leaves_the_others_word_alone(
 ) -> None:
     monkeypatch.setattr("repro.runs.folder.BEAT_SECONDS", 0.05)
     signals: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
-    try:
-        with folder.attempt("pretrain"):
-            RunFolder(folder.path).set_status("running", attempt=2, step=77)
-            wait_until(lambda: signals, "the end of who was taken over", every=0.02)
-            folder.set_status("running", step=5)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    with folder.attempt("pretrain"):
+        RunFolder(folder.path).set_status("running", attempt=2, step=77)
+        wait_until(lambda: signals, "the end of who was taken over", every=0.02)
+        folder.set_status("running", step=5)
     assert signals == [signal.SIGTERM]
     assert (state(folder).attempt, state(folder).step, state(folder).state) == (2, 77, "running")
 
