@@ -34,7 +34,10 @@ from slurm.sweep_folder.local_lock import starting
 
 def test_one_run_a_gpu_and_never_two(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five jobs on three devices, of which one is named twice; a launcher within a Slurm job does not pass it on."""
-    monkeypatch.setenv("BUSY", "1")
+    begun = tmp_path / "begun"  # where the first three wait for each other, however busy the machine is
+    begun.mkdir()
+    monkeypatch.setenv("MEETING", str(begun))
+    monkeypatch.setenv("MEETING_OF", "3")
     monkeypatch.setenv("SLURM_JOB_ID", "812")
     graph = graph_of(tmp_path / "sweep", 5)
     outcome = launched(graph, "record", gpus=chosen_devices("2,GPU-5f/1,2", HERE_CLUSTER, 1))

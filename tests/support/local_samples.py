@@ -33,8 +33,12 @@ ABOVE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", 
 def record(run, path, task, *, wait):
     names = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", *ABOVE)
     content = {name: os.environ.get(name) for name in names} | {"begun": time.time()}
-    if os.environ.get("BUSY"):
-        time.sleep(float(os.environ["BUSY"]))
+    if meeting := os.environ.get("MEETING"):
+        begun, patience = Path(meeting), time.monotonic() + 60
+        (begun / Path(path).name).touch()
+        while len(list(begun.iterdir())) < int(os.environ["MEETING_OF"]) and time.monotonic() < patience:
+            time.sleep(0.01)
+        time.sleep(0.1)
     content["ended"] = time.time()
     rank = os.environ.get("RANK", "0")
     (Path(path) / f"seen-{task}-{rank}.json").write_text(json.dumps(content))
