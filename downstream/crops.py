@@ -81,7 +81,7 @@ class BackboneInput(BaseDataPreprocessor):
 
     def __init__(self, input_filter: InputFilter) -> None:
         """Prepares the input of a backbone that was trained on such images."""
-        super().__init__(non_blocking=True)
+        super().__init__()
         self.input_filter = input_filter
         self._normalization = Normalization()
 
