@@ -17,6 +17,7 @@ from repro.data.errors import reason_of
 from repro.errors import UserError, shortened
 from repro.files import write_atomically
 from repro.presence import is_folder, is_odd
+from repro.quantities import counted
 from repro.runs.choices import InputFilter
 from repro.runs.folder import RunFolder
 from repro.runs.network_names import RESNETS
@@ -185,7 +186,7 @@ def require_sound(state: Mapping[str, Tensor], path: Path) -> None:
     faults = ((name, _fault(name, tensor.detach())) for name, tensor in state.items())
     unsound = [f"{name}: {fault}" for name, fault in faults if fault]
     if unsound:
-        more = f", and {len(unsound) - 1} more tensors are like it" if len(unsound) > 1 else ""
+        more = f"; likewise {counted(len(unsound) - 1, 'more tensor')}" if len(unsound) > 1 else ""
         raise UserError(
             f"checkpoint {path} holds weights that cannot be used: {unsound[0]}{more}",
             mend="take an earlier checkpoint of that training, or copy the file anew",

@@ -27,10 +27,30 @@ def of_task(rows: Iterable[Result], task: str) -> list[Result]:
     return [row for row in rows if row.task == name and dataset in ("", row.dataset)]
 
 
+def own_rows(folder: RunFolder, rows: Iterable[Result], task: str) -> list[Result]:
+    """Returns the rows of a task on the data set that it means, whatever their protocol.
+
+    A task that names no data set is on the run's own: what was measured on another one is not its result.
+
+    Args:
+        folder: The run's folder.
+        rows: Of the run.
+        task: A downstream task.
+    """
+    matching = of_task(rows, task)
+    is_asked_of_others = any(each.startswith(f"{task}@") for each in folder.tasks_begun())
+    if task_and_dataset(task)[1] or not (matching and is_asked_of_others):  # most runs, and reading settings takes long
+        return matching
+    try:
+        own = Evaluation.parse(task, folder.load()).dataset
+    except UserError:  # which data set was meant, nobody can tell
+        return matching
+    return [row for row in matching if row.dataset == own]
+
+
 def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
     """Returns whether a task's result is there, however the attempt that made it, or a later one, ended.
 
-    A task that names no data set is on the run's own: what was measured on another one is not its result.
     A recorded run that was measured and is kept without its backbone was pretrained all the same.
 
     Args:
@@ -40,11 +60,4 @@ def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
     """
     if task == PRETRAIN:
         return folder.pretrained or (status is not None and status.state == "done" and exists(folder.results))
-    rows = of_task(rows_of(folder.results), task)
-    if not rows or task_and_dataset(task)[1]:
-        return bool(rows)
-    try:
-        own = Evaluation.parse(task, folder.load()).dataset
-    except UserError:  # which data set was meant, nobody can tell
-        return True
-    return any(row.dataset == own for row in rows)
+    return bool(own_rows(folder, rows_of(folder.results), task))

@@ -22,7 +22,7 @@ from repro.runs.metrics import parse_metrics
 from repro.runs.records import Result
 from repro.runs.run_name import RunName
 from repro.runs.status import PRETRAIN, Status
-from repro.runs.task_results import has_result, of_task, rows_of
+from repro.runs.task_results import has_result, of_task, own_rows, rows_of
 from slurm.jobs.orders import ordered_run
 from slurm.monitoring.logs import tail
 from slurm.monitoring.queue import QueueSnapshot
@@ -100,7 +100,7 @@ def _surely_finished(sweep: Path, job: TrackedJob, read_results: ReadResults) ->
     """Returns whether the result of a job is there, as far as that can be read."""
     folder, task, entry = job
     try:
-        return _look_at(sweep, folder, task, read_results).finished(task, entry)
+        return _look_at(sweep, folder, task, entry, read_results).finished(task, entry)
     except UserError:
         return False
 
@@ -148,7 +148,7 @@ def _judged(
         UserError: A file or folder that it stands in cannot be read.
     """
     task = row.task
-    look = _look_at(sweep, row.folder, task, read_results)
+    look = _look_at(sweep, row.folder, task, entry, read_results)
     run_folder, status = look.run_folder, look.status
     if status is not None:
         row = replace(row, step=status.step, steps=status.steps, attempt=status.attempt, host=status.host)
@@ -175,7 +175,7 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
         task: Of the job.
         entry: The submission made last; None: no launcher knows of it.
     """
-    return _look_at(sweep, folder, task, rows_of).finished(task, entry)
+    return _look_at(sweep, folder, task, entry, rows_of).finished(task, entry)
 
 
 def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSnapshot, now: float) -> bool:
@@ -202,7 +202,7 @@ class _Look:
     unreadable: str
     """What is wrong with the status file."""
     results: Sequence[Result]
-    """Rows of the task, whatever their protocol."""
+    """Rows of the task, whatever their protocol; on the run's own data where nobody asked for another."""
 
     def finished(self, task: str, entry: Submission | None) -> bool:
         """Returns whether the result is there; arguments as of the function of this name."""
@@ -228,9 +228,11 @@ class _Look:
         return by_its_job or not before(self.status, entry)
 
 
-def _look_at(sweep: Path, folder: str, task: str, read_results: ReadResults) -> _Look:
+def _look_at(sweep: Path, folder: str, task: str, entry: Submission | None, read_results: ReadResults) -> _Look:
     run_folder = RunFolder(sweep / folder)
     results = [] if task in (PRETRAIN, REPORT) else of_task(read_results(run_folder.results), task)
+    if entry is None or not entry.protocols:  # nobody wrote down which data set was asked for
+        results = own_rows(run_folder, results, task)
     return _Look(run_folder, *status_of(run_folder, task), results)
 
 

@@ -39,3 +39,13 @@ def test_a_later_failure_counts_only_where_there_is_no_result(tmp_path: Path, ta
     folder.set_status("failed", task=task, error="no backbone")
     assert RunRecord(folder.path).state == state
     assert states(tmp_path / "full")[task] == state
+
+
+def test_a_probe_that_failed_is_not_done_by_one_on_another_data_set(tmp_path: Path) -> None:
+    """Of a run that no launcher knows, each took the rows of the other for its own."""
+    folder = finished(tmp_path, "mocov2", 0, {("caltech101", "top1"): 60.0})
+    folder.set_status("done", task=PRETRAIN, step=100, steps=100)
+    folder.set_status("failed", task="linear", error="out of memory")
+    folder.set_status("done", task="linear@caltech101")
+    assert states(tmp_path / "full") == {PRETRAIN: "done", "linear": "failed", "linear@caltech101": "done"}
+    assert RunRecord(folder.path).unfinished_evaluations == {"linear": "failed"}

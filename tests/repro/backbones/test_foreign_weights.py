@@ -212,9 +212,9 @@ def test_values_that_no_training_leaves_are_refused(
     state[f"module.{name}"].view(-1)[:count] = value
     with pytest.raises(UserError, match=re.escape(f"module.{name}: {said}")) as refused:
         read_foreign(saved({"state_dict": state}, tmp_path / "x.pth"), "resnet18")
-    assert "more tensors" not in str(refused.value)
+    assert "more tensor" not in str(refused.value)
     state["module.layer3.0.bn1.bias"][:] = float("nan")
-    with pytest.raises(UserError, match="and 1 more tensors are like it"):
+    with pytest.raises(UserError, match="; likewise 1 more tensor; mend"):
         read_foreign(saved({"state_dict": state}, tmp_path / "x.pth"), "resnet18")
 
 
@@ -243,7 +243,7 @@ def test_tensors_that_no_network_is_made_of_are_refused(change: Callable[[Tensor
 
 def test_weights_that_are_all_zero_are_not_adopted(tmp_path: Path) -> None:
     state = {f"module.{name}": torch.zeros_like(value) for name, value in network(1).state_dict().items()}
-    with pytest.raises(UserError, match=r"module\.conv1\.weight: its 9408 values are all zero, and 19 more tensors"):
+    with pytest.raises(UserError, match=r"\.conv1\.weight: its 9408 values are all zero; likewise 19 more tensors"):
         read_foreign(saved(state, tmp_path / "x.pth"), "resnet18")
 
 
