@@ -38,8 +38,9 @@ def own_rows(folder: RunFolder, rows: Iterable[Result], task: str) -> list[Resul
         task: A downstream task.
     """
     matching = of_task(rows, task)
-    is_asked_of_others = any(each.startswith(f"{task}@") for each in folder.tasks_begun())
-    if task_and_dataset(task)[1] or not (matching and is_asked_of_others):  # most runs, and reading settings takes long
+    if not matching or task_and_dataset(task)[1]:
+        return matching
+    if not any(each.startswith(f"{task}@") for each in folder.tasks_begun()):  # most runs; reading settings takes long
         return matching
     try:
         own = Evaluation.parse(task, folder.load()).dataset
