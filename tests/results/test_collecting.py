@@ -178,6 +178,27 @@ def test_the_fast_reader_skips_what_the_careful_one_skips(tmp_path: Path, line: 
     assert frame.attrs["warnings"] == warnings != []
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        pytest.param("null\n{row}\n", id="first"),
+        pytest.param("nullx{row}\n{row}\n", id="within"),
+        pytest.param("\n\n null\n{row}\n", id="after empty lines"),
+        pytest.param("{row}\n" + "null\n" * 220_000, id="at a block"),
+        pytest.param("{row}\n{row}\r" + "null\r" * 220_000 + "\n", id="after a carriage return"),
+    ],
+)
+def test_a_null_in_the_place_of_a_row_does_not_end_the_program(tmp_path: Path, spoilt: str) -> None:
+    save(tmp_path, RESULT)
+    path = next(tmp_path.rglob("results.jsonl"))
+    row = json.dumps(record())
+    path.write_text(spoilt.replace("{row}", row), newline="")
+    frame = collect([tmp_path])
+    _, warnings = read(path)
+    assert len(frame) == 1
+    assert frame.attrs["warnings"] == warnings != []
+
+
 def test_what_is_exported_is_read_back_with_its_types(tmp_path: Path) -> None:
     save(tmp_path, *runs(1.0, 2.0))
     frame = collect([tmp_path])
