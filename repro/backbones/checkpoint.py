@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,38 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: As of `load_safely`, or the file holds something else than a dictionary.
     """
     return require_dictionary(load_safely(path), path)
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a dictionary as `read_checkpoint` reads it, at once or not at all.
+
+    Args:
+        path: The file; its folder is made if it is not there.
+        content: Tensors and plain values, nested in dictionaries, lists and tuples.
+
+    Raises:
+        UserError: The folder cannot be written to, or the disk is full; the old file is untouched.
+    """
+    write_atomically(path, lambda file: torch.save(content, _ArchiveFile(file)))  # type: ignore[arg-type]  # all it calls
+
+
+class _ArchiveFile:
+    """A file as torch's writer of archives needs it: one that may be written to after it was closed.
+
+    Interrupted just before it writes its archive's end, the writer does so when it is freed. That is after the file was
+    closed, and an error there ends the process at once (`terminate called after throwing`), without a word to anybody.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        """Writes a buffer, or drops it where the file is closed: by then it was given up. Returns its length."""
+        return len(data) if self._file.closed else self._file.write(data)
+
+    def flush(self) -> None:
+        """Hands on what is buffered; torch calls it at the archive's end."""
+        self._file.flush()
 
 
 def require_dictionary(content: Any, path: Path) -> dict[str, Any]:
@@ -248,7 +280,7 @@ def save_backbone(
         # Contiguous: a network that was trained with its channels last is saved like any other.
         "state_dict": {k: v.detach().cpu().contiguous() for k, v in state.items() if not k.startswith("fc.")},
     }
-    write_atomically(path, lambda file: torch.save(content, file))
+    write_checkpoint(path, content)
 
 
 def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:

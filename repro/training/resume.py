@@ -21,11 +21,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import _ParamScheduler
 from torch import nn
 
-from repro.backbones.checkpoint import not_finite, read_checkpoint
+from repro.backbones.checkpoint import not_finite, read_checkpoint, write_checkpoint
 from repro.contrastive.batch_norm import gather_statistics, set_statistics
 from repro.distributed import await_file, decided_by_first, rank, world_size
 from repro.errors import UserError, one_line, shortened
-from repro.files import reading, write_atomically
+from repro.files import reading
 from repro.presence import is_file
 from repro.runs.folder import CHECKPOINTS_KEPT
 from repro.runs.health import read_symptoms
@@ -163,7 +163,7 @@ def save_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
         UserError: The folder cannot be written to, or the disk is full; the earlier checkpoints are untouched.
     """
     # In this order: at every moment there are whole checkpoints on the disk, whenever the process is killed.
-    write_atomically(folder / f"step_{step:08d}.pth", lambda file: torch.save(content, file))
+    write_checkpoint(folder / f"step_{step:08d}.pth", content)
     for outdated in checkpoints(folder)[CHECKPOINTS_KEPT:]:
         outdated.unlink()
 

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 from training_samples import CPU, files_below
 
-from repro.backbones.checkpoint import load_backbone, not_finite, read_checkpoint, save_backbone
+from repro.backbones.checkpoint import load_backbone, not_finite, read_checkpoint, save_backbone, write_checkpoint
 from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
 from repro.files import write_atomically
@@ -189,4 +191,39 @@ def test_an_interruption_within_a_file_is_one_and_no_failed_write(tmp_path: Path
         write_atomically(path, lambda file: torch.save(content, Interrupted(file, 60_000)))
     assert caught.value is interruption
     assert path.read_bytes() == b"old"
+    assert files_below(tmp_path) == {"step.pth"}
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+import torch
+from torch import serialization
+from repro.backbones.checkpoint import write_checkpoint
+
+class Interrupted(serialization._open_zipfile_writer_buffer):
+    def __init__(self, file):
+        super().__init__(file)
+        if at == "its beginning":
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_):
+        raise KeyboardInterrupt
+
+serialization._open_zipfile_writer_buffer = Interrupted
+for at in ("its beginning", "its end"):
+    try:
+        write_checkpoint(Path(sys.argv[1]), {"weights": torch.zeros(10_000)})
+    except KeyboardInterrupt:
+        print("interrupted at", at)
+"""
+
+
+def test_an_interruption_between_an_archive_and_its_end_does_not_end_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "step.pth"
+    write_checkpoint(path, {"weights": torch.ones(1)})
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED, str(path)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == "interrupted at its beginning\ninterrupted at its end\n"
+    assert read_checkpoint(path) == {"weights": torch.ones(1)}
     assert files_below(tmp_path) == {"step.pth"}
