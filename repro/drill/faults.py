@@ -19,6 +19,7 @@ from repro.files import write_json
 from repro.runs.folder import RunFolder
 from repro.runs.metrics import read_metrics
 from repro.runs.records import read
+from repro.runs.resource_usage import usage_file
 
 METHOD = "mocov2"
 WORDS = (
@@ -136,9 +137,9 @@ class TinyRun:
         values = [{row.metric: row.value for row in read(folder.results)[0]} for folder in (one, other)]
         if values[0] != values[1]:
             return f"its results differ: {values[1]}"
-        # An evaluation that has its result is only read afterwards, without a trace: what a kill left of its very last
-        # status goes with the run's next attempt.
-        expected = (".lock", ".status-knn.json.")
+        # An evaluation that has its result is only read afterwards, without a trace: what a kill left of the two files
+        # that follow the result goes with the run's next attempt.
+        expected = (".lock", ".status-knn.json.", f".{usage_file(other.path, 'knn', rank=0).name}.")
         leftovers = [path.name for path in other.path.rglob(".*") if not path.name.startswith(expected)]
         return f"{leftovers[0]} was left" if leftovers else ""
 

@@ -89,7 +89,7 @@ def _parse_whole(files: Sequence[_File]) -> pa.Table | None:
     filled = [file for file in files if file.content]
     if not filled:
         return _empty()
-    if not all(_is_lines_of_objects(file) for file in filled):
+    if not all(_is_parsable(file) for file in filled):
         return None
     try:
         table = arrow_json.read_json(
@@ -106,13 +106,17 @@ def _parse_whole(files: Sequence[_File]) -> pa.Table | None:
     return _with_paths(table, [file.path for file in filled], counts)
 
 
-def _is_lines_of_objects(file: _File) -> bool:
-    """Whether every line begins an object, and ends; only such text is given to Arrow.
+def _is_parsable(file: _File) -> bool:
+    """Whether a file is text of lines that each begin an object, and end; only such files are given to Arrow.
 
     Joined, a last line without its end would run into the first line of the next file. A `null` where a block of
     Arrow's begins, which is after any line's end, kills the process (apache/arrow#47409), and Arrow takes a carriage
-    return for a line's end, too.
+    return for a line's end, too. Bytes that are no text it reads as if they were, and fails when they are used.
     """
+    try:
+        file.content.decode()
+    except UnicodeDecodeError:
+        return False
     begun = file.content.count(b"\n{") + file.content.startswith(b"{")
     return begun == file.lines and file.content.endswith(b"\n") and b"\r" not in file.content
 

@@ -178,6 +178,18 @@ def test_the_fast_reader_skips_what_the_careful_one_skips(tmp_path: Path, line: 
     assert frame.attrs["warnings"] == warnings != []
 
 
+@pytest.mark.parametrize("name", ["demo", "mocov2", "linear"])
+def test_bytes_that_are_no_text_cost_only_their_line(tmp_path: Path, name: str) -> None:
+    save(tmp_path, RESULT)
+    path = next(tmp_path.rglob("results.jsonl"))
+    row = json.dumps(record(metric="top5")).encode()
+    assert name.encode() in row
+    path.write_bytes(path.read_bytes() + row.replace(name.encode(), name[:-1].encode() + b"\xff") + b"\n")
+    frame = collect([tmp_path])
+    assert list(frame["metric"]) == [RESULT.metric]
+    assert frame.attrs["warnings"] == [f"{path}:2: not a line of JSON; skipped"]
+
+
 @pytest.mark.parametrize(
     "spoilt",
     [
