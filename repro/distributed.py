@@ -43,7 +43,9 @@ def world_size() -> int:
 def barrier() -> None:
     """Waits for all processes."""
     if dist.is_initialized():
-        dist.barrier()
+        # NCCL is told the GPU: asked to choose, older versions take the one of the rank's number modulo those of the
+        # node, which is another process's where ranks are dealt over the nodes in turn; newer ones warn.
+        dist.barrier(device_ids=[torch.cuda.current_device()] if dist.get_backend() == "nccl" else None)
 
 
 def decided_by_first(decide: Callable[[], T]) -> T:

@@ -5,6 +5,7 @@ Tests of the same things on a CPU stand beside what they test. Run them alone wi
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from training_samples import (
 from baselines import METHODS, TABLE1, build_learner
 from repro.augmentation.on_device import apply_on_device
 from repro.augmentation.resampling import resample
-from repro.distributed import initialise
+from repro.distributed import barrier, initialise
 from repro.runs.choices import Interpolation
 from repro.runs.folder import RunFolder
 from repro.runs.sections import AugmentationSettings
@@ -215,6 +216,9 @@ def test_one_process_of_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         assert device == GPU
         assert dist.get_backend() == "nccl"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            barrier()
         value = torch.ones(3, device=device)
         dist.all_reduce(value)
         assert value.tolist() == [1.0] * 3
