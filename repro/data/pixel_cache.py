@@ -178,7 +178,7 @@ class CachedImages:
         return {name: value for name, value in self.__dict__.items() if name != "_mapped"}
 
 
-def open_cached(images: Images, dataset: str, split: Split, side: int, root: Path) -> CachedImages:
+def open_cached(images: Images, dataset: str, split: Split, side: int, root: Path, command: str) -> CachedImages:
     """Opens the cache of some images.
 
     Args:
@@ -187,6 +187,7 @@ def open_cached(images: Images, dataset: str, split: Split, side: int, root: Pat
         split: Its split.
         side: The cached images' short side in pixels.
         root: The folder of the caches.
+        command: What would cache them, on a command line.
 
     Raises:
         UserError: They are not cached, or what changed since is not.
@@ -195,6 +196,6 @@ def open_cached(images: Images, dataset: str, split: Split, side: int, root: Pat
     if not is_folder(folder):
         raise UserError(
             f"no cache of data set {dataset!r} as it is now at {side} px in {root}",
-            mend=f"salmask data cache {dataset} --side {side}, or data.cached_side=0",
+            mend=f"{command}, or data.cached_side=0",
         )
     return CachedImages(folder)

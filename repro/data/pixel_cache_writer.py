@@ -48,6 +48,8 @@ from repro.runs.lock import held
 
 SPARE_SHARE = 0.01
 """Share of a cache's size that must stay free beside it: for the index, and for what a file system keeps back."""
+_READ_BYTES = 16 * 2**20
+"""Bytes that a thread reads at a time."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,9 @@ def cache_images(
             stack.enter_context(writing(target, wait=math.inf))
         if is_folder(target):
             chunks = repair(images, side, target, workers) if check else []
+        elif exists(target) or target.is_symlink():
+            # Refused now: the finished cache could not take the name, after hours of decoding perhaps.
+            raise UserError(f"{target} is no folder, and stands in a cache's place", mend="move it away")
         else:
             planned = plan(images, side, target, workers)
             free = shutil.disk_usage(root).free
@@ -240,12 +245,21 @@ def damaged_chunks(folder: Path, workers: int) -> list[int]:
 
     def is_damaged(chunk: int) -> bool:
         start, end = span_of(index, chunk)
-        # Each thread reads at its own place; a map would have the whole file count as this process's memory.
-        return zlib.crc32(os.pread(file.fileno(), end - start, start)) != expected.get(chunk)
+        return _checksum_at(file.fileno(), start, end) != expected.get(chunk)
 
     with blaming(folder, folder.parent), (folder / PIXELS).open("rb") as file, ThreadPoolExecutor(workers) as pool:
         verdicts = pool.map(is_damaged, range(chunks_of(index)))
         return [chunk for chunk, damaged in enumerate(verdicts) if damaged]
+
+
+def _checksum_at(descriptor: int, start: int, end: int) -> int:
+    """Returns the CRC-32 of a part of a file, or of what there is of it where the file ends before."""
+    # Each thread reads at its own place; a map would have the whole file count as this process's memory. A read may be
+    # cut short, and Linux reads no more than 2 GiB at once, which a chunk of large images exceeds.
+    crc = 0
+    while start < end and (piece := os.pread(descriptor, min(end - start, _READ_BYTES), start)):
+        crc, start = zlib.crc32(piece, crc), start + len(piece)
+    return crc
 
 
 def repair(images: Images, side: int, target: Path, workers: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Pretraining, from a `Run` to its `backbone.pth`."""
 
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,8 @@ from repro.presence import exists
 from repro.progress import OPENING
 from repro.runs.cautions import queue_caution
 from repro.runs.choices import Precision
+from repro.runs.comparison import difference
+from repro.runs.departures import value_text
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
 from repro.runs.reading import FOLDERS, flat
@@ -173,7 +176,18 @@ def open_data(run: Run, split: Split) -> Images:
     images = open_images(data.dataset, split, root_of(run, data.dataset), data.scenes)
     if not data.cached_side:
         return images
-    return open_cached(images, data.dataset, split, data.cached_side, cache_root(run.machine.data_cache))
+    root = cache_root(run.machine.data_cache)
+    return open_cached(images, data.dataset, split, data.cached_side, root, _cache_command(run))
+
+
+def _cache_command(run: Run) -> str:
+    """Returns the command that caches the images of a run: of its own scenes, and in its own folders."""
+    words = ["salmask", "data", "cache", run.data.dataset, "--side", str(run.data.cached_side)]
+    changed = difference(Run(), run) if run.data.drawn else {}
+    words += [f"{key}={value_text(changed[key][1])}" for key in changed if key.startswith("data.scenes.")]
+    for option, folder in (("--root", run.machine.data_root), ("--to", run.machine.data_cache)):
+        words += [option, folder] if folder else []
+    return shlex.join(words)
 
 
 def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches:

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import pickle
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from repro.errors import UserError
 from repro.paths import CACHE_VARIABLE
 from repro.quantities import size_text
 from repro.runs.localizer_weights import weights_cache
+from repro.runs.run import Run
 from repro.runs.sections import ScenesSettings
 from repro.saliency.map_file import saliency_cache
 from repro.scenes.cache import scenes_cache
@@ -58,7 +61,7 @@ def images_of(data: Path) -> Images:
 def cached(data: Path, root: Path, side: int = 32, **options: object) -> CachedImages:
     said: list[str] = []
     outcome = cache_images(images_of(data), "folder", "train", side, root, workers=2, say=said.append, **options)
-    assert outcome["folder"] == str(open_cached(images_of(data), "folder", "train", side, root).folder)
+    assert outcome["folder"] == str(open_cached(images_of(data), "folder", "train", side, root, "").folder)
     return CachedImages(Path(outcome["folder"]))
 
 
@@ -123,8 +126,8 @@ def test_the_fingerprint_names_the_original_data_and_the_side(data: Path, tmp_pa
 def test_changed_data_has_another_cache(data: Path, tmp_path: Path) -> None:
     before = cached(data, tmp_path / "caches")
     write_image(data / "train" / "ant" / "new.png", 99)
-    with pytest.raises(UserError, match="no cache of data set 'folder' as it is now at 32 px"):
-        open_cached(images_of(data), "folder", "train", 32, tmp_path / "caches")
+    with pytest.raises(UserError, match=r"no cache of data set 'folder' as it is now at 32 px.*mend: the command, or"):
+        open_cached(images_of(data), "folder", "train", 32, tmp_path / "caches", "the command")
     after = cached(data, tmp_path / "caches")
     assert after.folder != before.folder
     assert len(after) == 25
@@ -165,6 +168,7 @@ import sys, time
 from pathlib import Path
 from repro.data import pixel_cache, pixel_cache_writer
 from repro.data.catalogue import open_images
+from repro.runs.run import Run
 from repro.runs.sections import ScenesSettings
 pixel_cache.CHUNK = pixel_cache_writer.CHUNK = 5
 read = pixel_cache_writer.pixels_of
@@ -232,6 +236,13 @@ def test_a_flipped_bit_is_seen_and_mended(data: Path, tmp_path: Path) -> None:
     assert outcome["decoded"] == 4  # images 20 to 23
     assert damaged_chunks(cache.folder, 2) == []
     assert_holds(cache, images_of(data), 32)
+
+
+def test_reads_that_are_cut_short_are_no_damage(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux reads no more than 2 GiB at once, so that every chunk of large images counted as damaged."""
+    cache, read = cached(data, tmp_path / "caches"), os.pread
+    monkeypatch.setattr(os, "pread", lambda descriptor, count, place: read(descriptor, min(count, 1000), place))
+    assert damaged_chunks(cache.folder, 2) == []
 
 
 def test_a_torn_line_of_checksums_counts_as_none(data: Path, tmp_path: Path) -> None:
@@ -315,6 +326,18 @@ def test_the_command_says_the_size_first_and_what_it_did_as_json(data: Path, tmp
     assert "to be written" not in again.err
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_what_stands_in_a_caches_place_is_refused_before_anything_is_decoded(
+    data: Path, tmp_path: Path, link: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = cached(data, tmp_path / "caches").folder
+    shutil.rmtree(target)
+    target.symlink_to(tmp_path / "nowhere") if link else target.touch()
+    monkeypatch.setattr(pixel_cache_writer, "pixels_of", lambda *_: pytest.fail("decoded"))
+    words = ("data", "cache", "folder", "--side", "32", "--root", str(data), "--to", str(tmp_path / "caches"))
+    assert refused(*words) == f"{target} is no folder, and stands in a cache's place; mend: move it away"
+
+
 def test_a_side_that_no_image_has_is_refused_and_not_cached(data: Path, tmp_path: Path) -> None:
     words = ("data", "cache", "folder", "--side", str(10**20), "--root", str(data), "--to", str(tmp_path / "caches"))
     assert "65535" in refused(*words)
@@ -327,15 +350,33 @@ def test_annotated_images_cannot_be_cached(tmp_path: Path) -> None:
     assert "no one class" in refused("data", "cache", "voc07+12", "--root", str(tmp_path))
 
 
+def carry_out_mend(run: Run) -> None:
+    """Calls the command that the refusal of a run without its cache names."""
+    with pytest.raises(UserError, match="no cache of data set") as refusal:
+        open_data(run, "train")
+    command, _, other = refusal.value.mend.rpartition(", or ")
+    assert other == "data.cached_side=0"
+    program, *words = shlex.split(command)
+    assert program == "salmask"
+    assert salmask(*words).code == 0
+
+
+def test_the_mend_of_a_missing_cache_names_the_runs_own_scenes_and_folder(tmp_path: Path) -> None:
+    """Without its settings, other scenes were cached in another folder, and the run was refused as before."""
+    scenes = {"data.dataset": "scenes", "data.scenes.grounds": 3, "data.cached_side": 32}
+    run = tiny(changes=scenes | {"machine.data_cache": str(tmp_path / "my caches")})
+    carry_out_mend(run)
+    assert open_data(run, "train").fingerprint().endswith("-32px")
+    assert len(list((tmp_path / "my caches").glob("scenes-*"))) == 1
+
+
 def test_a_run_is_trained_on_the_cache_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder_root(tmp_path / "data")
     settings = {"data.dataset": "folder", "machine.data_root": str(tmp_path / "data")}
     original, run = tiny(changes=settings), tiny(changes=settings | {"data.cached_side": 40})
     assert original.id != run.id
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "caches"))
-    with pytest.raises(UserError, match=r"mend: salmask data cache folder --side 40, or data\.cached_side=0"):
-        open_data(run, "train")
-    assert salmask("data", "cache", "folder", "--side", "40", "--root", str(tmp_path / "data")).code == 0
+    carry_out_mend(run)
     images = open_data(run, "train")
     assert isinstance(images, CachedImages)
     assert images.fingerprint() == f"{open_data(original, 'train').fingerprint()}-40px"
