@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -68,8 +69,8 @@ class Cutouts:
         names: The name of each class: the path in the folder, without a file's suffix.
 
     Raises:
-        UserError: The folder is missing, a file or a folder in it cannot be read, or there are fewer cut-outs, or
-            folders with enough of them, than classes.
+        UserError: The folder is missing, a file or a folder in it cannot be read, there are fewer cut-outs, or
+            folders with enough of them, than classes, or two classes would have one name.
     """
 
     def __init__(self, folder: Path, classes: int, *, longest: int, members: int = 0, held_out: bool = False) -> None:
@@ -106,6 +107,9 @@ class Cutouts:
             lenders = _spread(usable, classes)
             shown = [[path] for path in lenders]
             self.names = tuple(map(_name, lenders))
+            if repeated := [name for name, count in Counter(self.names).items() if count > 1]:
+                message = f"cut-outs {folder}: two files are {repeated[0]!r} but for their endings"
+                raise UserError(message, mend="rename one of them: it is the name of a class")
         cutouts = {path: _read(folder, path, longest) for path in chain(lenders, *shown)}
         self._lenders = [cutouts[path] for path in lenders]
         self._classes = [[cutouts[path] for path in paths] for paths in shown]

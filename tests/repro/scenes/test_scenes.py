@@ -384,6 +384,14 @@ def test_too_few_cutouts_say_how_many_there_are(stamps: Path, tmp_path: Path) ->
         Scenes("train", count=4, classes=0, cutouts=stamps)
 
 
+def test_two_cutouts_of_one_name_are_no_two_classes(stamps: Path) -> None:
+    """Exported as COCO, a data set had two classes of one name."""
+    write_stamp(stamps / "b/disc.PNG")
+    assert Scenes("train", count=4, classes=1, cutouts=stamps).classes == ("a/disc",)
+    with pytest.raises(UserError, match=r"two files are 'b/disc' but for their endings; mend: rename one of them"):
+        Scenes("train", count=4, classes=5, cutouts=stamps)
+
+
 def test_a_broken_cutout_is_named(stamps: Path) -> None:
     content = (stamps / "b/disc.png").read_bytes()
     (stamps / "b/disc.png").write_bytes(content[: len(content) // 2])
