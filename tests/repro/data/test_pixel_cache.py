@@ -275,13 +275,14 @@ def test_what_a_check_cannot_mend_is_refused_in_one_line(
         assert str(path.parent) in refused(*command)
 
 
+@pytest.mark.parametrize(("free", "text"), [(1000, "1.0"), (102_000, "102.0")])  # a hundredth is to stay free
 def test_a_disk_without_room_is_refused_before_anything_is_decoded(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, free: int, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = type("Usage", (), {"free": 1000})
+    usage = type("Usage", (), {"free": free})
     monkeypatch.setattr(pixel_cache_writer.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(pixel_cache_writer, "pixels_of", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(UserError, match=r"101\.7 kB are to be written, and 1\.0 kB are free; mend: make room"):
+    with pytest.raises(UserError, match=rf"101\.7 kB are to be written, and {text} kB are free; mend: make room"):
         cached(data, tmp_path / "caches")
 
 
