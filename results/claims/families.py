@@ -31,7 +31,7 @@ class FamilyVerdict:
     Attributes:
         family: The sentence.
         setting: Data, scale, fidelity and common alterations of the runs, `scenes, TINY: resnet18, 64 px`, behind the
-            data the protocol where several measured the same; empty where nothing was run.
+            data the split and the protocol where several measured the same; empty where nothing was run.
         counts: Outcome -> number of the family's comparisons.
         outcome: One of `OUTCOMES` for the whole, or `SINGLY`.
         comparison: Mean difference over the compared comparisons, seed by seed.
@@ -122,7 +122,7 @@ def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
 def setting_of(verdict: Verdict) -> str:
     """Returns what is never averaged over: whose data, which scale, fidelity and settings the runs had.
 
-    And by which protocol they were measured, where several measured the same.
+    And on which split and by which protocol they were measured, where several measured the same.
     """
     column = verdict.column
     if column is None:
@@ -131,8 +131,8 @@ def setting_of(verdict: Verdict) -> str:
     scale = f", TINY: {column.scale}" if column.scale else ""
     fidelity = "" if column.fidelity == "paper" else f", {column.fidelity}"
     altered = scale_of(departure for departure in column.common if not departure.smaller)
-    protocol = f", {verdict.apart}" if verdict.apart else ""
-    return f"{data}{protocol}{scale}{fidelity}" + (f", {ALTERED}: {altered}" if altered else "")
+    apart = f", {verdict.apart}" if verdict.apart else ""
+    return f"{data}{apart}{scale}{fidelity}" + (f", {ALTERED}: {altered}" if altered else "")
 
 
 def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Claim]]) -> FamilyVerdict:

@@ -47,8 +47,9 @@ class Verdict:
         tested: Number of different comparisons of its sentence that were tested in this setting, this one included.
         unlike: Settings in which the two methods' runs differ although the rows do not; then none are compared.
         spread_of: By whose spread it is judged, where the images do not judge.
-        apart: Its protocol, where others measured the same data, at one fidelity and scale, as kNN by two numbers of
-            neighbours does; else empty. Then each is a setting of its own: they are two looks at the same runs.
+        apart: Its split, its protocol or both, where other ones measured the same data, at one fidelity and scale, as
+            kNN by two numbers of neighbours does; else empty. Then each is a setting of its own: they are two looks at
+            the same runs.
     """
 
     question: Question
@@ -154,10 +155,10 @@ def judge(
     their runs differ in settings in which their rows do not. Where all of these runs have predictions of the same
     images, the images judge with the seeds (`results.statistics.imagewise`), else a t-test over the seeds of both. A
     claim is *supported* or *contradicted* where the test, corrected by Holm for the number of different comparisons of
-    its sentence that could be tested in its setting (data, fidelity, scale, and protocol where several measured the
-    same), finds a difference: runs for another sentence or in another setting change no p. It is a *tie* where the 95 %
-    interval lies within the margin; it is *not run* where no seed is there for both, else *undecided*. One pair of runs
-    never decides anything.
+    its sentence that could be tested in its setting (data, fidelity, scale, and split and protocol where several
+    measured the same), finds a difference: runs for another sentence or in another setting change no p. It is a *tie*
+    where the 95 % interval lies within the margin; it is *not run* where no seed is there for both, else *undecided*.
+    One pair of runs never decides anything.
 
     Args:
         frame: What `results.collection.collect.collect` returns; None where nothing was run.
@@ -208,12 +209,9 @@ def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: Spre
             _compare(question, *of_column, shared) for of_column, shared in columns if _fits(claim, of_column[0])
         ]
         undecided += comparisons or [_compare(question, None, {}, None, SharedSpreads({}, spread))]
-    apart = _measured_by_several(column for columns in measured.values() for column, *_ in columns)
+    ways = _ways_of_measuring(column for columns in measured.values() for column, *_ in columns)
     undecided = [
-        replace(verdict, apart=verdict.protocol)
-        if verdict.column and _but_protocol(verdict.column) in apart
-        else verdict
-        for verdict in undecided
+        replace(verdict, apart=_apart(verdict.column, ways)) if verdict.column else verdict for verdict in undecided
     ]
     undecided.sort(key=lambda verdict: list(TABLES).index(verdict.claim.table))
     # Only now: the correction needs to know how many comparisons a sentence has in all tables together.
@@ -269,8 +267,8 @@ def method_note(verdicts: Sequence[Verdict]) -> str:
         test,
         images,
         "P values are corrected by Holm for the comparisons of one sentence that could be tested in one setting: data, "
-        f"fidelity and scale, and the protocol where several measured the same. {here}; what was run for other "
-        f"sentences or in other settings changes no p. The level is {LEVEL:g}.",
+        f"fidelity and scale, and the split and protocol where several measured the same. {here}; what was run for "
+        f"other sentences or in other settings changes no p. The level is {LEVEL:g}.",
         "Intervals are 95 % each, the corrected ones 95 % for all of these together (Bonferroni).",
         f"Tie: the interval lies within ±{points_text(margin())}. One pair of runs never decides anything.",
     ]
@@ -321,21 +319,30 @@ def _key(verdict: Verdict) -> tuple[Any, ...]:
     return (pair, claim.metric, column.key if column else (), column.group.dataset if column else "")
 
 
-def _but_protocol(column: Column) -> tuple[str, ...]:
-    """What columns agree in that measured the same runs of the same data, by whichever protocol."""
-    return (column.task, column.dataset, column.key[1], column.fidelity, column.scale)
+def _data_of(column: Column) -> tuple[str, ...]:
+    """What columns agree in that measured the same runs of the same data, on whichever split, by whichever protocol."""
+    return (column.task, column.dataset, column.fidelity, column.scale)
 
 
-def _measured_by_several(columns: Iterable[Column]) -> set[tuple[str, ...]]:
-    """Returns what was measured by more than one protocol, as `_but_protocol` names it."""
-    protocols: dict[tuple[str, ...], set[str]] = {}
+def _ways_of_measuring(columns: Iterable[Column]) -> dict[tuple[str, ...], set[tuple[str, str]]]:
+    """Returns by which splits and protocols each data, as `_data_of` names them, were measured."""
+    ways: dict[tuple[str, ...], set[tuple[str, str]]] = {}
     for column in columns:
-        protocols.setdefault(_but_protocol(column), set()).add(column.protocol)
-    return {measured for measured, names in protocols.items() if len(names) > 1}
+        ways.setdefault(_data_of(column), set()).add((column.split, column.protocol))
+    return ways
+
+
+def _apart(column: Column, ways: Mapping[tuple[str, ...], set[tuple[str, str]]]) -> str:
+    """Returns what tells a column from others of the same data; see `Verdict.apart`."""
+    splits, protocols = map(set, zip(*ways[_data_of(column)], strict=True))
+    split = f"split {column.split}" if len(splits) > 1 else ""
+    return ", ".join(filter(None, [split, column.protocol if len(protocols) > 1 else ""]))
 
 
 def _corrected_together(verdict: Verdict) -> tuple[str, ...]:
-    """What verdicts share that are corrected together: sentence, data, fidelity, scale, and protocol where several are.
+    """What verdicts share that are corrected together: sentence and setting.
+
+    A setting is data, fidelity and scale, and split and protocol where there are several.
 
     A question that several sentences ask counts with the first of them.
     """

@@ -67,6 +67,11 @@ class Column:
         return tuple(filter(None, [*map(str, common_sizes(with_row.smaller)), self.evaluation_scale]))
 
     @property
+    def split(self) -> str:
+        """The split that our runs were measured on."""
+        return self.key[1]
+
+    @property
     def protocol(self) -> str:
         """The protocol by which our runs were measured."""
         return self.key[2]

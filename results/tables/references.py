@@ -109,7 +109,7 @@ def _before_training(column: Column, metric: str, untrained: pd.DataFrame) -> Ce
     """Returns what an untrained network has where it was measured on the same images, in the same way."""
     same = (untrained["metric"] == metric) & (untrained["dataset"] == column.dataset)
     same &= untrained["protocol"] == column.protocol
-    same &= untrained["split"] == column.key[1]
+    same &= untrained["split"] == column.split
     runs = _runs(column)
     rows = untrained[same]
     comparable = rows["departures"].map(lambda comparison: any(_alike(comparison.run, run) for run in runs))

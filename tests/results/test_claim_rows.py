@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,35 @@ def test_two_protocols_are_two_settings_and_count_each_comparison_once(runs: Pat
         assert row["difference"] == pytest.approx(sum(beaten) / 3)
     logistic = json.loads(salmask("claims", "--runs", str(runs), "--task", "logistic", "--json").out)
     assert not any("logreg" in row["setting"] for row in logistic["sentences"])
+
+
+@pytest.mark.parametrize(
+    ("ways", "settings"),
+    [
+        ([("test", "one"), ("val", "one")], ["split test", "split val"]),
+        ([("test", "one"), ("val", "two")], ["split test, one", "split val, two"]),
+    ],
+)
+def test_two_splits_are_two_settings_and_count_each_comparison_once(
+    ways: list[tuple[str, str]], settings: list[str]
+) -> None:
+    values = {"mocov2": [60.0, 62.0, 61.0], "mocov2+ours-hp": [64.0, 66.5, 65.0]}
+    rows = [
+        replace(row, value=row.value + gain * ("ours" in method), split=split, protocol=protocol)
+        for gain, (split, protocol) in enumerate(ways)
+        for method, of_seeds in values.items()
+        for row in rows_of(method, of_seeds)
+    ]
+    verdicts = judge(frame_of(*rows))
+    sentences = [each for each in judge_families(verdicts) if each.family.id == "ours-beats-baseline"]
+    assert [each.setting for each in sentences] == [f"the paper's data, {setting}" for setting in settings]
+    for gain, sentence in enumerate(sentences):
+        assert (sentence.compared, sum(sentence.counts.values())) == (1, 72)
+        assert sentence.comparison.mean == pytest.approx(12.5 / 3 + gain)
+    # One comparison each, so that neither is corrected for the other.
+    compared = [verdict for verdict in verdicts if verdict.comparison.n]
+    assert [verdict.tested for verdict in compared] == [1, 1]
+    assert [verdict.p for verdict in compared] == [verdict.comparison.p for verdict in compared]
 
 
 def test_another_metric_is_judged_where_it_is_asked_for(runs: Path) -> None:
