@@ -251,7 +251,8 @@ def _misfit(network: _Network, backbone: State, expected: State) -> str:
 def _other_arch(network: _Network, tensors: Mapping[str, Tensor]) -> str:
     """Returns the mend of a network that does not fit: the ResNets that it does fit, if any."""
     given = {name: tensors[full] for name, full in network.names.items() if _body(name)}
-    width = len(given["conv1.weight"]) if "conv1.weight" in given else BASE_WIDTH
+    stem = given["conv1.weight"].shape if "conv1.weight" in given else ()
+    width = stem[0] if stem and stem[0] else BASE_WIDTH
     fitting = []
     for arch in RESNETS:
         try:

@@ -4,7 +4,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
@@ -131,21 +131,29 @@ def flatten(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: Two tensors have one name.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: list[tuple[str, Tensor]] = []
     # A stack and no recursion, and each dictionary once: a file can nest deeper than Python's calls, and in circles.
     waiting: list[tuple[str, Any]] = [("", content)]
     seen: set[int] = set()
     while waiting:
         name, value = waiting.pop()
         if isinstance(value, Tensor):
-            if name in tensors:
-                raise UserError(f"checkpoint {path} holds two tensors under the name {name}", mend="rename one of them")
-            tensors[name] = value
+            tensors.append((name, value))
         elif isinstance(value, Mapping) and id(value) not in seen:
             seen.add(id(value))
             separator = "." if name else ""
             entries = [(plain_name(f"{name}{separator}{key}"), entry) for key, entry in value.items()]
             waiting += reversed(entries)
+    return _by_name(tensors, path)
+
+
+def _by_name(named: Sequence[tuple[str, Tensor]], path: Path) -> dict[str, Tensor]:
+    """Returns tensors by their names, or raises a UserError where two have one, as plain names may be; `path` for it."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in named:
+        if name in tensors:
+            raise UserError(f"checkpoint {path} holds two tensors under the name {name}", mend="rename one of them")
+        tensors[name] = tensor
     return tensors
 
 
@@ -155,8 +163,8 @@ def _read_safetensors(path: Path) -> CheckpointFile:
 
     try:
         with safe_open(path, "pt") as file:
-            tensors = {plain_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            return CheckpointFile(tensors, dict(file.metadata() or {}))
+            named = [(plain_name(name), file.get_tensor(name)) for name in file.keys()]  # noqa: SIM118  # no mapping
+            return CheckpointFile(_by_name(named, path), dict(file.metadata() or {}))
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"checkpoint {path} cannot be read: {one_line(error)}", mend="check the path, or copy it anew"

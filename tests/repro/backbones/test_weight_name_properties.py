@@ -1,11 +1,13 @@
 """Names of weights: the network is the same under any prefix and beside any head, and no two keys become one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor
 
 from repro.backbones.convert import to_detectron2
@@ -53,6 +55,24 @@ def test_a_network_that_lacks_a_weight_is_none(weights: dict[str, Tensor], place
         assert read_foreign(place / "x.pth", "resnet18", width=4).state[missing] == 0
         return
     with pytest.raises(UserError, match=r"it lacks 1|holds no ResNet"):
+        read_foreign(place / "x.pth", "resnet18", width=4)
+
+
+@pytest.mark.parametrize("write", [torch.save, save_file], ids=["torch", "safetensors"])
+def test_two_weights_of_one_name_are_refused(
+    weights: dict[str, Tensor], place: Path, write: Callable[[dict[str, Tensor], Path], None]
+) -> None:
+    """Of the formats one took the last of them, without a word: another network than somebody's own."""
+    write({**weights, "_orig_mod.conv1.weight": weights["conv1.weight"] + 1}, place / "twice.pth")
+    with pytest.raises(UserError, match=r"twice\.pth holds two tensors under the name conv1\.weight; mend: rename one"):
+        read_foreign(place / "twice.pth", "resnet18", width=4)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3, 7, 7)])
+def test_a_stem_without_planes_does_not_fit(weights: dict[str, Tensor], place: Path, shape: tuple[int, ...]) -> None:
+    """A number in its place ended in a traceback."""
+    torch.save({**weights, "conv1.weight": torch.zeros(shape)}, place / "x.pth")
+    with pytest.raises(UserError, match=r"has other shapes: 1 \(conv1\.weight \(.*, not 4×3×7×7\)\); mend: another"):
         read_foreign(place / "x.pth", "resnet18", width=4)
 
 
