@@ -148,7 +148,7 @@ def flatten(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
 
 
 def _by_name(named: Sequence[tuple[str, Tensor]], path: Path) -> dict[str, Tensor]:
-    """Returns tensors by their names, or raises a UserError where two have one, as plain names may be; `path` for it."""
+    """Returns tensors by their names, or raises a UserError, about the file of this path, where two have one."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in named:
         if name in tensors:

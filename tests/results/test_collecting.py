@@ -111,6 +111,9 @@ def test_nothing_to_collect_says_what_to_give(tmp_path: Path) -> None:
         collect([tmp_path])
     with pytest.raises(UserError, match=r"no folder .*absent"):
         collect([tmp_path / "absent"])
+    (tmp_path / "results.jsonl").touch()
+    with pytest.raises(UserError, match=r"no result in the 1 file below .*; mend: evaluate a run first"):
+        collect([tmp_path])
     (tmp_path / "results.jsonl").write_text("{\n")
     with pytest.raises(UserError, match=r"no result in the 1 file.*results\.jsonl:1: not a line of JSON; skipped"):
         collect([tmp_path])
@@ -240,3 +243,12 @@ def test_rows_of_one_sweep_share_a_scale_whatever_their_frameworks_batch_and_que
     finished(tmp_path, "mocov2", 1, {("scenes", "top1"): 1.0}, **small)
     with pytest.raises(UserError, match=r"runs of different recipes .* optimization.batch \(256 and 128\)"):
         refuse_mixed(collect([tmp_path], resolve))
+
+
+def test_each_row_keeps_its_own_scale_whichever_runs_lie_between(tmp_path: Path) -> None:
+    # By path: a recipe, another one, and the first again, evaluated at another scale.
+    scales = {"a": "64 px", "b": "96 px", "c": "64 px, 2 epochs"}
+    for sweep, scale in scales.items():
+        save(tmp_path, replace(RESULT, sweep=sweep, recipe="b" if sweep == "b" else "a", run_id=sweep, scale=scale))
+    frame = collect([tmp_path])
+    assert dict(zip(frame["sweep"], frame["scale"], strict=True)) == scales
