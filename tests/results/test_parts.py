@@ -32,6 +32,7 @@ def test_a_part_adds_the_row_with_it_minus_the_row_without() -> None:
         *rows_of("mocov2+ours-hp-no-masks", WITHOUT),
         *rows_of("mocov2+ours-hp-random", (69.0,)),  # one seed
         *rows_of("mocov2+ours-hp-rho1", (10.0, 20.0, 30.0)),  # lacks nothing
+        *rows_of("mocov2+random", (40.0, 41.0)),  # is nothing without its part
         *rows_of("mocov2+ours-blur-no-hard-negative", (50.0,)),  # beside which there is no row with it
         *rows_of("simclr+ours-hp@both", (50.0, 51.0)),
         *rows_of("simclr+ours-hp@both-no-hard-negative", (48.0, 50.0)),
