@@ -178,11 +178,14 @@ def read_features(path: Path, count: int, width: int) -> Features | None:
     try:
         with reading(path, "remove it"):
             features: Features = np.load(path, allow_pickle=False)
+            if not isinstance(features, np.ndarray):
+                raise TypeError("it is an archive of arrays")
     except UserError as error:
         log.warning("%s; the features are computed anew", error.what)
         return None
     if features.shape != (count, width) or features.dtype != np.float32:
-        log.warning("%s holds %s, not %d×%d; the features are computed anew", path, features.shape, count, width)
+        held = f"{'×'.join(map(str, features.shape))} of {features.dtype}"
+        log.warning("%s holds %s, not %d×%d of float32; the features are computed anew", path, held, count, width)
         return None
     if not np.isfinite(features).all():
         log.warning("%s holds values that are not finite; the features are computed anew", path)

@@ -194,7 +194,7 @@ def test_features_of_older_versions_are_found_under_their_name(tmp_path: Path) -
     assert len({store.name(pool), *(other.name(pool) for other in others)}) == 3
 
 
-@pytest.mark.parametrize("damage", ["torn", "empty", "other shape", "other type", "pickle", "nan"])
+@pytest.mark.parametrize("damage", ["torn", "empty", "other shape", "other type", "pickle", "archive", "nan"])
 def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = with_random_backbone(RUN, tmp_path)
     val = open_data(RUN, "val")
@@ -207,6 +207,9 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: py
         path.write_bytes(b"")
     elif damage == "pickle":
         np.save(path, np.array([{}], dtype=object))
+    elif damage == "archive":
+        with path.open("wb") as file:
+            np.savez(file, expected)
     elif damage == "nan":
         np.save(path, np.full_like(expected, np.nan))
     else:

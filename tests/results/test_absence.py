@@ -144,3 +144,19 @@ def test_a_run_without_a_heartbeat_is_not_called_running(tmp_path: Path, monkeyp
     assert run.status is not None
     monkeypatch.setattr("results.collection.runs.time.time", lambda: run.status.heartbeat + STALE_SECONDS + 1)
     assert run.state == "silent"
+    (run.path / "status.json").write_text("{")
+    (run,) = find_runs([tmp_path], resolve)
+    assert run.state == "unreadable"
+
+
+def test_a_run_whose_process_died_behind_its_result_is_done(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 40.0})
+    folder.set_status(task="linear", state="running")
+    (folder.path / "status.json").unlink()
+    path = folder.path / "status-linear.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"heartbeat": 1.0}))
+    (run,) = find_runs([tmp_path], resolve)
+    assert (run.state, run.unfinished_evaluations) == ("done", {})
+    folder.results.write_text("")
+    (run,) = find_runs([tmp_path], resolve)
+    assert (run.state, run.unfinished_evaluations) == ("silent", {"linear": "silent"})
