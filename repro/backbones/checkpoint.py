@@ -190,18 +190,20 @@ def require_floats(state: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         UserError: Counts those tensors, and names the first ones.
     """
-    other = [
-        name
-        for name, tensor in state.items()
-        # Without numbers (on the meta device) are tensors of a network that was saved before it had any.
-        if not name.endswith("num_batches_tracked")
-        and (not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta)
-    ]
+    other = [name for name, tensor in state.items() if not _is_of_a_network(name, tensor)]
     if other:
         raise UserError(
             f"checkpoint {path} holds weights that are no floating-point numbers: {shortened(other, 3)}",
             mend="save them as plain tensors of such, or give another file",
         )
+
+
+def _is_of_a_network(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is what networks are made of, counters of steps included, which may be of any real numbers."""
+    # Without numbers (on the meta device) are tensors of a network that was saved before it had any.
+    is_plain = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_meta)
+    is_counter = name.endswith("num_batches_tracked") and not tensor.is_complex()
+    return is_plain and (tensor.is_floating_point() or is_counter)
 
 
 def require_sound(state: Mapping[str, Tensor], path: Path) -> None:

@@ -76,6 +76,18 @@ def test_a_stem_without_planes_does_not_fit(weights: dict[str, Tensor], place: P
         read_foreign(place / "x.pth", "resnet18", width=4)
 
 
+@pytest.mark.parametrize("odd", [torch.tensor(1j), torch.tensor(1).to_sparse(), torch.tensor(1, device="meta")])
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_a_counter_that_is_no_plain_number_is_refused(weights: dict[str, Tensor], place: Path, odd: Tensor) -> None:
+    """A complex one was adopted, and every command on that run warned of the part that it dropped."""
+    torch.save({**weights, "bn1.num_batches_tracked": odd}, place / "x.pth")
+    with pytest.raises(UserError, match=r"no floating-point numbers: 1 \(bn1\.num_batches_tracked\); mend: save"):
+        read_foreign(place / "x.pth", "resnet18", width=4)
+    for counted in (torch.tensor(3, dtype=torch.int32), torch.tensor(3.0, dtype=torch.float16)):
+        torch.save({**weights, "bn1.num_batches_tracked": counted}, place / "x.pth")
+        assert read_foreign(place / "x.pth", "resnet18", width=4).state["bn1.num_batches_tracked"] == 3
+
+
 BLOCKS = st.integers(0, 40)
 NORMS = st.sampled_from(["weight", "bias", "running_mean", "running_var", "num_batches_tracked"])
 KEYS = (
