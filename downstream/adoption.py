@@ -16,7 +16,7 @@ from repro.runs.choices import InputFilter
 from repro.runs.comparison import difference
 from repro.runs.departures import value_text
 from repro.runs.folder import RunFolder
-from repro.runs.limits import METHOD_NAME
+from repro.runs.limits import METHOD_NAME, METHOD_NAME_MEND
 from repro.runs.reading import build
 from repro.runs.run import Run
 from repro.terminal import say
@@ -83,11 +83,12 @@ def adopt(
         UserError: The checkpoint does not fit, the name is no name, or the folder holds another run.
     """
     # Lightning's own are called `epoch=9-step=100.ckpt`: no option that was given is wrong there.
-    name = name or _NO_NAME.sub("-", _ENDINGS.sub("", path.name)).lstrip(".+@_-")
-    if not name:
-        raise UserError(f"the file name of {path} cannot name a method", mend="--name NAME")
-    if not METHOD_NAME.fullmatch(name):
-        raise UserError(f"--name {name} cannot name a folder", mend="letters, digits and . + @ _ - only")
+    of_file = _NO_NAME.sub("-", _ENDINGS.sub("", path.name)).lstrip(".+@_-")
+    if not METHOD_NAME.fullmatch(name or of_file):
+        if not name:
+            raise UserError(f"the file name of {path} cannot name a method", mend="--name NAME")
+        raise UserError(f"--name {name} cannot name a folder", mend=METHOD_NAME_MEND)
+    name = name or of_file
     fresh = str(path) == RANDOM and not path.exists()
     # The run cannot be built yet, since the weights are part of it; seed and width stand in the settings alone.
     wanted = build([settings])

@@ -111,6 +111,8 @@ ASCENDING = (
 DEVICES = ("auto", "cpu", "cuda")
 METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+@_-]{0,99}")
 """What may stand as a method's name, which also names a folder."""
+METHOD_NAME_MEND = "letters, digits and . + @ _ - only, 100 at most, a letter or a digit first"
+"""What to do about a name that may not."""
 LARGEST_WHOLE = 2**31 - 1
 """Whole numbers go to libraries that keep them in a C int."""
 
@@ -128,7 +130,7 @@ def problems(run: RunSettings) -> Iterator[Problem]:
 def _method_problems(run: RunSettings) -> Iterator[Problem]:
     """Yields a method's name that cannot name a folder."""
     if not METHOD_NAME.fullmatch(run.method):
-        yield Problem(f"method={run.method!r} cannot name a folder", mend="letters, digits and . + @ _ - only")
+        yield Problem(f"method={run.method!r} cannot name a folder", mend=METHOD_NAME_MEND)
 
 
 def _number(run: RunSettings, key: str) -> float:

@@ -317,6 +317,11 @@ def test_a_bad_import_makes_nothing(state: dict[str, Tensor], tmp_path: Path) ->
     assert "--name ../up cannot name a folder; mend: letters, digits and" in refused(
         *imported(path, out, "--name", "../up")
     )
+    assert "only, 100 at most, a letter or a digit first" in refused(*imported(path, out, "--name", "x" * 101))
+    for name in ("x" * 101, "…"):  # no option that was given is wrong
+        line = refused(*imported(path.rename(tmp_path / f"{name}.pth"), out))
+        assert line == f"the file name of {tmp_path / name}.pth cannot name a method; mend: --name NAME"
+        (tmp_path / f"{name}.pth").rename(path)
     assert "none.pth does not exist" in refused(*imported(tmp_path / "none.pth", out))
     line = refused(*imported(path, out), "optimization.lr=1")
     assert line == "optimization.lr says nothing about weights from elsewhere; mend: leave it out"
