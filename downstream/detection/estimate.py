@@ -1,6 +1,7 @@
 """An estimate of how long a training would take here, from a few seconds of it."""
 
 import time
+from statistics import mean
 from typing import Any
 
 import torch
@@ -35,13 +36,14 @@ def seconds_per_image(cfg: CfgNode) -> float:
     cfg.MODEL.MASK_ON = False  # masks take a small part of the time, and the timed image has none
     # Enough proposals for the most regions that are sampled from them.
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 4 * max(PROBE_REGIONS)
-    side = max(cfg.INPUT.MIN_SIZE_TRAIN)
+    # Each image gets one of these sides, with equal probability.
+    sides = cfg.INPUT.MIN_SIZE_TRAIN
     model = build_network(cfg).train()
     few_regions, many_regions = (_seconds(model, regions) for regions in PROBE_REGIONS)
     # On a busy machine the noise of a timing may exceed what is measured: no estimate is negative.
     per_region = max(0.0, many_regions - few_regions) / (PROBE_REGIONS[1] - PROBE_REGIONS[0])
     probe_image = max(0.0, few_regions - per_region * PROBE_REGIONS[0])
-    pixels = side * min(cfg.INPUT.MAX_SIZE_TRAIN, side * ASPECT)
+    pixels = mean(side * min(cfg.INPUT.MAX_SIZE_TRAIN, side * ASPECT) for side in sides)
     regions: int = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
     return probe_image * pixels / PROBE_SIDE**2 + per_region * regions
 

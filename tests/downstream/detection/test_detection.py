@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 from detection_samples import config, data_of, planned, prepared, scenes_as
+from torch import nn
 from training_samples import CPU, files_below
 
+from downstream.detection import estimate
 from downstream.detection.data import open_coco, open_voc
 from downstream.detection.task import DetectionTask, open_data, refuse_endless, require_detectron2
 from downstream.measurement import Target
@@ -101,6 +103,24 @@ def test_the_estimate_knows_our_parts_of_a_detector() -> None:
     )
     process = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
     assert 0 < float(process.stdout) < 1000
+
+
+def test_the_estimate_is_of_all_sizes_that_images_are_trained_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the largest of them alone, VOC would have taken half as long again."""
+    cfg, _ = config(DetectionSettings(rois=512), arch="resnet18", devices=1)
+    cfg.defrost()
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (448, 672), 672
+    monkeypatch.setattr(estimate, "build_network", lambda cfg: nn.Identity())
+    # An image of 224 × 224 takes two seconds, and each region a hundredth of one.
+    monkeypatch.setattr(estimate, "_seconds", lambda network, regions: 2 + regions / 100)
+    # Of 448 px the long side is a third longer, of 672 px it is the most that it may be.
+    pixels = (448 * 448 * 4 / 3 + 672 * 672) / 2
+    assert estimate.seconds_per_image(cfg) == pytest.approx(2 * pixels / 224**2 + 512 / 100)
+    # On a busy machine more regions may seem to take less time.
+    monkeypatch.setattr(estimate, "_seconds", lambda network, regions: 2 - regions / 100)
+    assert estimate.seconds_per_image(cfg) == pytest.approx((2 - 8 / 100) * pixels / 224**2)
+    monkeypatch.setattr(estimate, "_seconds", lambda network, regions: regions / 4 - 1)
+    assert estimate.seconds_per_image(cfg) == pytest.approx(512 / 4)
 
 
 @pytest.mark.parametrize(("seconds", "refused"), [(1.79, False), (1.81, True)])
