@@ -16,6 +16,7 @@ from downstream.knn import vote
 from downstream.measurement import Target
 from downstream.partitions import standard
 from downstream.tasks import evaluate
+from repro.backbones.checkpoint import load_backbone
 from repro.data.catalogue import open_images
 from repro.data.splits import Images, Split
 from repro.errors import UserError
@@ -87,6 +88,9 @@ def test_each_k_is_a_protocol_with_rows_of_its_own(tmp_path: Path) -> None:
     votes = vote_by_hand(queries, bank, torch.tensor(train.targets), 8, 7, 0.07)
     hits = np.mean(votes.argmax(1).numpy() == np.array(val.targets))
     assert rows[3].value == pytest.approx(100 * hits)
+    # How sure of each image: the share of the votes that went to the class that won.
+    predictions = read_predictions(folder, FileReference(rows[3].predictions, rows[3].predictions_sha256))
+    np.testing.assert_allclose(predictions.score, votes.max(1).values / votes.sum(1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("task", ["knn", "logistic", "linear", "finetune"])
@@ -123,8 +127,15 @@ def test_the_protocols_are_twenty_and_two_hundred_neighbours() -> None:
 
 def test_more_neighbours_than_images_are_refused(tmp_path: Path) -> None:
     run = tiny()
+    folder = with_random_backbone(run, tmp_path)
     with pytest.raises(UserError, match=r"knn.neighbours=200, but scenes has only 20 training images; mend: knn.neig"):
-        evaluate(run, with_random_backbone(run, tmp_path), "knn", CPU)
+        evaluate(run, folder, "knn", CPU)
+    # Before any feature is computed; as many as there are will do.
+    all_of_them, target = tiny(changes={"knn.neighbours": [20]}), Target("scenes", None, run.data.scenes)
+    backbone = load_backbone(folder.backbone)
+    knn.check(all_of_them, target, backbone)
+    with pytest.raises(UserError, match=r"knn.neighbours=200, but scenes has only 20 training images"):
+        knn.check(run, target, backbone)
     with pytest.raises(UserError, match=r"knn\.neighbours holds 0, which is out of range; mend: 1 or more"):
         tiny(changes={"knn.neighbours": [0]})
     with pytest.raises(UserError, match=r"knn\.neighbours=20 is not a list of whole numbers; mend: .*=\[1,2\]"):

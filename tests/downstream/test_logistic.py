@@ -117,6 +117,17 @@ def test_an_interrupted_path_goes_on_to_the_same_numbers(tmp_path: Path) -> None
     assert (new_fits, repeated.scores) == (6, undisturbed.scores)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_fits_of_few_classes_are_taken_up_again(classes: int, tmp_path: Path) -> None:
+    """Of two classes scikit-learn keeps the coefficients of one."""
+    (features, labels), weights = blobs(80, 0), grid(1e-1, 1e1, 2)
+    data, made = (features, labels % classes), list[int]()
+    for _ in range(2):
+        settings = {"classes": classes, "iterations": 500, "fits_file": tmp_path / "fits.npz", "key": "k"}
+        fit_path(data, data, weights, tell=made.append, **settings)
+    assert made == [1, 2]
+
+
 @pytest.mark.parametrize(
     "damage",
     [
