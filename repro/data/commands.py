@@ -267,8 +267,7 @@ def _print_report(report: Report, per_class: bool) -> None:
         console.print(Text("warning", "yellow"), visible_in_line(warning))
     kinds = Counter(problem.kind for problem in report.problems)
     summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "no problems"
-    depth = "every image decoded" if report.decoded else "images not decoded (--quick)"
-    console.print(f"{summary}; {depth}")
+    console.print(f"{summary}; {report.depth}")
 
 
 def _per_class(report: Report) -> TextTable:

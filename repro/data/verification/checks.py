@@ -85,7 +85,7 @@ def _check_parts(
     try:
         images_of = parts(root)
     except UserError as error:
-        report.add_error("unusable", root, error)
+        report.end_with(root, error)
         return
     files: list[File] = []
     for split, images in images_of.items():
@@ -112,7 +112,7 @@ def _check_annotations(
     try:
         survey = survey_root(root)
     except UserError as error:
-        report.add_error("unusable", root, error)
+        report.end_with(root, error)
         return
     progress.update(task, total=1, completed=1)
     for finding in survey.findings:

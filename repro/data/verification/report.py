@@ -24,6 +24,9 @@ ProblemKind = Literal[
     "label-range",
 ]
 
+_UNDECODED = frozenset[ProblemKind]({"zero-byte", "unreadable"})
+"""Problems of images that cannot be decoded."""
+
 
 @dataclass(frozen=True)
 class DataProblem:
@@ -47,7 +50,7 @@ class Report:
     Attributes:
         name: The data set's name.
         root: The data set's folder; None for drawn images.
-        decoded: Whether every image was decoded.
+        decoded: Whether all images that could be were decoded, and not their sizes looked at alone, or nothing at all.
         counts: Images for each split and class, or, of annotated images, objects; a missing class counts 0.
         images: Images for each split of annotated images, which no class counts.
         problems: What must be mended, in the order of the checks.
@@ -100,3 +103,21 @@ class Report:
             below = error.path.relative_to(folder)
             message = error.reason if below == Path() else f"{below}: {error.reason}"
         self.add(kind, folder, message, error.mend)
+
+    def end_with(self, root: Path, error: UserError) -> None:
+        """Adds the error that keeps every image of a data set from being looked at.
+
+        Args:
+            root: The data set's folder.
+            error: As of `add_error`.
+        """
+        self.decoded = False
+        self.add_error("unusable", root, error)
+
+    @property
+    def depth(self) -> str:
+        """What became of the images, as the end of a sentence."""
+        kinds = {problem.kind for problem in self.problems}
+        if not self.decoded:
+            return "no image decoded" if "unusable" in kinds else "images not decoded (--quick)"
+        return "every other image decoded" if kinds & _UNDECODED else "every image decoded"

@@ -266,9 +266,20 @@ def test_verify_exits_by_what_it_found(folder_root: Path) -> None:
     torn_outcome = CliRunner().invoke(app, ["verify", "folder", "--root", str(folder_root), "--workers", "1"])
     assert torn_outcome.exit_code == 1
     assert f"unreadable {torn}: " in torn_outcome.stdout
+    assert "1 unreadable; every other image decoded" in torn_outcome.stdout
     quick = CliRunner().invoke(app, ["verify", "folder", "--root", str(folder_root), "--quick", "--json"])
     assert quick.exit_code == 0
     assert json.loads(quick.stdout)["counts"]["train"] == {"ant": 5, "mole": 4, "zebra": 4}
+    quick = CliRunner().invoke(app, ["verify", "folder", "--root", str(folder_root), "--quick"])
+    assert "no problems; images not decoded (--quick)" in quick.stdout
+
+
+@pytest.mark.parametrize("name", ["caltech101", "flowers102", "voc07+12", "coco"])
+def test_of_a_folder_that_is_no_such_data_set_no_image_is_called_decoded(name: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    outcome = CliRunner().invoke(app, ["verify", name, "--root", str(tmp_path)])
+    assert "1 unusable; no image decoded" in outcome.stdout
+    assert verify(name, tmp_path).to_plain()["decoded"] is False
 
 
 def test_verify_without_a_usable_root_is_a_user_error(tmp_path: Path) -> None:
