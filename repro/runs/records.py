@@ -97,7 +97,7 @@ _TIME = re.compile(
     r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?"
 )
 """What every reader of ISO 8601 takes; Python's own takes week dates and odd separators too, which pandas refuses."""
-_LARGEST = 2**63 - 1
+_WHOLE_NUMBERS = range(-(2**63), 2**63)
 """Columns of whole numbers have 64 bits."""
 
 
@@ -239,18 +239,22 @@ def _values(record: dict[str, Any]) -> tuple[Any, ...]:
         if not math.isfinite(values[index]):
             raise ValueError(f"{FIELDS[index]} is {values[index]}, not a finite number")
     for name, value in zip(FIELDS, values, strict=True):
-        if type(value) is int and abs(value) > _LARGEST:
+        if type(value) is int and value not in _WHOLE_NUMBERS:
             raise ValueError(f"{name} is a number of more than 64 bits")
         if type(value) is str and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise ValueError(f"{name} is {value!r}, which is no Unicode text")
-    try:
-        # Both: the pattern knows no lengths of months.
-        is_time = _TIME.fullmatch(values[_STARTED]) is not None and bool(datetime.fromisoformat(values[_STARTED]))
-    except ValueError:
-        is_time = False
-    if not is_time:
+    if not is_time(values[_STARTED]):
         raise ValueError(f"started is {values[_STARTED]!r}, not an ISO 8601 time")
     return values
+
+
+def is_time(text: str) -> bool:
+    """Returns whether a text is a time in ISO 8601, as rows have it; every reader of rows asks here."""
+    try:
+        # Both: the pattern knows no lengths of months.
+        return _TIME.fullmatch(text) is not None and bool(datetime.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 def _field(record: dict[str, Any], name: str, kind: type) -> Any:

@@ -170,7 +170,18 @@ def test_whatever_stands_in_a_row_the_others_are_collected(file: Path, damaged: 
     assert len(results) == 3 or any(f"{file}:2:" in warning for warning in warnings)
 
 
-@pytest.mark.parametrize("line", ['{"value": NaN}', '{"seed": "0"}', '{"started": "soon"}', '{"value": true}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"value": NaN}',
+        '{"seed": "0"}',
+        '{"started": "soon"}',
+        '{"started": "2026-11-22T10Z"}',  # as other readers of ISO 8601 take it, and Arrow
+        '{"started": "2026-11-22T10:00:00+01"}',
+        '{"started": "0000-01-01T00:00:00Z"}',
+        '{"value": true}',
+    ],
+)
 def test_the_fast_reader_skips_what_the_careful_one_skips(tmp_path: Path, line: str) -> None:
     save(tmp_path, RESULT)
     path = next(tmp_path.rglob("results.jsonl"))
@@ -179,6 +190,13 @@ def test_the_fast_reader_skips_what_the_careful_one_skips(tmp_path: Path, line: 
     _, warnings = read(path)
     assert len(frame) == 1
     assert frame.attrs["warnings"] == warnings != []
+
+
+def test_the_careful_reader_takes_the_numbers_that_the_fast_one_takes(tmp_path: Path) -> None:
+    save(tmp_path, RESULT, replace(RESULT, metric="top5", seed=-(2**63)), replace(RESULT, run_id="b", seed=2**63 - 1))
+    assert sorted(collect([tmp_path])["seed"]) == [-(2**63), RESULT.seed, 2**63 - 1]
+    for path in tmp_path.rglob("results.jsonl"):
+        assert read(path)[1] == []
 
 
 @pytest.mark.parametrize("name", ["demo", "mocov2", "linear"])
