@@ -271,7 +271,7 @@ def test_without_any_run_every_question_is_listed() -> None:
     assert len(verdicts) == len(questions())
     assert {item.outcome for item in verdicts} == {NOT_RUN}
     assert margin() == 1.0
-    assert {item.outcome for item in judge_families(verdicts)} == {NOT_RUN}
+    assert {(item.outcome, item.why) for item in judge_families(verdicts)} == {(NOT_RUN, "not run")}
 
 
 # --- the sentences
