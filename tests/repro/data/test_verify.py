@@ -13,6 +13,7 @@ from repro.data.folders import FolderImages
 from repro.data.imagenet import class_list
 from repro.data.images import decode, inspect
 from repro.data.roots import config_file, find_root
+from repro.data.verification import files
 from repro.data.verification.checks import verify
 from repro.errors import UserError
 
@@ -63,6 +64,50 @@ def test_one_image_in_two_classes_is_told(folder_root: Path) -> None:
     assert report.ok
     pairs = f"{mole}/copy.png is {ant}/0.png, {zebra}/link.png is {ant}/1.png"
     assert report.warnings == [f"train: images of two classes have the same content: 2 ({pairs})"]
+
+
+def test_of_hundreds_of_gigabytes_only_what_may_be_a_copy_is_read(
+    folder_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {  # of sizes that nothing else has
+        "train/ant/copied": b"a" * 5000,
+        "train/mole/copied": b"a" * 5000,
+        "train/ant/late": b"b" * 6000,
+        "train/mole/late": b"b" * 5999 + b"c",  # begins alike
+        "train/ant/early": b"d" * 7000,
+        "train/zebra/early": b"e" * 7000,
+        "train/ant/again": b"f" * 8000,
+        "train/ant/below": b"f" * 8000,
+        "train/ant/alone": b"g" * 9000,
+        "val/ant/shared": b"h" * 9001,
+        "train/mole/shared": b"h" * 9001,
+        "train/ant/hollow": b"",
+        "val/mole/hollow": b"",
+    }
+    for name, content in contents.items():
+        (folder_root / f"{name}.png").write_bytes(content)
+    read, digest = set[str](), files._digest
+
+    def recorded(path: str) -> str | OSError:
+        read.add(path)
+        return digest(path)
+
+    monkeypatch.setattr(files, "_digest", recorded)
+    ours = {str(folder_root / f"{name}.png"): name for name in contents}
+    report = verify("folder", folder_root, workers=1)
+    across = {"train/mole/shared", "val/ant/shared"}
+    within = {f"train/{label}/{name}" for label in ("ant", "mole") for name in ("copied", "late")}
+    assert {ours[path] for path in read & ours.keys()} == across | within
+    (warning,) = report.warnings
+    assert warning.endswith(f": 1 ({folder_root}/train/mole/copied.png is {folder_root}/train/ant/copied.png)")
+    assert [problem.path for problem in report.problems if problem.kind == "overlap"] == [
+        str(folder_root / "val/ant/shared.png")
+    ]
+    read.clear()
+    quick = verify("folder", folder_root, deep=False, workers=1)
+    assert {ours[path] for path in read & ours.keys()} == across
+    assert quick.warnings == []
+    assert isinstance(digest(str(folder_root)), IsADirectoryError)  # told, while the other threads go on
 
 
 def test_a_broken_link_is_named_as_one(folder_root: Path) -> None:
