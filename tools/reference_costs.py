@@ -15,9 +15,10 @@ from typing import Any
 
 from baselines import resolve
 from repro.bench.throughput import kind_of
+from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.task_results import rows_of
-from slurm.planning.job_costs import rate_of
+from slurm.planning.job_costs import evaluation_kind, rate_of
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "slurm" / "planning" / "reference.json"
@@ -82,7 +83,7 @@ def recorded(folder: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             device = json.loads(place.provenance.read_text(encoding="utf-8"))[-1]["device"]
             rates.setdefault((kind_of(run), device), []).append(rate)
         for row in rows_of(place.results):
-            key = (row.task, row.dataset, row.protocol, run.encoder.network, str(run.data.crop))
+            key = evaluation_kind(run, Evaluation(row.task, row.dataset), row.protocol)
             seconds.setdefault((key, row.device), []).append(row.duration_s)
     return (
         [

@@ -34,6 +34,19 @@ def published_train_images(dataset: str) -> int | None:
     return DATASETS[dataset].expected.get("train") if dataset in DATASETS else None
 
 
+def size_of(run: Run, dataset: str) -> str:
+    """Returns what tells data sets of one name and other sizes apart; empty of one that has a size of its own.
+
+    Args:
+        run: Says how many scenes are drawn, and where a folder of images is.
+        dataset: That the run is trained on or measured on.
+    """
+    if dataset in DATASETS and DATASETS[dataset].generated:
+        return f"{run.data.scenes.train_count}+{run.data.scenes.val_count}"
+    known = published_train_images(dataset) is not None or dataset != run.data.dataset
+    return "" if known else str(train_images(run) or "")
+
+
 _DRAWN_FOR_PROBES = {
     "caltech101": caltech.TRAIN_EACH * caltech.CLASSES,
     "flowers102": flowers.EXPECTED - flowers.VAL_SHARE - flowers.TEST_SHARE,

@@ -8,8 +8,9 @@ passed over. `salmask status --cost` and plans read it.
 import contextlib
 import glob
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
 
 from repro.errors import UserError
@@ -98,6 +99,29 @@ def usage_of(folder: Path, task: str) -> TaskUsage | None:
     paths = sorted((folder / USAGE).glob(f"{glob.escape(task)}.*.json"))
     ranks = [usages for path in paths if (usages := attempts_of(path))]
     return total(ranks) if ranks else None
+
+
+def seconds_by_start(folder: Path, task: str, starts: Iterable[str]) -> dict[str, float]:
+    """Returns the seconds of each measurement of a task, from the first second of the first attempt at it.
+
+    An evaluation may be measured several times in a run's folder, by other protocols or once more; each time counts its
+    own attempts: the one that it ended in, and those before it that were interrupted. What led to no result counts for
+    none.
+
+    Args:
+        folder: Of the run.
+        task: The task's name, `linear` or `linear@caltech101`.
+        starts: When each measurement began, as its rows say (`Result.started`); one of which nobody wrote down an
+            attempt is not among what is returned.
+    """
+    moments = sorted((datetime.fromisoformat(start).timestamp(), start) for start in set(starts))
+    seconds: dict[str, float] = {}
+    for usage in attempts_of(usage_file(folder, task, 0)):
+        # A process begins before it measures, and rows tell the second in which that was, without its fraction.
+        start = next((start for moment, start in moments if usage.begun < moment + 1), None)
+        if start is not None:
+            seconds[start] = seconds.get(start, 0.0) + usage.seconds
+    return seconds
 
 
 def memories_of(folder: Path) -> dict[str, int]:

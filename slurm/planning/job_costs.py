@@ -16,14 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measurements, record_file
-from repro.data.sizes import probe_images, train_images
+from repro.data.sizes import probe_images, size_of, train_images
 from repro.errors import UserError
 from repro.files import folder_size
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import CHECKPOINTS_KEPT, RunFolder
 from repro.runs.metrics import read_metrics
 from repro.runs.records import Result
-from repro.runs.resource_usage import memories_of, usage_of
+from repro.runs.resource_usage import memories_of, seconds_by_start, usage_of
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.task_results import rows_of
@@ -72,7 +72,7 @@ class Evidence:
     runs: Mapping[Kind, tuple[float, int, str]]
     """Images per second, bytes of the folder, and name of a run of the kind."""
     durations: Mapping[tuple[str, ...], float]
-    """Seconds by task, data set, protocol, architecture and crop."""
+    """Seconds by what `evaluation_kind` returns."""
     steps: Mapping[Kind, StepMeasurement]
     """From `salmask bench step`."""
     start_ups: Mapping[Kind, float] = field(default_factory=dict)
@@ -129,10 +129,15 @@ def gather(sweeps: Sequence[Path], steps: Path, read_results: Callable[[Path], S
         for name, most in memories_of(folder.path).items():
             task = (name.partition("@")[0], *kind_of(run))
             memories[task] = max(memories.get(task, 0), most)
-        whole_seconds = functools.cache(functools.partial(_whole_seconds, run, folder))
+        by_evaluation: dict[Evaluation, list[Result]] = {}
         for row in read_results(folder.results):
-            key = (row.task, row.dataset, row.protocol, run.encoder.network, str(run.data.crop))
-            durations.setdefault(key, []).append(whole_seconds(row.task, row.dataset) or row.duration_s)
+            by_evaluation.setdefault(Evaluation(row.task, row.dataset), []).append(row)
+        for evaluation, rows in by_evaluation.items():
+            kind_of_protocol = functools.cache(functools.partial(evaluation_kind, run, evaluation))
+            whole = seconds_by_start(folder.path, evaluation.name(run), (row.started for row in rows))
+            for row in rows:
+                seconds = whole.get(row.started, row.duration_s)
+                durations.setdefault(kind_of_protocol(row.protocol), []).append(seconds)
     return Evidence(
         runs,
         {key: statistics.median(times) for key, times in durations.items()},
@@ -150,10 +155,10 @@ def _start_up(run: Run, folder: RunFolder, rate: float) -> float:
     return max(0.0, usage.seconds - run.optimization.epochs * images / rate)
 
 
-def _whole_seconds(run: Run, folder: RunFolder, task: str, dataset: str) -> float:
-    """Returns for how long the jobs of an evaluation ran, from their first second on; 0: nobody wrote it down."""
-    usage = usage_of(folder.path, Evaluation(task, dataset).name(run))
-    return usage.seconds if usage else 0.0
+def evaluation_kind(run: Run, evaluation: Evaluation, protocol: str) -> tuple[str, ...]:
+    """Returns what makes two evaluations take equally long: task, data set, its size, protocol, network and crop."""
+    size = size_of(run, evaluation.dataset)
+    return evaluation.task, evaluation.dataset, size, protocol, run.encoder.network, str(run.data.crop)
 
 
 def rate_of(metrics: Path) -> float | None:
@@ -255,8 +260,7 @@ def _evaluation(job: Job, gpus: int, evidence: Evidence) -> JobCost:
     run = job.run
     evaluation = Evaluation.parse(job.task, run)
     durations = [
-        evidence.durations.get((evaluation.task, evaluation.dataset, protocol, run.encoder.network, str(run.data.crop)))
-        for protocol in evaluation.protocols(run)
+        evidence.durations.get(evaluation_kind(run, evaluation, protocol)) for protocol in evaluation.protocols(run)
     ]
     recorded_seconds = [seconds for seconds in durations if seconds is not None]
     if recorded_seconds and len(recorded_seconds) == len(durations):
@@ -280,7 +284,7 @@ def _reference_evaluation(
     if evidence.reference is None:
         return None
     network, crop = run.encoder.network, str(run.data.crop)
-    keys = [(evaluation.task, evaluation.dataset, protocol, network, crop) for protocol in evaluation.protocols(run)]
+    keys = [evaluation_kind(run, evaluation, protocol) for protocol in evaluation.protocols(run)]
     known = [evidence.reference.evaluation(key, on_gpu=evidence.on_gpu) for key in keys]
     timed = [values for values in known if values]
     if timed and len(timed) == len(known):

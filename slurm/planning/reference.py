@@ -42,7 +42,7 @@ class Reference:
     forwards: Sequence[tuple[tuple[str, str], ReferenceRate]]
     """Passes of a frozen network, by network and pixels a side."""
     evaluations: Sequence[tuple[tuple[str, ...], float, str, str]]
-    """Evaluations: task, data set, protocol, network and crop; seconds, device and source."""
+    """Evaluations: task, data set, its size, protocol, network and crop; seconds, device and source."""
 
     @cached_property
     def _by_work(self) -> Mapping[Kind, list[tuple[Kind, ReferenceRate]]]:
@@ -75,7 +75,7 @@ class Reference:
         """Returns seconds, device and source of an evaluation; None: nobody timed it.
 
         Args:
-            key: Task, data set, protocol, network and crop.
+            key: As of `slurm.planning.job_costs.evaluation_kind`.
             on_gpu: As of `step`.
         """
         same = [(seconds, device, source) for other, seconds, device, source in self.evaluations if other == key]

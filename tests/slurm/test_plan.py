@@ -14,6 +14,7 @@ from yaml_samples import write_yaml
 from baselines import resolve
 from repro.bench.throughput import StepMeasurement, kind_of, newest_measurements, record
 from repro.data.sizes import train_images
+from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.records import append, read
 from slurm.plan import SweepPlan, print_plan, say_plan_as_json
@@ -24,6 +25,7 @@ from slurm.planning.job_costs import (
     Evidence,
     JobCost,
     estimate,
+    evaluation_kind,
     gather,
     of_known_cost,
     survey,
@@ -31,7 +33,7 @@ from slurm.planning.job_costs import (
     with_plan,
     within_budget,
 )
-from slurm.planning.reference import Reference
+from slurm.planning.reference import Reference, reference
 from slurm.planning.sweep import Part, Sweep, expand
 from slurm.profiles.profile import Cluster, Resources
 
@@ -157,7 +159,7 @@ def test_a_job_on_cpus_is_planned_by_figures_of_cpus(tmp_path: Path) -> None:
     """Also where the profile's other jobs have GPUs."""
     graph = graph_of(tmp_path)
     run = graph.jobs[0].run
-    key = ("linear", "scenes", run.probe.protocol().name, run.encoder.network, str(run.data.crop))
+    key = evaluation_kind(run, Evaluation("linear", "scenes"), run.probe.protocol().name)
     figures = [(key, 5.0, "NVIDIA H100", "a"), (key, 50.0, "cpu (1 threads)", "b")]
     evidence = replace(NOTHING, reference=Reference([], [], figures))
     for gpus, seconds in ((0, 50.0), (1, 5.0)):
@@ -170,6 +172,28 @@ def test_a_protocol_that_differs_is_no_evidence(tmp_path: Path) -> None:
     graph = expand(Sweep("s", (Part(("mocov2",), (0,), settings={**TINY, "probe.epochs": 9}),)), tmp_path, resolve, {})
     evidence = gather([tmp_path / "before"], tmp_path / "none.jsonl")
     assert estimate(graph, None, evidence)[graph.key(graph.jobs[1])].seconds is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("data.scenes.train_count", 2000), ("data.scenes.val_count", 500)])
+def test_an_evaluation_of_fewer_images_is_no_evidence(tmp_path: Path, key: str, value: int) -> None:
+    """Its protocol has the same name, and it took a fraction of the time."""
+    finished(tmp_path / "before", [4.0], 90.0)
+    part = Part(("mocov2",), (0,), settings={**TINY, key: value})
+    graph = expand(Sweep("s", (part,)), tmp_path, resolve, {})
+    evidence = gather([tmp_path / "before"], tmp_path / "none.jsonl")
+    assert estimate(graph, None, evidence)[graph.key(graph.jobs[1])].seconds is None
+
+
+def test_figures_from_elsewhere_are_of_as_many_images(tmp_path: Path) -> None:
+    settings = {"data.dataset": "scenes", "data.crop": 64, "encoder.arch": "resnet18", "encoder.width": 16}
+    own = {"knn.neighbours": [20], "data.scenes.val_count": 2000}
+    seconds = {}
+    for images in (4096, 40960):
+        part = Part(("mocov2",), (0,), ("knn",), settings={**settings, **own, "data.scenes.train_count": images})
+        graph = expand(Sweep("s", (part,)), tmp_path, resolve, {})
+        evidence = replace(NOTHING, reference=reference())
+        seconds[images] = estimate(graph, None, evidence)[graph.key(graph.jobs[1])].seconds
+    assert seconds == {4096: 4.1, 40960: None}
 
 
 def test_the_size_of_an_epoch_is_known_without_opening_the_data(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,40 @@ def test_the_planner_learns_what_jobs_took_as_a_whole(tmp_path: Path, capsys: py
         f"pretrain: memory: 24 GiB asked, such jobs used 3.0 GiB at most: memory: {enough_memory(3 * GB)}",
         "linear: memory: 1 GiB asked, such jobs used 2.0 GiB at most: memory: 4",
     ]
+
+
+def test_the_planner_tells_measurements_of_one_task_apart(tmp_path: Path) -> None:
+    """One by another protocol, one that was interrupted at first and later made once more, and one on other data."""
+    run = tiny()
+    folder = RunFolder.of(run, tmp_path / "s")
+    folder.prepare(run)
+    folder.metrics.write_text('{"step": 1, "images_per_second": 4.0}\n' * 5, encoding="utf-8")
+    folder.backbone.write_bytes(b"x")
+    row = replace(RESULT, run_id=run.id, dataset="scenes", protocol=run.probe.protocol().name)
+    began = datetime.fromisoformat("2026-11-22T10:00:00+00:00").timestamp()
+    append(
+        folder.results,
+        [
+            replace(row, protocol="linear-moco-v1[epochs=1]", started="2026-11-22T09:00:00+00:00", duration_s=5.0),
+            replace(row, dataset="caltech101", started="2026-11-22T09:30:00+00:00", duration_s=6.0),
+            replace(row, started="2026-11-22T10:00:00+00:00", duration_s=7.0),
+            replace(row, started="2026-11-22T10:30:00+00:00", duration_s=7.0),
+            replace(row, metric="top5", started="2026-11-22T10:30:00+00:00", duration_s=7.0),
+        ],
+    )
+    attempts = {-3605.0: 10.0, -900.0: 100.0, 0.9: 20.0, 1795.0: 28.0, 2400.0: 1000.0}
+    written(folder.path, "linear", [used(begun=began + at, seconds=took) for at, took in attempts.items()])
+    written(folder.path, "linear@caltech101", [used(begun=began - 1805, seconds=11.0)])
+    durations = {
+        (kind[1], kind[3]): seconds for kind, seconds in gather([tmp_path / "s"], tmp_path / "none").durations.items()
+    }
+    assert durations == {
+        ("scenes", "linear-moco-v1[epochs=1]"): 10.0,
+        ("caltech101", row.protocol): 11.0,
+        # The median of its rows: 120 s with the attempt before it, and twice the 28 s of what replaced it. What began
+        # after that left no row.
+        ("scenes", row.protocol): 28.0,
+    }
 
 
 def test_the_ledger_keeps_what_was_asked_and_planned(tmp_path: Path) -> None:
