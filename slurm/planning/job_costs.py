@@ -352,8 +352,9 @@ def wall_seconds(graph: Graph, costs: Mapping[Key, JobCost], slots: int) -> floa
         slots: Jobs at a time; 0: all of them.
     """
     # A simulation: each slot is the time at which it is free again, and the earliest free slot takes the next job.
-    free = [0.0] * (slots or max(1, len(graph.jobs)))
-    heapq.heapify(free)
+    # More slots than jobs stay empty, and a list of as many as a person may ask for would fill the memory.
+    most = max(1, len(graph.jobs))
+    free = [0.0] * min(slots or most, most)
     # What can start, by the time since when: the first of them starts first, whether or not it has to wait for a slot.
     # The place in the graph decides between jobs that are ready at the same time.
     ready: list[tuple[float, int]] = []

@@ -105,9 +105,11 @@ def _parts(path: Path, including: tuple[Path, ...]) -> list[Part]:
     if path.resolve() in including:
         raise UserError(f"{path}: a sweep cannot include itself", mend="take it out of `include`")
     if "include" in content:
+        mend = "for example `include: [table1, table2]`"
         if set(content) != {"include"} or not isinstance(content["include"], list):
-            mend = "for example `include: [table1, table2]`"
             raise UserError(f"{path}: `include` stands alone in a file", mend=mend)
+        if not content["include"]:
+            raise UserError(f"{path}: `include` names no sweep", mend=mend)
         names = [_name(path, "include", name) for name in content["include"]]
         files = [path.parent / name if name.endswith(FILES) else _path(name) for name in names]
         return [part for file in files for part in _parts(file, (*including, path.resolve()))]

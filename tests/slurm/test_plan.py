@@ -271,7 +271,7 @@ def test_a_run_of_unknown_cost_is_left_out_of_a_budget_alone(tmp_path: Path) -> 
     assert within_budget(known, costs, 6.0) == (known, [])
 
 
-@pytest.mark.parametrize(("slots", "expected"), [(1, 4 * 110.0), (2, 220.0), (3, 210.0), (0, 110.0)])
+@pytest.mark.parametrize(("slots", "expected"), [(1, 4 * 110.0), (2, 220.0), (3, 210.0), (0, 110.0), (10**15, 110.0)])
 def test_wall_time_follows_the_graph(tmp_path: Path, slots: int, expected: float) -> None:
     graph = graph_of(tmp_path, 0, 1, 2, 3)
     assert wall_seconds(graph, costs_of(graph, pretrain=100.0, linear=10.0), slots) == expected

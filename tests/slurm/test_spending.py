@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from run_samples import RESULT
-from sweep_samples import FakeSlurm, Sweep
+from sweep_samples import GONE, FakeSlurm, Sweep
 from training_samples import TINY, refused, salmask, tiny
 from usage_samples import used, written
 
@@ -17,7 +17,8 @@ from repro.bench.throughput import kind_of
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
 from slurm.monitoring.accounting import Accounted, parse
-from slurm.monitoring.spending import enough_memory
+from slurm.monitoring.spending import Spending, enough_memory, spendings, too_much
+from slurm.monitoring.states import State
 from slurm.plan import SweepPlan, say_plan_as_json
 from slurm.planning.graph import Graph
 from slurm.planning.job_costs import estimate, gather, with_plan
@@ -52,6 +53,8 @@ def test_sacct_tells_of_attempts_and_of_steps() -> None:
     )
     assert twice["a|b", "9"] == Accounted(200.0, 100.0, 2 * (86400 + 3661.5), 4, 4, 2 * GB, None)
     assert twice["x", "10"] == Accounted(5.0, 5.0, 2.25, 2, 0, 0, None)
+    odd = parse(["8|x|soon|INVALID|many|cpu=1|1|||", "8.0|python|60|?|1|cpu=1|two|much|mem=|gres/gpuutil="])
+    assert odd == {("x", "8"): Accounted()}
     for size, number in (("1.50G", 1.5 * GB), ("512M", GB / 2), ("0.5T", 512 * GB), ("1024", 1024)):
         step = f"7.0|x|60|00:30|1|cpu=1|1|{size}||"
         assert parse(["7|x|60|00:30|1|cpu=1|1|||", step])["x", "7"].memory == number
@@ -114,6 +117,56 @@ def test_without_accounting_the_jobs_own_word_counts(slurm: FakeSlurm, sweep: Sw
     (job,) = content["jobs"]
     assert (job["gpu_hours"], job["cpu_share"], job["memory"]) == (0.5, 900 / (1800 * 8), GB)
     assert "pretrain: gpus: 1 asked, none used at most of 1 job: gpus: 0" in content["too_much"]
+
+
+def spending(**changes: Any) -> Spending:
+    """Of a job that asked for what it needed, and used it."""
+    fitting: dict[str, Any] = {
+        **{"run": "mocov2 s0", "method": "mocov2", "task": "linear", "folder": "mocov2/s0-x", "state": State.done},
+        **{"seconds": 3600.0, "longest_seconds": 3600.0, "planned_s": None},
+        **{"gpus": 1, "gpu_busy": 0.9, "gpu_memory": GB, "gpu_used": True},
+        **{"cpus": 8, "cpus_asked": 8, "processes": 2, "cpu_seconds": 8 * 3600.0},
+        **{"memory": 3 * GB, "memory_asked": 5.5, "minutes_asked": 100, "nodes": 1},
+    }
+    return Spending(**{**fitting, **changes})
+
+
+@pytest.mark.parametrize(
+    ("key", "asked", "said"),
+    [
+        ("memory_asked", 11.9, ""),  # 1.5 times 3 GiB and one more are 5.5, of which whole GiB are 6
+        ("memory_asked", 12.0, "linear: memory: 12 GiB asked, 3.0 GiB used at most of 2 jobs: memory: 6"),
+        ("minutes_asked", 199, ""),  # an hour, by half, and ten minutes
+        ("minutes_asked", 200, "linear: time: 200 min asked, 60 min used at most of 2 jobs: time: 100"),
+        ("cpus_asked", 19, ""),  # of two processes, with 4 cores busy each, and a quarter
+        ("cpus_asked", 20, "linear: cpus: 10 asked, 4.0 used at most of 2 jobs: cpus: 5"),
+        ("gpu_used", None, ""),
+        ("gpu_used", False, "linear: gpus: 1 asked, none used at most of 2 jobs: gpus: 0"),
+    ],
+)
+def test_too_much_is_twice_what_the_largest_job_needs(key: str, asked: float | None, said: str) -> None:
+    jobs = [spending(**{key: asked}), spending(**{key: asked, "seconds": 60.0, "cpu_seconds": 60.0, "memory": GB})]
+    assert too_much(jobs) == ([said] if said else [])
+    # What another job asked for less of, was not too much for all of them.
+    fitting = spending()
+    assert too_much([*jobs, fitting]) == []
+    # One that was stopped, or launched by hand, tells nothing.
+    for other in ({"state": State.failed}, {"nodes": 0}):
+        assert too_much([spending(**{key: asked, **other})]) == []
+
+
+def test_a_job_that_nobody_saw_use_memory_is_asked_for_none_less() -> None:
+    assert too_much([spending(memory=0, memory_asked=500.0)]) == []
+
+
+def test_tasks_on_other_data_have_seconds_of_their_own(sweep: Sweep) -> None:
+    done(sweep)
+    seconds = {"linear": 60.0, "linear@caltech101": 600.0, "linear@flowers102": 6000.0}
+    for task, took in seconds.items():
+        sweep.submitted(task, executor="local", job="77")
+        written(sweep.folder.path, task, [used(seconds=took)])
+    rows = [sweep.row(GONE, task) for task in seconds]
+    assert {job.task: job.seconds for job in spendings(sweep.ledger, rows)} == seconds
 
 
 def test_a_sweep_of_this_machine_is_told_by_cpu_hours_and_method(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:

@@ -181,6 +181,7 @@ def test_seeds_with_zeros_in_front_are_decimal(tmp_path: Path) -> None:
         ),
         ({"include": "demo"}, "`include` stands alone in a file; mend: for example "),
         ({"include": [None]}, "include are names, not None"),
+        ({"include": []}, "`include` names no sweep; mend: for example `include: ["),
         ({"include": ["demo"], "seeds": [0]}, "`include` stands alone in a file; mend: for example "),
     ],
 )
