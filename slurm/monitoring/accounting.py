@@ -75,13 +75,13 @@ def parse(lines: Sequence[str]) -> dict[Job, Accounted]:
 
 def _with_attempt(before: Accounted, cell: Mapping[str, str]) -> Accounted:
     """Returns what a job used, an attempt more."""
-    seconds = float(cell["ElapsedRaw"]) if cell["ElapsedRaw"].isdigit() else 0.0
+    seconds = float(whole(cell["ElapsedRaw"]))
     return replace(
         before,
         seconds=before.seconds + seconds,
         longest_seconds=max(before.longest_seconds, seconds),
         cpu_seconds=before.cpu_seconds + _duration(cell["TotalCPU"]),
-        cpus=int(cell["AllocCPUS"]) if cell["AllocCPUS"].isdigit() else before.cpus,
+        cpus=whole(cell["AllocCPUS"]) or before.cpus,
         gpus=whole(_resource(cell["AllocTRES"], "gres/gpu")) or before.gpus,
     )
 

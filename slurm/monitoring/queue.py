@@ -312,7 +312,7 @@ def array_of(job: str) -> str:
 
 def whole(text: str) -> int:
     """Returns a whole number, 0 for what is none."""
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 def _seconds(text: str) -> float | None:

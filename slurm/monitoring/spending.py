@@ -119,7 +119,8 @@ def spendings(ledger: Ledger, table: Sequence[JobRow]) -> list[Spending]:
 
 def _summed(attempts: Sequence[Accounted]) -> Accounted | None:
     """Returns what several submissions of a job used together; None of none, or of those that never began."""
-    if not any(attempt.seconds for attempt in attempts):
+    attempts = [attempt for attempt in attempts if attempt.seconds]
+    if not attempts:
         return None
     last = attempts[-1]
     busy = [attempt.gpu_busy for attempt in attempts if attempt.gpu_busy is not None]

@@ -15,6 +15,8 @@ MOST_CORES = 16
 MEMORY_SHARE = 0.9
 """Of a node's memory that jobs get: the rest is the system's."""
 LONGEST_MINUTES = 24 * 60
+ENDLESS_DAYS = 100
+"""A limit of so many days is none for a profile: some sites write 10000-00:00:00, more than a profile may hold."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def partitions() -> list[SlurmPartition]:
 
 
 def parse_sinfo(text: str) -> list[SlurmPartition]:
-    """Returns the partitions of sinfo's lines; a broken line is left out."""
+    """Returns the partitions of sinfo's lines; a line that is broken, or gives jobs less than a minute, is left out."""
     kinds = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split("|")]
@@ -57,13 +59,13 @@ def parse_sinfo(text: str) -> list[SlurmPartition]:
             continue
         name, limit, cores, memory, gres = cells
         cores, memory = cores.rstrip("+"), memory.rstrip("+")  # `16+`: of the smallest of several nodes
-        if cores.isdigit() and memory.isdigit():
-            unlimited = limit in ("infinite", "n/a", "UNLIMITED")
+        longest = _limit(limit)
+        if cores.isdecimal() and memory.isdecimal() and longest is not None:
             kinds.append(
                 SlurmPartition(
                     name.rstrip("*"),
                     name.endswith("*"),
-                    0 if unlimited else minutes("sinfo", "time", limit),
+                    longest,
                     int(cores),
                     int(memory),
                     gpus_of_gres(gres),
@@ -71,6 +73,17 @@ def parse_sinfo(text: str) -> list[SlurmPartition]:
                 )
             )
     return kinds
+
+
+def _limit(text: str) -> int | None:
+    """Returns the minutes of a partition's time limit; 0: it has none; None: no job of ours fits, or it is no time."""
+    days, dash, _ = text.partition("-")
+    if text in ("infinite", "n/a", "UNLIMITED") or (dash and days.isdecimal() and int(days) >= ENDLESS_DAYS):
+        return 0
+    try:
+        return minutes("sinfo", "time", text)
+    except UserError:
+        return None
 
 
 def first_profile(kinds: Sequence[SlurmPartition], name: str = "") -> str:

@@ -94,6 +94,11 @@ def test_a_first_profile_of_a_partition_by_name(tmp_path: Path) -> None:
         *[("cpu", True, 2880, 0), ("gpu", False, 1440, 4)],
         *[("gpu", False, 1440, 2), ("old", False, 0, 2)],
     ]
+    # One odd partition keeps nobody from a profile of another.
+    for limit, own in (("0:30", None), ("NOT_SET", None), ("10000-00:00:00", 0), ("99-23:00:00", 143_940)):
+        read = parse_sinfo(f"{SINFO}\nodd|{limit}|16|64000|gpu:2\n")
+        assert read[: len(kinds)] == kinds
+        assert [kind.limit for kind in read[len(kinds) :]] == ([] if own is None else [own])
     asked = load(write_yaml(tmp_path / "old.yaml", first_profile(kinds, "old"))).resources
     assert (asked.partition, asked.cpus, asked.memory, asked.time) == ("old", 4, 28, 1440)
     with pytest.raises(UserError, match="no partition 'odl'; mend: did you mean 'old'"):

@@ -108,6 +108,26 @@ def test_what_slurm_accounts_for_stands_beside_what_was_asked_and_planned(
     assert all("--jobs=812 " in call for call in asked)
 
 
+def test_a_job_that_was_submitted_twice_has_used_both(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
+    """The first had a card, which Slurm watched; of the second nobody asked for one, and it waits."""
+    sweep.submitted(job="812_0", cpus=0, gpus=0)
+    sweep.submitted(job="990", cpus=0, gpus=0)
+    waiting = "990|sweep-pretrain-990|0|00:00|0||1|||"
+    slurm.says("sacct", ALLOCATION, STEP, waiting)
+    (job,) = json.loads(salmask("status", "table1", "--cost", "--json").out)["jobs"]
+    assert (job["seconds"], job["cpu_seconds"], job["memory"]) == (3600.0, 3600.0, 3_200_000 * 1024)
+    assert (job["gpu_busy"], job["gpu_used"], job["gpu_memory"]) == (0.8, True, 0)
+    assert (job["cpus"], job["gpus"], job["gpu_hours"]) == (8, 1, 1.0)  # of the newest that began
+    second = waiting.replace("|0|00:00|0||", "|1800|00:10:00|4|cpu=4|")
+    slurm.says("sacct", ALLOCATION, STEP, second, "990.0|python|1800|00:10:00|4|cpu=4|1|5G||")
+    written(sweep.folder.path, "pretrain", [used(seconds=9.0, cpu_seconds=1.0, memory=GB, cores=2)])
+    (job,) = json.loads(salmask("status", "table1", "--cost", "--json").out)["jobs"]
+    assert (job["seconds"], job["longest_seconds"], job["cpu_seconds"]) == (5400.0, 3600.0, 4200.0)
+    assert (job["cpus"], job["memory"]) == (4, 5 * GB)
+    # Its own word on what it computed on goes before a look at how busy the card was.
+    assert (job["gpu_busy"], job["gpu_used"]) == (0.8, False)
+
+
 def test_without_accounting_the_jobs_own_word_counts(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     slurm.fails("sacct", "Slurm accounting storage is disabled")
     sweep.submitted(job="812_0", **ASKED)
