@@ -136,7 +136,8 @@ def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: L
     ledger = Ledger(target.sweep)
     folder = target.folder or "."  # of a whole sweep what its report printed
     if not following and not log_files(ledger, folder, task):
-        raise UserError(f"{run} has printed nothing yet", mend=f"salmask status {shlex.quote(str(target.sweep))}")
+        what = f"{run} has printed nothing{f' of {task}' if task else ''} yet"
+        raise UserError(what, mend=f"salmask status {shlex.quote(str(target.sweep))}")
 
     # The files are read twice a second, but Slurm is asked no faster than it can bear.
     asked_at, over = -math.inf, False

@@ -35,8 +35,13 @@ def error_tails(folder: Path, job: str) -> dict[int, str]:
         folder: Of the job's submission; there submitit writes `JOB_PROCESS_log.err`, with `812_3` for JOB in an array.
         job: Its id.
     """
-    tails = {int(path.name.split("_")[-2]): tail(path) for path in folder.glob(f"{job}_*_log.err")}
+    tails = {_process_of(path): tail(path) for path in folder.glob(f"{job}_*_log.err")}
     return dict(sorted(tails.items()))
+
+
+def _process_of(log: Path) -> int:
+    """Returns the number of the process whose log a file is, `JOB_PROCESS_log.err`."""
+    return int(log.name.split("_")[-2])
 
 
 def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
@@ -48,14 +53,18 @@ def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
         task: Only of this one; empty: of the submission made last.
 
     Returns:
-        Submitit's files; where no launcher started the run, the newest log in its own folder.
+        Submitit's files, by their processes' numbers; where no launcher started the run, the newest log of a training
+        in its own folder, unless it is asked for a task that never began there.
     """
     entry = newest_submission(ledger, folder, task)
     if entry is not None:
         logs = ledger.logs / entry.submission
         files = (*logs.glob(f"{entry.job}_*_log.err"), *logs.glob(f"{entry.job}_*_log.out"))
-        return sorted(files, key=lambda path: (path.suffix != ".err", path.name))
-    own_logs = sorted(RunFolder(ledger.sweep / folder).logs.rglob("*.log"), key=lambda path: path.stat().st_mtime)
+        return sorted(files, key=lambda path: (path.suffix != ".err", _process_of(path)))
+    run_folder = RunFolder(ledger.sweep / folder)
+    if task and task not in run_folder.tasks_begun():
+        return []
+    own_logs = sorted(run_folder.logs.rglob("*.log"), key=lambda path: path.stat().st_mtime)
     return own_logs[-1:]
 
 

@@ -18,6 +18,10 @@ def test_logs_are_those_of_the_newest_attempt_that_has_begun(sweep: Sweep, runs:
     own_log.parent.mkdir(parents=True)
     own_log.write_text("by hand\n")
     assert log_files(sweep.ledger, sweep.key) == [own_log]
+    sweep.says("running")
+    assert log_files(sweep.ledger, sweep.key, "pretrain") == [own_log]
+    nothing = refused("logs", "mocov2/s0", "--task", "linear")
+    assert nothing == "mocov2/s0 has printed nothing of linear yet; mend: salmask status runs/table1"
     first, second = sweep.submitted(job="812"), sweep.submitted(job="820", submission="second")
     for entry, text in ((first, "old\n"), (second, "one\ntwo\nthree\n")):
         for stream in ("err", "out"):
@@ -33,6 +37,16 @@ def test_logs_are_those_of_the_newest_attempt_that_has_begun(sweep: Sweep, runs:
         f"==> {second.log(Path('runs/table1'), 'out')} <==",
         "submitit INFO",
     ]
+
+
+def test_logs_of_many_processes_come_in_their_order(sweep: Sweep) -> None:
+    entry = sweep.submitted(job="812_3")
+    folder = sweep.ledger.logs / entry.submission
+    folder.mkdir(parents=True)
+    names = [f"812_3_{process}_log.{stream}" for stream in ("err", "out") for process in (0, 2, 10)]
+    for name in names:
+        (folder / name).touch()
+    assert [path.name for path in log_files(sweep.ledger, sweep.key)] == names
 
 
 def test_following_asks_slurm_seldom_and_ends_with_the_job(
