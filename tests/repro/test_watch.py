@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from usage_samples import used, written
 
 from baselines import resolve
+from repro.bench.throughput import StepMeasurement, kind_of, record
 from repro.cli import app
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
@@ -24,8 +25,9 @@ from results.report.page import build
 from results.report.server import PageServer
 from slurm.monitoring.progress import progress
 from slurm.monitoring.spending import spendings
+from slurm.profiles.profile import Cluster, Resources
 from slurm.status_commands import look
-from slurm.sweep_folder.ledger import Ledger
+from slurm.sweep_folder.ledger import Ledger, Submission
 from slurm.targets import SweepTarget
 
 
@@ -124,6 +126,52 @@ def test_time_left_and_hours_follow_from_the_paces_and_from_what_was_used(sweep:
     assert (rows["mocov2 s1", "pretrain"].step, rows["mocov2 s1", "pretrain"].steps) == (10, 100)
     assert rows["mocov2 s0", "linear"].note.startswith("top1 60.00")
     assert [row.state for row in state.jobs] == ["running", "running", "done", "done"]
+
+
+def test_a_task_without_its_pretraining_is_told_and_not_planned(tmp_path: Path) -> None:
+    """As of weights from elsewhere, of which nothing was pretrained here."""
+    done = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    written(done.path, "linear", [used(seconds=630.0)])
+    (table,), queue = look([SweepTarget(tmp_path / "full")])
+    alone = [row for row in table if row.task == "linear"]
+    state = progress(tmp_path / "full", alone, queue, every=0.2)
+    assert (state.summary, state.refresh_s, state.live) == ("1 done.", 1, False)
+    assert [(row.step, row.steps, row.left, row.speed) for row in state.jobs] == [(0, 0, "", "")]
+
+
+def test_a_sweep_whose_costs_are_known_says_nothing_of_unknown_ones(sweep: Path) -> None:
+    (table,), queue = look([SweepTarget(sweep)])
+    known = [row for row in table if row.run != "simclr s0"]
+    state = progress(sweep, known, queue, every=60)
+    assert state.summary == "2 done, 1 running; 54 min left, 1 at a time."
+    assert state.hours.endswith("hours without a GPU spent.")
+    empty = progress(sweep, [], queue, every=60)
+    assert (empty.summary, empty.hours, empty.jobs) == ("no job yet.", "0.00 of 0.00 GPU-hours spent.", ())
+
+
+@pytest.mark.parametrize(("gone", "unit"), [(False, "hours without a GPU"), (True, "GPU-hours")])
+def test_what_is_left_holds_the_gpus_of_the_newest_profile(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool, unit: str
+) -> None:
+    """Where it was removed since the launch, one GPU is assumed."""
+    (table,), queue = look([SweepTarget(sweep)])
+    (waiting,) = [row for row in table if row.run == "simclr s0"]
+    run = RunFolder(sweep / waiting.folder).load()
+    record(tmp_path / "steps.jsonl", [StepMeasurement(kind_of(run), "simclr", 1000.0, 1.0, 1, 1, "a card")])
+    monkeypatch.setattr("slurm.monitoring.progress.record_file", lambda: tmp_path / "steps.jsonl")
+
+    def named(name: str) -> Cluster:
+        if gone:
+            raise UserError(f"unknown cluster '{name}'", mend="another")
+        return Cluster(name, resources=Resources(gpus=int(name == "older")))
+
+    monkeypatch.setattr("slurm.monitoring.progress.load_named", named)
+    for cluster, seed in (("older", 1), ("newest", 2)):
+        entry = Submission(f"s-{cluster}", "slurm", cluster, run.id, f"simclr/s{seed}-x", "pretrain")
+        Ledger(sweep).intend([entry])
+    state = progress(sweep, [waiting], queue, every=60)
+    hours = run.optimization.epochs * 126_689 / 1000 / 3600
+    assert state.hours == f"0.00 of {hours:.2f} {unit} spent."
 
 
 def test_the_page_shows_progress_before_anything_else(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
