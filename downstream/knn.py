@@ -9,9 +9,8 @@ from torch import Tensor
 
 from downstream.features import FeatureStore, labels_of
 from downstream.measurement import Measurement, Target, keep_predictions, measurements, predictions_of, scores
-from downstream.partitions import Partition, standard
+from downstream.partitions import standard
 from repro.backbones.checkpoint import Backbone
-from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
@@ -31,17 +30,7 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
     Raises:
         UserError: The data set is broken, or has fewer training images than neighbours.
     """
-    _require_neighbours(run, target, standard(target, seed=0))
-
-
-def _require_neighbours(run: Run, target: Target, partition: Partition) -> None:
-    """Raises a UserError where there are fewer training images than neighbours."""
-    largest_k, count = max(run.knn.neighbours), len(partition.train)
-    if largest_k > count:
-        raise UserError(
-            f"knn.neighbours={largest_k}, but {target.dataset} has only {count} training images",
-            mend=f"knn.neighbours=[{min(20, count)}]",
-        )
+    run.knn.refuse_fewer(target.dataset, len(standard(target, seed=0).train))
 
 
 def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
@@ -57,7 +46,7 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
         UserError: The backbone or the data do not fit, or there are fewer training images than neighbours.
     """
     partition = standard(target, seed=0)
-    _require_neighbours(run, target, partition)
+    run.knn.refuse_fewer(target.dataset, len(partition.train))
     train, test = partition.train, partition.scored
     store = FeatureStore.of(run, folder, device, "knn", channels_last=run.knn.channels_last)
     bank, queries = (torch.from_numpy(store(images)).to(device) for images in (train, test))

@@ -31,7 +31,7 @@ from slurm.options import (
     Tasks,
     methods_option,
 )
-from slurm.planning.before_launch import check_folder, check_tables
+from slurm.planning.before_launch import check_folder, check_neighbours, check_tables
 from slurm.planning.sweep import Resolve, expand, load, narrowed
 from slurm.profiles.profile import DEFAULT, RUNS, Cluster, available
 from slurm.profiles.profile import load as load_cluster
@@ -121,6 +121,7 @@ def build(
             mend = f"salmask sweep {shlex.quote(name)} --plan shows what it has"
             raise UserError(f"sweep {name} has no job{f' of {chosen}' if chosen else ''}", mend=mend)
         check_tables(graph, table_names())
+        check_neighbours(graph)
         # JSON alone goes to the output, whatever is told besides.
         call = SweepCall(
             show,

@@ -34,6 +34,19 @@ def published_train_images(dataset: str) -> int | None:
     return DATASETS[dataset].expected.get("train") if dataset in DATASETS else None
 
 
+def own_train_images(run: Run, dataset: str) -> int | None:
+    """Returns the images to learn from of a data set whose size the run alone tells; None of any other.
+
+    Args:
+        run: Says how many scenes are drawn, and where a folder of images is.
+        dataset: That the run is trained on or measured on.
+    """
+    if dataset in DATASETS and DATASETS[dataset].generated:
+        return run.data.scenes.train_count
+    is_own = dataset == run.data.dataset and published_train_images(dataset) is None
+    return train_images(run) if is_own else None
+
+
 def size_of(run: Run, dataset: str) -> str:
     """Returns what tells data sets of one name and other sizes apart; empty of one that has a size of its own.
 
@@ -43,8 +56,7 @@ def size_of(run: Run, dataset: str) -> str:
     """
     if dataset in DATASETS and DATASETS[dataset].generated:
         return f"{run.data.scenes.train_count}+{run.data.scenes.val_count}"
-    known = published_train_images(dataset) is not None or dataset != run.data.dataset
-    return "" if known else str(train_images(run) or "")
+    return str(own_train_images(run, dataset) or "")
 
 
 _DRAWN_FOR_PROBES = {

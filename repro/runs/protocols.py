@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from repro.errors import UserError
+
 LINEAR_PROTOCOL = "linear-moco-v1"
 LINEAR_PROTOCOLS: Mapping[str, str] = {
     "caltech101": "linear-caltech-30-v1",
@@ -152,6 +154,23 @@ class KnnSettings:
         """Returns the protocol for one number of neighbours: `knn-v1[k=20]`, always with its k."""
         # k is named on every row, and as text: as a number a huge one would be rounded to six digits.
         return EvaluationProtocol.departing("knn-v1", [("k", str(k)), *_departures(self, "neighbours")])
+
+    def refuse_fewer(self, dataset: str, images: int) -> None:
+        """Refuses a data set with fewer training images than neighbours.
+
+        Args:
+            dataset: Its name.
+            images: How many it has to learn from.
+
+        Raises:
+            UserError: They are too few.
+        """
+        largest = max(self.neighbours)
+        if largest > images:
+            raise UserError(
+                f"knn.neighbours={largest}, but {dataset} has only {images} training images",
+                mend=f"knn.neighbours=[{min(20, images)}]",
+            )
 
 
 FINE_TUNINGS: Mapping[str, tuple[str, float, int]] = {

@@ -5,8 +5,11 @@ from pathlib import Path
 
 from repro.data.errors import PathError
 from repro.data.roots import RootNotSetError, how_to_list_root, root_of
+from repro.data.sizes import own_train_images
 from repro.errors import UserError, nearest
 from repro.presence import exists, is_folder
+from repro.runs.evaluation import task_and_dataset
+from repro.runs.status import PRETRAIN
 from slurm.planning.graph import Graph
 from slurm.sweep_folder.ledger import Key
 
@@ -25,6 +28,25 @@ def check_tables(graph: Graph, known: Iterable[str]) -> None:
     for table in graph.tables:
         if table not in known:
             raise UserError(f"unknown table '{table}'", mend=nearest(table, known))
+
+
+def check_neighbours(graph: Graph) -> None:
+    """Finds a sweep that asks for more nearest neighbours than its data set has images, as far as that is known.
+
+    Args:
+        graph: The sweep.
+
+    Raises:
+        UserError: A job would be refused once its pretraining is over.
+    """
+    for job in graph.jobs:
+        if job.task != PRETRAIN and task_and_dataset(job.task)[0] == "knn":
+            images = own_train_images(job.run, job.dataset)
+            if images is not None:
+                try:
+                    job.run.knn.refuse_fewer(job.dataset, images)
+                except UserError as error:
+                    raise UserError(f"{job.name}: {error.what}", mend=error.mend) from error
 
 
 def check_folder(folder: Path) -> None:

@@ -349,6 +349,27 @@ def test_the_budget_of_table_1_leaves_out_what_nobody_timed(tmp_path: Path) -> N
     assert line.endswith("; mend: salmask bench step simclr+mscn")
 
 
+@pytest.mark.parametrize("dataset", ["scenes", "folder"])
+def test_neighbours_that_there_are_not_are_told_before_anything_is_trained(tmp_path: Path, dataset: str) -> None:
+    for index in range(20):
+        path = tmp_path / "data" / "train" / f"c{index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    out = tmp_path / "s"
+    sweep = {"methods": ["mocov2"], "seeds": [0], "tasks": ["knn"], "settings": {**TINY, "data.dataset": dataset}}
+    root = [f"machine.data_root={tmp_path / 'data'}"] if dataset == "folder" else []
+    path = write_yaml(tmp_path / "s.yaml", sweep)
+    words = (path, "--out", str(out), *root)
+    for how in ("--plan", "--local"):
+        assert refused("sweep", *words, how) == (
+            f"knn mocov2 s0: knn.neighbours=200, but {dataset} has only 20 training images; mend: knn.neighbours=[20]"
+        )
+    assert not out.exists()
+    # As many as there are will do; and nobody knows how many a folder has that only nodes see.
+    fitting = ["knn.neighbours=[20]"] if dataset == "scenes" else [f"machine.data_root={tmp_path / 'elsewhere'}"]
+    assert salmask("sweep", path, "--out", str(out), "--plan", *fitting).code == 0
+
+
 def test_a_sweep_without_a_job_is_one_line(tmp_path: Path) -> None:
     out = str(tmp_path)
     line = refused("sweep", "all", "--plan", "--methods", "mocov2+queue16k", "--tasks", "voc07+12", "--out", out)
