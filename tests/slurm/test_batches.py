@@ -1,0 +1,66 @@
+"""What one sbatch submits, and which words it waits by: arithmetic on ids, without any Slurm."""
+
+import pytest
+
+from slurm.profiles.profile import Resources
+from slurm.submission.batches import Batch
+from slurm.sweep_folder.ledger import REPORT
+
+RUNS = ("m/a", "m/b", "m/c")
+CHILDREN, PARENTS = (tuple((run, task) for run in RUNS) for task in ("linear", "pretrain"))
+PROBES = Batch("s-linear-1a", "linear", CHILDREN, Resources(), parents=PARENTS)
+TABLES = Batch("s-report-1a", REPORT, ((".", REPORT),), Resources(), "afterany", (*PARENTS, *CHILDREN))
+
+
+def ids(*numbers: str) -> dict[tuple[str, str], str]:
+    return dict(zip(PARENTS, numbers, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("submitted", "parts"),
+    [
+        (ids("7_0", "7_1", "7_2"), [("aftercorr:7", ["9_0", "9_1", "9_2"])]),
+        # Of two arrays, with only the numbers that are wanted, ascending; a child alone waits for one job of an array.
+        (ids("7_4", "8_1", "7_2"), [("aftercorr:7", ["9_2", "9_4"]), ("afterok:8_1", ["9"])]),
+        (ids("7", "8"), [("afterok:7", ["9"]), ("afterok:8", ["9"])]),  # the third has none, and stays
+        ({}, []),
+    ],
+)
+def test_children_wait_each_for_its_own_parent(
+    submitted: dict[tuple[str, str], str], parts: list[tuple[str, list[str]]]
+) -> None:
+    resolved = PROBES.resolved(submitted)
+    assert [(part.dependency(submitted), [part.job_id(key, "9") for key in part.keys]) for part in resolved] == parts
+    for part in resolved:
+        assert part.after(submitted) == {key: (submitted[key[0], "pretrain"],) for key in part.keys}
+    assert [part.name == PROBES.name for part in resolved] == [len(resolved) == 1] * len(resolved)
+
+
+def test_a_report_waits_for_the_end_of_what_is_in_once_for_each_array() -> None:
+    submitted = {**ids("7_0", "7_1"), CHILDREN[0]: "8"}
+    (part,) = TABLES.resolved(submitted)
+    assert part.dependency(submitted, behind=["8", "5_3", "5_4"]) == "afterany:7:8:5"
+    assert part.after(submitted) == {(".", REPORT): ("7_0", "7_1", "8")}
+    (alone,) = TABLES.resolved({})
+    assert (alone.dependency({}), alone.after({})) == ("", {(".", REPORT): ()})
+
+
+def test_a_lane_says_nothing_twice_of_a_parent() -> None:
+    (part,) = Batch("s-linear-1a", "linear", CHILDREN[:1], Resources(), parents=PARENTS[:1]).resolved(ids("7"))
+    assert part.dependency(ids("7"), behind=["7", "6_1", "6_2"]) == "afterok:7,afterany:6"
+    (whole,) = PROBES.resolved(ids("7_0", "7_1", "7_2"))
+    # Its jobs may begin only once all of the parents' array have ended, and each only where its own did well.
+    assert whole.dependency(ids("7_0", "7_1", "7_2"), behind=["7_0"]) == "aftercorr:7,afterany:7"
+
+
+def test_what_waits_for_nothing_is_an_array_or_a_single_job() -> None:
+    (array,) = Batch("s-pretrain-1a", "pretrain", PARENTS, Resources()).resolved({})
+    assert (array.dependency({}), array.indices) == ("", (0, 1, 2))
+    assert array.after({}) == dict.fromkeys(PARENTS, ())
+    first, second = array.split(1)
+    assert (first.keys, second.keys) == (PARENTS[:1], PARENTS[1:])
+    assert len({first.name, second.name, array.name}) == 3
+    for number in (0, 3):
+        with pytest.raises(ValueError, match="has 3 jobs, and cannot be split after"):
+            array.split(number)
+    assert first.resolved({})[0].indices == ()
