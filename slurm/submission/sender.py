@@ -180,7 +180,7 @@ class Sender:
             job = submit_script(folder / SCRIPT, batch.name, self.known_ids, inherited=[self.descriptor])
         except RefusedError as error:
             self.ledger.refused(entries, str(error))
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # what a network file system keeps of it holds nobody up
             raise
         self.known_ids.add(job)
         ids = {key: batch.job_id(key, job) for key in batch.keys}

@@ -1,5 +1,6 @@
 """Launching on a bad day: sbatch fails, lies or is slow, launchers are killed, limits are reached, settings change."""
 
+import errno
 import json
 import os
 import signal
@@ -113,6 +114,23 @@ def test_at_a_limit_what_has_room_goes_out_and_the_rest_later(stand_in: StandInS
     assert set(stand_in.option(report, "dependency").split(":")[1:]) == {
         entry.job.partition("_")[0] for key, entry in entries.items() if key != graph.report
     }
+
+
+def test_a_folder_that_cannot_be_removed_ends_no_launch(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a refused submission: NFS leaves a file there while another process has it open."""
+    rmdir = os.rmdir
+
+    def busy(path: str, **place: int) -> None:
+        if "-pretrain-" in str(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        rmdir(path, **place)
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    graph = graph_for(tmp_path, seeds=2)
+    stand_in.tell("room", "1")
+    assert len(launch(graph).submitted) == 1
 
 
 def test_a_limit_of_one_qos_keeps_no_jobs_of_another(stand_in: StandInSlurm, tmp_path: Path) -> None:

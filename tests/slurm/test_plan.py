@@ -167,6 +167,13 @@ def test_a_job_on_cpus_is_planned_by_figures_of_cpus(tmp_path: Path) -> None:
         assert estimate(graph, cluster, evidence)[graph.key(graph.jobs[1])].seconds == seconds
 
 
+def test_a_forward_pass_tells_nothing_of_an_unknown_number_of_images(tmp_path: Path) -> None:
+    graph = graph_of(tmp_path, tasks=("linear", "linear@folder"))
+    evidence = replace(NOTHING, steps={bench(2.0).kind: bench(2.0)})
+    costs = estimate(graph, None, evidence)
+    assert [costs[graph.key(job)].seconds for job in graph.jobs] == [30.0, 2.5, None]
+
+
 def test_a_protocol_that_differs_is_no_evidence(tmp_path: Path) -> None:
     finished(tmp_path / "before", [4.0], 90.0)
     graph = expand(Sweep("s", (Part(("mocov2",), (0,), settings={**TINY, "probe.epochs": 9}),)), tmp_path, resolve, {})
