@@ -16,11 +16,12 @@ from baselines import resolve
 from repro.bench.throughput import StepMeasurement, kind_of
 from repro.errors import UserError
 from repro.jobs import PROGRAM
+from repro.runs.evaluation import Evaluation
 from slurm.jobs.calls import read_call, write_calls
 from slurm.jobs.node_bench import NodeBench
 from slurm.nodes.remote_bench import bench_on_node
-from slurm.planning.job_costs import Evidence, estimate
-from slurm.planning.reference import FILE, reference
+from slurm.planning.job_costs import Evidence, estimate, evaluation_kind
+from slurm.planning.reference import FILE, Reference, reference
 from slurm.planning.sweep import Part, Sweep, expand
 from slurm.profiles.profile import Cluster, Resources
 
@@ -67,6 +68,18 @@ def test_a_fresh_users_plan_is_arithmetic_on_recorded_steps(tmp_path: Path) -> N
     assert "at least" in probe.source
     four = costs(tmp_path, Cluster("f", resources=Resources(gpus=4)), "mocov2")["pretrain mocov2 s0"]
     assert four.hours.of_gpus == pytest.approx(pretraining.hours.of_gpus)
+
+
+def test_of_several_protocols_each_must_have_been_timed(tmp_path: Path) -> None:
+    """They are measured together, here as elsewhere: the seconds of one alone are no cost of both."""
+    graph = expand(Sweep("s", (Part(("mocov2",), (0,), ("knn",)),)), tmp_path, resolve, {})
+    job = graph.jobs[1]
+    both = [evaluation_kind(job.run, Evaluation("knn", "imagenet100"), name) for name in job.protocols]
+    assert len(both) == 2
+    for kinds, seconds in ((both[:1], None), (both, 9.0)):
+        elsewhere = Reference([], [], [(kind, 9.0, "NVIDIA H100", "a") for kind in kinds])
+        for evidence in (Evidence({}, dict.fromkeys(kinds, 9.0), {}), Evidence({}, {}, {}, reference=elsewhere)):
+            assert estimate(graph, ON_GPU, evidence)[graph.key(job)].seconds == seconds
 
 
 def test_another_network_or_view_is_not_scaled_to(tmp_path: Path) -> None:
