@@ -233,7 +233,7 @@ class _SignsOfLife:
 def _newest(lock: Path) -> tuple[Path, int]:
     """Returns the file of the newest generation, and its number; the first one, 0, has no number in its name."""
     suffixes = [path.name.removeprefix(f"{lock.name}.") for path in lock.parent.glob(f"{lock.name}.*")]
-    generation = max((int(suffix) for suffix in suffixes if suffix.isdigit()), default=0)
+    generation = max((int(suffix) for suffix in suffixes if suffix.isdecimal()), default=0)
     return (lock.with_name(f"{lock.name}.{generation}") if generation else lock), generation
 
 

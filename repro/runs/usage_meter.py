@@ -218,6 +218,6 @@ def busy_share(output: str, uuid: str) -> float | None:
     """
     for line in output.splitlines():
         name, _, percent = (word.strip() for word in line.partition(","))
-        if name.removeprefix("GPU-") == uuid.removeprefix("GPU-") and percent.isdigit():
+        if name.removeprefix("GPU-") == uuid.removeprefix("GPU-") and percent.isdecimal():
             return int(percent) / 100
     return None

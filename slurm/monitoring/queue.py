@@ -214,7 +214,7 @@ def expand(ids: str) -> list[str]:
     jobs = []
     for span in re.sub(r"%\d+", "", numbers.rstrip("]")).split(","):  # without the throttle, %2
         first, _, last = span.partition("-")
-        if not first.isdigit() or not (last or first).isdigit():
+        if not first.isdecimal() or not (last or first).isdecimal():
             return [ids]  # "812_[0-9...]": squeue cuts long lists where it is not told --array
         jobs += [f"{array}_{number}" for number in range(int(first), int(last or first) + 1)]
     return jobs
@@ -263,7 +263,7 @@ def process_of(submission: str) -> str:
 
 def _process_lives(entry: Submission) -> bool | None:
     """Returns whether the process of a local job runs; None where only another machine can tell."""
-    if not entry.job.isdigit():
+    if not entry.job.isdecimal():
         return False  # a local job gets its id as its process begins
     if entry.host != socket.gethostname():
         return None
@@ -317,4 +317,4 @@ def whole(text: str) -> int:
 
 def _seconds(text: str) -> float | None:
     """Returns a time in seconds since the epoch; None for `N/A`, `Unknown` and the like."""
-    return float(text) if text.isdigit() else None
+    return float(text) if text.isdecimal() else None

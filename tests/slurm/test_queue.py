@@ -53,6 +53,7 @@ def test_arrays_are_written_out() -> None:
     assert expand("812") == ["812"]
     assert expand("812_[0-2,7%2]") == ["812_0", "812_1", "812_2", "812_7"]
     assert expand("812_[0-2,...]") == ["812_[0-2,...]"]
+    assert expand("812_[0-²]") == ["812_[0-²]"]  # which str.isdigit takes for a digit, and int does not
     assert [job.job for job in parse_sacct("8_[1-2]|x|PENDING|0:0|Unknown|Unknown||gpu")] == ["8_1", "8_2"]
 
 
