@@ -9,7 +9,6 @@ from repro.data.sizes import own_train_images
 from repro.errors import UserError, nearest
 from repro.presence import exists, is_folder
 from repro.runs.evaluation import task_and_dataset
-from repro.runs.status import PRETRAIN
 from slurm.planning.graph import Graph
 from slurm.sweep_folder.ledger import Key
 
@@ -40,13 +39,12 @@ def check_neighbours(graph: Graph) -> None:
         UserError: A job would be refused once its pretraining is over.
     """
     for job in graph.jobs:
-        if job.task != PRETRAIN and task_and_dataset(job.task)[0] == "knn":
-            images = own_train_images(job.run, job.dataset)
-            if images is not None:
-                try:
-                    job.run.knn.refuse_fewer(job.dataset, images)
-                except UserError as error:
-                    raise UserError(f"{job.name}: {error.what}", mend=error.mend) from error
+        if task_and_dataset(job.task)[0] != "knn" or (images := own_train_images(job.run, job.dataset)) is None:
+            continue
+        try:
+            job.run.knn.refuse_fewer(job.dataset, images)
+        except UserError as error:
+            raise UserError(f"{job.name}: {error.what}", mend=error.mend) from error
 
 
 def check_folder(folder: Path) -> None:

@@ -133,11 +133,10 @@ def gather(sweeps: Sequence[Path], steps: Path, read_results: Callable[[Path], S
         for row in read_results(folder.results):
             by_evaluation.setdefault(Evaluation(row.task, row.dataset), []).append(row)
         for evaluation, rows in by_evaluation.items():
-            kind_of_protocol = functools.cache(functools.partial(evaluation_kind, run, evaluation))
             whole = seconds_by_start(folder.path, evaluation.name(run), (row.started for row in rows))
             for row in rows:
                 seconds = whole.get(row.started, row.duration_s)
-                durations.setdefault(kind_of_protocol(row.protocol), []).append(seconds)
+                durations.setdefault(evaluation_kind(run, evaluation, row.protocol), []).append(seconds)
     return Evidence(
         runs,
         {key: statistics.median(times) for key, times in durations.items()},
