@@ -219,6 +219,7 @@ for at in ("its beginning", "its end"):
 """
 
 
+@pytest.mark.slow  # a process of its own, which imports torch
 def test_an_interruption_between_an_archive_and_its_end_does_not_end_the_process(tmp_path: Path) -> None:
     path = tmp_path / "step.pth"
     write_checkpoint(path, {"weights": torch.ones(1)})
