@@ -212,10 +212,12 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
         UserError: The run masks no patches, or its localizer cannot be had.
     """
     compared = variants(run)
-    makers = {name: build_view_maker(variant, device, images) for name, variant in compared.items()}
+    order = stream(run.seed, Purpose.order, 0).permutation(len(images))[:count]  # as the first epoch has it
+    # Of all images the maps are made once and kept for the training; of a few they cost a few.
+    only = order.tolist() if len(order) < len(images) else None
+    makers = {name: build_view_maker(variant, device, images, only=only) for name, variant in compared.items()}
     observations = _Observations({name for name, variant in compared.items() if variant.guided})
     columns: list[tuple[str, Tensor]] = []
-    order = stream(run.seed, Purpose.order, 0).permutation(len(images))[:count]  # as the first epoch has it
     served = {name: maker.masking.hard_negative_serves for name, maker in makers.items() if maker.masking is not None}
     # Whole groups, so that as many hard negatives are made of them as in training.
     group_size = max(served.values())

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from repro.loader import Loader
 from repro.progress import ProgressBars
 from repro.runs.sections import LocalizerSettings
 from repro.saliency.localizer import STRIDE
-from repro.saliency.map_file import CHUNK, MapFile, map_path
+from repro.saliency.map_file import CHUNK, MapFile, Maps, map_path
 from repro.saliency.networks import build_localizer
 from repro.saliency.scda import summed
 
@@ -111,7 +111,39 @@ def load_maps(source: MapSource, images: Images, device: torch.device, *, worker
     return file.read().to(device)
 
 
-@torch.no_grad()
+def load_some_maps(
+    source: MapSource, images: Images, indices: Sequence[int], device: torch.device, *, workers: int = 0
+) -> Tensor:
+    """Returns maps of which those of some images are right: to look at a few of many costs the maps of a few.
+
+    What is kept already is read; what is computed here is not kept.
+
+    Args:
+        source: Of the maps.
+        images: Of the data set.
+        indices: Which of them count.
+        device: Where maps are computed, and where they are returned.
+        workers: Processes that load images.
+
+    Returns:
+        N×G×G in half precision, as `load_maps` does.
+
+    Raises:
+        UserError: An image cannot be read, or the localizer cannot be had.
+    """
+    fingerprint = images.fingerprint()
+    path = map_path(source.identity, fingerprint) if fingerprint else None
+    # Opening a file makes it in its whole length, which a look has no need of.
+    file = MapFile(path if path is not None and path.exists() else None, len(images), source.grid)
+    maps = file.read()  # a copy on write, so that the file stays as it is
+    missing = [int(index) for index in indices if not file.is_whole(int(index) // CHUNK)]
+    if missing:
+        batches = [missing[begin : begin + CHUNK] for begin in range(0, len(missing), CHUNK)]
+        for numbers, computed in _computed(source, batches, device, workers):
+            maps[numbers] = torch.from_numpy(computed)
+    return maps.to(device)
+
+
 def _compute_missing(source: MapSource, file: MapFile, device: torch.device, workers: int) -> None:
     """Computes and writes the chunks that are not in the file."""
     missing = [chunk for chunk in range(file.chunks) if not file.is_whole(chunk)]
@@ -119,16 +151,25 @@ def _compute_missing(source: MapSource, file: MapFile, device: torch.device, wor
         return
     total = sum(len(file.images_of(chunk)) for chunk in missing)
     log.info("computing the saliency of %d whole images, once%s", total, f", for {file.path}" if file.path else "")
-    make_maps = source.build(device)
-    chunks = _Missing(file, missing)
-    loader = Loader(_Prepared(source.prepare), workers=workers, batch_sampler=chunks)
-    with torch.autocast(device.type, enabled=False), ProgressBars(shown=rank() == 0) as bars:
+    with ProgressBars(shown=rank() == 0) as bars:
         bar = bars.add_task("saliency", total=total, unit="images", summary=True)
-        for indices, inputs in loader:
-            maps = make_maps(inputs.to(device, non_blocking=True)).half().cpu().numpy()
+        for indices, maps in _computed(source, _Missing(file, missing), device, workers):
             file.write(int(indices[0]) // CHUNK, maps)
             bars.advance(bar, len(maps))
         bars.update(bar, completed=total)  # chunks that another process wrote meanwhile are left out
+
+
+@torch.no_grad()
+def _computed(
+    source: MapSource, batches: Iterable[list[int]], device: torch.device, workers: int
+) -> Iterator[tuple[Tensor, Maps]]:
+    """Yields for each batch of images their indices, and their maps B×G×G in half precision."""
+    make_maps = source.build(device)
+    loader = Loader(_Prepared(source.prepare), workers=workers, batch_sampler=batches)
+    for indices, inputs in loader:
+        with torch.autocast(device.type, enabled=False):
+            maps = make_maps(inputs.to(device, non_blocking=True))
+        yield indices, maps.half().cpu().numpy()
 
 
 @dataclass(frozen=True)

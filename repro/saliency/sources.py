@@ -1,5 +1,7 @@
 """Which source of foreground a run uses, built and ready on the device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator
 
@@ -10,7 +12,7 @@ from repro.runs.choices import MapOf, Source
 from repro.runs.run import Run
 from repro.runs.saliency_sources import SaliencySource, SourceKind
 from repro.saliency.foregrounds import ByImage, ByMask, ByView, Everywhere, Foregrounds, RandomCells
-from repro.saliency.image_maps import MapSource, load_maps, network_maps
+from repro.saliency.image_maps import MapSource, load_maps, load_some_maps, network_maps
 from repro.saliency.localizer import grid_of
 from repro.saliency.networks import build_localizer
 from repro.saliency.true_maps import centre_prior, true_maps
@@ -20,13 +22,16 @@ TRUTH = SaliencySource(SourceKind.truth)
 NETWORK = SaliencySource(SourceKind.network)
 
 
-def build_foregrounds(run: Run, device: torch.device, images: Images | None) -> tuple[Foregrounds, Foregrounds]:
+def build_foregrounds(
+    run: Run, device: torch.device, images: Images | None, *, only: Sequence[int] | None = None
+) -> tuple[Foregrounds, Foregrounds]:
     """Makes what tells foreground from background in the views of a run that masks.
 
     Args:
         run: Its localizer, and whether it uses one.
         device: Where the views are.
         images: Of the data set; only maps of whole images need them, which are computed here where they are missing.
+        only: The numbers of the images whose views will be made; None: all of them.
 
     Returns:
         What does so for masked views, and for keys that become hard negatives: one and the same, or two.
@@ -38,8 +43,8 @@ def build_foregrounds(run: Run, device: torch.device, images: Images | None) -> 
         everywhere = Everywhere(grid_of(run.data.crop))
         return everywhere, everywhere
     source, hard = run.saliency_sources
-    foregrounds = _build(source, run, device, images)
-    return foregrounds, foregrounds if hard == source else _build(hard, run, device, images)
+    foregrounds = _build(source, run, device, images, only)
+    return foregrounds, foregrounds if hard == source else _build(hard, run, device, images, only)
 
 
 def map_source(run: Run, images: Images, source: SaliencySource) -> MapSource:
@@ -74,10 +79,12 @@ def _with_masks(images: Images, source: SaliencySource, run: Run) -> Scenes:
     raise UserError(f"localizer.source={source} needs true masks, which {without} has none of", mend=mend)
 
 
-def _build(source: SaliencySource, run: Run, device: torch.device, images: Images | None) -> Foregrounds:
+def _build(
+    source: SaliencySource, run: Run, device: torch.device, images: Images | None, only: Sequence[int] | None
+) -> Foregrounds:
     """Makes what one source tells foreground by."""
     if source.kind is SourceKind.shuffled:
-        return _at_random(_build(NETWORK, run, device, images), run, device, images)
+        return _at_random(_build(NETWORK, run, device, images, only), run, device, images)
     settings, grid = run.localizer, grid_of(run.data.crop)
     row_sorted = run.fidelity.saliency_map is Source.released
     if source.kind is SourceKind.network and settings.map is MapOf.view:
@@ -88,7 +95,11 @@ def _build(source: SaliencySource, run: Run, device: torch.device, images: Image
         raise ValueError("maps of whole images need the images")
     if source.kind is SourceKind.centre:
         return ByImage(centre_prior(device).expand(len(images), -1, -1), grid, settings.relax, row_sorted)
-    maps = load_maps(map_source(run, images, source), images, device, workers=run.machine.workers)
+    of_images, workers = map_source(run, images, source), run.machine.workers
+    if only is None:
+        maps = load_maps(of_images, images, device, workers=workers)
+    else:
+        maps = load_some_maps(of_images, images, only, device, workers=workers)
     if source.kind is SourceKind.network:
         return ByImage(maps, grid, settings.relax, row_sorted)
     by_mask = ByMask(maps, grid, inverted=source.kind is SourceKind.inverted)

@@ -109,13 +109,16 @@ def build_model(run: Run, preprocessor: ViewMaker | None) -> ContrastiveModel:
     return build(run, preprocessor)
 
 
-def build_view_maker(run: Run, device: torch.device, images: Images | None = None) -> ViewMaker:
+def build_view_maker(
+    run: Run, device: torch.device, images: Images | None = None, *, only: Sequence[int] | None = None
+) -> ViewMaker:
     """Puts the augmentation, localizer and masking of a run together, on the device.
 
     Args:
         run: Whose views are made.
         device: Where they are made.
         images: That they are made of; needed only where the localizer sees whole images, which it does here.
+        only: The numbers of those that it sees; None: all, and what it finds is kept.
 
     Returns:
         What turns a batch of the loader into the network's inputs, on the device.
@@ -123,7 +126,7 @@ def build_view_maker(run: Run, device: torch.device, images: Images | None = Non
     Raises:
         UserError: The localizer cannot be had, or the grid does not divide the crop.
     """
-    foregrounds, hard_foregrounds = build_foregrounds(run, device, images) if run.masks else (None, None)
+    foregrounds, hard_foregrounds = build_foregrounds(run, device, images, only=only) if run.masks else (None, None)
     return ViewMaker(
         seed=run.seed,
         augmentation=run.augmentation,

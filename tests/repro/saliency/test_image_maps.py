@@ -36,7 +36,7 @@ from repro.runs.run import Run
 from repro.runs.sections import LocalizerSettings
 from repro.saliency.cropping import SMOOTHING, crop_maps
 from repro.saliency.foregrounds import FLIP
-from repro.saliency.image_maps import MapSource, load_maps, network_maps
+from repro.saliency.image_maps import MapSource, load_maps, load_some_maps, network_maps
 from repro.saliency.map_file import CHUNK, MapFile, map_path
 from repro.saliency.scda import foreground
 from repro.training.learner import build_view_maker
@@ -235,6 +235,23 @@ def test_maps_are_computed_once_and_go_on_where_they_were_interrupted() -> None:
     assert later.built == 0  # not even a network is built
     load_maps(later.source, Numbers("others"), CPU)
     assert later.made == len(images)
+
+
+def test_a_look_at_some_images_computes_their_maps_alone_and_keeps_none(tmp_path: Path) -> None:
+    images, chosen = Numbers(), [CHUNK + 3, 1, 2]
+    fresh = Counting()
+    maps = load_some_maps(fresh.source, images, chosen, CPU)
+    assert maps.shape == (len(images), 2, 2)
+    assert maps[chosen, 1, 0].tolist() == chosen
+    assert fresh.made == len(chosen)
+    assert not (tmp_path / "cache").exists()
+    # What a training kept of them is read; the rest of it is left to a training.
+    stopped, begun, resumed = Counting(limit=CHUNK), Counting(), Counting()
+    with pytest.raises(KeyboardInterrupt):
+        load_maps(stopped.source, images, CPU)
+    assert load_some_maps(begun.source, images, range(len(images)), CPU)[:, 0, 1].tolist() == [*range(len(images))]
+    load_maps(resumed.source, images, CPU)
+    assert begun.made == resumed.made == len(images) - CHUNK
 
 
 def test_nothing_is_kept_of_images_that_are_not_to_be_kept(tmp_path: Path) -> None:
