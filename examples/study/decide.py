@@ -41,11 +41,23 @@ QUESTIONS: "Questions" = {
 """The comparisons that were registered of the drawn scenes."""
 CLIP_ART: "Questions" = {"clip art": [(f"{HP}-no-masks", "mocov2"), (HP, "mocov2"), (HP, f"{HP}-no-masks")]}
 """Those of clip art."""
+PHOTOGRAPHS: "Questions" = {
+    "MoCo v2 on photographs": [*CLIP_ART["clip art"], ("mocov2+ours-mean", "mocov2")],
+    "SimCLR on photographs": [
+        ("simclr+ours-hp-no-masks", "simclr"),
+        ("simclr+ours-hp", "simclr"),
+        ("simclr+ours-hp", "simclr+ours-hp-no-masks"),
+    ],
+}
+"""Those of photographs."""
 
 FRAMEWORKS = ("mocov2", "simclr")
 STUDY, PARTS = ("study",), ("study", "study-parts")
 """Sweeps: of what was registered first, and with the parts of SimCLR's lead."""
-SPREAD_OF: Mapping[str, Sequence[str]] = {"1": STUDY, "2 to 6": STUDY, "SimCLR's parts": PARTS}
+SPREAD_OF: Mapping[str, Sequence[str]] = {
+    **{"1": STUDY, "2 to 6": STUDY, "SimCLR's parts": PARTS},
+    **dict.fromkeys(PHOTOGRAPHS, PARTS),
+}
 """Whose rows tell the pooled spread for a question: rows that came later change nothing of what stood before.
 
 For a question that is not named: those of the study that were run with it.

@@ -64,6 +64,21 @@ def summary(values: Values) -> str:
     return markdown_table(["", *heads], rows, heads)
 
 
+def of_questions(folders: Sequence[Path], questions: Questions, sweeps: Sequence[str]) -> Iterator[str]:
+    """Yields both tables of what was registered of other data than the drawn scenes: `means` and `comparisons`.
+
+    Args:
+        folders: Runs, or folders above them.
+        questions: What was registered.
+        sweeps: Whose rows count.
+    """
+    runs = find_runs(folders)
+    frame = collect_runs(runs, listed(folders))
+    knn, logistic = (top1(frame, task, sweeps) for task in ("knn", "logistic"))
+    yield means(knn, logistic, endings(runs, sweeps), questions)
+    yield comparisons(logistic, questions)
+
+
 def means(
     knn: Values, logistic: Values, ended: Mapping[str, Mapping[int, Ending]], questions: Questions = QUESTIONS
 ) -> str:
