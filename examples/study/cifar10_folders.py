@@ -44,7 +44,7 @@ def write_folders(source: Path, out: Path) -> None:
     Raises:
         UserError: The source is neither, or the folder is there or cannot be written.
     """
-    splits = {split: _pictures(source, split) for split in SPLITS}
+    splits = {split: _pictures(source, split) for split in SPLITS}  # read before anything is written
     with new_folder(out) as folder:
         for split, pictures in splits.items():
             for name in CLASSES:
@@ -67,12 +67,17 @@ def _pictures(source: Path, split: str) -> Pictures:
 
 
 def _of_npm(source: Path, split: str) -> Pictures:
-    """Yields the images of a split of the npm package."""
-    labels = iter(json.loads((source / _LABELS[split]).read_text(encoding="utf-8")))
-    for batch in _BATCHES[split]:
-        with Image.open(source / batch) as rows:
-            pixels = np.asarray(rows.convert("RGB"))
-        yield from zip(pixels.reshape(-1, SIDE, SIDE, 3), labels, strict=False)
+    """Returns the images of a split of the npm package."""
+    labels = json.loads((source / _LABELS[split]).read_text(encoding="utf-8"))
+    rows = np.concatenate([_pixels(source / name) for name in _BATCHES[split]])
+    if len(rows) != len(labels):
+        raise UserError(f"{source} has {len(rows)} images and {len(labels)} labels", mend="get the package again")
+    return zip(rows.reshape(-1, SIDE, SIDE, 3), labels, strict=True)
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as rows:
+        return np.asarray(rows.convert("RGB"))
 
 
 def _main() -> int:

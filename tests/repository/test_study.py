@@ -226,7 +226,7 @@ def test_what_the_scripts_cannot_use_is_told_in_a_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for script in ("tables", "decide_dose", "decide_clipart"):
+    for script in ("tables", "decide_dose", "decide_clipart", "decide_photographs"):
         monkeypatch.setattr(sys, "argv", [script, *(str(tmp_path / word) for word in words)])
         with pytest.raises(SystemExit) as done:
             runpy.run_path(str(STUDY / f"{script}.py"), run_name="__main__")
