@@ -5,8 +5,9 @@ each with its line of help and a function that makes the room's commands; only w
 that each line of help is the command's own.
 """
 
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ from repro.paths import with_home
 
 NARROW = 80
 """Columns of a terminal below which help is laid out without boxes, which would cut the names of options."""
+_PATH = re.compile(r"\b(DIR|FILE|PATH)\b")
+"""What help calls the value of an option that takes a path."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,13 @@ class LazyGroup(TyperGroup):
         """Returns the command that a line calls, loaded, with its name and its arguments, `~` expanded in them.
 
         Raises:
-            UserError: There is none of that name; says the nearest.
+            UserError: There is none of that name; says the nearest. Or a word of the line is empty.
         """
         if args[0] in self.table:
-            return args[0], self.load(args[0]), [with_home(word) for word in args[1:]]
+            command = self.load(args[0])
+            if not ctx.resilient_parsing:
+                _refuse_empty(command, args[1:], f"{ctx.command_path} {args[0]}")
+            return args[0], command, [with_home(word) for word in args[1:]]
         if ctx.resilient_parsing:  # a shell asks for completions of a line that is not finished
             return super().resolve_command(ctx, args)
         raise UserError(f"unknown command '{args[0]}'", mend=nearest(args[0], self.table))
@@ -91,6 +97,38 @@ class LazyGroup(TyperGroup):
         for each in (command, *getattr(command, "commands", {}).values()):
             _fit_to_terminal(each)
         return command
+
+
+def _refuse_empty(command: Any, words: Sequence[str], line: str) -> None:
+    """Refuses a word that is empty, as `--out "$OUT"` is where the shell knows no `OUT`.
+
+    As a path it would be the folder that one stands in: `data cache` wrote there, and `cancel` ended its jobs.
+
+    Args:
+        command: The command, or the group of commands, that is called.
+        words: What stands behind its name.
+        line: The line up to there.
+
+    Raises:
+        UserError: Names the option. Empty values of options that take no path are left to the command.
+    """
+    while words and words[0] in getattr(command, "commands", {}):
+        command, line, words = command.commands[words[0]], f"{line} {words[0]}", words[1:]
+    takes_path = {
+        option: _PATH.search(parameter.metavar or "") is not None
+        for parameter in command.params
+        for option in parameter.opts
+        if option.startswith("-") and not getattr(parameter, "is_flag", False)
+    }
+    for before, word in zip(["", *words], words, strict=False):
+        option = word.removesuffix("=") if word else before
+        if takes_path.get(option, False) and option != word:
+            what = f"{option} has an empty value"
+        elif not word and option not in takes_path:
+            what = "a word is empty"
+        else:
+            continue
+        raise UserError(f"`{line}`: {what}", mend="is a variable of the shell not set? Write the word, or leave it out")
 
 
 def _fit_to_terminal(command: Any) -> None:

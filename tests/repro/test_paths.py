@@ -109,3 +109,34 @@ def test_a_file_of_any_name_can_be_adopted(file: str, method: str, tmp_path: Pat
     assert ended.code == 0, ended.err
     (folder,) = (tmp_path / "runs").glob("*/*")
     assert RunFolder(folder).load().method == folder.parent.name == method
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            "data cache folder --to {}",
+            "`salmask data cache`: --to has an empty value; mend: is a variable of the shell not",
+        ),
+        ("data cache folder --to=", "`salmask data cache`: --to has an empty value"),
+        ("table table1 --only paper --runs runs --out {}", "`salmask table`: --out has an empty value"),
+        ("eval --task knn --root {} --checkpoint x.pth", "`salmask eval`: --root has an empty value"),
+        ("pretrain mocov2 --out= seed=1", "`salmask pretrain`: --out has an empty value"),
+        ("sweep demo --cluster {}", "`salmask sweep`: --cluster has an empty value"),
+        ("cancel {}", "`salmask cancel`: a word is empty"),
+        ("collect --json {}", "`salmask collect`: a word is empty"),
+        ("data {} list", "`salmask data`: a word is empty"),
+    ],
+)
+def test_an_empty_word_is_not_the_folder_that_one_stands_in(
+    words: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused(*(word.replace("{}", "") for word in words.split())).startswith(line)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_option_that_takes_no_path_may_be_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = salmask("table", "table1", "--only", "paper", "--sweep", "", "--task=", "--metric", "")
+    assert ended.code == 0, ended.err
