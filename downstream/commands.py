@@ -274,6 +274,8 @@ def _roots(options: Sequence[str], evaluations: Iterable[Evaluation]) -> dict[st
         has_name = bool(equals) and "/" not in dataset
         if has_name and dataset not in DATASETS:
             raise UserError(f"--root {text}: unknown data set {dataset!r}", mend=nearest(dataset, DATASETS))
+        if has_name and not folder:
+            raise UserError(f"--root {text} names no folder", mend="is a variable of the shell not set?")
         roots[dataset if has_name else ""] = Path(folder if has_name else text)
     several = len({evaluation.dataset for evaluation in evaluations}) > 1
     if several and "" in roots:
