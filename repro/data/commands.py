@@ -13,13 +13,14 @@ from rich.text import Text
 from repro.console import completion
 from repro.cores import usable_cores
 from repro.data.catalogue import DATASETS, Dataset, find_dataset, open_images
-from repro.data.pixel_cache import LONGEST_SIDE, cache_root
+from repro.data.pixel_cache import cache_root
 from repro.data.pixel_cache_writer import cache_images
 from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_root
 from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
 from repro.errors import UserError, visible_in_line
 from repro.lazy_commands import CommandGroup
+from repro.runs.choices import LEAST_CACHED, LONGEST_CACHED
 from repro.runs.reading import build, command_settings, flat
 from repro.runs.sections import ScenesSettings
 from repro.terminal import Console, say, say_json
@@ -117,7 +118,7 @@ def cache(
     ] = None,
     *,
     side: Annotated[
-        int, typer.Option(min=32, max=LONGEST_SIDE, help="Short side of the decoded images in pixels.")
+        int, typer.Option(min=LEAST_CACHED, max=LONGEST_CACHED, help="Short side of the decoded images in pixels.")
     ] = 256,
     root: Root = None,
     to: Annotated[

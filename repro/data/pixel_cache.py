@@ -33,9 +33,6 @@ WRITE_AGAIN = "remove the folder and write it again with `salmask data cache`"
 INDEX = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("label", "<i4")])
 """Where an image's pixels begin, in bytes; its height and width in pixels; its class."""
 
-LONGEST_SIDE = 2**16 - 1
-"""The longest short side in pixels; no JPEG has a longer side."""
-
 CHUNK = 256
 """Images that are written, and have a checksum, together."""
 

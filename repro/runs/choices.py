@@ -17,6 +17,10 @@ FILTER_TAPS = {Strategy.high_pass: 11, Strategy.strong_blur: 31}
 """Length in pixels of the Gaussian that a strategy filters with (released moco/loader.py:15-16)."""
 
 
+LEAST_CACHED, LONGEST_CACHED = 32, 2**16 - 1
+"""The shortest and the longest side at which decoded images are cached, in pixels; no JPEG has a longer one."""
+
+
 class InputFilter(StrEnum):
     """What a backbone sees of normalised images: themselves, or what the high-pass filter leaves of them."""
 

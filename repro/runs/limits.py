@@ -7,7 +7,18 @@ from functools import reduce
 from typing import Any
 
 from repro.errors import UserError, nearest
-from repro.runs.choices import FILTER_TAPS, Backend, Blur, Branch, Interpolation, Resizer, Source, Strategy
+from repro.runs.choices import (
+    FILTER_TAPS,
+    LEAST_CACHED,
+    LONGEST_CACHED,
+    Backend,
+    Blur,
+    Branch,
+    Interpolation,
+    Resizer,
+    Source,
+    Strategy,
+)
 from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.network_names import LOCALIZERS, RESNETS, is_localizer
@@ -18,7 +29,7 @@ from repro.runs.sections import Framework, LocalizerSettings, RunSettings
 LIMITS: Mapping[str, Limit] = {
     "seed": NOT_NEGATIVE,
     "data.crop": COUNT,
-    "data.cached_side": NOT_NEGATIVE,
+    "data.cached_side": Limit(high=LONGEST_CACHED),
     "data.scenes.classes": COUNT,
     "data.scenes.size": Limit(low=64, high=512),
     "data.scenes.train_count": COUNT,
@@ -167,6 +178,15 @@ def _detection_problems(run: RunSettings) -> Iterator[Problem]:
         )
     if 0 < detection.min_size < LEAST_SIDE:
         yield Problem(f"detection.min_size={detection.min_size} is out of range", mend=f"0, or {LEAST_SIDE} or more")
+
+
+def _cached_side_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields a side at which no image is cached."""
+    if 0 < (side := run.data.cached_side) < LEAST_CACHED:
+        yield Problem(
+            f"data.cached_side={side} is out of range",
+            mend=f"0 for the originals, or {Limit(low=LEAST_CACHED, high=LONGEST_CACHED)}",
+        )
 
 
 def _schedule_problems(run: RunSettings) -> Iterator[Problem]:
@@ -345,6 +365,7 @@ RULES: tuple[Callable[[RunSettings], Iterator[Problem]], ...] = (
     _range_problems,
     _whole_number_problems,
     _order_problems,
+    _cached_side_problems,
     _scenes_problems,
     _device_problems,
     _detection_problems,

@@ -95,7 +95,7 @@ class DataSettings:
     # Drawn scenes, which stand in for photographs, make a run tiny whatever their settings.
     dataset: str = size("imagenet100", lambda here, _: _is_drawn(here))  # `salmask data list` has all names
     crop: int = size(224)  # side of a view in pixels
-    cached_side: int = added(0, absent=0)  # short side of the decoded images that are trained on; 0: the originals
+    cached_side: int = added(0, absent=0)  # short side of decoded images to train on, 32 or more; 0: the originals
     scenes: ScenesSettings = size(ScenesSettings, lambda *_: True)
 
     @property

@@ -28,6 +28,7 @@ from repro.data.splits import Images, pixels_of
 from repro.errors import UserError
 from repro.paths import CACHE_VARIABLE
 from repro.quantities import size_text
+from repro.runs.choices import LEAST_CACHED, LONGEST_CACHED
 from repro.runs.localizer_weights import weights_cache
 from repro.runs.run import Run
 from repro.runs.sections import ScenesSettings
@@ -339,10 +340,14 @@ def test_what_stands_in_a_caches_place_is_refused_before_anything_is_decoded(
     assert refused(*words) == f"{target} is no folder, and stands in a cache's place; mend: move it away"
 
 
-def test_a_side_that_no_image_has_is_refused_and_not_cached(data: Path, tmp_path: Path) -> None:
-    words = ("data", "cache", "folder", "--side", str(10**20), "--root", str(data), "--to", str(tmp_path / "caches"))
-    assert "65535" in refused(*words)
+@pytest.mark.parametrize("side", [LEAST_CACHED - 1, LONGEST_CACHED + 1, 10**20])
+def test_a_side_that_is_not_cached_is_no_runs_either(side: int, data: Path, tmp_path: Path) -> None:
+    """The mend of such a run was a command that is refused, too."""
+    words = ("data", "cache", "folder", "--side", str(side), "--root", str(data), "--to", str(tmp_path / "caches"))
+    assert "invalid value for '--side'" in refused(*words)
     assert not (tmp_path / "caches").exists()
+    with pytest.raises(UserError, match="cached_side"):
+        tiny(changes={"data.cached_side": side})
 
 
 def test_annotated_images_cannot_be_cached(tmp_path: Path) -> None:

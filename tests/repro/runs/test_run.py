@@ -175,6 +175,8 @@ def test_changing_the_default_of_an_added_field_changes_no_meaning() -> None:
             "augmentation.resizer=pil, or augmentation.interpolation=bilinear",
         ),
         (["seed=-1"], "seed=-1 is out of range; mend: 0 or more"),
+        (["data.cached_side=31"], "data.cached_side=31 is out of range; mend: 0 for the originals, or 32..65535"),
+        (["data.cached_side=65536"], "data.cached_side=65536 is out of range; mend: 0..65535"),
         (["data.scenes.context=2"], "data.scenes.context=2 is out of range; mend: 0..1"),
         (["data.scenes.size=63"], "data.scenes.size=63 is out of range; mend: 64..512"),
         (
