@@ -6,6 +6,8 @@ from pathlib import Path
 
 import platformdirs
 
+from repro.errors import UserError
+
 CACHE_VARIABLE = "SALMASK_CACHE"
 """The environment variable that names the folder of all caches."""
 
@@ -19,7 +21,20 @@ _HOME = re.compile(r"((?:[^=~/\s]+=)*)(~[^/=\s]*(?:/.*)?)", re.DOTALL)
 def cache_home() -> Path:
     """Returns the folder of all caches, each in a folder of its own: $SALMASK_CACHE, else the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE, "")
-    return Path(named).expanduser() if named else platformdirs.user_cache_path("salmask")
+    return expanded(named) if named else platformdirs.user_cache_path("salmask")
+
+
+def expanded(path: str | Path) -> Path:
+    """Returns a path with `~` or `~user` at its beginning expanded.
+
+    Raises:
+        UserError: There is no such home folder on this machine.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        what = f"{path}: {Path(path).parts[0]} is no home folder on this machine"
+        raise UserError(what, mend="write the whole path") from error
 
 
 def with_home(word: str) -> str:

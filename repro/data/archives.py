@@ -18,6 +18,7 @@ from typing import IO
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError
 from repro.files import sync_folder
+from repro.paths import expanded
 from repro.presence import exists, is_file, is_folder
 from repro.progress import ProgressBars
 from repro.quantities import size_text
@@ -65,7 +66,7 @@ def locate(given: Sequence[Path], name: str) -> Path | None:
     Raises:
         UserError: Something given does not exist.
     """
-    for path in (path.expanduser() for path in given):
+    for path in map(expanded, given):
         if not exists(path):
             raise PathError(
                 path, "no such file or folder", mend="name the downloaded archives, or the folder with them"

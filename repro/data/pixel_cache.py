@@ -23,7 +23,7 @@ from repro.data.jpeg import Pixels
 from repro.data.splits import Images, Split
 from repro.errors import UserError
 from repro.files import reading
-from repro.paths import cache_home
+from repro.paths import cache_home, expanded
 from repro.presence import is_folder
 from repro.runs.schemas import Field, Schema
 
@@ -51,7 +51,7 @@ _MANIFEST = Schema(
 
 def cache_root(given: str = "") -> Path:
     """Returns the folder of decoded images: as given, else `pixels` among the caches."""
-    return Path(given).expanduser() if given else cache_home() / "pixels"
+    return expanded(given) if given else cache_home() / "pixels"
 
 
 def cache_folder(root: Path, dataset: str, split: Split, side: int, fingerprint: str) -> Path:

@@ -11,6 +11,7 @@ from repro.data.catalogue import DATASETS, Dataset, find_dataset
 from repro.data.errors import PathError, mend_of, reason_of, refuse_circle
 from repro.errors import UserError, nearest
 from repro.files import read_regular, reading
+from repro.paths import expanded
 from repro.presence import exists, is_folder
 from repro.runs.run import Run
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
@@ -69,7 +70,7 @@ def root_of(run: Run, dataset: str, root: Path | None = None) -> Path | None:
         UserError: As `find_root` does.
     """
     if root is None and dataset == run.data.dataset and run.machine.data_root:
-        root = Path(run.machine.data_root).expanduser()
+        root = expanded(run.machine.data_root)
         if not (root.is_absolute() or exists(root)):
             # Older versions recorded what was entered, which counted from the folder where the run was begun.
             with contextlib.suppress(RootNotSetError):
@@ -101,7 +102,7 @@ def new_root(dataset: str, root: Path | None) -> Path:
     # Both are read even where `root` decides: a variable or a list that is wrong should not wait for its first use.
     variable, listed_roots = _variable_folder(), read_roots(config_file())
     if root is not None:
-        return root.expanduser()
+        return expanded(root)
     if variable is not None:
         return variable / entry.root_names[0]
     for name in entry.root_names:
@@ -120,7 +121,7 @@ def _variable_folder() -> Path | None:
     value = os.environ.get(ROOT_VARIABLE, "")
     if not value:
         return None
-    folder = Path(value).expanduser()
+    folder = expanded(value)
     # Refused rather than passed over: whoever set it means it, and the list below would answer in its place.
     if not is_folder(folder):
         raise UserError(f"${ROOT_VARIABLE} names {folder}, which is not a folder", mend="make it or unset the variable")
@@ -139,20 +140,23 @@ def read_roots(path: Path) -> dict[str, Path]:
         folders = parse_yaml(read_regular(path, LONGEST_TEXT).decode())
     if folders is None:  # a file of comments alone
         return {}
-    if not isinstance(folders, dict) or not all(isinstance(folder, str) for folder in folders.values()):
+    if not isinstance(folders, dict) or not all(isinstance(folder, str) and folder for folder in folders.values()):
         reason = "must map the names of data sets to folders"
         raise PathError(path, reason, mend="write one `NAME: DIR` a line")
     root_names = sorted({name for entry in DATASETS.values() for name in entry.root_names})
     for name in folders:
         if name not in root_names:  # else a slip of the pen would read as "no root set"
             raise PathError(path, f"unknown data set {name!r}", mend=nearest(str(name), root_names))
-    # A relative folder is relative to the list, which means the same from wherever a command is started.
-    return {name: path.parent / Path(folder).expanduser() for name, folder in folders.items()}
+    try:
+        # A relative folder is relative to the list, which means the same from wherever a command is started.
+        return {name: path.parent / expanded(folder) for name, folder in folders.items()}
+    except UserError as error:
+        raise PathError(path, error.what, mend=error.mend) from error
 
 
 def _usable(folder: Path, entry: Dataset, source: str) -> Path:
     """Returns a data set's folder if it can be read and is not empty; `source` is who named it, for the message."""
-    folder = folder.expanduser()
+    folder = expanded(folder)
     origin = f"(root of {entry.name}, {source})"
     try:
         with os.scandir(folder) as entries:

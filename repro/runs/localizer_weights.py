@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.paths import CACHE_VARIABLE, cache_home
+from repro.paths import CACHE_VARIABLE, cache_home, expanded
 from repro.presence import is_file
 from repro.runs.run import Run
 
@@ -107,11 +107,11 @@ def weights_cache() -> Path | None:
 def torchs_folder() -> Path:
     """Returns the folder in whose `checkpoints` torchvision's weights lie: ours, else that of torch.hub."""
     own = Path(os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch"))
-    return weights_cache() or own.expanduser() / "hub"
+    return weights_cache() or expanded(own) / "hub"
 
 
 def hub_folder() -> Path:
     """Returns the folder in which the Hub's client keeps the weights of timm's models: ours, else its own."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    return weights_cache() or Path(named or Path(home, "hub")).expanduser()
+    return weights_cache() or expanded(named or Path(home, "hub"))

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from repro.errors import UserError, one_line
 from repro.files import read_regular
-from repro.paths import absolute
+from repro.paths import absolute, expanded
 from repro.presence import exists
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
@@ -342,7 +342,7 @@ def pinned(run: Run) -> Run:
     localizer = run.localizer
     if localizer.network != "checkpoint" or localizer.sha256 or not localizer.weights:
         return run
-    path = Path(localizer.weights).expanduser().resolve()
+    path = expanded(localizer.weights).resolve()
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

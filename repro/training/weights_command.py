@@ -10,6 +10,7 @@ from repro.console import AsJson, report
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError
 from repro.files import write_atomically
+from repro.paths import expanded
 from repro.runs.localizer_weights import FILES_OF_RESNET50, LocalizerWeights, torchs_folder, weights_named
 from repro.runs.reading import build, command_settings, flat
 
@@ -70,7 +71,7 @@ def _fetch(weights: LocalizerWeights, source: Path | None) -> str:
             raise PathError(present, "is cut off, or another file: its SHA-256 is not that of its name", mend=mend)
         return "was there"
     if source is not None:
-        _copy(weights, source.expanduser())
+        _copy(weights, expanded(source))
         return f"copied from {source}"
     from repro.saliency.networks import build_localizer
 

@@ -27,7 +27,7 @@ import platformdirs
 from repro.clutter import is_clutter
 from repro.data.catalogue import DATASETS
 from repro.errors import UserError, nearest
-from repro.paths import CODE_ROOT
+from repro.paths import CODE_ROOT, expanded
 from repro.runs.evaluation import PROTOCOLS, task_and_dataset
 from repro.runs.status import PRETRAIN
 from slurm.profiles import profile_values as values
@@ -183,7 +183,7 @@ class Cluster:
         """
         if not self.scratch:
             return RUNS
-        return Path(values.text(f"cluster '{self.name}'", "scratch", self.scratch)).expanduser()
+        return expanded(values.text(f"cluster '{self.name}'", "scratch", self.scratch))
 
 
 def user_folder() -> Path:
@@ -206,7 +206,7 @@ def load(name: str) -> Cluster:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         return load_named(name)
-    return _cluster(path, values.read_file(path.expanduser()))
+    return _cluster(path, values.read_file(expanded(path)))
 
 
 def load_named(name: str) -> Cluster:

@@ -57,6 +57,24 @@ def test_an_option_with_an_equals_sign_makes_no_folder_called_tilde(
     assert f"checkpoint {home}/no.pth does not exist" in refused("eval", "--checkpoint=~/no.pth")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data verify folder --root ~no-such-user/x",
+        "data prepare caltech101 --root ~no-such-user/x",
+        "data prepare caltech101 --from ~no-such-user/x --root r",
+        "data cache scenes --to ~no-such-user/x",
+        "data weights localizer.network=resnet50 --from ~no-such-user/x",
+        "cluster check ~no-such-user/x.yaml",
+    ],
+)
+def test_the_home_of_nobody_is_told_in_one_line(words: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was called a fault of salmask's own."""
+    monkeypatch.chdir(home)
+    assert "~no-such-user is no home folder on this machine; mend: write the whole path" in refused(*words.split())
+    assert [path.name for path in home.iterdir()] == ["data"]
+
+
 def test_a_relative_root_is_recorded_as_an_absolute_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     expected = str(home / "data")

@@ -67,6 +67,8 @@ def test_a_missing_or_empty_root_is_refused(tmp_path: Path, monkeypatch: pytest.
         ("imagenet: [", r"cannot be read \(ParserError: "),
         ("- imagenet", "must map the names"),
         ("folder: 3", "must map the names"),
+        ("folder: ''", "must map the names"),
+        ("folder: ~no-such-user/x", "~no-such-user is no home folder on this machine"),
         ("imagnet100: /data", "unknown data set 'imagnet100'; mend: did you mean 'imagenet100'"),
     ],
 )
