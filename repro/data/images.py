@@ -105,7 +105,7 @@ def decode_pixels(path: Path | str) -> Pixels:
 
 
 def read_size(path: Path | str) -> tuple[int, int]:
-    """Reads width and height in pixels from a file's header.
+    """Reads the width and height in pixels that `decode` gives an image, from the file's header.
 
     Args:
         path: An image file of any format that Pillow reads.
@@ -114,7 +114,16 @@ def read_size(path: Path | str) -> tuple[int, int]:
         UserError: The file is missing, not readable, empty or smaller than `SMALLEST_SIDE` pixels, or its header is
             damaged.
     """
-    return _sound(path, lambda image, stream: image.size)
+    return _sound(path, lambda image, stream: _decoded_size(image))
+
+
+def _decoded_size(image: Image.Image) -> tuple[int, int]:
+    """Returns the size that an opened image has once it is decoded."""
+    if image.format == "TIFF" and _orientation(image) in _TURNED:
+        # Decoding turns it, by Pillow of every version; one older than 11 says so only then.
+        exif = image.getexif()
+        return exif[ExifTags.Base.ImageLength], exif[ExifTags.Base.ImageWidth]
+    return image.size
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_samples import BAD_IMAGES, bad_image, write_image
-from PIL import Image, features
+from PIL import ExifTags, Image, features
 
 from repro.data import images, jpeg
 from repro.errors import UserError
@@ -197,6 +197,17 @@ def test_what_is_no_jpeg_decodes_to_the_same_array(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png", 1)
     assert np.array_equal(images.decode_pixels(path), np.asarray(images.decode(path)))
     assert images.read_size(path) == (12, 10)
+
+
+@pytest.mark.parametrize("ending", ["tif", "jpg", "png", "webp"])
+def test_the_size_of_a_turned_image_is_that_of_its_pixels(ending: str, tmp_path: Path) -> None:
+    """Pillow older than 11 told a TIFF's size unturned, and `data cache` could never be finished."""
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        path = tmp_path / f"{orientation}.{ending}"
+        Image.new("RGB", (9, 5), (200, 30, 30)).save(path, exif=exif)
+        assert images.read_size(path) == images.decode(path).size
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
