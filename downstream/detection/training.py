@@ -1,6 +1,5 @@
 """One training of a detector with detectron2's trainer, exact on resume: every draw is a function of seed and step."""
 
-import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -25,8 +24,9 @@ from repro.distributed import barrier, in_ddp, rank, world_size
 from repro.files import write_atomically
 from repro.progress import OPENING, REDRAW_SECONDS, ProgressBars
 from repro.randomness import Purpose, stream_seed
+from repro.runs.heartbeat import tell_progress
 from repro.runs.stopping import STOP
-from repro.training.hooks import HEARTBEAT_SECONDS, forget_after
+from repro.training.hooks import HEARTBEAT_SECONDS, append_metrics, forget_after
 from repro.training.resume import checkpoints
 
 log = logging.getLogger("salmask")
@@ -197,13 +197,11 @@ class Reporter(HookBase):
         # The storage keeps the latest value of everything; losses are gathered at this step, others may be older.
         latest = self.trainer.storage.latest()
         values = {name: value for name, (value, iteration) in latest.items() if iteration == self.trainer.iter}
-        with self.trial.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "seconds_per_iteration": pace, **values}) + "\n")
+        append_metrics(self.trial.metrics, {"step": step, "seconds_per_iteration": pace, **values})
         return float(values["total_loss"])
 
     def _set_status(self, step: int) -> None:
         """Writes how many steps are made; rank 0 only."""
         if rank() == 0:
             self._last_entry = time.monotonic()
-            told = {"step": step, "steps": self.trainer.max_iter, "unit": "steps"}
-            self.trial.folder.set_status("running", task=self.trial.task, **told)
+            tell_progress(self.trial.folder, self.trial.task, step, self.trainer.max_iter, "steps")

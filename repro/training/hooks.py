@@ -15,9 +15,10 @@ from torch import Tensor
 
 from repro.distributed import gather, mean_of_ranks, world_size
 from repro.errors import UserError, one_line, with_mend
-from repro.files import is_of_a_full_disk, read_regular, reading, write_atomically
+from repro.files import read_regular, reading, write_atomically
 from repro.presence import exists
 from repro.runs.folder import RunFolder
+from repro.runs.heartbeat import tell_progress
 from repro.runs.metrics import LARGEST_BYTES, parse_row
 from repro.training.feed import Feed
 
@@ -275,14 +276,7 @@ class Heartbeat(Hook):
     def _write(self, runner: Any, step: int) -> None:
         if runner.rank == 0:
             self._last = time.monotonic()
-            try:
-                told = {"step": step, "steps": runner.max_iters, "unit": "steps"}
-                self.folder.set_status("running", task=self.task, **told)
-            except UserError as error:
-                if is_of_a_full_disk(error):
-                    raise
-                # A server that is away for a moment: that is no reason to lose the steps since the last checkpoint.
-                log.warning("%s; the training goes on", error.what)
+            tell_progress(self.folder, self.task, step, runner.max_iters, "steps")
 
 
 class MetricsFile(BaseVisBackend):
@@ -309,12 +303,25 @@ class MetricsFile(BaseVisBackend):
             UserError: The file cannot be written to, or the disk is full.
         """
         values = {k: float(v) for k, v in scalar_dict.items() if isinstance(v, int | float | Tensor) and k != "step"}
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-        except OSError as error:
-            mend = "free some space, then the same command goes on from the last checkpoint"
-            raise UserError(f"cannot write {self.path}: {error.strerror or one_line(error)}", mend=mend) from error
+        append_metrics(self.path, {"step": step, **values})
+
+
+def append_metrics(path: Path, row: Mapping[str, float]) -> None:
+    """Appends a line to a file of metrics.
+
+    Args:
+        path: The file; made if it is not there.
+        row: A step and its numbers.
+
+    Raises:
+        UserError: The file cannot be written to, or the disk is full.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        mend = "free some space, then the same command goes on from the last checkpoint"
+        raise UserError(f"cannot write {path}: {error.strerror or one_line(error)}", mend=mend) from error
 
 
 def forget_after(path: Path, step: int) -> int:

@@ -1,6 +1,11 @@
 """Detectors that are trained: what moves, what diverges, what a trial and a process add."""
 
+import errno
+import logging
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +18,12 @@ from downstream.detection.cost import peak_memory_gib
 from downstream.detection.task import carry_out, quiet_detectron2
 from downstream.detection.training import train
 from downstream.detection.trial import Trial
+from downstream.progress import reported
 from repro.data.annotations.scenes_export import write_coco
 from repro.errors import UserError
+from repro.progress import ProgressBars
 from repro.runs.detection import COCO, VOC
+from repro.runs.folder import RunFolder
 from repro.scenes.dataset import Scenes
 from repro.training.hooks import DivergenceError
 from repro.training.resume import checkpoints
@@ -66,6 +74,46 @@ def test_a_training_that_diverges_leaves_no_checkpoint(voc_root: Path, tmp_path:
     for path in checkpoints(trial.path):
         state = torch.load(path, weights_only=True)["model"]
         assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def reporter_of(folder: Path, metrics: Path) -> detection_training.Reporter:
+    """What reports a training whose third of nine steps is made."""
+    trial: Any = SimpleNamespace(
+        task=VOC, index=0, folder=RunFolder(folder), machine=SimpleNamespace(log_every=1), metrics=metrics
+    )
+    reporter = detection_training.Reporter(trial, ProgressBars(shown=False))
+    latest = {"total_loss": (1.5, 2)}
+    reporter.trainer = SimpleNamespace(iter=1, max_iter=9, storage=SimpleNamespace(latest=lambda: latest))
+    reporter.before_train()
+    reporter.trainer.iter = 2
+    return reporter
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_metrics_that_a_full_disk_keeps_out_are_told_in_one_line(tmp_path: Path) -> None:
+    """As of a pretraining; it was called a fault of salmask's own."""
+    reporter_of(tmp_path, tmp_path / "metrics.jsonl").after_step()
+    assert '"total_loss": 1.5' in (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"cannot write /dev/full: No space left on device; mend: free some space"):
+        reporter_of(tmp_path, Path("/dev/full")).after_step()
+
+
+def test_a_status_that_cannot_be_written_is_no_reason_to_lose_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(path: Path, content: object) -> None:
+        raise UserError(f"cannot write {path}", mend="") from OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr("repro.runs.folder.write_json", away)
+    with caplog.at_level(logging.WARNING, "salmask"):
+        reporter_of(tmp_path, tmp_path / "metrics.jsonl").after_step()
+        with reported(RunFolder(tmp_path), "knn", "features", 2, "batches") as tell:
+            tell(2)
+    status = "cannot write {}; the {} goes on"
+    assert caplog.messages == [
+        status.format(tmp_path / "status-voc07+12.json", "training"),
+        *[status.format(tmp_path / "status-knn.json", "evaluation")] * 2,
+    ]
 
 
 def test_memory_is_that_of_this_process() -> None:
