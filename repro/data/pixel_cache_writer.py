@@ -357,7 +357,9 @@ def _write_chunk(planned: Plan, folder: Path, file: IO[bytes], chunk: int) -> No
         decoded, decoded_label = pixels_of(planned.images, index)
         resized = _resized(decoded, planned.side)
         if resized.shape != (height, width, 3) or decoded_label != label:
-            raise UserError(f"image {index} is another than when the cache was planned", mend="start again")
+            # The index, which is kept, would be found again, and be wrong again.
+            reason = f"image {index} is another than when the cache was planned"
+            raise PathError(folder, reason, mend="remove this folder and start again")
         pixels[offset - start : offset - start + resized.size] = resized.ravel()
     write_at(file.fileno(), pixels.data, start)
     os.fsync(file.fileno())

@@ -1,0 +1,87 @@
+"""How a writer of decoded images ends where it cannot go on, and what it makes of what lies there."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from image_samples import write_image
+
+from repro.data import pixel_cache_writer
+from repro.data.catalogue import open_images
+from repro.data.pixel_cache import CHECKSUMS, CachedImages, cache_folder
+from repro.data.pixel_cache_writer import cache_images, damaged_chunks, unfinished
+from repro.data.splits import Images, pixels_of
+from repro.errors import UserError
+from repro.runs.sections import ScenesSettings
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
+    """Ten images, two of them a chunk."""
+    for split in ("train", "val"):
+        for index in range(10):
+            write_image(tmp_path / "data" / split / "ant" / f"{index}.png", index, size=(40, 30))
+    monkeypatch.setattr(pixel_cache_writer, "CHUNK", 2)
+    return open_images("folder", "train", tmp_path / "data", ScenesSettings())
+
+
+def cached(images: Images, root: Path, workers: int = 1) -> CachedImages:
+    outcome = cache_images(images, "folder", "train", 32, root, workers=workers, say=lambda _: None)
+    return CachedImages(Path(outcome["folder"]))
+
+
+def test_after_an_error_no_further_images_are_decoded(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10^5 images all would be, before the error is shown."""
+    decoded: list[int] = []
+
+    def read(of: Images, index: int) -> Any:
+        decoded.append(index)
+        if index == 0:
+            raise UserError("torn", mend="replace it")
+        time.sleep(0.1)
+        return pixels_of(of, index)
+
+    monkeypatch.setattr(pixel_cache_writer, "pixels_of", read)
+    with pytest.raises(UserError, match="torn"):
+        cached(images, tmp_path / "caches")
+    assert max(decoded) < 4  # a chunk may have been begun before the error was seen
+
+
+@pytest.mark.parametrize("what", ["pixels", "label"])
+def test_an_image_that_changed_meanwhile_is_refused_with_a_mend_that_mends(
+    what: str, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To start again, as was advised, found the same index, and the same image."""
+
+    def read(of: Images, index: int) -> Any:
+        pixels, label = pixels_of(of, index)
+        if index == 5:
+            return (pixels[:, :-1], label) if what == "pixels" else (pixels, label + 1)
+        return pixels, label
+
+    part = unfinished(cache_folder(tmp_path / "caches", "folder", "train", 32, images.fingerprint()))
+    with monkeypatch.context() as patches:
+        patches.setattr(pixel_cache_writer, "pixels_of", read)
+        with pytest.raises(
+            UserError, match=r"image 5 is another than .*; mend: remove this folder and start"
+        ) as caught:
+            cached(images, tmp_path / "caches")
+    assert str(caught.value).startswith(f"{part}: ")
+    shutil.rmtree(part)
+    assert np.array_equal(cached(images, tmp_path / "caches").pixels(5)[0], pixels_of(images, 5)[0])
+
+
+def test_checksums_of_no_plan_count_for_nothing(images: Images, tmp_path: Path) -> None:
+    """A plan without its manifest was not finished, or taken away; what was written by it may lie elsewhere now."""
+    part = unfinished(cache_folder(tmp_path / "caches", "folder", "train", 32, images.fingerprint()))
+    part.mkdir(parents=True)
+    (part / CHECKSUMS).write_text("".join(json.dumps({"chunk": chunk, "crc32": 1}) + "\n" for chunk in range(5)))
+    cache = cached(images, tmp_path / "caches")
+    assert damaged_chunks(cache.folder, 1) == []
+    assert all(np.array_equal(cache.pixels(index)[0], pixels_of(images, index)[0]) for index in range(10))
