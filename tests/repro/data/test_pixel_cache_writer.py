@@ -50,7 +50,8 @@ def test_after_an_error_no_further_images_are_decoded(
     monkeypatch.setattr(pixel_cache_writer, "pixels_of", read)
     with pytest.raises(UserError, match="torn"):
         cached(images, tmp_path / "caches")
-    assert max(decoded) < 4  # a chunk may have been begun before the error was seen
+    # A chunk or two may be begun before the error is seen, on a machine with other work; without an end, all five are.
+    assert max(decoded) < len(images) - 2
 
 
 @pytest.mark.parametrize("what", ["pixels", "label"])
