@@ -74,9 +74,8 @@ class SaveCheckpoint(Hook):
             saves: Whether to save at all; a process that is asked to stop ends after its step in any case.
             data: Fingerprint of the images; empty where the checkpoints do not hold it.
         """
-        self.data = data
         self.folder, self.run_id, self.every, self.guard, self.info = folder, run_id, every, guard, info
-        self.health, self.saves = health, saves
+        self.health, self.saves, self.data = health, saves, data
         guard.kept = self.kept
         self._writer = BackgroundWriter()
         self._agreement = StopAgreement()
@@ -192,17 +191,18 @@ def _step(path: Path) -> int:
 
 
 def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
-    """Returns, in words, which checkpoint a training that diverged can go back to.
+    """Returns, in words, which checkpoint a diverged training can go back to: the one that resuming would take.
 
     Args:
         folder: Of the training's checkpoints.
         health: Where the training recorded what went wrong; what had by that step is told as well.
     """
-    paths = checkpoints(folder)
-    if not paths:
+    if not (paths := checkpoints(folder)):
         return "there is no checkpoint of an earlier step"
-    step = _step(paths[0])
-    earlier = [symptom for symptom in read_symptoms(health) if symptom.step <= step] if health else []
+    if not (newest := _first_readable(paths, lambda _: None)):
+        return "no checkpoint of an earlier step can be read"
+    step = _step(newest[0])
+    earlier = [each for each in read_symptoms(health) if each.step <= step] if health else []
     return f"the checkpoint of step {step} is kept" + "".join(f", of a run with {symptom}" for symptom in earlier)
 
 
@@ -249,20 +249,23 @@ def _newest_readable(folder: Path, check: Callable[[dict[str, Any], Path], None]
     if odd := [path for path in paths if not is_file(path)]:
         # Refused now: the training would fail where it comes to write there, after hours perhaps.
         raise UserError(f"{odd[0]} is no file, and stands in a checkpoint's place", mend="move it away")
-    for path in paths:
-        # Names become whole atomically, but a disk may still lose or spoil what it promised to keep. The one before
-        # costs some steps, no result: the same steps follow from it.
-        try:
-            content = read_checkpoint(path)
-        except UserError as error:
-            log.warning("%s; falling back to the one before", error.what)
-            continue
-        # Beyond the `try`: a stranger's checkpoint is no accident, and an older one would be a stranger's as well.
-        check(content, path)
-        return path, content
-    if paths:
+    if newest := _first_readable(paths, lambda error: log.warning("%s; falling back to the one before", error.what)):
+        # Not passed over: a stranger's is no accident, and an older one would be a stranger's as well.
+        check(newest[1], newest[0])
+    elif paths:
         # To begin anew silently would throw away what may have taken days.
         raise UserError(f"no checkpoint in {folder} can be read", mend="delete the folder to start anew")
+    return newest
+
+
+def _first_readable(paths: list[Path], tell: Callable[[UserError], None]) -> tuple[Path, dict[str, Any]] | None:
+    """Returns the first checkpoint that can be read, with its content; `tell` hears why those before it cannot."""
+    # A disk may lose what it promised to keep. The one before costs some steps, no result: the same follow from it.
+    for path in paths:
+        try:
+            return path, read_checkpoint(path)
+        except UserError as error:
+            tell(error)
     return None
 
 

@@ -32,8 +32,9 @@ from repro.backbones.checkpoint import read_checkpoint
 from repro.errors import UserError
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
+from repro.runs.health import Symptom, write_symptoms
 from repro.training.hooks import Heartbeat, forget_after
-from repro.training.resume import checkpoints, generators, save_checkpoint, set_generators
+from repro.training.resume import checkpoints, generators, kept_checkpoint, save_checkpoint, set_generators
 
 
 def resume(folder: RunFolder, changes: dict[str, Any] | None = None) -> None:
@@ -100,6 +101,19 @@ def test_a_torn_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
     assert "falling back to the one before" in caplog.text
     assert "resumed from step_00000004.pth at step 4" in caplog.text
     assert_same_training(folder.checkpoints, undisturbed.checkpoints)
+
+
+def test_the_checkpoint_to_go_back_to_is_the_one_that_resuming_takes(tmp_path: Path) -> None:
+    """A torn one stays in the folder while it is among the newest; nobody can go back to it."""
+    assert kept_checkpoint(tmp_path) == "there is no checkpoint of an earlier step"
+    (tmp_path / "step_00000005.pth").write_bytes(b"PK\x03\x04 half")
+    assert kept_checkpoint(tmp_path) == "no checkpoint of an earlier step can be read"
+    health = tmp_path / "health.json"
+    write_symptoms(health, [Symptom("exploded weights", step, "norm 9, 1 at the beginning", "") for step in (4, 5)])
+    save_checkpoint(tmp_path, 4, {})
+    told = kept_checkpoint(tmp_path, health)
+    assert told.startswith("the checkpoint of step 4 is kept, of a run with exploded weights")
+    assert told.count("exploded weights") == 1  # that of step 5 is later than the checkpoint
 
 
 def test_when_every_checkpoint_is_torn_one_line_says_what_to_do(tmp_path: Path) -> None:
