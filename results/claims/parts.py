@@ -4,8 +4,8 @@ The paper's sentences are about whole methods. A row that leads its framework ma
 high-pass filter as well as to what is masked, and its tables make no comparison that tells.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -43,6 +43,7 @@ class MethodPart:
         metric: The metric's printed name; empty where the table leaves it open.
         comparison: With − without, seed by seed, in points.
         unlike: Settings in which the two rows' runs differ although the rows do not; the difference is theirs too.
+        apart: Split, fidelity or both of the column, where others that read the same were measured by other ones.
     """
 
     method: str
@@ -52,11 +53,17 @@ class MethodPart:
     metric: str
     comparison: Comparison
     unlike: tuple[str, ...] = ()
+    apart: str = ""
 
     @property
     def where(self) -> str:
         """Our column, with the metric's printed name."""
         return f"{self.column.title} {self.metric}".rstrip()
+
+    @property
+    def how(self) -> str:
+        """How both were measured: protocol, what tells the column from others, and scale."""
+        return ", ".join(filter(None, [self.column.protocol, self.apart, self.column.scale]))
 
 
 def parts(frame: pd.DataFrame | None, *, task: str = "", metric: str = "") -> list[MethodPart]:
@@ -73,12 +80,16 @@ def parts(frame: pd.DataFrame | None, *, task: str = "", metric: str = "") -> li
     if frame is None:
         return []
     trained = without_untrained(frame)
-    return [
+    found = [
         part
         for name in _TABLES
         for column, cells in measured_columns(trained, published(name), task=task, metric=metric)
         for part in _of_column(column, cells)
     ]
+    ways: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for part in found:
+        ways.setdefault((part.where, part.how), set()).add((part.column.split, part.column.fidelity))
+    return [replace(part, apart=_apart(part.column, ways[part.where, part.how])) for part in found]
 
 
 def _of_column(column: Column, cells: ValuesByCell) -> list[MethodPart]:
@@ -100,6 +111,13 @@ def _of_column(column: Column, cells: ValuesByCell) -> list[MethodPart]:
             unlike = tuple(column.comparisons[method].altered_unlike(column.comparisons[without]))
             found.append(MethodPart(method, without, _words(change), column, printed_name, comparison, unlike))
     return found
+
+
+def _apart(column: Column, ways: Set[tuple[str, str]]) -> str:
+    """Returns what tells a column from those of these other splits and fidelities that read the same."""
+    splits, fidelities = map(set, zip(*ways, strict=True))
+    split = f"split {column.split}" if len(splits) > 1 else ""
+    return ", ".join(filter(None, [split, f"fidelity {column.fidelity}" if len(fidelities) > 1 else ""]))
 
 
 def _words(change: str) -> str:
@@ -134,6 +152,7 @@ def parts_as_frame(found: Sequence[MethodPart]) -> pd.DataFrame:
             "without": part.without,
             "part": part.part,
             "where": part.where,
+            "split": part.column.split,
             "protocol": part.column.protocol,
             "fidelity": part.column.fidelity,
             "scale": part.column.scale,

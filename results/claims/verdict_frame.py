@@ -16,6 +16,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "table": verdict.claim.table,
             "where": verdict.where,
             "metric": verdict.metric,
+            "split": verdict.column.split if verdict.column else "",
             "protocol": verdict.protocol,
             "fidelity": verdict.column.fidelity if verdict.column else "",
             "sweeps": " ".join(verdict.sweeps),

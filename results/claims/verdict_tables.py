@@ -92,7 +92,7 @@ def print_parts(parts: Sequence[MethodPart], console: Console) -> None:
 
 
 def _place_of_part(part: MethodPart) -> str:
-    return ", ".join(filter(None, [part.where, part.column.protocol, part.column.scale]))
+    return f"{part.where}, {part.how}"
 
 
 def _place(verdict: Verdict, settings: Mapping[str, str]) -> str:

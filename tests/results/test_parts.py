@@ -14,8 +14,10 @@ from training_samples import salmask
 
 from baselines import METHODS, resolve
 from baselines.ablations import ABLATIONS
+from repro.terminal import Console
 from results.claims.families import judge_families
-from results.claims.parts import PARTS, PARTS_NOTE, parts, parts_in_words
+from results.claims.parts import PARTS, PARTS_NOTE, parts, parts_as_frame, parts_in_words
+from results.claims.verdict_tables import print_parts
 from results.claims.verdicts import judge
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
@@ -71,6 +73,22 @@ def test_parts_are_of_one_column_and_of_runs_altered_alike(tmp_path: Path) -> No
     assert part.where == "ImageNet-100"
     assert part.comparison.differences == (-2.0, 0.0)
     assert part.unlike == ("optimization.lr",)
+
+
+def test_parts_of_two_splits_are_told_apart_and_those_of_one_name_none(capsys: pytest.CaptureFixture[str]) -> None:
+    one = [*rows_of("mocov2+ours-hp", WITH), *rows_of("mocov2+ours-hp-no-masks", WITHOUT)]
+    other = [*rows_of("mocov2+ours-hp", WITHOUT, split="test"), *rows_of("mocov2+ours-hp-no-masks", WITH, split="test")]
+    (alone,) = parts(frame_of(*one))
+    assert alone.apart == ""
+    both = parts(frame_of(*one, *other))
+    assert [(part.apart, part.comparison.mean) for part in both] == [
+        ("split test", -alone.comparison.mean),
+        ("split val", alone.comparison.mean),
+    ]
+    assert list(parts_as_frame(both)["split"]) == ["test", "val"]
+    print_parts(both, Console())
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ImageNet-100, ")]
+    assert titles == [f"{alone.where}, {alone.how}, split {name}" for name in ("test", "val")]
 
 
 def test_nothing_is_said_where_no_two_rows_tell() -> None:
