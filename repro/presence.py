@@ -1,6 +1,7 @@
 """What stands at a path: a question that a file system may leave unanswered."""
 
 import errno
+import os
 import stat
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def is_folder(path: Path) -> bool:
     return stat.S_ISDIR(_mode(path))
 
 
+def is_filled(path: Path) -> bool:
+    """Returns whether anything but an empty file stands at a path; raises as `exists` does.
+
+    A disk that was full leaves a file empty that was to be begun with some lines.
+    """
+    status = _status(path)
+    return status is not None and not (stat.S_ISREG(status.st_mode) and status.st_size == 0)
+
+
 def is_odd(path: Path) -> bool:
     """Returns whether a pipe, a device or alike stands at a path: whoever opens it waits, perhaps for ever.
 
@@ -42,17 +52,23 @@ def is_odd(path: Path) -> bool:
 
 
 def _mode(path: Path) -> int:
-    """Returns the mode of what stands at a path, whose kind is never 0; 0 where nothing does.
+    """Returns the mode of what stands at a path, whose kind is never 0; 0 where nothing does. Raises as `exists`."""
+    status = _status(path)
+    return 0 if status is None else status.st_mode
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Returns what a file system says of what stands at a path; None where nothing does.
 
     Raises:
         UserError: The file system does not tell.
     """
     try:
-        return path.stat().st_mode
+        return path.stat()
     except ValueError:  # of a name that no file system can have
-        return 0
+        return None
     except OSError as error:
         if error.errno in _NOTHING:
-            return 0
+            return None
         what = f"{path} cannot be looked at ({error.strerror or type(error).__name__})"
         raise UserError(what, mend="check the name, and that its folders may be entered") from error

@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from repro.files import write_text
-from repro.presence import exists
 from repro.terminal import say
-from results.collection.collect import collect_runs
+from results.collection.gathering import results_of
 from results.collection.row_comparison import Recipe
 from results.collection.runs import find_runs
 from results.report.page import build as build_page
@@ -51,8 +50,7 @@ def build(recipe: Recipe) -> typer.Typer:
             (table,), queue = look([target])
             state = progress(target.sweep, table, queue, every=every)
             runs = find_runs([target.sweep], recipe)
-            evaluated = any(exists(run.folder.results) for run in runs)
-            frame = collect_runs(runs) if evaluated else None
+            frame, _ = results_of(runs)
             return build_page(runs, frame, title=f"salmask: {target.sweep.resolve().name}", progress=state), state
 
         if out is None:

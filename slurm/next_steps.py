@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.presence import is_file
+from repro.presence import is_file, is_filled
 from repro.runs.folder import RunFolder
 from repro.runs.records import read
 from repro.runs.status import Status
@@ -151,7 +151,7 @@ def _mend(folder: Path) -> Sequence[NextStep]:
 def _read(folder: Path) -> Sequence[NextStep]:
     sweep, run = _words(folder)
     table = f"salmask table table1 --runs {sweep}"
-    if not any(RunFolder(path).results.exists() for path in runs_of(folder)):  # a table would be refused
+    if not any(is_filled(RunFolder(path).results) for path in runs_of(folder)):  # a table would be refused
         return (
             NextStep(
                 f"salmask eval {run} --task knn", "evaluate the newest backbone by nearest neighbours: the fastest"

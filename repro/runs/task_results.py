@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.presence import exists
+from repro.presence import exists, is_filled
 from repro.runs.evaluation import Evaluation, task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read
@@ -60,5 +60,5 @@ def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
         status: What its process wrote last; None: nothing.
     """
     if task == PRETRAIN:
-        return folder.pretrained or (status is not None and status.state == "done" and exists(folder.results))
+        return folder.pretrained or (status is not None and status.state == "done" and is_filled(folder.results))
     return bool(own_rows(folder, rows_of(folder.results), task))

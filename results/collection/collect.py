@@ -43,6 +43,18 @@ ENOUGH_SEEDS = 3
 """Seeds behind a cell from which on pages call its spread known."""
 
 
+class NothingMeasuredError(UserError):
+    """Runs are there, and no result is.
+
+    Attributes:
+        warnings: One line per kind of trouble with the files of results, as of `collect`.
+    """
+
+    def __init__(self, what: str, *, mend: str, warnings: Sequence[str] = ()) -> None:
+        super().__init__(what, mend=mend)
+        self.warnings = warnings
+
+
 def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> pd.DataFrame:
     """Reads every `results.jsonl` below some folders.
 
@@ -82,17 +94,18 @@ def collect_runs(
         What `collect` returns.
 
     Raises:
-        UserError: None of them holds a result, or a file of results cannot be read.
+        NothingMeasuredError: None of them holds a result.
+        UserError: A file of results cannot be read.
     """
     paths = [run.folder.results for run in runs if exists(run.folder.results)]
     if not paths:
-        raise UserError(f"no {RESULTS} below {origin}", mend="give a folder in which a run has been evaluated")
+        mend = "give a folder in which a run has been evaluated"
+        raise NothingMeasuredError(f"no {RESULTS} below {origin}", mend=mend)
     table, warnings = read_table(paths)
     if not table.num_rows:
         reason = f", the first trouble is {warnings[0]}" if warnings else ""
-        raise UserError(
-            f"no result in the {counted(len(paths), 'file')} below {origin}{reason}", mend="evaluate a run first"
-        )
+        what = f"no result in the {counted(len(paths), 'file')} below {origin}{reason}"
+        raise NothingMeasuredError(what, mend="evaluate a run first", warnings=warnings)
     frame = table.to_pandas(self_destruct=True)  # frees each column of Arrow's as it goes: a million rows, once
     # Texts are categories here: what is parsed or mapped below is each different text, not each of a million rows.
     times = frame["started"].cat

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from repro.errors import UserError
-from repro.presence import exists
 from repro.progress import doing
 from repro.terminal import Console
 from results.collection.row_comparison import Recipe
@@ -47,18 +46,37 @@ def gather(
         UserError: There is no run.
     """
     with doing("reading runs"):
-        from results.collection.collect import collect_runs  # pandas, which `--help` should not wait for
-
         runs = find_runs(roots, recipe, sweep=sweep)
         if not runs:
             raise UserError(f"no run folder below {listed(roots)}", mend="give a folder with runs")
-        evaluated = any(exists(run.folder.results) for run in runs)
-        frame = collect_runs(runs, listed(roots)) if evaluated else None
-    warn(frame, console)
+        frame, warnings = results_of(runs)
+    _print_warnings(warnings, console)
     return runs, frame
+
+
+def results_of(runs: Sequence[RunRecord]) -> "tuple[pd.DataFrame | None, Sequence[str]]":
+    """Returns the results of runs, None where nothing was measured, and a line for each kind of trouble with them.
+
+    Args:
+        runs: What `find_runs` returns.
+
+    Raises:
+        UserError: A file of results cannot be read.
+    """
+    from results.collection.collect import NothingMeasuredError, collect_runs
+
+    try:
+        frame = collect_runs(runs)
+    except NothingMeasuredError as nothing:
+        return None, nothing.warnings
+    return frame, frame.attrs["warnings"]
 
 
 def warn(frame: "pd.DataFrame | None", console: Console) -> None:
     """Prints a line for each kind of trouble with results; None: there are none."""
-    for warning in frame.attrs["warnings"] if frame is not None else []:
+    _print_warnings(frame.attrs["warnings"] if frame is not None else [], console)
+
+
+def _print_warnings(warnings: Sequence[str], console: Console) -> None:
+    for warning in warnings:
         console.print(f"warning: {warning}", soft_wrap=True)

@@ -13,7 +13,7 @@ import yaml
 from repro.clutter import is_clutter
 from repro.errors import UserError, nearest
 from repro.files import read_regular
-from repro.presence import exists, is_folder
+from repro.presence import is_filled, is_folder
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.health import Symptom, read_symptoms
 from repro.runs.metrics import read_metrics, training_seconds
@@ -125,7 +125,7 @@ class RunRecord:
             return "not started"
         # What is there is there, as `salmask status` says: a later attempt at it takes nothing away.
         state = self._state_of(status)
-        return "pretrained" if state == "done" and not exists(self.folder.results) else state
+        return "pretrained" if state == "done" and not is_filled(self.folder.results) else state
 
     @cached_property
     def unfinished_evaluations(self) -> dict[str, str]:

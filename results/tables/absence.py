@@ -8,6 +8,7 @@ import pandas as pd
 
 from repro.errors import UserError
 from repro.files import read_regular
+from repro.presence import is_filled
 from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of, scale_of_both
 from repro.runs.evaluation import task_and_dataset
@@ -132,7 +133,7 @@ def reason(
 def lacking_a_number(runs: Sequence[RunRecord]) -> list[BegunRun]:
     """Returns the runs that were begun and lack a number, of all or of one evaluation, as the functions here expect."""
     begun: list[tuple[RunRecord, str, Mapping[str, str]]] = [
-        (run, "", run.unfinished_evaluations) if run.folder.results.exists() else (run, run.state, {}) for run in runs
+        (run, "", run.unfinished_evaluations) if is_filled(run.folder.results) else (run, run.state, {}) for run in runs
     ]
     # To read and check a run's settings takes a tenth of a second. Seeds of one recipe differ in nothing that is asked
     # here, and a cluster's sweep has thousands of them: one of each is read.

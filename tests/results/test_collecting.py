@@ -18,7 +18,9 @@ from repro.runs.provenance import SNAPSHOT
 from repro.runs.records import FIELDS, Result, append, latest, read
 from results.bench import collecting
 from results.collection.collect import collect, collect_runs, export, refuse_mixed
+from results.collection.gathering import results_of
 from results.collection.runs import find_runs
+from results.tables.absence import lacking_a_number
 
 
 def runs(*values: float, **changes: Any) -> list[Result]:
@@ -117,6 +119,20 @@ def test_nothing_to_collect_says_what_to_give(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text("{\n")
     with pytest.raises(UserError, match=r"no result in the 1 file.*results\.jsonl:1: not a line of JSON; skipped"):
         collect([tmp_path])
+
+
+def test_a_file_that_a_full_disk_left_empty_holds_no_result_and_the_run_is_shown_all_the_same(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 70.0})
+    (run,) = find_runs([tmp_path])
+    assert run.state == "done"
+    folder.results.write_bytes(b"")
+    assert results_of([run]) == (None, [])
+    assert run.state == "pretrained"
+    assert [each.state for each in lacking_a_number([run])] == ["pretrained"]
+    folder.results.write_text("{\n")
+    assert results_of([run]) == (None, [f"{folder.results}:1: not a line of JSON; skipped"])
+    folder.results.unlink()
+    assert results_of([run]) == (None, ())
 
 
 def test_results_that_are_no_file_are_told_and_no_run_is_left_out_for_it(tmp_path: Path) -> None:
