@@ -30,6 +30,8 @@ _NAMES = RunFolder(Path())
 RESULTS = _NAMES.results.name
 MARKERS = (RESULTS, _NAMES.run_yaml.name, "status.json")
 """A folder that holds any of these is a run's."""
+_TO_RUNS = tuple(f"{above}{name}" for above in ("", "s*-*/", "*/s*-*/") for name in MARKERS)
+"""What stands below a run's folder, a method's or a sweep's."""
 _IMPORTED = " (imported)"
 """What follows the name that somebody gave to weights from elsewhere: no row of the tables is called so."""
 
@@ -211,9 +213,13 @@ def find_runs(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str
     Raises:
         UserError: A root is missing, a folder cannot be listed, or there is no such sweep.
     """
-    # By resolved path, as two roots may overlap, or one may be a link to the other.
-    folders = sorted({path.resolve(): path for root in roots for path in _walk(root)}.values())
-    runs = [RunRecord(path, recipe) for path in folders]
+    # By resolved path, as two roots may overlap, or a link lead from one to the other; what it leads to is taken then.
+    folders: dict[Path, Path] = {}
+    for path in (path for root in roots for path in _walk(root)):
+        real = path.resolve()
+        if folders.get(real, Path()).absolute() != real:
+            folders[real] = path
+    runs = [RunRecord(path, recipe) for path in sorted(folders.values())]
     if not sweep:
         return runs
     runs_of_sweep = [run for run in runs if run.sweep == sweep]
@@ -233,15 +239,29 @@ def _walk(root: Path) -> Iterator[Path]:
     if not is_folder(root):
         mend = "give a run folder, or one above it: of a sweep, the one that its launch printed"
         raise UserError(f"no folder {root}", mend=mend)
+    followed = {root.resolve()}
     # `os.walk` goes into the subfolders that are left in its list: emptying it in place is how not to.
-    for folder, subfolders, files in os.walk(root, onerror=_refuse):
+    for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
         if not set(MARKERS).isdisjoint(files):
             yield Path(folder)
             subfolders.clear()  # a run's checkpoints and galleries hold no further runs
         elif SNAPSHOT in files:
             subfolders.clear()  # the code that a sweep's jobs import, with the runs that are recorded beside it
         else:
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            below = [Path(folder, name) for name in subfolders if not name.startswith(".")]
+            subfolders[:] = [path.name for path in below if not path.is_symlink() or _is_to_follow(path, followed)]
+
+
+def _is_to_follow(link: Path, followed: set[Path]) -> bool:
+    """Returns whether a link leads to a run, or to a method's or a sweep's folder with some, for the first time.
+
+    Others are left alone: a link to a data set leads to a million files. `followed` gets what the link leads to.
+    """
+    real = link.resolve()
+    if real in followed or not any(next(real.glob(to_runs), None) for to_runs in _TO_RUNS):
+        return False
+    followed.add(real)
+    return True
 
 
 def _refuse(error: OSError) -> NoReturn:

@@ -108,6 +108,27 @@ def test_trouble_in_a_file_is_handed_on_and_costs_only_its_lines(tmp_path: Path)
     assert frame.attrs["warnings"] == [f"{path}:2: the last line is torn (a write was cut off); skipped"]
 
 
+def test_runs_behind_links_are_found_once_and_other_links_are_left_alone(tmp_path: Path) -> None:
+    root, scratch = tmp_path / "runs", tmp_path / "scratch"
+    save(root, *runs(1.0, 2.0, 3.0), replace(RESULT, sweep="other", run_id="x", value=4.0))
+    first, second, third = sorted((root / "demo" / RESULT.method).iterdir())
+    scratch.mkdir()
+    for place in (first, root / "other"):  # a run and a sweep that were moved away
+        place.rename(scratch / place.name)
+        place.symlink_to(scratch / place.name)
+    (second.parent / "a-best").symlink_to(second)
+    (third.parent / "z-best").symlink_to(third)
+    (root / "demo/back").symlink_to(root / "demo")
+    (root / "demo/round").symlink_to(root / "demo/round")
+    (scratch / "images/train/zebra").mkdir(parents=True)
+    (scratch / "images/train/zebra/results.jsonl").touch()
+    (root / "data").symlink_to(scratch / "images")
+    found = find_runs([root])
+    assert sorted(run.path.relative_to(root).as_posix().partition("/")[0] for run in found) == ["demo"] * 3 + ["other"]
+    assert {second, third} < {run.path for run in found}
+    assert sorted(collect([root])["value"]) == [1.0, 2.0, 3.0, 4.0]
+
+
 def test_nothing_to_collect_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no results\.jsonl below .*give a folder in which a run has been evaluated"):
         collect([tmp_path])
