@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from repro.errors import UserError, one_line
 from repro.files import read_regular
 from repro.paths import absolute, expanded
-from repro.presence import exists
+from repro.presence import exists, is_odd
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
@@ -343,12 +343,13 @@ def pinned(run: Run) -> Run:
     if localizer.network != "checkpoint" or localizer.sha256 or not localizer.weights:
         return run
     path = expanded(localizer.weights).resolve()
+    mend = "the backbone.pth of a finished run"
+    if is_odd(path):  # a reader would wait for it
+        raise UserError(f"localizer.weights={localizer.weights} is no regular file", mend=mend)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(
-            f"localizer.weights={localizer.weights} cannot be read ({error.strerror})",
-            mend="the backbone.pth of a finished run",
-        ) from error
+        what = f"localizer.weights={localizer.weights} cannot be read ({error.strerror})"
+        raise UserError(what, mend=mend) from error
     return dataclasses.replace(run, localizer=dataclasses.replace(localizer, weights=str(path), sha256=digest))

@@ -1,5 +1,6 @@
 """Paths mean the same however they are entered, and from wherever they are looked up later."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,13 @@ def test_a_relative_root_is_recorded_as_an_absolute_one(home: Path, monkeypatch:
     assert pinned(from_a_file).machine.data_root == expected
     assert pinned(from_a_file).id == from_a_file.id
     assert (absolute(""), command_settings(None)) == ("", {})
+
+
+def test_a_localizer_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    run = build([{"localizer": {"network": "checkpoint", "weights": str(pipe)}}])
+    with pytest.raises(UserError, match=rf"localizer\.weights={pipe} is no regular file; mend: the backbone\.pth"):
+        pinned(run)
 
 
 def test_a_root_that_an_older_run_recorded_is_looked_up_from_another_folder(
