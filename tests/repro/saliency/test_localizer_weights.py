@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -136,6 +137,9 @@ def test_weights_from_elsewhere_are_checked_and_put_where_runs_look(
     source = tmp_path / "downloaded.pth"
     source.write_bytes(CONTENT[:-1])
     assert "is not resnet50-" in refused("data", "weights", "--from", str(source))
+    # What a shell hands over as `<(curl …)` holds its bytes once: compared, it would be copied as an empty file.
+    os.mkfifo(pipe := tmp_path / "pipe")
+    assert "is no regular file" in refused("data", "weights", "--from", str(pipe))
     assert not cache.exists()
     source.write_bytes(CONTENT)
     told = json.loads(salmask("data", "weights", "--from", str(source), "--json").out)
