@@ -82,7 +82,8 @@ def launch_here(
             mend="name more, or fewer processes in the profile",
         )
     parallel = len(gpus) or parallel
-    for name, value in cpu_environment(parallel).items():
+    processes = min(parallel, _most_at_once(graph, finished) * (most if gpus else 1))
+    for name, value in cpu_environment(1 if cluster.executor == "debug" else processes).items():
         os.environ.setdefault(name, value)
     with _under_way(graph.sweep_folder):
         write_report_order(graph.sweep_folder, graph.tables)
@@ -91,8 +92,15 @@ def launch_here(
 
 def cpu_environment(parallel: int) -> dict[str, str]:
     """Returns the variables for `parallel` processes that share the cores out; the user's own take precedence."""
-    threads = max(1, usable_cores() // parallel)
+    threads = max(1, usable_cores() // max(1, parallel))
     return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
+
+
+def _most_at_once(graph: Graph, finished: Collection[Key]) -> int:
+    """Returns how many of the missing jobs can run at a time: a pretraining never does beside what builds on it."""
+    missing = [job for job in graph.jobs if graph.key(job) not in finished]
+    built_on = {graph.key(parent) for job in missing if (parent := graph.parent(job)) is not None}
+    return sum(graph.key(job) not in built_on for job in missing)
 
 
 class _Here:

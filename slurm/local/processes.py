@@ -194,7 +194,7 @@ def _free_port() -> int:
             return port
 
 
-_DEVICE = re.compile(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+")
+_DEVICE = re.compile(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+", re.ASCII)
 """How `CUDA_VISIBLE_DEVICES` names a device: its number, or the beginning of its UUID."""
 
 

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from local_samples import HERE_CLUSTER, graph_of, launched, seen, told
@@ -25,9 +26,10 @@ from slurm.jobs.calls import read_call
 from slurm.jobs.job import Call
 from slurm.local import launch as local
 from slurm.local.processes import LocalJob, chosen_devices
-from slurm.planning.graph import Job, make_graph
+from slurm.planning.graph import Graph, Job, make_graph
 from slurm.profiles.profile import Cluster, Resources
 from slurm.status_commands import cancel
+from slurm.submission.handover import Outcome
 from slurm.sweep_folder.ledger import Ledger
 from slurm.sweep_folder.local_lock import starting
 
@@ -319,6 +321,37 @@ def test_words_that_are_no_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.
     assert refused("sweep", "demo", "--gpus", "0,,1") == (
         "--gpus 0,,1: devices are numbers or UUIDs with commas between; mend: --gpus 0,1"
     )
-    assert "devices are numbers or UUIDs" in refused("sweep", "demo", "--plan", "--gpus", "all")
+    for word in ("all", "٣"):
+        assert "devices are numbers or UUIDs" in refused("sweep", "demo", "--plan", "--gpus", word)
     assert "--gpus and --parallel exclude" in refused("sweep", "demo", "--gpus", "0,1", "--parallel", "2")
     assert "'debug' has none; mend: --local" in refused("sweep", "demo", "--cluster", "debug", "--gpus", "0")
+
+
+def test_jobs_share_the_cores_out_among_as_many_as_can_run_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not among as many as there may be: of eight at a time, of which two are missing, each has a half."""
+    monkeypatch.setattr(local, "usable_cores", lambda: 16)
+    monkeypatch.setattr(local._Here, "run", lambda here: Outcome(skipped=list(here.graph.jobs)))
+
+    def threads(graph: Graph, cluster: Cluster = HERE_CLUSTER, **options: Any) -> str:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        launched(graph, "record", cluster, **options)
+        return os.environ["OMP_NUM_THREADS"]
+
+    two = graph_of(tmp_path, 2)
+    assert [threads(two, parallel=number) for number in (1, 2, 8)] == ["16", "8", "8"]
+    assert threads(two, Cluster("debug", executor="debug"), parallel=8) == "16"  # one after the other
+    assert threads(two, gpus=("0", "1", "2", "3")) == "8"
+    of_two_ranks = Cluster("local", executor="local", resources=Resources(processes=2))
+    assert threads(two, of_two_ranks, gpus=("0", "1", "2", "3", "4", "5", "6", "7")) == "4"
+    # A pretraining, and then two tasks at a time.
+    tasks = [Job(job.run, job.folder, task) for job in two.jobs[:1] for task in ("pretrain", "linear", "knn")]
+    assert threads(make_graph(tmp_path, tasks, ()), parallel=8) == "8"
+    for job in two.jobs[:1]:
+        job.folder.path.mkdir(parents=True)
+        job.folder.backbone.write_text("x")
+    assert threads(two, parallel=8) == "16"
+    two.jobs[1].folder.path.mkdir(parents=True)
+    two.jobs[1].folder.backbone.write_text("x")
+    assert threads(two, parallel=8) == "16"  # nothing is missing
