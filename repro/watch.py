@@ -16,7 +16,7 @@ from results.collection.runs import find_runs
 from results.report.page import build as build_page
 from results.report.server import HOST, PageServer
 from slurm.monitoring.progress import SweepProgress, progress
-from slurm.options import FASTEST_SECONDS, OneSweep
+from slurm.options import FASTEST_SECONDS, SLOWEST_SECONDS, OneSweep
 from slurm.status_commands import look
 from slurm.targets import find_target
 
@@ -24,7 +24,10 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0:
 OutFile = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write the page there again and again, and open no port.")
 ]
-Seconds = Annotated[float, typer.Option("--every", min=FASTEST_SECONDS, help="Seconds between two looks.")]
+Seconds = Annotated[
+    float,
+    typer.Option("--every", min=FASTEST_SECONDS, max=SLOWEST_SECONDS, help="Seconds between two looks."),
+]
 
 
 def build(recipe: Recipe) -> typer.Typer:

@@ -16,6 +16,8 @@ from slurm.profiles.profile import available
 
 FASTEST_SECONDS = 5.0
 """The least time between two questions to Slurm, which serves everybody."""
+SLOWEST_SECONDS = 86400.0
+"""The most, a day: what is endless, or more than a clock holds, is no pause."""
 
 
 def _sweeps() -> Iterable[str]:
@@ -105,7 +107,7 @@ SweepOrRun = Annotated[
 ]
 OneRun = Annotated[str, typer.Argument(metavar="RUN", help="Its folder, METHOD/sSEED, or the beginning of its id.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Look again and again until no job is queued or running.")]
-Every = Annotated[float, typer.Option(min=FASTEST_SECONDS, help="Seconds between two looks.")]
+Every = Annotated[float, typer.Option(min=FASTEST_SECONDS, max=SLOWEST_SECONDS, help="Seconds between two looks.")]
 Cost = Annotated[
     bool,
     typer.Option("--cost", help="Show what the jobs cost, beside what was asked for and planned, summed by method."),

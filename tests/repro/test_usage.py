@@ -48,6 +48,8 @@ from repro.runs.reading import command_settings
         (["sweep", "demo", "--clster", "a"], "`salmask sweep` has no option --clster; mend: did you mean '--cluster'?"),
         (["table", "table1", "--seed", "1"], "`salmask table` has no option --seed; mend: did you mean '--sweep'?"),
         (["sweep", "demo", "--cluster", "slurm", "--local"], "--cluster slurm and --local exclude each other; mend: "),
+        (["status", "--watch", "--every", "inf"], "`salmask status`: invalid value for '--every': Input should be "),
+        (["watch", "demo", "--every", "1e12"], "`salmask watch`: invalid value for '--every': Input should be "),
         (["--versio"], "`salmask` has no option --versio; mend: did you mean '--version'?"),
     ],
     ids=" ".join,
