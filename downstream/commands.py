@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repro.console import AsJson, completion, show_log
+from repro.console import AsJson, comma_list, completion, show_log
 from repro.data.catalogue import DATASETS, find_dataset
 from repro.errors import UserError, nearest
 from repro.presence import exists, is_folder
@@ -250,7 +250,7 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
         UserError: An unknown task or data set, or `--data` given to tasks that have one.
     """
     unique: dict[Evaluation, None] = {}  # a set that keeps the order
-    for name in (word.strip() for word in tasks.split(",") if word.strip()):
+    for name in comma_list("--task", tasks) if tasks.strip(" ,") else ():
         if dataset and (name == "table1" or "@" in name):
             raise UserError(f"--task {name} says itself what it is evaluated on", mend="leave --data out")
         for full_name in TABLE1 if name == "table1" else (f"{name}@{dataset}" if dataset else name,):

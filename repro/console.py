@@ -1,13 +1,14 @@
 """How commands print, for people or as JSON, and the options and completions that several of them share."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TextIO
 
 import typer
 
-from repro.errors import visible, visible_in_line
+from repro.errors import UserError, visible, visible_in_line
 from repro.terminal import say, say_json
 from repro.text_tables import TextTable, print_table
 
@@ -58,6 +59,45 @@ def names_and_settings(words: Iterable[str] | None) -> tuple[list[str], list[str
     for word in words or ():
         (settings if "=" in word else names).append(word)
     return names, settings
+
+
+def comma_list(option: str, text: str) -> list[str]:
+    """Returns the words of an option that takes several, with commas between; none where it was not given.
+
+    Args:
+        option: Its name, such as `--seeds`.
+        text: As a person entered it; empty: not given.
+
+    Raises:
+        UserError: One of the words is empty: whoever wrote that had meant something else than all, or none.
+    """
+    words = [word.strip() for word in text.split(",")] if text else []
+    if "" in words:
+        what = f"{option} {text}: a word of the list is empty"
+        raise UserError(what, mend="one comma between two words, and none before or after them")
+    return words
+
+
+def whole_number(word: str) -> int:
+    """Returns the whole number that a word says in plain digits; `1_0` is Python's spelling and nobody else's.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not re.fullmatch(r"[+-]?[0-9]+", word):
+        raise ValueError(word)
+    return int(word)
+
+
+def decimal_number(word: str) -> float:
+    """Returns the number that a word says in plain digits, such as `0.5` or `1e-3`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", word):
+        raise ValueError(word)
+    return float(word)
 
 
 def _print_rows(rows: Iterable[dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson
+from repro.console import AsJson, comma_list, decimal_number, whole_number
 from repro.console import report as print_content
 from repro.errors import UserError
 
@@ -41,8 +41,9 @@ def bench_power(
     """
     from results.statistics.power import power_table
 
+    words = comma_list("--gains", gains)
     try:
-        true_gains = [float(word) for word in gains.split(",")]
+        true_gains = [decimal_number(word) for word in words or [""]]
     except ValueError:
         raise UserError(f"--gains {gains}: differences are numbers of points", mend="--gains 0,1") from None
     if not all(0 <= gain < MOST_GAIN for gain in true_gains):
@@ -63,7 +64,11 @@ def bench_claims(
     """
     from results.claims.power import claim_power
 
-    numbers = [int(word) if word.isdecimal() else 0 for word in seeds.split(",")]
-    if not all(2 <= number <= MOST_SEEDS for number in numbers):
+    words = comma_list("--seeds", seeds)
+    try:
+        numbers = [whole_number(word) for word in words]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(2 <= number <= MOST_SEEDS for number in numbers):
         raise UserError(f"--seeds {seeds}: numbers from 2 to {MOST_SEEDS}, with commas between", mend="--seeds 2,3,5")
     print_content(as_json, claim_power(numbers, noise=noise, draws=draws))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson
+from repro.console import AsJson, comma_list, whole_number
 from repro.data.options import DataName, DataRoot, Settings
 from repro.errors import UserError
 from repro.runs.reading import command_settings
@@ -111,7 +111,7 @@ def build(
         if profile is None and not plan:
             mend = "--local runs here, --cluster NAME submits to Slurm; --plan only shows the jobs"
             raise UserError("nothing says where to run", mend=mend)
-        sweep = narrowed(load(name), _names(methods), _numbers(seeds), _names(tasks))
+        sweep = narrowed(load(name), comma_list("--methods", methods), _seeds(seeds), comma_list("--tasks", tasks))
         overrides = command_settings(settings, data=data, root=root)
         folder = out or (profile.sweeps_folder if profile else RUNS) / sweep.name
         check_folder(folder)
@@ -142,12 +142,9 @@ def build(
     return app
 
 
-def _names(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _numbers(text: str) -> list[int]:
+def _seeds(text: str) -> list[int]:
+    words = comma_list("--seeds", text)
     try:
-        return [int(word) for word in _names(text)]
+        return [whole_number(word) for word in words]
     except ValueError:
         raise UserError(f"--seeds {text}: seeds are whole numbers", mend="for example --seeds 0,1,2") from None

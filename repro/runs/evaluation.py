@@ -44,6 +44,17 @@ def task_and_dataset(name: str) -> tuple[str, str]:
     return task, dataset
 
 
+def refuse_nameless_dataset(name: str) -> None:
+    """Refuses `linear@`: whoever wrote it meant a data set, and not the one that stands for none.
+
+    Raises:
+        UserError: The name of an evaluation ends with its @.
+    """
+    task, dataset = task_and_dataset(name)
+    if "@" in name and not dataset:
+        raise UserError(f"'{name}' names no data set", mend=f"{task}, or {task}@DATASET")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A task on a data set."""
@@ -61,11 +72,12 @@ class Evaluation:
             run: The run that is evaluated; it decides the data set where `name` names none.
 
         Raises:
-            UserError: There is no such task.
+            UserError: There is no such task, or no data set is named after an @.
         """
         task, dataset = task_and_dataset(name)
         if task not in PROTOCOLS:
             raise UserError(f"unknown task '{task}'", mend=nearest(task, PROTOCOLS))
+        refuse_nameless_dataset(name)
         return cls(task, dataset or _usual_dataset(task, run))
 
     def name(self, run: Run) -> str:

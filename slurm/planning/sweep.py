@@ -182,7 +182,9 @@ def _task(path: Path, _: str, task: Any) -> str:
     if isinstance(task, str) and task:
         return task
     if isinstance(task, dict) and set(task) <= {"task", "data"} and isinstance(task.get("task"), str):
-        return f"{task['task']}@{task['data']}" if task.get("data") else str(task["task"])
+        dataset = task.get("data")
+        if dataset is None or (dataset and isinstance(dataset, str)):
+            return f"{task['task']}@{dataset}" if dataset else str(task["task"])
     mend = "write linear, linear@caltech101 or {task: linear, data: caltech101}"
     raise UserError(f"{path}: {task} is no task", mend=mend)
 

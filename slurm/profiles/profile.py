@@ -263,7 +263,7 @@ def _tasks(where: str, content: Any, base: Resources) -> dict[str, Resources]:
         task, dataset = task_and_dataset(name)
         if task not in TASKS:
             raise UserError(f"{where}: tasks names '{task}', which is none", mend=nearest(task, TASKS))
-        if dataset and dataset not in DATASETS:
+        if "@" in name and dataset not in DATASETS:
             raise UserError(f"{where}: tasks names the data set '{dataset}'", mend=nearest(dataset, DATASETS))
         place = _place(where, name)
         _check_keys(place, settings, list(keys_of(Resources)))

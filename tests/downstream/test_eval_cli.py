@@ -164,6 +164,8 @@ def test_the_table_shows_the_paper_like_protocol_beside_the_published_number(
         (["--task", "linear", "--data", "caltech"], "unknown data set 'caltech'; mend: did you mean 'caltech101'?"),
         (["--task", "knn@nowhere"], "unknown data set 'nowhere'"),
         (["--task", "table1", "--data", "scenes"], "--task table1 says itself what it is evaluated on; mend: leave"),
+        (["--task", "knn,,linear"], "--task knn,,linear: a word of the list is empty; mend: one comma between"),
+        (["--task", "knn@"], "'knn@' names no data set; mend: knn, or knn@DATASET"),
         (["--task", ","], "no task is named; mend: --task linear"),
         (["--task", "linear", "--data", "flowers102"], "no root set for data set 'flowers102'; mend: give --root DIR"),
         (["--task", "linear", "--data", "flowers102", "--root", "/none"], "/none: No such file or directory"),

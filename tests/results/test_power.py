@@ -33,5 +33,7 @@ def test_images_find_more_than_seeds_and_cry_wolf_no_more_often() -> None:
 def test_the_command_prints_the_table_and_refuses_what_is_no_gain() -> None:
     ended = salmask("bench", "power", "--pairs", "10", "--images", "200", "--gains", "0,2", "--json")
     assert [line["true gain"] for line in json.loads(ended.out)] == [0, 2]
-    for bad in ("x", "-1", "nan", "0,50"):
+    for bad in ("x", "-1", "nan", "0,50", "", "0,,1", "1_0", "٣"):
         assert refused("bench", "power", f"--gains={bad}").startswith(f"--gains {bad}: ")
+    for bad in ("x", "1", "2,", "", "٣"):
+        assert refused("bench", "claims", f"--seeds={bad}").startswith(f"--seeds {bad}: ")

@@ -241,6 +241,7 @@ def test_no_times_of_slurms_are_refused(text: str) -> None:
         ("memory: nan", "memory=nan is no number of gigabytes"),
         ("time: 10:75:00", "time=10:75:00 is no time"),
         ("tasks: {linaer: {gpus: 1}}", "tasks names 'linaer', which is none; mend: did you mean 'linear'?"),
+        ("tasks: {linear@: {gpus: 1}}", "tasks names the data set ''"),
         ("tasks: {linear@caltech: {gpus: 1}}", "tasks names the data set 'caltech'; mend: did you mean 'caltech101'?"),
         ("tasks: {logistic: {processes: 2}}", "logistic: logistic runs in one process"),
         ("tasks: {report: {nodes: 2}}", "report: report runs in one process"),

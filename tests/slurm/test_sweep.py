@@ -161,6 +161,10 @@ def test_seeds_with_zeros_in_front_are_decimal(tmp_path: Path) -> None:
             {"methods": ["mocov2"], "seeds": [0], "tasks": [3]},
             "3 is no task; mend: write linear, linear@",
         ),
+        (
+            {"methods": ["mocov2"], "seeds": [0], "tasks": [{"task": "linear", "data": 0}]},
+            "{'data': 0, 'task': 'linear'} is no task; mend: write linear, linear@",
+        ),
         ("methods:\nseeds: [0]", "a sweep needs methods and seeds; mend: for example "),
         ("methods: mocov2\nseeds:", "a sweep needs methods and seeds; mend: for example "),
         (
@@ -317,6 +321,8 @@ def test_what_is_no_setting_of_a_sweep_is_refused_and_not_passed_over(tmp_path: 
     # What is recorded is left out of a sweep, so that nothing would be scored again.
     with pytest.raises(UserError, match=r"^detection\.evaluate_only=true is no setting of a sweep; mend: salmask eval"):
         expanded({"detection.evaluate_only": True})
+    with pytest.raises(UserError, match=r"^sweep s: 'detection' is a section; mend: set its keys"):
+        expanded({"detection": 5})
 
 
 def test_a_job_is_ready_and_done_by_its_files(tmp_path: Path) -> None:
@@ -345,5 +351,11 @@ def test_the_command_refuses_what_it_cannot_run(tmp_path: Path) -> None:
     assert "unknown sweep 'dmo'; mend: did you mean 'demo'?" in refused("sweep", "dmo", "--local")
     seeds = refused("sweep", "demo", "--plan", "--seeds", "a")
     assert seeds == "--seeds a: seeds are whole numbers; mend: for example --seeds 0,1,2"
+    assert refused("sweep", "demo", "--plan", "--seeds", "1_0").startswith("--seeds 1_0: seeds are whole numbers")
+    for option, words in (("--seeds", ","), ("--seeds", "0,,1"), ("--methods", "mocov2,"), ("--tasks", " ")):
+        line = refused("sweep", "demo", "--plan", option, words)
+        assert line.startswith(f"{option} {words}: a word of the list is empty; mend: "), (option, words)
+    line = refused("sweep", "demo", "--plan", "--tasks", "linear@")
+    assert line == "'linear@' names no data set; mend: linear, or linear@DATASET"
     assert "unknown method 'simsiam'" in refused("sweep", "demo", "--plan", "--methods", "simsiam")
     assert files_below(tmp_path) == set()
