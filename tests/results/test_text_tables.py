@@ -151,6 +151,14 @@ def test_long_texts_go_below_and_have_one_number_each() -> None:
     ]
 
 
+def test_what_is_short_and_what_is_one_word_stays_beside_what_goes_below() -> None:
+    path = f"/runs/{'x' * 30}"
+    rows = [("a", "short, and two words"), ("b", "a reason of many words, more than fit"), ("c", path)]
+    lines = [line.rstrip() for line in printed(TextTable(("run", "why"), rows), 40)]
+    assert lines[1:3] == ["a    short, and two words", "b    [1]"]
+    assert "".join(lines[3:-2]).replace(" ", "") == f"c{path}"
+
+
 def test_numbers_stay_and_a_wide_table_is_printed_in_parts() -> None:
     heads = ("row", *(f"column {n}" for n in range(4)))
     rows = [(name, *(f"12.34 ± 5.67 ({n})" for n in range(4))) for name in ("first", "second")]
@@ -158,6 +166,19 @@ def test_numbers_stay_and_a_wide_table_is_printed_in_parts() -> None:
     assert [line.split()[0] for line in lines] == ["row", "first", "second"] * 2
     assert "12.34 ± 5.67 (1)" in lines[1]
     assert "12.34 ± 5.67 (2)" in lines[4]
+
+
+def test_a_table_is_printed_in_parts_only_where_it_does_not_fit() -> None:
+    table = TextTable(("a", "bb", "ccc", "dddd"), [("55555", "22", "333", "4444")])
+    assert [line.split()[0] for line in printed(table, 20)] == ["a", "55555"]
+    assert [line.split()[0] for line in printed(table, 19)] == ["a", "55555"] * 2
+
+
+def test_a_path_in_a_note_that_is_wider_than_the_terminal_goes_on_in_the_next_line() -> None:
+    path = f"/runs/{'x' * 40}/results.jsonl"
+    lines = printed(TextTable(("run",), [("s0 [1]",)], notes=(path,)), 30)[2:]
+    assert "".join(lines).replace(" ", "") == f"[1]{path}"
+    assert all(line.startswith(" " * 4) for line in lines[1:])
 
 
 def test_markdown_has_a_rule_below_narrow_columns_too() -> None:
