@@ -91,7 +91,10 @@ def test_where_something_was_evaluated_the_table_is_next(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):
         write_run(Path("runs/mine/mocov2") / f"s{seed}-abcdef{seed}", state="done")
-    Path("runs/mine/mocov2/s0-abcdef0/results.jsonl").touch()
+    results = Path("runs/mine/mocov2/s0-abcdef0/results.jsonl")
+    results.touch()  # by a disk that was full then: nothing is in it, and a table would be refused
+    assert standing(NOW + 10).steps[0].command == "salmask eval runs/mine/mocov2/s0-abcdef0 --task knn"
+    write_records(results, record())
     first, *others = [step.command for step in standing(NOW + 10).steps]
     assert first == "salmask table table1 --runs runs/mine"
     assert not [step for step in others if " export " in step]  # a narrow backbone, as of the demo, fits no library
@@ -101,7 +104,9 @@ def test_another_task_is_one_that_the_newest_run_was_not_evaluated_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_run(Path("runs/mine/mocov2/s0-abcdef0"), state="done")
+    for seed in (1, 0):
+        write_run(Path("runs/mine/mocov2") / f"s{seed}-abcdef{seed}", state="done")
+    write_records(Path("runs/mine/mocov2/s1-abcdef1/results.jsonl"), record(task="linear"))
     results = Path("runs/mine/mocov2/s0-abcdef0/results.jsonl")
     for measured, following in (([], "knn"), (["knn"], "logistic"), (["knn", "linear", "logistic"], "finetune")):
         write_records(results, *(record(task=task) for task in measured))
