@@ -189,7 +189,9 @@ def full_disk_reason(folder: Path, size: str) -> str:
     return f"the disk of {folder} is full, or its quota ({size}, {size_text(free)} are free)"
 
 
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
+_TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")
+"""A name of a file of ours, all of which have a suffix, and what mkstemp adds. Without the suffix a person's own hidden
+file, `.notes.markdown`, would have such a name, and be removed."""
 
 
 def is_temporary(path: Path) -> bool:
