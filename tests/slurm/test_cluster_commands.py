@@ -84,8 +84,9 @@ def test_a_first_profile_is_that_of_the_partition_with_gpus(fake: Path, tmp_path
     path.parent.rmdir()
     path.parent.write_text("a file in the place of the folder")
     assert refused("cluster", "make", "first").startswith(f"cannot write {path}: ")
-    for name in ("../x", "a\nb", ".", ""):
+    for name in ("../x", "a\nb", "."):
         assert "is no name of a profile" in refused("cluster", "make", name)
+    assert "a word is empty; mend: " in refused("cluster", "make", "")
 
 
 def test_a_first_profile_of_a_partition_by_name(tmp_path: Path) -> None:

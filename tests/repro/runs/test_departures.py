@@ -74,7 +74,8 @@ def other_values(name: str, run: Run) -> list[Any]:
     if hasattr(kind, "__members__"):
         return [member.value for member in kind if member.name != value]
     if kind is int:
-        return [other for other in (value - 1, value // 2, value + 1, 2 * value, 4 * value) if other != value]
+        others = (value - 1, value // 2, value + 1, 2 * value, 4 * value, value + 256)
+        return [other for other in others if other != value]
     if kind is float:
         return [other for other in (0.0, 0.07, 0.3, value * (1 + 1e-12) + 1e-12, 1.5 * value) if other != value]
     return ["resnet18", "resnet101", "efficientnet-lite0", "caltech101", "scenes", "0a1b", "centre", "inverted"]

@@ -251,7 +251,7 @@ def test_a_look_at_some_images_computes_their_maps_alone_and_keeps_none(tmp_path
         load_maps(stopped.source, images, CPU)
     assert load_some_maps(begun.source, images, range(len(images)), CPU)[:, 0, 1].tolist() == [*range(len(images))]
     load_maps(resumed.source, images, CPU)
-    assert begun.made == resumed.made == len(images) - CHUNK
+    assert begun.made == resumed.made == len(images) - stopped.made
 
 
 def test_nothing_is_kept_of_images_that_are_not_to_be_kept(tmp_path: Path) -> None:
