@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from places import EXAMPLES
 from torchvision.datasets import CIFAR10
 
 from examples.study import cifar10_folders
 from examples.study.cifar10_folders import CLASSES, write_folders
+from examples.study.decide import PARTS, PHOTOGRAPHS
+from examples.study.tables import of_questions
+from repro.runs.comparison import difference
+from results.collection.runs import find_runs
+
+PHOTOGRAPHED = EXAMPLES / "study" / "photographs"
 
 BATCHES = {
     "data_batch_1": [6, 9],
@@ -110,3 +117,21 @@ def test_what_cannot_be_used_is_refused_in_a_line_and_nothing_is_written(
     (line,) = capsys.readouterr().err.splitlines()
     assert "; mend: " in line
     assert [path.name for path in out.iterdir()] == ["kept"] if damage == "there" else not out.exists()
+
+
+def test_the_page_has_the_tables_of_the_recorded_photographs() -> None:
+    page = (EXAMPLES / "study" / "README.md").read_text(encoding="utf-8")
+    tables = list(of_questions([PHOTOGRAPHED], PHOTOGRAPHS, PARTS))
+    assert len(tables) == 2
+    assert all(table in page for table in tables)
+
+
+def test_photographs_are_the_studys_regime_on_other_images() -> None:
+    drawn = {(run.method, run.run.seed): run.run for run in find_runs([EXAMPLES / "study" / "runs"]) if run.run}
+    photographed = find_runs([PHOTOGRAPHED])
+    assert len(photographed) == 12
+    for record in photographed:
+        assert record.run is not None
+        assert record.state == "done"
+        differing = difference(record.run, drawn[record.method, record.run.seed])
+        assert set(differing) == {"data.dataset", "optimization.epochs"}
