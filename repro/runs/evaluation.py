@@ -44,17 +44,6 @@ def task_and_dataset(name: str) -> tuple[str, str]:
     return task, dataset
 
 
-def refuse_nameless_dataset(name: str) -> None:
-    """Refuses `linear@`: whoever wrote it meant a data set, and not the one that stands for none.
-
-    Raises:
-        UserError: The name of an evaluation ends with its @.
-    """
-    task, dataset = task_and_dataset(name)
-    if "@" in name and not dataset:
-        raise UserError(f"'{name}' names no data set", mend=f"{task}, or {task}@DATASET")
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """A task on a data set."""
@@ -77,7 +66,8 @@ class Evaluation:
         task, dataset = task_and_dataset(name)
         if task not in PROTOCOLS:
             raise UserError(f"unknown task '{task}'", mend=nearest(task, PROTOCOLS))
-        refuse_nameless_dataset(name)
+        if "@" in name and not dataset:  # whoever wrote `linear@` meant one, and not the run's own
+            raise UserError(f"'{name}' names no data set", mend=f"{task}, or {task}@DATASET")
         return cls(task, dataset or _usual_dataset(task, run))
 
     def name(self, run: Run) -> str:

@@ -134,10 +134,9 @@ def load_some_maps(
     fingerprint = images.fingerprint()
     path = map_path(source.identity, fingerprint) if fingerprint else None
     # Opening a file makes it in its whole length, which a look has no need of.
-    file = MapFile(path if path is not None and path.exists() else None, len(images), source.grid)
+    file = MapFile(path if path is not None and os.access(path, os.R_OK) else None, len(images), source.grid)
     maps = file.read()  # a copy on write, so that the file stays as it is
-    missing = [int(index) for index in indices if not file.is_whole(int(index) // CHUNK)]
-    if missing:
+    if missing := [index for index in indices if not file.is_whole(index // CHUNK)]:
         batches = [missing[begin : begin + CHUNK] for begin in range(0, len(missing), CHUNK)]
         for numbers, computed in _computed(source, batches, device, workers):
             maps[numbers] = torch.from_numpy(computed)
