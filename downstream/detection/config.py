@@ -149,6 +149,10 @@ def build_config(
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
     cfg.INPUT.MASK_FORMAT = mask_format
     if settings.min_size:
+        # The limit of the long side grows with a short side over the protocol's: it would cap images of 4:3 at 1000 px,
+        # and the protocol's name would say more.
+        growth = max(1.0, settings.min_size / cfg.INPUT.MIN_SIZE_TEST)
+        cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = round(growth * cfg.INPUT.MAX_SIZE_TEST)
         cfg.INPUT.MIN_SIZE_TRAIN = (settings.min_size,)
         cfg.INPUT.MIN_SIZE_TEST = settings.min_size
     if settings.rois:  # proposals go down with the regions that are sampled from them

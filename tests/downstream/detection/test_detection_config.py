@@ -106,6 +106,14 @@ def test_a_short_schedule_keeps_its_shape() -> None:
     assert shorter.TEST.PRECISE_BN.NUM_ITER == 60
 
 
+@pytest.mark.parametrize(("short", "long"), [(0, 1333), (96, 1333), (800, 1333), (1000, 1666), (1600, 2666)])
+def test_the_long_side_grows_with_a_short_side_over_the_protocols(short: int, long: int) -> None:
+    """detectron2 makes an image smaller than its short side says where the long one would go over a limit."""
+    cfg, _ = config(DetectionSettings(min_size=short))
+    assert (short or 800) == cfg.INPUT.MIN_SIZE_TEST
+    assert (long, long) == (cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST)
+
+
 def test_the_pyramids_new_layers_have_the_norm_of_the_backbone() -> None:
     for devices, norm in ((1, "BN"), (8, "naiveSyncBN")):
         cfg, _ = config(DetectionSettings(head=DetectionHead.fpn), devices=devices)
