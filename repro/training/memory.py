@@ -1,13 +1,12 @@
 """The least memory that a run takes: what surely does not fit is refused before it is built, with the figures."""
 
-import os
-
 import torch
 
 from repro.errors import UserError
 from repro.quantities import memory_text
 from repro.runs.run import Run
 from repro.runs.sections import Framework
+from repro.training.device_memory import total_bytes
 
 _BYTES = 4
 """Of a number in single precision."""
@@ -41,7 +40,7 @@ def require_memory(run: Run, device: torch.device) -> None:
         UserError: Names the settings that take the most, what they take, and what there is.
     """
     parts = least_bytes(run)
-    needed, available = sum(parts.values()), total_memory(device)
+    needed, available = sum(parts.values()), total_bytes(device)
     if needed <= available:
         return
     largest = max(parts, key=lambda keys: parts[keys])
@@ -50,10 +49,3 @@ def require_memory(run: Run, device: torch.device) -> None:
         f"{memory_text(available)}",
         mend=f"a smaller {largest[0]}",
     )
-
-
-def total_memory(device: torch.device) -> int:
-    """Returns the bytes of memory that a device has, used or not."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

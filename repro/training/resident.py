@@ -6,7 +6,6 @@ Then no pixel crosses the bus and no worker decodes one: the loader sends which 
 import logging
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from repro.loader import Loader
 from repro.progress import ProgressBars
 from repro.quantities import memory_text
 from repro.runs.choices import Interpolation
+from repro.training.device_memory import free_bytes
 
 log = logging.getLogger("salmask")
 
@@ -241,17 +241,3 @@ def _pieces(arrays: PixelArrays, own: range) -> Iterator[Tensor]:
         end = arrays.offset[last] + 3 * int(arrays.height[last]) * int(arrays.width[last])
         # A copy: torch warns of memory that it must not write to.
         yield torch.from_numpy(arrays.pixels[arrays.offset[first] : end].copy())
-
-
-def free_bytes(device: torch.device) -> float:
-    """Returns how much memory is free on a device; infinite where the system does not tell."""
-    if device.type == "cuda":
-        # What torch holds for later use is free too.
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not on macOS
-        return float("inf")
-    (kibibytes,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    return 1024.0 * int(kibibytes)

@@ -1,0 +1,70 @@
+"""What a Slurm job or a container was given is all the memory there is, however much its machine has."""
+
+from pathlib import Path
+
+import pytest
+from training_samples import CPU, tiny
+
+from repro.errors import UserError
+from repro.training import device_memory
+from repro.training.device_memory import free_bytes, total_bytes
+from repro.training.memory import require_memory
+
+GIB = 2**30
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the kernel's files: of the machine 64 GiB are free, and no group has a limit."""
+    for name in ("MEMORY", "GROUPS", "HIERARCHIES"):
+        monkeypatch.setattr(device_memory, name, tmp_path / name)
+    (tmp_path / "MEMORY").write_text(f"MemTotal: 1000 kB\nMemAvailable:   {64 * 2**20} kB\nHugePages_Total:  0\n")
+    (tmp_path / "GROUPS").write_text("9:name=systemd:/a\n0::/\n")
+    (tmp_path / "HIERARCHIES").mkdir()
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 128 * GIB // 4096}.__getitem__)
+    return tmp_path
+
+
+def test_without_a_limit_the_machine_counts(kernel: Path) -> None:
+    assert (free_bytes(CPU), total_bytes(CPU)) == (64 * GIB, 128 * GIB)
+
+
+def test_the_narrowest_group_counts_wherever_it_stands(kernel: Path) -> None:
+    (kernel / "GROUPS").write_text("0::/slurm/job_7/step_0\n")
+    for name, limit, used, dropped in (
+        ("slurm", 48, 30, 0),
+        ("slurm/job_7", 32, 10, 2),
+        ("slurm/job_7/step_0", 0, 9, 1),
+    ):
+        folder = kernel / "HIERARCHIES" / name
+        folder.mkdir()
+        (folder / "memory.max").write_text(f"{limit * GIB}\n" if limit else "max\n")
+        (folder / "memory.current").write_text(f"{used * GIB}\n")
+        (folder / "memory.stat").write_text(f"anon {GIB}\ninactive_file {dropped * GIB}\nactive_file {GIB}\n")
+    assert (free_bytes(CPU), total_bytes(CPU)) == (18 * GIB, 32 * GIB)
+
+
+def test_the_first_version_of_groups_is_read_too(kernel: Path) -> None:
+    (kernel / "GROUPS").write_text("4:memory:/docker/a\n1:cpu,cpuacct:/docker/a\n0::/docker/a\n")
+    folder = kernel / "HIERARCHIES" / "memory"  # of the path nothing but the root is seen within a container
+    folder.mkdir()
+    (folder / "memory.limit_in_bytes").write_text(f"{16 * GIB}\n")
+    (folder / "memory.usage_in_bytes").write_text(f"{6 * GIB}\n")
+    (folder / "memory.stat").write_text(f"inactive_file 5\ntotal_inactive_file {3 * GIB}\n")
+    assert (free_bytes(CPU), total_bytes(CPU)) == (13 * GIB, 16 * GIB)
+
+
+def test_a_system_that_tells_nothing_sets_no_limit(kernel: Path) -> None:
+    for name in ("GROUPS", "MEMORY"):
+        (kernel / name).unlink()
+    assert (free_bytes(CPU), total_bytes(CPU)) == (float("inf"), 128 * GIB)
+    (kernel / "MEMORY").write_text("MemTotal: 1000 kB\n")
+    assert free_bytes(CPU) == float("inf")
+
+
+def test_a_run_that_a_job_was_given_too_little_for_is_refused(kernel: Path) -> None:
+    (kernel / "HIERARCHIES" / "memory.max").write_text(f"{GIB // 2}\n")
+    (kernel / "HIERARCHIES" / "memory.current").write_text("0\n")
+    run = tiny("mocov2", {"moco.queue": 2**21, "encoder.dim": 128})
+    with pytest.raises(UserError, match=r"takes 1\.\d GiB of memory at least, .* and there are 0\.5 GiB; mend: "):
+        require_memory(run, CPU)
