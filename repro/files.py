@@ -114,7 +114,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         if is_of_a_full_disk(error):
             raise _full_disk(path, write) from error
         # The error's own text names the temporary file, with a number in front.
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or one_line(error)
         mend = "check that its folder is one, and can be written to"
         raise UserError(f"cannot write {path}: {reason}", mend=mend) from error
     except BaseException:  # an interruption too must leave no temporary file

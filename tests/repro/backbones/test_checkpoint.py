@@ -133,7 +133,9 @@ def test_a_checkpoint_that_carries_code_is_refused_and_not_run(tmp_path: Path) -
     assert not (tmp_path / "was-run").exists()
 
 
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), RuntimeError("write failed\nmore")])
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), RuntimeError("write failed\nmore"), RuntimeError()]
+)
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, failure: Exception) -> None:
     path = tmp_path / "kept"
     path.write_text("old")
