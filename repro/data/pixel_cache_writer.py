@@ -115,26 +115,11 @@ def cache_images(
         UserError: A file is damaged or gone, the folder cannot be written to, or the disk has no room.
     """
     target = cache_folder(root, dataset, split, side, images.fingerprint())
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(writing(target, wait=0))
-        except BusyError:
-            say(f"{target}: another process is writing this cache; waiting until it has finished")
-            stack.enter_context(writing(target, wait=math.inf))
-        if is_folder(target):
-            chunks = repair(images, side, target, workers) if check else []
-        elif exists(target) or target.is_symlink():
-            # Refused now: the finished cache could not take the name, after hours of decoding perhaps.
-            raise UserError(f"{target} is no folder, and stands in a cache's place", mend="move it away")
-        else:
-            planned = plan(images, side, target, workers)
-            free = shutil.disk_usage(root).free
-            say(
-                f"{dataset}: {len(images)} images at {side} px are {size_text(planned.bytes)}; "
-                f"{size_text(planned.missing_bytes)} are to be written to {root}, where {size_text(free)} are free"
-            )
-            write(planned, workers)
-            chunks = list(planned.missing)
+    # Without the lock, as a whole cache may be another user's, in a folder that is only read here.
+    if is_folder(target) and not (check and damaged_chunks(target, workers)):
+        chunks = []
+    else:
+        chunks = _write_or_repair(images, side, target, workers, check, say)
     cached = CachedImages(target)
     return {
         "dataset": dataset,
@@ -146,6 +131,32 @@ def cache_images(
         "fingerprint": cached.fingerprint(),
         "folder": str(target),
     }
+
+
+def _write_or_repair(
+    images: Images, side: int, target: Path, workers: int, check: bool, say: Callable[[str], object]
+) -> list[int]:
+    """Makes a cache whole, once nobody else is at it; returns the chunks that were decoded. See `cache_images`."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(writing(target, wait=0))
+        except BusyError:
+            say(f"{target}: another process is writing this cache; waiting until it has finished")
+            stack.enter_context(writing(target, wait=math.inf))
+        if is_folder(target):
+            return repair(images, side, target, workers) if check else []
+        if exists(target) or target.is_symlink():
+            # Refused now: the finished cache could not take the name, after hours of decoding perhaps.
+            raise UserError(f"{target} is no folder, and stands in a cache's place", mend="move it away")
+        planned = plan(images, side, target, workers)
+        root = target.parent
+        free = shutil.disk_usage(root).free
+        say(
+            f"{target.name}: {len(images)} images at {side} px are {size_text(planned.bytes)}; "
+            f"{size_text(planned.missing_bytes)} are to be written to {root}, where {size_text(free)} are free"
+        )
+        write(planned, workers)
+        return list(planned.missing)
 
 
 def writing(target: Path, *, wait: float) -> AbstractContextManager[None]:
