@@ -12,6 +12,8 @@ MOST_GAIN = 50
 """Points of a difference that `bench power` draws."""
 MOST_SEEDS = 100
 """Seeds that `bench claims` draws."""
+MOST_SCATTER = 50
+"""Points by which runs scatter at most: accuracies lie within 100."""
 
 
 def bench_collect(
@@ -31,7 +33,9 @@ def bench_power(
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of methods drawn for each line.")] = 2000,
     seeds: Annotated[int, typer.Option(min=2, help="Runs of each method.")] = 3,
     images: Annotated[int, typer.Option(min=2, help="Scored images.")] = 5000,
-    luck: Annotated[float, typer.Option(min=0, help="Points by which runs scatter (standard deviation).")] = 0.3,
+    luck: Annotated[
+        float, typer.Option(min=0, max=MOST_SCATTER, help="Points by which runs scatter (standard deviation).")
+    ] = 0.3,
     gains: Annotated[str, typer.Option(help="True differences in points, with commas between.")] = "0,0.5,1,1.5,2",
     as_json: AsJson = False,
 ) -> None:
@@ -53,7 +57,9 @@ def bench_power(
 
 
 def bench_claims(
-    noise: Annotated[float, typer.Option(min=0, help="Points by which runs scatter (standard deviation).")] = 0.3,
+    noise: Annotated[
+        float, typer.Option(min=0, max=MOST_SCATTER, help="Points by which runs scatter (standard deviation).")
+    ] = 0.3,
     seeds: Annotated[str, typer.Option(help="Numbers of seeds, with commas between.")] = "2,3,5",
     draws: Annotated[int, typer.Option(min=1, help="Perfect reproductions drawn for each line.")] = 20,
     as_json: AsJson = False,

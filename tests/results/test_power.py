@@ -37,3 +37,5 @@ def test_the_command_prints_the_table_and_refuses_what_is_no_gain() -> None:
         assert refused("bench", "power", f"--gains={bad}").startswith(f"--gains {bad}: ")
     for bad in ("x", "1", "2,", "", "٣"):
         assert refused("bench", "claims", f"--seeds={bad}").startswith(f"--seeds {bad}: ")
+    for command, option in (("power", "--luck"), ("claims", "--noise")):
+        assert "less than or equal to 50" in refused("bench", command, option, "inf")
