@@ -17,9 +17,10 @@ from pathlib import Path
 from rich.progress import TaskID
 from rich.text import Text
 
-from repro.cores import usable_cores
+from repro.cores import idle_cores, usable_cores
 from repro.errors import UserError
 from repro.progress import ProgressBars
+from repro.quantities import counted
 from repro.runs.resource_usage import usage_of, words
 from repro.terminal import Console, say
 from slurm.jobs.calls import refuse_foreign_sweep
@@ -82,17 +83,34 @@ def launch_here(
             mend="name more, or fewer processes in the profile",
         )
     parallel = len(gpus) or parallel
-    processes = min(parallel, _most_at_once(graph, finished) * (most if gpus else 1))
-    for name, value in cpu_environment(1 if cluster.executor == "debug" else processes).items():
+    at_once = _most_at_once(graph, finished)
+    if cluster.executor == "debug":
+        at_once, most = min(at_once, 1), 1  # one job after the other, in this process
+    processes = min(parallel, at_once * most) if gpus else min(parallel, at_once) * most
+    for name, value in cpu_environment(processes, console).items():
         os.environ.setdefault(name, value)
     with _under_way(graph.sweep_folder):
         write_report_order(graph.sweep_folder, graph.tables)
         return _Here(graph, finished, cluster, program, parallel, gpus, console).run()
 
 
-def cpu_environment(parallel: int) -> dict[str, str]:
-    """Returns the variables for `parallel` processes that share the cores out; the user's own take precedence."""
-    threads = max(1, usable_cores() // max(1, parallel))
+def cpu_environment(processes: int, console: Console) -> dict[str, str]:
+    """Returns the variables for processes that share the idle cores out; the user's own take precedence.
+
+    Args:
+        processes: How many run at a time; 0: none will.
+        console: Is told where other processes leave fewer threads to each of ours.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return KEEP_MEMORY
+    cores = usable_cores()
+    # What is busy now may be idle later, but too few threads cost a part of the time, and too many a multiple of it.
+    idle = idle_cores() if processes else cores
+    threads, most = (max(1, number // max(1, processes)) for number in (idle, cores))
+    if threads < most:
+        console.print(
+            f"{cores - idle} of {cores} cores are busy: {counted(threads, 'thread')} a process, and not {most}"
+        )
     return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
 
 

@@ -327,11 +327,29 @@ def test_words_that_are_no_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.
     assert "'debug' has none; mend: --local" in refused("sweep", "demo", "--cluster", "debug", "--gpus", "0")
 
 
+def test_what_other_processes_use_is_not_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads beyond the idle cores would spin while they wait for each other."""
+    monkeypatch.setattr(local, "usable_cores", lambda: 16)
+    monkeypatch.setattr(local, "idle_cores", lambda: 5)
+    monkeypatch.setattr(local._Here, "run", lambda here: Outcome(skipped=list(here.graph.jobs)))
+    two = graph_of(tmp_path, 2)
+    for given, threads, said in (
+        (None, "2", "11 of 16 cores are busy: 2 threads a process, and not 8\n"),
+        ("3", "3", ""),
+    ):
+        monkeypatch.delenv("OMP_NUM_THREADS") if given is None else monkeypatch.setenv("OMP_NUM_THREADS", given)
+        console = Console(width=80, record=True)
+        launched(two, "record", parallel=2, console=console)
+        assert os.environ["OMP_NUM_THREADS"] == threads
+        assert console.export_text() == said
+
+
 def test_jobs_share_the_cores_out_among_as_many_as_can_run_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not among as many as there may be: of eight at a time, of which two are missing, each has a half."""
     monkeypatch.setattr(local, "usable_cores", lambda: 16)
+    monkeypatch.setattr(local, "idle_cores", lambda: 16)
     monkeypatch.setattr(local._Here, "run", lambda here: Outcome(skipped=list(here.graph.jobs)))
 
     def threads(graph: Graph, cluster: Cluster = HERE_CLUSTER, **options: Any) -> str:
@@ -345,6 +363,8 @@ def test_jobs_share_the_cores_out_among_as_many_as_can_run_at_a_time(
     assert threads(two, gpus=("0", "1", "2", "3")) == "8"
     of_two_ranks = Cluster("local", executor="local", resources=Resources(processes=2))
     assert threads(two, of_two_ranks, gpus=("0", "1", "2", "3", "4", "5", "6", "7")) == "4"
+    assert [threads(two, of_two_ranks, parallel=number) for number in (1, 8)] == ["8", "4"]
+    assert threads(two, Cluster("debug", executor="debug", resources=Resources(processes=2))) == "16"
     # A pretraining, and then two tasks at a time.
     tasks = [Job(job.run, job.folder, task) for job in two.jobs[:1] for task in ("pretrain", "linear", "knn")]
     assert threads(make_graph(tmp_path, tasks, ()), parallel=8) == "8"

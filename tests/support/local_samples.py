@@ -87,5 +87,4 @@ def told(graph: Graph) -> list[tuple[str, str]]:
 
 def launched(graph: Graph, function: str, cluster: Cluster = HERE_CLUSTER, **options: Any) -> Any:
     program = replace(PROGRAM, task=f"job_programs:{function}")
-    console = Console(stderr=True)
-    return launch_here(graph, cluster, program, console=console, **{"parallel": 1, **options})
+    return launch_here(graph, cluster, program, **{"parallel": 1, "console": Console(stderr=True), **options})

@@ -1,0 +1,68 @@
+"""Says so where the threads of a training on the CPU share their cores with other processes, and wait for each other.
+
+oneDNN's threads meet several times in the backward pass of a convolution, and spin until the last one is there. If
+another process has the core of that one, all the others burn theirs meanwhile: beside two busy processes, a step of two
+threads on two cores took twenty times as long as one of a single thread (`docs/performance.md`).
+"""
+
+import logging
+import time
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from torch import Tensor
+
+from repro.cores import busy_seconds, usable_cores
+from repro.errors import with_mend
+
+LOOK_SECONDS = 20.0
+"""How long a training is looked at before something is said; the first look begins after the first step."""
+MOST_CROWDED = 0.3
+"""Cores that others may take of those which the threads need; the kernel's own tasks take less."""
+
+log = logging.getLogger("salmask")
+
+
+class CrowdedCores(Hook):
+    """Warns once where other processes, the loader's among them, leave fewer cores than this one has threads."""
+
+    def before_train(self, runner: Any) -> None:
+        """Forgets an earlier look: the first step pays for what is allocated and compiled once."""
+        self._since: float | None = None
+        self._busy = 0.0
+        self._is_said = runner.rank > 0  # the first one speaks for all
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
+    ) -> None:
+        """Looks from the first step on, each time for some seconds."""
+        if self._is_said:
+            return
+        now = time.monotonic()
+        if self._since is not None and now < self._since + LOOK_SECONDS:
+            return
+        busy = busy_seconds() - time.process_time()
+        if self._since is not None:
+            self._warn((busy - self._busy) / (now - self._since))
+        self._since, self._busy = now, busy
+
+    def _warn(self, others: float) -> None:
+        line = caution(torch.get_num_threads(), usable_cores(), others)
+        if line:
+            log.warning("%s", line)
+            self._is_said = True
+
+
+def caution(threads: int, cores: int, others: float) -> str:
+    """Returns what is wrong with a number of threads, and the mend; empty where each of them has a core.
+
+    Args:
+        threads: Of this process.
+        cores: That it may use.
+        others: How many of them other processes keep busy.
+    """
+    if threads == 1 or threads + others <= cores + MOST_CROWDED:
+        return ""
+    what = f"{threads} threads wait for each other, as other processes keep {others:.1f} of {cores} cores busy"
+    return with_mend(what, f"OMP_NUM_THREADS={max(1, min(threads - 1, int(cores - others)))} before the command")
