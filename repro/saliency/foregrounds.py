@@ -16,8 +16,8 @@ FLIP = COLUMNS.index("flip")
 """Where a row of draws says whether a view is flipped."""
 LEAST_SHARE = 1e-3
 """Of a cell: less than half precision and rounding leave of a share is none."""
-ROW_STEP = 7919
-"""A prime, so that the rows of random cells come round late."""
+ROW_STEP, OTHER_ROW_STEP = 7919, 7927
+"""Primes, so that the rows of random cells come round late: the other one where the first divides their number."""
 
 
 class Foregrounds(Protocol):
@@ -122,7 +122,9 @@ class RandomCells:
         # Rows of a table, and no generator that would have to be made anew for each batch: a view's row follows from
         # its image, epoch and name, and no two images of an epoch share one.
         index, epoch = (batch[key].to(self.ranks.device, non_blocking=True) for key in ("index", "epoch"))
-        row = (index + ROW_STEP * (2 * epoch + (name == "key"))) % len(self.ranks)
+        # Of a multiple of the step an image would meet few rows: of 7919 a single one, in all views and epochs.
+        step = ROW_STEP if len(self.ranks) % ROW_STEP else OTHER_ROW_STEP
+        row = (index + step * (2 * epoch + (name == "key"))) % len(self.ranks)
         return (self.ranks.index_select(0, row) < cells.flatten(1).sum(-1, keepdim=True)).view_as(cells)
 
 

@@ -143,6 +143,17 @@ def test_random_cells_are_as_many_and_anywhere_and_others_each_time() -> None:
     assert torch.equal(random(maps, whole_images(count, 1), "key"), draws[1, "key"])
 
 
+@pytest.mark.parametrize("rows", [7919, 7927, 2 * 7919])
+def test_random_cells_are_others_each_time_whatever_the_number_of_images(rows: int) -> None:
+    # As many rows as one of the steps, or twice as many: each step by itself would come round at once.
+    numbers = torch.rand(rows, 16, generator=torch.Generator().manual_seed(0))
+    maps = torch.zeros(rows, 4, 4)
+    maps[:, 0, :2] = 1
+    random = RandomCells(ByMask(maps, 4), numbers.argsort(-1).argsort(-1))
+    kinds = [random(maps[:64], whole_images(64, epoch), name) for epoch in range(3) for name in ("query", "key")]
+    assert not any(torch.equal(one, other) for i, one in enumerate(kinds) for other in kinds[:i])
+
+
 LARGE = {"data.crop": 64, "data.scenes.size": 96, "data.scenes.train_count": 150, "localizer.map": "image"}
 
 
