@@ -1,5 +1,6 @@
 """The maps of all images of a data set in one file, which all runs of a machine share."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -123,7 +124,7 @@ class MapFile:
         return self.count * self._map_bytes + chunk * CHECKSUM_BYTES
 
     def _open(self, path: Path) -> int | None:
-        """Returns the file's descriptor; None where it can be neither made nor read."""
+        """Returns the file's descriptor; None where it can be neither made nor read in its whole length."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # What another user has computed can be read, if it is whole.
@@ -133,6 +134,9 @@ class MapFile:
             if is_own:
                 # Its whole length at once, for `read`; to that length again by another process changes nothing.
                 os.ftruncate(descriptor, self._place_of_checksum(self.chunks))
+            elif os.fstat(descriptor).st_size < self._place_of_checksum(self.chunks):
+                # `read` maps the whole length into memory, and nobody here can give it to another user's file.
+                raise OSError(errno.ENODATA, "it is shorter than its maps, and cannot be written to")
             return descriptor
         except OSError as error:
             self._warn(error)

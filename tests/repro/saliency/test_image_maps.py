@@ -158,6 +158,20 @@ def test_a_torn_chunk_is_missing(tmp_path: Path, place: int) -> None:
     assert MapFile(path, 2 * CHUNK, 3).is_whole(1)
 
 
+@pytest.mark.parametrize("length", [0, 100])
+def test_another_users_file_that_is_too_short_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    path, maps = tmp_path / "m", numbered(10)
+    path.write_bytes(bytes(length))
+    monkeypatch.setattr(os, "access", lambda place, mode: mode != os.W_OK)
+    file = MapFile(path, len(maps), 3)
+    assert not file.is_whole(0)
+    fill(file, maps)
+    assert np.array_equal(file.read().numpy(), maps)
+    assert path.read_bytes() == bytes(length)
+
+
 def test_the_first_to_write_a_chunk_has_written_it(tmp_path: Path) -> None:
     first, second = (MapFile(tmp_path / "m", 8, 3) for _ in range(2))
     first.write(0, numbered(8))
