@@ -2,8 +2,9 @@
 
 Nothing is submitted twice: before each new try the queue is asked for a job of the submission's name, which no other
 has, since a call that "timed out" may have been accepted; a queue that does not answer tells nothing, and is asked
-again. What shows only after the next try was accepted is taken out. And nothing that was accepted is lost: where the
-answer holds no id, or one that is another job's, the name tells it too.
+again. What shows only after the next try was accepted is taken out, and what shows after the next one was refused is
+the job. And nothing that was accepted is lost: where the answer holds no id, or one that is another job's, the name
+tells it too.
 """
 
 import re
@@ -97,7 +98,13 @@ def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, i
                 _end_others(name, job)
             return job
         kind = classify(complaint)
-        if kind is not None:
+        if kind is None:
+            continue
+        # The try before may have come in late, and be what the limit is reached by.
+        accepted, trouble = ("", "") if is_first else _id_in_queue(name)
+        if accepted:
+            return accepted
+        if not trouble:
             raise RefusedError(_short(complaint), kind)
     accepted, trouble = _id_in_queue(name)
     if accepted:

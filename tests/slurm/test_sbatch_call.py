@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 from launch_samples import all_once, graph_for, launch
 from stand_in_slurm import StandInSlurm
 
 from slurm.submission.sbatch_call import Refusal, classify, parse_id
 from slurm.sweep_folder.ledger import Ledger
+
+LATE = "late:Batch job submission failed: Socket timed out on send/recv operation"
 
 
 def test_a_job_that_was_accepted_as_its_sbatch_was_killed_is_not_submitted_again(
@@ -23,11 +26,38 @@ def test_a_job_that_was_accepted_as_its_sbatch_was_killed_is_not_submitted_again
 
 def test_of_two_tries_that_slurm_took_both_one_is_ended(stand_in: StandInSlurm, tmp_path: Path) -> None:
     """A busy controller comes to a request that had timed out when it has answered the next one."""
-    stand_in.tell("faults", "late:Batch job submission failed: Socket timed out on send/recv operation")
+    stand_in.tell("faults", LATE)
     graph = graph_for(tmp_path)
     launch(graph)
     assert all_once(graph, stand_in)
     assert stand_in.calls("scancel") == ["scancel 101"]
+
+
+def test_a_try_that_is_refused_since_the_one_before_it_was_taken_is_no_refusal(
+    stand_in: StandInSlurm, tmp_path: Path
+) -> None:
+    """The limit is reached by the very job that the first try, of which nobody had heard again, brought in."""
+    stand_in.tell("faults", LATE, "fail:QOSMaxSubmitJobPerUserLimit")
+    graph = graph_for(tmp_path)
+    outcome = launch(graph)
+    assert not outcome.unsent
+    assert all_once(graph, stand_in)
+    ledger = Ledger(graph.sweep_folder)
+    assert all((ledger.logs / entry.submission).is_dir() for entry in ledger.newest().values())
+
+
+def test_a_try_that_is_refused_after_one_that_nobody_heard_of_is_unclear_without_the_queues_word(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.tell("faults", LATE, "fail:QOSMaxSubmitJobPerUserLimit")
+    # It answers as the launch begins and before the second try; then not after the refusal, nor any more.
+    stand_in.tell("squeue_troubles", "ok", "ok", *["Unable to contact slurm controller (connect failure)"] * 5)
+    graph = graph_for(tmp_path)
+    assert len(launch(graph).unsent) == len(graph.jobs) + 1
+    assert not any(entry.refused for entry in Ledger(graph.sweep_folder).submissions())
+    monkeypatch.setattr("slurm.submission.adoption.SETTLING_SECONDS", 0.0)
+    launch(graph)
+    assert all_once(graph, stand_in)
 
 
 def test_answers_and_refusals_are_read_by_slurms_own_words() -> None:

@@ -40,6 +40,9 @@ elif command == "sbatch":
     kind, _, text = take("faults").partition(":")
     if kind == "sleep":
         fcntl.flock(lock, fcntl.LOCK_UN); time.sleep(float(text)); fcntl.flock(lock, fcntl.LOCK_EX)
+    queued = read("queue").splitlines() + read("late").splitlines()
+    open(path("late"), "w").close()
+    open(path("queue"), "w").write("".join(line + "\\n" for line in queued))
     if kind == "fail":
         fail("sbatch: error: " + text)
     script = open(words[-1]).read()
@@ -48,8 +51,6 @@ elif command == "sbatch":
     for span in option("array").partition("%")[0].split(","):
         first, _, last = span.partition("-")
         numbers += range(int(first), int(last or first) + 1) if first else []
-    queued = read("queue").splitlines() + read("late").splitlines()
-    open(path("late"), "w").close()
     if len(queued) + max(1, len(numbers)) > int(read("room") or 10**6):
         fail("sbatch: error: QOSMaxSubmitJobPerUserLimit\\nsbatch: error: Batch job submission failed: "
              "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)")
