@@ -1,7 +1,6 @@
 """How commands print, for people or as JSON, and the options and completions that several of them share."""
 
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TextIO
@@ -76,28 +75,6 @@ def comma_list(option: str, text: str) -> list[str]:
         what = f"{option} {text}: a word of the list is empty"
         raise UserError(what, mend="one comma between two words, and none before or after them")
     return words
-
-
-def whole_number(word: str) -> int:
-    """Returns the whole number that a word says in plain digits; `1_0` is Python's spelling and nobody else's.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if not re.fullmatch(r"[+-]?[0-9]+", word):
-        raise ValueError(word)
-    return int(word)
-
-
-def decimal_number(word: str) -> float:
-    """Returns the number that a word says in plain digits, such as `0.5` or `1e-3`.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", word):
-        raise ValueError(word)
-    return float(word)
 
 
 def _print_rows(rows: Iterable[dict[str, Any]]) -> None:

@@ -5,17 +5,19 @@ each with its line of help and a function that makes the room's commands; only w
 that each line of help is the command's own.
 """
 
+import inspect
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from repro.errors import UserError, nearest
 from repro.paths import with_home
+from repro.quantities import decimal_number, whole_number
 
 NARROW = 80
 """Columns of a terminal below which help is laid out without boxes, which would cut the names of options."""
@@ -76,12 +78,15 @@ class LazyGroup(TyperGroup):
         """Returns the command that a line calls, loaded, with its name and its arguments, `~` expanded in them.
 
         Raises:
-            UserError: There is none of that name; says the nearest. Or a word of the line is empty.
+            UserError: There is none of that name; says the nearest. Or a word of the line is empty, or a number that
+                Python alone reads as one.
         """
         if args[0] in self.table:
             command = self.load(args[0])
             if not ctx.resilient_parsing:
-                _refuse_empty(command, args[1:], f"{ctx.command_path} {args[0]}")
+                called, words, line = _called(command, args[1:], f"{ctx.command_path} {args[0]}")
+                _refuse_empty(called, words, line)
+                _refuse_odd_numbers(called, words, line)
             return args[0], command, [with_home(word) for word in args[1:]]
         if ctx.resilient_parsing:  # a shell asks for completions of a line that is not finished
             return super().resolve_command(ctx, args)
@@ -99,21 +104,32 @@ class LazyGroup(TyperGroup):
         return command
 
 
+def _called(command: Any, words: Sequence[str], line: str) -> tuple[Any, Sequence[str], str]:
+    """Returns the command that a line calls, of a group one of its own, the words behind it, and the line up to it.
+
+    Args:
+        command: The command, or the group of commands, that is called.
+        words: What stands behind its name.
+        line: The line up to there.
+    """
+    while words and words[0] in getattr(command, "commands", {}):
+        command, line, words = command.commands[words[0]], f"{line} {words[0]}", words[1:]
+    return command, words, line
+
+
 def _refuse_empty(command: Any, words: Sequence[str], line: str) -> None:
     """Refuses a word that is empty, as `--out "$OUT"` is where the shell knows no `OUT`.
 
     As a path it would be the folder that one stands in: `data cache` wrote there, and `cancel` ended its jobs.
 
     Args:
-        command: The command, or the group of commands, that is called.
+        command: That is called.
         words: What stands behind its name.
         line: The line up to there.
 
     Raises:
         UserError: Names the option. Empty values of options that take no path are left to the command.
     """
-    while words and words[0] in getattr(command, "commands", {}):
-        command, line, words = command.commands[words[0]], f"{line} {words[0]}", words[1:]
     takes_path = {
         option: _PATH.search(parameter.metavar or "") is not None
         for parameter in command.params
@@ -129,6 +145,44 @@ def _refuse_empty(command: Any, words: Sequence[str], line: str) -> None:
         else:
             continue
         raise UserError(f"`{line}`: {what}", mend="is a variable of the shell not set? Write the word, or leave it out")
+
+
+def _refuse_odd_numbers(command: Any, words: Sequence[str], line: str) -> None:
+    """Refuses what Python reads as a number and no person writes for one.
+
+    `--parallel 1_0` was ten jobs at a time. And `nan` is neither below the least nor above the most that an option
+    takes, which not every typer sees. What Python does not read either is left to the command.
+
+    Args:
+        command: That is called.
+        words: What stands behind its name.
+        line: The line up to there.
+
+    Raises:
+        UserError: Names the option.
+    """
+    hints = get_type_hints(inspect.unwrap(command.callback)) if command.callback else {}
+    kinds = {option: hints.get(parameter.name) for parameter in command.params for option in parameter.opts}
+    for before, word in zip(["", *words], words, strict=False):
+        if word == "--":  # what follows are no options
+            return
+        option, _, value = word.partition("=") if word.startswith("--") else (word[:2], "", word[2:])
+        if option not in kinds or not value:
+            option, value = before, word
+        kind = kinds.get(option)
+        if kind not in (int, float):
+            continue
+        read = whole_number if kind is int else decimal_number
+        if _is_read_by(kind, value) and not _is_read_by(read, value.strip()):
+            raise UserError(f"`{line}`: {option} {value} is no number in plain digits", mend=f"for example {option} 10")
+
+
+def _is_read_by(read: Callable[[str], float], word: str) -> bool:
+    try:
+        read(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _fit_to_terminal(command: Any) -> None:

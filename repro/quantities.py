@@ -1,4 +1,6 @@
-"""Durations, sizes and counts as people read them: one form of each, wherever it is shown."""
+"""Durations, sizes and counts as people read them, in one form each; and numbers as people write them."""
+
+import re
 
 from rich import filesize
 
@@ -36,3 +38,25 @@ def counted(number: int, noun: str) -> str:
         noun: In the singular, of a plural that only adds an s.
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def whole_number(word: str) -> int:
+    """Returns the whole number that a word says in plain digits; `1_0` is Python's spelling and nobody else's.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not re.fullmatch(r"[+-]?[0-9]+", word):
+        raise ValueError(word)
+    return int(word)
+
+
+def decimal_number(word: str) -> float:
+    """Returns the number that a word says in plain digits, such as `0.5` or `1e-3`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", word):
+        raise ValueError(word)
+    return float(word)

@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, comma_list, decimal_number, whole_number
+from repro.console import AsJson, comma_list
 from repro.console import report as print_content
 from repro.errors import UserError
+from repro.quantities import decimal_number, whole_number
 
 MOST_GAIN = 50
 """Points of a difference that `bench power` draws."""

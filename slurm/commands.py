@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, comma_list, whole_number
+from repro.console import AsJson, comma_list
 from repro.data.options import DataName, DataRoot, Settings
 from repro.errors import UserError
+from repro.quantities import whole_number
 from repro.runs.reading import command_settings
 from repro.terminal import Console
 from slurm.jobs.program import Program

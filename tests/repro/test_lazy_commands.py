@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from training_samples import salmask
+from training_samples import refused, salmask
 
 from repro import cli
 from repro.lazy_commands import LazyGroup
@@ -55,6 +55,29 @@ def test_the_lines_of_help_are_the_commands_own() -> None:
     for name, entry in group.table.items():
         own = group.load(name)
         assert entry.help == (own.help or "").partition("\n")[0], name
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("sweep", "demo", "--plan", "--parallel", "1_0"), "`salmask sweep`: --parallel 1_0"),
+        (("sweep", "demo", "--plan", "--parallel=٣"), "`salmask sweep`: --parallel ٣"),
+        (("sweep", "demo", "--plan", "--budget-gpu-hours", "nan"), "`salmask sweep`: --budget-gpu-hours nan"),
+        (("status", "--watch", "--every", "nan"), "`salmask status`: --every nan"),
+        (("logs", "nothing", "-n1_0"), "`salmask logs`: -n 1_0"),
+        (("data", "export-scenes", "x", "--seed", "-1_0"), "`salmask data export-scenes`: --seed -1_0"),
+    ],
+)
+def test_a_number_is_taken_in_plain_digits_alone(words: tuple[str, ...], said: str) -> None:
+    """Python reads `1_0` as ten; and nothing is below or above `nan`."""
+    assert refused(*words).startswith(f"{said} is no number in plain digits; mend: for example ")
+
+
+def test_numbers_in_plain_digits_and_words_that_are_none_are_the_commands_own() -> None:
+    assert "no number" not in refused("logs", "1_0", "-n", "+10")
+    assert "no number" not in refused("logs", "1_0", "-n10")
+    assert "no number in plain" not in refused("sweep", "demo", "--plan", "--out", "1_0", "--parallel", "0")
+    assert "'--parallel'" in refused("sweep", "demo", "--plan", "--parallel", "many")
 
 
 def test_every_command_of_a_room_is_in_the_table() -> None:

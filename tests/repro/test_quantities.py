@@ -2,7 +2,7 @@
 
 import pytest
 
-from repro.quantities import counted, duration_text, memory_text, size_text
+from repro.quantities import counted, decimal_number, duration_text, memory_text, size_text, whole_number
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,14 @@ def test_disks_are_counted_in_thousands_and_memory_in_powers_of_two() -> None:
 
 def test_one_is_singular() -> None:
     assert [counted(number, "seed") for number in (0, 1, 2)] == ["0 seeds", "1 seed", "2 seeds"]
+
+
+def test_numbers_are_what_a_person_writes_and_not_what_python_reads() -> None:
+    assert [whole_number(word) for word in ("0", "-1", "+2", "007")] == [0, -1, 2, 7]
+    assert [decimal_number(word) for word in ("0", "-1.5", "2.", ".5", "1e-3")] == [0, -1.5, 2, 0.5, 0.001]
+    for word in ("", "1_0", "٣", "x", "0x1", "--1", "nan", "inf", "1 0", "1\n"):
+        for read in (whole_number, decimal_number):
+            with pytest.raises(ValueError, match=r".*"):
+                read(word)
+    with pytest.raises(ValueError, match=r"^1\.0$"):
+        whole_number("1.0")
