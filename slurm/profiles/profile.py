@@ -49,6 +49,12 @@ _SET_BY_SALMASK = (
     *("parsable", "requeue", "signal", "test-only", "wrap"),
 )
 """Options of sbatch that `extra` may not hold: a launch goes by what it gave for them."""
+_MISLEADING = {
+    "clusters": "export SLURM_CLUSTERS, by which jobs are found again too",
+    "wait": "take it out; salmask status --watch looks until all is over",
+}
+"""Options of sbatch that `extra` may not hold either, and what helps: jobs of another cluster are not in the queue that
+is looked at, so that they would go out anew; and an sbatch that waits for its job to end counts as one that hangs."""
 _HAS_KEY = {
     "cpus-per-task": "cpus",
     "gpus": "gpus",
@@ -259,7 +265,8 @@ def _tasks(where: str, content: Any, base: Resources) -> dict[str, Resources]:
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise UserError(f"{where}: tasks are a mapping", mend="for example `tasks: {linear: {gpus: 1}}`")
     tasks = {}
-    for name, settings in content.items():
+    for key, settings in content.items():
+        name = values.one_word_or_line(where, "a name below tasks", key)
         task, dataset = task_and_dataset(name)
         if task not in TASKS:
             raise UserError(f"{where}: tasks names '{task}', which is none", mend=nearest(task, TASKS))
@@ -317,6 +324,8 @@ def _check_options(where: str, resources: Resources) -> None:
     for option, _ in resources.extra:
         if option in _SET_BY_SALMASK:
             raise UserError(f"{where}: extra holds {option}, which salmask sets itself", mend="take it out")
+        if option in _MISLEADING:
+            raise UserError(f"{where}: extra holds {option}, which a launch cannot go by", mend=_MISLEADING[option])
         if option in _HAS_KEY:
             key = _HAS_KEY[option]
             raise UserError(f"{where}: extra holds {option}, which has a key of its own", mend=f"write `{key}: …`")

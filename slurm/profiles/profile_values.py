@@ -15,6 +15,7 @@ import yaml
 
 from repro.errors import UserError, one_line
 from repro.files import read_regular
+from repro.quantities import decimal_number
 
 try:
     from yaml import CBaseLoader as _BaseLoader
@@ -183,7 +184,7 @@ def gigabytes(where: str, key: str, value: Any) -> float:
     """
     written = text(where, key, value)
     try:
-        number = float(written)
+        number = decimal_number(written)
     except ValueError:
         number = math.nan
     if not 0 <= number < LARGEST_NUMBER:
