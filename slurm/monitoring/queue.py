@@ -267,17 +267,19 @@ def _process_lives(entry: Submission) -> bool | None:
         return False  # a local job gets its id as its process begins
     if entry.host != socket.gethostname():
         return None
+    of_another_user = False
     try:
         os.kill(int(entry.job), 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        of_another_user = True
     command = Path(f"/proc/{entry.job}/cmdline")
     try:
         words = command.read_bytes()
     except OSError:
-        return not Path("/proc/self").exists()  # gone since, or no Linux: the id is all there is
+        # Gone since; or hidden, as some machines keep the processes of others; or no Linux: the id is all there is.
+        return of_another_user or not Path("/proc/self").exists()
     # Linux gives the id of a process that ended to another one. Ours name their submission's folder; the debug executor
     # runs in a launcher, whose words may be any. A zombie has no words at all.
     return entry.submission.encode() in words or (entry.executor == "debug" and bool(words) and _is_as_old(entry))

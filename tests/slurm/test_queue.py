@@ -1,5 +1,6 @@
 """What is read off squeue and sacct, and how seldom they are asked."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +153,26 @@ def test_local_jobs_live_by_their_process(sweep: Sweep) -> None:
         process.kill()
         process.wait()
     assert GONE.live(sweep.submitted(job=str(process.pid), **local)) is False
+
+
+def test_an_id_that_another_users_process_has_now_is_no_job(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart of the machine it may be a service's; the job would run for ever, and never go out again."""
+
+    send = os.kill
+
+    def refuse(process: int, number: int) -> None:
+        if not number:
+            raise PermissionError
+        send(process, number)
+
+    monkeypatch.setattr("slurm.monitoring.queue.os.kill", refuse)
+    name = "table1-linear-5f0c3a9e"
+    local = {"executor": "local", "submission": name, "host": HERE}
+    assert GONE.live(sweep.submitted(job="1", **local)) is False
+    colleagues = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name])
+    try:
+        assert GONE.live(sweep.submitted(job=str(colleagues.pid), **local)) is True
+    finally:
+        colleagues.kill()
+        colleagues.wait()
+    assert GONE.live(sweep.submitted(job=str(colleagues.pid), **local)) is True  # there, and its words are hidden
