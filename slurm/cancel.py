@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from repro.quantities import counted
@@ -24,6 +23,8 @@ class Cancelled:
     """What Slurm objected to; empty: nothing."""
     entries: list[Submission] = field(default_factory=list)
     """Of the ledger: those whose jobs were told to end, for `Ledger.cancelled`."""
+    of_others: list[str] = field(default_factory=list)
+    """Processes of this machine that only another user may end."""
 
 
 def cancel(
@@ -52,10 +53,12 @@ def cancel(
     trouble = _end_in_slurm(queue.arrays_as_one(slurm_ids), chosen.unseen)
     if chosen.unclear and not trouble:
         trouble = f"it is not known whether Slurm has {counted(len(chosen.unclear), 'job')} ({queue.trouble})"
-    for entry in chosen.running:
-        _end(int(entry.job))
-    told = [*chosen.seen, *chosen.unseen, *chosen.running, *chosen.waiting]
-    return Cancelled(jobs, chosen.elsewhere, trouble, told)
+    of_others = [entry for entry in chosen.running if not _end(int(entry.job))]
+    told = [
+        entry for entry in (*chosen.seen, *chosen.unseen, *chosen.running, *chosen.waiting) if entry not in of_others
+    ]
+    ids = [entry.job for entry in of_others]
+    return Cancelled([job for job in jobs if job not in ids], chosen.elsewhere, trouble, told, ids)
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,15 @@ def _end_in_slurm(ids: Sequence[str], unseen: Iterable[Submission]) -> str:
     return next(filter(None, objections), "")
 
 
-def _end(process: int) -> None:
-    """Asks a local job to end: all of its ranks, which are of one group."""
-    with suppress(ProcessLookupError):  # it has ended meanwhile
+def _end(process: int) -> bool:
+    """Asks a local job to end, all of its ranks, which are of one group; returns whether this user may."""
+    try:
         if os.getpgid(process) == process:
             os.killpg(process, signal.SIGTERM)
         else:
             os.kill(process, signal.SIGTERM)
+    except ProcessLookupError:  # it has ended meanwhile
+        return True
+    except PermissionError:  # of a colleague, in a folder that a group shares
+        return False
+    return True

@@ -192,6 +192,9 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
             say(f"started on another machine, end it there: {process}")
     if outcome.trouble:
         raise UserError(f"{outcome.trouble}", mend="try again, or scancel by hand")
+    if outcome.of_others:
+        what = f"not yours to end, of another user here: process {', '.join(outcome.of_others)}"
+        raise UserError(what, mend="ask whoever launched it to cancel")
 
 
 @contextmanager

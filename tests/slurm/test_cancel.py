@@ -1,6 +1,7 @@
 """`salmask cancel`."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -166,3 +167,28 @@ def test_cancelling_a_local_job_asks_its_process_to_stop(sweep: Sweep, runs: Pat
         assert process.wait(10) == -signal.SIGTERM
     finally:
         process.kill()
+
+
+def test_a_local_job_of_another_user_is_told_in_one_line(
+    sweep: Sweep, runs: Path, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "theirs"])
+    send = os.kill
+
+    def refuse(number: int, sent: int) -> None:
+        if sent == signal.SIGTERM:
+            raise PermissionError
+        send(number, sent)
+
+    monkeypatch.setattr("slurm.cancel.os.kill", refuse)
+    try:
+        entry = sweep.submitted(job=str(process.pid), executor="local", submission="theirs", host=HERE)
+        ended = salmask("cancel", "table1")
+        assert ended.code == 2
+        assert ended.out == "cancelled 0 jobs\n"
+        what = f"not yours to end, of another user here: process {process.pid}"
+        assert ended.err == f"salmask: {what}; mend: ask whoever launched it to cancel\n"
+        assert sweep.ledger.newest()[entry.key] == entry  # nobody has cancelled it
+    finally:
+        process.kill()
+        process.wait()
