@@ -6,6 +6,7 @@ that each line of help is the command's own.
 """
 
 import inspect
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -173,7 +174,9 @@ def _refuse_odd_numbers(command: Any, words: Sequence[str], line: str) -> None:
         if kind not in (int, float):
             continue
         read = whole_number if kind is int else decimal_number
-        if _is_read_by(kind, value) and not _is_read_by(read, value.strip()):
+        if _is_read_by(read, value.strip()) or not _is_read_by(kind, value):
+            continue
+        if abs(kind(value)) != math.inf:  # which is more than most options take, as they say themselves
             raise UserError(f"`{line}`: {option} {value} is no number in plain digits", mend=f"for example {option} 10")
 
 
