@@ -1,4 +1,4 @@
-"""Says so where the threads of a training on the CPU share their cores with other processes, and wait for each other.
+"""Says so where the threads of a training on the CPU have fewer cores than they are, and wait for each other.
 
 oneDNN's threads meet several times in the backward pass of a convolution, and spin until the last one is there. If
 another process has the core of that one, all the others burn theirs meanwhile: beside two busy processes, a step of two
@@ -13,7 +13,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor
 
-from repro.cores import busy_seconds, usable_cores
+from repro.cores import busy_seconds, cores_beside
 from repro.errors import with_mend
 
 LOOK_SECONDS = 20.0
@@ -25,7 +25,7 @@ log = logging.getLogger("salmask")
 
 
 class CrowdedCores(Hook):
-    """Warns once where other processes, the loader's among them, leave fewer cores than this one has threads."""
+    """Warns once where a limit, or other processes, the loader's among them, leave less than a core to each thread."""
 
     def before_train(self, runner: Any) -> None:
         """Forgets an earlier look: the first step pays for what is allocated and compiled once."""
@@ -48,21 +48,21 @@ class CrowdedCores(Hook):
         self._since, self._busy = now, busy
 
     def _warn(self, others: float) -> None:
-        line = caution(torch.get_num_threads(), usable_cores(), others)
+        line = caution(torch.get_num_threads(), cores_beside(others))
         if line:
             log.warning("%s", line)
             self._is_said = True
 
 
-def caution(threads: int, cores: int, others: float) -> str:
+def caution(threads: int, cores: float) -> str:
     """Returns what is wrong with a number of threads, and the mend; empty where each of them has a core.
 
     Args:
         threads: Of this process.
-        cores: That it may use.
-        others: How many of them other processes keep busy.
+        cores: How many it has to itself.
     """
-    if threads == 1 or threads + others <= cores + MOST_CROWDED:
+    if threads == 1 or threads <= cores + MOST_CROWDED:
         return ""
-    what = f"{threads} threads wait for each other, as other processes keep {others:.1f} of {cores} cores busy"
-    return with_mend(what, f"OMP_NUM_THREADS={max(1, min(threads - 1, int(cores - others)))} before the command")
+    left = f"{max(0.0, cores):.1f} cores"
+    what = f"{threads} threads wait for each other: other processes, or a limit, leave {left} to them"
+    return with_mend(what, f"OMP_NUM_THREADS={max(1, min(threads - 1, int(cores)))} before the command")

@@ -2,23 +2,19 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 
+from repro.control_groups import groups_around, kernel_text
+
 MEMORY = Path("/proc/meminfo")
 """What the kernel says of the whole machine's memory; not there on macOS."""
-GROUPS = Path("/proc/self/cgroup")
-"""The control groups that this process is in: a line `ID:CONTROLLERS:PATH` for each hierarchy."""
-HIERARCHIES = Path("/sys/fs/cgroup")
-"""Where the hierarchies of control groups are mounted."""
 
-_FILES = {
-    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    "": ("memory.max", "memory.current", "inactive_file"),
-}
-"""Of the first version of control groups, with a hierarchy for each controller, and of the second, with one for all:
-the files of a group's limit and use, and the line of `memory.stat` that tells what the kernel drops when it must."""
+_FIRST_VERSION = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_SECOND_VERSION = ("memory.max", "memory.current", "inactive_file")
+"""Of either version of control groups the files of a group's limit and use, and the line of `memory.stat` that tells
+how much of the latter the kernel drops when it must."""
 
 
 def total_bytes(device: torch.device) -> float:
@@ -40,34 +36,15 @@ def free_bytes(device: torch.device) -> float:
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """Yields limit and use, in bytes, of each control group around this process that has a limit.
-
-    A Slurm job or a container may use less than its machine has, and is killed for more. The limit often stands at a
-    group far above the process's own.
-    """
-    for line in _text(GROUPS).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not _FILES.keys() & controllers.split(","):
-            continue
-        names = _FILES["memory" if controllers else ""]
-        root = HIERARCHIES / controllers
-        # Within a container the path may be the host's, of which nothing but the root is to be seen.
-        for group in (PurePosixPath(path), *PurePosixPath(path).parents):
-            limit, used = (_text(root / str(group).lstrip("/") / name).strip() for name in names[:2])
-            if limit.isdecimal() and used.isdecimal():
-                dropped = _numbers(root / str(group).lstrip("/") / "memory.stat").get(names[2], 0)
-                yield int(limit), int(used) - dropped
+    """Yields limit and use, in bytes, of each control group around this process that has a limit."""
+    for folder, is_second in groups_around("memory"):
+        limit_file, use_file, dropped = _SECOND_VERSION if is_second else _FIRST_VERSION
+        limit, used = (kernel_text(folder / name).strip() for name in (limit_file, use_file))
+        if limit.isdecimal() and used.isdecimal():
+            yield int(limit), int(used) - _numbers(folder / "memory.stat").get(dropped, 0)
 
 
 def _numbers(path: Path) -> dict[str, int]:
     """Returns the numbers of a file of lines `NAME NUMBER`; none where there is no such file."""
-    words = (line.replace(":", " ").split() for line in _text(path).splitlines())
+    words = (line.replace(":", " ").split() for line in kernel_text(path).splitlines())
     return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}
-
-
-def _text(path: Path) -> str:
-    """Returns the text of a file of the kernel; empty where there is none."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""

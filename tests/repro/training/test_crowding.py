@@ -2,17 +2,19 @@
 
 import itertools
 import logging
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from training_samples import make_training, tiny
 
-from repro import cores
-from repro.cores import busy_seconds, idle_cores
+from repro import control_groups, cores
+from repro.cores import busy_seconds, cores_beside, idle_cores, usable_cores
 from repro.runs.folder import RunFolder
 from repro.training import crowding
 from repro.training.crowding import caution
@@ -52,41 +54,69 @@ def test_a_busy_core_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
         busy.kill()
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "usable"),
+    [
+        ("0::/\n", {}, 8),
+        ("0::/pod/a\n", {"pod/a/cpu.max": "max 100000", "pod/cpu.max": "250000 100000", "cpu.max": "max 100000"}, 2),
+        ("0::/pod\n", {"pod/cpu.max": "50000 100000"}, 1),  # half a core is one thread
+        ("0::/pod\n", {"pod/cpu.max": "1600000 100000"}, 8),
+        (
+            "3:cpu,cpuacct:/a\n2:cpuset:/\n",
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n"},
+            3,
+        ),
+        ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+    ],
+)
+def test_a_container_has_the_cores_whose_time_it_may_take(
+    groups: str, files: dict[str, str], usable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "groups").write_text(groups)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(control_groups, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(control_groups, "HIERARCHIES", tmp_path)
+    monkeypatch.setattr(cores, "_own_cores", lambda: set(range(8)))
+    assert usable_cores() == usable
+    assert cores_beside(6.5) == pytest.approx(min(1.5, cores._allotted_cores()))
+    assert cores_beside(2.0) == min(6, cores._allotted_cores())
+
+
 @pytest.mark.parametrize(("busy", "idle"), [(0.0, 8), (0.4, 8), (0.6, 7), (3.1, 5), (7.9, 1), (64.0, 1)], ids=str)
 def test_what_is_left_is_rounded(busy: float, idle: int, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = iter([0.0, busy * 0.3])
     clock = iter([10.0, 10.3])
     monkeypatch.setattr(cores, "busy_seconds", lambda: next(looks))
-    monkeypatch.setattr(cores, "usable_cores", lambda: 8)
-    monkeypatch.setattr(
-        "repro.cores.time", type("Clock", (), {"sleep": lambda _: None, "monotonic": lambda: next(clock)})
-    )
+    monkeypatch.setattr(cores, "_own_cores", lambda: set(range(8)))
+    monkeypatch.setattr(cores, "_allotted_cores", lambda: math.inf)
+    monkeypatch.setattr(cores, "time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(clock)))
     assert idle_cores() == idle
 
 
 @pytest.mark.parametrize(
-    ("threads", "number", "others", "fewer"),
+    ("threads", "number", "fewer"),
     [
-        (2, 2, 1.0, 1),
-        (2, 2, 0.31, 1),
-        (2, 2, 0.29, None),
-        (1, 2, 2.0, None),  # waits for nobody
-        (8, 16, 8.2, None),
-        (16, 16, 3.2, 12),
-        (8, 16, 15.9, 1),
-        (4, 2, 0.1, 1),  # more threads than cores
+        (2, 1.0, 1),
+        (2, 1.69, 1),
+        (2, 1.71, None),
+        (1, 0.0, None),  # waits for nobody
+        (8, 7.8, None),
+        (16, 12.8, 12),
+        (8, 0.1, 1),
+        (4, 2.0, 2),  # more threads than cores
+        (2, -3.0, 1),
     ],
 )
-def test_threads_without_a_core_of_their_own_are_too_many(
-    threads: int, number: int, others: float, fewer: int | None
-) -> None:
-    line = caution(threads, number, others)
+def test_threads_without_a_core_of_their_own_are_too_many(threads: int, number: float, fewer: int | None) -> None:
+    line = caution(threads, number)
     if fewer is None:
         assert line == ""
     else:
         assert line == (
-            f"{threads} threads wait for each other, as other processes keep {others:.1f} of {number} cores busy; "
-            f"mend: OMP_NUM_THREADS={fewer} before the command"
+            f"{threads} threads wait for each other: other processes, or a limit, leave {max(number, 0):.1f} cores to "
+            f"them; mend: OMP_NUM_THREADS={fewer} before the command"
         )
 
 
@@ -96,7 +126,8 @@ def test_a_training_says_it_once(crowded: bool, tmp_path: Path, monkeypatch: pyt
     said: list[str] = []
     monkeypatch.setattr(logging.getLogger("salmask"), "warning", lambda line, *words: said.append(line % words))
     growing = itertools.count(step=1000)
+    monkeypatch.setattr(crowding, "cores_beside", lambda busy: 2 - max(0.0, busy))
     monkeypatch.setattr(crowding, "busy_seconds", lambda: float(next(growing)) if crowded else 0.0)
     monkeypatch.setattr(crowding, "LOOK_SECONDS", 0.0)
     make_training(tiny(changes={"optimization.epochs": 2}), RunFolder(tmp_path / "run")).run()
-    assert len([line for line in said if line.startswith("2 threads wait for each other")]) == crowded
+    assert len([line for line in said if line.startswith("2 threads wait for each other: ")]) == crowded

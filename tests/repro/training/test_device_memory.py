@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from training_samples import CPU, tiny
 
+from repro import control_groups
 from repro.errors import UserError
 from repro.training import device_memory
 from repro.training.device_memory import free_bytes, total_bytes
@@ -16,8 +17,9 @@ GIB = 2**30
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in the place of the kernel's files: of the machine 64 GiB are free, and no group has a limit."""
-    for name in ("MEMORY", "GROUPS", "HIERARCHIES"):
-        monkeypatch.setattr(device_memory, name, tmp_path / name)
+    monkeypatch.setattr(device_memory, "MEMORY", tmp_path / "MEMORY")
+    for name in ("GROUPS", "HIERARCHIES"):
+        monkeypatch.setattr(control_groups, name, tmp_path / name)
     (tmp_path / "MEMORY").write_text(f"MemTotal: 1000 kB\nMemAvailable:   {64 * 2**20} kB\nHugePages_Total:  0\n")
     (tmp_path / "GROUPS").write_text("9:name=systemd:/a\n0::/\n")
     (tmp_path / "HIERARCHIES").mkdir()
