@@ -50,9 +50,11 @@ def check_needs(needs: Needs) -> Iterator[Diagnosis]:
 def check_devices() -> Iterator[Diagnosis]:
     """Yields each GPU, or that there is none."""
     if not torch.cuda.is_available():
-        cores = usable_cores()
+        cores, threads = usable_cores(), torch.get_num_threads()
         mend = "for the paper's scale: a machine with an NVIDIA GPU and its driver"
-        yield Diagnosis("device", "note", f"no GPU; {cores} CPU cores, {torch.get_num_threads()} threads", mend)
+        if threads > cores:  # torch goes by the machine's cores, and not by what a container may take of them
+            mend = f"OMP_NUM_THREADS={cores} before each command, or threads wait for each other; {mend}"
+        yield Diagnosis("device", "note", f"no GPU; {cores} CPU cores, {threads} threads", mend)
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         yield Diagnosis(f"device {index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")

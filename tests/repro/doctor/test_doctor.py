@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from training_samples import salmask
 
 from repro.data.catalogue import DATASETS
-from repro.doctor import packages
-from repro.doctor.machine import check_data
+from repro.doctor import machine, packages
+from repro.doctor.machine import check_data, check_devices
 
 
 def test_doctor_finds_nothing_wrong_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +54,19 @@ def test_doctor_finds_a_root_wrong_that_cannot_serve(tmp_path: Path, dataset: st
     assert found in diagnosis.found
     assert diagnosis.mend
     assert check_data(dataset, tmp_path, needed=False).verdict == "ok"
+
+
+@pytest.mark.parametrize(("threads", "advised"), [(2, False), (64, True)])
+def test_more_threads_than_a_container_has_cores_are_advised_against(
+    threads: int, advised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    (device,) = check_devices()
+    assert device.found == f"no GPU; 2 CPU cores, {threads} threads"
+    assert device.mend.startswith("OMP_NUM_THREADS=2 before each command") == advised
 
 
 def test_doctor_names_the_packages_that_are_not_there_instead_of_failing_by_them() -> None:
