@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO
+from urllib.parse import urlsplit
 
 import pytest
 from scene_samples import copied
@@ -198,5 +199,6 @@ def test_only_what_detection_needs_is_wanted() -> None:
 def test_the_checksums_of_voc_are_torchvisions() -> None:
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-    published = {entry["url"]: entry["md5"] for entry in DATASET_YEAR_DICT.values()}
-    assert {archive.url: archive.md5 for archive in VOC_ARCHIVES}.items() <= published.items()
+    # By the archive's path: torchvision 0.26 still names the host that was there before.
+    published = {urlsplit(entry["url"]).path: entry["md5"] for entry in DATASET_YEAR_DICT.values()}
+    assert {urlsplit(archive.url).path: archive.md5 for archive in VOC_ARCHIVES}.items() <= published.items()
