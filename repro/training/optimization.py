@@ -89,7 +89,9 @@ def build_schedulers(
         )
     else:
         width = settings.step_share * total
-        # Milestones are rounded one by one: multiples of a rounded width would drift away from the shares.
-        milestones = [round(width * n) for n in range(1, int(1 / settings.step_share) + 1) if round(width * n) < total]
+        # Rounded one by one: multiples of a rounded width would drift away from the shares. None comes before the peak:
+        # the first of a single epoch would be rounded to its beginning, and one within the warm-up would lower its end.
+        rounded = (max(round(width * n), warmup, 1) for n in range(1, int(1 / settings.step_share) + 1))
+        milestones = [milestone for milestone in rounded if milestone < total]
         schedulers.append(MultiStepLR(optimizer, milestones, gamma=0.1, by_epoch=by_epoch))
     return schedulers

@@ -138,6 +138,33 @@ def test_the_shortest_trainings_have_a_schedule_too(epochs: int, share: float) -
         assert min(rates) > 0
 
 
+@pytest.mark.parametrize("interval", Interval)
+@pytest.mark.parametrize("share", [0.0, 0.35, 0.5])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10])
+@pytest.mark.parametrize("step_share", [0.1, 0.3, 1.0])
+def test_no_step_falls_before_the_peak(interval: Interval, share: float, epochs: int, step_share: float) -> None:
+    settings = OptimizationSettings(
+        epochs=epochs,
+        lr=0.3,
+        schedule=Schedule.steps,
+        step_share=step_share,
+        warmup_share=share,
+        interval=interval,
+    )
+    rates = course(settings, 3)
+    peak = rates.index(max(rates))
+    assert rates[peak] == pytest.approx(0.3)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_a_single_supervised_epoch_trains_at_the_whole_rate() -> None:
+    assert course(OptimizationSettings(epochs=1, lr=0.1, schedule=Schedule.steps), 4) == [0.1] * 4
+    warm = OptimizationSettings(epochs=10, lr=0.1, schedule=Schedule.steps, warmup_share=0.4)
+    rises = [0.1 * (WARMUP_START + (1 - WARMUP_START) * epoch / 3) for epoch in range(4)]
+    assert course(warm, 1) == pytest.approx([*rises, *[0.01] * 2, *[0.001] * 3, 0.0001])
+
+
 def test_momentum_and_warm_up_start_from_the_peak_rate() -> None:
     rates = course(OptimizationSettings(epochs=200, lr=0.3, warmup_share=0.05, interval=Interval.step), 4)
     assert rates[0] == pytest.approx(3e-5)  # solo-learn's warmup_start_lr
