@@ -2,6 +2,7 @@
 
 import torch
 
+from repro.distributed import world_size
 from repro.errors import UserError
 from repro.quantities import memory_text
 from repro.runs.run import Run
@@ -17,12 +18,13 @@ _BASIC = ("resnet18", "resnet34")
 
 
 def least_bytes(run: Run) -> dict[tuple[str, ...], int]:
-    """Returns the bytes that parts of a pretraining take at least, by the settings that make them large."""
+    """Returns the bytes that parts of a pretraining take at least on each device, by what makes them large."""
     encoder, crop = run.encoder, run.data.crop
+    views = 2 * (run.optimization.batch // world_size())  # of this process's share of a batch
     features = encoder.width * (8 if encoder.arch in _BASIC else 32)
     parts: dict[tuple[str, ...], int] = {
         ("encoder.dim", "encoder.width"): _COPIES * _BYTES * features * encoder.dim,
-        ("optimization.batch", "data.crop"): 2 * _BYTES * 3 * crop * crop * run.optimization.batch,  # two views
+        ("optimization.batch", "data.crop"): _BYTES * 3 * crop * crop * views,
     }
     if run.framework is Framework.mocov2:
         parts["moco.queue", "encoder.dim"] = _BYTES * run.moco.queue * encoder.dim

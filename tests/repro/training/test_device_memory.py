@@ -7,7 +7,7 @@ from training_samples import CPU, tiny
 
 from repro import control_groups
 from repro.errors import UserError
-from repro.training import device_memory
+from repro.training import device_memory, memory
 from repro.training.device_memory import free_bytes, total_bytes
 from repro.training.memory import require_memory
 
@@ -70,3 +70,13 @@ def test_a_run_that_a_job_was_given_too_little_for_is_refused(kernel: Path) -> N
     run = tiny("mocov2", {"moco.queue": 2**21, "encoder.dim": 128})
     with pytest.raises(UserError, match=r"takes 1\.\d GiB of memory at least, .* and there are 0\.5 GiB; mend: "):
         require_memory(run, CPU)
+
+
+def test_processes_share_the_memory_of_a_batch(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (kernel / "HIERARCHIES" / "memory.max").write_text(f"{GIB}\n")
+    (kernel / "HIERARCHIES" / "memory.current").write_text("0\n")
+    run = tiny("simclr", {"optimization.batch": 2048, "data.crop": 224})  # 2.3 GiB of views
+    with pytest.raises(UserError, match=r"most of it for optimization\.batch, data\.crop"):
+        require_memory(run, CPU)
+    monkeypatch.setattr(memory, "world_size", lambda: 8)
+    require_memory(run, CPU)
