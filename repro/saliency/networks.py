@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from repro.backbones.checkpoint import load_backbone
-from repro.data.errors import reason_of
+from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, nearest
 from repro.masking.filters import high_pass
+from repro.presence import is_file
 from repro.randomness import Purpose, stream_seed
 from repro.runs.choices import InputFilter
-from repro.runs.localizer_weights import weights_cache
+from repro.runs.localizer_weights import FILES_OF_RESNET50, LocalizerWeights, weights_cache
 from repro.runs.network_names import LOCALIZERS, TIMM
 from repro.saliency.folding import fold_batch_norm
 from repro.saliency.localizer import STRIDE, Localizer
@@ -83,9 +84,17 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
     torchs_own = torch.hub.get_dir()
     folder = weights_cache() or Path(torchs_own)
     torch.hub.set_dir(str(folder))
+    file = folder / "checkpoints" / FILES_OF_RESNET50.get(weights, weights)
+    was_there = is_file(file)
     try:
         return get_model(arch, weights=weights)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # a file that is cut off surfaces as any of half a dozen types
+        if was_there and _is_damaged(file, LocalizerWeights(arch, weights)):
+            raise PathError(
+                file,
+                "is cut off, or another file: its SHA-256 is not that of its name",
+                mend="remove it, and salmask data weights where there is a network, or with --from FILE",
+            ) from error
         raise UserError(
             f"the weights {weights} of {arch} cannot be downloaded ({reason_of(error)})",
             mend=(
@@ -95,6 +104,14 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
         ) from error
     finally:
         torch.hub.set_dir(torchs_own)
+
+
+def _is_damaged(file: Path, weights: LocalizerWeights) -> bool:
+    """Returns whether a file is known not to hold weights; what may not be read is not known."""
+    try:
+        return weights.is_damaged(file)
+    except OSError:
+        return False
 
 
 def _without_head(resnet: nn.Module) -> nn.Module:

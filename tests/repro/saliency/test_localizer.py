@@ -172,6 +172,29 @@ def test_weights_that_cannot_be_downloaded_are_one_clear_line(monkeypatch: pytes
     assert "\n" not in str(caught.value)
 
 
+def forbidden(path: Path, *_: Any, **__: Any) -> None:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x03\x04", b"\x80\x02}q\x00."])
+def test_weights_that_are_damaged_are_named_with_their_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    monkeypatch.setenv("SALMASK_CACHE", str(tmp_path))
+    file = tmp_path / "weights" / "checkpoints" / "resnet50-11ad3fa6.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    torchs_own = torch.hub.get_dir()
+    with pytest.raises(UserError, match=r"^.*resnet50-11ad3fa6\.pth: is cut off, or another file.*; mend: remove it"):
+        build_localizer("resnet50", "IMAGENET1K_V2")
+    assert file.read_bytes() == content
+    assert torch.hub.get_dir() == torchs_own
+    # Whether a file that may not be read is damaged, nobody knows: root, who runs tests too, may read any.
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(UserError, match="the weights IMAGENET1K_V2 of resnet50 cannot be downloaded"):
+        build_localizer("resnet50", "IMAGENET1K_V2")
+
+
 def test_downloaded_weights_lie_among_the_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     targets = []
 
