@@ -42,9 +42,11 @@ from repro.backbones.checkpoint import Backbone, load_backbone
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.distributed import seeded_weights
+from repro.errors import UserError
+from repro.files import LONGEST_NAME
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
-from repro.runs.predictions import Predictions, joined
+from repro.runs.predictions import Predictions, joined, path_of_predictions
 from repro.runs.protocols import ProbeSettings
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, fingerprint_of, make_loader
@@ -125,8 +127,17 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
         backbone: Any will do.
 
     Raises:
-        UserError: The data set is missing or broken, or the processes cannot share a batch evenly.
+        UserError: The data set is missing or broken, the processes cannot share a batch evenly, or the grid has more
+            rates than the name of a file can hold.
     """
+    # The longest of the names that have the protocol's in them; it is written when all is trained.
+    protocol = run.probe.protocol(target.dataset).name
+    predictions = path_of_predictions(RunFolder(Path()), "linear", target.dataset, protocol)
+    if len(predictions.name) > LONGEST_NAME:
+        raise UserError(
+            f"the {len(run.probe.lr_grid)} rates of probe.lr_grid are part of files' names, which would be too long",
+            mend="fewer rates, or with fewer digits",
+        )
     train, _, _ = paper_like(target, seed=0)
     _batches(run, train)
 

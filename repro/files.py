@@ -82,6 +82,10 @@ def read_regular(path: Path, most: int) -> bytes:
         os.close(descriptor)
 
 
+LONGEST_NAME = 245
+"""Bytes that the name of a file may have: file systems take 255, of which its temporary name needs ten more."""
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file so that a reader finds the old content or the new, whatever happens meanwhile.
 

@@ -18,6 +18,7 @@ from downstream.measurement import averaged, scores
 from downstream.tasks import evaluate as evaluate_by_name
 from repro.backbones.checkpoint import load_backbone
 from repro.errors import UserError
+from repro.files import LONGEST_NAME, write_atomically
 from repro.runs.folder import RunFolder
 from repro.runs.protocols import ProbeSettings
 from repro.runs.records import Result, read
@@ -297,6 +298,26 @@ def test_a_probe_that_diverges_is_told_which_of_its_rates_to_lower(probed: tuple
     grid = replace(RUN, probe=replace(RUN.probe, lr_grid=GRID))
     mends = [training(folder, run).when_diverged for run in (RUN, grid)]
     assert mends == ["a lower probe.lr", "lower rates in probe.lr_grid"]
+
+
+def test_a_grid_whose_names_no_file_can_have_is_refused_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probing(rates: int) -> Run:
+        grid = tuple(1000.5 + number for number in range(rates))
+        return replace(RUN, probe=replace(RUN.probe, epochs=1, lr_grid=grid))
+
+    names = {rates: f"linear-scenes-{probing(rates).probe.protocol().name}.parquet" for rates in range(1, 40)}
+    # The longest that can be written is: a temporary file stands for it meanwhile.
+    most = max(rates for rates, name in names.items() if len(name) <= LONGEST_NAME)
+    write_atomically(tmp_path / names[most].ljust(LONGEST_NAME, "x"), lambda file: file.write(b""))
+    folder = with_random_backbone(RUN, tmp_path)
+    monkeypatch.setattr(linear, "measure", lambda *_: [])
+    assert evaluate(probing(most), folder, CPU) == []
+    before = files_below(folder.path)
+    with pytest.raises(UserError, match=rf"^the {most + 1} rates of probe\.lr_grid are part of .*; mend: fewer rates"):
+        evaluate(probing(most + 1), folder, CPU)
+    assert files_below(folder.path) == before
 
 
 def test_drawn_splits_are_averaged_and_kept_apart_as_well() -> None:
