@@ -10,6 +10,7 @@ from repro.backbones.convert import DETECTRON2_RESNETS
 from repro.backbones.facts import Facts
 from repro.backbones.library import Library
 from repro.presence import exists, is_file
+from repro.runs.choices import Strategy
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import latest, read
@@ -63,10 +64,12 @@ def _settings(run: Run) -> dict[str, str]:
     if run.framework is Framework.external:
         return {"framework": "unknown: the weights were trained elsewhere", "file": Path(run.imported.origin).name}
     masking, optimization = run.masking, run.optimization
-    masked = f"{masking.branch.name}, patches drawn by {masking.guidance.name}" if run.masks else "nothing"
+    drawn_by = "a network that is trained with it" if masking.strategy is Strategy.learned else masking.guidance.name
+    masks = masking.strategy is not Strategy.none
+    masked = f"{masking.branch.name}, {'patches' if run.masks else 'masks'} drawn by {drawn_by}" if masks else "nothing"
     rho = FRAMEWORKS[run.framework].hard_negative_weight
-    weight = rho(run) if rho else 0.0
-    hard = f"weight {weight:g}" if weight and run.masks and masking.hard_negative else "none"
+    # A weight of 0 leaves a term too, which is the same for all.
+    hard = f"weight {rho(run):g}" if rho and run.masks and masking.hard_negative else "none"
     return {
         "framework": run.framework.name,
         "masking": masking.strategy.name,

@@ -245,6 +245,23 @@ def test_the_card_says_what_guided_the_masks(
     assert f"scenes, without its labels{known} (fingerprint: " in text
 
 
+@pytest.mark.parametrize(
+    ("method", "changes", "masked", "hard_negative"),
+    [
+        ("mocov2", {}, "nothing", "none"),
+        ("mocov2+ours-blur", {"moco.hard_negative_weight": 0.0}, "query, patches drawn by saliency", "weight 0"),
+        ("simclr+mscn", {}, "both, patches drawn by random", "none"),
+        ("simclr+adios", {}, "query, masks drawn by a network that is trained with it", "none"),
+    ],
+)
+def test_the_card_says_what_was_masked(
+    method: str, changes: dict[str, Any], masked: str, hard_negative: str, tmp_path: Path
+) -> None:
+    _, text = card(exported(trained(tmp_path / "run", method, **changes), "timm", tmp_path / "out"))
+    assert f"| masked | {masked} |" in text
+    assert f"| hard negative | {hard_negative} |" in text
+
+
 def test_a_plain_run_that_was_not_evaluated_says_so(plain: RunFolder, tmp_path: Path) -> None:
     front, text = card(exported(plain, "torchvision", tmp_path / "out"))
     assert front["license"] == "other"
