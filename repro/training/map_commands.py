@@ -7,7 +7,10 @@ import typer
 
 from repro.console import AsJson, completion, report, show_log
 from repro.data.catalogue import DATASETS
+from repro.errors import UserError
+from repro.runs.choices import MapOf
 from repro.runs.reading import build, command_settings, pinned
+from repro.runs.saliency_sources import SourceKind
 from repro.workers import deaths_told
 
 # torch is imported when the command runs: `--help` answers at once.
@@ -45,8 +48,16 @@ def data_saliency(
 
     show_log()
     run = pinned(build([{"localizer": {"map": "image"}}, command_settings(settings, data=name, root=root)]))
+    wanted = run.saliency_sources[0]
+    if wanted.needs_network and run.localizer.map is not MapOf.image:
+        raise UserError(f"localizer.map={run.localizer.map.name} has no maps of whole images", mend="leave it out")
+    if run.localizer.hard_negative_source:
+        mend = "call it for each source, as localizer.source"
+        raise UserError("localizer.hard_negative_source: the maps of one source at a time", mend=mend)
+    if wanted.kind is SourceKind.centre:
+        raise UserError("localizer.source=centre is one map for all images, which nobody keeps", mend="another source")
     images = open_data(run, "train")
-    source = map_source(run, images, run.saliency_sources[0])
+    source = map_source(run, images, wanted)
     device = initialise(run.machine.device)
     with deaths_told():
         maps = load_maps(source, images, device, workers=run.machine.workers)

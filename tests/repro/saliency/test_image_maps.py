@@ -407,7 +407,22 @@ def test_maps_computed_by_the_command_are_those_of_the_run(monkeypatch: pytest.M
     [
         ("localizer.image_side=200", "localizer.image_side=200 is no multiple of 32; mend: localizer.image_side=192"),
         ("localizer.image_side=64", "localizer.image_side=64 is out of range; mend: 128..1024"),
+        ("localizer.map=view", "localizer.map=view has no maps of whole images; mend: leave it out"),
+        (
+            "localizer.hard_negative_source=truth",
+            "localizer.hard_negative_source: the maps of one source at a time; mend: call it for each source, as "
+            "localizer.source",
+        ),
+        (
+            "localizer.source=centre",
+            "localizer.source=centre is one map for all images, which nobody keeps; mend: another source",
+        ),
     ],
 )
-def test_a_side_that_no_map_has_is_refused(settings: str, line: str) -> None:
+def test_maps_that_no_run_reads_are_refused(settings: str, line: str) -> None:
     assert refused("data", "saliency", "scenes", settings) == line
+
+
+def test_maps_of_true_masks_are_made_whatever_the_network_sees() -> None:
+    settings = ("localizer.source=truth", "localizer.map=view", "data.scenes.train_count=20")
+    assert salmask("data", "saliency", "scenes", *settings).code == 0
