@@ -148,16 +148,19 @@ def _timm(name: str, weights: str) -> Localizer:
 
     try:
         model = timm.create_model(name, pretrained=weights != "random", cache_dir=weights_cache())
-    except RuntimeError as error:
-        similar = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
-        mend = f"near it: {', '.join(similar)}" if similar else "timm.list_models() has the names"
-        raise UserError(f"timm has no model '{name}'", mend=mend) from error
     except Exception as error:  # the hub's client raises many kinds; all mean that the weights are not to be had
+        # So does a RuntimeError of a file that is cut off; of a name that timm does not know it raises one too.
+        if isinstance(error, RuntimeError) and (weights == "random" or not timm.is_model_pretrained(name)):
+            similar = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
+            mend = f"near it: {', '.join(similar)}" if similar else "timm.list_models() has the names"
+            raise UserError(f"timm has no model '{name}'", mend=mend) from error
+        file = LocalizerWeights(f"{TIMM}{name}").file()
         raise UserError(
-            f"the weights of timm/{name} cannot be downloaded ({type(error).__name__})",
+            f"the weights of timm/{name} cannot be downloaded{'' if file is None else f', or {file} is damaged'} "
+            f"({type(error).__name__})",
             mend=(
-                f"salmask data weights localizer.network=timm/{name} where there is a network, or "
-                "localizer.network=efficientnet-lite0"
+                f"{'' if file is None else 'remove it, and '}salmask data weights localizer.network=timm/{name} where "
+                "there is a network, or localizer.network=efficientnet-lite0"
             ),
         ) from error
     stages = getattr(model, "feature_info", None)

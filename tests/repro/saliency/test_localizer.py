@@ -226,6 +226,24 @@ def test_a_hub_that_does_not_answer_timm_is_one_clear_line(monkeypatch: pytest.M
     assert "\n" not in str(caught.value)
 
 
+def test_damaged_weights_of_timm_are_no_unknown_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def create(name: str, *, pretrained: bool, cache_dir: Path | None) -> None:
+        raise RuntimeError("PytorchStreamReader failed reading zip archive: failed finding central directory")
+
+    monkeypatch.setenv("SALMASK_CACHE", str(tmp_path))
+    monkeypatch.setattr(timm, "create_model", create)
+    kept = tmp_path / "weights" / "models--timm--resnet18.a1_in1k" / "snapshots" / "1"
+    kept.mkdir(parents=True)
+    (kept / "pytorch_model.bin").write_bytes(b"PK")
+    line = (
+        r"cannot be downloaded, or .*/pytorch_model\.bin is damaged \(RuntimeError\); mend: remove it, and salmask data"
+    )
+    with pytest.raises(UserError, match=line):
+        build_localizer("timm/resnet18", "IMAGENET1K_V2")
+    with pytest.raises(UserError, match="timm has no model 'resnet18x'"):
+        build_localizer("timm/resnet18x", "IMAGENET1K_V2")
+
+
 def test_a_backbone_of_another_kind_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="is no salmask backbone"):
