@@ -40,15 +40,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
 def whole_number(word: str) -> int:
     """Returns the whole number that a word says in plain digits; `1_0` is Python's spelling and nobody else's.
 
     Raises:
         ValueError: It is none.
     """
-    if not re.fullmatch(r"[+-]?[0-9]+", word):
-        raise ValueError(word)
-    return int(word)
+    return int(_in_plain_digits(word, _WHOLE))
 
 
 def decimal_number(word: str) -> float:
@@ -57,6 +59,10 @@ def decimal_number(word: str) -> float:
     Raises:
         ValueError: It is none.
     """
-    if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", word):
+    return float(_in_plain_digits(word, _DECIMAL))
+
+
+def _in_plain_digits(word: str, form: re.Pattern[str]) -> str:
+    if not form.fullmatch(word):
         raise ValueError(word)
-    return float(word)
+    return word

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -116,10 +116,9 @@ def cache_images(
     """
     target = cache_folder(root, dataset, split, side, images.fingerprint())
     # Without the lock, as a whole cache may be another user's, in a folder that is only read here.
-    if is_folder(target) and not (check and damaged_chunks(target, workers)):
-        chunks = []
-    else:
-        chunks = _write_or_repair(images, side, target, workers, check, say)
+    is_whole = is_folder(target)
+    damaged = damaged_chunks(target, workers) if is_whole and check else []
+    chunks = [] if is_whole and not damaged else _write_or_repair(images, side, target, workers, damaged, say)
     cached = CachedImages(target)
     return {
         "dataset": dataset,
@@ -134,9 +133,12 @@ def cache_images(
 
 
 def _write_or_repair(
-    images: Images, side: int, target: Path, workers: int, check: bool, say: Callable[[str], object]
+    images: Images, side: int, target: Path, workers: int, damaged: Sequence[int], say: Callable[[str], object]
 ) -> list[int]:
-    """Makes a cache whole, once nobody else is at it; returns the chunks that were decoded. See `cache_images`."""
+    """Makes a cache whole, once nobody else is at it; returns the chunks that were decoded.
+
+    See `cache_images`; `damaged` are the chunks of a whole cache that were found so.
+    """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(writing(target, wait=0))
@@ -144,7 +146,7 @@ def _write_or_repair(
             say(f"{target}: another process is writing this cache; waiting until it has finished")
             stack.enter_context(writing(target, wait=math.inf))
         if is_folder(target):
-            return repair(images, side, target, workers) if check else []
+            return repair(images, side, target, damaged, workers) if damaged else []
         if exists(target) or target.is_symlink():
             # Refused now: the finished cache could not take the name, after hours of decoding perhaps.
             raise UserError(f"{target} is no folder, and stands in a cache's place", mend="move it away")
@@ -246,8 +248,13 @@ def write_missing(planned: Plan, folder: Path, workers: int) -> None:
             raise
 
 
-def damaged_chunks(folder: Path, workers: int) -> list[int]:
+def damaged_chunks(folder: Path, workers: int, among: Sequence[int] | None = None) -> list[int]:
     """Returns the chunks of a whole cache whose pixels have another checksum than they were written with.
+
+    Args:
+        folder: The cache's.
+        workers: Threads.
+        among: The chunks to look at; None: all.
 
     Raises:
         UserError: The index or the pixels cannot be read.
@@ -259,8 +266,8 @@ def damaged_chunks(folder: Path, workers: int) -> list[int]:
         return _checksum_at(file.fileno(), start, end) != expected.get(chunk)
 
     with blaming(folder, folder.parent), (folder / PIXELS).open("rb") as file, ThreadPoolExecutor(workers) as pool:
-        verdicts = pool.map(is_damaged, range(chunks_of(index)))
-        return [chunk for chunk, damaged in enumerate(verdicts) if damaged]
+        chunks = range(chunks_of(index)) if among is None else among
+        return [chunk for chunk, damaged in zip(chunks, pool.map(is_damaged, chunks), strict=True) if damaged]
 
 
 def _checksum_at(descriptor: int, start: int, end: int) -> int:
@@ -273,22 +280,23 @@ def _checksum_at(descriptor: int, start: int, end: int) -> int:
     return crc
 
 
-def repair(images: Images, side: int, target: Path, workers: int) -> list[int]:
+def repair(images: Images, side: int, target: Path, suspects: Sequence[int], workers: int) -> list[int]:
     """Decodes the damaged chunks of a whole cache again; under the lock.
 
     Args:
         images: The images to decode.
         side: Their short side in pixels.
         target: The cache's folder.
+        suspects: The chunks that were found damaged before the lock was held; another process may have mended them.
         workers: Threads.
 
     Returns:
-        The chunks that were damaged.
+        The chunks that were damaged still.
 
     Raises:
         UserError: As `write`.
     """
-    damaged = damaged_chunks(target, workers)
+    damaged = damaged_chunks(target, workers, suspects)
     write_missing(Plan(images, side, target, read_index(target), tuple(damaged)), target, workers)
     return damaged
 

@@ -13,10 +13,9 @@ from repro.backbones.checkpoint import load_backbone
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, nearest
 from repro.masking.filters import high_pass
-from repro.presence import is_file
 from repro.randomness import Purpose, stream_seed
 from repro.runs.choices import InputFilter
-from repro.runs.localizer_weights import FILES_OF_RESNET50, LocalizerWeights, weights_cache
+from repro.runs.localizer_weights import LocalizerWeights, weights_cache
 from repro.runs.network_names import LOCALIZERS, TIMM
 from repro.saliency.folding import fold_batch_norm
 from repro.saliency.localizer import STRIDE, Localizer
@@ -84,12 +83,12 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
     torchs_own = torch.hub.get_dir()
     folder = weights_cache() or Path(torchs_own)
     torch.hub.set_dir(str(folder))
-    file = folder / "checkpoints" / FILES_OF_RESNET50.get(weights, weights)
-    was_there = is_file(file)
+    wanted = LocalizerWeights(arch, weights)
+    file = wanted.file()  # before torchvision may have downloaded it
     try:
         return get_model(arch, weights=weights)
     except Exception as error:  # a file that is cut off surfaces as any of half a dozen types
-        if was_there and _is_damaged(file, LocalizerWeights(arch, weights)):
+        if file is not None and _is_damaged(file, wanted):
             raise PathError(
                 file,
                 "is cut off, or another file: its SHA-256 is not that of its name",

@@ -31,7 +31,8 @@ class CrowdedCores(Hook):
         """Forgets an earlier look: the first step pays for what is allocated and compiled once."""
         self._since: float | None = None
         self._busy = 0.0
-        self._is_said = runner.rank > 0  # the first one speaks for all
+        # The first process speaks for all, and a single thread waits for nobody.
+        self._is_said = runner.rank > 0 or torch.get_num_threads() == 1
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
@@ -61,7 +62,7 @@ def caution(threads: int, cores: float) -> str:
         threads: Of this process.
         cores: How many it has to itself.
     """
-    if threads == 1 or threads <= cores + MOST_CROWDED:
+    if threads <= max(1.0, cores + MOST_CROWDED):
         return ""
     left = f"{max(0.0, cores):.1f} cores"
     what = f"{threads} threads wait for each other: other processes, or a limit, leave {left} to them"

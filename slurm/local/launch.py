@@ -108,9 +108,8 @@ def cpu_environment(processes: int, console: Console) -> dict[str, str]:
     idle = idle_cores() if processes else cores
     threads, most = (max(1, number // max(1, processes)) for number in (idle, cores))
     if threads < most:
-        console.print(
-            f"{cores - idle} of {cores} cores are busy: {counted(threads, 'thread')} a process, and not {most}"
-        )
+        share = f"{counted(threads, 'thread')} a process, and not {most}"
+        console.print(f"{cores - idle} of {cores} cores are busy: {share}", soft_wrap=True)
     return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
 
 

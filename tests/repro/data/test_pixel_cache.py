@@ -1,7 +1,6 @@
 """A cache of decoded images holds Pillow's pixels, survives kill -9, and is written by one process at a time."""
 
 import errno
-import functools
 import json
 import os
 import pickle
@@ -238,22 +237,6 @@ def test_a_flipped_bit_is_seen_and_mended(data: Path, tmp_path: Path) -> None:
     assert outcome["decoded"] == 4  # images 20 to 23
     assert damaged_chunks(cache.folder, 2) == []
     assert_holds(cache, images_of(data), 32)
-
-
-@pytest.mark.parametrize("check", [False, True])
-def test_a_whole_cache_that_can_only_be_read_is_enough(data: Path, tmp_path: Path, check: bool) -> None:
-    cache = cached(data, tmp_path / "caches")
-    lock = cache.folder.with_name(f".{cache.folder.name}.lock")
-    lock.unlink(missing_ok=True)
-    lock.mkdir()  # so that no lock can be taken, as in a folder of another user
-    repeat = functools.partial(
-        cache_images, images_of(data), "folder", "train", 32, tmp_path / "caches", workers=2, check=check
-    )
-    assert repeat(say=pytest.fail)["decoded"] == 0
-    (cache.folder / pixel_cache.CHECKSUMS).write_text("")
-    if check:
-        with pytest.raises(UserError, match=r"mend: name a folder that can be written with --to"):
-            repeat(say=lambda _: None)
 
 
 def test_reads_that_are_cut_short_are_no_damage(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from image_samples import write_image
 
 from repro.data import pixel_cache_writer
 from repro.data.catalogue import open_images
-from repro.data.pixel_cache import CHECKSUMS, CachedImages, cache_folder
+from repro.data.pixel_cache import CHECKSUMS, PIXELS, CachedImages, cache_folder
 from repro.data.pixel_cache_writer import cache_images, damaged_chunks, unfinished
 from repro.data.splits import Images, pixels_of
 from repro.errors import UserError
@@ -86,3 +87,37 @@ def test_checksums_of_no_plan_count_for_nothing(images: Images, tmp_path: Path) 
     cache = cached(images, tmp_path / "caches")
     assert damaged_chunks(cache.folder, 1) == []
     assert all(np.array_equal(cache.pixels(index)[0], pixels_of(images, index)[0]) for index in range(10))
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_whole_cache_that_can_only_be_read_is_enough(images: Images, tmp_path: Path, check: bool) -> None:
+    cache = cached(images, tmp_path / "caches")
+    lock = cache.folder.with_name(f".{cache.folder.name}.lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # so that no lock can be taken, as in a folder of another user
+    repeat = partial(cache_images, images, "folder", "train", 32, tmp_path / "caches", workers=2, check=check)
+    assert repeat(say=pytest.fail)["decoded"] == 0
+    (cache.folder / CHECKSUMS).write_text("")
+    if check:
+        with pytest.raises(UserError, match=r"mend: name a folder that can be written with --to"):
+            repeat(say=lambda _: None)
+
+
+def test_a_repair_reads_again_what_was_damaged_alone(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the lock another process may have mended it; the rest of 30 GB has been read."""
+    cache = cached(images, tmp_path / "caches")
+    with (cache.folder / PIXELS).open("r+b") as file:
+        file.write(bytes(9))
+    looked: list[list[int] | None] = []
+
+    def look(folder: Path, workers: int, among: list[int] | None = None) -> list[int]:
+        looked.append(among)
+        return damaged_chunks(folder, workers, among)
+
+    monkeypatch.setattr(pixel_cache_writer, "damaged_chunks", look)
+    mend = partial(cache_images, images, "folder", "train", 32, tmp_path / "caches", workers=2, check=True)
+    assert mend(say=lambda _: None)["decoded"] == 2
+    assert looked == [None, [0]]
+    assert mend(say=lambda _: None)["decoded"] == 0

@@ -1,0 +1,93 @@
+"""The file that keeps the maps of all images: what is missing in it is known, and where it cannot be written."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repro.saliency.map_file import CHUNK, MapFile
+
+
+def numbered(count: int, grid: int = 3) -> np.ndarray:
+    return np.arange(count * grid**2, dtype=np.float16).reshape(count, grid, grid)
+
+
+def fill(file: MapFile, maps: np.ndarray) -> None:
+    for chunk in range(file.chunks):
+        file.write(chunk, maps[file.images_of(chunk)])
+
+
+def test_a_map_file_gives_back_what_was_written_and_knows_what_is_missing(tmp_path: Path) -> None:
+    count, path = 2 * CHUNK + 5, tmp_path / "folder" / "maps.f16"
+    maps = numbered(count)
+    file = MapFile(path, count, 3)
+    assert [file.is_whole(chunk) for chunk in range(file.chunks)] == [False] * 3
+    file.write(1, maps[CHUNK : 2 * CHUNK])
+    assert [MapFile(path, count, 3).is_whole(chunk) for chunk in range(3)] == [False, True, False]
+    fill(file, maps)
+    assert np.array_equal(MapFile(path, count, 3).read().numpy(), maps)
+    assert path.stat().st_size == count * 18 + 3 * 4
+
+
+def test_maps_of_zeros_are_no_missing_ones(tmp_path: Path) -> None:
+    file = MapFile(tmp_path / "m", 10, 3)
+    file.write(0, np.zeros((10, 3, 3), np.float16))
+    assert MapFile(tmp_path / "m", 10, 3).is_whole(0)
+
+
+@pytest.mark.parametrize("place", [0, 17, CHUNK * 18 - 1, 2 * CHUNK * 18 + 1])
+def test_a_torn_chunk_is_missing(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "m"
+    fill(MapFile(path, 2 * CHUNK, 3), numbered(2 * CHUNK))
+    content = bytearray(path.read_bytes())
+    content[place] ^= 255
+    path.write_bytes(content)
+    assert not MapFile(path, 2 * CHUNK, 3).is_whole(0)
+    assert MapFile(path, 2 * CHUNK, 3).is_whole(1)
+
+
+@pytest.mark.parametrize("length", [0, 100])
+def test_another_users_file_that_is_too_short_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    path, maps = tmp_path / "m", numbered(10)
+    path.write_bytes(bytes(length))
+    monkeypatch.setattr(os, "access", lambda place, mode: mode != os.W_OK)
+    file = MapFile(path, len(maps), 3)
+    assert not file.is_whole(0)
+    fill(file, maps)
+    assert np.array_equal(file.read().numpy(), maps)
+    assert path.read_bytes() == bytes(length)
+
+
+def test_the_first_to_write_a_chunk_has_written_it(tmp_path: Path) -> None:
+    first, second = (MapFile(tmp_path / "m", 8, 3) for _ in range(2))
+    first.write(0, numbered(8))
+    second.write(0, numbered(8) + 1)
+    assert np.array_equal(second.read().numpy(), numbered(8))
+
+
+def test_maps_that_cannot_be_written_are_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    maps = numbered(3 * CHUNK)
+    file = MapFile(tmp_path / "m", len(maps), 3)
+    file.write(0, maps[:CHUNK])
+    monkeypatch.setattr(os, "pwrite", full)
+    fill(file, maps)
+    assert all(file.is_whole(chunk) for chunk in range(3))
+    assert np.array_equal(file.read().numpy(), maps)
+    (tmp_path / "file").write_text("")
+    nowhere = MapFile(tmp_path / "file" / "m", len(maps), 3)
+    fill(nowhere, maps)
+    assert np.array_equal(nowhere.read().numpy(), maps)
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "No space left on device; saliency maps are kept in memory only",
+        "File exists; saliency maps are kept in memory only",
+    ]
