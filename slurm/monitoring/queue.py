@@ -144,14 +144,17 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     owners = [f"--user={user}"] if user else ["--me"]
     # Fields of unlimited width (`:`) with a separator of our own: names of jobs are longer than squeue's columns.
     columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
-    words = ["squeue", "--noheader", "--array", "--states=all", *owners, "-O", columns]
+    # `--all`: also of partitions that an administrator hides, whose jobs would look gone, and go out once more.
+    words = ["squeue", "--noheader", "--all", "--array", "--states=all", *owners, "-O", columns]
     reply = _ask(words, ANSWER_SECONDS)
     jobs = {job.job: job for line in reply.output.splitlines() for job in parse_squeue(line)}
     unlisted = newest_arrays(job for job in ended if job not in jobs)
     if unlisted and not reply.trouble:
         lines = sacct(SACCT_FIELDS, "--allusers", "--allocations", f"--jobs={','.join(unlisted)}")
-        # squeue has the last word on what both know: the database lags behind, above all after a requeue.
-        jobs = {job.job: job for line in lines for job in parse_sacct(line)} | jobs
+        # squeue has the last word on what both know: the database lags behind, above all after a requeue. So what runs
+        # by the database alone does not: it never heard of the end, and may call the job running for ever.
+        over = (job for line in lines for job in parse_sacct(line) if not job.live)
+        jobs = {job.job: job for job in over} | jobs
     return QueueSnapshot(jobs, reply.trouble, absent=reply.not_here)
 
 

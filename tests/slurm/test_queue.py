@@ -90,6 +90,23 @@ def test_the_queue_is_asked_once_and_accounting_only_for_what_has_left_it(slurm:
     assert found.jobs["812_0"].state == "RUNNING"  # squeue is nearer to the truth
 
 
+def test_what_has_left_the_queue_is_over_although_the_accounting_says_that_it_runs(slurm: FakeSlurm) -> None:
+    """A database that missed the end of a job calls it running for ever; no retry would have taken it."""
+    lines = (
+        "811|x|RUNNING|0:0|1|Unknown|n1|gpu",
+        "812_[0-1]|x|PENDING|0:0|Unknown|Unknown||gpu",
+        "813|x|FAILED|1:0|1|2|n1|gpu",
+    )
+    slurm.says("sacct", *lines)
+    assert set(snapshot(["811", "812_0", "812_1", "813"]).jobs) == {"813"}
+
+
+def test_jobs_of_a_hidden_partition_are_asked_for_too(slurm: FakeSlurm) -> None:
+    """`squeue` leaves them out of itself (tried with Slurm 22.05), so that every launch submitted them once more."""
+    snapshot()
+    assert "--all" in slurm.calls[0].split()
+
+
 def test_without_accounting_there_is_squeue_alone(slurm: FakeSlurm) -> None:
     slurm.says("squeue", "812|x|PENDING|Priority|N/A|N/A||gpu|")
     slurm.fails("sacct", "Slurm accounting storage is disabled")
