@@ -91,6 +91,14 @@ class QueueSnapshot:
         """Returns the jobs of a name: what one submission became."""
         return [job for job in self.jobs.values() if job.name == name]
 
+    def accepted(self, name: str) -> str:
+        """Returns the id of what one submission became, a job or an array; empty where the queue knows none.
+
+        Slurm may have taken it twice, of two tries that timed out: then the first that lives counts.
+        """
+        jobs = sorted(self.named(name), key=lambda job: (not job.live, whole(array_of(job.job))))
+        return array_of(jobs[0].job) if jobs else ""
+
     def find(self, entry: Submission) -> QueuedJob | None:
         """Returns what Slurm says of a job of a ledger; None where it knows none, or where the job is not Slurm's.
 

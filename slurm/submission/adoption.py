@@ -14,7 +14,15 @@ from dataclasses import replace
 
 from repro.errors import UserError
 from slurm.jobs.calls import indices_of
-from slurm.monitoring.queue import QueueSnapshot, SilentSlurmError, array_of, named_in_accounting, process_of, snapshot
+from slurm.monitoring.queue import (
+    QueueSnapshot,
+    SilentSlurmError,
+    array_of,
+    named_in_accounting,
+    process_of,
+    scancel,
+    snapshot,
+)
 from slurm.sweep_folder.ledger import Ledger, Submission
 
 SETTLING_SECONDS = 60.0
@@ -58,7 +66,7 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
 
 
 def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
-    """Writes down the ids of jobs that went out although their launcher was killed.
+    """Writes down the ids of jobs that went out although their launcher was killed, and ends what went out twice.
 
     Args:
         ledger: Of the sweep; completed.
@@ -69,6 +77,7 @@ def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
     """
     if found := found_again(ledger, queue):
         ledger.submitted(found)
+    _end_doubles(ledger, queue)
 
 
 def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
@@ -83,12 +92,11 @@ def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
     """
     found = []
     for name, entries in _half_done(ledger).items():
-        queued = queue.named(name)
-        if not queued:
+        first = queue.accepted(name)
+        if not first:
             continue
         # squeue may have forgotten some jobs of an array that have ended, so the numbers are those that were asked for,
         # which stand in the order of the intents.
-        first = array_of(queued[0].job)
         indices = indices_of(ledger.logs / name) or list(range(len(entries)))
         if len(indices) != len(entries):
             what = f"{ledger.path} has lost lines of {name}, so that jobs of {first} cannot be told apart"
@@ -115,6 +123,20 @@ def adopt_local(ledger: Ledger) -> None:
     found = [replace(entry, job=process) for entry in begun if (process := process_of(entry.submission))]
     if found:
         ledger.submitted(found)
+
+
+def _end_doubles(ledger: Ledger, queue: QueueSnapshot) -> None:
+    """Ends jobs of our submissions that are not those of the ledger: of two tries Slurm took both, one of them late.
+
+    Nobody else knows of these: they would run beside ours, and no `salmask cancel` would find them.
+    """
+    ids = {entry.submission: array_of(entry.job) for entry in ledger.submissions() if entry.executor == "slurm"}
+    doubles = {
+        array_of(job.job)
+        for job in queue.jobs.values()
+        if job.live and (own := ids.get(job.name)) and own != array_of(job.job)
+    }
+    scancel(sorted(doubles))
 
 
 def _half_done(ledger: Ledger) -> dict[str, list[Submission]]:

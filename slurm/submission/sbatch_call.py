@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from slurm.ask import outside_of_any_job
-from slurm.monitoring.queue import array_of, scancel, snapshot
+from slurm.monitoring.queue import QueueSnapshot, array_of, scancel, snapshot
 
 SCRIPT = "submission.sh"
 SBATCH_SECONDS = 240.0
@@ -95,7 +95,7 @@ def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, i
         if not complaint:
             job = _id_of(output, name, known_ids)
             if not is_first:
-                _end_others(name, job)
+                _end_others(snapshot(), name, job)
             return job
         kind = classify(complaint)
         if kind is None:
@@ -172,19 +172,25 @@ def _id_of(output: str, name: str, known_ids: Collection[str]) -> str:
 
 
 def _id_in_queue(name: str) -> tuple[str, str]:
-    """Returns the id of the job, or the array, that has the name, empty where the queue knows none; and its trouble."""
+    """Returns the id of the job, or the array, that has the name, empty where the queue knows none; and its trouble.
+
+    Of two tries that both timed out Slurm may have taken both: then one is ended.
+    """
     queue = snapshot()
-    return next((array_of(job.job) for job in queue.named(name)), ""), queue.trouble
+    accepted = queue.accepted(name)
+    _end_others(queue, name, accepted)
+    return accepted, queue.trouble
 
 
-def _end_others(name: str, job: str) -> None:
+def _end_others(queue: QueueSnapshot, name: str, job: str) -> None:
     """Ends what an earlier try has submitted after all: a busy controller came to it after the queue was asked for it.
 
     Args:
+        queue: The queue.
         name: Of the submission.
         job: The id that counts.
     """
-    scancel(sorted({array_of(other.job) for other in snapshot().named(name) if other.live} - {job}))
+    scancel(sorted({array_of(other.job) for other in queue.named(name) if other.live} - {job}))
 
 
 def _short(complaint: str) -> str:

@@ -33,6 +33,33 @@ def test_of_two_tries_that_slurm_took_both_one_is_ended(stand_in: StandInSlurm, 
     assert stand_in.calls("scancel") == ["scancel 101"]
 
 
+def test_of_two_tries_that_timed_out_and_that_slurm_took_both_one_is_ended(
+    stand_in: StandInSlurm, tmp_path: Path
+) -> None:
+    stand_in.tell("faults", LATE, LATE.replace("late", "accept"))
+    graph = graph_for(tmp_path)
+    launch(graph)
+    assert all_once(graph, stand_in)
+    assert stand_in.calls("scancel") == ["scancel 102"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_slurm_took_twice_is_ended_by_the_next_launch(
+    stand_in: StandInSlurm, tmp_path: Path, *, killed: bool
+) -> None:
+    """The second of them was in no ledger: it ran beside the first, and `salmask cancel` did not find it."""
+    graph = graph_for(tmp_path)
+    launch(graph)
+    twice = [line.replace("101_", "105_") for line in stand_in.queue if line.startswith("101_")]
+    stand_in.tell("queue", *twice, *stand_in.queue)
+    if killed:  # before it wrote the ids down
+        ledger = Ledger(graph.sweep_folder)
+        ledger.intend([entry for entry in ledger.submissions() if entry.task == "pretrain"])
+    launch(graph)
+    assert all_once(graph, stand_in)
+    assert stand_in.calls("scancel") == ["scancel 105"]
+
+
 def test_a_try_that_is_refused_since_the_one_before_it_was_taken_is_no_refusal(
     stand_in: StandInSlurm, tmp_path: Path
 ) -> None:
