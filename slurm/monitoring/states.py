@@ -16,7 +16,7 @@ from repro.runs.status import Status
 from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.monitoring.logs import error_tails, last_line, tail
 from slurm.monitoring.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of
-from slurm.sweep_folder.ledger import LOGS, Submission
+from slurm.sweep_folder.ledger import LOGS, REPORT, Submission
 from slurm.sweep_folder.local_lock import is_minded
 
 HIDDEN_SECONDS = 90.0
@@ -217,9 +217,16 @@ def _cancelled(entry: Submission | None, job: QueuedJob | None) -> tuple[State, 
         return (State.cancelled, BY_US) if entry is not None and entry.cancelled else None
     if job.state != "CANCELLED":
         return None
-    # sacct does not always keep the reason: a child that never started was cancelled with its parent.
-    unmet = entry is not None and entry.after and (job.reason.startswith("Dependency") or job.start is None)
-    return State.cancelled, "not started: what it builds on failed" if unmet else job.reason
+    if entry is not None and entry.cancelled:
+        return State.cancelled, BY_US
+    # sacct does not always keep the reason: a child that never started was cancelled with its parent. A report waits
+    # for ends, however they come, and squeue still tells why a job waited that a person took out.
+    unmet = (
+        entry is not None and entry.after and entry.task != REPORT and (job.reason == PARENT_FAILED or not job.start)
+    )
+    if unmet:
+        return State.cancelled, "not started: what it builds on failed"
+    return State.cancelled, "left the queue before it began" if job.reason == "Dependency" else job.reason
 
 
 def _failure(sweep: Path, status: Status, entry: Submission | None) -> str:

@@ -309,6 +309,24 @@ def test_the_child_of_a_failed_pretraining_says_so(sweep: Sweep) -> None:
     assert (row.state, row.note) == (State.cancelled, "not started: what it builds on failed")
 
 
+def test_a_child_that_a_person_cancelled_blames_no_parent(sweep: Sweep) -> None:
+    """squeue keeps why it waited, `Dependency`; where Slurm itself ended it, `DependencyNeverSatisfied`."""
+    entry = sweep.submitted("linear", "813", after=("812",))
+    taken_out = queue_of("CANCELLED", "Dependency", job="813", start=-1, end=-1)
+    assert sweep.row(taken_out, "linear").note == "left the queue before it began"
+    sweep.ledger.cancelled([entry])
+    never_satisfied = queue_of("CANCELLED", "DependencyNeverSatisfied", job="813", start=-1, end=-1)
+    for queue in (taken_out, never_satisfied):
+        assert sweep.row(queue, "linear").note == "by salmask cancel"
+
+
+def test_a_report_that_a_person_cancelled_before_it_began_blames_no_parent(sweep: Sweep) -> None:
+    entry = sweep.submitted("report", "814", folder=".", run="", after=("812",))
+    queue = queue_of("CANCELLED", "by 1000", job="814", name=entry.submission, start=None, end=-1)
+    row = next(row for row in rows(sweep.ledger, queue, NOW) if row.task == "report")
+    assert (row.state, row.note) == (State.cancelled, "by 1000")
+
+
 def test_what_left_a_forgetful_queue_before_it_began_was_cancelled_and_did_not_die(sweep: Sweep) -> None:
     """Slurm makes a job's files as it starts it: without them an element was taken out while it waited."""
     cancelled = sweep.submitted(job="812_0", submission="array")
