@@ -110,7 +110,7 @@ def judge(
     job = queue.find(entry) if entry else None
     live = queue.live(entry) if entry else None
     if live and job is not None and job.waiting:
-        return _in_the_queue(status, job, now)
+        return _in_the_queue(status, entry, job, now)
     # A status that is older than the submission, or than the job's present start (after a requeue), tells of an earlier
     # attempt. A fresh sign of life counts all the same: the new attempt will soon write the next, or else somebody has
     # started the job by hand.
@@ -130,13 +130,16 @@ def judge(
     return _ended(sweep, status, entry, job, now)
 
 
-def _in_the_queue(status: Status | None, job: QueuedJob, now: float) -> tuple[State, str]:
+def _in_the_queue(status: Status | None, entry: Submission | None, job: QueuedJob, now: float) -> tuple[State, str]:
     """Returns the state of a job that waits in the queue."""
     if status is not None and status.alive(now) and _of_another(status, job):
         return State.running, f"on {status.host}, while {job.job} waits in the queue"
     # It has no process itself, so its status is of the attempt before and can only tell that there was one. Of a job
     # that failed and was handed over again, nothing goes on: it is queued as if for the first time.
     has_begun = status is not None and status.state in ("running", "interrupted")
+    if entry is not None and entry.lane and not entry.after and job.reason == "Dependency":
+        # It builds on nothing: what it waits for is what comes before it in its lane (`slurm.submission.lanes`).
+        return State.preempted if has_begun else State.queued, f"{job.reason}: the sweep runs so many at a time"
     return State.preempted if has_begun else State.queued, _reason(job)
 
 

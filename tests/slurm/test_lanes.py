@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sweep_samples import Sweep as SweepFolder
+from sweep_samples import queue_of
 from training_samples import TINY
 
 from baselines import resolve
@@ -200,3 +202,12 @@ def test_what_goes_out_later_gets_places_that_are_free_or_waits_its_turn() -> No
     (waiting,) = in_lanes([one("knn", "m/x")], 4, old, {})
     assert waiting.lane == EARLIER
     assert behind(waiting, jobs_by_lane(old)) == [e.job for e in old]
+
+
+def test_what_waits_for_its_turn_in_a_lane_is_not_said_to_build_on_anything(sweep: SweepFolder) -> None:
+    sweep.submitted(lane="a1")
+    waiting = queue_of("PENDING", "Dependency", start=None)
+    assert sweep.row(waiting).note == "Dependency: the sweep runs so many at a time"
+    sweep.submitted("linear", "813", lane="a1", after=("812",))
+    child = queue_of("PENDING", "Dependency", job="813", start=None)
+    assert sweep.row(child, "linear").note == "Dependency: waits for the job that it builds on"
