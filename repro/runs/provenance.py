@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,13 +15,16 @@ RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "
 SNAPSHOT = ".source.json"
 """At the root of a copy of the code: the commit that it was copied from, and whether it had been edited."""
 
+_OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+"""Variables that lead git away from the repository around the folder that it is called in."""
+
 
 @dataclass(frozen=True)
 class CodeState:
     """The state of the code."""
 
     commit: str
-    """The full hash; `unknown` outside a git checkout."""
+    """The full hash; `unknown` outside a git checkout, and in that of another project."""
     dirty: bool
     """Whether tracked files differed from the commit."""
 
@@ -33,12 +37,23 @@ def source() -> CodeState:
         content = json.loads(snapshot.read_text(encoding="utf-8"))
         return CodeState(content["commit"], content["dirty"])
 
+    # A hook of git's, or a rebase that calls us, says by these which repository is meant: another one, perhaps.
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
+
     def git(*words: str) -> str:
         return subprocess.run(
-            ["git", *words], cwd=package, capture_output=True, encoding="utf-8", errors="replace", check=True
+            ["git", *words],
+            cwd=package,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
         ).stdout.strip()
 
     try:
+        # Installed into a virtual environment that lies in another project's checkout, git would tell that one's.
+        git("ls-files", "--error-unmatch", "--", Path(__file__).name)
         return CodeState(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))
     except (OSError, subprocess.CalledProcessError) as error:  # no git on this machine, or no checkout
         if "dubious ownership" in (getattr(error, "stderr", None) or ""):

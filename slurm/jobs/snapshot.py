@@ -41,6 +41,8 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
     tree = tree or CODE_ROOT
     try:
         commit = _git(tree, "rev-parse", "HEAD").decode().strip()
+        # Installed into a virtual environment that lies in another project's checkout, it would be that one's.
+        _git(tree, "ls-files", "--error-unmatch", "--", PACKAGES[0])
         # Only of what is copied: a page or a note that lies beside the code is nothing that a job could run.
         edits = _git(tree, "status", "--porcelain", "--", *PACKAGES).decode().splitlines()
     except (OSError, UserError) as error:  # no git on this machine, no checkout, or one that git does not trust

@@ -224,3 +224,26 @@ def test_without_git_the_packages_are_copied_if_that_is_allowed(tmp_path: Path) 
     (tmp_path / "tree" / "results" / "claims.yaml").touch()
     edited = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
     assert (edited / "results" / "claims.yaml").exists()  # it was not: the report was made by the old claims
+
+
+def test_the_commit_of_a_project_around_an_installation_is_not_taken_for_ours(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual environment mostly lies in the checkout of what it is for, which git ignores it in."""
+    site_packages = tree / "ignored" / "site-packages"
+    for package in PACKAGES:
+        (site_packages / package / "runs").mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(site_packages / "repro" / "runs" / "provenance.py"))
+    Path(provenance.__file__).touch()
+    assert provenance.source() == provenance.CodeState("unknown", dirty=False)
+    with pytest.raises(UserError, match=r"run could not be told: git ls-files in .*did not match any file.*; mend: "):
+        take(tmp_path / "sweep", allow_dirty=False, tree=site_packages)
+    assert written(take(tmp_path / "sweep", allow_dirty=True, tree=site_packages))["commit"] == "unknown"
+
+
+@in_a_checkout
+def test_a_hook_of_another_repository_changes_no_commit_on_record(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = provenance.source()
+    monkeypatch.setenv("GIT_DIR", str(tree / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tree / ".git" / "index"))
+    assert provenance.source() == ours
