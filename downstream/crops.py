@@ -73,7 +73,7 @@ def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int
     share = LoaderSubset(CentralCrops(images, size), share_of_rank(len(images)))
     per_rank = max(1, batch // world_size())
     # Pinned, as a training's batches are: from other memory `normalise` could not copy beside the computation.
-    return Loader(share, workers=workers, batch_size=per_rank, pin_memory=torch.cuda.is_available())
+    return Loader(share, workers=workers, batch_size=per_rank, pin_memory=torch.cuda.is_initialized())
 
 
 class BackboneInput(BaseDataPreprocessor):

@@ -8,7 +8,7 @@ from repro.randomness import Purpose, stream_seed
 
 def is_capturing() -> bool:
     """Returns whether a CUDA graph is being captured: what is computed now only runs when the graph is replayed."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 class Shuffles:

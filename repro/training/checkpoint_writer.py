@@ -52,7 +52,7 @@ class BackgroundWriter:
 def copied_to_host(content: dict[str, Any]) -> dict[str, Any]:
     """Returns a copy of nested tensors on the host that nothing else refers to; plain values are as they were."""
     snapshot: dict[str, Any] = _copied(content)
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()  # for all copies at once
     return snapshot
 

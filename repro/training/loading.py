@@ -169,5 +169,5 @@ def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> L
         batch_sampler=batches,
         collate_fn=getattr(dataset, "collate", None),
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_initialized(),  # not of a GPU that is there, and perhaps full, in a run on the CPU
     )

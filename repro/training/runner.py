@@ -1,6 +1,7 @@
 """A training on mmengine's Runner, resumable at any step: contrastive pretraining and the linear probe alike."""
 
 import logging
+import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from mmengine.hooks import Hook, IterTimerHook, LoggerHook, ParamSchedulerHook
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, Runner
@@ -109,6 +111,19 @@ class DeviceRunner(Runner):
     def _log_env(self, env_cfg: Any) -> None:
         """Logs nothing: `provenance.json` holds the environment."""
 
+    def build_logger(self, *options: Any, **named_options: Any) -> MMLogger:
+        """Builds mmengine's logger, whichever GPUs this process sees.
+
+        mmengine looks this process's GPU up by its local rank, for names of files that are not written here. There is
+        none of that number where each process sees its own GPU alone, or several compute on a CPU beside a single one.
+        """
+        local_rank = os.environ.pop("LOCAL_RANK", None)
+        try:
+            return super().build_logger(*options, **named_options)
+        finally:
+            if local_rank is not None:
+                os.environ["LOCAL_RANK"] = local_rank
+
     def dump_config(self) -> None:
         """Writes nothing: `run.yaml` holds the settings."""
 
@@ -157,6 +172,13 @@ class _Scalars(Visualizer):
 
     def _initialize_fig(self, fig_cfg: Any) -> tuple[Any, Any, Any]:
         return None, SimpleNamespace(get_dpi=lambda: 0), None
+
+
+class _Lines(LogProcessor):
+    """mmengine's writer of the log's lines, which asks a GPU for its memory only where this process computes on one."""
+
+    def _get_max_memory(self, runner: Any) -> int:
+        return int(super()._get_max_memory(runner)) if torch.cuda.is_initialized() else 0
 
 
 @dataclass
@@ -270,7 +292,7 @@ class Training:
             visualizer=_Scalars(name=name, vis_backends=writers if rank() == 0 else [], save_dir=str(logs)),
             # Means since the last log line for all but learning rates, throughput and waits, which are of the moment;
             # mmengine's own pattern covers losses alone.
-            log_processor=LogProcessor(log_every, mean_pattern=r"^(?!.*(lr|images_per_second|data_wait)$)"),
+            log_processor=_Lines(log_every, mean_pattern=r"^(?!.*(lr|images_per_second|data_wait)$)"),
             launcher="pytorch" if world_size() > 1 else "none",
             env_cfg={"dist_cfg": {"backend": "gloo" if self.device.type == "cpu" else "nccl"}},
             log_level="WARNING",

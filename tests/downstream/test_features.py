@@ -71,7 +71,7 @@ def test_high_passed_backbones_see_high_passed_images(tmp_path: Path) -> None:
 
 
 def test_crops_can_be_copied_to_a_gpu_beside_its_computation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     assert central_crops_of_rank(open_data(RUN, "val"), 32, batch=4, workers=0).pin_memory
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from collections.abc import Mapping
 from math import cos, pi
@@ -62,6 +63,21 @@ def test_each_attempt_records_its_machines_settings_and_torchs_switches(undistur
         "cudnn.benchmark": False,
         "float32_matmul_precision": "highest",
     }
+
+
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_a_run_on_the_cpu_asks_nothing_of_a_gpu_that_is_there(
+    local_rank: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It may be full, or another process's alone, and alone among several processes. Without a driver asking fails."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    run = tiny("mocov2", {"encoder.width": 4, "optimization.epochs": 2, "machine.monitor_images": 0})
+    for _ in range(2):
+        make_training(run, RunFolder(tmp_path)).run()
+    assert newest(tmp_path / "checkpoints")["generators"][0]["cuda"] is None or torch.cuda.is_initialized()
+    assert os.environ["LOCAL_RANK"] == str(local_rank)
 
 
 def test_a_finished_run_holds_the_query_encoder_as_its_backbone(undisturbed: RunFolder) -> None:
