@@ -46,7 +46,7 @@ class UsageMeter:
     def __init__(self) -> None:
         """Begins to count."""
         self._begun, self._start, self._cpu_before = time.time(), time.monotonic(), _cpu_seconds(_family())
-        self._memory = 0
+        self._memory, self._gpu_memory = 0, 0
         self._busy: list[float] = []
 
     def look(self, *, ask_driver: bool = True) -> Usage:
@@ -60,6 +60,8 @@ class UsageMeter:
         at_least = max(map(_largest_memory, family))
         self._memory = max(self._memory, at_least, sum(map(_memory, family)))
         device, gpu_memory = _own_gpu()
+        # mmengine sets PyTorch's maximum back at each line of a log, and the capture of a graph gives memory back.
+        self._gpu_memory = max(self._gpu_memory, gpu_memory)
         if ask_driver and gpu_memory and (busy := _gpu_busy(device)) is not None:
             self._busy.append(busy)
         return Usage(
@@ -68,7 +70,7 @@ class UsageMeter:
             cpu_seconds=round(_cpu_seconds(family) - self._cpu_before, 2),
             memory=self._memory,
             cores=usable_cores(),
-            gpu_memory=gpu_memory,
+            gpu_memory=self._gpu_memory,
             gpu_busy=round(sum(self._busy) / len(self._busy), 3) if self._busy else None,
             host=socket.gethostname(),
             job=job_id(),

@@ -168,6 +168,14 @@ def test_a_rank_tells_of_the_gpu_that_it_computes_on(tmp_path: Path, monkeypatch
     assert (usage.gpu_memory, usage.gpu_busy) == (9 * 2**30, None)
 
 
+def test_the_most_memory_of_a_gpu_is_that_of_all_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own maximum is set back at each line of a training's log."""
+    reserved = [(1, 7), (1, 5), (0, 0)]
+    monkeypatch.setattr("repro.runs.usage_meter._own_gpu", lambda: reserved.pop(0))
+    meter = UsageMeter()
+    assert [meter.look(ask_driver=False).gpu_memory for _ in range(3)] == [7, 7, 7]
+
+
 def test_a_driver_that_hangs_does_not_keep_a_task_from_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho asked >> $0.log\nexec sleep 4\n", encoding="utf-8")
