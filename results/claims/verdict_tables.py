@@ -43,16 +43,20 @@ def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
 def print_verdicts(verdicts: Sequence[Verdict], settings: Mapping[str, str], console: Console) -> None:
     """Prints each comparison: where, by which protocol and of which sweeps, and how it came out.
 
+    Behind them stands in what their runs depart from the paper beside what their setting says of all.
+
     Args:
         verdicts: What `judge` returns.
         settings: What `letters` returns.
         console: Where to.
     """
+    # In Markdown a line that follows a table at once is one of its rows: an empty one stands between.
     if console.is_terminal:
         # What a column's comparisons share stands above them, as it would fill a line for each.
         for place, of_place in groupby(verdicts, lambda verdict: _place(verdict, settings)):
             print_table(TextTable(("better", "verdict", *NUMBERS), _grouped(list(of_place)), NUMBERS, place), console)
             console.print()
+        _print_own_departures(verdicts, settings, console)
         return
     rows = [
         [
@@ -70,6 +74,27 @@ def print_verdicts(verdicts: Sequence[Verdict], settings: Mapping[str, str], con
     ]
     heads = ("verdict", "claim", "where", "in", "protocol", "sweep", *NUMBERS, "judged by", "why")
     print_table(TextTable(heads, rows, right=NUMBERS), console)
+    console.print()
+    _print_own_departures(verdicts, settings, console)
+
+
+def _print_own_departures(verdicts: Sequence[Verdict], settings: Mapping[str, str], console: Console) -> None:
+    """Prints what departs in the runs of some methods alone, those that share it in one line.
+
+    A setting says what departs in all rows of its columns. Where some are as in the paper, or cannot be compared with
+    it, it says nothing of the others: their numbers would pass for the paper's.
+    """
+    methods: dict[tuple[str, str], dict[str, None]] = {}
+    for verdict in verdicts:
+        if verdict.column is None or not verdict.told:
+            continue
+        for method in (verdict.claim.better, verdict.claim.worse):
+            if words := verdict.column.own_words(method):
+                methods.setdefault((settings[setting_of(verdict)], words), {})[label(method)] = None
+    for (place, words), labels in methods.items():
+        console.print(f"in {place}, {', '.join(labels)}: {words}", soft_wrap=not console.is_terminal)
+    if methods:
+        console.print()
 
 
 def print_parts(parts: Sequence[MethodPart], console: Console) -> None:
@@ -87,6 +112,7 @@ def print_parts(parts: Sequence[MethodPart], console: Console) -> None:
             for part in of_place
         ]
         print_table(TextTable(("method", "part", *numbers), rows, numbers, place), console)
+        console.print()
     console.print(PARTS_NOTE, soft_wrap=not console.is_terminal)
     console.print()
 

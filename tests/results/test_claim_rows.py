@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from places import EXAMPLES, REPRODUCED
+from run_samples import finished
 from table_samples import frame_of, rows_of
 from training_samples import refused, salmask
 
@@ -107,6 +108,25 @@ def test_verdicts_are_spelt_as_everywhere_and_settings_have_letters(runs: Path) 
     (setting,) = [line for line in shown.splitlines() if line.startswith("A: ")]
     assert "TINY" in setting
     assert "ours-beats-baseline: saliency-guided masking is better than" in shown
+
+
+def test_what_departs_in_some_rows_alone_is_said_of_them(tmp_path: Path) -> None:
+    """Their setting says what departs in all: "the paper's data" passed for theirs."""
+    for seed in range(3):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed}, optimization__lr=0.3)
+        finished(tmp_path, "mocov2+ours-hp", seed, {("imagenet100", "top1"): 66.1 + seed**2}, optimization__lr=0.3)
+        finished(tmp_path, "mocov2+ours-blur", seed, {("imagenet100", "top1"): 62.0 + seed})
+    shown = salmask("claims", "--runs", str(tmp_path)).out
+    assert "\nA: the paper's data\n" in shown
+    assert "\n\nin A, MoCo v2 + ours (high-pass), MoCo v2: ALTERED: optimization.lr=0.3\n\n" in shown
+    shutil.rmtree(tmp_path / "full" / "mocov2+ours-blur")
+    shown = salmask("claims", "--runs", str(tmp_path)).out
+    assert "\nA: the paper's data, ALTERED: optimization.lr=0.3\n" in shown
+    assert "\nin A" not in shown
+    for settings in (tmp_path / "full" / "mocov2").glob("*/run.yaml"):
+        settings.unlink()
+    shown = salmask("claims", "--runs", str(tmp_path)).out
+    assert "\nin A, MoCo v2: settings unknown: no run.yaml that this version reads\n" in shown
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,9 @@ def test_claims_print_parts_and_have_them_as_json() -> None:
     row = "| MoCo v2 + ours (high-pass) | masks and hard negative over filter alone | -1.85 |   0.85 |   5 | 0.004 |"
     printed = salmask(*call).out
     assert row in printed
-    assert PARTS_NOTE in printed
+    # In Markdown a line that follows a table at once is one of its rows, as the note on the parts was.
+    assert f"|\n\n{PARTS_NOTE}\n" in printed
+    assert not re.search(r"\|\n[^|\n]", printed)
     first, *others = json.loads(salmask(*call, "--json").out)["parts"]
     assert (first["method"], first["without"]) == ("mocov2+ours-hp", "mocov2+ours-hp-no-masks")
     assert (first["difference"], first["n"], len(others)) == (pytest.approx(-1.85), 5, 5)
