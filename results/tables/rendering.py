@@ -28,6 +28,9 @@ _KINDS = {"": ("published", "measured", "Δ"), "measured": ("measured",), "paper
 
 
 _BEST = "Bold: the best of a block, second best marked"
+_OTHER_PROTOCOL = "not measured by the protocol of the published numbers"
+_NO_ROW = "no run here can be compared with a row of the paper's"
+"""Why no difference is taken in a column group of the paper's data and scale."""
 
 
 class _Notes:
@@ -283,7 +286,9 @@ def _no_difference(column: Column, paper: Published) -> tuple[str, ...]:
     if column.group.other_setting:
         return (f"no difference is taken: {column.group.other_setting}",)
     if column.comparisons and not any(column.follows_the_protocol(method) for method in column.comparisons):
-        return ("not measured by the protocol of the published numbers: no difference is taken",)
+        # Of runs that no row stands for it is not known what their protocol would be: that would be the wrong reason.
+        known = any(comparison.row for comparison in column.comparisons.values())
+        return (f"{_OTHER_PROTOCOL if known else _NO_ROW}: no difference is taken",)
     return ()
 
 

@@ -135,6 +135,8 @@ def test_imported_weights_never_stand_in_a_row_of_the_papers(tmp_path: Path) -> 
     assert "MoCo v2" not in cells
     assert cells["mocov2 (imported)"] == ["–", "75.00 (1) [4]", "–"]
     assert "[4] imported weights: how they were trained is unknown" in markdown(table)
+    # They were measured by the paper's protocol: that is not why.
+    assert "[3] no run here can be compared with a row of the paper's: no difference is taken" in markdown(table)
     whole = markdown_rows(render("table1", collect([tmp_path], resolve), rows="all"))
     assert whole["MoCo v2"][:3] == ["68.22", "not run", "–"]
     # Beside a run of the row itself, which they neither join nor exclude.
