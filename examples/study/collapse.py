@@ -53,6 +53,9 @@ def endings(runs: Sequence[RunRecord], sweeps: Sequence[str]) -> dict[str, dict[
             continue
         losses = [row["loss"] for row in record.metrics if "loss" in row]  # a row for each epoch
         failed = record.status is not None and (record.status.state, record.status.task) == ("failed", PRETRAIN)
+        # One that failed and was trained again in another folder did not fail in the end, whichever is read first.
+        if failed and record.run.seed in ended.get(record.method, {}):
+            continue
         if losses or failed:
             ending = Ending(losses[-1] if losses else math.nan, guess_of(record.run), failed)
             ended.setdefault(record.method, {})[record.run.seed] = ending

@@ -10,6 +10,7 @@ from functools import cache
 
 import pandas as pd
 
+from repro.errors import UserError
 from repro.runs.method_name import MethodName
 from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED
 from results.collection.collect import refuse_mixed
@@ -62,6 +63,10 @@ SPREAD_OF: Mapping[str, Sequence[str]] = {
 
 For a question that is not named: those of the study that were run with it.
 """
+ONE_REGIME = "give folders of one regime alone"
+"""The mend where runs cannot be compared."""
+PAPERS = "the paper's"
+"""How an empty scale is spelt."""
 Questions = Mapping[str, Sequence[tuple[str, str]]]
 """What is asked -> pairs of methods, first − second, which are corrected together."""
 Values = Mapping[str, Mapping[int, float]]
@@ -141,16 +146,32 @@ def top1(frame: pd.DataFrame, task: str, sweeps: Sequence[str]) -> dict[str, dic
         sweeps: Whose rows count, whatever else was run.
 
     Raises:
-        UserError: A row has runs of several recipes, or several of one seed.
+        UserError: A row has runs of several recipes, or several of one seed; or its rows were not all measured alike.
     """
     rows = frame[(frame["task"] == task) & (frame["metric"] == "top1") & frame["method"].isin(rows_of(sweeps))]
     # kNN is scored with the field's 200 neighbours as well; the page registered 20.
     rows = rows[rows["protocol"] != "knn-v1[k=200]"]
-    refuse_mixed(rows, ["task", "metric", "method"], mend="give folders of one regime alone")
+    refuse_mixed(rows, ["task", "metric", "method"], mend=ONE_REGIME)
+    _refuse_unlike(rows)
     values: dict[str, dict[int, float]] = {}
     for method, seed, value in zip(rows["method"].astype(str), rows["seed"], rows["value"], strict=True):
         values.setdefault(method, {})[int(seed)] = float(value)
     return values
+
+
+def _refuse_unlike(rows: pd.DataFrame) -> None:
+    """Refuses rows whose differences would be of more than their methods: of other data, protocols or sizes.
+
+    Sizes are compared within a framework: MoCo v2 alone has a queue.
+    """
+    of_framework = [together for _, together in rows.groupby("framework", observed=True)]
+    for key, groups in (("dataset", [rows]), ("split", [rows]), ("protocol", [rows]), ("scale", of_framework)):
+        for together in groups:
+            different = together.drop_duplicates(key)
+            if len(different) > 1:
+                named = [f"{line[key] or PAPERS} ({line['path']})" for line in different.to_dict("records")[:2]]
+                task, what = different["task"].iloc[0], key.replace("dataset", "data set")
+                raise UserError(f"{task} of several {what}s: {' and '.join(named)}", mend=ONE_REGIME)
 
 
 def spread_of(values: Values, framework: str, sweeps: Sequence[str]) -> Spread | None:

@@ -99,12 +99,19 @@ def means(
         [
             f"`{method}`",
             str(len(logistic.get(method, {}))),
-            *(cell_of(v.get(method, {}).values()) for v in (knn, logistic)),
+            _knn_cell(knn.get(method, {}), logistic.get(method, {})),
+            cell_of(logistic.get(method, {}).values()),
             *_ending_cells(ended.get(method, {})),
         ]
         for method in methods
     ]
     return markdown_table(["row", *heads], rows, heads[:-1])
+
+
+def _knn_cell(knn: Mapping[int, float], logistic: Mapping[int, float]) -> str:
+    """Returns a row's cell by kNN, with its seeds where they are not those of logistic regression that are counted."""
+    other = f" (seeds {', '.join(map(str, sorted(knn)))})" if knn and knn.keys() != logistic.keys() else ""
+    return cell_of(knn.values()) + other
 
 
 def _ending_cells(by_seed: Mapping[int, Ending]) -> list[str]:

@@ -1,5 +1,6 @@
 """The study's decisions follow from its runs by the tests that its page registered."""
 
+import re
 import runpy
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+from json_rows import read_rows, write_rows
 from places import EXAMPLES
 from scipy import stats
 
@@ -17,6 +19,7 @@ from examples.study.decide import CLIP_ART, PARTS, QUESTIONS, decide, holm_level
 from examples.study.decide import STUDY as STUDY_SWEEP
 from examples.study.decide_dose import ENDS, SWEEPS, ends, panel_of, slopes, sources
 from examples.study.tables import comparisons, means, summary
+from repro.errors import UserError
 from repro.runs.comparison import difference
 from results.claims.spreads import SpreadOf
 from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, judge
@@ -159,6 +162,48 @@ def test_runs_of_another_length_are_refused() -> None:
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert "has runs of different recipes under one name" in done.stderr
         assert done.stderr.endswith("mend: give folders of one regime alone\n")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("dataset", "caltech101", "several data sets: caltech101 ("),
+        ("split", "test", "several splits: test ("),
+        ("protocol", "logreg-v1[values=6]", "several protocols: logreg-v1[values=6] ("),
+        ("scale", "", "several scales: the paper's ("),
+    ],
+)
+def test_rows_that_were_not_measured_alike_are_refused(tmp_path: Path, field: str, value: str, said: str) -> None:
+    """A seed by another protocol, or on other data, was averaged with the others and compared with other rows."""
+    copy = shutil.copytree(STUDY / "clipart" / "mocov2", tmp_path / "runs" / "mocov2")
+    shutil.copytree(STUDY / "clipart" / "mocov2+ours-hp", tmp_path / "runs" / "mocov2+ours-hp")
+    frame = collect_runs(find_runs([tmp_path]))
+    assert set(top1(frame, "logistic", STUDY_SWEEP)) == {"mocov2", "mocov2+ours-hp"}
+    for path in copy.glob("s1-*/results.jsonl" if field != "scale" else "*/results.jsonl"):
+        write_rows(path, [row | {field: value} for row in read_rows(path)])
+    frame = collect_runs(find_runs([tmp_path]))
+    mend = "; mend: give folders of one regime alone"
+    with pytest.raises(UserError, match=f"^logistic of {re.escape(said)}.*{re.escape(mend)}$"):
+        top1(frame, "logistic", STUDY_SWEEP)
+
+
+def test_a_row_says_where_knn_has_other_seeds_than_are_counted() -> None:
+    by_row = {
+        row: numbers for row, *numbers in map(cells, means({"mocov2": PLAIN}, {"mocov2": {1: 20.0}}, {}).splitlines())
+    }
+    assert by_row["`mocov2`"][:3] == ["1", "21.4 ± 1.6 (seeds 1, 2, 3)", "20.0"]
+
+
+def test_a_run_that_was_trained_again_elsewhere_did_not_fail(tmp_path: Path) -> None:
+    (source,) = (STUDY / "clipart" / "mocov2").glob("s1-*")
+    for sweep in ("first", "last"):  # whichever is read first
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        for name in ("first", "last"):
+            folder = shutil.copytree(source, tmp_path / "runs" / name / "mocov2" / source.name)
+            if name == sweep:
+                (folder / "status.json").write_text('{"state": "failed", "task": "pretrain", "error": "killed"}')
+                (folder / "results.jsonl").unlink()
+        assert not endings(find_runs([tmp_path]), STUDY_SWEEP)["mocov2"][1].failed
 
 
 def test_the_page_has_the_tables_of_the_recorded_runs() -> None:
