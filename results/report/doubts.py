@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from repro.presence import is_filled
 from repro.quantities import counted
 from repro.runs.departures import scale_of
 from results.collection.collect import ENOUGH_SEEDS, seeds_by_cell
 from results.collection.row_comparison import ALTERED
-from results.collection.runs import RunRecord
+from results.collection.runs import RESULTS, RunRecord
 from results.tables.absence import UNFINISHED
 from results.tables.references import without_untrained
 
@@ -23,12 +24,14 @@ def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
     """
-    return [*_of_results(frame), *_of_runs(runs), *(frame.attrs.get("warnings", []) if frame is not None else [])]
+    return [*_of_results(runs, frame), *_of_runs(runs), *(frame.attrs.get("warnings", []) if frame is not None else [])]
 
 
-def _of_results(frame: pd.DataFrame | None) -> Iterator[str]:
+def _of_results(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[str]:
     if frame is None:
-        yield "no run has been evaluated: every measured cell is empty"
+        damaged = [run.name for run in runs if is_filled(run.folder.results)]
+        why = f"no line of {RESULTS} can be read of {_some(damaged)}" if damaged else "no run has been evaluated"
+        yield f"{why}: every measured cell is empty"
         return
     for scale in sorted({str(scale) for scale in frame["scale"] if scale}):
         yield f"TINY MODE – {scale}: not comparable with the published numbers"

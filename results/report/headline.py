@@ -57,7 +57,7 @@ def headline(
     """
     if frame is None:
         return Headline(
-            "nothing yet: no run has been evaluated", "the paper's numbers stand below alone", NOT_RUN, "every sentence"
+            "nothing yet: no result is at hand", "the paper's numbers stand below alone", NOT_RUN, "every sentence"
         )
     settings = Counter(verdict.setting for verdict in families if verdict.outcome != NOT_RUN)
     if not settings:

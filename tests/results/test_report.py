@@ -127,7 +127,7 @@ def test_the_verdict_says_what_was_asked_at_what_scale_and_what_came_out(runs: l
     assert told.result.startswith("+3.50 points (95 % +2.26 … +4.74) where the paper has +5.58, mean of 1 comparison")
     assert told.result.endswith("0 of 2 published numbers are met within ±1 point")
     nothing = headline(judge_families(judge(None)), None, [])
-    assert (nothing.outcome, nothing.asked) == ("not run", "nothing yet: no run has been evaluated")
+    assert (nothing.outcome, nothing.asked) == ("not run", "nothing yet: no result is at hand")
 
 
 def test_of_two_methods_without_a_seed_in_common_the_page_says_so(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
-"""A run's line names its numbers, in one order."""
+"""A run's line names its numbers, in one order; damaged results are not taken for none."""
 
 from itertools import permutations
+from pathlib import Path
 
 from places import REPRODUCED
+from run_samples import finished
 
 from baselines import resolve
 from results.collection.collect import collect_runs
+from results.collection.gathering import results_of
 from results.collection.runs import find_runs
+from results.report.doubts import doubts
 from results.report.run_entries import headlines
 
 RECORDED = REPRODUCED / "cpu-112px" / "mocov2"
@@ -73,3 +77,15 @@ def test_recorded_runs_of_one_row_have_one_order() -> None:
     names = [[part.rsplit(" ", 1)[0] for part in line.removesuffix(" %").split(", ")] for line in lines]
     assert len(names) == 3
     assert names[0] == names[1] == names[2] == ["top1: linear", "logistic", "knn k=20", "knn k=200"]
+
+
+def test_results_that_cannot_be_read_are_not_said_to_be_none(tmp_path: Path) -> None:
+    """The page began with "no run has been evaluated", and named why on the terminal alone."""
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    folder.results.write_text('{"value": 60.0\n')
+    runs = find_runs([tmp_path], resolve)
+    frame, _ = results_of(runs)
+    name = f"full/mocov2/{folder.path.name}"
+    assert doubts(runs, frame)[0] == f"no line of results.jsonl can be read of {name}: every measured cell is empty"
+    folder.results.unlink()
+    assert doubts(runs, None)[0] == "no run has been evaluated: every measured cell is empty"
