@@ -53,7 +53,10 @@ def cell_records(
             for metric, _ in column.metrics:
                 cell = seeds.get((row.method, metric))
                 record = _record(row, index, column, metric, cell, paper)
-                record["significance"] = _significance(row, column, cell, seeds.get((row.framework, metric)))
+                base = seeds.get((row.framework, metric))
+                if base is None and cell is not None:
+                    base = _of_no_row(row.framework, column, metric, every_result)
+                record["significance"] = _significance(row, column, cell, base)
                 if cell is None:
                     why = reason(row.method, column, metric, results, lacking, otherwise.get(metric, ()))
                     record |= {"measured": why, "missing": ""}
@@ -86,9 +89,19 @@ def _significance(
     """Returns how a cell stands to that of its framework's row, which has the framework's name; see `SIGNS`."""
     if cell is None or without_masking is None or row.method == row.framework:
         return ""
-    own, base = (column.comparisons[method] for method in (row.method, row.framework))
+    own, base = column.comparisons[row.method], without_masking["departures"].iloc[0]
     # Of runs that were not altered alike, the difference is the settings' as well.
     return "" if own.altered_unlike(base) else significance(_by_seed(cell), _by_seed(without_masking))
+
+
+def _of_no_row(method: str, column: Column, metric: str, every_result: pd.DataFrame) -> pd.DataFrame | None:
+    """Returns a column's results of a method that the table has no row for, as Table 3 has none for SimCLR.
+
+    None where there are none, or they are no seeds of one recipe: nobody has refused these.
+    """
+    rows = every_result[every_result["method"] == method]
+    rows = column.rows_of(rows[(rows["task"] == column.task) & (rows["metric"] == metric)])
+    return None if rows.empty or rows["seed"].duplicated().any() or rows["recipe"].nunique() > 1 else rows
 
 
 def _warned_of(seeds: pd.DataFrame, warned: Mapping[str, RunRecord]) -> str:
