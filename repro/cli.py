@@ -273,12 +273,12 @@ COMMANDS = {
         "Check packages, devices, data roots and weights; say what is wrong and the mend.", _doctor, panel=MACHINE
     ),
     "drill": LazyCommand(
-        "Make faults for real with a tiny run, here or on a cluster, and check that nothing is lost: kills, signals.",
+        "Kill, signal and damage a tiny run for real, here or on a cluster, and check that nothing is lost.",
         _drill,
         panel=MACHINE,
     ),
     "data": LazyCommand("List, verify, prepare and cache data sets.", _data, group=True, panel=MACHINE),
-    "bench": LazyCommand("Measure, side by side in one run.", _bench, group=True, panel=MACHINE),
+    "bench": LazyCommand("Measure speed, growth of cost and errors of tests.", _bench, group=True, panel=MACHINE),
 }
 
 TRAINERS = ("pretrain", "sweep", "eval", "probe", "retry")

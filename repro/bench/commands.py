@@ -74,7 +74,7 @@ def build(
         cls=CommandGroup,
         add_completion=False,
         no_args_is_help=True,
-        help="Measure, side by side in one run.\n\nExample: salmask bench step mocov2 mocov2+ours-hp",
+        help="Measure speed, growth of cost and errors of tests.\n\nExample: salmask bench step mocov2 mocov2+ours-hp",
         callback=_measuring,
     )
     app.command("input")(bench_input)

@@ -49,7 +49,7 @@ def build(main: Main) -> typer.Typer:
         wait: Wait = 20.0,
         as_json: AsJson = False,
     ) -> None:
-        """Make faults for real with a tiny run, here or on a cluster, and check that nothing is lost: kills, signals.
+        """Kill, signal and damage a tiny run for real, here or on a cluster, and check that nothing is lost.
 
         Each is followed by the same command again, whose weights, metrics and results must be those of the undisturbed
         run. Bad inputs must be refused in one line, and leave nothing. Takes minutes; ends with 1 where a point does
