@@ -40,24 +40,31 @@ QUESTIONS: "Questions" = {
     ],
 }
 """The comparisons that were registered of the drawn scenes."""
-CLIP_ART: "Questions" = {"clip art": [(f"{HP}-no-masks", "mocov2"), (HP, "mocov2"), (HP, f"{HP}-no-masks")]}
+FRAMEWORKS = ("mocov2", "simclr")
+
+
+def _filter_and_whole(framework: str) -> list[tuple[str, str]]:
+    """Returns what is asked of a framework on other images: the filter alone, the whole method, and what it adds."""
+    whole = f"{framework}+ours-hp"
+    return [(f"{whole}-no-masks", framework), (whole, framework), (whole, f"{whole}-no-masks")]
+
+
+CLIP_ART: "Questions" = {
+    "MoCo v2 on clip art": _filter_and_whole("mocov2"),
+    "SimCLR on clip art": _filter_and_whole("simclr"),
+}
 """Those of clip art."""
 PHOTOGRAPHS: "Questions" = {
-    "MoCo v2 on photographs": [*CLIP_ART["clip art"], ("mocov2+ours-mean", "mocov2")],
-    "SimCLR on photographs": [
-        ("simclr+ours-hp-no-masks", "simclr"),
-        ("simclr+ours-hp", "simclr"),
-        ("simclr+ours-hp", "simclr+ours-hp-no-masks"),
-    ],
+    "MoCo v2 on photographs": [*_filter_and_whole("mocov2"), ("mocov2+ours-mean", "mocov2")],
+    "SimCLR on photographs": _filter_and_whole("simclr"),
 }
 """Those of photographs."""
 
-FRAMEWORKS = ("mocov2", "simclr")
 STUDY, PARTS = ("study",), ("study", "study-parts")
 """Sweeps: of what was registered first, and with the parts of SimCLR's lead."""
 SPREAD_OF: Mapping[str, Sequence[str]] = {
     **{"1": STUDY, "2 to 6": STUDY, "SimCLR's parts": PARTS},
-    **dict.fromkeys(PHOTOGRAPHS, PARTS),
+    **dict.fromkeys([*CLIP_ART, *PHOTOGRAPHS], PARTS),
 }
 """Whose rows tell the pooled spread for a question: rows that came later change nothing of what stood before.
 

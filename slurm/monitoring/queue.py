@@ -149,21 +149,50 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     """
     if not shutil.which("squeue"):
         return QueueSnapshot(trouble="there is no squeue on this machine", absent=True)
-    owners = [f"--user={user}"] if user else ["--me"]
+    reply = _squeue(f"--user={user}" if user else "--me")
+    jobs = _jobs_of(reply)
+    unlisted = newest_arrays(job for job in ended if job not in jobs)
+    if unlisted and not reply.trouble:
+        # squeue has the last word on what both know: the database lags behind, above all after a requeue.
+        jobs = _outside_of_the_queue(unlisted) | jobs
+    return QueueSnapshot(jobs, reply.trouble, absent=reply.not_here)
+
+
+def _squeue(whose: str) -> Reply:
+    """Asks the controller for jobs.
+
+    Args:
+        whose: The option that says which.
+    """
     # Fields of unlimited width (`:`) with a separator of our own: names of jobs are longer than squeue's columns.
     columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
     # `--all`: also of partitions that an administrator hides, whose jobs would look gone, and go out once more.
-    words = ["squeue", "--noheader", "--all", "--array", "--states=all", *owners, "-O", columns]
-    reply = _ask(words, ANSWER_SECONDS)
-    jobs = {job.job: job for line in reply.output.splitlines() for job in parse_squeue(line)}
-    unlisted = newest_arrays(job for job in ended if job not in jobs)
-    if unlisted and not reply.trouble:
-        lines = sacct(SACCT_FIELDS, "--allusers", "--allocations", f"--jobs={','.join(unlisted)}")
-        # squeue has the last word on what both know: the database lags behind, above all after a requeue. So what runs
-        # by the database alone does not: it never heard of the end, and may call the job running for ever.
-        over = (job for line in lines for job in parse_sacct(line) if not job.live)
-        jobs = {job.job: job for job in over} | jobs
-    return QueueSnapshot(jobs, reply.trouble, absent=reply.not_here)
+    return _ask(["squeue", "--noheader", "--all", "--array", "--states=all", whose, "-O", columns], ANSWER_SECONDS)
+
+
+def _jobs_of(reply: Reply) -> dict[str, QueuedJob]:
+    return {job.job: job for line in reply.output.splitlines() for job in parse_squeue(line)}
+
+
+def _outside_of_the_queue(arrays: Sequence[str]) -> dict[str, QueuedJob]:
+    """Returns what the accounting knows of jobs that are not in the queue that was asked for, by id.
+
+    Jobs that run by its record alone do not: it never heard of their end, and may call them running for ever. But a
+    colleague's are in a queue too, so that the controller is asked for these by their ids.
+
+    Args:
+        arrays: Ids of jobs and of whole arrays.
+    """
+    lines = sacct(SACCT_FIELDS, "--allusers", "--allocations", f"--jobs={','.join(arrays)}")
+    recorded = {job.job: job for line in lines for job in parse_sacct(line)}
+    doubtful = newest_arrays(job.job for job in recorded.values() if job.live)
+    if not doubtful:
+        return recorded
+    reply = _squeue(f"--jobs={','.join(doubtful)}")
+    # Of several ids it tells those that it knows; of a single one that it does not know, it says so.
+    if reply.trouble and "Invalid job id" not in reply.trouble:
+        return recorded
+    return {name: job for name, job in recorded.items() if not job.live} | _jobs_of(reply)
 
 
 def named_in_accounting(names: Sequence[str]) -> dict[str, QueuedJob]:

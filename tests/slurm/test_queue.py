@@ -99,6 +99,27 @@ def test_what_has_left_the_queue_is_over_although_the_accounting_says_that_it_ru
     )
     slurm.says("sacct", *lines)
     assert set(snapshot(["811", "812_0", "812_1", "813"]).jobs) == {"813"}
+    assert slurm.calls[-1].split()[-3:-2] == ["--jobs=811,812"]
+
+
+@pytest.mark.parametrize(
+    ("complaint", "lives"),
+    [
+        ("", True),
+        ("slurm_load_jobs error: Unable to contact slurm controller", True),
+        ("slurm_load_jobs error: Invalid job id specified", False),
+    ],
+)
+def test_a_colleagues_job_that_runs_is_not_over_as_it_is_in_no_queue_of_ours(
+    complaint: str, slurm: FakeSlurm, *, lives: bool
+) -> None:
+    slurm.says("sacct", "811|x|RUNNING|0:0|1|Unknown|n1|gpu", "813|x|FAILED|1:0|1|2|n1|gpu")
+    by_id = f"echo '{complaint}' >&2; exit 1" if complaint else "echo '811|x|RUNNING|None|1|N/A|n1|gpu|'"
+    squeue = slurm.place / "squeue"
+    squeue.write_text(f'#!/bin/sh\ncase "$*" in *--jobs=*) {by_id};; esac\n')
+    jobs = snapshot(["811", "813"]).jobs
+    assert jobs["813"].state == "FAILED"
+    assert ("811" in jobs and jobs["811"].live) == lives
 
 
 def test_jobs_of_a_hidden_partition_are_asked_for_too(slurm: FakeSlurm) -> None:
