@@ -28,10 +28,10 @@ DataName = Annotated[
     typer.Option(
         "--data",
         metavar="NAME",
-        help="Data set; short for data.dataset=NAME.",
+        help="Data set: a run's data.dataset.",
         autocompletion=completion(_datasets),
     ),
 ]
 DataRoot = Annotated[
-    str, typer.Option("--root", metavar="DIR", help="Root of the data set; short for machine.data_root=DIR.")
+    str, typer.Option("--root", metavar="DIR", help="Root of the data set: a run's machine.data_root.")
 ]

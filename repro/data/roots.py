@@ -80,7 +80,7 @@ def root_of(run: Run, dataset: str, root: Path | None = None) -> Path | None:
 
 def how_to_set_root(name: str) -> str:
     """Says every way to tell where the data set of a name is."""
-    return f"give --root DIR or machine.data_root=DIR, or {how_to_list_root(name)}"
+    return f"give --root DIR, or {how_to_list_root(name)}"
 
 
 def how_to_list_root(name: str) -> str:

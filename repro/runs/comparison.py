@@ -177,19 +177,20 @@ def departures(run: Run, row: Run) -> tuple[Departure, ...]:
         row: Its method's row, none of its settings changed.
     """
     return tuple(
-        _departure(name, setting, paper, run)
+        _departure(name, setting, paper, run, row)
         for name, setting, paper in _different(run, row)
         if plays_a_part(name, run) or plays_a_part(name, row)
     )
 
 
-def _departure(name: str, setting: Setting, paper: Any, run: Run) -> Departure:
+def _departure(name: str, setting: Setting, paper: Any, run: Run, row: Run) -> Departure:
     smaller = setting.smaller is not None and setting.smaller(setting.value, paper)
     here = setting.value
     if name == DATA and run.data.drawn:
         # Drawn data can be made of any size, and a table must not mix two.
         here = f"{here} ({run.data.scenes.description})"
-    return Departure(name, here, paper, smaller)
+    # What plays no part in the paper's run is a default of ours, and no value of the paper's: it draws no scenes.
+    return Departure(name, here, paper if plays_a_part(name, row) else None, smaller)
 
 
 def sizes_below_recipe(run: Run) -> tuple[Departure, ...]:

@@ -20,7 +20,7 @@ class Departure:
     here: Any
     """The value here, in YAML's own types."""
     paper: Any = None
-    """The paper's value; None where it has none."""
+    """The paper's value; None where it has none, since the setting plays no part in its run."""
     smaller: bool = True
     """Whether it makes the run *tiny*, rather than another run of the paper's size (*altered*)."""
 

@@ -251,12 +251,14 @@ def changed(run: RunRecord) -> dict[str, str]:
         run: The folder.
 
     Returns:
-        Setting -> its value in the recipe and here, `{"data.crop": "224 -> 64"}`; empty where nothing can be compared
-        (`RowComparison.unknown`).
+        Setting -> its value in the recipe and here, `{"data.crop": "224 -> 64"}`, the latter alone where it plays no
+        part in the recipe; empty where nothing can be compared (`RowComparison.unknown`).
     """
-    departures = run.comparison.departures
     return {
-        departure.what: f"{value_text(departure.paper)} -> {value_text(departure.here)}" for departure in departures
+        departure.what: " -> ".join(
+            value_text(value) for value in (departure.paper, departure.here) if value is not None
+        )
+        for departure in run.comparison.departures
     }
 
 

@@ -109,7 +109,7 @@ def test_one_option_has_one_name() -> None:
                 param.param_type_name == "option" and "KEY" in (param.metavar or "") for param in options.values()
             )
         if "--data" in options and name != "eval":  # which evaluates on it
-            assert options["--data"].help == "Data set; short for data.dataset=NAME.", name
+            assert options["--data"].help == "Data set: a run's data.dataset.", name
             assert "--root" in options, name
     assert {"pretrain", "sweep", "audit", "eval", "bench step", "methods cost", "data cache"} <= set(settings)
 

@@ -46,6 +46,18 @@ def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) 
     assert content["runs without a result"] == [f"full/mocov2/s2-{runs[-1].run.id if runs[-1].run else ''}: running"]
 
 
+def test_a_setting_without_a_part_in_the_paper_has_no_value_of_the_papers(tmp_path: Path) -> None:
+    """It said `data.scenes.size=64 (paper: 96)`, our default of scenes that the paper does not draw."""
+    score = {("scenes", "top1"): 9.0}
+    finished(tmp_path, "mocov2", 0, score, data__dataset="scenes", data__scenes__size=64, moco__queue=512)
+    runs = find_runs([tmp_path], resolve)
+    (column,) = explain("table1:mocov2:scenes", collect_runs(runs), runs)["measured"]
+    departing = column["departs from the paper in"].split("; ")
+    assert {"queue 512 (paper: 65536)", "data.scenes.size=64"} <= set(departing)
+    recipe = column["runs"][0]["differs from the recipe in"]
+    assert (recipe["moco.queue"], recipe["data.scenes.size"]) == ("65536 -> 512", "64")
+
+
 def test_without_the_rows_nothing_is_said_to_be_as_in_the_paper(tmp_path: Path, runs: list[RunRecord]) -> None:
     runs = find_runs([tmp_path])
     (column,) = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)["measured"]
