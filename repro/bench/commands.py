@@ -129,8 +129,8 @@ def bench_saliency(
         list[str] | None,
         typer.Argument(
             metavar="[maps|agreement|sources] [KEY.SUB=VALUE]...",
-            help="The rules on whole scenes; whole images' maps beside views' own; or every localizer.source in views. "
-            "And settings of the latter two.",
+            help="`maps` (default): the rules of a foreground, on whole scenes. `agreement`: whole images' maps beside "
+            "those of views. `sources`: every localizer.source, in views. The last two take settings.",
             autocompletion=completion(lambda: SALIENCY_TABLES),
         ),
     ] = None,

@@ -184,7 +184,7 @@ def prepare(
         typer.Option("--root", metavar="DIR", help="Folder to unpack into; default: $SALMASK_DATA/NAME or data.yaml."),
     ] = None,
 ) -> None:
-    """Unpack what a data set needs from its archives; can be stopped and repeated.
+    """Unpack a data set's archives, downloaded where they may be; can be stopped and repeated.
 
     Without --from, what needs no account is downloaded. Archives are compared with their published checksums, except
     ImageNet's, which are too long for that: `salmask data verify` decodes their images.
