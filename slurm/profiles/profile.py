@@ -157,6 +157,7 @@ class Cluster:
     """A profile; its settings are explained at the top of this module."""
 
     name: str
+    """`mycluster`; of a file that no name finds, the file's, `mycluster.yaml`."""
     executor: str = "slurm"
     """`slurm`, `local` or `debug` (in this process)."""
     resources: Resources = Resources()
@@ -247,7 +248,7 @@ def _cluster(path: Path, content: dict[str, Any]) -> Cluster:
     resources = _resources(where, {key: content[key] for key in content if key in resource_keys}, Resources())
     own = {key: reader(where, key, content[key]) for key, reader in cluster_keys.items() if key in content}
     cluster = Cluster(
-        values.one_word_or_line(where, "the file's name", path.stem),
+        values.one_word_or_line(where, "the file's name", _name_of(path)),
         executor,
         resources,
         _tasks(where, content.get("tasks", {}), resources),
@@ -258,6 +259,15 @@ def _cluster(path: Path, content: dict[str, Any]) -> Cluster:
     for task, asked in {"": resources, **cluster.tasks}.items():
         _check_warning(_place(where, task), asked.time, cluster.signal_seconds)
     return cluster
+
+
+def _name_of(path: Path) -> str:
+    """Returns what a profile is known by: its name where it is found by that, else that of its file.
+
+    A copy of `slurm.yaml` elsewhere is not `slurm`: whoever reads that in a ledger would take ours for it.
+    """
+    known = available().get(path.stem)
+    return path.stem if known is not None and known.resolve() == expanded(path).resolve() else path.name
 
 
 def _tasks(where: str, content: Any, base: Resources) -> dict[str, Resources]:

@@ -49,7 +49,7 @@ def test_a_profile_is_tried_on_sbatch_for_every_task(
     assert "01:30:00" in ended.out
     assert "ok: logistic report: Job 7 to start at" in ended.out
     assert "REFUSED: knn: error: invalid partition specified: gone" in ended.out
-    assert "sbatch takes no such jobs of 'mine'; mend: " in ended.err
+    assert "sbatch takes no such jobs of 'mine.yaml'; mend: " in ended.err
     ended = salmask("cluster", "check", write_yaml(tmp_path / "mine.yaml", good.replace("gone", "gpu")))
     assert ended.code == 0, ended.err
     assert "--gpus-per-node" in (fake / "script").read_text()

@@ -25,6 +25,17 @@ def test_every_profile_of_ours_loads(name: str) -> None:
     assert load(name).name == name
 
 
+def test_only_a_profile_that_its_name_finds_is_known_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of `slurm.yaml` was written down as `slurm`, so that `retry` took ours in its place."""
+    monkeypatch.setattr("slurm.profiles.profile.user_folder", lambda: tmp_path / "own")
+    for folder in ("own", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        write_yaml(tmp_path / folder / "slurm.yaml", "partition: gpu")
+    assert load(str(tmp_path / "own" / "slurm.yaml")).name == load("slurm").name == "slurm"
+    assert load(str(tmp_path / "elsewhere" / "slurm.yaml")).name == "slurm.yaml"
+    assert load(str(BUILT_IN / "slurm.yaml")).name == "slurm.yaml"  # as the user's own of that name hides it
+
+
 def test_a_profile_is_read_whole(tmp_path: Path) -> None:
     text = """
     executor: slurm
@@ -58,7 +69,7 @@ def test_a_profile_is_read_whole(tmp_path: Path) -> None:
         setup=("module load cuda", "source env.sh"),
     )
     assert cluster.resources == every
-    assert (cluster.name, cluster.attempts) == ("mine", 3)
+    assert (cluster.name, cluster.attempts) == ("mine.yaml", 3)
     assert every.tasks_per_node == 4
     probe = cluster.resources_of("linear")
     assert (probe.gpus, probe.nodes, probe.time, probe.partition, probe.memory) == (1, 1, 90, "gpu", 62.5)
