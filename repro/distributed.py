@@ -105,8 +105,11 @@ def gather(local: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return local
+    # Outputs that lie in memory as the input does: a backend may copy bytes, which of images with channels last, in
+    # outputs of their layout, would be other pixels.
+    local = local.contiguous()
     of_ranks = [torch.empty_like(local) for _ in range(world_size())]
-    dist.all_gather(of_ranks, local.contiguous())
+    dist.all_gather(of_ranks, local)
     return torch.cat(of_ranks)
 
 
