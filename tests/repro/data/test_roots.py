@@ -23,7 +23,7 @@ def test_the_root_is_looked_up_in_order(tmp_path: Path, monkeypatch: pytest.Monk
     for folder in (explicit_root, listed_root, variable_root):
         (folder / "train").mkdir(parents=True)
     assert find_root("scenes", None) is None
-    with pytest.raises(UserError, match=r"--root DIR.*machine\.data_root=DIR.*\$SALMASK_DATA/folder.*data\.yaml"):
+    with pytest.raises(UserError, match=r"--root DIR, or make.*\$SALMASK_DATA/folder.*data\.yaml"):
         find_root("folder", None)
     write_data_yaml({"folder": str(listed_root)})
     assert find_root("folder", None) == listed_root
