@@ -24,14 +24,10 @@ if TYPE_CHECKING:
 # pandas and matplotlib are imported when a command runs: `--help` answers at once.
 
 OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only runs of this sweep.")]
-OneTask = Annotated[
-    str, typer.Option(help="By which evaluation, in Tables 1 and 3: linear, logistic, knn, semi-1, ...")
-]
+OneTask = Annotated[str, typer.Option(help="Evaluation, in Tables 1 and 3: linear, logistic, knn, semi-1, ...")]
 OneMetric = Annotated[
     str,
-    typer.Option(
-        help="Which number, in Tables 1 and 3: top1 (last epoch, the default), top1_best, top5, mean_per_class."
-    ),
+    typer.Option(help="Metric, in Tables 1 and 3: top1 (last epoch, the default), top1_best, top5, mean_per_class."),
 ]
 
 

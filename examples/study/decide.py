@@ -66,10 +66,7 @@ SPREAD_OF: Mapping[str, Sequence[str]] = {
     **{"1": STUDY, "2 to 6": STUDY, "SimCLR's parts": PARTS},
     **dict.fromkeys([*CLIP_ART, *PHOTOGRAPHS], PARTS),
 }
-"""Whose rows tell the pooled spread for a question: rows that came later change nothing of what stood before.
-
-For a question that is not named: those of the study that were run with it.
-"""
+"""Whose rows tell the pooled spread for a question: rows that came later change nothing of what stood before."""
 ONE_REGIME = "give folders of one regime alone"
 """The mend where runs cannot be compared."""
 PAPERS = "the paper's"
@@ -211,7 +208,7 @@ def decide(values: Values, *, pooled: bool, questions: Questions = QUESTIONS) ->
     """
     decisions = {}
     for question, pairs in questions.items():
-        sweeps = SPREAD_OF.get(question, STUDY)
+        sweeps = SPREAD_OF[question]
         spreads = {name: spread_of(values, name, sweeps) if pooled else None for name in FRAMEWORKS}
         comparisons = [
             paired(values.get(first, {}), values.get(second, {}), spreads[MethodName.parse(first).framework])

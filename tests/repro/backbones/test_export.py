@@ -1,7 +1,6 @@
 import json
 import pickle
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,50 +8,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from export_samples import CROP, exported, trained
 from PIL import Image
 from run_samples import RESULT, begun
 from safetensors import safe_open
 from torchvision.transforms.v2 import functional as tvf
-from training_samples import OURS, files_below, refused, salmask, tiny
+from training_samples import OURS
 
 from downstream.adoption import adopt
 from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
-from repro.backbones.convert import DETECTRON2_RESNETS
-from repro.backbones.resnet import BASE_WIDTH
 from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
 from repro.masking.filters import high_pass
-from repro.runs.choices import Strategy
 from repro.runs.folder import RunFolder
 from repro.runs.reading import FOLDERS
-from repro.runs.records import append
 from repro.runs.run import Run
 
 LIBRARIES = ("torchvision", "timm", "detectron2", "huggingface")
-CROP = 64
-
-
-def trained(out: Path, method: str = "mocov2", **changes: Any) -> RunFolder:
-    """A finished run whose every weight and running statistic is its own."""
-    given = {name.replace("__", "."): value for name, value in changes.items()}
-    run = tiny(method, {"data.crop": CROP, "encoder.width": BASE_WIDTH, **given})
-    folder = begun(out, run)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        state = build_encoder(run.encoder.arch, run.encoder.dim).state_dict()
-        for name, tensor in state.items():
-            if name.endswith("num_batches_tracked"):
-                tensor.fill_(7)
-            elif tensor.ndim == 1:
-                tensor.uniform_(0.5, 1.5)
-    filtered = "high_pass" if run.masking.strategy is Strategy.high_pass else "none"
-    save_backbone(folder.backbone, state, arch=run.encoder.arch, input_filter=filtered, run_id=run.id)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return trained(tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="session")
@@ -79,12 +51,6 @@ def own_features(folder: RunFolder, image: Image.Image) -> torch.Tensor:
     images = tvf.normalize(pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).unsqueeze(0)
     with torch.inference_mode():
         return backbone.network.eval()(high_pass(images) if backbone.input_filter == "high_pass" else images)
-
-
-def exported(folder: RunFolder, library: str, out: Path, *options: str) -> Path:
-    ended = salmask("export", str(folder.path), "--to", library, "--out", str(out), *options)
-    assert ended.code == 0, ended.err
-    return out
 
 
 def card_code(card: str) -> str:
@@ -177,15 +143,6 @@ def test_detectron2_loads_every_weight_of_a_c4_detector(plain: RunFolder, tmp_pa
 
 
 # The card
-
-
-@pytest.fixture
-def evaluated(tmp_path: Path) -> RunFolder:
-    folder = trained(tmp_path / "runs" / "sweep", OURS, seed=4)
-    run = folder.load()
-    row = replace(RESULT, run_id=run.id, recipe=run.recipe, method=run.method, dataset="scenes", value=43.216)
-    append(folder.results, [row, replace(row, metric="top5", value=80.0), replace(row, run_id="another", value=99.99)])
-    return folder
 
 
 def card(place: Path) -> tuple[dict[str, Any], str]:
@@ -341,72 +298,3 @@ def test_the_facts_of_an_export_speak_of_its_own_weights_alone(
     (place / "salmask.json").write_text("{}")
     with pytest.raises(UserError, match=r"salmask\.json has no field 'sha256'"):
         adopt(place / "resnet18.pth", **options, out=tmp_path / "runs")
-
-
-# What is refused
-
-
-def test_force_replaces_no_folder_but_an_export(plain: RunFolder) -> None:
-    before = files_below(plain.path)
-    line = refused("export", str(plain.path), "--to", "timm", "--out", str(plain.path), "--force")
-    assert line == f"{plain.path} is no export, so --force does not replace it; mend: name another folder with --out"
-    assert files_below(plain.path) == before
-
-
-@pytest.fixture
-def existing(plain: RunFolder, tmp_path: Path) -> Path:
-    place = exported(plain, "timm", tmp_path / "out")
-    (place / "note").write_text("mine")
-    return place
-
-
-def test_an_export_that_is_there_is_replaced_only_by_force(plain: RunFolder, existing: Path) -> None:
-    before = files_below(existing)
-    line = refused("export", str(plain.path), "--to", "timm", "--out", str(existing))
-    assert line == f"{existing} exists already; mend: name another with --out, or add --force to replace it"
-    assert files_below(existing) == before
-    exported(plain, "torchvision", existing, "--force")
-    assert files_below(existing) == {"README.md", "run.yaml", "salmask.json", "resnet18.pth"}
-    assert {path.name for path in existing.parent.iterdir()} == {"out"}
-
-
-def test_a_failed_export_leaves_nothing_and_takes_nothing(
-    plain: RunFolder, existing: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> str:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("repro.backbones.export.render", full)
-    before = files_below(existing)
-    line = refused("export", str(plain.path), "--to", "timm", "--out", str(existing), "--force")
-    assert line.startswith(f"cannot write {existing}: the disk of {existing.parent} is full, or its quota (")
-    assert re.search(r" [kMGT]?B are free\); mend: free some space there$", line)
-    assert files_below(existing) == before
-    assert {path.name for path in existing.parent.iterdir()} == {"out"}
-    refused("export", str(plain.path), "--to", "timm", "--out", str(existing.parent / "new"))
-    assert {path.name for path in existing.parent.iterdir()} == {"out"}
-
-
-def test_the_default_place_is_in_the_runs_folder(evaluated: RunFolder) -> None:
-    ended = salmask("export", str(evaluated.path), "--to", "torchvision", "--json")
-    place = evaluated.path / "exports" / "torchvision"
-    assert json.loads(ended.out) == {"weights": str(place / "resnet18.pth"), "card": str(place / "README.md")}
-    assert (place / "resnet18.pth").is_file()
-
-
-def test_bad_input_is_one_clear_line(plain: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unfinished = begun(tmp_path / "unfinished", tiny("mocov2", {"seed": 9}))
-    assert "has no backbone.pth: its pretraining is not finished" in refused(
-        "export", str(unfinished.path), "--to", "timm"
-    )
-    assert "has no run.yaml" in refused("export", str(tmp_path), "--to", "timm")
-    assert "is no name of a licence" in refused(
-        "export", str(plain.path), "--to", "timm", "--licence", "mit\ntags: [x]", "--out", str(tmp_path / "out")
-    )
-    unfinished.backbone.write_bytes(plain.backbone.read_bytes())
-    line = refused("export", str(unfinished.path), "--to", "timm")
-    assert f"is of run {plain.load().id}, and run.yaml describes run {unfinished.load().id}" in line
-    monkeypatch.delitem(DETECTRON2_RESNETS, "resnet18")
-    line = refused("export", str(plain.path), "--to", "detectron2", "--out", str(tmp_path / "out"))
-    assert line == "detectron2 builds no 'resnet18'; mend: --to torchvision, which made it"
-    assert not (tmp_path / "out").exists()

@@ -1,0 +1,41 @@
+"""Finished runs whose weights are to be told apart, and their exports."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from run_samples import begun
+from training_samples import salmask, tiny
+
+from repro.backbones.checkpoint import save_backbone
+from repro.backbones.resnet import BASE_WIDTH
+from repro.contrastive.encoders import build_encoder
+from repro.runs.choices import Strategy
+from repro.runs.folder import RunFolder
+
+CROP = 64
+"""Side of a run's crops in pixels."""
+
+
+def trained(out: Path, method: str = "mocov2", **changes: Any) -> RunFolder:
+    """A finished run whose every weight and running statistic is its own."""
+    given = {name.replace("__", "."): value for name, value in changes.items()}
+    run = tiny(method, {"data.crop": CROP, "encoder.width": BASE_WIDTH, **given})
+    folder = begun(out, run)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        state = build_encoder(run.encoder.arch, run.encoder.dim).state_dict()
+        for name, tensor in state.items():
+            if name.endswith("num_batches_tracked"):
+                tensor.fill_(7)
+            elif tensor.ndim == 1:
+                tensor.uniform_(0.5, 1.5)
+    filtered = "high_pass" if run.masking.strategy is Strategy.high_pass else "none"
+    save_backbone(folder.backbone, state, arch=run.encoder.arch, input_filter=filtered, run_id=run.id)
+    return folder
+
+
+def exported(folder: RunFolder, library: str, out: Path, *options: str) -> Path:
+    ended = salmask("export", str(folder.path), "--to", library, "--out", str(out), *options)
+    assert ended.code == 0, ended.err
+    return out
