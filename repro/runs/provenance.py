@@ -37,14 +37,11 @@ def source() -> CodeState:
         content = json.loads(snapshot.read_text(encoding="utf-8"))
         return CodeState(content["commit"], content["dirty"])
 
-    # A hook of git's, or a rebase that calls us, says by these which repository is meant: another one, perhaps.
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
-
     def git(*words: str) -> str:
         return subprocess.run(
             ["git", *words],
             cwd=package,
-            env=environment,
+            env=git_environment(),
             capture_output=True,
             encoding="utf-8",
             errors="replace",
@@ -64,6 +61,14 @@ def source() -> CodeState:
                 package.parents[1],
             )
         return CodeState("unknown", False)
+
+
+def git_environment() -> dict[str, str]:
+    """Returns the environment in which git tells the repository around the folder that it is called in.
+
+    A hook of git's, or a rebase that calls us, says by variables which repository is meant: another one, perhaps.
+    """
+    return {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
 
 
 def now() -> str:

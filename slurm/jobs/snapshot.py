@@ -7,7 +7,6 @@ included), with its difference from the commit beside it as `code/NAME.diff`.
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tarfile
@@ -20,7 +19,7 @@ from repro.errors import UserError, one_line
 from repro.files import write_atomically
 from repro.new_folders import new_folder
 from repro.paths import CODE_ROOT
-from repro.runs.provenance import SNAPSHOT
+from repro.runs.provenance import SNAPSHOT, git_environment
 
 PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
 """What is copied: all that a job imports, and no example runs, which tables of the sweep would find."""
@@ -172,7 +171,7 @@ def _git(tree: Path, *words: str, environment: Mapping[str, str] | None = None) 
         OSError: There is no git on this machine.
     """
     ended = subprocess.run(
-        ["git", *words], cwd=tree, capture_output=True, check=False, env={**os.environ, **(environment or {})}
+        ["git", *words], cwd=tree, capture_output=True, check=False, env={**git_environment(), **(environment or {})}
     )
     if ended.returncode:
         said = "; ".join(ended.stderr.decode(errors="replace").split("\n")).strip("; ")

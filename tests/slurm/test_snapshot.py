@@ -247,3 +247,14 @@ def test_a_hook_of_another_repository_changes_no_commit_on_record(tree: Path, mo
     monkeypatch.setenv("GIT_DIR", str(tree / ".git"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tree / ".git" / "index"))
     assert provenance.source() == ours
+
+
+def test_a_hook_of_another_repository_changes_nothing_of_what_jobs_run(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = written(take(tmp_path / "before", allow_dirty=False, tree=tree))
+    subprocess.run(["git", "init", "-q", str(tmp_path / "other")], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
+    assert written(take(tmp_path / "after", allow_dirty=False, tree=tree)) == ours
