@@ -249,7 +249,7 @@ def _group(
         kinds: The kinds of columns in the group.
         alone: Whether measured numbers were asked for alone, beside which nothing is to be said of the published.
     """
-    on_difference, on_published = _no_difference(column, paper), column.group.caveats
+    on_difference, on_published = _no_difference(column, paper, kinds), column.group.caveats
     if not paper.prints(column.metrics[0][0]):
         on_published = on_difference
     # Where none is published that could stand beside, the heading of the measured ones says why.
@@ -270,16 +270,14 @@ def _group(
     return ColumnGroup(Cell(column.title, marks=(number,)), tuple(cells))
 
 
-def _no_difference(column: Column, paper: Published) -> tuple[str, ...]:
+def _no_difference(column: Column, paper: Published, kinds: Sequence[str]) -> tuple[str, ...]:
     """Returns why no difference is taken anywhere in a column group, in one note; none where some is."""
     metric = column.metrics[0][0]
     if not paper.prints(metric):
         return (f"the paper prints no {metric}",)
     if not column.of_the_paper:
-        return (
-            f"{column.dataset} is not a data set of the paper: its {column.group.title} numbers stand beside for "
-            "orientation only, and no difference is taken",
-        )
+        beside = f"its {column.group.title} numbers stand beside for orientation only, and " * ("published" in kinds)
+        return (f"{column.dataset} is not a data set of the paper: {beside}no difference is taken",)
     if column.scale or column.mark:
         unlike = "at the paper's scale" if column.scale else "with the paper's settings"
         return (f"not run {unlike}: no difference is taken",)

@@ -161,6 +161,8 @@ def test_another_dataset_stands_beside_imagenet_100_without_a_difference() -> No
     )
     (record,) = records_of(table).to_dict("records")
     assert (record["published_column"], record["difference"]) == ("ImageNet-100", "")
+    differences = markdown(render("table1", frame_of(*rows_of(values=(40.0,), dataset="scenes")), only="diff"))
+    assert "scenes is not a data set of the paper: no difference is taken" in differences  # nothing stands beside
 
 
 def test_a_metric_that_the_paper_does_not_print_gets_no_published_number() -> None:
