@@ -34,9 +34,9 @@ from repro.training.representations import (
     guess_loss,
     hard_negative_share,
     knn_top1,
-    other_views,
     spread,
     uniformity,
+    with_other_images,
 )
 
 FEWEST_IMAGES = 16
@@ -277,12 +277,12 @@ def look(watched: Watched, batches: Sequence[Mapping[str, Any]]) -> dict[str, fl
     numbers |= {"spread": spread(key), "alignment": alignment(query, key), "uniformity": uniformity(key)}
     model = watched.model
     if "hard_negative" in views and isinstance(model, MoCo | SimCLR):
-        negatives = model.queue.keys if isinstance(model, MoCo) else other_views(query, key)
+        others = query @ model.queue.keys.float() if isinstance(model, MoCo) else with_other_images(query, key)
         numbers["hard_negative_share"] = hard_negative_share(
             query,
             key,
             views["hard_negative"],
-            negatives.float(),
+            others,
             temperature=model.temperature,
             weight=model.hard_negative_weight,
         )

@@ -60,7 +60,7 @@ def uniformity(embeddings: Tensor) -> float:
 
 
 def hard_negative_share(
-    query: Tensor, key: Tensor, hard_negative: Tensor, negatives: Tensor, *, temperature: float, weight: float
+    query: Tensor, key: Tensor, hard_negative: Tensor, others: Tensor, *, temperature: float, weight: float
 ) -> float:
     """Returns the mean share of the hard negative in the denominator of a query's softmax, see `info_nce`.
 
@@ -68,21 +68,27 @@ def hard_negative_share(
         query: N×C, unit length.
         key: N×C, the positives.
         hard_negative: N×C, each query's own.
-        negatives: C×K, which all queries share; or N×C×K, each query's own.
+        others: N×K, the similarities of each query with its other negatives; minus infinity: no negative of it.
         temperature: t.
         weight: rho.
     """
-    others = query @ negatives if negatives.ndim == 2 else (query.unsqueeze(1) @ negatives).squeeze(1)
     positive = (query * key).sum(1, keepdim=True)
     hard = weight * (query * hard_negative).sum(1, keepdim=True)
     return float(torch.cat([hard, positive, others], 1).div(temperature).softmax(1)[:, 0].mean())
 
 
-def other_views(query: Tensor, key: Tensor) -> Tensor:
-    """Returns the negatives of each query in SimCLR, N×C×(2N - 2): both views of all other images."""
-    others = ~torch.eye(len(query), dtype=torch.bool, device=query.device)
-    pairs = torch.stack([query, key], 1)  # N×2×C
-    return torch.stack([pairs[mask].flatten(0, 1).T for mask in others])
+def with_other_images(query: Tensor, key: Tensor) -> Tensor:
+    """Returns the similarities of each query with its negatives in SimCLR, both views of all other images.
+
+    Args:
+        query: N×C, unit length.
+        key: N×C, the positives.
+
+    Returns:
+        N×2N: with all queries, then with all keys; minus infinity where the view is one of the query's own image.
+    """
+    own = torch.eye(len(query), dtype=torch.bool, device=query.device).repeat(1, 2)
+    return (query @ torch.cat([query, key]).T).masked_fill(own, -math.inf)
 
 
 def guess_loss(negatives: int, *, hard_negative: bool) -> float:
