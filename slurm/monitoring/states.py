@@ -140,6 +140,9 @@ def _in_the_queue(status: Status | None, entry: Submission | None, job: QueuedJo
     if entry is not None and entry.lane and not entry.after and job.reason == "Dependency":
         # It builds on nothing: what it waits for is what comes before it in its lane (`slurm.submission.lanes`).
         return State.preempted if has_begun else State.queued, f"{job.reason}: the sweep runs so many at a time"
+    if not has_begun and job.reason == "BeginTime":
+        # A profile may name the time, and a node that fails a job's very start puts it back: nothing tells which.
+        return State.queued, f"{job.reason}: may not start before its time"
     return State.preempted if has_begun else State.queued, _reason(job)
 
 

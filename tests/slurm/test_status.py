@@ -43,11 +43,9 @@ PENDING = {"start": None}
             "queued",
             "DependencyNeverSatisfied: what it builds on failed; mend: that first, then salmask retry",
         ),
-        (
-            queue_of("PENDING", "QOSMaxGRESPerUser", **PENDING),
-            "queued",
-            "QOSMaxGRESPerUser: a limit of your account or",
-        ),
+        (queue_of("PENDING", "QOSMaxGRESPerUser", **PENDING), "queued", "QOSMaxGRESPerUser: a limit of your account"),
+        # By the profile's `begin`, which was told as put back in the queue.
+        (queue_of("PENDING", "BeginTime", **PENDING), "queued", "BeginTime: may not start before its time"),
         (
             queue_of("PENDING", "JobHoldMaxRequeue", **PENDING),
             "queued",
