@@ -14,6 +14,7 @@ from results.statistics.paired import (
     LEVEL,
     Comparison,
     holm,
+    p_text,
     paired,
     points_text,
     seeds_needed,
@@ -138,9 +139,10 @@ class Verdict:
         if images is not None and images.smallest is not None:
             more = f"; alone these seeds and images could show {images.smallest:.2f} points"
         low, high = self.comparison.interval() or (0.0, 0.0)
-        if low > 0 or high < 0:
+        p = self.comparison.p
+        if p is not None and (low > 0 or high < 0):
             return (
-                f"alone it would count (p = {self.comparison.p:.3f}), among the {self.tested} comparisons of its "
+                f"alone it would count (p = {p_text(p)}), among the {self.tested} comparisons of its "
                 f"sentence it does not{more}"
             )
         return f"the interval holds no difference as well as more than {points_text(self.margin)}{more}"

@@ -24,6 +24,8 @@ POOLED_TEST = (
 """The test where the spread is pooled, as pages name it."""
 LEVEL = 0.05
 """The level of the test, shared by the comparisons that are corrected together."""
+MOST_DIGITS = 6
+"""Decimals of a p value at the most."""
 MOST_PAIRS = 100
 """The largest number of seeds that anybody is told to run."""
 
@@ -231,9 +233,11 @@ def p_text(p: float, digits: int = 3) -> str:
 
     Args:
         p: The value, in 0…1.
-        digits: Decimals.
+        digits: Decimals; some more where it would be rounded to `LEVEL`, on one side of which it lies.
     """
     least = 10**-digits
+    while p != LEVEL and round(p, digits) == LEVEL and digits < MOST_DIGITS:
+        digits += 1
     return f"< {least:.{digits}f}" if p < least / 2 else f"{p:.{digits}f}"
 
 

@@ -334,3 +334,11 @@ def test_the_command_prints_markdown_data_and_a_page(root: Path, tmp_path: Path)
 def test_a_p_value_is_never_rounded_to_nothing(p: float, text: str) -> None:
     assert p_text(p) == text
     assert p_text(0.00004, 4) == "< 0.0001"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0494, "0.049"), (0.0499, "0.0499"), (0.05002, "0.05002"), (0.05, "0.050"), (0.05 + 1e-9, "0.050000")],
+)
+def test_a_p_value_is_not_rounded_to_the_level_that_it_missed(p: float, text: str) -> None:
+    assert p_text(p) == text
