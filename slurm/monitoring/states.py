@@ -183,7 +183,7 @@ def _never_said_a_word(
         return State.planned, "not started"
     if live is None:  # nobody could be asked: it may well wait in the queue, and must not be called dead
         return State.unknown, queue.trouble if entry.executor == "slurm" else _only(entry.host)
-    if cancelled := _cancelled(entry, job):
+    if cancelled := _cancelled(entry, job, began=False):
         return cancelled
     if not entry.job and job is None:
         return _not_handed_over(sweep, entry)
@@ -200,7 +200,7 @@ def _ended(
     """Returns how a job ended that wrote a status in this attempt and gives no more signs of life."""
     if status.state == "done":
         return State.failed, "it says that it is done, but its result is not there"
-    if cancelled := _cancelled(entry, job):
+    if cancelled := _cancelled(entry, job, began=True):
         return cancelled
     if status.state == "interrupted":
         how = "goes on from its last checkpoint" if status.step else "begins anew"
@@ -210,12 +210,13 @@ def _ended(
     return State.died, _with_last_line(sweep, entry, note)
 
 
-def _cancelled(entry: Submission | None, job: QueuedJob | None) -> tuple[State, str] | None:
+def _cancelled(entry: Submission | None, job: QueuedJob | None, *, began: bool) -> tuple[State, str] | None:
     """Returns the state of a job that a person ended, or Slurm since what it waits for failed; None: neither did.
 
     Args:
         entry: As of `judge`.
         job: What the scheduler says of it, which is over; None: nothing.
+        began: Whether it ever had a process.
     """
     if entry is not None and entry.superseded:
         return State.cancelled, SUPERSEDED
@@ -232,7 +233,9 @@ def _cancelled(entry: Submission | None, job: QueuedJob | None) -> tuple[State, 
     )
     if unmet:
         return State.cancelled, "not started: what it builds on failed"
-    return State.cancelled, "left the queue before it began" if job.reason == "Dependency" else job.reason
+    # Of what waited squeue gives the reason of that, and its end as its start too; sacct tells who took it out.
+    waited = job.reason and job.start in (None, job.end) and not job.reason.startswith("by ")
+    return State.cancelled, "left the queue before it began" + " again" * began if waited else job.reason
 
 
 def _failure(sweep: Path, status: Status, entry: Submission | None) -> str:
