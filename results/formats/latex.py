@@ -122,4 +122,6 @@ def _latex(cell: Cell) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
+    row = " & ".join(cells) + r" \\"
+    # The end of the row before, or a rule, would read such a beginning as its own option.
+    return f"{{}}{row}" if row.startswith(("[", "*")) else row

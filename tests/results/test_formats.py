@@ -143,3 +143,12 @@ def test_a_table_of_many_columns_is_set_in_parts_that_can_be_read() -> None:
     rows = [line for line in text.splitlines() if line.startswith("MoCo v2")]
     assert rows == [" & ".join(["MoCo v2", *map(str, range(n, n + 9))]) + r" \\" for n in (0, 9, 18)]
     assert [text.count(f"group {n}") for n in range(3)] == [1, 1, 1]
+
+
+def test_latex_reads_no_method_as_an_option_of_what_stands_before_it() -> None:
+    """Behind `\\\\` and `\\midrule`, `[ours]` is a length."""
+    group = ColumnGroup(Cell("group"), (Cell("measured"),))
+    block = tuple(Line((label,), (Cell("1.00"),)) for label in ("[ours]", "*", "MoCo v2 [ours]"))
+    text = latex(Table("table1", "A table.", "", (group,), (block,), "", (), pd.DataFrame()))
+    rows = [line for line in text.splitlines() if line.endswith(r"1.00 \\")]
+    assert rows == [r"{}[ours] & 1.00 \\", r"{}* & 1.00 \\", r"MoCo v2 [ours] & 1.00 \\"]
