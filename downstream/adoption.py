@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from repro.backbones.checkpoint import Backbone, backbone_from, load_backbone, save_backbone, weights_digest
+from repro.backbones.backbone import Backbone, backbone_from, load_backbone, save_backbone
 from repro.backbones.facts import input_filter_beside, input_filter_of_run
 from repro.backbones.foreign import TOP, ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
+from repro.backbones.weights import weights_digest
 from repro.distributed import seeded_weights
 from repro.errors import UserError
 from repro.runs.choices import InputFilter

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from downstream.crops import BackboneInput, central_crops_of_rank
 from downstream.progress import reported
-from repro.backbones.checkpoint import Backbone, load_backbone_of, weights_digest
+from repro.backbones.backbone import Backbone, load_backbone_of
+from repro.backbones.weights import weights_digest
 from repro.data.splits import Images
 from repro.data.subsets import Subset
 from repro.distributed import await_file, decided_by_first, gather, in_order, rank, share_of_rank

@@ -21,12 +21,12 @@ from downstream.crops import BackboneInput, RandomCrops, central_crops_of_rank
 from downstream.epoch_scores import final_scores, read_scores, write_scores
 from downstream.measurement import Measurement, Target, keep_predictions, measurements, predictions_of, scores
 from downstream.partitions import standard
-from repro.backbones.checkpoint import Backbone, load_backbone_of
+from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.contrastive.batch_norm import sync_batch_norm
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.data.subsets import share_of
-from repro.distributed import gather, in_order, seeded_weights, world_size
+from repro.distributed import gather, in_order, seeded_weights, unwrapped, world_size
 from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
@@ -34,7 +34,6 @@ from repro.runs.protocols import FINE_TUNINGS, FinetuneSettings
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, fingerprint_of, make_loader
 from repro.training.memory_layout import lay_out_network
-from repro.training.resume import unwrapped
 from repro.training.runner import Training
 
 SHARE_SEED = 0

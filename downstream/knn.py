@@ -10,7 +10,7 @@ from torch import Tensor
 from downstream.features import FeatureStore, labels_of
 from downstream.measurement import Measurement, Target, keep_predictions, measurements, predictions_of, scores
 from downstream.partitions import standard
-from repro.backbones.checkpoint import Backbone
+from repro.backbones.backbone import Backbone
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run

@@ -38,10 +38,10 @@ from downstream.measurement import (
     scores,
 )
 from downstream.partitions import paper_like, split_seeds
-from repro.backbones.checkpoint import Backbone, load_backbone
+from repro.backbones.backbone import Backbone, load_backbone
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
-from repro.distributed import seeded_weights
+from repro.distributed import seeded_weights, unwrapped
 from repro.errors import UserError
 from repro.files import LONGEST_NAME
 from repro.runs.evaluation import Evaluation
@@ -50,7 +50,6 @@ from repro.runs.predictions import Predictions, joined, path_of_predictions
 from repro.runs.protocols import ProbeSettings
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, fingerprint_of, make_loader
-from repro.training.resume import unwrapped
 from repro.training.runner import Training
 
 log = logging.getLogger("salmask")

@@ -33,7 +33,7 @@ from downstream.measurement import (
 )
 from downstream.partitions import Partition, split_seeds, standard
 from downstream.progress import reported
-from repro.backbones.checkpoint import Backbone
+from repro.backbones.backbone import Backbone
 from repro.distributed import world_size
 from repro.errors import UserError
 from repro.files import reading, write_atomically

@@ -14,7 +14,7 @@ import torch
 
 from downstream.measurement import Measurement, Target, as_results
 from downstream.partitions import scored_images
-from repro.backbones.checkpoint import Backbone, load_backbone_of
+from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.data.roots import root_of
 from repro.distributed import barrier, decided_by_first, rank
 from repro.errors import UserError

@@ -267,6 +267,13 @@ def in_ddp(
         return wrapper(module=module, device_ids=ids, broadcast_buffers=False)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Returns the model inside DDP's wrapper, or the model itself where there is no wrapper."""
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
     """Makes networks that are built within the block start from the seed alone.

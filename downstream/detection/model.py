@@ -14,7 +14,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from downstream.detection.config import NARROW
-from repro.backbones.checkpoint import Backbone
+from repro.backbones.backbone import Backbone
 from repro.backbones.convert import to_detectron2
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError, shortened

@@ -11,13 +11,14 @@ from torch import nn
 
 from downstream.detection.cost import Cost
 from downstream.detection.trial import Trial
-from repro.backbones.checkpoint import not_finite, read_checkpoint
+from repro.backbones.checkpoint import read_checkpoint
+from repro.backbones.weights import not_finite
 from repro.distributed import rank
 from repro.errors import UserError, one_line, shortened
 from repro.runs.schemas import Field, Schema
 from repro.runs.stopping import STOP
+from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, save_checkpoint
 from repro.training.hooks import DivergenceError
-from repro.training.resume import kept_checkpoint, newest_checkpoint, save_checkpoint
 from repro.training.stop_agreement import StopAgreement
 
 log = logging.getLogger("salmask")

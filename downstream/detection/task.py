@@ -18,7 +18,7 @@ import torch
 
 from downstream.detection.cost import peak_memory_gib
 from downstream.measurement import Measurement, Target
-from repro.backbones.checkpoint import Backbone, load_backbone_of
+from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.backbones.resnet import BASE_WIDTH
 from repro.data.annotations import coco, voc
 from repro.data.splits import SPLITS

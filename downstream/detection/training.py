@@ -26,8 +26,8 @@ from repro.progress import OPENING, REDRAW_SECONDS, ProgressBars
 from repro.randomness import Purpose, stream_seed
 from repro.runs.heartbeat import tell_progress
 from repro.runs.stopping import STOP
+from repro.training.checkpoint_files import checkpoints
 from repro.training.hooks import HEARTBEAT_SECONDS, append_metrics, forget_after
-from repro.training.resume import checkpoints
 
 log = logging.getLogger("salmask")
 

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.backbones.card import render
-from repro.backbones.checkpoint import Backbone, load_backbone_of, weights_digest
 from repro.backbones.convert import DETECTRON2_RESNETS, to_detectron2
 from repro.backbones.facts import FACTS_FILE, Facts
 from repro.backbones.library import Library
 from repro.backbones.resnet import BASE_WIDTH
+from repro.backbones.weights import weights_digest
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.new_folders import new_folder

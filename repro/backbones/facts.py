@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from repro.backbones.checkpoint import weights_digest
+from repro.backbones.weights import weights_digest
 from repro.errors import UserError
 from repro.presence import is_file
 from repro.runs.choices import InputFilter
@@ -33,7 +33,7 @@ class Facts:
         std: Of each channel, divided by.
         crop: Side of a training view in pixels.
         weights: File of the weights.
-        sha256: `repro.backbones.checkpoint.weights_digest` of the weights in torchvision's keys, whatever keys the file
+        sha256: `repro.backbones.weights.weights_digest` of the weights in torchvision's keys, whatever keys the file
             has.
         run: Id of the run.
         method: A row of the paper's tables.

@@ -12,9 +12,9 @@ import torchvision
 from torch import Tensor
 from torchvision.models import list_models
 
-from repro.backbones.checkpoint import require_floats, require_sound
 from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.backbones.tensors import plain_name, read_tensors
+from repro.backbones.weights import require_floats, require_sound
 from repro.errors import UserError, nearest, shortened
 from repro.runs.network_names import RESNETS
 

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from repro.bench.throughput import StepMeasurement, kind_of
 from repro.bench.timing import wait_for_device
-from repro.distributed import device_name, initialise, world_size
+from repro.distributed import device_name, initialise, unwrapped, world_size
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.training.learner import Build
 from repro.training.pretraining import build_training, open_data, plan_batches
-from repro.training.resume import unwrapped
 
 
 class _EnoughError(Exception):

@@ -139,10 +139,12 @@ def _of_weights(place: Path) -> dict[str, OwnFile]:
     import torch
     from safetensors.torch import save
 
-    from repro.backbones.checkpoint import load_backbone, read_checkpoint, save_backbone, weights_digest
+    from repro.backbones.backbone import load_backbone, save_backbone
+    from repro.backbones.checkpoint import read_checkpoint
     from repro.backbones.foreign import read_foreign
     from repro.backbones.resnet import resnet_of_width
     from repro.backbones.tensors import read_tensors
+    from repro.backbones.weights import weights_digest
     from repro.runs.choices import InputFilter
     from repro.runs.schemas import CHECKPOINT
 

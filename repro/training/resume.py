@@ -1,37 +1,29 @@
-"""Checkpoints of a training: atomic, the last two kept, everything that the next step depends on.
+"""What a training's checkpoints hold, everything that the next step depends on, and how one goes on from them.
 
 What is not in a checkpoint needs no saving: batches, views and masks are functions of seed, epoch and index (see
 `repro.randomness`), and the loader is told by the loop at which batch of which epoch to begin.
 """
 
 import logging
-import random
-import re
-from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import _ParamScheduler
-from torch import nn
 
-from repro.backbones.checkpoint import not_finite, read_checkpoint, write_checkpoint
+from repro.backbones.weights import not_finite
 from repro.contrastive.batch_norm import gather_statistics, set_statistics
-from repro.distributed import await_file, decided_by_first, rank, world_size
+from repro.distributed import rank, unwrapped, world_size
 from repro.errors import UserError, one_line, shortened
 from repro.files import reading
-from repro.presence import is_file
-from repro.runs.folder import CHECKPOINTS_KEPT
-from repro.runs.health import read_symptoms
 from repro.runs.schemas import CHECKPOINT
 from repro.runs.stopping import STOP
+from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, save_checkpoint
 from repro.training.checkpoint_writer import BackgroundWriter
+from repro.training.generators import gather_generators, set_generators
 from repro.training.hooks import DivergenceError, FiniteGuard, RuntimeInfo, restore_window
 from repro.training.stop_agreement import StopAgreement
 
@@ -39,8 +31,6 @@ log = logging.getLogger("salmask")
 
 FORMAT = 1
 """Version of a checkpoint's layout."""
-_NAME = re.compile(r"step_\d{8,}\.pth")
-"""Name of a checkpoint: the number of its step, of eight digits at least."""
 
 
 class SaveCheckpoint(Hook):
@@ -150,123 +140,10 @@ class SaveCheckpoint(Hook):
             self._writer.write(content, partial(save_checkpoint, self.folder, step))
 
 
-def save_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
-    """Writes a training's checkpoint of a step, then removes all but the newest `CHECKPOINTS_KEPT`.
-
-    Args:
-        folder: Of the training's checkpoints.
-        step: Number of steps made.
-        content: Tensors and plain values alone, as `read_checkpoint` reads nothing else.
-
-    Raises:
-        UserError: The folder cannot be written to, or the disk is full; the earlier checkpoints are untouched.
-    """
-    # In this order: at every moment there are whole checkpoints on the disk, whenever the process is killed.
-    write_checkpoint(folder / f"step_{step:08d}.pth", content)
-    for outdated in checkpoints(folder)[CHECKPOINTS_KEPT:]:
-        outdated.unlink()
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Returns the model inside DDP's wrapper, or the model itself where there is no wrapper."""
-    inner = model.module if is_model_wrapper(model) else model
-    assert isinstance(inner, nn.Module)
-    return inner
-
-
 def schedulers_of(runner: Any) -> list[_ParamScheduler]:
     """Returns the schedulers of all optimizers, in the order in which the optimizers were named."""
     schedulers = runner.param_schedulers
     return list(chain.from_iterable(schedulers.values())) if isinstance(schedulers, dict) else schedulers
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoints in a folder, newest first; files of other names, such as copies, are left alone."""
-    return sorted((path for path in folder.glob("step_*.pth") if _NAME.fullmatch(path.name)), key=_step, reverse=True)
-
-
-def _step(path: Path) -> int:
-    """Returns the number of steps that a checkpoint is of, as its name tells."""
-    return int(path.stem.removeprefix("step_"))
-
-
-def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
-    """Returns, in words, which checkpoint a diverged training can go back to: the one that resuming would take.
-
-    Args:
-        folder: Of the training's checkpoints.
-        health: Where the training recorded what went wrong; what had by that step is told as well.
-    """
-    if not (paths := checkpoints(folder)):
-        return "there is no checkpoint of an earlier step"
-    if not (newest := _first_readable(paths, lambda _: None)):
-        return "no checkpoint of an earlier step can be read"
-    step = _step(newest[0])
-    earlier = [each for each in read_symptoms(health) if each.step <= step] if health else []
-    return f"the checkpoint of step {step} is kept" + "".join(f", of a run with {symptom}" for symptom in earlier)
-
-
-def newest_checkpoint(
-    folder: Path, check: Callable[[dict[str, Any], Path], None]
-) -> tuple[Path, dict[str, Any]] | None:
-    """Finds and reads the newest readable checkpoint of a training; a torn one gives way to the one before.
-
-    Rank 0 finds it, and all ranks read that one. Temporary files that a killed process left are removed on the way.
-
-    Args:
-        folder: Of the training's checkpoints.
-        check: Is given the content and the path of the newest readable checkpoint, and raises a UserError where it
-            belongs to another training.
-
-    Returns:
-        The path and the content, or nothing where the folder holds no checkpoint.
-
-    Raises:
-        UserError: There are checkpoints and none can be read, `check` refuses the newest readable one, or what has a
-            checkpoint's name is no file.
-    """
-    here: list[dict[str, Any]] = []
-
-    def find() -> Path | None:
-        newest = _newest_readable(folder, check)
-        here[:] = [newest[1]] if newest else []
-        return newest[0] if newest else None
-
-    path = decided_by_first(find)
-    if path is None:
-        return None
-    await_file(path)
-    return path, here[0] if here else read_checkpoint(path)
-
-
-def _newest_readable(folder: Path, check: Callable[[dict[str, Any], Path], None]) -> tuple[Path, dict[str, Any]] | None:
-    """Returns the checkpoint to go on from, as `newest_checkpoint` does; on rank 0 alone."""
-    # Nobody writes here now, as a training has its folder to itself; `write_atomically` puts a dot before the name of
-    # what it has not finished.
-    for leftover in folder.glob(".step_*"):
-        leftover.unlink()
-    paths = checkpoints(folder)
-    if odd := [path for path in paths if not is_file(path)]:
-        # Refused now: the training would fail where it comes to write there, after hours perhaps.
-        raise UserError(f"{odd[0]} is no file, and stands in a checkpoint's place", mend="move it away")
-    if newest := _first_readable(paths, lambda error: log.warning("%s; falling back to the one before", error.what)):
-        # Not passed over: a stranger's is no accident, and an older one would be a stranger's as well.
-        check(newest[1], newest[0])
-    elif paths:
-        # To begin anew silently would throw away what may have taken days.
-        raise UserError(f"no checkpoint in {folder} can be read", mend="delete the folder to start anew")
-    return newest
-
-
-def _first_readable(paths: list[Path], tell: Callable[[UserError], None]) -> tuple[Path, dict[str, Any]] | None:
-    """Returns the first checkpoint that can be read, with its content; `tell` hears why those before it cannot."""
-    # A disk may lose what it promised to keep. The one before costs some steps, no result: the same follow from it.
-    for path in paths:
-        try:
-            return path, read_checkpoint(path)
-        except UserError as error:
-            tell(error)
-    return None
 
 
 def restore(runner: Any, folder: Path, run_id: str, data: str = "") -> int:
@@ -361,40 +238,3 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
             set_generators(content["generators"][rank()])
     else:
         log.warning("resumed on %d processes, saved on %d", world_size(), content["world_size"])
-
-
-def generators() -> dict[str, Any]:
-    """Returns the states of this process's global random generators, in types that load without running code."""
-    version, words, gauss = random.getstate()
-    return {
-        "python": [version, list(words), gauss],
-        "numpy": _plain(np.random.get_state(legacy=False)),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-    }
-
-
-def set_generators(state: dict[str, Any]) -> None:
-    """Restores the states that `generators` returned in this process's global random generators."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-def gather_generators() -> list[dict[str, Any]]:
-    """Returns the states of every process's generators, in the order of ranks; a collective."""
-    if world_size() == 1:
-        return [generators()]
-    gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, generators())
-    return gathered
-
-
-def _plain(value: Any) -> Any:
-    """Returns the value with numpy's arrays as lists; loading with `weights_only` refuses the arrays."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -22,7 +22,7 @@ from training_samples import (
 
 from baselines import METHODS, build_learner, resolve
 from baselines.supervised import Classifier
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.runs.folder import RunFolder

@@ -18,7 +18,7 @@ from downstream.linear import LinearProbe
 from downstream.measurement import Target
 from downstream.partitions import standard
 from downstream.tasks import evaluate
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.masking.filters import high_pass
 from repro.runs.choices import Anchor

@@ -15,7 +15,8 @@ from transfer_samples import make_caltech, make_flowers
 
 from downstream.commands import TABLE1, evaluations
 from downstream.tasks import TASKS, evaluate
-from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
+from repro.backbones.backbone import load_backbone, save_backbone
+from repro.backbones.weights import weights_digest
 from repro.errors import UserError
 from repro.runs.evaluation import PROTOCOLS, Evaluation
 from repro.runs.folder import RunFolder

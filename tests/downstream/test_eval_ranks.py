@@ -15,7 +15,7 @@ from downstream.commands import table_of
 from downstream.finetune import FineTuning
 from downstream.measurement import Target
 from downstream.partitions import standard
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
 from repro.runs.folder import RunFolder

@@ -13,7 +13,7 @@ from downstream import features
 from downstream.crops import central_crops_of_rank
 from downstream.features import FeatureStore
 from downstream.tasks import evaluate
-from repro.backbones.checkpoint import Backbone, load_backbone, save_backbone
+from repro.backbones.backbone import Backbone, load_backbone, save_backbone
 from repro.data.folders import FolderImages
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.subsets import Subset

@@ -22,7 +22,7 @@ from downstream.finetune import FineTuned, FineTuning, ScoreNetwork
 from downstream.measurement import Target, scores
 from downstream.partitions import standard
 from downstream.tasks import evaluate
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.data.subsets import Subset, sizes
 from repro.runs.folder import RunFolder
 from repro.runs.protocols import FinetuneSettings

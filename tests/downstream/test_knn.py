@@ -16,7 +16,7 @@ from downstream.knn import vote
 from downstream.measurement import Target
 from downstream.partitions import standard
 from downstream.tasks import evaluate
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.data.catalogue import open_images
 from repro.data.splits import Images, Split
 from repro.errors import UserError

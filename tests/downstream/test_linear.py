@@ -16,7 +16,7 @@ from downstream.features import FeatureStore
 from downstream.linear import LinearProbe, assert_unchanged, best_head_scores, build_training, folder_of_probe
 from downstream.measurement import averaged, scores
 from downstream.tasks import evaluate as evaluate_by_name
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.errors import UserError
 from repro.files import LONGEST_NAME, write_atomically
 from repro.runs.folder import RunFolder

@@ -10,7 +10,8 @@ from error_samples import message_of
 from training_samples import files_below, refused, tiny, with_random_backbone
 
 from baselines import resolve
-from repro.backbones.checkpoint import load_backbone, load_backbone_of, read_checkpoint
+from repro.backbones.backbone import load_backbone, load_backbone_of
+from repro.backbones.checkpoint import read_checkpoint
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 

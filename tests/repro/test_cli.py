@@ -28,13 +28,14 @@ from training_samples import (
 )
 
 from baselines import METHODS
-from repro.backbones.checkpoint import read_checkpoint, save_backbone
+from repro.backbones.backbone import save_backbone
+from repro.backbones.checkpoint import read_checkpoint
 from repro.data.catalogue import DATASETS
 from repro.data.imagenet import class_list
 from repro.runs.folder import RunFolder
 from repro.scenes.dataset import Scenes
+from repro.training.checkpoint_files import checkpoints
 from repro.training.hooks import Heartbeat
-from repro.training.resume import checkpoints
 
 
 @pytest.fixture

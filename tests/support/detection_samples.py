@@ -27,7 +27,7 @@ from downstream.detection.model import build_detector
 from downstream.detection.task import DetectionTask, quiet_detectron2
 from downstream.detection.training import train
 from downstream.detection.trial import Trial
-from repro.backbones.checkpoint import Backbone, load_backbone
+from repro.backbones.backbone import Backbone, load_backbone
 
 DETECTION: Mapping[str, Any] = {
     "data.scenes.classes": 4,

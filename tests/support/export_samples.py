@@ -7,7 +7,7 @@ import torch
 from run_samples import begun
 from training_samples import salmask, tiny
 
-from repro.backbones.checkpoint import save_backbone
+from repro.backbones.backbone import save_backbone
 from repro.backbones.resnet import BASE_WIDTH
 from repro.contrastive.encoders import build_encoder
 from repro.runs.choices import Strategy

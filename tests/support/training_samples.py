@@ -20,13 +20,13 @@ from torch.utils.data import default_collate
 
 from baselines import build_learner
 from repro import cli
-from repro.backbones.checkpoint import save_backbone
+from repro.backbones.backbone import save_backbone
 from repro.contrastive.encoders import build_encoder
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
+from repro.training.checkpoint_files import checkpoints
 from repro.training.loading import TwoViews
 from repro.training.pretraining import build_training, open_data, plan_batches
-from repro.training.resume import checkpoints
 from repro.training.runner import Training
 
 # Threads that wait for each other on busy cores are ten times slower than one; child processes must add up alike.

@@ -17,7 +17,7 @@ from downstream.detection import estimate
 from downstream.detection.data import open_coco, open_voc
 from downstream.detection.task import DetectionTask, open_data, refuse_endless, require_detectron2
 from downstream.measurement import Target
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.data.annotations import voc
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC, DetectionSettings

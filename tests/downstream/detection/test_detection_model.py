@@ -21,7 +21,7 @@ from downstream.detection.model import (
     is_pretrained,
     load_weights,
 )
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.backbones.convert import to_detectron2
 from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD

@@ -29,8 +29,8 @@ from downstream.detection.trial import Trial
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
 from repro.runs.stopping import STOP
+from repro.training.checkpoint_files import checkpoints
 from repro.training.hooks import DivergenceError
-from repro.training.resume import checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from repro.progress import ProgressBars
 from repro.runs.detection import COCO, VOC
 from repro.runs.folder import RunFolder
 from repro.scenes.dataset import Scenes
+from repro.training.checkpoint_files import checkpoints
 from repro.training.hooks import DivergenceError
-from repro.training.resume import checkpoints
 
 
 def test_everything_that_trains_moved_and_norms_were_estimated_anew(

@@ -8,7 +8,9 @@ import pytest
 import torch
 from training_samples import CPU, files_below
 
-from repro.backbones.checkpoint import load_backbone, not_finite, read_checkpoint, save_backbone, write_checkpoint
+from repro.backbones.backbone import load_backbone, save_backbone
+from repro.backbones.checkpoint import read_checkpoint, write_checkpoint
+from repro.backbones.weights import not_finite
 from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
 from repro.files import write_atomically

@@ -16,7 +16,8 @@ from torchvision.transforms.v2 import functional as tvf
 from training_samples import OURS
 
 from downstream.adoption import adopt
-from repro.backbones.checkpoint import load_backbone, save_backbone, weights_digest
+from repro.backbones.backbone import load_backbone, save_backbone
+from repro.backbones.weights import weights_digest
 from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
 from repro.masking.filters import high_pass

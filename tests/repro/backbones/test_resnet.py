@@ -14,7 +14,7 @@ from training_samples import CPU, TINY, files_below, refused, salmask, tiny, wit
 from baselines import build_learner, resolve
 from downstream.detection.task import DetectionTask
 from downstream.measurement import Target
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.backbones.resnet import build_resnet, resnet_of_width
 from repro.bench.throughput import kind_of
 from repro.contrastive.encoders import build_encoder

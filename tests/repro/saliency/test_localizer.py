@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from baselines import resolve
-from repro.backbones.checkpoint import save_backbone
+from repro.backbones.backbone import save_backbone
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.masking.filters import high_pass

@@ -42,10 +42,10 @@ from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
+from repro.training.checkpoint_files import checkpoints, newest_checkpoint, save_checkpoint
 from repro.training.hooks import DivergenceError, FiniteGuard, RuntimeInfo
 from repro.training.loading import EpochBatches
 from repro.training.pretraining import is_pretrained, pretrain
-from repro.training.resume import checkpoints, newest_checkpoint, save_checkpoint
 from repro.training.stop_agreement import StopAgreement
 
 PLAIN = tiny("mocov2", {"encoder.width": 4, "optimization.epochs": 1, "machine.monitor_images": 0})

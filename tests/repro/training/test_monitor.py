@@ -18,6 +18,7 @@ from repro.contrastive.losses import info_nce, nt_xent
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, read_symptoms
 from repro.training.gallery import first_stages
+from repro.training.generators import generators
 from repro.training.hooks import DivergenceError
 from repro.training.monitor import Monitor, exploded, guess_of, judge, look
 from repro.training.pretraining import build_training, open_data, plan_batches
@@ -31,7 +32,6 @@ from repro.training.representations import (
     uniformity,
     with_other_images,
 )
-from repro.training.resume import generators
 
 LARGER = {"data.scenes.train_count": 64, "optimization.epochs": 2, "optimization.batch": 32, "encoder.width": 8}
 EXPLODING = {"optimization.lr": 1000.0, "encoder.width": 8, "optimization.epochs": 1}

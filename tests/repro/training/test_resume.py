@@ -33,8 +33,9 @@ from repro.errors import UserError
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, write_symptoms
+from repro.training.checkpoint_files import checkpoints, kept_checkpoint, save_checkpoint
+from repro.training.generators import generators, set_generators
 from repro.training.hooks import Heartbeat, forget_after
-from repro.training.resume import checkpoints, generators, kept_checkpoint, save_checkpoint, set_generators
 
 
 def resume(folder: RunFolder, changes: dict[str, Any] | None = None) -> None:

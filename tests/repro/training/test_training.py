@@ -26,18 +26,18 @@ from training_samples import (
     tiny,
 )
 
-from repro.backbones.checkpoint import load_backbone
+from repro.backbones.backbone import load_backbone
 from repro.errors import UserError
 from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
+from repro.training.checkpoint_files import checkpoints
 from repro.training.gallery import draw_gallery
 from repro.training.hooks import DivergenceError, RuntimeInfo
 from repro.training.learner import build_view_maker
 from repro.training.precision import Bf16OptimWrapper, arithmetic, wrap_optimizer
 from repro.training.preprocess import ViewMaker
 from repro.training.pretraining import open_data, pretrain
-from repro.training.resume import checkpoints
 
 
 def test_the_learning_rate_is_a_cosine_of_the_epoch(undisturbed: RunFolder) -> None:

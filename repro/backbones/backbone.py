@@ -1,0 +1,168 @@
+"""The backbone that a pretraining leaves and downstream tasks start from, as a network and as a file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from repro.backbones.checkpoint import read_checkpoint, write_checkpoint
+from repro.backbones.resnet import BASE_WIDTH, planned_resnet
+from repro.backbones.weights import require_floats, require_sound, weights_digest
+from repro.errors import UserError
+from repro.runs.choices import InputFilter
+from repro.runs.folder import RunFolder
+from repro.runs.network_names import RESNETS
+from repro.runs.run import Run
+from repro.runs.schemas import BACKBONE
+
+BACKBONE_FORMAT = 1
+"""Version of the layout of `backbone.pth`."""
+_GIVE = BACKBONE.mend
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A trained encoder without its head."""
+
+    network: nn.Module
+    """A torchvision ResNet whose `fc` is the identity: B×3×H×W -> B×D, D the width of the last stage."""
+    arch: str
+    """torchvision's name of the network."""
+    input_filter: InputFilter
+    """What the network was trained on, and must see ever after."""
+    features: int
+    """D, the number of features."""
+    run_id: str
+    """The run that trained it."""
+    width: int = BASE_WIDTH
+    """Base planes of the network."""
+
+
+def save_backbone(
+    path: Path, state: dict[str, Tensor], *, arch: str, input_filter: InputFilter, run_id: str, width: int = BASE_WIDTH
+) -> None:
+    """Writes a backbone in torchvision's keys, without `fc`.
+
+    Args:
+        path: File to write, atomically.
+        state: State dict of a torchvision ResNet; entries of `fc` are left out.
+        arch: torchvision's name of the network.
+        input_filter: See `Backbone`.
+        run_id: The run that trained it.
+        width: Base planes of the network.
+    """
+    content = {
+        "format": BACKBONE_FORMAT,
+        "arch": arch,
+        "input_filter": str(input_filter),
+        "run_id": run_id,
+        # Only of other networks than torchvision's own: what a run writes stays the same, byte for byte.
+        **({} if width == BASE_WIDTH else {"width": width}),
+        # Contiguous: a network that was trained with its channels last is saved like any other.
+        "state_dict": {k: v.detach().cpu().contiguous() for k, v in state.items() if not k.startswith("fc.")},
+    }
+    write_checkpoint(path, content)
+
+
+def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
+    """Reads a backbone written by `save_backbone`.
+
+    Args:
+        path: The `backbone.pth` to read.
+        arch: The architecture that it must have; by default any.
+
+    Raises:
+        UserError: The file is torn, no backbone, of another architecture, or holds values that are not finite.
+    """
+    content = read_checkpoint(path)
+    if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
+        raise UserError(f"{path} is no salmask backbone", mend=_GIVE)
+    BACKBONE.verify(content, path)
+    if arch and content["arch"] != arch:
+        raise UserError(f"{path} holds a {content['arch']}, not a {arch}", mend=f"encoder.arch={content['arch']}")
+    for name, tensor in content["state_dict"].items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: a name of its weights is {type(name).__name__}, not a text", mend=_GIVE)
+        if not isinstance(tensor, Tensor):
+            raise UserError(f"{path}: '{name}' of its weights is {type(tensor).__name__}, not a tensor", mend=_GIVE)
+    # `load_state_dict` takes whole numbers for weights, and drops the imaginary part of complex ones.
+    require_floats(content["state_dict"], path)
+    width, stem = content.get("width", BASE_WIDTH), content["state_dict"].get("conv1.weight")
+    if stem is not None and stem.shape[:1] != (width,):  # before a network of whatever width is built
+        misfit = f"size mismatch for conv1.weight, {[*stem.shape]} at width {width}"
+        raise UserError(f"{path} does not fit a {content['arch']}: {misfit}", mend=_GIVE)
+    return backbone_from(
+        content["state_dict"],
+        path,
+        arch=content["arch"],
+        input_filter=InputFilter(content["input_filter"]),
+        run_id=content["run_id"],
+        width=width,
+    )
+
+
+def backbone_from(
+    state: Mapping[str, Tensor], path: Path, *, arch: str, input_filter: InputFilter, run_id: str, width: int
+) -> Backbone:
+    """Builds a backbone of weights in torchvision's keys, without `fc`.
+
+    Args:
+        state: The weights.
+        path: Of the file that they were read from, for errors.
+        arch: torchvision's name of the network.
+        input_filter: See `Backbone`.
+        run_id: The run that they are of.
+        width: Base planes of the network.
+
+    Raises:
+        UserError: The weights do not fit the network, or no training leaves such values.
+    """
+    network, features = _headless(arch, width, path)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} does not fit a {arch}: {str(error).splitlines()[1].strip()[:200]}", mend=_GIVE
+        ) from error
+    require_sound(network.state_dict(), path)
+    return Backbone(network, arch, input_filter, features, run_id, width)
+
+
+def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:
+    """Reads the backbone of a finished run, which must be this run's: a number that it is worth goes by its name.
+
+    Args:
+        run: As its folder has it.
+        folder: Of the run, with its `backbone.pth`.
+
+    Raises:
+        UserError: The backbone is damaged, or another run's.
+    """
+    path = folder.backbone
+    backbone = load_backbone(path, arch=run.encoder.arch)
+    if backbone.run_id != run.id:
+        raise UserError(
+            f"{path} is of run {backbone.run_id}, and {folder.run_yaml.name} describes run {run.id}",
+            mend="put the file that was exchanged or edited back",
+        )
+    weights = run.imported.weights
+    if weights and weights_digest(backbone.network.state_dict()) != weights:
+        raise UserError(f"{path} holds other weights than those of run {run.id}", mend="adopt these by --checkpoint")
+    return backbone
+
+
+def _headless(arch: str, width: int, path: Path) -> tuple[nn.Module, int]:
+    """Builds a network without its head, and with whatever the memory holds for weights, which are to be loaded.
+
+    Returns:
+        The network, and the number of its features. `path` is for errors.
+    """
+    if arch not in RESNETS:
+        raise UserError(f"{path} holds a '{arch}', which is no ResNet of torchvision's", mend=_GIVE)
+    network = planned_resnet(arch, width)
+    head = network.fc
+    assert isinstance(head, nn.Linear)
+    features = head.in_features
+    network.fc = nn.Identity()
+    return network.to_empty(device="cpu"), features
