@@ -83,6 +83,7 @@ def test_a_recorded_run_without_its_backbone_is_refused_and_left_as_it_is(older:
     assert Evaluation.parse("knn", run).name(run) == "knn"
 
 
+@pytest.mark.slow
 def test_a_detector_that_is_only_evaluated_is_scored_again_and_its_new_rows_count(tmp_path: Path) -> None:
     samples = pytest.importorskip("detection_samples")
     _, folder = samples.prepared(tmp_path / "runs" / "sweep")

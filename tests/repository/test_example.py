@@ -61,6 +61,7 @@ def test_recorded_runs_name_no_machine(recorded: str) -> None:
     assert set(hosts) == {"example"}
 
 
+@pytest.mark.slow
 def test_tables_plots_report_and_artifact_are_made_from_it(runs: list[RunRecord], tmp_path: Path) -> None:
     frame = collect_runs(runs)
     for name in TABLES:

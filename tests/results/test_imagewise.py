@@ -83,6 +83,7 @@ def test_equivalence_needs_the_whole_interval_within_the_margin() -> None:
     assert (wide.p_of_equivalence(2.0, 1.0) or 0) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("luck", "other"), [(0.0, 0.0), (0.5, 0.0), (0.5, 0.5)])
 def test_without_an_effect_five_in_a_hundred_are_false_alarms(
     luck: float, other: float, monkeypatch: pytest.MonkeyPatch

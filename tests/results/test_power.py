@@ -21,6 +21,7 @@ def test_pairs_have_the_gain_and_the_luck_that_they_are_drawn_with() -> None:
     assert scatter.mean() == pytest.approx(1.0 * 0.75 + chance, rel=0.35)  # clipped chances take part of the luck
 
 
+@pytest.mark.slow
 def test_images_find_more_than_seeds_and_cry_wolf_no_more_often() -> None:
     null, real = power_table([0, 1.5], pairs=300, seeds=3, images=2000, luck=0.3)
     assert null["by seeds and images, %"] == pytest.approx(5, abs=3.2)  # 2.5 standard errors

@@ -183,6 +183,7 @@ def mended(root: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_annotations_to_score_on_are_no_part_of_what_was_trained(voc_root: Path, tmp_path: Path) -> None:
     """Where one is corrected, the detector is scored again, and not trained again."""
     run, folder = prepared(tmp_path / "runs")

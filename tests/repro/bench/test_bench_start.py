@@ -15,6 +15,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_every_stage_of_a_start_is_timed() -> None:
     ended = salmask("bench", "start", "mocov2", *TINY, "data.scenes.train_count=64", "--rounds", "1", "--json")
     assert ended.code == 0, ended.err

@@ -229,6 +229,7 @@ def test_a_bound_without_a_clock_is_refused() -> None:
     assert "--rounds 5" in refused("methods", "cost", "mocov2", "--tiny", "--bound", "--rounds", "0")
 
 
+@pytest.mark.slow
 def test_a_trace_comes_after_the_numbers_and_its_failure_costs_it_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def test_foregrounds_are_compared_cell_by_cell() -> None:
     assert rows[PLAIN]["mean IoU"] == round(1 / 3, 3)
 
 
+@pytest.mark.slow
 def test_maps_of_whole_images_stand_beside_those_of_views_and_chance() -> None:
     ended = salmask("bench", "saliency", "agreement", *SMALL)
     assert ended.code == 0, ended

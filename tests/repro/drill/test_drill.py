@@ -47,6 +47,7 @@ def held(row: Row) -> bool:
     return row.tried > 0
 
 
+@pytest.mark.slow
 def test_a_killed_a_signalled_and_a_torn_training_go_on(training: TinyRun) -> None:
     assert training.events > 50
     assert held(killed(training, 2))

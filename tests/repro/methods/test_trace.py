@@ -7,6 +7,7 @@ names, so that the drill has ended before this one begins.
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from training_samples import CPU, tiny
 
@@ -15,6 +16,7 @@ from repro.bench.trace import write_trace
 from repro.methods.cost import trace
 
 
+@pytest.mark.slow
 def test_a_trace_lists_where_the_time_goes(tmp_path: Path) -> None:
     run = tiny("mocov2")
     for _ in range(2):

@@ -252,6 +252,7 @@ def nearest_mean_accuracy(train: Floats, train_labels: list[int], val: Floats, v
     return np.mean(distances.argmin(axis=1) == val_labels)
 
 
+@pytest.mark.slow
 def test_colour_tells_nothing_of_the_class_and_the_silhouette_much() -> None:
     train, val = Scenes("train", count=800, size=64), Scenes("val", count=600, size=64)
     seen, unseen = describe(train), describe(val)
