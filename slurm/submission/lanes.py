@@ -4,13 +4,14 @@ Slurm limits the jobs of an array (`--array=0-38%12`), and has nothing for sever
 So a profile's `throttle` is divided among *lanes*. In a lane one array comes after the other: each waits until all
 before it in the lane have ended, however (`afterany`), and runs as many jobs at a time as the lane has places. The
 lanes' places add up to the throttle at most, so it holds by Slurm's own means, without a process that minds it. What
-goes out later, by a retry or as Slurm has room, gets the places that no lane has, or comes behind what is in the lane
-with the least to do.
+goes out later, by a retry or as Slurm has room, gets the places that no lane has, or comes behind what is in a lane,
+whichever is planned to end sooner.
 
 Pretrainings have a lane of their own where there are places for two. How many lanes the evaluations share, and how many
 places each gets, is chosen by what the jobs are planned to take.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from uuid import uuid4
@@ -36,7 +37,13 @@ class Lane:
     batches: list[Batch] = field(default_factory=list)
     """Of this launch."""
     work: float = 0.0
-    """Seconds that its jobs are planned to take, one after the other."""
+    """Seconds that the jobs of these are planned to take, one after the other."""
+    before: float = 0.0
+    """Seconds in which what earlier launches put into it is planned to end."""
+
+    def end(self, weights: "Weights", more: Sequence[Batch] = ()) -> float:
+        """Returns the seconds in which its last job ends, with some more batches, where none waits for another lane."""
+        return self.before + sum(weights.duration(batch, self.places) for batch in (*self.batches, *more))
 
 
 class Weights:
@@ -61,6 +68,10 @@ class Weights:
         """Returns the seconds of a batch's jobs, one after the other."""
         return sum(map(self.of_key, batch.keys))
 
+    def duration(self, batch: Batch, places: int) -> float:
+        """Returns the seconds of a batch of which so many jobs run at a time, all as long as their mean."""
+        return math.ceil(len(batch.keys) / places) * self.of(batch) / len(batch.keys)
+
 
 def in_lanes(
     batches: Iterable[Batch], throttle: int, live: Iterable[Submission], planned: Mapping[Key, float]
@@ -80,13 +91,11 @@ def in_lanes(
     weights = Weights(planned)
     lanes = _live_lanes(live, throttle, weights)
     free = throttle - sum(lane.places for lane in lanes)
-    if free > 0:
-        lanes = _new_lanes(working, free, weights)
-    else:
-        for batch in working:
-            lane = min(lanes, key=lambda lane: lane.work / lane.places)
-            lane.batches.append(batch)
-            lane.work += weights.of(batch)
+    choices = [_new_lanes(working, free, weights)] if free > 0 else []
+    if lanes:
+        choices.append(_behind_live(working, [*lanes, *([Lane(_name(), free)] if free > 0 else [])], weights))
+    # At the same end the first: nothing waits there for what others have in a lane.
+    lanes = min(choices, key=lambda lanes: _last_end(lanes, weights))
     placed = {batch.name: lane for lane in lanes for batch in lane.batches}
     return [_placed(batch, placed[batch.name]) if batch.name in placed else batch for batch in batches]
 
@@ -132,7 +141,14 @@ def _live_lanes(live: Iterable[Submission], throttle: int, weights: Weights) -> 
         # Of what went out without a lane nothing says how many run at a time: as many as there are.
         most = max(entry.at_a_time or len(entries) for entry in entries)
         places = min(most, len(entries), throttle)
-        lanes.append(Lane(name, places, work=sum(weights.of_key(entry.key) for entry in entries)))
+        lanes.append(Lane(name, places, before=sum(weights.of_key(entry.key) for entry in entries) / places))
+    return lanes
+
+
+def _behind_live(batches: Sequence[Batch], lanes: list[Lane], weights: Weights) -> list[Lane]:
+    """Returns lanes of which some have jobs of earlier launches, each batch in the one in which it ends soonest."""
+    for batch in batches:
+        min(lanes, key=lambda lane: lane.end(weights, [batch])).batches.append(batch)
     return lanes
 
 
@@ -169,14 +185,13 @@ def _last_end(lanes: Sequence[Lane], weights: Weights) -> float:
     pretrained = 0.0
     last = 0.0
     for lane in lanes:
-        now = 0.0
+        now = lane.before
         for batch in lane.batches:
-            work = weights.of(batch)
-            now += work / lane.places
+            now += weights.duration(batch, lane.places)
             if batch.task == PRETRAIN:
                 pretrained = max(pretrained, now)
             else:
-                now = max(now, pretrained + work / len(batch.keys))
+                now = max(now, pretrained + weights.of(batch) / len(batch.keys))
         last = max(last, now)
     return last
 

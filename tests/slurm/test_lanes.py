@@ -204,6 +204,20 @@ def test_what_goes_out_later_gets_places_that_are_free_or_waits_its_turn() -> No
     assert behind(waiting, jobs_by_lane(old)) == [e.job for e in old]
 
 
+def test_much_that_goes_out_later_is_not_left_to_the_few_places_that_are_free() -> None:
+    """More seeds, launched while the last of the first ones ran, were trained one at a time for ever after."""
+    live = [entry(f"1_{number}", lane="a", at_a_time=12) for number in range(11)]
+    more = one("pretrain", *(f"m/s{seed}" for seed in range(39)))
+    (placed,) = in_lanes([more], 12, live, {})
+    assert (placed.lane, placed.at_a_time) == ("a", 11)
+    # A single one would not end sooner there.
+    (alone,) = in_lanes([one("pretrain", "m/s0")], 12, live, {})
+    assert (alone.lane in ("a", ""), alone.at_a_time) == (False, 1)
+    # Each where it ends soonest: some at once, on the place that is free, and the many behind what runs.
+    some, many = in_lanes([one("linear", "m/x"), more], 12, live, {})
+    assert (some.lane in ("a", ""), many.lane) == (False, "a")
+
+
 def test_what_waits_for_its_turn_in_a_lane_is_not_said_to_build_on_anything(sweep: SweepFolder) -> None:
     sweep.submitted(lane="a1")
     waiting = queue_of("PENDING", "Dependency", start=None)
