@@ -9,7 +9,7 @@ from typing import IO, Any
 import torch
 
 from repro.data.errors import reason_of
-from repro.errors import UserError
+from repro.errors import UserError, memory_shortage
 from repro.files import write_atomically
 from repro.presence import is_folder, is_odd
 
@@ -81,6 +81,8 @@ def load_safely(path: Path) -> Any:
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn file surfaces as any of half a dozen types
+        if memory_shortage(error):  # that is no fault of the file's, in place of which an older one might be taken
+            raise
         raise UserError(
             f"checkpoint {path} cannot be read ({type(error).__name__}): it is torn or no checkpoint",
             mend="copy it anew, or make it again",

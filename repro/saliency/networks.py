@@ -11,7 +11,7 @@ from torchvision.models import get_model, get_model_weights
 
 from repro.backbones.backbone import load_backbone
 from repro.data.errors import PathError, reason_of
-from repro.errors import UserError, nearest
+from repro.errors import UserError, memory_shortage, nearest
 from repro.masking.filters import high_pass
 from repro.randomness import Purpose, stream_seed
 from repro.runs.choices import InputFilter
@@ -88,6 +88,8 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
     try:
         return get_model(arch, weights=weights)
     except Exception as error:  # a file that is cut off surfaces as any of half a dozen types
+        if memory_shortage(error):
+            raise
         if file is not None and _is_damaged(file, wanted):
             raise PathError(
                 file,
@@ -148,6 +150,8 @@ def _timm(name: str, weights: str) -> Localizer:
     try:
         model = timm.create_model(name, pretrained=weights != "random", cache_dir=weights_cache())
     except Exception as error:  # the hub's client raises many kinds; all mean that the weights are not to be had
+        if memory_shortage(error):
+            raise
         # So does a RuntimeError of a file that is cut off; of a name that timm does not know it raises one too.
         if isinstance(error, RuntimeError) and (weights == "random" or not timm.is_model_pretrained(name)):
             similar = timm.list_models(f"*{name.partition('.')[0]}*")[:3]

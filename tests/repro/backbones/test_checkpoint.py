@@ -14,6 +14,7 @@ from repro.backbones.weights import not_finite
 from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
 from repro.files import write_atomically
+from repro.saliency.networks import build_localizer
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,29 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(saved: Path, monkeypa
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"backbone.pth cannot be read: Permission denied; mend: check the path"):
         read_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    "shortage",
+    [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate")],
+)
+def test_a_file_that_memory_had_no_room_for_is_not_called_torn(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, shortage: Exception
+) -> None:
+    """A training would have gone on from the checkpoint before, and removed the newest."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise shortage
+
+    monkeypatch.setattr("torch.load", fail)
+    with pytest.raises(type(shortage)) as caught:
+        read_checkpoint(saved)
+    assert caught.value is shortage
+    monkeypatch.setattr("repro.saliency.networks.get_model", fail)
+    monkeypatch.setattr("timm.create_model", fail)
+    for network in ("resnet50", "timm/resnet18"):
+        with pytest.raises(type(shortage)):  # and not that its weights cannot be downloaded
+            build_localizer(network, "IMAGENET1K_V2" if network == "resnet50" else "pretrained")
 
 
 class Payload:
