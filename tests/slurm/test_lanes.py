@@ -124,6 +124,19 @@ def test_without_a_throttle_all_runs_at_once(tmp_path: Path) -> None:
                scripts_of_none.values())  # fmt: skip
 
 
+def test_what_is_done_has_no_script(tmp_path: Path) -> None:
+    sweep = Sweep("s", (Part(("mocov2",), (0, 1), ("linear",), settings=TINY),))
+    graph = expand(sweep, tmp_path / "s", resolve, {})
+    cluster = Cluster("c", resources=Resources())
+    done = graph.jobs[0].folder
+    done.path.mkdir(parents=True)
+    done.backbone.touch()
+    named = dict(scripts(graph, cluster, tmp_path / "code"))
+    tasks = [name.split("-")[-2] for name in named]
+    assert tasks == ["pretrain", "linear", "linear", "report"]  # one evaluation at once, one behind its pretraining
+    assert not any("--array" in script for script in named.values())
+
+
 def test_most_places_go_where_most_work_is(tmp_path: Path) -> None:
     keys = {task: tuple((f"m/s{seed}-0", task) for seed in range(30)) for task in ("pretrain", *TASKS)}
     batches = [Batch(f"s-{task}-1", task, keys[task], Resources(), parents=()) for task in keys]
