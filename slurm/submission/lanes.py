@@ -114,14 +114,12 @@ def jobs_by_lane(live: Iterable[Submission]) -> dict[str, list[str]]:
 
 
 def behind(batch: Batch, lanes: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns the ids of the jobs that must have ended before a batch begins: of its lane; for a report, of all.
+    """Returns the ids of the jobs of a batch's lane, which must have ended before the batch begins.
 
     Args:
         batch: That goes out.
         lanes: Ids by lane, of all that is in.
     """
-    if batch.task == REPORT:
-        return [job for name, jobs in lanes.items() if name not in ("", EARLIER) for job in jobs]
     return list(lanes.get(batch.lane, ())) if batch.lane else []
 
 

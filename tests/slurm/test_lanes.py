@@ -149,6 +149,11 @@ def test_most_places_go_where_most_work_is(tmp_path: Path) -> None:
     assert sum(batch.lane == placed[0].lane for batch in placed) == 1  # evaluations do not wait for all pretrainings
     heavy = in_lanes(batches, 16, [], dict.fromkeys(planned, 600.0))
     assert {batch.task: batch.at_a_time for batch in heavy}["pretrain"] <= 6
+    # Where nobody knows, a pretraining takes as long as twenty evaluations.
+    assert {batch.task: batch.at_a_time for batch in in_lanes(batches, 16, [], {})}["pretrain"] >= 12
+    halves = [batch for whole in batches for batch in whole.split(15)]
+    in_halves = in_lanes(halves, 16, [], planned)
+    assert len({batch.lane for batch in in_halves if batch.task == "pretrain"}) == 1
     limited = [replace(batch, resources=Resources(throttle=2)) for batch in batches]
     assert {batch.at_a_time for batch in in_lanes(limited, 16, [], planned)} <= {1, 2}  # a task's own limit
 
