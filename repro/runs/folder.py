@@ -167,11 +167,11 @@ class RunFolder:
             how: How it computes: `machine`, its settings, and of a GPU `arithmetic`, torch's switches.
 
         Raises:
-            UserError: An earlier attempt saw other data.
+            UserError: An earlier attempt saw other data, and something is here that was made of it.
         """
-        # An attempt that goes on from a checkpoint must see the images that the checkpoint was trained on.
-        earlier = self._earlier_attempts()
-        if earlier and earlier[-1]["data"] != data:
+        # Before the first checkpoint nothing binds: who mended an image that could not be decoded calls this again.
+        earlier, made = self._earlier_attempts(), (self.backbone, self.results, *self.checkpoints.glob("step_*.pth"))
+        if earlier and earlier[-1]["data"] != data and any(map(exists, made)):
             raise UserError(
                 f"the data changed since {self.path} was begun (fingerprint {earlier[-1]['data']}, now {data})",
                 mend="restore it, or choose another --out",

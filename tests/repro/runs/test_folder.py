@@ -248,12 +248,25 @@ def test_provenance_names_a_command_that_makes_the_run_again(folder: RunFolder) 
     assert RunFolder.of(again, out).path == folder.path
 
 
-def test_data_that_changed_between_attempts_is_refused(folder: RunFolder) -> None:
+@pytest.mark.parametrize("made", ["checkpoints/step_00000002.pth", "backbone.pth", "results.jsonl"])
+def test_data_that_changed_between_attempts_is_refused(folder: RunFolder, made: str) -> None:
     folder.prepare(RUN)
     folder.record_provenance("cpu", {"train": "aa"})
+    (folder.path / made).parent.mkdir(exist_ok=True)
+    (folder.path / made).touch()
     with pytest.raises(UserError, match="the data changed since"):
         folder.record_provenance("cpu", {"train": "bb"})
     assert len(json.loads(folder.provenance.read_text())) == 1
+
+
+def test_data_may_be_mended_where_nothing_was_made_of_it_yet(folder: RunFolder) -> None:
+    folder.prepare(RUN)
+    folder.record_provenance("cpu", {"train": "aa"})
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / ".step_00000002.pth.abcdefgh").touch()  # its first, half written when it was killed
+    folder.record_provenance("cpu", {"train": "bb"})
+    attempts = json.loads(folder.provenance.read_text())
+    assert [attempt["data"]["train"] for attempt in attempts] == ["aa", "bb"]
 
 
 def test_the_code_is_named_by_its_commit() -> None:
