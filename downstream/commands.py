@@ -19,8 +19,8 @@ from repro.presence import exists, is_folder
 from repro.progress import OPENING, suggest
 from repro.runs import reading
 from repro.runs.choices import InputFilter
-from repro.runs.detection import COSTS, DETECTION_TASKS
-from repro.runs.evaluation import PROTOCOLS, Evaluation, task_and_dataset
+from repro.runs.detection import DETECTION_TASKS
+from repro.runs.evaluation import NO_ACCURACIES, PROTOCOLS, Evaluation, task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.reading import parse_overrides
 from repro.runs.records import Result, read
@@ -32,9 +32,6 @@ CarryOut = Callable[..., None]
 
 TABLE1 = ("linear@imagenet100", "linear@caltech101", "linear@flowers102", "logistic@caltech101", "logistic@flowers102")
 """Every number of Table 1: each data set by the paper-like protocol, the transfer ones by the standard one too."""
-
-NO_PERCENT = ("lr", "l2", "unconverged", *COSTS)
-"""Metrics that are no accuracies, and are printed without a percent sign."""
 
 # Arguments and options of the commands below. They stand here so that a command's signature shows what it takes, and
 # not how help describes it.
@@ -355,7 +352,7 @@ def _tell_replaced(before: Sequence[Result], now: Sequence[Result], folder: RunF
 
 def _metric_and_value(row: Result) -> str:
     """Returns a row's metric and value in columns of fixed width, with a percent sign or room for one."""
-    if row.metric in NO_PERCENT:
+    if row.metric in NO_ACCURACIES:
         return f"{row.metric:14} {row.value:6.3g}  "
     return f"{row.metric:14} {row.value:6.2f} %"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from repro.errors import UserError, nearest
-from repro.runs.detection import COCO, DETECTION_TASKS, VOC
+from repro.runs.detection import COCO, COSTS, DETECTION_TASKS, VOC
 from repro.runs.protocols import EvaluationProtocol
 from repro.runs.records import Result, latest
 from repro.runs.run import Run
@@ -27,6 +27,24 @@ PROTOCOLS: Mapping[str, Callable[[Run, str], tuple[EvaluationProtocol, ...]]] = 
 """Every task that there is, with the protocols that its rows carry for a run and a data set."""
 HEADLINES = ("top1", "bbox_AP")
 """The metric that stands for a task, of classifiers and of detectors."""
+NO_ACCURACIES = ("lr", "l2", "unconverged", *COSTS)
+"""Metrics that say what was chosen or spent: not in percent, and more of them is not better."""
+
+
+def refuse_no_accuracy(metric: str) -> None:
+    """Refuses to judge by what results hold beside accuracies: of two penalties, neither is the better one.
+
+    Args:
+        metric: What was asked for; empty where nothing was.
+
+    Raises:
+        UserError: It is one of `NO_ACCURACIES`.
+    """
+    if metric in NO_ACCURACIES:
+        raise UserError(
+            f"'{metric}' is no accuracy: it says what an evaluation chose or took",
+            mend="name an accuracy, such as top1; salmask collect --out FILE lists the rest",
+        )
 
 
 def _usual_dataset(task: str, run: Run) -> str:

@@ -11,6 +11,7 @@ from repro.errors import UserError, nearest
 from repro.presence import is_folder
 from repro.runs.comparison import at_work_in_first
 from repro.runs.comparison import difference as settings_difference
+from repro.runs.evaluation import NO_ACCURACIES, refuse_no_accuracy
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
 from repro.runs.run_name import RunName
@@ -104,8 +105,10 @@ def compare(
         metric: Which measure; by default the task's first.
 
     Raises:
-        UserError: Nothing goes by such a name, both have nothing in common or share a run, or runs exclude each other.
+        UserError: Nothing goes by such a name, the measure is no accuracy, both have nothing in common or share a run,
+            or runs exclude each other.
     """
+    refuse_no_accuracy(metric)
     words = (first, second)
     sides = [select(runs, word) for word in words]
     methods = [list(dict.fromkeys(run.method for run in side)) for side in sides]
@@ -121,10 +124,10 @@ def compare(
         comparisons += _of_pair(of_first, of_second, task, metric)
     if not comparisons:
         rows = frame[frame["task"] == task] if task else frame
-        others = rows["metric"] if metric and len(rows) else frame["task"]
+        others = {*(rows["metric"] if metric and len(rows) else frame["task"]).astype(str)} - {*NO_ACCURACIES}
         raise UserError(
             f"{first} and {second} have no {metric or 'measurement'}{f' by {task}' if task else ''} in common",
-            mend=f"evaluate both alike, or ask for another of {', '.join(sorted(set(others.astype(str))))}",
+            mend=f"evaluate both alike, or ask for another of {', '.join(sorted(others))}",
         )
     return comparisons
 

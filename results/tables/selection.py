@@ -6,7 +6,7 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.runs.detection import DETECTION_TASKS
-from repro.runs.evaluation import PROTOCOLS
+from repro.runs.evaluation import NO_ACCURACIES, PROTOCOLS, refuse_no_accuracy
 from results.collection.collect import refuse_mixed
 from results.paper.published import Published, has_row, published
 from results.tables.cells import values_by_cell
@@ -170,12 +170,13 @@ def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "")
         metric: Likewise.
 
     Raises:
-        UserError: No row has it, and no evaluation of ours gives it.
+        UserError: No row has it, and no evaluation of ours gives it; or the measure is no accuracy.
     """
+    refuse_no_accuracy(metric)
     for what, name, ours in (("task", task, PROTOCOLS), ("metric", metric, METRICS)):
-        measured = [] if frame is None else list(map(str, frame[what].unique()))
+        measured = [] if frame is None else sorted({*map(str, frame[what].unique())} - {*NO_ACCURACIES})
         if name and name not in ours and name not in measured:
-            raise UserError(f"no {what} '{name}'", mend=nearest(name, dict.fromkeys([*ours, *sorted(measured)])))
+            raise UserError(f"no {what} '{name}'", mend=nearest(name, dict.fromkeys([*ours, *measured])))
 
 
 def judged_by(task: str, metric: str = "") -> str:

@@ -193,6 +193,16 @@ def test_a_measure_that_no_evaluation_gave_is_refused(runs: Path, command: str) 
     assert "no result is top1_best by knn; mend: give one that was measured: knn (top1, top5, mean_per_class); " in line
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("table", "table1"), ("claims",), ("compare", "mocov2", "simclr"), ("plot", "forest"), ("report",), ("pack",)],
+)
+def test_what_an_evaluation_chose_is_no_measure_to_judge_by(runs: Path, words: tuple[str, ...]) -> None:
+    """The paper's sentences were judged by penalties of logistic regression, as percentages."""
+    line = refused(*words, "--runs", str(runs / "cpu-112px"), "--task", "logistic", "--metric", "l2")
+    assert "'l2' is no accuracy: it says what an evaluation chose or took; mend: name an accuracy, such as top1" in line
+
+
 def test_the_evaluation_is_one_that_gives_the_measure(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs, tmp_path / "runs")
     for results in (tmp_path / "runs").rglob("results.jsonl"):
