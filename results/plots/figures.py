@@ -27,6 +27,7 @@ from results.plots.style import (
     WIDTH,
     Theme,
     folded,
+    folded_name,
     ink,
     legend,
     letters_above,
@@ -78,7 +79,8 @@ def scatter(material: Material) -> Figure:
     axes.set(title="published against measured", aspect="equal")
     notes = ["half filled: SimCLR"] if any(look(row).fill == "left" for row in records["row"]) else []
     if records["difference"].isna().any():
-        notes.append("pale: other data, scale, settings or protocol than the paper's, for orientation only")
+        scale = "scale (TINY)" if "TINY" in material.warning else "scale"
+        notes.append(f"pale: other data, {scale}, settings or protocol than the paper's, for orientation only")
     legend(figure, "; ".join(notes))
     return figure
 
@@ -101,7 +103,7 @@ def bars(material: Material) -> Figure:
         axes.grid(axis="y", visible=False)
     # Signs that no bar has are not explained.
     notes = {
-        "bar: mean over (seeds)": True,
+        "bar: mean over seeds (their number)": True,
         "whisker: standard deviation": (records["std"].fillna(0.0) > 0).any(),
         "thick line: published": records["difference"].notna().any(),
         "*: not with the paper's settings": records["departures"].map(bool).any(),
@@ -209,14 +211,17 @@ def gallery(material: Material) -> Figure:
     names = list(pictures)
     rows = [names[start : start + 3] for start in range(0, len(names), 3)]
     # Three a row, each as wide as its proportions ask for.
-    ratios = [[pictures[name].width / pictures[name].height for name in row] for row in rows]
-    heights = [WIDTH / max(sum(row), 1.2) + 0.3 for row in ratios]  # pictures of a row are equally high
+    ratios = {name: picture.width / picture.height for name, picture in pictures.items()}
+    inches = {name: WIDTH / max(sum(map(ratios.__getitem__, row)), 1.2) for row in rows for name in row}  # its height
+    titles = {name: folded_name(name, ratios[name] * inches[name]) for name in names}
+    heights = [max(inches[name] + 0.3 * (1 + titles[name].count("\n")) for name in row) for row in rows]
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     strips = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for strip, row, widths in zip(strips, rows, ratios, strict=True):
+    for strip, row in zip(strips, rows, strict=True):
+        widths = [ratios[name] for name in row]
         for axes, name in zip(strip.subplots(1, len(row), squeeze=False, width_ratios=widths)[0], row, strict=True):
             axes.imshow(np.asarray(pictures[name]), interpolation="antialiased")
-            axes.set_title(name)
+            axes.set_title(titles[name])
             axes.axis("off")
     return figure
 

@@ -135,11 +135,12 @@ def forest(material: Material) -> Figure:
     panels = {effect.panel: [other for other in drawn if other.panel == effect.panel] for effect in drawn}
     figure, grid = stacked([len(of_panel) for of_panel in panels.values()], _ROW_INCHES, room=0.75)
     letters = letters_above(label(effect.method) for effect in drawn)  # of all: the panels' axes are aligned
+    beyond = False
     for axes, (title, of_panel) in zip(grid, panels.items(), strict=True):
-        _draw_panel(axes, of_panel, material.theme)
+        beyond |= _draw_panel(axes, of_panel, material.theme)
         axes.set_title(folded(title, letters))
     grid[-1].set_xlabel("difference to the framework without masking, in points")
-    _legend(figure, drawn, material.theme)
+    _legend(figure, drawn, material.theme, beyond=beyond)
     return figure
 
 
@@ -152,8 +153,12 @@ def _tasks_that_both_have(material: Material) -> list[str]:
     return [task for task in tasks if effects(frame, task=task, metric=metric)]
 
 
-def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) -> None:
-    """Draws a line for each effect, the first one at the top, and its numbers behind."""
+def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) -> bool:
+    """Draws a line for each effect, the first one at the top, and its numbers behind.
+
+    Returns:
+        Whether an interval goes on beyond the axis.
+    """
     low, high = _range(effects_of_panel)
     for position, effect in enumerate(effects_of_panel):
         mean, style = effect.comparison.mean or 0.0, look(effect.method)
@@ -173,6 +178,8 @@ def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) ->
     axes.set_yticks(range(len(effects_of_panel)), [label(effect.method) for effect in effects_of_panel])
     axes.set(xlim=(low, high), ylim=(len(effects_of_panel) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
+    intervals = [interval for effect in effects_of_panel if (interval := effect.comparison.interval())]
+    return any(interval[0] < low or interval[1] > high for interval in intervals)
 
 
 def _range(effects_of_panel: Sequence[Effect]) -> tuple[float, float]:
@@ -190,13 +197,15 @@ def _tick(theme: Theme, *, compares: bool) -> dict[str, Any]:
     return {"color": ink(theme), "linewidth": 2.4, "alpha": 1.0 if compares else 0.45}
 
 
-def _legend(figure: Figure, drawn: Sequence[Effect], theme: Theme) -> None:
+def _legend(figure: Figure, drawn: Sequence[Effect], theme: Theme, *, beyond: bool) -> None:
     """Says what of the signs that are drawn stands for what."""
     signs: dict[str, dict[str, Any]] = {}
     if any(effect.clear for effect in drawn):
         signs["the interval excludes zero"] = {"marker": "o"}
     if not all(effect.clear for effect in drawn):
         signs["it includes zero, or there is none (one seed)"] = {"marker": "o", "markerfacecolor": surface(theme)}
+    if beyond:
+        signs["it goes on beyond the axis"] = {"marker": ">"}
     for compares, words in ((True, "published"), (False, "published, for orientation: not the paper's setting")):
         if any(effect.published is not None and effect.compares is compares for effect in drawn):
             tick = _tick(theme, compares=compares)

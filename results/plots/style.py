@@ -235,6 +235,11 @@ def folded(title: str, width: int = 46) -> str:
     return textwrap.fill(re.sub(r",(?! )", ", ", title), width, break_on_hyphens=False)
 
 
+def folded_name(name: str, inches: float) -> str:
+    """Returns a method's name in lines that fit above a picture; it is divided behind its hyphens."""
+    return textwrap.fill(name, max(int(inches / _TITLE_LETTER_WIDTH), 1), break_long_words=False)
+
+
 def limits(values: Sequence[float]) -> tuple[float, float]:
     """Returns the range of an axis that shows all values with some room around."""
     low, high = min(values), max(values)

@@ -60,7 +60,7 @@ def test_one_seed_and_an_interval_with_zero_are_not_clear(tmp_path: Path) -> Non
     assert 30 < high < 60  # the interval of two seeds, [-37, 38], does not choose the axis
     # Legends only of what is drawn: no interval without zero, and no published difference out of the paper's setting.
     legend = [text.get_text() for text in forest(content).legends[0].get_texts()]
-    assert legend == ["it includes zero, or there is none (one seed)", "published"]
+    assert legend == ["it includes zero, or there is none (one seed)", "it goes on beyond the axis", "published"]
 
 
 def test_runs_altered_unlike_are_marked(tmp_path: Path) -> None:

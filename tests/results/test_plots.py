@@ -1,6 +1,7 @@
 """Every plot is drawn from runs, is the same for the same runs, and says what is missing where there is nothing."""
 
 import colorsys
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from json_rows import write_rows
+from matplotlib.text import Text
 from PIL import Image
 from run_samples import finished, renamed
 from scipy import stats
@@ -23,7 +25,7 @@ from results.paper.published import published
 from results.plots.curves import curves
 from results.plots.dose import BOTH, HARD, QUERY, Point, panels_of, slope
 from results.plots.dose_plot import APART, half_width, saliency_dose, slope_text
-from results.plots.figures import PLOTS, bars, branches, compute, draw, save, scatter
+from results.plots.figures import PLOTS, bars, branches, compute, draw, gallery, save, scatter
 from results.plots.material import Material, NothingToDrawError, key_of, panel_titles
 from results.plots.style import look, themed
 from results.report.page import build
@@ -80,6 +82,29 @@ def test_a_plot_is_written_as_svg_and_png(material: Material, tmp_path: Path, na
     assert pixels.shape[1] > 1000
     assert pixels.std() > 5  # something is drawn
     assert draw(name, material, ".svg") == svg.read_bytes()
+
+
+def test_long_names_above_galleries_stand_apart_and_are_not_cut(tmp_path: Path) -> None:
+    """The study's rows of degraded foregrounds ran into the next picture's name, and over the figure's edge."""
+    widths = {
+        "hard-by-random": 900,
+        "hard-by-truth-shifted-2": 300,
+        "hard-by-truth-shifted-4": 300,
+        "query-by-random": 400,
+    }
+    for varied, width in widths.items():
+        folder = finished(tmp_path, f"mocov2+ours-hp-{varied}", 0, {}, masking__strategy="high_pass")
+        (picture,) = folder.gallery.iterdir()
+        Image.new("RGB", (width, 500)).save(picture)
+    with themed("light"):
+        figure = gallery(Material(find_runs([tmp_path], resolve), None))
+        figure.draw_without_rendering()
+    texts = [text for strip in figure.subfigs for axes in strip.axes for text in axes.findobj(Text)]
+    titles = [text.get_window_extent() for text in texts if "mocov2" in text.get_text()]
+    assert len(titles) == 4
+    assert all(figure.bbox.x0 <= title.x0 and title.x1 <= figure.bbox.x1 for title in titles)
+    assert all(title.y1 <= figure.bbox.y1 for title in titles)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(titles, 2))
 
 
 def test_the_report_shows_every_plot_below_its_caption(material: Material) -> None:
@@ -371,7 +396,8 @@ def test_scatter_tells_frameworks_apart_where_points_are_for_orientation_only(tm
     points = [container.lines[0] for container in figure.axes[0].containers]
     assert [point.get_fillstyle() for point in points] == ["full", "left"]
     assert all(point.get_alpha() < 1 for point in points)
-    assert figure.legends[0].get_title().get_text().startswith("half filled: SimCLR; pale: ")
+    note = figure.legends[0].get_title().get_text()
+    assert note.startswith("half filled: SimCLR; pale: other data, scale (TINY), settings or protocol")
 
 
 def _colours(looks: dict) -> list[str]:
