@@ -20,6 +20,7 @@ from repro.data.verification.files import File, check_decoding, check_files, sta
 from repro.data.verification.report import Report
 from repro.errors import UserError
 from repro.progress import ProgressBars
+from repro.quantities import counted
 from repro.runs.sections import ScenesSettings
 
 _SAMPLE = ScenesSettings(train_count=40, val_count=40)
@@ -195,7 +196,7 @@ def _count_left_out(report: Report, where: str, names: Sequence[str]) -> None:
     if names:
         counts = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names)
         kinds = ", ".join(f"{count} {ending}" for ending, count in counts.most_common())
-        report.warnings.append(f"{where}: {len(names)} files are left out, as they do not end as images do: {kinds}")
+        report.warnings.append(f"{where}: {counted(len(names), 'file')} left out, without an image's ending: {kinds}")
 
 
 def _files_below(report: Report, split: Split, folder: Path, left_out: list[str]) -> list[File] | None:

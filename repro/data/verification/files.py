@@ -19,6 +19,7 @@ from repro.data.processes import work_all
 from repro.data.verification.report import Report
 from repro.errors import shortened
 from repro.progress import ProgressBars
+from repro.quantities import counted
 
 _CHUNK = 32  # images handed to a decoding process at a time
 
@@ -206,8 +207,8 @@ def check_decoding(
         if inspection.fault is not None and path not in unreadable:
             report.add(inspection.fault.kind, path, inspection.fault.reason)
     if turned:  # of classified images; those with boxes are turned, as detectron2 turns them
-        message = f"{turned} images have an EXIF orientation, which is not applied: they are used as they are stored"
-        report.warnings.append(f"{message}, as by torchvision")
+        turnable = f"{counted(turned, 'image')} with an EXIF orientation"
+        report.warnings.append(f"{turnable}, which is not applied: used as stored, as by torchvision")
 
 
 def _inspect_all(files: Sequence[tuple[str, tuple[int, int] | None]]) -> list[images.Inspection]:

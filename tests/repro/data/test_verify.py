@@ -171,8 +171,11 @@ def test_files_that_nobody_reads_are_counted_by_their_endings(folder_root: Path)
     report = verify("folder", folder_root, deep=False, workers=1)
     assert report.ok
     assert report.counts["train"]["ant"] == 4
-    why = "files are left out, as they do not end as images do"
-    assert report.warnings == [f"train: 4 {why}: 2 .heic, 1 .avif, 1 without an ending", f"val: 1 {why}: 1 .txt"]
+    why = "left out, without an image's ending"
+    assert report.warnings == [
+        f"train: 4 files {why}: 2 .heic, 1 .avif, 1 without an ending",
+        f"val: 1 file {why}: 1 .txt",
+    ]
 
 
 def test_images_that_a_viewer_would_turn_are_counted_and_used_as_they_are_stored(folder_root: Path) -> None:
@@ -185,7 +188,7 @@ def test_images_that_a_viewer_would_turn_are_counted_and_used_as_they_are_stored
     report = verify("folder", folder_root, workers=1)
     assert report.ok
     assert report.warnings == [
-        "7 images have an EXIF orientation, which is not applied: they are used as they are stored, as by torchvision"
+        "7 images with an EXIF orientation, which is not applied: used as stored, as by torchvision"
     ]
     assert decode(folder_root / "train/ant/t6.jpg").size == (8, 6)
     assert inspect(folder_root / "train/ant/t6.jpg").turned
