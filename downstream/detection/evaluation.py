@@ -5,14 +5,16 @@ import io
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetFromList, DatasetMapper, MapDataset, MetadataCatalog
+from detectron2.data.build import trivial_batch_collator
 from detectron2.data.detection_utils import read_image
+from detectron2.data.samplers import InferenceSampler
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import GeneralizedRCNN
@@ -29,6 +31,7 @@ from downstream.detection.trial import Trial
 from repro.distributed import rank
 from repro.errors import UserError
 from repro.files import write_atomically
+from repro.loader import Loader
 from repro.progress import tracked
 
 log = logging.getLogger("salmask")
@@ -107,6 +110,23 @@ class Detections(DatasetEvaluator):
         return {"results": sorted(results, key=lambda entry: (entry["image_id"], -entry["score"]))}
 
 
+def make_test_loader(records: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], *, workers: int) -> Loader:
+    """Makes a loader of this rank's images, one a batch, as detectron2's own: its processes would not outlive signals.
+
+    Args:
+        records: detectron2's, of the images.
+        mapper: Makes of a record what the detector sees.
+        workers: Decoding processes of this rank.
+    """
+    return Loader(
+        MapDataset(DatasetFromList(records, copy=False), mapper),
+        workers=workers,
+        batch_size=1,
+        sampler=InferenceSampler(len(records)),
+        collate_fn=trivial_batch_collator,
+    )
+
+
 @dataclass(frozen=True)
 class _Counted:
     """A loader that shows how many of its batches, of an image each, are done with."""
@@ -140,7 +160,7 @@ def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
     sample = Sample([record["file_name"] for record in data.test[:PICTURED_IMAGES]])
     evaluators = [data.evaluator(), sample, Detections(data)]
     mapper = partial(map_record, DatasetMapper(trial.cfg, is_train=False))
-    loader = build_detection_test_loader(data.test, mapper=mapper, num_workers=trial.machine.workers)
+    loader = make_test_loader(data.test, mapper, workers=trial.machine.workers)
     with redirect_stdout(io.StringIO()):  # pycocotools prints tables, and standard output is for results
         counted = _Counted(loader, f"{trial.task} trial {trial.index}: scoring")
         outcome = inference_on_dataset(model, counted, DatasetEvaluators(evaluators))

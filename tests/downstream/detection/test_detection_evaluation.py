@@ -3,6 +3,8 @@
 import gzip
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,29 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 from torch import nn
 
-from downstream.detection.evaluation import Detections, Sample, average_precisions, evaluate_detector
+from downstream.detection.evaluation import Detections, Sample, average_precisions, evaluate_detector, make_test_loader
 from downstream.detection.task import quiet_detectron2, summary
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
+
+
+def named(record: dict[str, Any]) -> tuple[int, str]:
+    return os.getpid(), record["file_name"]
+
+
+def test_processes_that_score_leave_signals_to_the_main_one_and_are_not_warned_of(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """Whoever ended a group of processes during the scoring was shown a traceback of torch's loader."""
+    records = [{"file_name": f"{index}.jpg"} for index in range(40)]
+    names = []
+    for [(process, name)] in make_test_loader(records, named, workers=1):
+        if not names:
+            assert process != os.getpid()
+            os.kill(process, signal.SIGTERM)
+        names.append(name)
+    assert names == [record["file_name"] for record in records]
+    assert not [text for text in map(str, recwarn.list) if "worker processes" in text]
 
 
 class GroundTruth(nn.Module):
