@@ -18,6 +18,8 @@ from repro.runs.records import Result, append
 from repro.runs.run import Run
 
 DEVICE = "NVIDIA H100"
+FOREGROUNDS = ("truth", "truth-dilated-2", "random", "inverted")
+"""Sources of the foreground of runs of a dose-response, from good to bad."""
 RESULT = Result(
     run_id="",
     recipe="",
@@ -132,3 +134,20 @@ def _result_of(run: Run, sweep: str) -> Result:
         protocol=run.probe.protocol().name,
         scale=scale_of(sizes_below_recipe(run)),
     )
+
+
+def with_foreground(
+    root: Path, source: str, seed: int, hard: str = "", top1: float = 50.0, iou: float = 0.5, **changed: str
+) -> None:
+    """A run of the dose-response, with the IoU of the query's foreground, and of the hard negative's .1 above it."""
+    settings = {
+        "localizer__source": source,
+        "localizer__hard_negative_source": hard,
+        "data__dataset": "scenes",
+        "masking__strategy": "high_pass",
+        **changed,
+    }
+    method = f"mocov2+ours-hp-by-{source}-{hard}"
+    folder = finished(root, method, seed, {("scenes", "top1"): top1}, sweep="dose", **settings)
+    covered = {"query": {"mean IoU": iou}, "hard negative": {"mean IoU": iou + 0.1}}
+    folder.foregrounds.write_text(json.dumps(covered))
