@@ -27,6 +27,8 @@ PROTOCOLS: Mapping[str, Callable[[Run, str], tuple[EvaluationProtocol, ...]]] = 
 """Every task that there is, with the protocols that its rows carry for a run and a data set."""
 HEADLINES = ("top1", "bbox_AP")
 """The metric that stands for a task, of classifiers and of detectors."""
+NEXT_BEST = ("logistic", "knn")
+"""Evaluations that stand in for the paper's linear probe, best first; logistic regression is a linear classifier."""
 NO_ACCURACIES = ("lr", "l2", "unconverged", *COSTS)
 """Metrics that say what was chosen or spent: not in percent, and more of them is not better."""
 

@@ -11,7 +11,7 @@ from repro.errors import UserError, nearest
 from repro.presence import is_folder
 from repro.runs.comparison import at_work_in_first
 from repro.runs.comparison import difference as settings_difference
-from repro.runs.evaluation import NO_ACCURACIES, refuse_no_accuracy
+from repro.runs.evaluation import NEXT_BEST, NO_ACCURACIES, refuse_no_accuracy
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
 from repro.runs.run_name import RunName
@@ -35,6 +35,7 @@ ROUNDING = 1e-3
 Both count the same images, so that nothing but rounding is between them; one of 50,000 images is 0.002 points.
 """
 USUAL_TASK = "linear"
+_RANKING = {task: rank for rank, task in enumerate((USUAL_TASK, *NEXT_BEST))}
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,10 @@ def _of_pair(first: SideRows, second: SideRows, task: str, metric: str) -> list[
     wanted = {task} if task else ({USUAL_TASK} if USUAL_TASK in shared else shared)
     first, second = first.by_tasks(wanted), second.by_tasks(wanted)
     columns_of_second = set(second.columns)
+    shared_columns = [column for column in first.columns if column in columns_of_second]
     comparisons = []
-    for column in (column for column in first.columns if column in columns_of_second):
+    # As tables choose: what stands first is what most readers will take for the answer.
+    for column in sorted(shared_columns, key=lambda column: _RANKING.get(column[0], len(_RANKING))):
         here = first.in_column(column), second.in_column(column)
         chosen = next((name for name in here[0].metrics if name in here[1].metrics), None)
         if chosen is not None:

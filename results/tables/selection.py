@@ -6,15 +6,13 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.runs.detection import DETECTION_TASKS
-from repro.runs.evaluation import NO_ACCURACIES, PROTOCOLS, refuse_no_accuracy
+from repro.runs.evaluation import NEXT_BEST, NO_ACCURACIES, PROTOCOLS, refuse_no_accuracy
 from results.collection.collect import refuse_mixed
 from results.paper.published import Published, has_row, published
 from results.tables.cells import values_by_cell
 from results.tables.columns import Column, find_columns
 from results.tables.references import without_untrained
 
-NEXT_BEST = ("logistic", "knn")
-"""Evaluations that stand in for the paper's linear probe, best first; logistic regression is a linear classifier."""
 METRICS = {
     "top1": "top-1",
     "top1_best": "top-1 of the best epoch",

@@ -214,6 +214,15 @@ def test_what_both_have_is_compared_beside_probes_of_two_data_sets(tmp_path: Pat
     assert [comparison.column[:2] for comparison in compared(tmp_path)] == [("knn", "imagenet100")]
 
 
+def test_the_evaluation_that_tables_would_show_comes_first(tmp_path: Path) -> None:
+    for method in (OURS, "mocov2"):
+        results = finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}).results
+        (row,) = read(results)[0]
+        results.unlink()
+        append(results, [replace(row, task=task) for task in ("knn", "logistic")])
+    assert [comparison.column[0] for comparison in compared(tmp_path)] == ["logistic", "knn"]
+
+
 def test_runs_of_one_side_are_of_one_size_and_of_two_sides_of_any(tmp_path: Path) -> None:
     for seed in range(3):
         finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
