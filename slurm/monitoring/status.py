@@ -42,7 +42,7 @@ class JobRow:
     """One job: a task of a run."""
 
     run: str
-    """`METHOD sSEED`, or the sweep's name for its report."""
+    """`METHOD sSEED`, with `-ID` where the sweep has several such runs, or the sweep's name for its report."""
     task: str
     state: State
     folder: str
@@ -108,13 +108,18 @@ def _surely_finished(sweep: Path, job: TrackedJob, read_results: ReadResults) ->
 def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
     """Returns the state of every job of a sweep.
 
+    Where runs of several settings have one method and seed, as after a setting was changed, each has its id too.
+
     Args:
         ledger: Of the sweep.
         queue: From `slurm.monitoring.queue.snapshot`.
         now: The time, in seconds since the epoch.
     """
     read_results = cache(rows_of)
-    return [row(ledger.sweep, job, queue, now, read_results) for job in jobs_of(ledger)]
+    table = [row(ledger.sweep, job, queue, now, read_results) for job in jobs_of(ledger)]
+    # A report has the sweep's name, however many there are.
+    runs = Counter(run for run, _ in {(row.run, row.folder) for row in table if row.task != REPORT})
+    return [replace(row, run=row.folder.replace("/", " ")) if runs[row.run] > 1 else row for row in table]
 
 
 def row(

@@ -167,6 +167,18 @@ def test_a_run_that_no_launcher_knows_is_told_by_its_folder(sweep: Sweep) -> Non
     assert (sweep.row(GONE).state, sweep.row(GONE).note) == (State.failed, "no root")
 
 
+def test_runs_of_one_method_and_seed_are_told_apart_by_their_ids(sweep: Sweep) -> None:
+    other = Sweep(sweep.place, tiny(changes={"optimization.lr": 0.5}))
+    sweep.submitted()
+    assert [row.run for row in rows(sweep.ledger, GONE, NOW)] == ["mocov2 s0"]
+    other.submitted(job="813")
+    sweep.submitted("linear", "814")
+    names = {sweep.key: f"mocov2 s0-{sweep.run.id}", other.key: f"mocov2 s0-{other.run.id}"}
+    table = rows(sweep.ledger, GONE, NOW)
+    assert len(table) == 3
+    assert all(row.run == names[row.folder] for row in table)
+
+
 def test_a_status_that_cannot_be_read_is_told_and_breaks_nothing(sweep: Sweep) -> None:
     sweep.submitted()
     sweep.status_file().write_text('{"state": "runn')
