@@ -1,6 +1,7 @@
 """What a word on the command line means: a sweep's folder, or a run's."""
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,16 +55,22 @@ def find_target(word: str) -> SweepTarget:
         # A folder that is neither, such as a checkout's own `table1/`, may be called like a sweep below a root.
         if not any(is_folder(root / word) for root in roots):
             raise UserError(f"{word} holds neither jobs nor runs", mend="name runs/SWEEP or runs/SWEEP/METHOD/sSEED-ID")
-    matching_sweeps = [root / word for root in roots if _is_sweep(root / word)]
+    matching_sweeps: dict[Path, Path] = {}  # a root may be called in two ways
+    for folder in (root / word for root in roots if _is_sweep(root / word)):
+        matching_sweeps.setdefault(folder.resolve(), folder)
+    if len(matching_sweeps) > 1:
+        raise _several(word, "sweeps", list(matching_sweeps.values()))
     if matching_sweeps:
-        return SweepTarget(matching_sweeps[0])
+        return SweepTarget(next(iter(matching_sweeps.values())))
     matching_runs = sorted({run for root in roots for run in _runs(root) if RunName.of(run).is_meant_by(word)})
     if not matching_runs:
-        names = [sweep.name for sweep in sweeps(roots)]
+        names = list(dict.fromkeys(sweep.name for sweep in sweeps(roots)))
+        if names and "/" in word:  # meant as a run
+            runs = [RunName.of(run) for root in roots for run in _runs(root)]
+            names = sorted({f"{run.method}/{run.seed}" for run in runs}) or names
         raise UserError(f"no sweep or run '{word}'", mend=nearest(word, names)) if names else _nothing(roots)
     if len(matching_runs) > 1:
-        few = ", ".join(map(str, matching_runs[:5]))
-        raise UserError(f"'{word}' names {len(matching_runs)} runs", mend=f"one of {few}")
+        raise _several(word, "runs", matching_runs)
     run = matching_runs[0]
     return SweepTarget(run.parent.parent, "/".join(run.parts[-2:]))
 
@@ -89,6 +96,11 @@ def sweeps(roots: Iterable[Path]) -> list[Path]:
 def runs_of(sweep: Path) -> Iterator[Path]:
     """Yields the folders of a sweep's runs; what cannot be looked at is none that is known here."""
     return (path for path in sweep.glob("*/s*-*/") if _surely(_is_run, path))
+
+
+def _several(word: str, things: str, folders: Sequence[Path]) -> UserError:
+    few = ", ".join(shlex.quote(str(folder)) for folder in folders[:5])
+    return UserError(f"'{word}' names {len(folders)} {things}", mend=f"one of {few}")
 
 
 def _nothing(roots: Sequence[Path]) -> UserError:

@@ -194,12 +194,28 @@ def test_names_that_mean_nothing_or_too_much_are_refused(sweep: Sweep, runs: Pat
     second = Sweep(runs / "table2")
     second.folder.prepare(RUN)
     assert refused("logs", RUN.id[:6]).startswith(f"'{RUN.id[:6]}' names 2 runs; mend: one of runs/table1/mocov2/s0-")
+    # A word with a slash is meant as a run.
+    assert refused("logs", "mocov2/s7") == (
+        "no sweep or run 'mocov2/s7'; mend: did you mean 'mocov2/s0'? known: mocov2/s0"
+    )
     (runs.parent / "elsewhere").mkdir()
     os.chdir(runs.parent / "elsewhere")
     assert refused("status", "table1") == (
         "there are no sweeps in runs; mend: salmask sweep first, or name the sweep's folder, for example "
         "/scratch/ME/salmask/table1, which the launch printed"
     )
+
+
+def test_a_name_of_two_sweeps_is_refused_with_their_folders(runs: Path, tmp_path: Path, sweep: Sweep) -> None:
+    sweep.submitted()
+    scratch = tmp_path / "my scratch"
+    Sweep(scratch / "table1").submitted()
+    user_folder().mkdir(parents=True)
+    (user_folder() / "mine.yaml").write_text(f"scratch: {scratch}\n")
+    (user_folder() / "here.yaml").write_text(f"scratch: {runs}\n")  # the same folder by another name is no other
+    for command in ("status", "cancel", "retry", "clean"):
+        said = refused(command, "table1")
+        assert said == f"'table1' names 2 sweeps; mend: one of runs/table1, '{scratch}/table1'"
 
 
 def test_a_sweep_in_the_scratch_of_a_profile_goes_by_its_name(
