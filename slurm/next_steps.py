@@ -15,7 +15,7 @@ from repro.errors import UserError
 from repro.presence import is_file, is_filled
 from repro.runs.folder import RunFolder
 from repro.runs.records import read
-from repro.runs.status import Status
+from repro.runs.status import PRETRAIN, Status
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import before
 from slurm.monitoring.status import finished, status_of
@@ -97,6 +97,10 @@ def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: f
     said = statuses.values()
     if any(status and status.alive(now) for status in said):
         return _RUNNING
+    pretraining = statuses.get(PRETRAIN)
+    if pretraining and pretraining.state == "failed" and not folder.pretrained:
+        # What builds on it does not come, unless the pretraining was handed over again.
+        entries = [entry for entry in entries if entry.task == PRETRAIN]
     if any(_may_come(sweep, statuses.get(entry.task), entry, minded=minded) for entry in entries):
         return _HANDED_OVER
     # Recorded runs have no backbone any more: a pretraining's word is enough. Imported weights had no pretraining.

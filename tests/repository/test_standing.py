@@ -13,7 +13,7 @@ import yaml
 from places import ROOT
 from presence_samples import close
 from record_samples import record, write_records
-from sweep_samples import GONE, HERE, Sweep
+from sweep_samples import GONE, HERE, Sweep, iso
 from sweep_samples import NOW as NOW_HERE
 from training_samples import salmask
 
@@ -162,6 +162,15 @@ def test_what_was_handed_over_and_has_not_begun_is_not_stopped(
     assert here.steps[0].command == f"salmask status runs/table1{'' if cancelled else ' --watch'}"
     sweep.says("done", age=5)
     assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 done."
+
+
+def test_what_builds_on_a_failed_pretraining_is_not_handed_over(sweep: Sweep, runs: Path) -> None:
+    sweep.submitted(time=iso(NOW_HERE - 3600))
+    sweep.submitted("linear", "813")
+    sweep.says("failed", age=3000)
+    assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 stopped."
+    sweep.submitted(job="814", time=iso(NOW_HERE - 60))
+    assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 handed over."
 
 
 @pytest.mark.parametrize(("age", "changes"), [(-300.0, {}), (5.0, {"host": HERE, "pid": 2**22 + 1})])
