@@ -1,5 +1,6 @@
 """`salmask cluster`: check a profile before anything goes out by it, or write a first one from what sinfo says."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -76,7 +77,7 @@ def make(
         raise UserError(f"{path} is there already", mend="another name, or remove it first")
     text = first_profile(partitions(), partition)
     write_text(path, text)
-    say(f"{path}\n{text}next: look through it, then salmask cluster check {name}")
+    say(f"{path}\n{text}next: look through it, then salmask cluster check {shlex.quote(name)}")
 
 
 def _distinct(cluster: Cluster) -> list[tuple[str, Resources]]:

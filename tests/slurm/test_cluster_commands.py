@@ -84,6 +84,9 @@ def test_a_first_profile_is_that_of_the_partition_with_gpus(fake: Path, tmp_path
     path.parent.rmdir()
     path.parent.write_text("a file in the place of the folder")
     assert refused("cluster", "make", "first").startswith(f"cannot write {path}: ")
+    path.parent.unlink()
+    # What is to be typed next is what a shell reads.
+    assert salmask("cluster", "make", "my first").out.endswith("then salmask cluster check 'my first'\n")
     for name in ("../x", "a\nb", "."):
         assert "is no name of a profile" in refused("cluster", "make", name)
     assert "a word is empty; mend: " in refused("cluster", "make", "")
