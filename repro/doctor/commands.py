@@ -17,6 +17,7 @@ ProbeCluster = Callable[..., list[Diagnosis]]
 """`probe_cluster(name, *, needs, nodes, wait)`: what a short job on a cluster finds."""
 NeedsOfSweep = Callable[..., Needs]
 """`needs_of_sweep(name, *, data, root)`: what the jobs of a sweep read besides their own files."""
+_WAIT_MINUTES = 15.0
 
 
 def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Typer:
@@ -48,7 +49,9 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
             int | None,
             typer.Option("--nodes", metavar="N", min=1, help="Nodes of the cluster to check; default: the profile's."),
         ] = None,
-        wait: Annotated[float, typer.Option(min=1, help="Minutes to wait for that job.")] = 15.0,
+        wait: Annotated[
+            float | None, typer.Option(metavar="MINUTES", min=1, help="Minutes to wait for that job; default: 15.")
+        ] = None,
         as_json: AsJson = False,
     ) -> None:
         """Check packages, devices, data roots and weights; say what is wrong and the mend.
@@ -58,10 +61,13 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
         On a cluster: salmask doctor --cluster mycluster --sweep table1 --root /data/imagenet
         """
         needs = _needs(data, root, lambda: needs_of_sweep(sweep, data=data, root=root) if sweep else None)
-        if nodes and not cluster:
-            raise UserError("--nodes is of a cluster, and none is named", mend="--cluster NAME too")
+        for option, given in (("--nodes", nodes), ("--wait", wait)):
+            if given and not cluster:
+                raise UserError(f"{option} is of a cluster, and none is named", mend="--cluster NAME too")
         if cluster:
-            diagnoses = probe_cluster(cluster, needs=needs or Needs(), nodes=nodes or 0, wait=60 * wait)
+            diagnoses = probe_cluster(
+                cluster, needs=needs or Needs(), nodes=nodes or 0, wait=60 * (wait or _WAIT_MINUTES)
+            )
         else:
             diagnoses = _of_this_machine(needs)
         report(as_json, [vars(diagnosis) for diagnosis in diagnoses])

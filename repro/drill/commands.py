@@ -25,7 +25,13 @@ By = Annotated[
         "--by", metavar="NAME|FILE", help="Profile whose jobs may preempt: one is sent to the node of a tiny job."
     ),
 ]
-Wait = Annotated[float, typer.Option(min=1, help="Minutes, with --cluster; what is not over is judged as it stands.")]
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MINUTES", min=1, help="With --cluster: what is not over then is judged as it stands; default: 20."
+    ),
+]
+_POINTS, _INPUTS, _WAIT_MINUTES = 12, 700, 20.0
 
 
 def build(main: Main) -> typer.Typer:
@@ -38,15 +44,17 @@ def build(main: Main) -> typer.Typer:
 
     @app.command()
     def drill(
-        points: Annotated[int, typer.Option(min=2, help="Points of each kind of fault, where there are more.")] = 12,
-        inputs: Inputs = 700,
+        points: Annotated[
+            int, typer.Option(min=2, help="Points of each kind of fault, where there are more.")
+        ] = _POINTS,
+        inputs: Inputs = _INPUTS,
         folder: Annotated[
             str, typer.Option("--in", metavar="DIR", help="Where to work, for example the disk that runs lie on.")
         ] = "",
         seed: Annotated[int, typer.Option(min=0, help="Random seed of the bad inputs.")] = 0,
         cluster: OnCluster = "",
         by: By = "",
-        wait: Wait = 20.0,
+        wait: Wait = None,
         as_json: AsJson = False,
     ) -> None:
         """Kill, signal and damage a tiny run for real, here or on a cluster, and check that nothing is lost.
@@ -62,10 +70,14 @@ def build(main: Main) -> typer.Typer:
         if cluster:
             if folder:
                 raise UserError("--in is of this machine", mend="leave it out; `scratch` in the profile says where")
-            _drill_cluster(cluster, by, wait=wait, as_json=as_json)
+            for option, differs in (("--points", points != _POINTS), ("--inputs", inputs != _INPUTS), ("--seed", seed)):
+                if differs:
+                    raise UserError(f"{option} is of this machine", mend="leave it out, or --cluster")
+            _drill_cluster(cluster, by, wait=wait or _WAIT_MINUTES, as_json=as_json)
             return
-        if by:
-            raise UserError("--by is of a cluster, and none is named", mend="--cluster NAME too")
+        for option, given in (("--by", by), ("--wait", wait)):
+            if given:
+                raise UserError(f"{option} is of a cluster, and none is named", mend="--cluster NAME too")
         if folder and not (is_folder(Path(folder)) and os.access(folder, os.W_OK | os.X_OK)):
             raise UserError(f"--in {folder}: no folder that can be written to", mend="make it, or name another one")
         _drill_machine(main, folder, points=points, inputs=inputs, seed=seed, as_json=as_json)

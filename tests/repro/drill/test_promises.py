@@ -155,6 +155,11 @@ def test_a_drill_of_no_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"'local' runs on this machine; mend: salmask drill, without --cluster"):
         ClusterDrill(load("local"))
     assert refused("drill", "--by", "slurm").startswith("--by is of a cluster, and none is named")
+    assert refused("drill", "--wait", "3").startswith("--wait is of a cluster, and none is named")
+    assert refused("doctor", "--wait", "60").startswith("--wait is of a cluster, and none is named")
+    assert refused("doctor", "--nodes", "2").startswith("--nodes is of a cluster, and none is named")
     assert refused("drill", "--cluster", "slurm", "--in", str(tmp_path)).startswith("--in is of this machine")
+    for option in ("--points", "--inputs", "--seed"):
+        assert refused("drill", "--cluster", "slurm", option, "3").startswith(f"{option} is of this machine")
     monkeypatch.setenv("PATH", "/nowhere")
     assert refused("drill", "--cluster", "slurm").endswith("mend: call this on a login node of the cluster")
