@@ -208,14 +208,14 @@ def refuse_mixed(
     frame: pd.DataFrame,
     cell: Sequence[str] = CELL,
     *,
-    mend: str = "name one sweep with --sweep, or give a narrower path",
+    mend: str = "",
 ) -> None:
     """Refuses rows that would be averaged although they are of different recipes, or are of the same seed.
 
     Args:
         frame: Rows of one task and metric, or several metrics of the same runs.
         cell: What the rows that are averaged agree in. Where it has neither fidelity nor scale, these must agree too.
-        mend: What a person can do about it.
+        mend: What a person can do about it; empty: what tells the two runs that are named apart.
 
     Raises:
         UserError: Names two runs that exclude each other, and in what they differ.
@@ -239,7 +239,17 @@ def _refuse(rivals: pd.DataFrame, keys: list[str], trouble: str, mend: str) -> N
     raise UserError(
         f"{first['method']}{of_seed} on {first['dataset']} has {trouble} under one name: {first['run_id']} "
         f"({first['path']}) and {second['run_id']} ({second['path']}){_difference(first, second)}",
-        mend=mend,
+        mend=mend or _narrower(first, second),
+    )
+
+
+def _narrower(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
+    """Returns how to leave one of two runs out: by its sweep, where they are of several."""
+    if first["sweep"] != second["sweep"]:
+        return "name one sweep with --sweep, or give a narrower path"
+    return (
+        "both are of one sweep, and --sweep does not part them: "
+        "name the folders of those that you want, each with --runs, or move the others away"
     )
 
 

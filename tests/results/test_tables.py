@@ -238,6 +238,9 @@ def test_two_runs_for_one_seed_are_refused_by_name() -> None:
     assert "mocov2-s0- (runs/mocov2-s0-/results.jsonl) and second (runs/second/results.jsonl)" in message
     assert refusal.value.mend.startswith("name one sweep with --sweep")
     assert "\n" not in message
+    with pytest.raises(UserError) as refusal:
+        render("table1", frame_of(row, replace(row, run_id="second")))
+    assert refusal.value.mend.startswith("both are of one sweep, and --sweep does not part them: name")
 
 
 def test_runs_of_two_recipes_under_one_name_are_refused_with_the_difference(tmp_path: Path) -> None:
