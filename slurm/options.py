@@ -100,7 +100,10 @@ AllowDirty = Annotated[
 # ---------------------------------------------------------------------------------------- of what looks after the jobs
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-AnySweep = Annotated[str, typer.Argument(metavar="[SWEEP]", help="Name or folder; default: all below runs/.")]
+AnySweep = Annotated[
+    str,
+    typer.Argument(metavar="[SWEEP]", help="Name or folder; default: all below runs/ and where profiles put sweeps."),
+]
 OneSweep = Annotated[str, typer.Argument(metavar="SWEEP", help="Name or folder.")]
 SweepOrRun = Annotated[
     str, typer.Argument(metavar="SWEEP|RUN", help="Name or folder of a sweep; a run's folder, METHOD/sSEED or id.")
