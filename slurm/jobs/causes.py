@@ -72,6 +72,11 @@ CAUSES = (
         "{line}",
         lambda *_: "the profile's setup: it must make this Python's packages visible on the node",
     ),
+    _Cause(
+        re.compile(r"execve\(\): (?P<name>.+): (No such file or directory|Permission denied)"),
+        "{line}",
+        lambda *_: "the environment in a folder that the nodes see, or `python` in the profile",
+    ),
     _Cause(re.compile(r"No space left on device|Disk quota exceeded"), "{line}", lambda *_: "free some space"),
 )
 """From the most telling to the least; the first that any line fits counts."""

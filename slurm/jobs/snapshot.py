@@ -19,6 +19,7 @@ from repro.errors import UserError, one_line
 from repro.files import write_atomically
 from repro.new_folders import new_folder
 from repro.paths import CODE_ROOT
+from repro.quantities import counted
 from repro.runs.provenance import SNAPSHOT, git_environment
 
 PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
@@ -55,8 +56,7 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
     if not allow_dirty:
         files = ", ".join(line[3:] for line in edits[:3]) + (" …" if len(edits) > 3 else "")
         raise UserError(
-            f"{len(edits)} files in {tree} are not as they were committed ({files}), "
-            "so what jobs run could not be told",
+            f"{counted(len(edits), 'file')} in {tree} not as committed ({files}), so what jobs run could not be told",
             mend="commit them, or --allow-dirty to record the difference",
         )
     return _take_edited(tree, sweep_folder, commit)

@@ -41,6 +41,11 @@ srun: error: node3: task 1: Exited with exit code 1
             "/usr/bin/python: No module named slurm\nsrun: error",
             "/usr/bin/python: No module named slurm; mend: the prof",
         ),
+        (
+            "slurmstepd-n7: error: execve(): /home/me/.venv/bin/python: No such file or directory\n"
+            "srun: error: n7: task 0: Exited with exit code 2",
+            "slurmstepd-n7: error: execve(): /home/me/.venv/bin/python: No such file or directory; mend: the environ",
+        ),
         ("OSError: [Errno 28] No space left on device", "OSError: [Errno 28] No space left on device; mend: free some"),
         (
             "salmask: the setup of the profile failed with status 1: module load cuda",

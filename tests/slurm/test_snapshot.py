@@ -118,6 +118,8 @@ def test_what_lies_beside_the_packages_is_no_edit_of_the_code(tree: Path, tmp_pa
 
 def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    with pytest.raises(UserError, match=r"^1 file in .* not as committed \(repro/code\.py\), so"):
+        take(tmp_path / "sweep", allow_dirty=False, tree=tree)
     (tree / "repro" / "new.py").write_text("NEW = 1\n")
     with pytest.raises(UserError, match=r"2 files in .* \(repro/code\.py, repro/new\.py\)"):
         take(tmp_path / "sweep", allow_dirty=False, tree=tree)
