@@ -1,6 +1,7 @@
 """What a word on the command line means: a sweep's folder, or a run's."""
 
 import contextlib
+import difflib
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def find_target(word: str) -> SweepTarget:
         if _is_sweep(path):
             return SweepTarget(path)
         # A folder that is neither, such as a checkout's own `table1/`, may be called like a sweep below a root.
-        if not any(is_folder(root / word) for root in roots):
+        if path.is_absolute() or not any(is_folder(root / word) for root in roots):
             raise UserError(f"{word} holds neither jobs nor runs", mend="name runs/SWEEP or runs/SWEEP/METHOD/sSEED-ID")
     matching_sweeps: dict[Path, Path] = {}  # a root may be called in two ways
     for folder in (root / word for root in roots if _is_sweep(root / word)):
@@ -67,7 +68,8 @@ def find_target(word: str) -> SweepTarget:
         names = list(dict.fromkeys(sweep.name for sweep in sweeps(roots)))
         if names and "/" in word:  # meant as a run
             runs = [RunName.of(run) for root in roots for run in _runs(root)]
-            names = sorted({f"{run.method}/{run.seed}" for run in runs}) or names
+            labels = sorted({f"{run.method}/{run.seed}" for run in runs})
+            names = labels if difflib.get_close_matches(word, labels) else names
         raise UserError(f"no sweep or run '{word}'", mend=nearest(word, names)) if names else _nothing(roots)
     if len(matching_runs) > 1:
         raise _several(word, "runs", matching_runs)

@@ -198,7 +198,11 @@ def test_names_that_mean_nothing_or_too_much_are_refused(sweep: Sweep, runs: Pat
     assert refused("logs", "mocov2/s7") == (
         "no sweep or run 'mocov2/s7'; mend: did you mean 'mocov2/s0'? known: mocov2/s0"
     )
+    assert refused("logs", "elsewhere/x9").endswith("mend: one of table1, table2")
     (runs.parent / "elsewhere").mkdir()
+    assert "elsewhere holds neither jobs nor runs; mend: name runs/SWEEP or" in refused(
+        "status", str(runs.parent / "elsewhere")
+    )
     os.chdir(runs.parent / "elsewhere")
     assert refused("status", "table1") == (
         "there are no sweeps in runs; mend: salmask sweep first, or name the sweep's folder, for example "
