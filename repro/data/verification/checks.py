@@ -65,6 +65,8 @@ def _check_folders(
     present = {split: _class_folders(report, root / split, entry) for split in SPLITS}
     if entry.classes is None:  # else a split is held against the classes that the data set has anyway
         _compare_class_lists(report, root, present)
+        if len(present["train"] or ()) == 1:
+            report.warnings.append("1 class: enough to pretrain on, but every accuracy on it is 100 %")
     files: list[File] = []
     for split, classes in present.items():
         if classes is not None:

@@ -120,4 +120,6 @@ class Report:
         kinds = {problem.kind for problem in self.problems}
         if not self.decoded:
             return "no image decoded" if "unusable" in kinds else "images not decoded (--quick)"
+        if not any(any(objects.values()) for objects in self.counts.values()) and not any(self.images.values()):
+            return "no image found"
         return "every other image decoded" if kinds & _UNDECODED else "every image decoded"

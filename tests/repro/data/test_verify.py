@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,17 @@ def test_verify_names_missing_splits_and_classes(imagenet_root: Path) -> None:
     ]
     assert [report.counts["train"][wnid] for wnid in away] == [0, 0]
     assert "n99999999" not in report.counts["train"]
+
+
+def test_of_one_class_accuracies_tell_nothing_and_of_no_image_all_is_not_well(folder_root: Path) -> None:
+    for other in (path for path in folder_root.glob("*/*") if path.name != "ant"):
+        shutil.rmtree(other)
+    report = verify("folder", folder_root, workers=1)
+    assert (report.ok, report.depth) == (True, "every image decoded")
+    assert report.warnings == ["1 class: enough to pretrain on, but every accuracy on it is 100 %"]
+    for split in ("train", "val"):
+        shutil.rmtree(folder_root / split)
+    assert verify("folder", folder_root, workers=1).depth == "no image found"  # "every image decoded"
 
 
 def test_an_unusual_number_of_images_is_a_warning(imagenet_root: Path) -> None:
