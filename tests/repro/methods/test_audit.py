@@ -328,6 +328,7 @@ def test_the_command_measures_scenes_and_folders_alike(tmp_path: Path) -> None:
     without = json.loads((tmp_path / "b" / "statistics.json").read_text())
     assert without["masks"][0]["of object"] is None
     assert "mean IoU" not in without["maps"][0]
+    assert "IoU" not in (tmp_path / "b" / "audit.html").read_text()  # nor is it explained
 
 
 def test_a_row_that_masks_nothing_leaves_no_folder(tmp_path: Path) -> None:
