@@ -19,6 +19,7 @@ from repro.runs.schemas import BACKBONE
 BACKBONE_FORMAT = 1
 """Version of the layout of `backbone.pth`."""
 _GIVE = BACKBONE.mend
+_GIVE_OR_ADOPT = f"{_GIVE}; of others' weights salmask eval --checkpoint FILE makes one"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     """
     content = read_checkpoint(path)
     if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
-        raise UserError(f"{path} is no salmask backbone", mend=_GIVE)
+        raise UserError(f"{path} is no salmask backbone", mend=_GIVE_OR_ADOPT)
     BACKBONE.verify(content, path)
     if arch and content["arch"] != arch:
         raise UserError(f"{path} holds a {content['arch']}, not a {arch}", mend=f"encoder.arch={content['arch']}")
