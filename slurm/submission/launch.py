@@ -121,8 +121,10 @@ def submit(
         _replace_report(graph, found, outcome, tell)
     if jobs := sender.taken_back - {graph.report}:
         tell(f"left out: {counted(len(jobs), 'job')}, cancelled before going out")
-    if sender.refused and not (outcome.submitted or found.live or found.outside):
-        raise sender.refused
+    if sender.refused:
+        if not (outcome.submitted or found.live or found.outside):
+            raise sender.refused
+        tell(str(sender.refused))
     return _concluded(outcome, graph, found, is_full=bool(sender.stopped or sender.full))
 
 

@@ -134,7 +134,6 @@ class Sender:
         elif self.refused is None:
             mend = f"the profile of '{self.cluster.name}'"
             self.refused = UserError(f"sbatch refused {batch.name}: {error}", mend=mend)
-            self.tell(str(self.refused))
 
     def _send_parts(self, batches: Iterable[Batch]) -> None:
         for batch in batches:

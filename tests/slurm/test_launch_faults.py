@@ -1,6 +1,7 @@
 """Launching on a bad day: sbatch fails, lies or is slow, launchers are killed, limits are reached, settings change."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -162,16 +163,20 @@ def test_a_slurm_that_does_not_say_how_long_arrays_may_be_gets_them_all_the_same
     assert all_once(graph, stand_in)
 
 
-def test_a_refusal_stops_only_what_builds_on_it(stand_in: StandInSlurm, tmp_path: Path) -> None:
+def test_a_refusal_stops_only_what_builds_on_it_and_is_told_once(stand_in: StandInSlurm, tmp_path: Path) -> None:
     graph = graph_for(tmp_path)
+    told = io.StringIO()
+    console = Console(file=told)
     stand_in.tell("faults", REFUSED)
     with pytest.raises(
         UserError, match=r"sbatch refused s-pretrain-\w+: .*Invalid qos specification; mend: the profile"
     ):
-        launch(graph)
+        submit(graph, CLUSTER, lambda: None, PROGRAM, console)
+    assert "sbatch refused" not in told.getvalue()
     stand_in.tell("faults", "ok", REFUSED)
-    outcome = launch(graph)
+    outcome = submit(graph, CLUSTER, lambda: None, PROGRAM, console)
     assert Counter(task for _, task in outcome.submitted) == {"pretrain": 4}
+    assert told.getvalue().count("sbatch refused") == 1
     assert Counter(task for _, task in outcome.unsent) == {"linear": 4, REPORT: 1}
     assert NO_PARENT not in outcome.unsent.values()
 
