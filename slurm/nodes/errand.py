@@ -67,8 +67,11 @@ def carried_out(
     if queued is not None and queued.live:
         raise NoReportError(f"job {job} was not through after {duration_text(wait)}, and was cancelled", mend=longer)
     state = f"{queued.state} {queued.reason}".strip() if queued else "Slurm no longer knows it"
-    mend = f"see {folder}; its node needs this folder and this Python, from a file system that it shares"
-    raise NoReportError(f"job {job} left no report ({state}): {_last_words(job, folder)}", mend=mend)
+    cause = cause_of_ranks(error_tails(folder, job))
+    # A cause comes with a mend of its own, where there is one.
+    mend = "" if cause else "its node needs this folder and this Python, from a file system that it shares"
+    what = f"job {job} left no report ({state}; its files are in {folder}): {cause or _last_words(job, folder)}"
+    raise NoReportError(what, mend=mend)
 
 
 def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: Path) -> str:
@@ -127,15 +130,10 @@ def wait_for_report(job: str, report: Path, deadline: float) -> QueuedJob | None
 
 
 def _last_words(job: str, folder: Path) -> str:
-    """Returns why a job ended, by what it printed.
+    """Returns what a job printed last.
 
     Args:
         job: Its id.
         folder: Of its submission.
     """
-    return (
-        cause_of_ranks(error_tails(folder, job))
-        or last_line(folder / f"{job}_0_log.err")
-        or last_line(folder / f"{job}_0_log.out")
-        or "it printed nothing"
-    )
+    return last_line(folder / f"{job}_0_log.err") or last_line(folder / f"{job}_0_log.out") or "it printed nothing"

@@ -111,4 +111,5 @@ def test_a_row_is_timed_on_a_node_and_plans_go_by_it(
     broken = salmask(*bench, *settings, "data.dataset=folder", "machine.data_root=/nowhere")
     assert broken.code == 2
     assert "left no report (FAILED " in broken.err
-    assert "/nowhere" in broken.err.partition("mend: see ")[0], broken.err
+    assert "/nowhere" in broken.err.partition("; mend: ")[0], broken.err
+    assert broken.err.count("; mend: ") == 1  # the cause's own
