@@ -260,6 +260,7 @@ def imported(path: Path, out: Path, *more: str) -> tuple[str, ...]:
     return ("eval", *settings, *scenes, *QUICK, *options)
 
 
+@pytest.mark.slow
 def test_the_recorded_command_makes_imported_weights_the_same_run_again(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:

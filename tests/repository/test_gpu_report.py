@@ -299,7 +299,7 @@ def gone(number: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("launcher", ["heeds", "does not", "ends"])
+@pytest.mark.parametrize("launcher", ["heeds", pytest.param("does not", marks=pytest.mark.slow), "ends"])
 def test_no_job_of_a_step_outlives_it(
     launcher: str, report: ModuleType, call: Callable[..., int], tmp_path: Path
 ) -> None:
@@ -312,7 +312,7 @@ def test_no_job_of_a_step_outlives_it(
     assert gone(int((tmp_path / "pid").read_text()))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_report_that_is_stopped_takes_its_step_along(number: signal.Signals, tmp_path: Path) -> None:
     launcher, pid = program(tmp_path / "launcher.py", LAUNCHER), tmp_path / "pid"
     call = (

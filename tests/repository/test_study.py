@@ -155,6 +155,7 @@ def test_a_run_that_diverged_is_a_result_of_its_row(tmp_path: Path) -> None:
     assert (row[1], row[-2:]) == ("0", ["– (4.84)", "seed 2 failed"])
 
 
+@pytest.mark.slow
 def test_runs_of_another_length_are_refused() -> None:
     for script, folders in (("tables", ["runs"]), ("decide_dose", ["runs", "dose"])):
         paths = [*(STUDY / folder for folder in folders), STUDY.parent / "demo"]
@@ -351,6 +352,7 @@ def test_truth_and_its_inverse_are_compared_by_the_spread_of_all_rows() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_page_judges_by_what_was_measured_and_says_so() -> None:
     """Runs without a linear probe, of which a page that knew no other task said that nothing was run."""
     runs = find_runs([STUDY / "runs" / method for method in ("simclr", "simclr+ours-hp")], resolve)

@@ -329,17 +329,21 @@ def test_probe_prints_the_rows_it_records_and_only_reads_them_again(tmp_path: Pa
     assert (status.state, status.task, status.step, status.steps) == ("done", "linear", 2, 2)
 
 
-def test_lists_and_reports_are_json_where_asked(tmp_path: Path) -> None:
+def test_lists_and_plans_are_json_where_asked(tmp_path: Path) -> None:
     assert [row["name"] for row in json.loads(salmask("data", "list", "--json").out)] == list(DATASETS)
+    plan = json.loads(salmask("sweep", "demo", "--plan", "--out", str(tmp_path / "demo"), "--json").out)
+    assert [row["done"] for row in plan["jobs"]] == [False] * 6
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.slow
+def test_benches_are_json_where_asked() -> None:
     assert json.loads(salmask("bench", "masking", "--batch", "2", "--size", "28", "--json").out)
     norms = json.loads(salmask("bench", "norm", "--batch", "8", "--size", "32", "--json").out)
     assert [row["layout"] for row in norms] == ["channels last", "contiguous"]
     assert all(row[ratio] > 0 for row in norms for ratio in ("ours ×", "dealt out ×"))
     scenes = json.loads(salmask("bench", "scenes", "--size", "64", "--json").out)
     assert scenes["draw / read"] > 1
-    plan = json.loads(salmask("sweep", "demo", "--plan", "--out", str(tmp_path / "demo"), "--json").out)
-    assert [row["done"] for row in plan["jobs"]] == [False] * 6
-    assert not (tmp_path / "demo").exists()
 
 
 def test_ctrl_c_is_one_line_and_the_run_says_so(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

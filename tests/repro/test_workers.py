@@ -52,7 +52,11 @@ class Deadly(Dataset[torch.Tensor]):
         ("SIGKILL", r"a decoding process was killed( \(Killed\)|, or ended by itself): perhaps for memory"),
         ("SIGBUS", r"a decoding process was killed(, or ended by itself| \(Bus error\)): .*shared memory \(/dev/shm\)"),
         ("exit", r"a decoding process was killed, or ended by itself: perhaps for memory"),
-        ("sleep", r"no decoding process gave a batch within 2 s; mend: see to the data's disk"),
+        pytest.param(
+            "sleep",
+            r"no decoding process gave a batch within 2 s; mend: see to the data's disk",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_process_that_dies_or_hangs_is_one_line_with_its_cause(what: str, said: str) -> None:
@@ -95,7 +99,14 @@ print(len(multiprocessing.active_children()))
 """
 
 
-@pytest.mark.parametrize(("end", "code"), [("", 0), ("raise SystemExit(2)", 2), ("left.pop().fails", 1)])
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("", 0),
+        pytest.param("raise SystemExit(2)", 2, marks=pytest.mark.slow),
+        pytest.param("left.pop().fails", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_processes_of_readings_that_were_left_end_before_the_program(end: str, code: int) -> None:
     """Each was sent TERM, which it outlives, and waited for half a minute, behind every training with workers."""
     more_than_cores = (os.cpu_count() or 1) + 1

@@ -90,6 +90,7 @@ def test_a_full_schedule_on_a_cpu_is_refused_with_an_estimate_before_any_task_be
     DetectionTask(VOC).check(replace(run, machine=replace(run.machine, device="auto")), scenes, backbone)
 
 
+@pytest.mark.slow
 def test_the_estimate_knows_our_parts_of_a_detector() -> None:
     """In a process that has imported nothing else of detection: detectron2 finds parts by their registered names."""
     script = (

@@ -31,6 +31,7 @@ def test_every_stage_of_a_start_is_timed() -> None:
     assert min(rows[stage]["cpu s"] for stage in STAGES[:2]) > rows["second step"]["cpu s"]
 
 
+@pytest.mark.slow
 def test_a_start_that_is_refused_says_what_the_training_would() -> None:
     ended = salmask("bench", "start", "mocov2", *TINY, "data.scenes.train_count=64", "optimization.precision=fp16")
     assert ended.code == 2

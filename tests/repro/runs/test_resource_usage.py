@@ -176,6 +176,7 @@ def test_the_most_memory_of_a_gpu_is_that_of_all_looks(monkeypatch: pytest.Monke
     assert [meter.look(ask_driver=False).gpu_memory for _ in range(3)] == [7, 7, 7]
 
 
+@pytest.mark.slow
 def test_a_driver_that_hangs_does_not_keep_a_task_from_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho asked >> $0.log\nexec sleep 4\n", encoding="utf-8")

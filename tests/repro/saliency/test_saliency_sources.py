@@ -165,6 +165,7 @@ def measured(source: str, hard: str = "") -> dict[str, dict[str, float]]:
     return {role: dict(values) for role, values in found.items()}
 
 
+@pytest.mark.slow
 def test_sources_are_graded_and_each_role_has_its_own() -> None:
     iou = {
         source: measured(source)["query"]["mean IoU"]
