@@ -209,6 +209,23 @@ def is_whole(folder: RunFolder, named: FileReference) -> bool:
     return is_file(path) and hashlib.sha256(path.read_bytes()).hexdigest() == named.sha256
 
 
+def read_images(path: Path) -> str:
+    """Returns the fingerprint of the images that a file's predictions are of, without reading these.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Empty where there is no such file, or none that this version reads.
+    """
+    if not is_file(path):
+        return ""
+    try:
+        return str(json.loads(pq.read_metadata(path).metadata[_METADATA])["images"])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        return ""
+
+
 def read(folder: RunFolder, named: FileReference) -> Predictions:
     """Reads the predictions that a row of results names.
 

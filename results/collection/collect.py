@@ -25,6 +25,7 @@ from results.collection.runs import (
     listed,
     method_name,
 )
+from results.collection.scored_images import unlike_images
 from results.formats.spreadsheet import harmless
 
 MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metric"]
@@ -113,7 +114,8 @@ def collect_runs(
     frame = _with_imported_apart(_with_sweeps_as_called(frame, runs))
     frame = _compared(_with_evaluation_scales(frame), runs)
     frame = _keep_last(frame, warnings, every_folder=every_folder)
-    frame.attrs["warnings"] = warnings  # last of all: pandas drops `attrs` in many of its operations
+    # Last of all: pandas drops `attrs` in many of its operations.
+    frame.attrs["warnings"] = [*warnings, *unlike_images(frame, [key for key in KEYS if key != "dataset"])]
     return frame
 
 

@@ -10,6 +10,7 @@ from repro.errors import UserError, nearest
 from repro.runs.labels import label_parts
 from results.collection.collect import KEYS, code_states, refuse_mixed
 from results.collection.runs import RunRecord
+from results.collection.scored_images import other_images
 from results.formats.layout import Cell, ColumnGroup, Line, Table
 from results.paper.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, has_row, published
 from results.statistics.ranking import LEGEND, SIGNIFICANCE, SIGNS
@@ -225,6 +226,7 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
             f"protocol: {protocol}",
             f"commits: {', '.join(commits)}" + (" – mixed" if len(commits) > 1 else ""),
             column.settings,
+            f"NOT THE SAME IMAGES: {others}" if (others := other_images(rows)) else "",
             f"sweeps: {', '.join(sorted(rows['sweep'].unique()))}",
         ]
         # Readers see two columns of one data set and ask why there are two.
@@ -232,7 +234,7 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
             if rival_number != number and rival.dataset == dataset and rival.group == column.group:
                 keys = [key for key, *values in zip(KEYS, column.key, rival.key, strict=True) if len(set(values)) > 1]
                 facts.append(f"differs from [{rival_number}] in {', '.join(keys)}")
-        notes.append("; ".join(facts))
+        notes.append("; ".join(filter(None, facts)))
     return notes
 
 

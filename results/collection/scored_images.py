@@ -1,0 +1,57 @@
+"""Whether results were scored on the same images, as the predictions beside them tell: others do not compare."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from repro.runs.predictions import read_images
+
+LONGEST_LIST = 4
+"""How many runs are named before the rest is only counted."""
+
+
+def other_images(rows: pd.DataFrame) -> str:
+    """Says which of some runs were scored on other images than most; empty where none were.
+
+    A folder of images may have grown between two evaluations, or be another one of the same name. Rows without
+    predictions, or whose file cannot be read, say nothing.
+
+    Args:
+        rows: Of one data set, split and protocol.
+    """
+    named = rows[rows["predictions"].astype(str) != ""].drop_duplicates(["path", "predictions"])
+    runs_by_images: dict[str, list[str]] = {}
+    columns = named[["path", "predictions", "predictions_sha256", "method", "seed"]]
+    for path, name, checksum, method, seed in columns.itertuples(index=False, name=None):
+        if images := _images(Path(path).parent / str(name), str(checksum)):
+            runs_by_images.setdefault(images, []).append(f"{method} s{seed}")
+    most, *others = sorted(runs_by_images.values(), key=len, reverse=True) or [[]]
+    names = sorted(run for runs in others for run in runs)
+    if not names:
+        return ""
+    more = f" and {len(names) - LONGEST_LIST} more" if len(names) > LONGEST_LIST else ""
+    return f"{', '.join(names[:LONGEST_LIST])}{more} scored on other images than {most[0]}"
+
+
+def unlike_images(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
+    """Yields a sentence for each data set and task of which some runs were scored on other images than most.
+
+    Args:
+        frame: Results, as `results.collection.collect.collect` returns them.
+        keys: What rows agree in that stand side by side. Scenes of another size are of another scale, and other images
+            by intention.
+    """
+    # Once for each file, and not for each of the measures that were made of it.
+    named = frame[frame["predictions"] != ""].drop_duplicates(["path", "predictions"])
+    for (task, dataset, *_), rows in named.groupby(["task", "dataset", *keys], observed=True):
+        if others := other_images(rows):
+            yield f"{dataset} by {task}: {others}; their numbers do not compare"
+
+
+@lru_cache(maxsize=65536)
+def _images(path: Path, checksum: str) -> str:
+    """Returns the fingerprint of the images of a file, which is another one where its checksum is; empty: unknown."""
+    del checksum  # it is in the key of what is kept in memory
+    return read_images(path)

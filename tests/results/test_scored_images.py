@@ -1,0 +1,51 @@
+"""Numbers that were measured on other images than their neighbours are told as such."""
+
+from pathlib import Path
+
+import numpy as np
+from prediction_samples import evaluated, predictions
+from training_samples import salmask
+
+from baselines import resolve
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.collection.scored_images import other_images
+from results.formats.layout import Table
+from results.formats.table_files import markdown
+from results.report.doubts import doubts
+from results.tables.rendering import render
+
+
+def table_of(root: Path) -> Table:
+    runs = find_runs([root], resolve)
+    return render("table1", collect_runs(runs), runs=runs)
+
+
+def test_a_run_that_was_scored_on_other_images_is_named(tmp_path: Path) -> None:
+    """The folder had grown between two evaluations: the mean of both, and their difference, were printed as any."""
+    for method in ("mocov2", "simclr"):
+        for seed in range(2):
+            images = "grown" if (method, seed) == ("mocov2", 1) else "val"
+            evaluated(tmp_path, method, seed, predictions(np.full(40, 0.5), seed, images), dataset="folder")
+    said = "mocov2 s1 scored on other images than mocov2 s0"
+    assert f"NOT THE SAME IMAGES: {said}" in markdown(table_of(tmp_path))
+    runs = find_runs([tmp_path], resolve)
+    warning = f"folder by linear: {said}; their numbers do not compare"
+    assert warning in doubts(runs, collect_runs(runs))
+    for command in (("table", "table1"), ("claims",), ("compare", "mocov2", "simclr")):
+        assert f"warning: {warning}\n" in salmask(*command, "--runs", str(tmp_path)).out
+
+
+def test_nothing_is_said_of_the_same_images_of_other_splits_and_of_none(tmp_path: Path) -> None:
+    folder = evaluated(tmp_path, "mocov2", 0, predictions(np.full(40, 0.5), 0))
+    evaluated(tmp_path, "mocov2", 1, predictions(np.full(40, 0.5), 1))
+    evaluated(tmp_path, "mocov2", 2, predictions(np.full(40, 0.5), 2, "test"), dataset="caltech101")
+    assert "SAME IMAGES" not in markdown(table_of(tmp_path))
+    # A file that is gone or torn is somebody else's to tell.
+    other = evaluated(tmp_path, "simclr", 0, predictions(np.full(40, 0.5), 0, "others"))
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    assert other_images(frame[frame["dataset"] == "imagenet100"]).startswith("simclr s0 scored on other images than")
+    for path in (*folder.path.glob("predictions/*"), *other.path.glob("predictions/*")):
+        path.write_bytes(b"torn")
+    frame = collect_runs(find_runs([tmp_path], resolve)).assign(predictions_sha256="another")
+    assert other_images(frame[frame["dataset"] == "imagenet100"]) == ""
