@@ -89,6 +89,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{guess}{'known:' if guess else 'one of'} {', '.join(names)}"
 
 
+def first_few(names: Sequence[str], most: int = 4, joint: str = ", ") -> str:
+    """Returns the first few of some names, and how many more there are: `a, b, c, d and 3 more`.
+
+    Args:
+        names: All names.
+        most: How many of them are listed.
+        joint: What stands between two.
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return joint.join(names[:most]) + more
+
+
 def shortened(names: Sequence[str], most: int = 5) -> str:
     """Returns how many names there are, and the first few of them: `7 (a, b, c, d, e, …)`.
 

@@ -15,7 +15,11 @@ from repro.errors import UserError
 from repro.presence import is_folder
 from repro.terminal import Console
 
-Inputs = Annotated[int, typer.Option(min=0, help="Bad inputs to try, about.")]
+Points = Annotated[
+    int | None, typer.Option(min=2, help="Points of each kind of fault, where there are more; default: 12.")
+]
+Inputs = Annotated[int | None, typer.Option(min=0, help="Bad inputs to try, about; default: 700.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Random seed of the bad inputs; default: 0.")]
 OnCluster = Annotated[
     str, typer.Option("--cluster", metavar="NAME|FILE", help="Try interruptions of tiny jobs on this cluster instead.")
 ]
@@ -44,14 +48,12 @@ def build(main: Main) -> typer.Typer:
 
     @app.command()
     def drill(
-        points: Annotated[
-            int, typer.Option(min=2, help="Points of each kind of fault, where there are more.")
-        ] = _POINTS,
-        inputs: Inputs = _INPUTS,
+        points: Points = None,
+        inputs: Inputs = None,
         folder: Annotated[
             str, typer.Option("--in", metavar="DIR", help="Where to work, for example the disk that runs lie on.")
         ] = "",
-        seed: Annotated[int, typer.Option(min=0, help="Random seed of the bad inputs.")] = 0,
+        seed: Seed = None,
         cluster: OnCluster = "",
         by: By = "",
         wait: Wait = None,
@@ -70,9 +72,9 @@ def build(main: Main) -> typer.Typer:
         if cluster:
             if folder:
                 raise UserError("--in is of this machine", mend="leave it out; `scratch` in the profile says where")
-            for option, differs in (("--points", points != _POINTS), ("--inputs", inputs != _INPUTS), ("--seed", seed)):
-                if differs:
-                    raise UserError(f"{option} is of this machine", mend="leave it out, or --cluster")
+            for option, number in (("--points", points), ("--inputs", inputs), ("--seed", seed)):
+                if number is not None:
+                    raise UserError(f"{option} is of this machine", mend="leave it or --cluster out")
             _drill_cluster(cluster, by, wait=wait or _WAIT_MINUTES, as_json=as_json)
             return
         for option, given in (("--by", by), ("--wait", wait)):
@@ -80,7 +82,14 @@ def build(main: Main) -> typer.Typer:
                 raise UserError(f"{option} is of a cluster, and none is named", mend="--cluster NAME too")
         if folder and not (is_folder(Path(folder)) and os.access(folder, os.W_OK | os.X_OK)):
             raise UserError(f"--in {folder}: no folder that can be written to", mend="make it, or name another one")
-        _drill_machine(main, folder, points=points, inputs=inputs, seed=seed, as_json=as_json)
+        _drill_machine(
+            main,
+            folder,
+            points=_POINTS if points is None else points,
+            inputs=_INPUTS if inputs is None else inputs,
+            seed=seed or 0,
+            as_json=as_json,
+        )
 
     return app
 

@@ -34,9 +34,9 @@ from repro.training.representations import (
     guess_loss,
     hard_negative_share,
     knn_top1,
+    similarities_to_others,
     spread,
     uniformity,
-    with_other_images,
 )
 
 FEWEST_IMAGES = 16
@@ -277,7 +277,7 @@ def look(watched: Watched, batches: Sequence[Mapping[str, Any]]) -> dict[str, fl
     numbers |= {"spread": spread(key), "alignment": alignment(query, key), "uniformity": uniformity(key)}
     model = watched.model
     if "hard_negative" in views and isinstance(model, MoCo | SimCLR):
-        others = query @ model.queue.keys.float() if isinstance(model, MoCo) else with_other_images(query, key)
+        others = query @ model.queue.keys.float() if isinstance(model, MoCo) else similarities_to_others(query, key)
         numbers["hard_negative_share"] = hard_negative_share(
             query,
             key,

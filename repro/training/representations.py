@@ -77,7 +77,7 @@ def hard_negative_share(
     return float(torch.cat([hard, positive, others], 1).div(temperature).softmax(1)[:, 0].mean())
 
 
-def with_other_images(query: Tensor, key: Tensor) -> Tensor:
+def similarities_to_others(query: Tensor, key: Tensor) -> Tensor:
     """Returns the similarities of each query with its negatives in SimCLR, both views of all other images.
 
     Args:

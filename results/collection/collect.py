@@ -115,7 +115,7 @@ def collect_runs(
     frame = _compared(_with_evaluation_scales(frame), runs)
     frame = _keep_last(frame, warnings, every_folder=every_folder)
     # Last of all: pandas drops `attrs` in many of its operations.
-    frame.attrs["warnings"] = [*warnings, *unlike_images(frame, [key for key in KEYS if key != "dataset"])]
+    frame.attrs["warnings"] = [*warnings, *unlike_images(frame, KEYS)]
     return frame
 
 

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from repro.errors import first_few
 from repro.runs.predictions import read_images
-
-LONGEST_LIST = 4
-"""How many runs are named before the rest is only counted."""
 
 
 def other_images(rows: pd.DataFrame) -> str:
@@ -21,7 +19,8 @@ def other_images(rows: pd.DataFrame) -> str:
     Args:
         rows: Of one data set, split and protocol.
     """
-    named = rows[rows["predictions"].astype(str) != ""].drop_duplicates(["path", "predictions"])
+    # Once for each file, and not for each of the measures that were made of it.
+    named = rows[rows["predictions"] != ""].drop_duplicates(["path", "predictions"])
     runs_by_images: dict[str, list[str]] = {}
     columns = named[["path", "predictions", "predictions_sha256", "method", "seed"]]
     for path, name, checksum, method, seed in columns.itertuples(index=False, name=None):
@@ -31,8 +30,7 @@ def other_images(rows: pd.DataFrame) -> str:
     names = sorted(run for runs in others for run in runs)
     if not names:
         return ""
-    more = f" and {len(names) - LONGEST_LIST} more" if len(names) > LONGEST_LIST else ""
-    return f"{', '.join(names[:LONGEST_LIST])}{more} scored on other images than {most[0]}"
+    return f"{first_few(names)} scored on other images than {most[0]}"
 
 
 def unlike_images(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
@@ -40,12 +38,11 @@ def unlike_images(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
 
     Args:
         frame: Results, as `results.collection.collect.collect` returns them.
-        keys: What rows agree in that stand side by side. Scenes of another size are of another scale, and other images
-            by intention.
+        keys: What rows of a task agree in that stand side by side, the data set first. Scenes of another size are of
+            another scale, and other images by intention.
     """
-    # Once for each file, and not for each of the measures that were made of it.
-    named = frame[frame["predictions"] != ""].drop_duplicates(["path", "predictions"])
-    for (task, dataset, *_), rows in named.groupby(["task", "dataset", *keys], observed=True):
+    with_predictions = frame[frame["predictions"] != ""]  # of a million rows there may be none
+    for (task, dataset, *_), rows in with_predictions.groupby(["task", *keys], observed=True):
         if others := other_images(rows):
             yield f"{dataset} by {task}: {others}; their numbers do not compare"
 

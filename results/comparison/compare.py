@@ -35,7 +35,9 @@ ROUNDING = 1e-3
 Both count the same images, so that nothing but rounding is between them; one of 50,000 images is 0.002 points.
 """
 USUAL_TASK = "linear"
+"""The paper's own."""
 _RANKING = {task: rank for rank, task in enumerate((USUAL_TASK, *NEXT_BEST))}
+"""Which evaluation is shown before which; others come last."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def scatter(material: Material) -> Figure:
     axes.set(title="published against measured", aspect="equal")
     notes = ["half filled: SimCLR"] if any(look(row).fill == "left" for row in records["row"]) else []
     if records["difference"].isna().any():
-        scale = "scale (TINY)" if "TINY" in material.warning else "scale"
+        scale = "scale (TINY)" if material.tiny else "scale"
         notes.append(f"pale: other data, {scale}, settings or protocol than the paper's, for orientation only")
     legend(figure, "; ".join(notes))
     return figure

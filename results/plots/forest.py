@@ -160,12 +160,14 @@ def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) ->
         Whether an interval goes on beyond the axis.
     """
     low, high = _range(effects_of_panel)
+    goes_on = False
     for position, effect in enumerate(effects_of_panel):
         mean, style = effect.comparison.mean or 0.0, look(effect.method)
         fill = style.colour if effect.clear else surface(theme)
         if interval := effect.comparison.interval():
             ends = [max(interval[0], low), min(interval[1], high)]
             axes.plot(ends, [position] * 2, color=style.colour, linewidth=1.4)
+            goes_on |= interval[0] < low or interval[1] > high
             for end, beyond, sign in zip(ends, (interval[0] < low, interval[1] > high), "<>", strict=True):
                 # An arrow where the interval goes on beyond the axis, else its end.
                 axes.plot(end, position, sign if beyond else "|", color=style.colour, markersize=6)
@@ -178,8 +180,7 @@ def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) ->
     axes.set_yticks(range(len(effects_of_panel)), [label(effect.method) for effect in effects_of_panel])
     axes.set(xlim=(low, high), ylim=(len(effects_of_panel) - 0.4, -0.6))
     axes.grid(axis="y", visible=False)
-    intervals = [interval for effect in effects_of_panel if (interval := effect.comparison.interval())]
-    return any(interval[0] < low or interval[1] > high for interval in intervals)
+    return goes_on
 
 
 def _range(effects_of_panel: Sequence[Effect]) -> tuple[float, float]:

@@ -47,14 +47,17 @@ class Material:
     """What `table` has worked out, by name."""
 
     @property
-    def warning(self) -> str:
-        """What a figure's note says of runs that are not the paper's, `; TINY MODE, not comparable with the paper`."""
-        comparisons = [run.comparison for run in self.runs]
+    def tiny(self) -> bool:
+        """Whether some runs are smaller than the paper's."""
         # Of a run whose settings are lost its results alone tell the scale.
         recorded = self.frame is not None and bool((self.frame["scale"] != "").any())
-        tiny = recorded or any(comparison.smaller for comparison in comparisons)
-        altered = any(comparison.altered for comparison in comparisons)
-        kinds = " and ".join([f"{TINY} MODE"] * tiny + [ALTERED] * altered)
+        return recorded or any(run.comparison.smaller for run in self.runs)
+
+    @property
+    def warning(self) -> str:
+        """What a figure's note says of runs that are not the paper's, `; TINY MODE, not comparable with the paper`."""
+        altered = any(run.comparison.altered for run in self.runs)
+        kinds = " and ".join([f"{TINY} MODE"] * self.tiny + [ALTERED] * altered)
         return f"; {kinds}, not comparable with the paper" if kinds else ""
 
     def table(self, name: str) -> pd.DataFrame:

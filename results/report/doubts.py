@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from repro.errors import first_few
 from repro.presence import is_filled
 from repro.quantities import counted
 from repro.runs.departures import scale_of
@@ -12,9 +13,6 @@ from results.collection.row_comparison import ALTERED
 from results.collection.runs import RESULTS, RunRecord
 from results.tables.absence import UNFINISHED
 from results.tables.references import without_untrained
-
-LONGEST_LIST = 4
-"""How many names a doubt lists before it only counts the rest."""
 
 
 def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
@@ -30,7 +28,7 @@ def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
 def _of_results(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[str]:
     if frame is None:
         damaged = [run.name for run in runs if is_filled(run.folder.results)]
-        why = f"no line of {RESULTS} can be read of {_some(damaged)}" if damaged else "no run has been evaluated"
+        why = f"no line of {RESULTS} can be read of {first_few(damaged)}" if damaged else "no run has been evaluated"
         yield f"{why}: every measured cell is empty"
         return
     for scale in sorted({str(scale) for scale in frame["scale"] if scale}):
@@ -39,14 +37,15 @@ def _of_results(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterat
     seeds = seeds_by_cell(without_untrained(frame))  # one network that was never trained is as good as any other
     if int(seeds.min()) < ENOUGH_SEEDS:
         methods = seeds[seeds < ENOUGH_SEEDS].reset_index()["method"].astype(str)
-        yield f"fewer than {ENOUGH_SEEDS} seeds behind {counted(len(methods), 'cell')}: {_some(sorted(set(methods)))}"
+        names = first_few(sorted(set(methods)))
+        yield f"fewer than {ENOUGH_SEEDS} seeds behind {counted(len(methods), 'cell')}: {names}"
     if frame["dirty"].any():
-        yield f"measured with uncommitted changes: {_some(sorted(set(frame[frame['dirty']]['run_id'])))}"
+        yield f"measured with uncommitted changes: {first_few(sorted(set(frame[frame['dirty']]['run_id'])))}"
     commits = sorted({str(commit)[:7] for commit in frame["commit"]})  # "unknown" has seven letters too
     if "unknown" in commits:
         yield "some results do not know the commit of their code"
     if len(commits) > 1:
-        yield f"results of {len(commits)} commits stand side by side: {_some(commits)}"
+        yield f"results of {len(commits)} commits stand side by side: {first_few(commits)}"
 
 
 def _of_settings(frame: pd.DataFrame) -> Iterator[str]:
@@ -58,32 +57,33 @@ def _of_settings(frame: pd.DataFrame) -> Iterator[str]:
         if text:
             methods.setdefault(text, set()).add(str(row["method"]))
     for text in sorted(methods):
-        yield f"{text}: {_some(sorted(methods[text]))}"
+        yield f"{text}: {first_few(sorted(methods[text]))}"
 
 
 def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
     for state, text in UNFINISHED.items():
         names = [run.name for run in runs if run.state == state]
         if names:
-            yield f"{counted(len(names), 'run')} {text}: {_some(names)}"
+            yield f"{counted(len(names), 'run')} {text}: {first_few(names)}"
     warned = [f"{run.name} ({', '.join(symptom.kind for symptom in run.symptoms)})" for run in runs if run.symptoms]
     if warned:
-        yield f"{counted(len(warned), 'run')} warned of while training, see health.json: {_some(warned)}"
+        yield f"{counted(len(warned), 'run')} warned of while training, see health.json: {first_few(warned)}"
     unreadable = [run.name for run in runs if run.run is None]
     if unreadable:
-        yield f"{counted(len(unreadable), 'run')} whose run.yaml is missing or of another version: {_some(unreadable)}"
+        many = counted(len(unreadable), "run")
+        yield f"{many} whose run.yaml is missing or of another version: {first_few(unreadable)}"
     for dataset, fingerprints in _fingerprints(runs).items():
         yield from _side_by_side(dataset, "data", fingerprints)
     versions = {str(run.last_attempt.get("packages", {}).get("torch")) for run in runs if run.attempts}
     yield from _side_by_side("torch", "torch", versions)
     devices = sorted({str(run.last_attempt.get("device")) for run in runs if run.attempts})
     if len(devices) > 1:
-        yield f"runs on {len(devices)} kinds of device: {_some(devices)}"
+        yield f"runs on {len(devices)} kinds of device: {first_few(devices)}"
 
 
 def _side_by_side(subject: str, what: str, values: set[str]) -> Iterator[str]:
     if len(values) > 1:
-        yield f"{subject}: runs of {len(values)} different {what} side by side: {_some(sorted(values))}"
+        yield f"{subject}: runs of {len(values)} different {what} side by side: {first_few(sorted(values))}"
 
 
 def _fingerprints(runs: Sequence[RunRecord]) -> dict[str, set[str]]:
@@ -97,8 +97,3 @@ def _fingerprints(runs: Sequence[RunRecord]) -> dict[str, set[str]]:
             dataset = f"{data.dataset} {data.scenes}" if data.drawn else data.dataset
             fingerprints.setdefault(dataset, set()).add(str(images.get("train")))
     return fingerprints
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LONGEST_LIST} more" if len(names) > LONGEST_LIST else ""
-    return ", ".join(names[:LONGEST_LIST]) + more

@@ -13,7 +13,7 @@ from typing import IO
 import pandas as pd
 
 from repro.clutter import is_clutter
-from repro.errors import UserError, one_line
+from repro.errors import UserError, first_few, one_line
 from repro.files import write_atomically
 from repro.presence import exists, is_file
 from repro.quantities import counted, size_text
@@ -155,10 +155,8 @@ def check(path: Path) -> int:
     except (*TORN, NotImplementedError, RuntimeError, OSError) as error:
         raise UserError(f"{path} is no whole zip file: {one_line(error)}", mend="copy it again") from error
     if troubles:
-        more = f" and {len(troubles) - 3} more" if len(troubles) > 3 else ""
-        raise UserError(
-            f"{path} is not as it was packed: {'; '.join(troubles[:3])}{more}", mend="copy it again, or pack it again"
-        )
+        what = f"{path} is not as it was packed: {first_few(troubles, 3, '; ')}"
+        raise UserError(what, mend="copy it again, or pack it again")
     return len(sums)
 
 

@@ -159,7 +159,8 @@ def test_a_drill_of_no_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     assert refused("doctor", "--wait", "60").startswith("--wait is of a cluster, and none is named")
     assert refused("doctor", "--nodes", "2").startswith("--nodes is of a cluster, and none is named")
     assert refused("drill", "--cluster", "slurm", "--in", str(tmp_path)).startswith("--in is of this machine")
-    for option in ("--points", "--inputs", "--seed"):
-        assert refused("drill", "--cluster", "slurm", option, "3").startswith(f"{option} is of this machine")
+    for option, default in (("--points", "12"), ("--inputs", "700"), ("--seed", "0")):
+        for value in ("3", default):
+            assert refused("drill", "--cluster", "slurm", option, value).startswith(f"{option} is of this machine")
     monkeypatch.setenv("PATH", "/nowhere")
     assert refused("drill", "--cluster", "slurm").endswith("mend: call this on a login node of the cluster")

@@ -28,9 +28,9 @@ from repro.training.representations import (
     guess_loss,
     hard_negative_share,
     knn_top1,
+    similarities_to_others,
     spread,
     uniformity,
-    with_other_images,
 )
 
 LARGER = {"data.scenes.train_count": 64, "optimization.epochs": 2, "optimization.batch": 32, "encoder.width": 8}
@@ -69,7 +69,7 @@ def test_the_numbers_are_what_the_equations_say() -> None:
     assert moved.grad is not None
     along = (moved.grad * query).sum(1) / (query * query).sum(1)  # share * rho / t / N along the query
     assert share == pytest.approx(float(along.sum() * 0.2 / 2.0), rel=1e-4)
-    others = with_other_images(query, key)
+    others = similarities_to_others(query, key)
     assert (others.isfinite().sum(1) == 22).all()
     share = hard_negative_share(query, key, hard, others, temperature=0.2, weight=2.0)
     (gradient,) = torch.autograd.grad(nt_xent(query, key, moved, temperature=0.2), moved)
