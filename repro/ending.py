@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from repro.errors import UserError, memory_shortage, one_line
+from repro.errors import UserError, memory_shortage, one_line, system_refusal
 from repro.terminal import say
 from repro.usage import UsageError, as_user_error, shows_help
 
@@ -65,19 +65,35 @@ def _carry_out(
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # whatever it is, nobody at a terminal is helped by its traceback; who mends it, is
-        if shortage := memory_shortage(error):
-            _end(f"salmask: {shortage}", 1)
-        with tempfile.NamedTemporaryFile("wb", prefix="salmask-", suffix=".txt", delete=False) as file:
-            # A name in it may be no UTF-8, and is then told byte by byte.
-            file.write("".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
-        kind = f"{type(error).__name__}: {one_line(error)}"
-        _end(f"salmask: a fault of salmask's own, {kind}; please report it with {file.name}, its traceback", 1)
+        _end_unforeseen(error)
     if status == INTERRUPTED:  # what typer answers to Ctrl-C
         command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
         goes_on = "; the same command goes on from the last checkpoint" if command in resumable else ""
         _end(f"salmask: interrupted{goes_on}", INTERRUPTED)
     if status:
         sys.exit(status)
+
+
+def _end_unforeseen(error: Exception) -> NoReturn:
+    if shortage := memory_shortage(error):
+        _end(f"salmask: {shortage}", 1)
+    if refusal := system_refusal(error):
+        _end(f"salmask: {refusal}", 2)
+    kind = f"{type(error).__name__}: {one_line(error)}"
+    _end(f"salmask: a fault of salmask's own, {kind}; please report it with {_kept_traceback(error)}", 1)
+
+
+def _kept_traceback(error: BaseException) -> str:
+    """Writes the traceback of an error to a temporary file, and returns in words where it is."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("wb", prefix="salmask-", suffix=".txt", delete=False) as file:
+            # A name in it may be no UTF-8, and is then told byte by byte.
+            file.write(text.encode(errors="backslashreplace"))
+    except OSError:  # the very disk that is full may be what was not foreseen
+        say(text, err=True)
+        return "the traceback above, for which no temporary file could be written"
+    return f"{file.name}, its traceback"
 
 
 def _drop_output() -> None:

@@ -1,6 +1,7 @@
 """The one exception for input that a person can mend, and the words that several messages share."""
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable, Sequence
 
@@ -67,6 +68,32 @@ def memory_shortage(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:  # the latter: a RuntimeError of torch's
         return with_mend(f"main memory was full ({text})", "a smaller batch, fewer machine.workers, or more memory")
     return ""
+
+
+_ACCESS, _ROOM = "have it made accessible, or name another place", "free some space, and repeat"
+_HEALTH = "see whether the disk, or the network file system, is well, and repeat"
+_OPEN_FILES = "raise `ulimit -n`, and repeat"
+_SYSTEM_MENDS = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _ACCESS),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _ROOM),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT), _HEALTH),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _OPEN_FILES),
+    errno.ENAMETOOLONG: "a shorter name",
+}
+"""What to do where the operating system fails by no fault of ours. Not of missing files: bugs look for those, too."""
+
+
+def system_refusal(error: BaseException) -> str:
+    """Returns what the operating system refused, and the mend, where it is the machine's matter; empty for any other.
+
+    Such an error is told where it is foreseen, with more about what was being done. This is for all other places: every
+    look at a file can fail, also a second one of what was readable a moment ago.
+    """
+    if not isinstance(error, OSError) or error.errno not in _SYSTEM_MENDS:
+        return ""
+    reason = error.strerror or one_line(error)
+    named = f"{visible_in_line(str(error.filename))}: " if error.filename else ""
+    return with_mend(named + reason, _SYSTEM_MENDS[error.errno])
 
 
 LONGEST_LIST = 20

@@ -34,7 +34,7 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
         The folder to write to, beside the target.
 
     Raises:
-        UserError: The target is there, or cannot be written to.
+        UserError: The target is there, or cannot be written to; or a file that was read meanwhile cannot be.
     """
     temporary, lock = "", -1
     try:
@@ -62,12 +62,22 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
             written = folder_size(Path(temporary)) if temporary else 0
             reason = full_disk_reason(target.parent, f"{size_text(written)} of it were written")
             raise UserError(f"cannot write {target}: {reason}", mend="free some space there") from error
+        reason = error.strerror or str(error)
+        if isinstance(error.filename, str) and _is_elsewhere(Path(error.filename).absolute(), target.absolute()):
+            # What it was to be made from; neither the folder nor its place is to blame.
+            mend = "see whether it is still there and can be read, and repeat"
+            raise UserError(f"{error.filename}: {reason}, so that {target} was not written", mend=mend) from error
         mend = "name a folder that can be written to"
-        raise UserError(f"cannot write {target}: {error.strerror or error}", mend=mend) from error
+        raise UserError(f"cannot write {target}: {reason}", mend=mend) from error
     finally:
         if temporary:  # after the rename there is nothing of this name any more
             shutil.rmtree(temporary, ignore_errors=True)
             os.close(lock)
+
+
+def _is_elsewhere(path: Path, target: Path) -> bool:
+    """Returns whether a path is neither beside a target, where its temporary folder is, nor one of its parents."""
+    return target.parent not in path.parents and path not in target.parents
 
 
 def _begin(target: Path) -> tuple[str, int]:

@@ -176,6 +176,27 @@ def test_a_full_disk_is_said_of_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_is_not_blamed_for_what_it_was_to_be_made_from(tmp_path: Path) -> None:
+    """The folder, which could be written to, was said not to be."""
+
+    def fill() -> None:
+        with new_folder(tmp_path / "place/out"):
+            (tmp_path / "weights.pth").read_bytes()
+
+    with pytest.raises(UserError) as gone:
+        fill()
+    reason = "No such file or directory, so that"
+    assert gone.value.what == f"{tmp_path}/weights.pth: {reason} {tmp_path}/place/out was not written"
+    assert not list((tmp_path / "place").iterdir())
+
+
+def test_a_folder_whose_place_is_a_file_is_blamed_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as refused, new_folder(tmp_path / "file/out"):
+        raise AssertionError("it is to be refused before it is filled")
+    assert refused.value.what == f"cannot write {tmp_path}/file/out: File exists"
+
+
 def test_a_file_that_cannot_be_written_is_named_once_and_not_by_its_temporary_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as refused:

@@ -1,10 +1,12 @@
 """Bad input is one line, status 2, and nothing written: a run's folder exists only for a run that began."""
 
+import errno
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,22 +101,28 @@ def test_ctrl_c_while_python_ends_the_process_is_no_traceback() -> None:
     assert (process.returncode, errors) == (130, b"")
 
 
-@pytest.fixture
-def ended_by(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Exception], str]:
-    """Returns the one line in which the command ends, with status 1, by an error."""
+@contextmanager
+def interrupts_as_before() -> Iterator[None]:
+    """Gives Ctrl-C back to pytest, which a command takes as it ends."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
-    def line_of(error: Exception) -> str:
+
+@pytest.fixture
+def ended_by(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Returns the one line in which the command ends by an error, with status 1 if no other is expected."""
+
+    def line_of(error: Exception, status: int = 1) -> str:
         def fail(**_: object) -> None:
             raise error
 
         monkeypatch.setattr(cli, "app", fail)
-        before = signal.getsignal(signal.SIGINT)
-        try:
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        finally:
-            signal.signal(signal.SIGINT, before)
-        assert ended.value.code == 1
+        with interrupts_as_before(), pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == status
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
@@ -129,14 +137,14 @@ def ended_by(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "main memory was full"),
     ],
 )
-def test_full_memory_is_no_fault_of_our_own(ended_by: Callable[[Exception], str], error: Exception, what: str) -> None:
+def test_full_memory_is_no_fault_of_our_own(ended_by: Callable[..., str], error: Exception, what: str) -> None:
     line = ended_by(error)
     assert line.startswith(f"salmask: {what}")
     assert "mend: a smaller batch" in line
     assert "report" not in line
 
 
-def test_a_fault_of_our_own_is_one_line_and_a_file_with_the_traceback(ended_by: Callable[[Exception], str]) -> None:
+def test_a_fault_of_our_own_is_one_line_and_a_file_with_the_traceback(ended_by: Callable[..., str]) -> None:
     line = ended_by(KeyError("weight"))
     assert line.startswith("salmask: a fault of salmask's own, KeyError: 'weight'; please report it with ")
     kept = Path(line.split("report it with ")[1].split(", its")[0])
@@ -144,3 +152,51 @@ def test_a_fault_of_our_own_is_one_line_and_a_file_with_the_traceback(ended_by: 
     kept.unlink()
     assert "in fail" in text
     assert "KeyError: 'weight'" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/shared/out\n2"),
+            "/shared/out\\n2: Permission denied; mend: have it made accessible, or name another place",
+        ),
+        (OSError(errno.ENOSPC, "No room"), "No room; mend: free some space, and repeat"),
+        (
+            OSError(errno.ESTALE, "Stale file handle", "/nfs/a"),
+            "/nfs/a: Stale file handle; mend: see whether the disk, or the network file system, is well, and repeat",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_no_fault_of_ours(ended_by: Callable[..., str], error: OSError, line: str) -> None:
+    assert ended_by(error, status=2) == f"salmask: {line}"
+
+
+def test_a_file_that_is_missing_unforeseen_is_a_fault_of_our_own(ended_by: Callable[..., str]) -> None:
+    line = ended_by(FileNotFoundError(errno.ENOENT, "No such file or directory", "tables.css"))
+    Path(line.split("report it with ")[1].split(", its")[0]).unlink()
+    assert "a fault of salmask's own, FileNotFoundError" in line
+
+
+def test_a_traceback_without_room_for_its_file_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error of the temporary file was told instead, with a traceback of both."""
+
+    def fail(**_: object) -> None:
+        raise KeyError("weight")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr("repro.ending.tempfile.NamedTemporaryFile", full)
+    with interrupts_as_before(), pytest.raises(SystemExit) as ended:
+        cli.main()
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    assert lines[-1] == (
+        "salmask: a fault of salmask's own, KeyError: 'weight'; please report it with the traceback above, for which "
+        "no temporary file could be written"
+    )
+    assert "KeyError: 'weight'" in lines[:-1]

@@ -169,3 +169,16 @@ def test_momentum_and_warm_up_start_from_the_peak_rate() -> None:
     rates = course(OptimizationSettings(epochs=200, lr=0.3, warmup_share=0.05, interval=Interval.step), 4)
     assert rates[0] == pytest.approx(3e-5)  # solo-learn's warmup_start_lr
     assert rates.index(max(rates)) in (39, 40)  # ten epochs of four steps
+
+
+def test_a_warm_up_of_two_steps_is_one_and_of_a_single_step_is_none() -> None:
+    one, two = (course(OptimizationSettings(epochs=10, lr=0.1, warmup_share=share), 1) for share in (0.1, 0.2))
+    assert one[:2] == pytest.approx([0.1, 0.05 * (1 + cos(pi / 10))])
+    assert two[:3] == pytest.approx([WARMUP_START * 0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("share", [0.4, 0.49, 0.21])
+def test_every_step_within_the_training_is_taken(share: float) -> None:
+    rates = course(OptimizationSettings(epochs=100, lr=0.1, schedule=Schedule.steps, step_share=share), 1)
+    falls = [epoch for epoch in range(1, 100) if rates[epoch] < rates[epoch - 1]]
+    assert falls == [round(share * 100 * n) for n in range(1, 5) if share * n < 1]
