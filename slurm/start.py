@@ -6,11 +6,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from repro.errors import UserError
 from repro.runs.stopping import SIGNALS
-from repro.terminal import say
-from slurm.jobs.calls import read_call
-from slurm.jobs.job import Call, go_back, restarts, slurm_job
 
 ERRAND_ATTEMPTS = 3
 """How often a look at a node, or a measurement there, may begin: whoever asked may have gone."""
@@ -22,12 +18,23 @@ def main(folder: Path) -> int:
     Args:
         folder: Of its submission.
     """
+    # By itself either signal ends a process where it stands, and with it the job. So they wait until the modules are
+    # there that answer them, whose import takes a moment, or many seconds where a file system is busy. That is why
+    # these are imported here and not above.
+    if "SLURM_JOB_ID" in os.environ:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    from repro.errors import UserError
+    from repro.terminal import say
+    from slurm.jobs.calls import read_call
+    from slurm.jobs.job import Call, restarts, slurm_job
+
     # Until the training sets handlers of its own (`repro.runs.stopping`), while modules are imported, nothing needs
     # saving: USR2 sends the job back at once. TERM comes with it at a preemption, and must not end the job before that;
     # where it comes alone, Slurm kills the job some seconds later.
     if slurm_job():
         signal.signal(signal.SIGTERM, lambda *_: None)  # and not SIG_IGN, which processes of the job would inherit
         signal.signal(signal.SIGUSR2, _go_back)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         call = read_call(folder, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
         if not isinstance(call, Call) and restarts() >= ERRAND_ATTEMPTS:  # a Call minds its own attempts
@@ -44,6 +51,8 @@ def main(folder: Path) -> int:
 
 
 def _go_back(_: int, __: FrameType | None) -> None:
+    from slurm.jobs.job import go_back
+
     go_back()
 
 

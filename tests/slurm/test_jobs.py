@@ -1,7 +1,9 @@
 """What jobs carry out: the names that the launcher is handed are those of functions that take what it hands them."""
 
 import inspect
+import os
 import pkgutil
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -9,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from run_samples import finished
+from stand_in_slurm import StandInSlurm
 
 from repro.jobs import PROGRAM
+from repro.paths import CODE_ROOT
 from repro.runs.folder import RunFolder
 from slurm.jobs.job import Call
 from slurm.jobs.program import Program
@@ -54,3 +58,36 @@ def test_the_call_of_a_report_renders_the_sweeps_tables(tmp_path: Path, capsys: 
     status = RunFolder(sweep).status(REPORT)
     assert status is not None
     assert status.state == "done"
+
+
+STRUCK = """
+import os, signal, sys
+
+class Strike:
+    def find_spec(self, name, path=None, target=None):
+        if name == "slurm.jobs":
+            for number in {numbers}:
+                os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Strike())
+"""
+
+
+@pytest.mark.parametrize(
+    ("numbers", "requeued"), [((signal.SIGUSR2,), True), ((signal.SIGTERM, signal.SIGUSR2), True), ((), False)]
+)
+def test_a_job_that_is_asked_to_stop_while_it_imports_what_answers_goes_back_to_the_queue(
+    stand_in: StandInSlurm, tmp_path: Path, numbers: tuple[signal.Signals, ...], requeued: bool
+) -> None:
+    """A preemption in the first moment of a job, or in the first minute of one on a busy file system, ended it."""
+    (tmp_path / "sitecustomize.py").write_text(STRUCK.format(numbers=[*map(int, numbers)]))
+    variables = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(CODE_ROOT)]), "SLURM_JOB_ID": "812"}
+    ended = subprocess.run(
+        [sys.executable, "-u", "-m", "slurm.start", str(tmp_path / "gone")],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == (0 if requeued else 2), ended.stderr
+    assert stand_in.calls("scontrol") == ["scontrol requeue 812"] * requeued
