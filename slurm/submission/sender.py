@@ -57,6 +57,8 @@ class Sender:
     """The first refusal that waiting does not mend."""
     stopped: str = ""
     """Why nothing more is tried: Slurm is silent, or the disk is full."""
+    hopeless: str = ""
+    """Slurm's words for a refusal that waiting does not mend, of a job that all others of its batch are like."""
     full: dict[Pool, str] = field(default_factory=dict)
     """Slurm's words for that there is no more room; then nothing more of the pool is tried."""
     known_ids: set[str] = field(default_factory=set)
@@ -80,12 +82,13 @@ class Sender:
         sendable = {key for part in parts for key in part.keys}
         self.outcome.unsent |= {key: NO_PARENT for key in batch.keys if key not in sendable}
         for part in parts:
+            self.hopeless = ""
             self._send_part(part)
 
     def _send_part(self, batch: Batch) -> None:
         if self._is_cancelled(batch):
             return
-        if reason := self.stopped or self.full.get(_pool(batch)):
+        if reason := self.stopped or self.full.get(_pool(batch)) or self.hopeless:
             self._keep(batch, reason)
             return
         if 0 < self.at_once < len(batch.keys):
@@ -131,7 +134,9 @@ class Sender:
         self._keep(batch, str(error))
         if limited:
             self.full[_pool(batch)] = str(error)
-        elif self.refused is None:
+            return
+        self.hopeless = str(error)
+        if self.refused is None:
             mend = f"the profile of '{self.cluster.name}'"
             self.refused = UserError(f"sbatch refused {batch.name}: {error}", mend=mend)
 

@@ -97,6 +97,23 @@ def test_a_full_slurm_is_asked_for_one_job_first(
     assert all_once(graph, stand_in)
 
 
+SIZE_OR_NUMBER = "fail:Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+
+
+@pytest.mark.parametrize(
+    ("fault", "feeds", "calls"), [(SIZE_OR_NUMBER, False, 4), (SIZE_OR_NUMBER, True, 1), (REFUSED, True, 1)]
+)
+def test_what_one_job_is_refused_for_is_not_tried_with_each_of_its_batch(
+    stand_in: StandInSlurm, tmp_path: Path, fault: str, *, feeds: bool, calls: int
+) -> None:
+    """An array of a thousand took two thousand calls of sbatch, and with --feed ended by a RecursionError."""
+    graph = graph_for(tmp_path, seeds=8)
+    stand_in.tell("faults", *[fault] * 20)
+    with pytest.raises(UserError, match="sbatch refused s-pretrain"):
+        launch(graph, again={*map(graph.key, graph.jobs), graph.report} if feeds else None)
+    assert len(stand_in.calls("sbatch")) == calls
+
+
 def test_what_runs_outside_meanwhile_is_asked_for_until_it_is_over(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
