@@ -87,6 +87,27 @@ def test_a_try_that_is_refused_after_one_that_nobody_heard_of_is_unclear_without
     assert all_once(graph, stand_in)
 
 
+def test_what_the_last_try_brought_in_is_found(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    stand_in.tell("faults", *[LATE.replace("late", "fail")] * 4, LATE.replace("late", "accept"))
+    graph = graph_for(tmp_path)
+    assert not launch(graph).unsent
+    assert all_once(graph, stand_in)
+
+
+def test_an_accepted_job_whose_id_nobody_tells_is_for_the_next_launch_to_find(
+    stand_in: StandInSlurm, tmp_path: Path
+) -> None:
+    stand_in.tell("faults", "print:it went well")
+    stand_in.tell("squeue_troubles", "ok", *["Unable to contact slurm controller (connect failure)"] * 4)
+    graph = graph_for(tmp_path)
+    outcome = launch(graph)
+    assert not outcome.submitted
+    assert outcome.has_room_later
+    assert "its answer holds no id of a new job: it went well" in outcome.unsent_words
+    assert not launch(graph).unsent
+    assert all_once(graph, stand_in)
+
+
 def test_answers_and_refusals_are_read_by_slurms_own_words() -> None:
     assert [parse_id(text) for text in ("812\n", "812;west\n", "the site's job 3\n812\n", "job 3", "")] == [
         *["812"] * 3,
