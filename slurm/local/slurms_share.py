@@ -1,7 +1,6 @@
 """Which jobs of a sweep Slurm has, for a launcher that runs the others on this machine."""
 
 import math
-import shutil
 import time
 from collections.abc import Iterable
 
@@ -49,10 +48,11 @@ class SlurmsShare:
         if not queue.trouble:
             return {entry.key for entry in sent if queue.live(entry)}
         number = len({entry.key for entry in sent})
-        if shutil.which("squeue"):
+        if not queue.absent:
             what = f"{number} of these jobs went out to Slurm, which does not say whether it has them ({queue.trouble})"
             raise UserError(what, mend="the same again when Slurm answers")
-        # A sweep that was carried from a cluster to another machine; what runs there holds its own folders there.
+        # A sweep that was carried from a cluster to another machine; what runs there holds its own folders there. Where
+        # Slurm's programs are installed without a cluster, they would not answer later either.
         words = f"{number} of these jobs went out to Slurm, of which there is none here: they are started here"
         self._console.print(words, soft_wrap=True)
         return set()

@@ -72,11 +72,21 @@ def test_a_slurm_that_is_silent_is_no_reason_to_run_a_job_twice(
     assert not (graph.jobs[0].folder.path / "seen-pretrain-0.json").exists()
 
 
+@pytest.mark.parametrize("installed", [False, True])
 def test_without_any_slurm_a_sweep_from_a_cluster_goes_on_here(
-    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    programs: Path,
+    slurm: FakeSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    installed: bool,
 ) -> None:
-    monkeypatch.setattr("slurm.local.slurms_share.snapshot", lambda: QueueSnapshot(trouble="there is no squeue"))
-    monkeypatch.setattr("slurm.local.slurms_share.shutil.which", lambda name: None)
+    """Programs of no cluster were waited for: a sweep that was carried to such a machine never went on there."""
+    if installed:
+        slurm.fails("squeue", "squeue: fatal: Could not establish a configuration source")
+    else:
+        monkeypatch.setattr("slurm.monitoring.queue.shutil.which", lambda name: None)
     graph = graph_of(tmp_path / "sweep", 1)
     sent_to_slurm(graph)
     assert len(launched(graph, "record").done) == 1
