@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -347,7 +347,8 @@ class _Here:
             texts = {rank: tail(process.log(rank, "err")) for rank in range(len(process.ranks))}
             reason = cause_of_ranks(texts) if not process.killed else process.failure
             if reason and not (status and status.state == "interrupted"):
-                job.folder.set_status("failed", task=job.task, error=reason)
+                with suppress(UserError):  # of a full disk: it is told here all the same, and ends no other job
+                    job.folder.set_status("failed", task=job.task, error=reason)
                 return reason
         if status and status.state == "interrupted":
             how = "goes on from its last checkpoint" if status.step else "begins anew"

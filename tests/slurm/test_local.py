@@ -19,6 +19,7 @@ from rich.console import Console
 from training_samples import refused, tiny
 from waiting import wait_until
 
+from repro.errors import UserError
 from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from repro.runs.status import Status
@@ -108,6 +109,23 @@ def test_a_rank_that_was_killed_is_named(programs: Path, tmp_path: Path) -> None
     status = graph.jobs[0].folder.status("pretrain")
     assert status is not None
     assert (status.state, status.error) == ("failed", "rank 1 was killed by SIGKILL")
+
+
+def test_a_job_whose_end_cannot_be_written_down_ends_no_other(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk the launcher ended in the middle, and took the jobs along that needed no room."""
+    write = RunFolder.set_status
+
+    def refuse(folder: RunFolder, state: str, **changes: object) -> None:
+        if state == "failed":
+            raise UserError("cannot write status.json: the disk is full")
+        write(folder, state, **changes)
+
+    monkeypatch.setattr(RunFolder, "set_status", refuse)
+    two = Cluster("local", executor="local", resources=Resources(processes=2))
+    outcome = launched(graph_of(tmp_path / "sweep", 2), "lose_one", two)
+    assert list(outcome.failed.values()) == ["rank 1 was killed by SIGKILL"] * 2
 
 
 def test_what_a_job_runs_comes_from_a_text_file_of_ours(programs: Path, tmp_path: Path) -> None:
