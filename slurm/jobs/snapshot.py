@@ -104,7 +104,8 @@ def _unpacked(sweep_folder: Path, name: str, commit: str, archive: bytes, *, dir
     target = sweep_folder / CODE / name
     with tarfile.open(fileobj=BytesIO(archive)) as tar:
         if target.exists():  # a folder of this name is whole (`new_folder`), and jobs may be running from it
-            _refuse_other_code(target, tar)
+            files = {member.name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
+            _refuse_other_code(target, {name: file.read() for name, file in files.items() if file}, "committed")
         else:
             with new_folder(target) as folder:
                 tar.extractall(folder, filter="data")
@@ -112,40 +113,51 @@ def _unpacked(sweep_folder: Path, name: str, commit: str, archive: bytes, *, dir
     return target.resolve()
 
 
-def _refuse_other_code(target: Path, tar: tarfile.TarFile) -> None:
+def _refuse_other_code(target: Path, expected: Mapping[str, bytes], was: str) -> None:
     """Refuses a copy that is not what it is called by: it may have come with a sweep from elsewhere.
 
     Python's own copies of what it imported go: it would run one in place of the source without looking at that.
 
+    Args:
+        target: The copy.
+        expected: What each of its files holds, by their names in it.
+        was: How they came to be what they are, for a message.
+
     Raises:
-        UserError: A file of the copy is another one, is missing, or is none of the commit's.
+        UserError: A file of the copy is another one, is missing, or is none of these.
     """
     for cache in target.rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)  # a job may be writing to it
-    expected = {member.name: tar.extractfile(member) for member in tar.getmembers() if member.isfile()}
     paths = (path.relative_to(target) for path in target.rglob("*") if path.is_symlink() or not path.is_dir())
     here = {str(path) for path in paths if "__pycache__" not in path.parts} - {SNAPSHOT}
     for name in sorted(expected.keys() | here):
-        file = expected.get(name)
         path = target / name
-        if file is None or path.is_symlink() or not path.is_file() or path.read_bytes() != file.read():
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != expected.get(name):
             mend = f"remove {target}, or choose another --out"
-            raise UserError(f"{path} is not as it was committed, so what jobs run could be anybody's", mend=mend)
+            raise UserError(f"{path} is not as it was {was}, so what jobs run could be anybody's", mend=mend)
 
 
 def _copy_packages(tree: Path, sweep_folder: Path) -> Path:
     """Copies an installation without git, under a name made from its files: tables and settings are among them."""
+    files = {
+        str(path.relative_to(tree)): path.read_bytes()
+        for package in PACKAGES
+        for path in sorted((tree / package).rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     digest = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((tree / package).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(f"{path.relative_to(tree)}\0{path.stat().st_size}\0".encode())
-                digest.update(path.read_bytes())
+    for name, content in files.items():
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
     target = sweep_folder / CODE / f"unknown-{digest.hexdigest()[:12]}"
-    if not target.exists():
+    if target.exists():
+        _refuse_other_code(target, files, "copied")
+    else:
         with new_folder(target) as folder:
-            for package in PACKAGES:
-                shutil.copytree(tree / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+            for name, content in files.items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
             _mark(folder, "unknown", dirty=True)
     return target.resolve()
 

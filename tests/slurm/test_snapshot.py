@@ -1,5 +1,6 @@
 """What a launch copies for its jobs, and what in a checkout is no code."""
 
+import errno
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from places import ROOT
 from training_samples import files_below
 
 from repro.errors import UserError
+from repro.files import is_of_a_full_disk
 from repro.runs import provenance
 from repro.runs.provenance import SNAPSHOT
 from slurm.jobs.snapshot import PACKAGES, take
@@ -226,6 +228,24 @@ def test_without_git_the_packages_are_copied_if_that_is_allowed(tmp_path: Path) 
     (tmp_path / "tree" / "results" / "claims.yaml").touch()
     edited = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
     assert (edited / "results" / "claims.yaml").exists()  # it was not: the report was made by the old claims
+    (edited / "slurm" / "__init__.py").write_text("# anybody's\n")
+    with pytest.raises(UserError, match=r"slurm/__init__.py is not as it was copied, .*; mend: remove "):
+        take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
+
+
+def test_without_git_a_full_disk_is_one_short_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It named each of four hundred files that were not copied, and was no full disk to `--feed`, which ended."""
+    for package in PACKAGES:
+        (tmp_path / "tree" / package).mkdir(parents=True)
+        (tmp_path / "tree" / package / "__init__.py").write_text("")
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*/unknown-\w+: the disk of .* is full, or its quota") as raised:
+        take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
+    assert is_of_a_full_disk(raised.value)
 
 
 def test_the_commit_of_a_project_around_an_installation_is_not_taken_for_ours(
