@@ -49,6 +49,18 @@ def test_where_squeue_stays_silent_it_is_unclear_whether_a_job_is_in(
     assert [entry.job for entry in Ledger(graph.sweep_folder).submissions()][:4] == [f"101_{n}" for n in range(4)]
 
 
+def test_single_jobs_of_a_killed_launcher_are_adopted_by_their_own_ids(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    graph = graph_for(tmp_path, seeds=1)
+    launch(graph)
+    ledger = Ledger(graph.sweep_folder)
+    submissions = ledger.submissions()
+    ledger.path.unlink()
+    ledger.intend(submissions)
+    assert launch(graph).submitted == {}
+    assert [entry.job for entry in Ledger(graph.sweep_folder).submissions()] == ["101", "102", "103"]
+    assert all_once(graph, stand_in)
+
+
 def test_jobs_of_other_settings_that_slurm_does_not_cancel_are_not_replaced(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
