@@ -5,10 +5,7 @@ stands in the ledger as an intent, which counts as queued as long as a launcher 
 """
 
 import os
-import pdb
-import sys
 import time
-import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -19,16 +16,17 @@ from rich.text import Text
 
 from repro.cores import idle_cores, usable_cores
 from repro.errors import UserError
+from repro.files import is_of_a_full_disk
 from repro.progress import ProgressBars
 from repro.quantities import counted
 from repro.runs.resource_usage import usage_of, words
-from repro.terminal import Console, say
+from repro.terminal import Console
 from slurm.jobs.calls import refuse_foreign_sweep
 from slurm.jobs.causes import cause_of_ranks
 from slurm.jobs.job import Call
 from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program
-from slurm.local.processes import POLL_SECONDS, LocalJob, ended_on_exit, free_devices, start
+from slurm.local.processes import POLL_SECONDS, LocalJob, call_and_look, ended_on_exit, free_devices, start
 from slurm.local.slurms_share import SlurmsShare
 from slurm.monitoring.logs import tail
 from slurm.monitoring.queue import QueueSnapshot
@@ -156,7 +154,7 @@ class _Here:
                 self._note_ends()
                 self._give_up_what_cannot_run()
                 for job, call in self._start_what_can():
-                    _call_and_look(call)
+                    call_and_look(call)
                     self._note_end(job, None)
                 self._show_running(progress, bars)
                 if self.waiting or self.running:
@@ -182,10 +180,10 @@ class _Here:
                 self.waiting.remove(job)
                 where = f" on GPU {', '.join(gpus)}" if gpus else ""
                 self._say(Text("started", "bold"), f"{job.name}{where}  ({job.folder.path})")
-                if self.cluster.executor == "debug":
-                    here.append((job, self._claim(job)))
-                else:
+                if self.cluster.executor != "debug":
                     self._start(job, gpus)
+                elif call := self._claim(job):
+                    here.append((job, call))
         return here
 
     def _show_running(self, progress: ProgressBars, bars: dict[Key, TaskID]) -> None:
@@ -294,12 +292,23 @@ class _Here:
         """Returns whether another's job takes a place of this launch; one on other GPUs than these does not."""
         return not (self.gpus and entry.devices) or not set(entry.devices).isdisjoint(self.gpus)
 
-    def _start(self, job: Job, gpus: Sequence[str]) -> LocalJob:
+    def _prepared(self, job: Job) -> Call | None:
+        """Returns the call of a job; None where its folder is damaged, which fails that job alone."""
+        try:
+            return prepare_call(self.graph, self.graph.key(job), self.cluster.attempts, self.program)
+        except UserError as error:
+            if is_of_a_full_disk(error):
+                raise
+            self._note_failure(job, str(error))
+            return None
+
+    def _start(self, job: Job, gpus: Sequence[str]) -> LocalJob | None:
+        if (call := self._prepared(job)) is None:
+            return None
         # Process ids come again: each submission gets a folder of its own.
         name, key = submission_name(self.graph.sweep_folder, job.task), self.graph.key(job)
         entry = replace(ledger_entry(self.graph, self.cluster, name, key, ()), devices=tuple(gpus))
         self.ledger.intend([entry])
-        call = prepare_call(self.graph, key, self.cluster.attempts, self.program)
         processes = self.cluster.resources_of(job.task).tasks_per_node
         process = start(self.ledger.logs / name, call, processes, gpus)
         # Ours before it stands in the ledger: where the disk is full, or Ctrl-C comes, it is ended with the others.
@@ -307,12 +316,13 @@ class _Here:
         self.ledger.submitted([replace(entry, job=process.id)])
         return process
 
-    def _claim(self, job: Job) -> Call:
+    def _claim(self, job: Job) -> Call | None:
         """Returns the call of a job of this process, where a debugger can look; its id tells others who has it."""
+        if (call := self._prepared(job)) is None:
+            return None
         key = self.graph.key(job)
         entry = ledger_entry(self.graph, self.cluster, submission_name(self.graph.sweep_folder, job.task), key, ())
         self.ledger.intend([entry])
-        call = prepare_call(self.graph, key, self.cluster.attempts, self.program)
         self.ledger.submitted([replace(entry, job=str(os.getpid()))])
         return call
 
@@ -331,7 +341,9 @@ class _Here:
             usage = usage_of(job.folder.path, job.task)
             self._say(Text("done   ", "green"), f"{job.name}{f'  ({words(usage)})' if usage else ''}")
             return
-        reason = self._reason(job, process)
+        self._note_failure(job, self._reason(job, process))
+
+    def _note_failure(self, job: Job, reason: str) -> None:
         self.outcome.failed[self.graph.key(job)] = reason
         self._say(Text("failed ", "red"), f"{job.name}: {reason}")
 
@@ -358,18 +370,6 @@ class _Here:
         if process is None:
             return "it ended without a result"
         return f"{process.failure or 'it ended without a result'}; see {process.log(0, 'err')}"
-
-
-def _call_and_look(call: Call) -> None:
-    """Calls a job here; where it fails, a person at a terminal gets a debugger, and else the traceback."""
-    try:
-        call()
-    except UserError as error:
-        say(f"Error: {error}", err=True)
-    except Exception as error:
-        traceback.print_exc()
-        if sys.stdin.isatty():
-            pdb.post_mortem(error.__traceback__)
 
 
 def _show(progress: ProgressBars, bar: TaskID, job: Job) -> None:

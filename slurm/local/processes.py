@@ -1,6 +1,7 @@
 """Processes of this machine that carry a job out, one for each rank, in a process group of their own."""
 
 import os
+import pdb
 import random
 import re
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from repro.errors import UserError
 from repro.paths import CODE_ROOT
 from repro.quantities import counted
 from repro.runs.stopping import GRACE_SECONDS, exits_on_term
-from repro.terminal import Console
+from repro.terminal import Console, say
 from slurm.ask import outside_of_any_job
 from slurm.jobs.calls import write_calls
 from slurm.jobs.job import Call
@@ -125,6 +127,18 @@ def start(folder: Path, call: Call, processes: int = 1, gpus: Sequence[str] = ()
             LocalJob(folder, ranks).kill()
         raise
     return LocalJob(folder, ranks, tuple(gpus))
+
+
+def call_and_look(call: Call) -> None:
+    """Calls a job here; where it fails, a person at a terminal gets a debugger, and else the traceback."""
+    try:
+        call()
+    except UserError as error:
+        say(f"Error: {error}", err=True)
+    except Exception as error:
+        traceback.print_exc()
+        if sys.stdin.isatty():
+            pdb.post_mortem(error.__traceback__)
 
 
 @contextmanager

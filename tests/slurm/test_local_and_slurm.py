@@ -1,6 +1,7 @@
 """A sweep whose jobs are begun on this machine and with Slurm: nothing runs twice, nothing is left behind."""
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -91,6 +92,19 @@ def test_without_any_slurm_a_sweep_from_a_cluster_goes_on_here(
     sent_to_slurm(graph)
     assert len(launched(graph, "record").done) == 1
     assert "of which there is none here: they are started here" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_damaged_keeps_no_other_job_from_running(programs: Path, tmp_path: Path) -> None:
+    """The launcher ended at its turn, and took along what ran beside it."""
+    graph = with_evaluations(tmp_path / "sweep")
+    damaged = graph.jobs[0].folder.path
+    damaged.mkdir(parents=True)
+    (damaged / "run.yaml").write_text("{torn")
+    outcome = launched(graph, "record")
+    failed = [outcome.failed[graph.key(job)] for job in graph.jobs[:2]]
+    assert re.search(r"run.yaml is no YAML: .*; mend: ", failed[0])
+    assert failed[1] == "not started: its pretraining failed"
+    assert graph.jobs[2] in outcome.done
 
 
 def test_a_job_whose_id_cannot_be_written_down_does_not_go_on_alone(
