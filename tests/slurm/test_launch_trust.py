@@ -50,6 +50,24 @@ def test_a_job_runs_nothing_that_somebody_else_could_have_written(
             os.chown(path, 0, -1)
 
 
+def test_each_job_finds_its_own_call_by_its_number(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    """Of a single job, of an array, and of a part of one, which has the numbers of its parents."""
+    graph = graph_for(tmp_path, seeds=3)
+    stand_in.tell("room", "4")
+    launch(graph)
+    stand_in.tell("room", "100")
+    launch(graph)
+    ledger = Ledger(graph.sweep_folder)
+    numbers = set()
+    for entry in ledger.newest().values():
+        number = entry.job.partition("_")[2]
+        call = read_call(ledger.logs / entry.submission, int(number or 0))
+        assert isinstance(call, Call)
+        assert (call.folder, call.task) == ((graph.sweep_folder / entry.folder).resolve(), entry.task)
+        numbers.add(number)
+    assert numbers >= {"", "0", "1", "2"}
+
+
 def test_a_sweep_from_elsewhere_is_not_executed(
     stand_in: StandInSlurm,
     tmp_path: Path,

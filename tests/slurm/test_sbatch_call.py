@@ -87,6 +87,20 @@ def test_a_try_that_is_refused_after_one_that_nobody_heard_of_is_unclear_without
     assert all_once(graph, stand_in)
 
 
+def test_a_limit_that_may_be_one_of_size_is_one_of_number_once_such_jobs_are_in(
+    stand_in: StandInSlurm, tmp_path: Path
+) -> None:
+    policy = "fail:Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    graph = graph_for(tmp_path)
+    stand_in.tell("faults", "ok", *[policy] * 20)
+    outcome = launch(graph)
+    assert (len(outcome.submitted), outcome.has_room_later) == (4, True)
+    assert launch(graph).has_room_later  # those of the launch before count, too
+    stand_in.tell("faults")
+    assert not launch(graph).unsent
+    assert all_once(graph, stand_in)
+
+
 def test_what_the_last_try_brought_in_is_found(stand_in: StandInSlurm, tmp_path: Path) -> None:
     stand_in.tell("faults", *[LATE.replace("late", "fail")] * 4, LATE.replace("late", "accept"))
     graph = graph_for(tmp_path)
