@@ -111,10 +111,9 @@ def refuse_copied_sweep(sweep: Path) -> None:
     """Refuses to act on the jobs of a folder's ledger where it is a copy: they are the original's.
 
     Raises:
-        UserError: It is one.
+        UserError: It is one, or may be one.
     """
-    original = copied_from(sweep)
-    if original is not None and exists(sweep / LEDGER):
+    if exists(sweep / LEDGER) and (original := copied_from(sweep)) is not None:
         what = f"{sweep} is a copy of {original}, whose jobs its {LEDGER} names"
         raise UserError(what, mend=f"use {original}; or rm {sweep / LEDGER}, and it is a sweep of its own")
 

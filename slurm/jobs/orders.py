@@ -76,10 +76,18 @@ def ordered_tables(sweep: Path) -> tuple[str, ...]:
 
 
 def copied_from(sweep: Path) -> Path | None:
-    """Returns the folder that a sweep's folder is a copy of, jobs and all; None of one that is none, or was moved."""
+    """Returns the folder that a sweep's folder is a copy of, jobs and all; None of one that is none, or was moved.
+
+    Raises:
+        UserError: The file system does not tell: the other folder is closed to this user, or its server is gone.
+    """
     place = _report_order(sweep).get("sweep")
-    if not isinstance(place, str) or not place or not is_folder(Path(place)):
-        return None
+    try:
+        if not isinstance(place, str) or not place or not is_folder(Path(place)):
+            return None
+    except UserError as error:
+        what = f"whether {sweep} was moved or is a copy, with jobs of another, cannot be told: {error.what}"
+        raise UserError(what, mend=f"if it was moved: rm {sweep / REPORT_ORDER}; a sweep writes it anew") from error
     # One folder may have several paths, as on a cluster's nodes.
     return None if Path(place).samefile(sweep) else Path(place)
 

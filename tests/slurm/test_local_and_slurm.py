@@ -1,5 +1,6 @@
 """A sweep whose jobs are begun on this machine and with Slurm: nothing runs twice, nothing is left behind."""
 
+import json
 import os
 import re
 import shutil
@@ -231,3 +232,19 @@ def test_a_copy_of_a_sweep_leaves_the_originals_jobs_alone(
     assert len(launched(graph_of(tmp_path / "moved", 2), "record").done) == 1
     (tmp_path / "other").symlink_to(tmp_path / "moved")
     assert len(launched(graph_of(tmp_path / "other", 2), "record").skipped) == 2
+
+
+def test_whether_a_sweep_was_moved_from_a_place_that_is_closed_a_person_says(
+    programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file system that is gone, or a colleague's folder: the line asked for its rights, which no one could mend."""
+    graph = graph_of(tmp_path / "sweep", 1)
+    launched(graph, "record")
+    order = tmp_path / "sweep" / "jobs" / "report.json"
+    order.write_text(json.dumps({"tables": [], "sweep": f"/{'x' * 300}"}))
+    line = f"whether {tmp_path / 'sweep'} was moved or is a copy, with jobs of another, cannot be told: /xxx"
+    refusal = refused("cancel", str(tmp_path / "sweep"))
+    assert refusal.startswith(line)
+    assert refusal.endswith(f"; mend: if it was moved: rm {order}; a sweep writes it anew")
+    order.unlink()
+    assert len(launched(graph, "record").skipped) == 1
