@@ -13,7 +13,6 @@ from repro.progress import doing
 from repro.quantities import duration_text
 from repro.runs.stopping import exits_on_term
 from repro.terminal import say
-from slurm.ask import LOGIN_NODE
 from slurm.jobs.calls import write_calls
 from slurm.jobs.causes import cause_of_ranks
 from slurm.jobs.node_bench import NodeBench
@@ -88,7 +87,7 @@ def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: P
     """
     queue = snapshot()
     if queue.trouble:
-        raise UserError(f"{queue.trouble}", mend=LOGIN_NODE)
+        raise UserError(queue.trouble, mend=queue.mend)
     write_calls(folder, {0: call})
     write_text(folder / SCRIPT, script_of(batch, cluster, folder, code=CODE_ROOT))
     try:

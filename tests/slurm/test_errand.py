@@ -52,6 +52,20 @@ def test_a_job_that_nobody_waits_for_any_more_is_cancelled(
     assert stand_in.calls("scancel") == ["scancel 812"]
 
 
+def test_a_slurm_that_does_not_answer_is_not_one_that_is_elsewhere(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    """Who called it on a login node was sent to a login node."""
+    call = NodeBench((), tmp_path / "report.json", 1, 1, "m:f")
+    batch = Batch("bench-1", "bench", ((".", "bench"),), CLUSTER.resources)
+    for trouble, mend in (
+        (SILENT, "try again when Slurm answers"),
+        ("fatal: Could not establish a configuration source", "call this on a login node of the cluster"),
+    ):
+        stand_in.tell("squeue_troubles", trouble)
+        with pytest.raises(UserError) as raised:
+            carried_out(call, batch, CLUSTER, tmp_path / "files", 0.0)
+        assert raised.value.mend == mend
+
+
 def test_a_job_of_which_slurm_never_said_anything_is_cancelled_and_named(
     stand_in: StandInSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
