@@ -16,7 +16,8 @@ from stand_in_slurm import StandInSlurm
 from repro.jobs import PROGRAM
 from repro.paths import CODE_ROOT
 from repro.runs.folder import RunFolder
-from slurm.jobs.job import Call
+from repro.runs.stopping import SIGNALS, STOP
+from slurm.jobs.job import Call, preempted
 from slurm.jobs.program import Program
 from slurm.sweep_folder.ledger import REPORT
 
@@ -91,3 +92,19 @@ def test_a_job_that_is_asked_to_stop_while_it_imports_what_answers_goes_back_to_
     )
     assert ended.returncode == (0 if requeued else 2), ended.stderr
     assert stand_in.calls("scontrol") == ["scontrol requeue 812"] * requeued
+
+
+def test_nothing_interrupts_the_question_whether_a_signal_announces_a_preemption(
+    stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "kill -TERM $PPID; kill -USR2 $PPID; sleep 0.2; echo JobState=RUNNING PreemptTime=2026-11-27T08:00:00"
+    (stand_in.place / "scontrol").write_text(f"#!/bin/sh\n{words}\n")
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
+    monkeypatch.setattr(STOP, "signal", 0)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        STOP.install()
+        assert preempted()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
