@@ -17,7 +17,7 @@ from repro.jobs import PROGRAM
 from repro.paths import CODE_ROOT
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import SIGNALS, STOP
-from slurm.jobs.job import Call, preempted
+from slurm.jobs.job import Call, go_back, preempted
 from slurm.jobs.program import Program
 from slurm.sweep_folder.ledger import REPORT
 
@@ -108,3 +108,19 @@ def test_nothing_interrupts_the_question_whether_a_signal_announces_a_preemption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_one_process_of_several_sends_their_job_back(stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others end well: by a failure srun would end the one that still talks to Slurm."""
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for process in ("0", "1"):
+            monkeypatch.setenv("SLURM_PROCID", process)
+            with pytest.raises(SystemExit) as end:
+                go_back()
+            assert end.value.code == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stand_in.calls("scontrol") == ["scontrol requeue 812"]
