@@ -99,6 +99,8 @@ def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
         # which stand in the order of the intents.
         indices = indices_of(ledger.logs / name) or list(range(len(entries)))
         if len(indices) != len(entries):
+            if not any(job.live for job in queue.named(name)):  # Slurm knows them for long; their folders tell the rest
+                continue
             what = f"{ledger.path} has lost lines of {name}, so that jobs of {first} cannot be told apart"
             raise UserError(what, mend=f"scancel {first}, then the same again")
         ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in indices]

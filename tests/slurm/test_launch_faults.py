@@ -276,6 +276,9 @@ def test_jobs_of_an_array_that_cannot_be_told_apart_are_nobodys_to_guess(
     for call in (lambda: launch(graph), lambda: found_again(Ledger(graph.sweep_folder), snapshot())):
         with pytest.raises(UserError, match=f"has lost lines of {name}, .* cannot be told apart; mend: scancel 101,"):
             call()
+    # Slurm goes on to tell of what was cancelled, for minutes or, by its accounting, for days.
+    stand_in.change(lambda line: line.replace("PENDING", "CANCELLED") if line.startswith("101_") else None)
+    assert set(launch(graph).submitted) == {*map(graph.key, graph.jobs), graph.report}
 
 
 def test_an_intent_of_the_future_keeps_nobody_for_ever(
