@@ -138,6 +138,11 @@ def is_of_a_full_disk(error: BaseException | None) -> bool:
     return False
 
 
+def mend_of_place(error: OSError, otherwise: str = "choose another --out") -> str:
+    """Returns what to do where a folder cannot be written to: for want of room nobody is to begin anew elsewhere."""
+    return "free some space there" if is_of_a_full_disk(error) else otherwise
+
+
 def write_over(path: Path, content: bytes) -> None:
     """Writes a small file in place, where a full disk has no room for a new one beside it.
 

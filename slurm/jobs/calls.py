@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import reading, write_text
+from repro.files import mend_of_place, reading, write_text
 from repro.presence import exists
 from slurm.jobs.job import Call
 from slurm.jobs.node_bench import NodeBench
@@ -42,7 +42,7 @@ def private_folder(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make {path}: {error.strerror or error}", mend="choose another --out") from error
+        raise UserError(f"cannot make {path}: {error.strerror or error}", mend=mend_of_place(error)) from error
     return path
 
 

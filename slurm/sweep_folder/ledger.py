@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import append_lines, read_regular
+from repro.files import append_lines, mend_of_place, read_regular
 from repro.runs.metrics import LARGEST_BYTES
 from repro.runs.provenance import now
 
@@ -276,7 +276,7 @@ class Ledger:
             append_lines(path, lines.encode())
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"cannot write {path}: {reason}", mend="choose another --out") from error
+            raise UserError(f"cannot write {path}: {reason}", mend=mend_of_place(error)) from error
 
     def _entries(self) -> Iterable[Submission]:
         for line in self._lines(self.path):

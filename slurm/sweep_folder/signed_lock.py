@@ -15,7 +15,7 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.file_locks import TELL_SECONDS, log
-from repro.files import read_regular
+from repro.files import mend_of_place, read_regular
 from repro.runs.provenance import now
 
 LONGEST_NAME = 1000
@@ -72,7 +72,7 @@ def _open_locked(path: Path) -> int | None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:  # of a colleague, in a folder that a group shares
-        raise UserError(f"cannot write to {path.parent}: {error.strerror}", mend="choose another --out") from error
+        raise UserError(f"cannot write to {path.parent}: {error.strerror}", mend=mend_of_place(error)) from error
     if try_lock(descriptor) and _is_there(path, descriptor):
         return descriptor
     os.close(descriptor)

@@ -18,6 +18,7 @@ from waiting import wait_until
 
 from repro.errors import UserError
 from repro.jobs import PROGRAM
+from slurm.jobs.calls import private_folder
 from slurm.local import launch as local
 from slurm.local.launch import launch_here
 from slurm.monitoring.states import State
@@ -64,6 +65,22 @@ def test_a_lock_that_cannot_be_opened_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / ".sbatch.lock").mkdir()
     with pytest.raises(UserError, match=r"cannot write to .*: Is a directory; mend: choose another --out"):
         launch_lock(tmp_path).__enter__()
+
+
+def test_on_a_full_disk_nobody_is_told_to_begin_anew_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in ("pathlib.Path.mkdir", "os.open", "slurm.sweep_folder.ledger.append_lines"):
+        monkeypatch.setattr(name, refuse)
+    for write in (
+        starting(tmp_path).__enter__,
+        launch_lock(tmp_path).__enter__,
+        lambda: private_folder(tmp_path / "logs" / "s-1"),
+        lambda: Ledger(tmp_path).take_back(""),
+    ):
+        with pytest.raises(UserError, match="No space left on device; mend: free some space there"):
+            write()
 
 
 @pytest.mark.parametrize(
