@@ -208,3 +208,12 @@ def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
     starting_too = starting(tmp_path, 0.0)
     with starting(tmp_path, 20.0), pytest.raises(UserError, match="is still starting jobs"):
         starting_too.__enter__()
+
+
+def test_a_wait_for_a_lock_leaves_no_file_open(tmp_path: Path) -> None:
+    """Of a wait of minutes, with many tries a second, a process would run out of them."""
+    with starting(tmp_path):
+        before = len([*Path("/proc/self/fd").iterdir()])
+        with pytest.raises(UserError, match="is still starting jobs"):
+            starting(tmp_path, wait=0.2).__enter__()
+        assert len([*Path("/proc/self/fd").iterdir()]) == before
