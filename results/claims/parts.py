@@ -133,9 +133,14 @@ def parts_in_words(found: Sequence[MethodPart]) -> str:
     of_first = [part for part in found if part.column == found[0].column]
     words = []
     for name in dict.fromkeys(part.part for part in of_first):
-        rows = [f"{label(part.method)} {_difference(part.comparison)}" for part in of_first if part.part == name]
+        rows = [_in_words(part) for part in of_first if part.part == name]
         words.append(f"{name}: {', '.join(rows)}")
     return "; ".join(words)
+
+
+def _in_words(part: MethodPart) -> str:
+    too = f", where runs differ in {', '.join(part.unlike)} too" if part.unlike else ""
+    return f"{label(part.method)} {_difference(part.comparison)}{too}"
 
 
 def _difference(comparison: Comparison) -> str:

@@ -73,6 +73,8 @@ def test_parts_are_of_one_column_and_of_runs_altered_alike(tmp_path: Path) -> No
     assert part.where == "ImageNet-100"
     assert part.comparison.differences == (-2.0, 0.0)
     assert part.unlike == ("optimization.lr",)
+    # Nor does the page's first paragraph pass the settings' difference off as the part's.
+    assert parts_in_words([part]).endswith(" … +11.71), where runs differ in optimization.lr too")
 
 
 def test_parts_of_two_splits_are_told_apart_and_those_of_one_name_none(capsys: pytest.CaptureFixture[str]) -> None:
