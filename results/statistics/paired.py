@@ -179,6 +179,10 @@ def spreading_alike(values: Mapping[str, Mapping[Any, float]]) -> set[str]:
             if its and degrees > its and others > 1e-9:
                 ratio = ((squares - others) / (degrees - its)) / (others / its)
                 chances[row] = float(stats.f.sf(ratio, degrees - its, its))
+            elif its > 1 and others <= 1e-9 < squares:
+                # The others do not scatter at all, as rows that collapsed to a guess. Of one degree of freedom that is
+                # no news: two seeds differ by the same count of images now and then.
+                chances[row] = 0.0
         wildest = min(chances, key=lambda row: chances[row], default="")
         if not wildest or chances[wildest] >= LEVEL / len(rows):
             break

@@ -116,6 +116,24 @@ def test_a_row_that_diverged_shares_its_spread_with_nobody() -> None:
     assert spreading_alike({"a": wild["a"], "d": {0: 5.0, 1: 60.0, 2: 30.0}}) == {"a", "d"}  # of two nobody can tell
 
 
+def test_rows_that_do_not_scatter_lend_their_certainty_to_none_that_does() -> None:
+    """Three rows at a guess made a difference to the fourth significant that its own seeds do not tell."""
+    still = {name: {0: 1.0, 1: 1.0, 2: 1.0} for name in "abc"}
+    moving = {"a": {0: 20.0, 1: 20.5, 2: 20.2}, "b": {0: 22.0, 1: 22.3, 2: 22.4}}
+    assert spreading_alike(still | {"d": {0: 1.3, 1: 2.9, 2: 1.8}}) == set(still)
+    assert spreading_alike(still) == set(still)
+    # With one degree of freedom two rows may agree by chance, and then the third saves the test of those.
+    two = {name: {0: 20.0, 1: 20.2} for name in "ab"}
+    assert spreading_alike(two | {"c": {0: 20.0, 1: 20.5}}) == {"a", "b", "c"}
+    # A row that has no seed in common with the others adds nothing to tell it by.
+    assert spreading_alike(moving | {"e": {7: 3.0}}) == {*moving, "e"}
+    values = {"mocov2": [1.0] * 3, "mocov2+ours-blur": [1.0] * 3, "mocov2+ours-mean": [1.0] * 3}
+    frame = frame_with(values | {"mocov2+ours-hp": [1.3, 2.9, 1.8]})
+    expected = stats.ttest_1samp([0.3, 1.9, 0.8], 0).pvalue
+    assert line_of(frame, "mocov2+ours-hp")["p"] == pytest.approx(expected)
+    assert line_of(frame, "mocov2+ours-blur")["why"] == "all pairs differ by the same amount: no spread to judge by"
+
+
 def test_by_default_the_rows_of_a_sentence_share_their_spread_and_no_other_run_changes_a_p() -> None:
     values = {
         "mocov2": [60.0, 61.0, 62.2],
