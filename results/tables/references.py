@@ -114,7 +114,8 @@ def _before_training(column: Column, metric: str, untrained: pd.DataFrame) -> Ce
     rows = untrained[same]
     comparable = rows["departures"].map(lambda comparison: any(_alike(comparison.run, run) for run in runs))
     rows = rows[comparable.astype(bool)]
-    if rows.empty or rows["seed"].duplicated().any():  # of two of one seed nobody knows which is meant
+    # Of two of one seed nobody knows which is meant, and those of two recipes are no seeds of one network.
+    if rows.empty or rows["seed"].duplicated().any() or rows["recipe"].nunique() > 1:
         return Cell("–")
     return Cell(summary(rows["value"]), behind=measured(rows))
 

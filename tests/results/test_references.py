@@ -61,3 +61,14 @@ def test_an_untrained_network_is_one_of_the_same_shape(
         )
     rows = markdown_rows(render("table1", collect([tmp_path], resolve), only="measured", references=True))
     assert rows.get("untrained network (MoCo v2)") == (None if told is None else [told])
+
+
+def test_untrained_networks_of_two_recipes_are_not_averaged(tmp_path: Path) -> None:
+    """They stood there as `17.00 ± 7.07 (2)`, as if they were two seeds of one network."""
+    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    for seed, epochs in ((7, 1), (8, 2)):
+        changes = {"optimization__lr": 1e-9, "optimization__epochs": epochs}
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 5.0 + seed}, **changes)
+    rows = markdown_rows(render("table1", collect([tmp_path], resolve), only="measured", references=True))
+    assert rows["chance"] == ["1.00"]
+    assert "untrained network (MoCo v2)" not in rows
