@@ -1,5 +1,6 @@
 """Two sweeps side by side: what both measured, and in which settings they differ."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -44,6 +45,8 @@ class SweepPair:
     settings: dict[str, str]
     """Setting -> its two values, where a method that both have was run with different ones."""
     lines: tuple[SharedMeasure, ...]
+    unknown: tuple[str, ...] = ()
+    """Methods of the lines of which one sweep's settings cannot be read, so that more may differ."""
 
 
 def sweep_pairs(frame: pd.DataFrame | None) -> list[SweepPair]:
@@ -70,8 +73,12 @@ def _pair(first: str, second: str, of_first: pd.DataFrame, of_second: pd.DataFra
     common = [key for key in groups[0] if key in groups[1]]
     lines = {key: _lines(groups[0][key], groups[1][key]) for key in common}
     # Of what is shown alone: a method that is left out for its several recipes has no one setting to name.
-    settings = _settings(of_first, of_second, {key[0] for key, shown in lines.items() if shown})
-    return SweepPair(first, second, settings, tuple(line for shown in lines.values() for line in shown))
+    methods = sorted({str(key[0]) for key, shown in lines.items() if shown})
+    runs = {method: (_run(of_first, method), _run(of_second, method)) for method in methods}
+    unknown = tuple(label(method) for method in methods if None in runs[method])
+    return SweepPair(
+        first, second, _settings(runs.values()), tuple(line for shown in lines.values() for line in shown), unknown
+    )
 
 
 def _lines(first: pd.DataFrame, second: pd.DataFrame) -> list[SharedMeasure]:
@@ -104,13 +111,16 @@ def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
     )
 
 
-def _settings(first: pd.DataFrame, second: pd.DataFrame, methods: set[Any]) -> dict[str, str]:
-    """Returns the settings in which the two sweeps' runs of a method differ, in the words of the first such method."""
+def _settings(runs: Iterable[tuple[Run | None, Run | None]]) -> dict[str, str]:
+    """Returns the settings in which two sweeps' runs of a method differ, in the words of the first such method.
+
+    Args:
+        runs: Of each method, one of either sweep.
+    """
     differing: dict[str, str] = {}
-    for method in sorted(map(str, methods)):
-        runs = [_run(rows, method) for rows in (first, second)]
-        if runs[0] is not None and runs[1] is not None:
-            for name, values in difference(runs[0], runs[1]).items():
+    for first, second in runs:
+        if first is not None and second is not None:
+            for name, values in difference(first, second).items():
                 differing.setdefault(name, " → ".join(map(value_text, values)))
     return differing
 

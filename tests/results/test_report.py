@@ -24,6 +24,7 @@ from results.claims.families import judge_families
 from results.claims.verdicts import judge
 from results.collection.collect import collect_runs
 from results.collection.runs import RunRecord, find_runs
+from results.report import page as report_page
 from results.report.checklist import checklist
 from results.report.doubts import doubts
 from results.report.galleries import embed
@@ -252,6 +253,27 @@ def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
         ["SimCLR"],
         {"optimization.lr": "0.5 → 0.7"},  # not one of the two rates of a method that is left out
     )
+
+
+def test_of_two_sweeps_settings_that_cannot_be_read_are_not_said_to_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Settings that differ: none`, of runs whose settings nobody knew."""
+    for sweep, epochs in (("one", 2), ("two", 3)):
+        for method in ("mocov2", "simclr"):
+            values = {("imagenet100", "top1"): 60.0}
+            folder = finished(tmp_path, method, 0, values, sweep=sweep, optimization__epochs=epochs)
+            if (sweep, method) == ("two", "simclr"):
+                folder.run_yaml.unlink()
+    runs = find_runs([tmp_path], resolve)
+    (pair,) = sweep_pairs(collect_runs(runs))
+    assert (pair.settings, pair.unknown) == ({"optimization.epochs": "2 → 3"}, ("SimCLR",))
+    monkeypatch.setattr(report_page, "_plots", lambda *_: ([], []))
+    shown = build(runs, collect_runs(runs))
+    told = "Not compared are those of SimCLR: a run.yaml is missing or of another version.</p>"
+    assert f"Settings that differ: optimization.epochs 2 → 3. {told}" in shown
+    runs = [run for run in runs if run.method == "simclr"]
+    assert f"Settings that differ: none that is known. {told}" in build(runs, collect_runs(runs))
 
 
 @pytest.mark.parametrize("key", ["protocol", "split"])
