@@ -42,7 +42,7 @@ class MethodPart:
         column: Our column that both were measured in.
         metric: The metric's printed name; empty where the table leaves it open.
         comparison: With − without, seed by seed, in points.
-        unlike: Settings in which the two rows' runs differ although the rows do not; the difference is theirs too.
+        unlike: In what the two rows' runs differ besides (`Column.unlike`); the difference is theirs too.
         apart: Split, fidelity or both of the column, where others that read the same were measured by other ones.
     """
 
@@ -108,7 +108,7 @@ def _of_column(column: Column, cells: ValuesByCell) -> list[MethodPart]:
     for method, without, change in sorted(pairs, key=lambda pair: (pair[0], order.index(pair[2]))):
         comparison = paired(values[method], values[without])
         if comparison.n:
-            unlike = tuple(column.comparisons[method].altered_unlike(column.comparisons[without]))
+            unlike = column.unlike(method, without)
             found.append(MethodPart(method, without, _words(change), column, printed_name, comparison, unlike))
     return found
 

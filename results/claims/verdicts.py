@@ -8,6 +8,7 @@ import pandas as pd
 
 from results.claims.predictions import ColumnPredictions
 from results.claims.spreads import TESTS, SharedSpreads, SpreadOf
+from results.collection.scored_images import SCORED_IMAGES
 from results.paper.paper_claims import Claim, Question, margin, questions
 from results.paper.published import TABLES, published
 from results.statistics.paired import (
@@ -112,6 +113,13 @@ class Verdict:
     @property
     def why(self) -> str:
         """What the verdict rests on, in a few words."""
+        methods = self.claim.better, self.claim.worse
+        others = self.comparison.n and self.column is not None and SCORED_IMAGES in self.column.unlike(*methods)
+        return self._why + ("; their runs were not scored on the same images" if others else "")
+
+    @property
+    def _why(self) -> str:
+        """What the verdict rests on, whatever the images."""
         if self.unlike:
             return f"not compared: beside the method its runs differ in {', '.join(self.unlike)}"
         # From what was not run to what was run and does not tell; only then do the outcomes differ.
@@ -310,8 +318,7 @@ def _compare(
 
 def _unlike(claim: Claim, column: Column) -> tuple[str, ...]:
     """Returns the settings in which the runs of a claim's two methods differ although the rows do not."""
-    better, worse = (column.comparisons.get(method) for method in (claim.better, claim.worse))
-    return tuple(better.altered_unlike(worse)) if better and worse else ()
+    return tuple(name for name in column.unlike(claim.better, claim.worse) if name != SCORED_IMAGES)
 
 
 def _key(verdict: Verdict) -> tuple[Any, ...]:

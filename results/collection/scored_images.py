@@ -9,6 +9,18 @@ import pandas as pd
 from repro.errors import first_few
 from repro.runs.predictions import read_images
 
+SCORED_IMAGES = "the scored images"
+"""What two runs differ in that were scored on different ones, in a list of settings."""
+
+
+def images_of(rows: pd.DataFrame) -> frozenset[str]:
+    """Returns the fingerprints of the images that some runs were scored on, as far as their predictions tell.
+
+    Args:
+        rows: Of one data set, split and protocol.
+    """
+    return frozenset(images for images, *_ in _images_of_runs(rows))
+
 
 def other_images(rows: pd.DataFrame) -> str:
     """Says which of some runs were scored on other images than most; empty where none were.
@@ -19,13 +31,9 @@ def other_images(rows: pd.DataFrame) -> str:
     Args:
         rows: Of one data set, split and protocol.
     """
-    # Once for each file, and not for each of the measures that were made of it.
-    named = rows[rows["predictions"] != ""].drop_duplicates(["path", "predictions"])
     runs_by_images: dict[str, list[str]] = {}
-    columns = named[["path", "predictions", "predictions_sha256", "method", "seed"]]
-    for path, name, checksum, method, seed in columns.itertuples(index=False, name=None):
-        if images := _images(Path(path).parent / str(name), str(checksum)):
-            runs_by_images.setdefault(images, []).append(f"{method} s{seed}")
+    for images, method, seed in _images_of_runs(rows):
+        runs_by_images.setdefault(images, []).append(f"{method} s{seed}")
     most, *others = sorted(runs_by_images.values(), key=len, reverse=True) or [[]]
     names = sorted(run for runs in others for run in runs)
     if not names:
@@ -45,6 +53,16 @@ def unlike_images(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
     for (task, dataset, *_), rows in with_predictions.groupby(["task", *keys], observed=True):
         if others := other_images(rows):
             yield f"{dataset} by {task}: {others}; their numbers do not compare"
+
+
+def _images_of_runs(rows: pd.DataFrame) -> Iterator[tuple[str, str, int]]:
+    """Yields the images of each run that has predictions, its method and its seed."""
+    # Once for each file, and not for each of the measures that were made of it.
+    named = rows[rows["predictions"] != ""].drop_duplicates(["path", "predictions"])
+    columns = named[["path", "predictions", "predictions_sha256", "method", "seed"]]
+    for path, name, checksum, method, seed in columns.itertuples(index=False, name=None):
+        if images := _images(Path(path).parent / str(name), str(checksum)):
+            yield images, str(method), int(seed)
 
 
 @lru_cache(maxsize=65536)

@@ -37,7 +37,7 @@ class Effect:
         comparison: Row − framework without masking, seed by seed, in points.
         published: The paper's difference in points; None where it has none by this measure.
         compares: Whether data, settings and protocol are the paper's, so that the published difference is a target.
-        unlike: Settings in which the two methods' runs differ although their rows do not; the difference is theirs too.
+        unlike: In what the two methods' runs differ besides (`Column.unlike`); the difference is theirs too.
     """
 
     method: str
@@ -117,7 +117,7 @@ def _of_column(
             for name in (method, base)
         ]
         target = None if None in of_paper else round(of_paper[0] - of_paper[1], 2)  # type: ignore[operator]  # no None
-        unlike = tuple(column.comparisons[method].altered_unlike(column.comparisons[base]))
+        unlike = column.unlike(method, base)
         compares = column.compares(method) and column.compares(base)
         gathered.append(Effect(method, panel, comparison, target, compares, unlike))
     return gathered
@@ -215,6 +215,10 @@ def _legend(figure: Figure, drawn: Sequence[Effect], theme: Theme, *, beyond: bo
         Line2D([], [], color=ink(theme), linestyle="none", markersize=7, label=words, **sign)
         for words, sign in signs.items()
     ]
-    star = "; *: their runs differ in other settings too" if any(effect.unlike for effect in drawn) else ""
+    star = (
+        "; *: their runs differ in other settings or scored images too"
+        if any(effect.unlike for effect in drawn)
+        else ""
+    )
     note = f"mean difference over seeds, paired, with its 95 % interval (number of seeds){star}"
     figure.legend(handles=handles, loc="outside lower center", ncols=2, title=note, title_fontsize=8.5)

@@ -8,8 +8,9 @@ import pandas as pd
 
 from repro.quantities import counted
 from results.collection.collect import KEYS, code_states
-from results.collection.row_comparison import ALTERED, RowComparison
+from results.collection.row_comparison import ALTERED
 from results.collection.runs import RunRecord, by_path_of_rows
+from results.collection.scored_images import images_of
 from results.formats.layout import Measured
 from results.paper.published import Published, PublishedRow
 from results.statistics.ranking import clear_ranks, significance
@@ -46,7 +47,6 @@ def cell_records(
     otherwise = {metric: measured_otherwise(every_result, metric) for metric in metrics}
     lines = []
     values: list[dict[int, float]] = []  # of each line, by seed
-    compared: list[RowComparison | None] = []  # of each line, how its runs stand to their row
     for index, column in enumerate(columns):
         seeds = _rows_by_cell(column, results)
         for row in rows:
@@ -66,21 +66,20 @@ def cell_records(
                 record["warned"] = "" if cell is None else _warned_of(cell, warned)
                 lines.append(record)
                 values.append({} if cell is None else _by_seed(cell))
-                compared.append(column.comparisons.get(row.method))
     # Without the types, a table without any number of a kind would have a column of `None`s.
     records = pd.DataFrame(lines).astype(dict.fromkeys(("published", "mean", "std", "difference"), "float64"))
     records["rank"] = 0
     for _, lines_of_block in records[records["n"] > 0].groupby(["block", "column", "metric"]).groups.items():
-        alike = partial(_altered_alike, [compared[line] for line in lines_of_block])
+        of_block = records.loc[lines_of_block]
+        alike = partial(_alike, columns[of_block["column"].iloc[0]], list(of_block["row"]))
         records.loc[lines_of_block, "rank"] = clear_ranks([values[line] for line in lines_of_block], alike)
     order = {row.method: number for number, row in enumerate(rows)}
     return records.sort_values("row", key=lambda methods: methods.map(order), kind="stable", ignore_index=True)
 
 
-def _altered_alike(compared: Sequence[RowComparison | None], first: int, second: int) -> bool:
-    """Returns whether nothing is known in which two rows' runs differ besides their methods."""
-    one, other = compared[first], compared[second]
-    return one is None or other is None or not one.altered_unlike(other)
+def _alike(column: Column, methods: Sequence[str], first: int, second: int) -> bool:
+    """Returns whether nothing is known in which two methods' runs differ besides."""
+    return not column.unlike(methods[first], methods[second])
 
 
 def _significance(
@@ -90,8 +89,10 @@ def _significance(
     if cell is None or without_masking is None or row.method == row.framework:
         return ""
     own, base = column.comparisons[row.method], without_masking["departures"].iloc[0]
-    # Of runs that were not altered alike, the difference is the settings' as well.
-    return "" if own.altered_unlike(base) else significance(_by_seed(cell), _by_seed(without_masking))
+    # Of runs that were not altered alike, or not scored on the same images, the difference is theirs as well.
+    if own.altered_unlike(base) or len(images_of(cell) | images_of(without_masking)) > 1:
+        return ""
+    return significance(_by_seed(cell), _by_seed(without_masking))
 
 
 def _of_no_row(method: str, column: Column, metric: str, every_result: pd.DataFrame) -> pd.DataFrame | None:

@@ -11,6 +11,7 @@ from repro.runs.departures import Departure, common_sizes
 from repro.runs.run import Run
 from results.collection.collect import KEYS
 from results.collection.row_comparison import ALTERED, TINY, RowComparison, words
+from results.collection.scored_images import SCORED_IMAGES, images_of
 from results.paper.published import DATASETS, Published, PublishedGroup
 
 
@@ -27,6 +28,7 @@ class Column:
         sweeps: The sweeps that the runs of each method are of.
         planned: Whether there are no runs of it at all.
         evaluation_scale: What of the scale is the evaluation's own, as `Result.evaluation_scale`.
+        images: Fingerprints of the images that each method's runs were scored on, of those whose predictions tell.
     """
 
     group: PublishedGroup
@@ -37,6 +39,7 @@ class Column:
     sweeps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     planned: bool = False
     evaluation_scale: str = ""
+    images: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str:
@@ -146,6 +149,21 @@ class Column:
         """
         return self.comparisons[method].measured_by_protocol(self.task, self.dataset, self.protocol)
 
+    def unlike(self, first: str, second: str) -> tuple[str, ...]:
+        """Returns in what the runs of two methods differ besides: a difference of their numbers is that one's as well.
+
+        These are settings in which their rows do not differ, and the images that they were scored on. What is not known
+        is not named.
+
+        Args:
+            first: A method.
+            second: Another one.
+        """
+        one, other = self.comparisons.get(first), self.comparisons.get(second)
+        altered = one.altered_unlike(other) if one and other else ()
+        images = self.images.get(first, frozenset()) | self.images.get(second, frozenset())
+        return (*altered, *([SCORED_IMAGES] if len(images) > 1 else []))
+
     @property
     def of_the_paper(self) -> bool:
         """Whether the data set is the one of the paper's columns."""
@@ -237,4 +255,8 @@ def _columns(group: PublishedGroup, metrics: tuple[tuple[str, str], ...], frame:
             comparisons={**column.comparisons, method: row["departures"]},
             sweeps={**column.sweeps, method: (*column.sweeps.get(method, ()), str(row["sweep"]))},
         )
+    with_predictions = frame[frame["predictions"] != ""]  # of a million rows there may be none
+    for (*key_of_rows, method), rows in with_predictions.groupby([*KEYS, "method"], observed=True):
+        key = tuple(map(str, key_of_rows))
+        columns[key] = replace(columns[key], images={**columns[key].images, str(method): images_of(rows)})
     return [columns[key] for key in sorted(columns)]

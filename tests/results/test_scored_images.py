@@ -3,17 +3,22 @@
 from pathlib import Path
 
 import numpy as np
-from prediction_samples import evaluated, predictions
+from prediction_samples import evaluated, predictions, two_methods
 from training_samples import salmask
 
 from baselines import resolve
+from results.claims.parts import parts
+from results.claims.verdicts import judge
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
 from results.collection.scored_images import other_images
 from results.formats.layout import Table
 from results.formats.table_files import markdown
+from results.plots.forest import effects
 from results.report.doubts import doubts
 from results.tables.rendering import render
+
+SEEDS_TELL = "the difference is there after correction"
 
 
 def table_of(root: Path) -> Table:
@@ -49,3 +54,21 @@ def test_nothing_is_said_of_the_same_images_of_other_splits_and_of_none(tmp_path
         path.write_bytes(b"torn")
     frame = collect_runs(find_runs([tmp_path], resolve)).assign(predictions_sha256="another")
     assert other_images(frame[frame["dataset"] == "imagenet100"]) == ""
+
+
+def test_a_difference_of_runs_that_were_scored_on_other_images_is_not_the_methods_alone(tmp_path: Path) -> None:
+    """Neither the claim nor the part said so, and the cell was marked as better beside a note that spoke against it."""
+    two_methods(tmp_path, {"mocov2": 0.3, "mocov2+ours-hp-random": 0.5})
+    for seed in range(3):
+        evaluated(tmp_path, "mocov2+ours-hp", seed, predictions(np.full(800, 0.8), seed, "others"))
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    (verdict,) = [verdict for verdict in judge(frame) if verdict.told]
+    assert verdict.why == f"{SEEDS_TELL}; their runs were not scored on the same images"
+    assert [part.unlike for part in parts(frame)] == [("the scored images",)]
+    assert {effect.method: effect.unlike for effect in effects(frame)} == {
+        "mocov2+ours-hp": ("the scored images",),
+        "mocov2+ours-hp-random": (),
+    }
+    records = table_of(tmp_path).records.set_index("row")
+    assert dict(records["significance"]) == {"mocov2": "", "mocov2+ours-hp": "", "mocov2+ours-hp-random": "better"}
+    assert not records["rank"].any()  # of the two best nobody knows which it is
