@@ -11,15 +11,19 @@ from run_samples import finished
 from training_samples import salmask
 
 from baselines import resolve
+from results.claims.predictions import ColumnPredictions
 from results.claims.spreads import SpreadOf
 from results.claims.verdict_frame import as_frame
 from results.claims.verdicts import Verdict, judge, method_note
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
 from results.comparison.compare import compare
+from results.paper.published import published
 from results.statistics.imagewise import Difference
+from results.tables.selection import measured_columns
 
 OURS = "mocov2+ours-hp"
+SIDES = ((OURS, "mocov2"), ("mocov2", OURS))
 SAYS_SO = "a bootstrap over seeds and images"
 
 
@@ -67,6 +71,16 @@ def test_both_directions_of_a_claim_are_one_test(root: Path) -> None:
     assert (back.mean, back.p) == (-difference.mean, difference.p)
     low, high = difference.interval() or (0, 0)
     assert back.interval() == pytest.approx((-high, -low))
+
+
+def test_whichever_name_comes_first_in_the_alphabet_images_judge_better_minus_worse(root: Path) -> None:
+    frame = collected(root)
+    ((column, _),) = measured_columns(frame, published("table1"))
+    judged = [ColumnPredictions(column, frame).judge(*pair, "top1", (0, 1, 2)) for pair in SIDES]
+    there, back = (found.difference for found in judged if found is not None)
+    assert there.mean > 2 > -2 > back.mean == -there.mean
+    assert there.p == back.p
+    assert there.interval() == pytest.approx([-end for end in reversed(back.interval() or ())], abs=1e-9)
 
 
 def test_images_find_what_three_seeds_cannot(tmp_path: Path) -> None:

@@ -204,8 +204,23 @@ def test_close_runs_are_a_tie_and_scattered_ones_too_few() -> None:
     assert verdict(close)["verdict"] == TIE
     assert verdict(close)["why"] == "the interval lies within ±1 point"
     scattered = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [65.0, 75.0, 71.0]})
-    assert verdict(scattered)["verdict"] == UNDECIDED
+    line = verdict(scattered)
+    assert line["verdict"] == UNDECIDED
+    too_few = "; about 9 seeds would show 5.58 points at this spread"
+    assert line["why"] == f"the interval holds no difference as well as more than 1 point{too_few}"
+    # The only comparison of its sentence: nothing is corrected.
+    assert (line["low_corrected"], line["high_corrected"], line["p_corrected"]) == (
+        line["low"],
+        line["high"],
+        line["p"],
+    )
     assert "seeds would show" in verdict(seeds_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [64.0, 66.0]}))["why"]
+
+
+def test_verdicts_stand_in_the_order_of_the_tables() -> None:
+    tables = [verdict.claim.table for verdict in judge(None)]
+    assert tables == sorted(tables)
+    assert set(tables) == {"table1", "table2", "table3"}
 
 
 def test_pairs_without_a_spread_decide_nothing() -> None:

@@ -58,6 +58,8 @@ def test_classes_and_flips_are_counted_by_hand(root: Path) -> None:
     assert set(classes.index) == set(CLASSES)
     assert classes["images"].tolist() == [200] * 4
     assert classes["difference"].mean() == pytest.approx(comparison.difference.mean)
+    order = [(-difference, name) for name, difference in classes["difference"].items()]
+    assert order == sorted(order)  # the terminal shows the ends
     first, second = (side.correct("top1").sum(axis=0) >= 2 for side in (comparison.first, comparison.second))
     flips = comparison.flips
     assert len(flips) == int((first != second).sum())
@@ -119,6 +121,11 @@ def test_rows_of_older_versions_are_compared_by_seeds(tmp_path: Path) -> None:
     (comparison,) = compared(tmp_path)
     assert comparison.verdict() == f"{OURS} is better"
     assert any("has no predictions" in note for note in comparison.notes)
+    for method, value in (("simclr", 50.0), ("simclr+ours-hp", 55.0)):
+        for seed in range(2):
+            finished(tmp_path, method, seed, {("imagenet100", "top1"): value})
+    (still,) = compared(tmp_path, "simclr+ours-hp", "simclr")
+    assert still.verdict() == "undecided: the seeds of either are all alike, nothing tells the spread"
 
 
 def test_a_measure_that_is_none_of_images_is_said_once(tmp_path: Path) -> None:

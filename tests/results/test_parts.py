@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,11 @@ def test_parts_of_two_splits_are_told_apart_and_those_of_one_name_none(capsys: p
         ("split test", -alone.comparison.mean),
         ("split val", alone.comparison.mean),
     ]
-    assert list(parts_as_frame(both)["split"]) == ["test", "val"]
+    lines = parts_as_frame(both)
+    assert list(lines["split"]) == ["test", "val"]
+    assert list(zip(lines["low"], lines["high"], strict=True)) == [part.comparison.interval() for part in both]
+    released = [replace(row, fidelity="released") for row in one]
+    assert {part.apart for part in parts(frame_of(*one, *released))} == {"fidelity paper", "fidelity released"}
     print_parts(both, Console())
     titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ImageNet-100, ")]
     assert titles == [f"{alone.where}, {alone.how}, split {name}" for name in ("test", "val")]
@@ -96,6 +101,8 @@ def test_parts_of_two_splits_are_told_apart_and_those_of_one_name_none(capsys: p
 def test_nothing_is_said_where_no_two_rows_tell() -> None:
     assert parts(None) == []
     assert parts(frame_of(*rows_of("mocov2+ours-hp", WITH))) == []
+    no_seed_in_common = rows_of("mocov2+ours-hp-no-masks", (71.5,), seed=7)
+    assert parts(frame_of(*rows_of("mocov2+ours-hp", WITH), *no_seed_in_common)) == []
     assert parts_in_words([]) == ""
 
 

@@ -234,6 +234,14 @@ def test_what_a_seed_does_to_one_framework_it_need_not_do_to_the_other() -> None
     assert line_of(frame_with(values), "mocov2+ours-hp")["p"] == pytest.approx(expected.p)
 
 
+def test_a_pooled_spread_is_of_the_rows_of_one_framework() -> None:
+    values = {"mocov2": [60.0, 61.0, 62.2], "mocov2+ours-hp": [64.0, 65.5, 66.0]}
+    others = {"simclr": [62.1, 61.0, 60.0], "simclr+ours-hp": [50.0, 65.4, 64.0]}
+    lines = [as_frame(judge(frame_with(rows), spread=SpreadOf.framework)) for rows in (values, values | others)]
+    alone, among = (of_rows.query("better == 'mocov2+ours-hp' and n == 3").iloc[0] for of_rows in lines)
+    assert (alone["p"], alone["low"]) == (among["p"], among["low"])
+
+
 def test_the_spread_of_the_same_rows_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each claim worked it out for itself: 2,000 runs took six minutes."""
     asked: list[frozenset[str]] = []
