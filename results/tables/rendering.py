@@ -170,8 +170,7 @@ def _table(
         column = columns[record["column"]]
         rank = paper_ranks.get((record["row"], column.group.name, dict(column.metrics)[record["metric"]]), 0)
         mark_dirt = bool(dirt_differs.get(record["column"], False))
-        cell_by_kind = _cells(record, notes, rank, column, mark_dirt=mark_dirt)
-        cells[record["row"]] += [cell_by_kind[kind] for kind in kinds]
+        cells[record["row"]] += _cells(record, notes, rank, column, kinds, mark_dirt=mark_dirt)
     data = records.drop(columns=["column", "code_states", "behind", "warned"])
     return Table(
         name=paper.name,
@@ -292,8 +291,10 @@ def _no_difference(column: Column, paper: Published, kinds: Sequence[str]) -> tu
     return ()
 
 
-def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, mark_dirt: bool) -> dict[str, Cell]:
-    """Returns the three cells of a record by kind; `rank` is the published number's."""
+def _cells(
+    record: dict[Any, Any], notes: _Notes, rank: int, column: Column, kinds: Sequence[str], *, mark_dirt: bool
+) -> list[Cell]:
+    """Returns the cells of a record in the order of the kinds; `rank` is the published number's."""
     has_value, has_difference = pd.notna(record["published"]), pd.notna(record["difference"])
     caveat = CELL_CAVEATS.get((record["row"], column.group.name))
     caveats = [caveat] if has_value and caveat else []
@@ -303,19 +304,25 @@ def _cells(record: dict[Any, Any], notes: _Notes, rank: int, column: Column, *, 
     doubts += [text for text in (record["missing"], record["warned"]) if text]
     own_words = column.own_words(record["row"]) if record["row"] in column.comparisons else ""
     doubts += [own_words] if own_words else []
-    return {
+    texts = {"published": caveats, "measured": [*doubts, *row_notes], "Δ": list[str]()}
+    if "measured" not in kinds:  # a difference that stands alone has the doubts of both its numbers
+        texts["Δ"] = [*(caveats if has_difference else []), *texts["measured"]]
+    # Of the kinds that are shown: a note that no cell refers to would be about nobody.
+    marks = {kind: notes.mark(*texts[kind]) if kind in kinds else () for kind in texts}
+    cells = {
         "published": Cell(
-            f"{record['published']:.2f}" if has_value else "–", rank if has_value else 0, notes.mark(*caveats)
+            f"{record['published']:.2f}" if has_value else "–", rank if has_value else 0, marks["published"]
         ),
         "measured": Cell(
             record["measured"],
             record["rank"],
-            notes.mark(*doubts, *row_notes),
+            marks["measured"],
             behind=record["behind"],
             significance=SIGNS.get(record["significance"], ""),
         ),
-        "Δ": Cell(f"{record['difference']:+.2f}" if has_difference else "–", signed=has_difference),
+        "Δ": Cell(f"{record['difference']:+.2f}" if has_difference else "–", marks=marks["Δ"], signed=has_difference),
     }
+    return [cells[kind] for kind in kinds]
 
 
 def _paper_alone(paper: Published) -> Table:

@@ -19,7 +19,7 @@ from results.collection.collect import collect, collect_runs
 from results.collection.runs import RunRecord, find_runs
 from results.formats.table_files import csv, latex, markdown
 from results.report.doubts import doubts
-from results.tables.rendering import render
+from results.tables.rendering import Only, render
 
 FLOWERS = "linear-flowers-80-10-10-v1"
 """The protocol of the linear probe on Flowers-102."""
@@ -302,6 +302,20 @@ def test_one_tiny_column_watermarks_the_page_and_only_its_own_lines_of_data() ->
     assert watermarks[tinier].startswith(f"TINY MODE – {tinier};")
     assert "ImageNet-100 (TINY) [2]: Δ" in markdown(table)
     assert "not run at the paper's scale: no difference is taken" in markdown(table)
+
+
+@pytest.mark.parametrize("only", ["", "measured", "diff"])
+def test_every_note_is_referred_to_by_a_cell_that_is_shown(only: Only) -> None:
+    """Differences alone had notes on `its runs`, whose nobody knew; measured numbers some on published ones."""
+    mixed = [replace(row, commit=f"{row.seed}" * 40) for row in rows_of(values=(68.0, 69.0))]
+    probed = rows_of("supervised", (80.0,), dataset="caltech101")
+    table = render("table1", frame_of(*mixed, *rows_of("simclr"), *probed), only=only)
+    heads = [cell for group in table.groups for cell in (group.heading, *group.columns)]
+    cells = [cell for block in table.blocks for line in block for cell in line.cells]
+    marked = {mark for cell in (*heads, *cells) for mark in cell.marks}
+    assert marked == set(range(1, len(table.notes) + 1))
+    number = table.notes.index("its runs come from different states of the code") + 1
+    assert [cell.text[:3] for cell in cells if number in cell.marks] == ["+0." if only == "diff" else "68."]
 
 
 def test_a_cell_notes_trainings_that_went_wrong(tmp_path: Path) -> None:
