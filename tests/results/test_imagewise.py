@@ -8,7 +8,7 @@ from scipy import stats
 
 from repro.runs.predictions import Predictions
 from results.statistics import imagewise
-from results.statistics.imagewise import difference_of_images, difference_of_seeds, mcnemar
+from results.statistics.imagewise import Difference, difference_of_images, difference_of_seeds, mcnemar
 
 
 def runs(rng: np.random.Generator, chances: np.ndarray, seeds: int, luck: float = 0.0) -> np.ndarray:
@@ -180,3 +180,12 @@ def test_images_that_all_count_differently_take_no_more_than_others() -> None:
     assert interval is not None
     half = stats.t.isf(0.025, difference.freedom) * difference.spread
     assert interval == pytest.approx((difference.mean - half, difference.mean + half), abs=0.03 * half)
+
+
+def test_p_counts_one_more_draw_on_either_side_than_there_are() -> None:
+    difference = Difference(50.0, np.arange(1.0, 100.0), 1.0, 4.0, of_seeds=True, of_images=True)
+    assert difference.p == pytest.approx(2 * 1 / 100)  # of 99 draws none is below zero: not 0
+    assert difference.p_of_equivalence(50.0, 10.0) == pytest.approx((1 + 40) / 100)  # 1 … 40, as 60 … 99
+    assert difference.p_of_equivalence(200.0, 50.0) == 1.0
+    back = difference.reversed()
+    assert (back.mean, back.p, back.interval()) == (-50.0, difference.p, pytest.approx((-96.55, -3.45)))
