@@ -127,7 +127,7 @@ def setting_of(verdict: Verdict) -> str:
     column = verdict.column
     if column is None:
         return ""
-    data = "the paper's data" if column.of_the_paper else column.dataset
+    data = "the paper's data" if column.of_the_paper and column.group.data_named else column.dataset
     scale = f", TINY: {column.scale}" if column.scale else ""
     fidelity = "" if column.fidelity == "paper" else f", {column.fidelity}"
     altered = scale_of(departure for departure in column.common if not departure.smaller)

@@ -368,6 +368,12 @@ def test_a_reversed_claim_counts_the_other_way_round() -> None:
     assert lines.loc["best-and-second-best", "verdict"] == SINGLY
 
 
+def test_data_that_the_paper_does_not_name_is_not_called_the_papers() -> None:
+    values = {f"mocov2+ours-hp{branch}-no-hard-negative": [60.0, 61.0, 62.5] for branch in ("", "@both")}
+    told = [each for each in judge_families(judge(seeds_of(values | {"mocov2+ours-hp": [61.0]}))) if each.setting]
+    assert {each.family.id: each.setting for each in told} == {"query-beats-both": "imagenet100"}
+
+
 def test_settings_are_never_averaged() -> None:
     pair = {"mocov2": [10.0, 11.0, 12.0], "mocov2+ours-hp": [20.0, 22.0, 21.5]}
     tiny = [seeds_of(pair, dataset="scenes", scale=scale) for scale in ("resnet18", "resnet50, 64 px")]
