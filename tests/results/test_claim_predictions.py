@@ -14,7 +14,7 @@ from baselines import resolve
 from results.claims.predictions import ColumnPredictions
 from results.claims.spreads import SpreadOf
 from results.claims.verdict_frame import as_frame
-from results.claims.verdicts import Verdict, judge, method_note
+from results.claims.verdicts import SUPPORTED, Verdict, judge, method_note
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
 from results.comparison.compare import compare
@@ -81,6 +81,12 @@ def test_whichever_name_comes_first_in_the_alphabet_images_judge_better_minus_wo
     assert there.mean > 2 > -2 > back.mean == -there.mean
     assert there.p == back.p
     assert there.interval() == pytest.approx([-end for end in reversed(back.interval() or ())], abs=1e-9)
+
+
+def test_of_two_seeds_images_judge_as_well(tmp_path: Path) -> None:
+    two_methods(tmp_path, {"mocov2": 0.6, OURS: 0.8}, seeds=(0, 1))
+    (verdict,) = verdicts_on(tmp_path)
+    assert (verdict.outcome, verdict.comparison.basis) == (SUPPORTED, "2 seeds, 800 images")
 
 
 def test_images_find_what_three_seeds_cannot(tmp_path: Path) -> None:

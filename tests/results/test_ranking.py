@@ -102,6 +102,7 @@ def test_significance_is_that_of_the_gap_to_the_framework_without_masking() -> N
     base = by_seed(60.0, 61.0, 62.1)
     assert significance(by_seed(70.0, 71.2, 72.0), base) == "better"
     assert significance(by_seed(61.0, 62.1, 63.0), base) == "better"  # by 0.75 … 1.25 points
+    assert significance(by_seed(60.3, 61.35, 62.4), base) == "better"  # by 0.24 … 0.39
     assert significance(by_seed(50.0, 51.2, 52.0), base) == "worse"
     assert significance(by_seed(70.0, 61.2, 58.0), base) == ""  # its interval includes zero
     assert significance(by_seed(90.0), by_seed(60.0)) == ""  # one seed
