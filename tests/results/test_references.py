@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prediction_samples import rewritten
 from run_samples import finished
 from table_samples import frame_of, markdown_rows, rows_of
 
 from baselines import resolve
 from results.collection.collect import collect
+from results.tables.references import has_both
 from results.tables.rendering import render
 
 
@@ -72,3 +74,15 @@ def test_untrained_networks_of_two_recipes_are_not_averaged(tmp_path: Path) -> N
     rows = markdown_rows(render("table1", collect([tmp_path], resolve), only="measured", references=True))
     assert rows["chance"] == ["1.00"]
     assert "untrained network (MoCo v2)" not in rows
+
+
+@pytest.mark.parametrize("changed", [{"split": "test"}, {"protocol": "linear-other-v1"}, {"metric": "top1_best"}, {}])
+def test_an_untrained_network_was_measured_as_the_columns_runs_were(tmp_path: Path, changed: dict[str, str]) -> None:
+    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    assert not has_both(collect([tmp_path], resolve))
+    untrained = finished(tmp_path, "mocov2", 7, {("imagenet100", "top1"): 5.0}, optimization__lr=1e-9)
+    rewritten(untrained.results, **changed)
+    frame = collect([tmp_path], resolve)
+    assert has_both(frame)
+    rows = markdown_rows(render("table1", frame, only="measured", references=True))
+    assert rows.get("untrained network (MoCo v2)") == (None if changed else ["5.00 (1)"])
