@@ -140,6 +140,8 @@ def difference_of_images(first: Floats, second: Floats, *names: int) -> Differen
     """
     count = first.shape[1]
     spread, freedom = _spread_of_seeds(first.sum(axis=1), second.sum(axis=1))
+    if count < 2:  # a single image tells nothing of how images scatter
+        return _difference(float(first.sum(axis=1).mean() - second.sum(axis=1).mean()), spread, freedom, None, names)
     contributions = count * (first.mean(axis=0) - second.mean(axis=0))
     noise = count**2 * _noise_of_seeds(first, second)
     return _difference(float(contributions.mean()), spread, freedom, (contributions, noise), names)

@@ -182,6 +182,14 @@ def test_images_that_all_count_differently_take_no_more_than_others() -> None:
     assert interval == pytest.approx((difference.mean - half, difference.mean + half), abs=0.03 * half)
 
 
+def test_a_single_image_tells_nothing_of_how_images_scatter() -> None:
+    """It was divided by the number of images less one."""
+    alone = difference_of_images(np.array([[100.0]]), np.array([[0.0]]))
+    assert (alone.mean, alone.p, alone.interval(), alone.of_images) == (100.0, None, None, False)
+    of_seeds = difference_of_images(np.array([[100.0], [100.0]]), np.array([[0.0], [100.0]]))
+    assert of_seeds.interval() == difference_of_seeds([100.0, 100.0], [0.0, 100.0]).interval()
+
+
 def test_p_counts_one_more_draw_on_either_side_than_there_are() -> None:
     difference = Difference(50.0, np.arange(1.0, 100.0), 1.0, 4.0, of_seeds=True, of_images=True)
     assert difference.p == pytest.approx(2 * 1 / 100)  # of 99 draws none is below zero: not 0
