@@ -52,7 +52,13 @@ def ordered_run(folder: RunFolder, task: str) -> Run:
     Raises:
         UserError: Neither file is there, or the file cannot be read.
     """
-    return read_order(folder, task) if order_file(folder, task).is_file() else folder.load()
+    order = order_file(folder, task)
+    if order.is_file():
+        return read_order(folder, task)
+    if not folder.run_yaml.is_file():
+        lost = f"{folder.path} has no run.yaml and no jobs/{order.name}, so nothing tells what its {task} is"
+        raise UserError(lost, mend="the same salmask sweep again, which writes them anew")
+    return folder.load()
 
 
 def write_report_order(sweep: Path, tables: Sequence[str]) -> None:

@@ -1,17 +1,22 @@
 """`salmask retry`."""
 
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+from local_samples import launched, told
 from sweep_samples import FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
 from repro.errors import UserError
+from repro.runs.folder import RunFolder
 from slurm import retry
-from slurm.planning.graph import Graph
+from slurm.local import launch as local
+from slurm.planning.graph import Graph, Job, make_graph
 from slurm.profiles.profile import load_named, user_folder
 from slurm.submission.handover import Outcome
+from slurm.sweep_folder.ledger import Ledger
 
 
 @pytest.fixture
@@ -85,3 +90,26 @@ def test_retry_launches_by_the_same_profile_also_where_its_name_has_a_dot(sweep:
     sweep.submitted("linear", "813", cluster=str(user_folder() / "gpu.yaml"))
     with pytest.raises(UserError, match=r"unknown cluster '.*gpu\.yaml'.*or name the profile that the sweep was"):
         retry._profile(sweep.ledger, "")
+
+
+def test_what_waited_as_its_launcher_was_stopped_can_be_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    place = tmp_path / "sweep"
+    ran, lost = (tiny(changes={"seed": seed}) for seed in (0, 1))
+    jobs = [Job(run, RunFolder.of(run, place), task) for run in (ran, lost) for task in ("pretrain", "knn")]
+    graph = make_graph(place, jobs, ())
+    monkeypatch.setattr(local._Here, "_start_what_can", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launched(graph, "record")
+    ledger = Ledger(place)
+    assert {note for _, note in told(graph)} == {"its launcher ended before it was handed over; mend: salmask retry"}
+    again = retry.graph_of(ledger, list(ledger.newest()))
+    assert {(job.task, job.run) for job in again.jobs} == {(job.task, job.run) for job in graph.jobs}
+    # Where a person removed the folder of one, the mend is what makes it again.
+    shutil.rmtree(RunFolder.of(lost, place).path)
+    with pytest.raises(UserError, match=r"its pretrain is; mend: the same salmask sweep again"):
+        retry.graph_of(ledger, list(ledger.newest()))
