@@ -10,8 +10,8 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -37,8 +37,15 @@ MAKE_READABLE = "make it readable and repeat"
 """The mend of an archive that the system does not let be read."""
 
 
-def preparing(root: Path) -> AbstractContextManager[None]:
+_LOCK = ".salmask-prepare.lock"
+
+
+@contextlib.contextmanager
+def preparing(root: Path) -> Iterator[None]:
     """Holds the lock under which a root is prepared, for the length of a `with` block.
+
+    Where the block fails before anything came into an empty root, nothing is left of it, nor of the folders that were
+    made for it.
 
     Args:
         root: The folder that is unpacked into; made where it does not exist.
@@ -46,11 +53,44 @@ def preparing(root: Path) -> AbstractContextManager[None]:
     Raises:
         UserError: Another process is preparing the same root, or the root cannot be written to.
     """
-    return held(
-        root / ".salmask-prepare.lock",
+    missing = list(takewhile(lambda folder: not exists(folder), (root, *root.parents)))
+    with held(
+        root / _LOCK,
         taken=lambda: UserError(f"{root}: another process is preparing this folder", mend="wait until it has finished"),
         unwritable="name a folder that can be written with --root",
-    )
+    ):
+        was_empty = all(_is_lock(path) for path in root.iterdir())
+        try:
+            yield
+        except BaseException:
+            if was_empty:
+                with contextlib.suppress(OSError):  # of a folder in which something came after all
+                    _remove_empty(root, missing)
+            raise
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether a file is the lock of `preparing`, or one of a later generation of it."""
+    return path.name.startswith(_LOCK)
+
+
+def _remove_empty(root: Path, made: Iterable[Path]) -> None:
+    """Removes what was made of a root in which there are folders alone, while its lock is held.
+
+    Args:
+        root: The folder that was to be unpacked into.
+        made: Itself and the folders above it, innermost first, as far as they were not there before.
+
+    Raises:
+        OSError: Something is in it.
+    """
+    for path in sorted(root.rglob("*"), reverse=True):
+        if not _is_lock(path):
+            path.rmdir()
+    for lock in filter(_is_lock, root.iterdir()):
+        lock.unlink()
+    for folder in made:
+        folder.rmdir()
 
 
 def locate(given: Sequence[Path], name: str) -> Path | None:

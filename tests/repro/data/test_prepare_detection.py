@@ -172,6 +172,7 @@ def test_missing_torn_and_foreign_archives_are_named(tars: Path, zips: Path, tmp
     archive.write_bytes(whole[:-2000])
     line = refused("data", "prepare", "voc07+12", "--from", str(tars), "--root", str(root))
     assert line.startswith(f"{archive}: its MD5 is {hashlib.md5(whole[:-2000]).hexdigest()}, the published file's ")
+    assert not root.exists()
 
 
 def test_an_archive_of_something_else_is_refused(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +184,7 @@ def test_an_archive_of_something_else_is_refused(tars: Path, tmp_path: Path, mon
     recognise(monkeypatch, "VOC_ARCHIVES", VOC_ARCHIVES, tars)
     line = refused("data", "prepare", "voc07+12", "--from", str(tars), "--root", str(tmp_path / "root"))
     assert line.startswith(f"{path}: torn, incomplete or not the right archive (it holds nothing that detection needs)")
+    assert not (tmp_path / "root").exists()
 
 
 def test_only_what_detection_needs_is_wanted() -> None:

@@ -337,6 +337,7 @@ def test_a_training_archive_that_is_none_is_named(archives: Path, root: Path) ->
     (archives / TRAIN_ARCHIVE).write_bytes(b"<html>please log in</html>" * 100)
     with pytest.raises(UserError, match=rf"{TRAIN_ARCHIVE}: torn, incomplete or not the right archive"):
         prepare_imagenet100([archives], root)
+    assert not root.exists()
 
 
 def test_two_processes_do_not_prepare_one_root(archives: Path, root: Path) -> None:

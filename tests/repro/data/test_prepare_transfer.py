@@ -138,6 +138,7 @@ def test_an_archive_that_may_not_be_read_is_named(
     error = CliRunner().invoke(app, arguments).exception
     assert isinstance(error, UserError)
     assert str(error) == f"{tmp_path}/{names[0]}: Permission denied; mend: make it readable and repeat"
+    assert not (tmp_path / "root").exists()
 
 
 @pytest.mark.parametrize("dataset", ["caltech101", "flowers102"])
@@ -166,9 +167,17 @@ def test_a_wrong_checksum_is_refused_before_anything_is_unpacked(downloads: Path
     (downloads / name).write_bytes((downloads / name).read_bytes()[:-10])
     prepare = DATASETS[dataset].prepare
     assert prepare is not None
-    with pytest.raises(UserError, match=rf"{name}: its MD5 is [0-9a-f]{{32}}, the published file's"):
-        prepare([downloads], tmp_path / "root")
-    assert not list((tmp_path / "root").rglob("*.jpg"))
+    # Nothing is left of a root that the refused call made, nor in one that was there, empty or not.
+    made, empty, used = tmp_path / "new" / "root", tmp_path / "empty", tmp_path / "used"
+    empty.mkdir()
+    (used / "folder").mkdir(parents=True)
+    (used / "mine.txt").touch()
+    for root in (made, empty, used):
+        with pytest.raises(UserError, match=rf"{name}: its MD5 is [0-9a-f]{{32}}, the published file's"):
+            prepare([downloads], root)
+    assert not made.parent.exists()
+    assert list(empty.iterdir()) == []
+    assert sorted(path.name for path in used.iterdir() if path.name != archives._LOCK) == ["folder", "mine.txt"]
 
 
 def test_a_torn_archive_leaves_no_half_data_set(
@@ -180,7 +189,7 @@ def test_a_torn_archive_leaves_no_half_data_set(
     (downloads / "102flowers.tgz").write_bytes(torn["102flowers.tgz"])
     with pytest.raises(UserError, match=r"102flowers\.tgz: torn, incomplete or not the right archive"):
         prepare_flowers102([downloads], tmp_path / "root")
-    assert not list((tmp_path / "root").rglob("*.jpg"))
+    assert not (tmp_path / "root").exists()
 
 
 def test_a_stopped_preparation_is_done_again(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +245,7 @@ def test_without_a_network_a_download_names_the_mend(tmp_path: Path, monkeypatch
         prepare_caltech101([], tmp_path / "a")
     with pytest.raises(UserError, match=r"cannot download https://www\.robots.*mend: .*--from FILE"):
         prepare_flowers102([], tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_download_is_unpacked_like_a_given_archive(
