@@ -148,7 +148,7 @@ def _unpack_train(archive: Path, pending: set[str], folder: Path, progress: Prog
             pending.remove(wnid)
     # Only now: of an archive that is cut short, the classes before the cut are worth having.
     if pending:
-        reason = f"member {min(pending)}.tar and {len(pending) - 1} more of the 100 classes are not in it"
+        reason = _not_in_it(f"{min(pending)}.tar", f"{len(pending) - 1} more of the 100 classes", len(pending))
         if torn:
             reason += f" ({torn})"
         raise PathError(archive, f"{reason}; the archive is incomplete", mend=DOWNLOAD_AGAIN)
@@ -212,8 +212,13 @@ def _unpack_val(archive: Path, labels: Mapping[str, str], folder: Path, progress
             del remaining[name]
             progress.advance(task)
     if remaining:
-        reason = f"member {min(remaining)} and {len(remaining) - 1} more are not in it; the archive is incomplete"
-        raise PathError(archive, reason, mend=DOWNLOAD_AGAIN)
+        reason = _not_in_it(min(remaining), f"{len(remaining) - 1} more", len(remaining))
+        raise PathError(archive, f"{reason}; the archive is incomplete", mend=DOWNLOAD_AGAIN)
+
+
+def _not_in_it(first: str, others: str, count: int) -> str:
+    """Says which members an archive lacks: one by its name, of several the first one's."""
+    return f"member {first} is not in it" if count == 1 else f"member {first} and {others} are not in it"
 
 
 def _plain_name(member: tarfile.TarInfo, pattern: re.Pattern[str]) -> str | None:

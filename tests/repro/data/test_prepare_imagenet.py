@@ -182,11 +182,14 @@ def test_an_archive_cut_between_two_members_is_not_taken_for_whole(
     archives: Path, root: Path, contents: dict[str, bytes]
 ) -> None:
     with tarfile.open(archives / TRAIN_ARCHIVE) as outer:
-        boundary = outer.getmembers()[51].offset
-    (archives / TRAIN_ARCHIVE).write_bytes(contents[TRAIN_ARCHIVE][:boundary])
-    with pytest.raises(UserError, match="and 49 more of the 100 classes are not in it; the archive is incomplete"):
-        prepare_imagenet100([archives], root)
-    assert len(classes_in(root / "train")) == 50
+        # The first member and the last are of other classes.
+        boundaries = {count: outer.getmembers()[count + 1].offset for count in (50, 99)}
+    lacking = {50: "[0-9n]+.tar and 49 more of the 100 classes are", 99: f"{class_list()[0]}.tar is"}
+    for count, boundary in boundaries.items():
+        (archives / TRAIN_ARCHIVE).write_bytes(contents[TRAIN_ARCHIVE][:boundary])
+        with pytest.raises(UserError, match=f": member {lacking[count]} not in it; the archive is incomplete"):
+            prepare_imagenet100([archives], root)
+        assert len(classes_in(root / "train")) == count
 
 
 def test_a_torn_validation_archive_is_named_and_resumed(archives: Path, root: Path, contents: dict[str, bytes]) -> None:
