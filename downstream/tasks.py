@@ -182,9 +182,24 @@ def _measure(
         measurements, run, folder, evaluation, device=device, started=started, duration_s=time.monotonic() - clock
     )
     if rank() == 0:
+        _require_found_again(run, evaluation, rows)
         append(folder.results, rows)
     barrier()  # no rank ends before the rows are there: by a failure of rank 0 all would have failed
     return rows
+
+
+def _require_found_again(run: Run, evaluation: Evaluation, rows: Collection[Result]) -> None:
+    """Raises a UserError where a task's rows carry other protocols than are looked for.
+
+    They would stand in the file and count nowhere, and each call would measure and append them once more.
+    """
+    if rows and not evaluation.recorded(run, rows):
+        measured = ", ".join(dict.fromkeys(row.protocol for row in rows))
+        raise UserError(
+            f"{TASKS[evaluation.task]} measured by {measured}, and PROTOCOLS (repro/runs/evaluation.py) says "
+            f"it is by {', '.join(evaluation.protocols(run))}",
+            mend="the same names in both",
+        )
 
 
 def _require_pretrained(folder: RunFolder) -> None:

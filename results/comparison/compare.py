@@ -304,7 +304,7 @@ def _predictions(
 def _predictions_of_run(whose: str, row: Mapping[Any, Any], metric: str) -> tuple[Predictions | None, str]:
     """Returns the predictions that a row names; None where they cannot be used, and then a sentence on why."""
     if not row["predictions"]:
-        return None, f"{whose}, has no predictions: it was measured by an older version."
+        return None, f"{whose}, has no predictions: its task keeps none, or an older version measured it."
     named = FileReference(str(row["predictions"]), str(row["predictions_sha256"]))
     try:
         said = read(RunFolder(Path(row["path"]).parent), named)

@@ -18,7 +18,7 @@ import baselines
 from baselines import TABLE1, ablations
 from downstream import tasks
 from downstream.features import FeatureStore, labels_of
-from downstream.measurement import Target
+from downstream.measurement import Target, measurements
 from repro.data import catalogue
 from repro.data.sizes import train_images
 from repro.errors import UserError
@@ -79,3 +79,24 @@ def test_the_task_measures_by_the_nearest_class_mean(tmp_path: Path, monkeypatch
         for feature, label in zip(scored, labels_of(val), strict=True)
     ]
     assert top1 == pytest.approx(100 * np.mean(hits))
+
+
+def test_a_task_that_measures_by_another_protocol_than_is_looked_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The version raised in one of the two places: rows would be appended by each call, and found by none.
+    run = tiny()
+    folder = with_random_backbone(run, tmp_path)
+    rows = measurements("class-means-v2", "val", {"top1": 50.0})
+    task = types.SimpleNamespace(check=lambda *_: None, measure=lambda *_: rows)
+    monkeypatch.setitem(sys.modules, "class_means", task)
+    monkeypatch.setattr(tasks, "TASKS", {"class-means": "class_means"})
+    protocols = {"class-means": lambda *_: (evaluation.EvaluationProtocol("class-means-v1"),)}
+    monkeypatch.setattr(evaluation, "PROTOCOLS", protocols)
+    with pytest.raises(UserError) as refusal:
+        tasks.evaluate(run, folder, "class-means", CPU)
+    assert str(refusal.value) == (
+        "class_means measured by class-means-v2, and PROTOCOLS (repro/runs/evaluation.py) says "
+        "it is by class-means-v1; mend: the same names in both"
+    )
+    assert not folder.results.exists()
