@@ -204,6 +204,10 @@ def available() -> dict[str, Path]:
     return {path.stem: path for path in files if not is_clutter(path.name)}
 
 
+_SUFFIXES = (".yaml", ".yml")
+"""How the path of a profile ends; a word that ends otherwise is a profile's name."""
+
+
 def load(name: str) -> Cluster:
     """Reads a profile by name, or from a YAML file, and checks it whole.
 
@@ -211,7 +215,7 @@ def load(name: str) -> Cluster:
         UserError: There is none of that name, or the file is broken.
     """
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in _SUFFIXES:
         return load_named(name)
     return _cluster(path, values.read_file(expanded(path)))
 
@@ -226,10 +230,13 @@ def load_named(name: str) -> Cluster:
     """
     profiles = available()
     if name not in profiles:
-        raise UserError(
-            f"unknown cluster '{name}'",
-            mend=f"{nearest(name, profiles)}; or write {user_folder() / f'{name}.yaml'}, or give a file's path",
-        )
+        if Path(name).suffix in _SUFFIXES:  # a launch by a file, whose name alone a ledger holds
+            mend = "or give the path of that file"
+        elif "/" in name:
+            mend = "or give a file's path, with its .yaml at the end"
+        else:
+            mend = f"or write {user_folder() / f'{name}.yaml'}, or give a file's path"
+        raise UserError(f"unknown cluster '{name}'", mend=f"{nearest(name, profiles)}; {mend}")
     return _cluster(profiles[name], values.read_file(profiles[name]))
 
 

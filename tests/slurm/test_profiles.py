@@ -298,6 +298,10 @@ def test_the_users_own_profiles_come_first(tmp_path: Path) -> None:
         UserError, match=r"unknown cluster 'othr'; mend: did you mean 'other'\? .*; or write .*othr\.yaml, or give"
     ):
         load("othr")
+    with pytest.raises(
+        UserError, match=r"'clusters/other'; mend: [^/]*; or give a file's path, with its \.yaml at the end$"
+    ):
+        load("clusters/other")
 
 
 def written(name: str, place: Path) -> str:

@@ -77,6 +77,11 @@ def test_what_waiting_does_not_mend_is_not_to_be_tried_again_as_it_is(
 def test_retry_names_the_profile_that_it_cannot_find(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     sweep.submitted(cluster="nowhere")
     assert refused("retry", "table1").endswith("or name the profile that the sweep was launched by: --cluster FILE")
+    # Of one that was given as a file the ledger holds the file's name.
+    sweep.submitted(cluster="mine.yaml")
+    line = refused("retry", "table1")
+    assert line.startswith("unknown cluster 'mine.yaml'; mend: ")
+    assert "slurm; or give the path of that file; or name the profile that the sweep was launched by: " in line
 
 
 def test_retry_launches_by_the_same_profile_also_where_its_name_has_a_dot(sweep: Sweep, runs: Path) -> None:
