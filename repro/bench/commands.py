@@ -169,7 +169,8 @@ def bench_saliency(
     if table == "maps":
         given = [*settings, *(["--crop"] if crop is not None else []), *(["--photos"] if photos is not None else [])]
         if given:
-            raise UserError(f"'{given[0]}' changes nothing in `maps`", mend="leave it out, or `agreement`, `sources`")
+            others = "`agreement`" if given[0] == "--photos" else "`agreement`, `sources`"
+            raise UserError(f"'{given[0]}' changes nothing in `maps`", mend=f"leave it out, or {others}")
         grid_of(size)  # refuses a size that patches do not tile before any scene is drawn
         report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
         return
@@ -186,6 +187,8 @@ def bench_saliency(
         "masking": {"strategy": "high_pass"},
     }
     run = pinned(build_run([of_scenes, command_settings(settings)]))
+    if crop not in (None, run.data.crop):
+        raise UserError(f"--crop {crop} and data.crop={run.data.crop} contradict", mend="leave one of them out")
     grid_of(run.data.crop)
     if photos is not None:
         files = image_files(photos)

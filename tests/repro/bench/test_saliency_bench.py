@@ -74,3 +74,12 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     assert refused("bench", "saliency", "agreement", "--crop", "70") == (
         "data.crop=70 is not divisible by the 4×4 grid; mend: data.crop=72"
     )
+    assert refused("bench", "saliency", "--photos", str(tmp_path)) == (
+        "'--photos' changes nothing in `maps`; mend: leave it out, or `agreement`"
+    )
+    assert refused("bench", "saliency", "--crop", "64") == (
+        "'--crop' changes nothing in `maps`; mend: leave it out, or `agreement`, `sources`"
+    )
+    assert refused("bench", "saliency", "agreement", "--crop", "64", "data.crop=32") == (
+        "--crop 64 and data.crop=32 contradict; mend: leave one of them out"
+    )
