@@ -143,7 +143,7 @@ def _in_the_queue(status: Status | None, entry: Submission | None, job: QueuedJo
     if not has_begun and job.reason == "BeginTime":
         # A profile may name the time, and a node that fails a job's very start puts it back: nothing tells which.
         return State.queued, f"{job.reason}: may not start before its time"
-    return State.preempted if has_begun else State.queued, _reason(job)
+    return State.preempted if has_begun else State.queued, with_mend(*reason_and_mend(job))
 
 
 def _on_a_node(status: Status | None, job: QueuedJob | None, now: float) -> tuple[State, str]:
@@ -318,12 +318,12 @@ def _before_its_end(status: Status, job: QueuedJob | None) -> bool:
     return job is not None and job.end is not None and status.heartbeat <= job.end + CLOCKS_SECONDS
 
 
-def _reason(job: QueuedJob) -> str:
-    """Returns Slurm's reason for which a job waits, in words where there are any."""
+def reason_and_mend(job: QueuedJob) -> tuple[str, str]:
+    """Returns Slurm's reason for which a job waits, in words where there are any, and the mend, if there is one."""
     sentence = job.reason.replace("_", " ")  # as older versions write it
     for beginning, (words, mend) in REASONS.items():
         if sentence.startswith(beginning):
-            return f"{job.reason}: {with_mend(words, mend.format(job=job.job))}"
+            return f"{job.reason}: {words}", mend.format(job=job.job)
     # QOSMaxJobsPerUserLimit, AssocGrpGRES and dozens more, all of which say the same.
     limit = "Max" in job.reason or "Grp" in job.reason
-    return f"{job.reason}: a limit of your account or QOS" if limit else job.reason
+    return f"{job.reason}: a limit of your account or QOS" if limit else job.reason, ""

@@ -19,6 +19,7 @@ from slurm.jobs.node_bench import NodeBench
 from slurm.jobs.node_probe import NodeProbe
 from slurm.monitoring.logs import error_tails, last_line
 from slurm.monitoring.queue import QueuedJob, scancel, snapshot
+from slurm.monitoring.states import reason_and_mend
 from slurm.profiles.profile import Cluster
 from slurm.submission.batches import Batch
 from slurm.submission.sbatch import script_of
@@ -53,8 +54,12 @@ def carried_out(
     """
     start = time.monotonic()
     job = _send(call, batch, cluster, folder)
-    with doing(f"job {job}: queued"):
-        queued = wait_for_report(job, call.report, start + wait)
+    try:
+        with doing(f"job {job}: queued"):
+            queued = wait_for_report(job, call.report, start + wait)
+    except (KeyboardInterrupt, SystemExit):
+        shutil.rmtree(folder, ignore_errors=True)  # nobody is told of these files
+        raise
     if call.report.exists():
         content = json.loads(call.report.read_text(encoding="utf-8"))
         shutil.rmtree(folder, ignore_errors=True)  # the job may still be writing its last line
@@ -62,7 +67,9 @@ def carried_out(
         return content, f"{where}, there and back in {time.monotonic() - start:.0f} s"
     longer = "wait longer (--wait), or ask for less in the profile"
     if queued is not None and queued.waiting:
-        raise NoReportError(f"job {job} did not start within {duration_text(wait)}: {queued.reason}", mend=longer)
+        shutil.rmtree(folder, ignore_errors=True)  # of a job that printed nothing
+        reason, _ = reason_and_mend(queued)  # its mend is of a job that stays in the queue
+        raise NoReportError(f"job {job} did not start within {duration_text(wait)}: {reason}", mend=longer)
     if queued is not None and queued.live:
         raise NoReportError(f"job {job} was not through after {duration_text(wait)}, and was cancelled", mend=longer)
     state = f"{queued.state} {queued.reason}".strip() if queued else "Slurm no longer knows it"

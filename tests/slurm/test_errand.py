@@ -87,6 +87,26 @@ def test_a_job_that_runs_longer_than_it_is_waited_for_is_told_as_such(
         carried_out(call, batch, CLUSTER, tmp_path / "bench", 900)
 
 
+def test_what_waiting_does_not_mend_is_told_and_nothing_of_the_job_stays(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = Batch("bench", "step", ((".", "step"),), CLUSTER.resources)
+    call, folder = NodeBench((), tmp_path / "report.json", 2, 1, "a:b"), tmp_path / "bench"
+    waiting = QueuedJob("101", "bench", "PENDING", "PartitionNodeLimit")
+    monkeypatch.setattr("slurm.nodes.errand.wait_for_report", lambda *_: waiting)
+    with pytest.raises(NoReportError) as refusal:
+        carried_out(call, batch, CLUSTER, folder, 900)
+    assert str(refusal.value) == (
+        "job 101 did not start within 15 min: PartitionNodeLimit: asks for more nodes than its partition gives; "
+        "mend: wait longer (--wait), or ask for less in the profile"
+    )
+    assert not folder.exists()
+    monkeypatch.setattr("slurm.nodes.errand.wait_for_report", lambda *_: interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        carried_out(call, batch, CLUSTER, folder, 900)
+    assert not folder.exists()
+
+
 def test_a_look_at_a_node_does_not_come_again_for_ever(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
