@@ -65,6 +65,8 @@ class ClusterDrill:
         """Names the folder."""
         if self.cluster.executor != "slurm":
             raise UserError(f"'{self.cluster.name}' runs on this machine", mend="salmask drill, without --cluster")
+        if self.by is not None and self.by.executor != "slurm":
+            raise UserError(f"--by '{self.by.name}' runs on this machine", mend="a profile of jobs that may preempt")
         self.place = self.cluster.sweeps_folder.absolute() / FOLDER / submission_name(Path("drill"), "runs")
 
     def run(self, *, wait: float) -> list[PromiseRow]:

@@ -154,6 +154,10 @@ def test_the_jobs_ask_for_one_process_of_what_the_profile_asks_for(teller: Telle
 def test_a_drill_of_no_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"'local' runs on this machine; mend: salmask drill, without --cluster"):
         ClusterDrill(load("local"))
+    with pytest.raises(
+        UserError, match=r"^--by 'local' runs on this machine; mend: a profile of jobs that may preempt$"
+    ):
+        ClusterDrill(load("slurm"), load("local"))
     assert refused("drill", "--by", "slurm").startswith("--by is of a cluster, and none is named")
     assert refused("drill", "--wait", "3").startswith("--wait is of a cluster, and none is named")
     assert refused("doctor", "--wait", "60").startswith("--wait is of a cluster, and none is named")
