@@ -38,7 +38,7 @@ class Dataset:
         generated: Whether its images are drawn rather than read.
         classes: Class folders in the order of their labels; None: known only from the root or the settings.
         expected: Images of a split in the published data set, where known. A mismatch is worth a warning, no more.
-        root_names: Names under which its root is looked up, the best one first.
+        root_names: Names under which its root is looked up, the best one first; none given: its own name.
         mend: What to do about a root that has another layout.
         prepare: Makes the root from the archives that it was downloaded as; None: nothing to make.
         parts: Opens the published parts by name, for data sets whose splits are no folders; `verify` looks at these.
@@ -60,6 +60,11 @@ class Dataset:
     parts: Callable[[Path], Mapping[str, Images]] | None = None
     survey: Callable[[Path], Survey] | None = None
     find: Callable[[Path], object] | None = None
+
+    def __post_init__(self) -> None:
+        """Gives an entry that names none the obvious name of its root."""
+        if not self.root_names:
+            object.__setattr__(self, "root_names", (self.name,))
 
     def images(self, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
         """Opens a split; see `open_images`, which keeps scenes once they are drawn."""

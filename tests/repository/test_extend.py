@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,18 @@ def test_the_data_set_opens_its_folders(tmp_path: Path, monkeypatch: pytest.Monk
     train, val = (catalogue.open_images("imagenette", split, tmp_path, ScenesSettings()) for split in ("train", "val"))
     assert (len(train), len(val), list(train.classes)) == (6, 2, ["n01440764", "n02102040"])
     # A plan counts its images, and who names a wrong folder is told the entry's own mend.
+    assert replace(entry, root_names=()).root_names == ("imagenette",)
     assert train_images(tiny(changes={"data.dataset": "imagenette", "machine.data_root": str(tmp_path)})) == 6
     with pytest.raises(UserError, match=r"mend: unpack its archive, and name the folder by --root$"):
         catalogue.open_images("imagenette", "train", tmp_path / "val", ScenesSettings())
+
+
+def test_no_data_set_takes_the_name_of_another() -> None:
+    # The later of two entries would be read in the place of the first, by runs that mean that one.
+    tree = ast.parse(Path(catalogue.__file__).read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Dataset"]
+    names = [ast.literal_eval(word.value) for call in calls for word in call.keywords if word.arg == "name"]
+    assert names == list(catalogue.DATASETS)
 
 
 def test_the_task_measures_by_the_nearest_class_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
