@@ -91,7 +91,8 @@ class LazyGroup(TyperGroup):
             return args[0], command, [with_home(word) for word in args[1:]]
         if ctx.resilient_parsing:  # a shell asks for completions of a line that is not finished
             return super().resolve_command(ctx, args)
-        raise UserError(f"unknown command '{args[0]}'", mend=nearest(args[0], self.table))
+        mend = f"{nearest(args[0], self.table)}; `{ctx.command_path} --help` lists them"
+        raise UserError(f"unknown command '{args[0]}'", mend=mend)
 
     @classmethod
     def load(cls, name: str) -> Any:

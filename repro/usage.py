@@ -37,7 +37,8 @@ def as_user_error(error: Any, words: Sequence[str], settings_named: Callable[[st
     command = error.ctx.command_path
     if hasattr(error, "possibilities"):  # an unknown option; those of the error are a guess, and not all
         parameters = error.ctx.command.get_params(error.ctx)
-        options = [name for parameter in parameters for name in parameter.opts if name.startswith("-")]
+        # Sorted: those of --help come out of a set, in another order in each process.
+        options = [name for parameter in parameters for name in sorted(parameter.opts) if name.startswith("-")]
         mend = nearest(error.option_name, options)
         if any(SETTING in (parameter.metavar or "") for parameter in parameters):
             mend = _as_settings(error.option_name, words, options, settings_named) or mend

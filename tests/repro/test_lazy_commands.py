@@ -1,6 +1,7 @@
 """What waits for what when a command starts: nothing is loaded that the command does not use."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,10 @@ def test_a_wrong_word_is_refused_with_the_nearest_right_one() -> None:
     ended = salmask("swep")
     assert ended.code == 2
     assert ended.err.startswith("salmask: unknown command 'swep'; mend: did you mean 'sweep'?")
+    # So many that none are named: where they are to be found.
+    assert re.fullmatch(r"unknown command 'xyzzy'; mend: \d+ are known; `salmask --help` lists them", refused("xyzzy"))
+    # Always in one order, whatever that of a set is in this process.
+    assert refused("bench", "norm", "--zzz").endswith("mend: one of --batch, --size, --json, --help, -h")
 
 
 @pytest.mark.parametrize(
