@@ -70,7 +70,7 @@ def preparing(root: Path) -> Iterator[None]:
 
 
 def _is_lock(path: Path) -> bool:
-    """Whether a file is the lock of `preparing`, or one of a later generation of it."""
+    """Returns whether a file is the lock of `preparing`, or one of a later generation of it."""
     return path.name.startswith(_LOCK)
 
 

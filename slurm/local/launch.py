@@ -36,7 +36,7 @@ from slurm.planning.graph import Graph, Job
 from slurm.profiles.profile import Cluster
 from slurm.submission.adoption import adopt_local
 from slurm.submission.batches import submission_name
-from slurm.submission.handover import Outcome, ledger_entry, prepare_call, write_down
+from slurm.submission.handover import Outcome, ledger_entry, prepare_call
 from slurm.submission.sbatch import KEEP_MEMORY
 from slurm.sweep_folder.ledger import LOCAL_LOCK, Key, Ledger, Submission
 from slurm.sweep_folder.local_lock import minding, starting
@@ -229,11 +229,12 @@ class _Here:
             for key in local
             if LOCAL.live(newest[key]) or is_under_way(self.ledger.sweep, key, newest[key], LOCAL, time.time())
         }
-        for job in self.waiting:
-            if self.graph.key(job) not in others:
-                # Before the ledger names it: a launcher that ends now leaves all that `salmask retry` needs.
-                write_down(job)
-        self.ledger.intend([ledger_entry(self.graph, self.cluster, name, key, ()) for key in keys if key not in others])
+        # Orders before the ledger names the jobs: a launcher that ends now leaves all that `salmask retry` needs.
+        jobs = dict(zip(keys, self.waiting, strict=True))
+        damaged = {key for key, job in jobs.items() if key not in others and self._prepared(job) is None}
+        self.waiting = [job for key, job in jobs.items() if key not in damaged]
+        keys = [key for key in keys if key not in others | damaged]
+        self.ledger.intend([ledger_entry(self.graph, self.cluster, name, key, ()) for key in keys])
 
     def _startable(self) -> list[tuple[Job, tuple[str, ...]]]:
         """Returns the jobs to start now, with their GPUs."""

@@ -79,21 +79,12 @@ def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Cal
     job = graph.by_key.get(key)
     if job is None:  # the report is no job of the graph, which has no run for it
         return Call(graph.sweep_folder.resolve(), key[1], program.report, attempts, tables=graph.tables)
-    write_down(job)
-    return Call(job.folder.path.resolve(), job.task, program.task, attempts)
-
-
-def write_down(job: Job) -> None:
-    """Writes a job's order into its run's folder, without which no `salmask retry` knows what it is to do.
-
-    Raises:
-        UserError: The folder cannot be written to, or holds another run.
-    """
     write_order(job.run, job.folder, job.task)
     if job.task == PRETRAIN:
         # The training would do it too, but hours later: here a folder that holds another run is refused at once, and
         # `salmask status` and `logs` know the run while it waits.
         job.folder.prepare(job.run)
+    return Call(job.folder.path.resolve(), job.task, program.task, attempts)
 
 
 def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, after: tuple[str, ...]) -> Submission:
