@@ -264,9 +264,10 @@ def test_killed_with_its_sbatch_what_slurm_took_is_looked_for(
 
 
 def test_jobs_of_an_array_that_cannot_be_told_apart_are_nobodys_to_guess(
-    stand_in: StandInSlurm, tmp_path: Path
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The launcher was killed before it wrote an id down, and a line of its intents has been damaged since."""
+    monkeypatch.setattr("slurm.submission.adoption.SETTLING_SECONDS", 0.0)  # of young intents that are not in the queue
     graph = graph_for(tmp_path)
     launch(graph)
     ledger = Ledger(graph.sweep_folder)
