@@ -1,7 +1,6 @@
 """Archives of data sets: found or downloaded, checked, and unpacked whole or not at all."""
 
 import contextlib
-import errno
 import hashlib
 import lzma
 import os
@@ -17,7 +16,7 @@ from typing import IO
 
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError
-from repro.files import sync_folder
+from repro.files import is_of_a_full_disk, sync_folder
 from repro.paths import expanded
 from repro.presence import exists, is_file, is_folder
 from repro.progress import ProgressBars
@@ -36,8 +35,8 @@ DOWNLOAD_AGAIN = "download it again and repeat (what is finished is kept)"
 MAKE_READABLE = "make it readable and repeat"
 """The mend of an archive that the system does not let be read."""
 
-
 _LOCK = ".salmask-prepare.lock"
+"""The file in a root that is locked while the root is prepared."""
 
 
 @contextlib.contextmanager
@@ -330,7 +329,7 @@ def blaming(source: Path | str, folder: Path, remaining: int = 0) -> Iterator[No
             f"{source}: torn, incomplete or not the right archive ({reason_of(error)})", mend=DOWNLOAD_AGAIN
         ) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_of_a_full_disk(error):
             amount = f"about {size_text(remaining)} more are needed" if remaining else "more room is needed"
             raise PathError(
                 folder, f"the disk is full: {amount}", mend="make room and repeat (what is finished is kept)"
