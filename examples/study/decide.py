@@ -4,7 +4,7 @@ Holm's steps decide: a comparison's corrected interval is taken at the level at 
 one side of 0 where, and only where, its corrected p value is below the level. `tables.py` prints them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -57,22 +57,18 @@ CLIP_ART: "Questions" = {
 PHOTOGRAPHS: "Questions" = {
     "MoCo v2 on photographs": [*_filter_and_whole("mocov2"), ("mocov2+ours-mean", "mocov2")],
     "SimCLR on photographs": _filter_and_whole("simclr"),
+    "SimCLR on photographs, no filter": [(f"simclr+ours-{fill}", "simclr") for fill in ("blur", "mean")],
 }
 """Those of photographs."""
 
 STUDY, PARTS = ("study",), ("study", "study-parts")
 """Sweeps: of what was registered first, and with the parts of SimCLR's lead."""
-SPREAD_OF: Mapping[str, Sequence[str]] = {
-    **{"1": STUDY, "2 to 6": STUDY, "SimCLR's parts": PARTS},
-    **dict.fromkeys([*CLIP_ART, *PHOTOGRAPHS], PARTS),
-}
-"""Whose rows tell the pooled spread for a question: rows that came later change nothing of what stood before."""
 ONE_REGIME = "give folders of one regime alone"
 """The mend where runs cannot be compared."""
 PAPERS = "the paper's"
 """How an empty scale is spelt."""
 Questions = Mapping[str, Sequence[tuple[str, str]]]
-"""What is asked -> pairs of methods, first − second, which are corrected together."""
+"""What is asked -> pairs of methods, first − second, which are corrected together; in the order of registration."""
 Values = Mapping[str, Mapping[int, float]]
 """Method -> seed -> top-1 in percent."""
 
@@ -141,6 +137,23 @@ def rows_of(sweeps: Sequence[str]) -> frozenset[str]:
     return frozenset(method for sweep in sweeps for part in load(sweep).parts for method in part.methods)
 
 
+def _registered_by_then(questions: Questions) -> dict[str, frozenset[str]]:
+    """Returns for each question the rows of its pairs and of those that were registered before it."""
+    rows: frozenset[str] = frozenset()
+    by_then = {}
+    for question, pairs in questions.items():
+        by_then[question] = rows = rows.union(*pairs)
+    return by_then
+
+
+SPREAD_OF: Mapping[str, frozenset[str]] = {
+    **{"1": rows_of(STUDY), "2 to 6": rows_of(STUDY), "SimCLR's parts": rows_of(PARTS)},
+    **_registered_by_then(CLIP_ART),
+    **_registered_by_then(PHOTOGRAPHS),
+}
+"""Which rows tell the pooled spread for a question: what came later changes nothing of what stood before."""
+
+
 def top1(frame: pd.DataFrame, task: str, sweeps: Sequence[str]) -> dict[str, dict[int, float]]:
     """Returns top-1 of each method and seed by one task.
 
@@ -178,21 +191,21 @@ def _refuse_unlike(rows: pd.DataFrame) -> None:
                 raise UserError(f"{task} of several {what}s: {' and '.join(named)}", mend=ONE_REGIME)
 
 
-def spread_of(values: Values, framework: str, sweeps: Sequence[str]) -> Spread | None:
-    """Returns the spread of a difference of two rows of a framework, estimated from all of its rows in some sweeps."""
-    of_framework = [method for method in rows_of(sweeps) if MethodName.parse(method).framework == framework]
+def spread_of(values: Values, framework: str, rows: Collection[str]) -> Spread | None:
+    """Returns the spread of a difference of two rows of a framework, estimated from all of its rows among some."""
+    of_framework = [method for method in rows if MethodName.parse(method).framework == framework]
     return pooled_spread([values[method] for method in sorted(of_framework) if method in values])
 
 
-def sweeps_for(first: str, second: str) -> Sequence[str]:
-    """Returns the sweeps whose rows tell the pooled spread of a difference: its question's, where it is registered.
+def rows_for(first: str, second: str) -> frozenset[str]:
+    """Returns the rows that tell the pooled spread of a difference of drawn scenes: its question's, if it has one.
 
-    Of others, those that were registered first, if they train both rows.
+    Of others, those that were registered first, if both rows are among them.
     """
     for question, pairs in QUESTIONS.items():
         if (first, second) in pairs:
             return SPREAD_OF[question]
-    return STUDY if {first, second} <= rows_of(STUDY) else PARTS
+    return rows_of(STUDY) if {first, second} <= rows_of(STUDY) else rows_of(PARTS)
 
 
 def decide(values: Values, *, pooled: bool, questions: Questions = QUESTIONS) -> dict[str, list[Decision]]:
@@ -208,8 +221,8 @@ def decide(values: Values, *, pooled: bool, questions: Questions = QUESTIONS) ->
     """
     decisions = {}
     for question, pairs in questions.items():
-        sweeps = SPREAD_OF[question]
-        spreads = {name: spread_of(values, name, sweeps) if pooled else None for name in FRAMEWORKS}
+        rows = SPREAD_OF[question]
+        spreads = {name: spread_of(values, name, rows) if pooled else None for name in FRAMEWORKS}
         comparisons = [
             paired(values.get(first, {}), values.get(second, {}), spreads[MethodName.parse(first).framework])
             for first, second in pairs

@@ -16,7 +16,7 @@ import pandas as pd
 
 from baselines import resolve
 from examples.study.command import print_tables
-from examples.study.decide import HP, STUDY, Values, outcome_by_sign, spread_of, top1
+from examples.study.decide import HP, STUDY, Values, outcome_by_sign, rows_of, spread_of, top1
 from examples.study.tables import cell_of, difference_text, interval_text, p_cell
 from repro.errors import UserError
 from repro.text_tables import markdown_table
@@ -85,7 +85,7 @@ def slopes(panel: Panel) -> str:
 
 def ends(values: Values) -> str:
     """Returns the table of truth − inverted for each role."""
-    spread = spread_of(values, "mocov2", SWEEPS)
+    spread = spread_of(values, "mocov2", rows_of(SWEEPS))
     pairs = [paired(values.get(true, {}), values.get(inverted, {}), spread) for true, inverted in ENDS.values()]
     corrected = holm([1.0 if pair.p is None else pair.p for pair in pairs])
     rows = []

@@ -3,7 +3,7 @@
     python -m examples.study.decide_photographs examples/study/photographs
 
 Prints two Markdown tables, as those of `tables.py`: each row's top-1 by kNN and by logistic regression with its last
-loss, and the seven registered differences, corrected over those of each framework.
+loss, and the registered differences, corrected over those of each question.
 """
 
 import sys

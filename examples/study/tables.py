@@ -25,8 +25,8 @@ from examples.study.decide import (
     Questions,
     Values,
     decide,
+    rows_for,
     spread_of,
-    sweeps_for,
     top1,
 )
 from repro.runs.labels import label
@@ -55,7 +55,7 @@ def summary(values: Values) -> str:
         cells = [label(FRAMEWORKS[0] + end).removeprefix(label(FRAMEWORKS[0])).strip() or "alone"]
         for framework in FRAMEWORKS:
             by_seed = values.get(framework + end, {})
-            spread = spread_of(values, framework, sweeps_for(framework + end, framework))
+            spread = spread_of(values, framework, rows_for(framework + end, framework))
             difference = paired(by_seed, values.get(framework, {}), spread)
             shown = end and difference.mean is not None
             gain = f"{difference.mean:+.1f} ({interval_text(difference.interval())})" if shown else ""
