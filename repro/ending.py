@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from repro.errors import UserError, memory_shortage, one_line, system_refusal
+from repro.paths import check_surroundings
 from repro.terminal import say
 from repro.usage import UsageError, as_user_error, shows_help
 
@@ -48,6 +49,7 @@ def _carry_out(
             # is substituted. Files are written as UTF-8 all the same.
             stream.reconfigure(errors="replace")
     try:
+        check_surroundings()
         # Not standalone: typer would print errors of its own, in boxes. It answers with the status.
         status = app(prog_name="salmask", standalone_mode=False)
     except UserError as error:

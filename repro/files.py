@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from repro.errors import UserError, one_line
 from repro.file_locks import locked
-from repro.presence import is_file, is_odd
+from repro.presence import exists, is_file, is_folder, is_odd
 from repro.quantities import size_text
 
 
@@ -141,6 +141,25 @@ def is_of_a_full_disk(error: BaseException | None) -> bool:
 def mend_of_place(error: OSError, otherwise: str = "choose another --out") -> str:
     """Returns what to do where a folder cannot be written to: for want of room nobody is to begin anew elsewhere."""
     return "free some space there" if is_of_a_full_disk(error) else otherwise
+
+
+def check_place(path: Path, mend: str) -> None:
+    """Refuses a place that cannot be written to, before the work whose outcome is to stand there; makes nothing.
+
+    A disk without room is not foreseen.
+
+    Args:
+        path: A folder to write into, or a file to append to; neither need exist.
+        mend: What to do about it.
+
+    Raises:
+        UserError: It, or what would hold it, is closed to this user, on a read-only disk, or no folder.
+    """
+    place = next(place for place in (path, *path.absolute().parents) if exists(place))
+    if place != path and not is_folder(place):
+        raise UserError(f"cannot write {path}: {place} is no folder", mend=mend)
+    if not os.access(place, os.W_OK | os.X_OK if is_folder(place) else os.W_OK):
+        raise UserError(f"cannot write {path}: {place} is closed to this user, or read-only", mend=mend)
 
 
 def write_over(path: Path, content: bytes) -> None:

@@ -18,6 +18,26 @@ _HOME = re.compile(r"((?:[^=~/\s]+=)*)(~[^/=\s]*(?:/.*)?)", re.DOTALL)
 """`~` at the beginning of a word, or of a value behind `--option=`, `key.sub=` or `--root=DATASET=`."""
 
 
+def check_surroundings() -> None:
+    """Refuses a process without a home folder, as in a container under a bare number, or whose working folder is gone.
+
+    Caches, profiles and libraries look for their files in the one, and nobody knows where a relative path would lead
+    without the other: MKL, for one, ends the process where torch is imported.
+
+    Raises:
+        UserError: Either is so.
+    """
+    try:
+        Path.home()
+    except RuntimeError as error:
+        what = f"no home folder: $HOME is not set, and this machine knows no user {os.getuid()}"
+        raise UserError(what, mend="export HOME=DIR, a folder that this user may write to") from error
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError("the working folder is gone", mend="cd to one that is there") from error
+
+
 def cache_home() -> Path:
     """Returns the folder of all caches, each in a folder of its own: $SALMASK_CACHE, else the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE, "")

@@ -9,6 +9,7 @@ import typer
 from repro.console import AsJson, completion, names_and_settings, report, show_log
 from repro.data.options import DataName, DataRoot
 from repro.errors import UserError, nearest
+from repro.files import check_place
 from repro.lazy_commands import CommandGroup
 from repro.progress import doing
 from repro.runs.reading import build as build_run
@@ -260,7 +261,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
 
         Example: salmask bench step --rivals encoder.arch=resnet18 data.crop=96 optimization.batch=32
         """
-        from repro.bench.throughput import record, record_file
+        from repro.bench.throughput import RECORDED_ELSEWHERE, record, record_file
 
         room = rows()
         methods, settings = names_and_settings(words)
@@ -277,6 +278,8 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
             report(as_json, compare_with_plain_moco(run, initialise(run.machine.device), steps or ROUNDS))
             return
         runs = [room.resolve(method, layer) for method in methods or ["mocov2"]]
+        file = out or record_file()
+        check_place(file, mend=RECORDED_ELSEWHERE)
         measured: Iterable[StepMeasurement]
         if cluster:
             measured = measure_on_node(cluster, runs, steps=steps or 20, warm_up=warm_up, wait=60 * wait)
@@ -287,7 +290,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
         lines = []
         for measurement in measured:
             # Each at once, so that a later method that fails does not cost the earlier ones' minutes.
-            record(out or record_file(), [measurement])
+            record(file, [measurement])
             lines.append(
                 {
                     "method": measurement.method,

@@ -65,6 +65,10 @@ def kind_of(run: Run) -> Kind:
     )
 
 
+RECORDED_ELSEWHERE = "--out FILE elsewhere"
+"""The mend where a file of measurements cannot be written."""
+
+
 def record_file() -> Path:
     """Returns the path of this user's file of measurements, which plans read by default; it may not exist."""
     return platformdirs.user_data_path("salmask") / "steps.jsonl"
@@ -85,7 +89,7 @@ def record(path: Path, measurements: Iterable[StepMeasurement]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         append_lines(path, lines.encode())
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}", mend="--out elsewhere") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}", mend=RECORDED_ELSEWHERE) from error
 
 
 def newest_measurements(path: Path) -> dict[Kind, StepMeasurement]:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from repro.console import AsJson, completion, names_and_settings, report
 from repro.data.options import DataName, DataRoot, Settings
 from repro.errors import UserError, one_line
+from repro.files import check_place
 from repro.presence import is_file
 from repro.progress import OPENING, doing, tracked
 from repro.runs.comparison import at_work_in_first, difference
@@ -207,11 +208,13 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
             from repro.methods.audit_page import write
             from repro.training.pretraining import open_data
 
+            folder = out or Path("runs/audit") / method
             variants(run)  # refuses a row that masks nothing, before anybody is asked for its data
+            check_place(folder, mend="--out DIR elsewhere")  # masking takes minutes
             images = open_data(run, "train")
             OPENING.say(f"masking {count} images")
             result = audit(run, images, count=count, gallery_images=show, device=initialise(run.machine.device))
-            paths = write(result, out or Path("runs/audit") / method)
+            paths = write(result, folder)
         if as_json:
             report(True, result.statistics())
             return

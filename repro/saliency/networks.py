@@ -1,5 +1,6 @@
 """The networks that can be a localizer, and where their weights come from."""
 
+import errno
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from repro.backbones.backbone import load_backbone
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, memory_shortage, nearest
 from repro.masking.filters import high_pass
+from repro.paths import CACHE_VARIABLE
 from repro.randomness import Purpose, stream_seed
 from repro.runs.choices import InputFilter
 from repro.runs.localizer_weights import LocalizerWeights, weights_cache
@@ -96,6 +98,7 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
                 "is cut off, or another file: its SHA-256 is not that of its name",
                 mend="remove it, and salmask data weights where there is a network, or with --from FILE",
             ) from error
+        _refuse_closed_place(error, f"{weights} of {arch}")
         raise UserError(
             f"the weights {weights} of {arch} cannot be downloaded ({reason_of(error)})",
             mend=(
@@ -105,6 +108,23 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
         ) from error
     finally:
         torch.hub.set_dir(torchs_own)
+
+
+def _refuse_closed_place(error: Exception, which: str) -> None:
+    """Raises UserError where it was the weights' place that failed, which no network mends.
+
+    What a network says is no such error: urllib wraps it, and leaves the number out.
+    """
+    if isinstance(error, OSError) and error.errno in _CLOSED:
+        place = f"{error.filename}: " if error.filename else ""
+        raise UserError(
+            f"the weights {which} have no place here ({place}{reason_of(error)})",
+            mend=f"{CACHE_VARIABLE}=DIR before the command, a folder with room that this user may read and write",
+        ) from error
+
+
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What the system says of what is closed to this user, and of a disk that is read-only or full."""
 
 
 def _is_damaged(file: Path, weights: LocalizerWeights) -> bool:
@@ -157,6 +177,7 @@ def _timm(name: str, weights: str) -> Localizer:
             similar = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
             mend = f"near it: {', '.join(similar)}" if similar else "timm.list_models() has the names"
             raise UserError(f"timm has no model '{name}'", mend=mend) from error
+        _refuse_closed_place(error, f"of timm/{name}")
         file = LocalizerWeights(f"{TIMM}{name}").file()
         raise UserError(
             f"the weights of timm/{name} cannot be downloaded{'' if file is None else f', or {file} is damaged'} "

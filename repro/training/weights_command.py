@@ -92,7 +92,6 @@ def _copy(weights: LocalizerWeights, source: Path) -> None:
         if weights.is_damaged(source):
             raise PathError(source, f"is not {name}: its SHA-256 is another", mend=f"download {name} again")
         target = torchs_folder() / "checkpoints" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         with source.open("rb") as content:
             write_atomically(target, lambda file: shutil.copyfileobj(content, file))
     except OSError as error:

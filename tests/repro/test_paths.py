@@ -1,6 +1,7 @@
 """Paths mean the same however they are entered, and from wherever they are looked up later."""
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,23 @@ def test_an_option_that_takes_no_path_may_be_empty(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     ended = salmask("table", "table1", "--only", "paper", "--sweep", "", "--task=", "--metric", "")
     assert ended.code == 0, ended.err
+
+
+def test_without_a_home_folder_a_command_ends_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)  # as in a container whose user is a bare number
+    assert refused("status") == (
+        f"no home folder: $HOME is not set, and this machine knows no user {os.getuid()}; "
+        "mend: export HOME=DIR, a folder that this user may write to"
+    )
+
+
+def test_in_a_folder_that_was_removed_a_command_ends_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert refused("pretrain", "mocov2") == "the working folder is gone; mend: cd to one that is there"

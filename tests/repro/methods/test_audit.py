@@ -1,6 +1,7 @@
 """The audit: what is hidden, measured on the network's inputs and against objects whose masks are known."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -334,6 +335,21 @@ def test_the_command_measures_scenes_and_folders_alike(tmp_path: Path) -> None:
 def test_a_row_that_masks_nothing_leaves_no_folder(tmp_path: Path) -> None:
     assert refused("audit", "mocov2", *words(), "--out", str(tmp_path / "a")).startswith("mocov2 masks nothing; mend: ")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_any_image_is_masked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("repro.methods.audit.audit", pytest.fail)
+    monkeypatch.setattr("repro.bench.step.measure", pytest.fail)
+    for command, place in ((("audit", METHOD), "file/page"), (("bench", "step"), "file/steps.jsonl")):
+        line = refused(*command, *words(), "--out", str(tmp_path / place))
+        assert line.startswith(f"cannot write {tmp_path / place}: {tmp_path / 'file'} is no folder; mend: --out ")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    for command, place in ((("audit", METHOD), "page"), (("bench", "step"), "steps.jsonl")):
+        assert "is closed to this user, or read-only" in refused(*command, *words(), "--out", str(tmp_path / place))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_each_view_is_localised_in_itself(monkeypatch: pytest.MonkeyPatch) -> None:

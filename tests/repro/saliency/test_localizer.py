@@ -1,5 +1,6 @@
 """The frozen networks behind the saliency map: what they give, that they stay frozen, and what they refuse."""
 
+import errno
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,21 @@ def test_weights_that_are_damaged_are_named_with_their_file(
     monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(UserError, match="the weights IMAGENET1K_V2 of resnet50 cannot be downloaded"):
         build_localizer("resnet50", "IMAGENET1K_V2")
+
+
+@pytest.mark.parametrize("network", ["resnet50", "timm/resnet18"])
+def test_a_place_that_is_closed_or_full_is_not_a_network_that_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, network: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "file"))
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path), raising=False)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(timm, "create_model", refuse)
+    line = rf"of {network} have no place here \({tmp_path}/file: No space left on device\); mend: SALMASK_CACHE=DIR"
+    with pytest.raises(UserError, match=line):
+        build_localizer(network, "IMAGENET1K_V2")
 
 
 def test_downloaded_weights_lie_among_the_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -142,8 +142,13 @@ def test_weights_from_elsewhere_are_checked_and_put_where_runs_look(
     assert "is no regular file" in refused("data", "weights", "--from", str(pipe))
     assert not cache.exists()
     source.write_bytes(CONTENT)
-    told = json.loads(salmask("data", "weights", "--from", str(source), "--json").out)
     name = localizer_weights.FILES_OF_RESNET50["IMAGENET1K_V2"]
+    cache.parent.mkdir(exist_ok=True)
+    cache.touch()  # it is the target that cannot be written, and not the source that cannot be read
+    line = refused("data", "weights", "--from", str(source))
+    assert line.startswith(f"cannot write {cache / 'checkpoints' / name}: ")
+    cache.unlink()
+    told = json.loads(salmask("data", "weights", "--from", str(source), "--json").out)
     assert told == {"localizer": "resnet50", "file": str(cache / "checkpoints" / name), "how": f"copied from {source}"}
     assert Path(told["file"]).read_bytes() == CONTENT
     assert json.loads(salmask("data", "weights", "--json").out)["how"] == "was there"
