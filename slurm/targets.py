@@ -10,8 +10,8 @@ from pathlib import Path
 from repro.errors import UserError, nearest
 from repro.presence import is_file, is_folder
 from repro.runs.run_name import RunName
+from repro.runs.sweep_names import LEDGER
 from slurm.profiles.profile import RUNS, available, load
-from slurm.sweep_folder.ledger import LEDGER
 
 
 @dataclass(frozen=True)

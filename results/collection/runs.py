@@ -22,6 +22,7 @@ from repro.runs.run import Run
 from repro.runs.schemas import ATTEMPT
 from repro.runs.sections import Framework
 from repro.runs.status import PRETRAIN, Status
+from repro.runs.sweep_names import LEDGER, LOGS
 from repro.runs.task_results import has_result
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
 from results.collection.row_comparison import Recipe, RowComparison
@@ -248,7 +249,9 @@ def _walk(root: Path) -> Iterator[Path]:
         elif SNAPSHOT in files:
             subfolders.clear()  # the code that a sweep's jobs import, with the runs that are recorded beside it
         else:
-            below = [Path(folder, name) for name in subfolders if not name.startswith(".")]
+            # What was submitted is its owner's alone, while runs are for everybody who may read the sweep's folder.
+            closed = LOGS if LEDGER in files else ""
+            below = [Path(folder, name) for name in subfolders if not name.startswith(".") and name != closed]
             subfolders[:] = [path.name for path in below if not path.is_symlink() or _is_to_follow(path, followed)]
 
 

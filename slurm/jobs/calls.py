@@ -18,11 +18,11 @@ from typing import Any
 from repro.errors import UserError
 from repro.files import mend_of_place, reading, write_text
 from repro.presence import exists
+from repro.runs.sweep_names import LEDGER
 from slurm.jobs.job import Call
 from slurm.jobs.node_bench import NodeBench
 from slurm.jobs.node_probe import NodeProbe
 from slurm.jobs.orders import copied_from
-from slurm.sweep_folder.ledger import LEDGER
 
 CALLS = "calls.json"
 KINDS: Mapping[str, type[Call] | type[NodeProbe] | type[NodeBench]] = {

@@ -1,9 +1,12 @@
 """What jobs print: the end of it, and all of it as it comes, across requeues and resubmissions."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from repro.errors import UserError
+from repro.presence import is_folder
 from repro.runs.folder import RunFolder
 from slurm.sweep_folder.ledger import Ledger, Submission
 
@@ -55,10 +58,16 @@ def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
     Returns:
         Submitit's files, by their processes' numbers; where no launcher started the run, the newest log of a training
         in its own folder, unless it is asked for a task that never began there.
+
+    Raises:
+        UserError: Another user launched it: what was submitted is its owner's alone.
     """
     entry = newest_submission(ledger, folder, task)
     if entry is not None:
         logs = ledger.logs / entry.submission
+        if is_folder(logs) and not os.access(logs, os.R_OK | os.X_OK):
+            mend = f"ask its owner; a training's own log is below {ledger.sweep / folder / 'logs'}"
+            raise UserError(f"{logs} is open to its owner alone", mend=mend)
         files = (*logs.glob(f"{entry.job}_*_log.err"), *logs.glob(f"{entry.job}_*_log.out"))
         return sorted(files, key=lambda path: (path.suffix != ".err", _process_of(path)))
     run_folder = RunFolder(ledger.sweep / folder)

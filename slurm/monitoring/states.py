@@ -13,10 +13,11 @@ from repro.errors import with_mend
 from repro.quantities import duration_text
 from repro.runs.lock import CLOCKS_SECONDS, STALE_SECONDS
 from repro.runs.status import Status
+from repro.runs.sweep_names import LOGS
 from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.monitoring.logs import error_tails, last_line, tail
 from slurm.monitoring.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of
-from slurm.sweep_folder.ledger import LOGS, REPORT, Submission
+from slurm.sweep_folder.ledger import REPORT, Submission
 from slurm.sweep_folder.local_lock import is_minded
 
 HIDDEN_SECONDS = 90.0

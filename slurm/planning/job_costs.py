@@ -26,12 +26,13 @@ from repro.runs.records import Result
 from repro.runs.resource_usage import memories_of, seconds_by_start, usage_of
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
+from repro.runs.sweep_names import LEDGER
 from repro.runs.task_results import rows_of
 from slurm.planning.graph import Graph, Job
 from slurm.planning.hours import Hours
 from slurm.planning.reference import NVIDIA, Reference, reference
 from slurm.profiles.profile import Cluster
-from slurm.sweep_folder.ledger import LEDGER, Key
+from slurm.sweep_folder.ledger import Key
 
 NEVER = "no such pretraining was measured"
 WARM_UP_ROWS = 2

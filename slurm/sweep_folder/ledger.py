@@ -29,9 +29,8 @@ from repro.errors import UserError
 from repro.files import append_lines, mend_of_place, read_regular
 from repro.runs.metrics import LARGEST_BYTES
 from repro.runs.provenance import now
+from repro.runs.sweep_names import LEDGER, LOGS
 
-LEDGER = "jobs.jsonl"
-LOGS = "logs"
 CANCELS = ".cancels.jsonl"
 """What `salmask cancel` was asked for in a sweep's folder: a line for each time, of when and of which run or of all."""
 LOCAL_LOCK = ".local.lock"

@@ -1,6 +1,8 @@
 """Results of many runs are collected once each into one long table, whatever stands in some file."""
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from results.collection.collect import collect, collect_runs, export, refuse_mix
 from results.collection.gathering import results_of
 from results.collection.runs import find_runs
 from results.tables.absence import lacking_a_number
+from slurm.sweep_folder.ledger import Ledger
 
 
 def runs(*values: float, **changes: Any) -> list[Result]:
@@ -127,6 +130,26 @@ def test_runs_behind_links_are_found_once_and_other_links_are_left_alone(tmp_pat
     assert sorted(run.path.relative_to(root).as_posix().partition("/")[0] for run in found) == ["demo"] * 3 + ["other"]
     assert {second, third} < {run.path for run in found}
     assert sorted(collect([root])["value"]) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_what_was_submitted_is_passed_over_as_its_owner_alone_may_look_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, *runs(1.0, 2.0))
+    sweep = tmp_path / "demo"
+    (private := sweep / "logs" / "demo-pretrain-0123abcd").mkdir(parents=True)
+    scandir = os.scandir
+
+    def closed(path: Any) -> Any:  # root, who runs tests too, may look into any folder
+        if str(path) == str(private):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match=r"cannot look into .*demo-pretrain-0123abcd: Permission denied"):
+        find_runs([tmp_path])
+    Ledger(sweep).path.touch()  # now it is a sweep's folder
+    assert [run.path.parent.parent for run in find_runs([tmp_path])] == [sweep, sweep]
 
 
 def test_nothing_to_collect_says_what_to_give(tmp_path: Path) -> None:

@@ -39,6 +39,18 @@ def test_logs_are_those_of_the_newest_attempt_that_has_begun(sweep: Sweep, runs:
     ]
 
 
+def test_logs_of_another_users_sweep_are_not_said_to_be_empty(
+    sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = sweep.submitted(job="812")
+    folder = sweep.ledger.logs / entry.submission
+    folder.mkdir(parents=True)
+    place = Path("runs/table1/logs", entry.submission)
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != place)  # root may look into any folder
+    line = refused("logs", "mocov2/s0")
+    assert line.startswith(f"{place} is open to its owner alone; mend: ask its owner; ")
+
+
 def test_logs_of_many_processes_come_in_their_order(sweep: Sweep) -> None:
     entry = sweep.submitted(job="812_3")
     folder = sweep.ledger.logs / entry.submission
