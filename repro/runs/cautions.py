@@ -21,5 +21,5 @@ def queue_caution(run: RunSettings, images: int | None) -> str:
     epochs = f"{share:.2g}" if share < 10 else f"{share:,.0f}"
     return (
         f"moco.queue={run.moco.queue} is {share:,.0%} of the {images} training images: keys of an image from up to "
-        f"{epochs} epochs ago are negatives of its own query"
+        f"{epochs} {'epoch' if epochs == '1' else 'epochs'} ago are negatives of its own query"
     )

@@ -19,6 +19,10 @@ def test_the_papers_own_queue_is_over_half_of_the_images() -> None:
     assert not queue_caution(resolve("mocov2", {"moco.queue": 16384}), 126_689)
 
 
+def test_a_queue_as_long_as_the_data_reaches_back_an_epoch() -> None:
+    assert "up to 1 epoch ago" in queue_caution(resolve("mocov2"), 65_536)
+
+
 def test_a_queue_of_thousands_of_epochs_is_said_in_digits() -> None:
     line = queue_caution(resolve("mocov2"), 5)
     assert "is 1,310,720% of the 5 training images" in line
