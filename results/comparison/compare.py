@@ -87,7 +87,8 @@ class SideRows:
 
     def in_column(self, column: tuple[str, ...]) -> "SideRows":
         """Returns what was measured in one column, one of `columns`."""
-        return replace(self, rows=self.rows[(self.rows[COLUMN].astype(str) == column).all(axis=1)])
+        wanted = pd.Series(column, index=COLUMN)  # a bare tuple is one value to pandas 4
+        return replace(self, rows=self.rows[(self.rows[COLUMN].astype(str) == wanted).all(axis=1)])
 
     def by_metric(self, metric: str) -> "SideRows":
         """Returns what was measured of one measure."""
