@@ -4,6 +4,7 @@ The folders are the truth: a process that gives no sign of life is dead, whateve
 why a job waits, and that one is gone which could say nothing.
 """
 
+import re
 import socket
 from collections.abc import Mapping
 from enum import StrEnum
@@ -90,6 +91,17 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "Nodes required for job are DOWN": ("the nodes that it could run on are down or reserved", ""),
 }
 """Slurm's reasons, by their beginnings, in words and with the mend, if there is any; the first that fits counts."""
+_NEVER_STARTS = re.compile(
+    # The partition or its nodes are not what was asked for, or not there.
+    r"BadConstraints|Partition(NodeLimit|TimeLimit|Down|Inactive)|NodeDown|ReqNodeNotAvail.*Unavailable\w*:\w"
+    r"|JobHeldAdmin|JobHoldMaxRequeue|launch failed requeued held|ReservationDeleted"
+    r"|(Account|QOS)NotAllowed|Invalid(Account|QOS)"
+    # More, or less, than a single job may ask for, whatever else runs.
+    r"|(Assoc|QOS)Max\w*Per(Job|Node)|MaxMemPerLimit|QOSMin"
+    # What an account may use up altogether, which other jobs do not give back: not its `Grp…RunMinutes`.
+    r"|(Assoc|QOS)Grp(Wall|(?!\w*Run)\w*Minutes)"
+)
+"""How Slurm's reasons begin that no waiting mends, only a person."""
 
 
 def judge(
@@ -321,10 +333,23 @@ def _before_its_end(status: Status, job: QueuedJob | None) -> bool:
 
 def reason_and_mend(job: QueuedJob) -> tuple[str, str]:
     """Returns Slurm's reason for which a job waits, in words where there are any, and the mend, if there is one."""
-    sentence = job.reason.replace("_", " ")  # as older versions write it
+    sentence = _sentence(job)
     for beginning, (words, mend) in REASONS.items():
         if sentence.startswith(beginning):
             return f"{job.reason}: {words}", mend.format(job=job.job)
     # QOSMaxJobsPerUserLimit, AssocGrpGRES and dozens more, all of which say the same.
     limit = "Max" in job.reason or "Grp" in job.reason
     return f"{job.reason}: a limit of your account or QOS" if limit else job.reason, ""
+
+
+def never_starts(job: QueuedJob) -> bool:
+    """Returns whether a job waits for what does not come by itself: its partition is down, or it asks for too much.
+
+    A job of several partitions may start in another one than that whose reason Slurm tells. One that a user holds, that
+    user may let go.
+    """
+    return job.waiting and "," not in job.partition and _NEVER_STARTS.match(_sentence(job)) is not None
+
+
+def _sentence(job: QueuedJob) -> str:
+    return job.reason.replace("_", " ")  # as older versions write it

@@ -19,7 +19,7 @@ from slurm.jobs.node_bench import NodeBench
 from slurm.jobs.node_probe import NodeProbe
 from slurm.monitoring.logs import error_tails, last_line
 from slurm.monitoring.queue import QueuedJob, scancel, snapshot
-from slurm.monitoring.states import reason_and_mend
+from slurm.monitoring.states import never_starts, reason_and_mend
 from slurm.profiles.profile import Cluster
 from slurm.submission.batches import Batch
 from slurm.submission.sbatch import script_of
@@ -28,8 +28,14 @@ from slurm.submission.sbatch_call import SCRIPT, RefusedError, UnclearError, sub
 ASK_SECONDS = 5.0
 """Between two questions to Slurm, which serves everybody."""
 POLL_SECONDS = 0.2
+NEVER_SECONDS = 30.0
+"""For so long Slurm must say that waiting is in vain: as it begins, nodes that it has not heard of yet look down."""
 REPORT_SECONDS = 30.0
 """After the end of a job, for its report to come through the file system."""
+
+
+_ASK_FOR_OTHER = "another partition, account or QOS in the profile, or ask for less there"
+"""The mend where Slurm's reason has none that would help."""
 
 
 class NoReportError(UserError):
@@ -68,7 +74,11 @@ def carried_out(
     longer = "wait longer (--wait), or ask for less in the profile"
     if queued is not None and queued.waiting:
         shutil.rmtree(folder, ignore_errors=True)  # of a job that printed nothing
-        reason, _ = reason_and_mend(queued)  # its mend is of a job that stays in the queue
+        reason, mend = reason_and_mend(queued)
+        if never_starts(queued):
+            # A mend of a job that stays in the queue is none of this one.
+            mend = _ASK_FOR_OTHER if not mend or queued.job in mend or mend.startswith("salmask") else mend
+            raise NoReportError(f"job {job} would not start by waiting, and was cancelled: {reason}", mend=mend)
         raise NoReportError(f"job {job} did not start within {duration_text(wait)}: {reason}", mend=longer)
     if queued is not None and queued.live:
         raise NoReportError(f"job {job} was not through after {duration_text(wait)}, and was cancelled", mend=longer)
@@ -107,12 +117,13 @@ def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: P
 
 
 def wait_for_report(job: str, report: Path, deadline: float) -> QueuedJob | None:
-    """Waits until the report is there, the job is gone, or time is up; returns what Slurm said of it last.
+    """Waits until the report is there, the job is gone or will not start, or time is up; returns Slurm's last word.
 
     A job that nobody waits for any more is cancelled, also where the wait ends by Ctrl-C, TERM or HUP.
     """
     latest: QueuedJob | None = None
     gone_at: float | None = None
+    never_since: float | None = None
     asked_at = 0.0
     with exits_on_term():
         try:
@@ -128,6 +139,12 @@ def wait_for_report(job: str, report: Path, deadline: float) -> QueuedJob | None
                     alive = latest is not None and latest.live and job in queue.jobs
                     if gone_at is None and not queue.trouble and not alive:
                         gone_at = time.monotonic()
+                    if not queue.trouble and not (alive and latest is not None and never_starts(latest)):
+                        never_since = None
+                    elif not queue.trouble:
+                        never_since = asked_at if never_since is None else never_since
+                        if asked_at - never_since >= NEVER_SECONDS:
+                            break
                 time.sleep(POLL_SECONDS)
         finally:  # where Slurm never said that it is over, it may run, or will
             if not report.exists() and gone_at is None and (trouble := scancel([job])):

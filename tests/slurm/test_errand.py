@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from launch_samples import CLUSTER, graph_for, launch
@@ -21,7 +22,7 @@ from slurm import start
 from slurm.jobs.calls import write_calls
 from slurm.jobs.node_bench import NodeBench
 from slurm.jobs.node_probe import NodeProbe
-from slurm.monitoring.queue import QueuedJob
+from slurm.monitoring.queue import QueuedJob, QueueSnapshot
 from slurm.nodes.errand import NoReportError, carried_out, wait_for_report
 from slurm.submission.batches import Batch
 
@@ -87,17 +88,17 @@ def test_a_job_that_runs_longer_than_it_is_waited_for_is_told_as_such(
         carried_out(call, batch, CLUSTER, tmp_path / "bench", 900)
 
 
-def test_what_waiting_does_not_mend_is_told_and_nothing_of_the_job_stays(
+def test_what_did_not_start_in_time_is_told_and_nothing_of_the_job_stays(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = Batch("bench", "step", ((".", "step"),), CLUSTER.resources)
     call, folder = NodeBench((), tmp_path / "report.json", 2, 1, "a:b"), tmp_path / "bench"
-    waiting = QueuedJob("101", "bench", "PENDING", "PartitionNodeLimit")
+    waiting = QueuedJob("101", "bench", "PENDING", "Priority")
     monkeypatch.setattr("slurm.nodes.errand.wait_for_report", lambda *_: waiting)
     with pytest.raises(NoReportError) as refusal:
         carried_out(call, batch, CLUSTER, folder, 900)
     assert str(refusal.value) == (
-        "job 101 did not start within 15 min: PartitionNodeLimit: asks for more nodes than its partition gives; "
+        "job 101 did not start within 15 min: Priority: others go first; "
         "mend: wait longer (--wait), or ask for less in the profile"
     )
     assert not folder.exists()
@@ -105,6 +106,63 @@ def test_what_waiting_does_not_mend_is_told_and_nothing_of_the_job_stays(
     with pytest.raises(KeyboardInterrupt):
         carried_out(call, batch, CLUSTER, folder, 900)
     assert not folder.exists()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that go by only as they are slept."""
+    now = [1000.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr("slurm.nodes.errand.time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    return now
+
+
+OTHER = "another partition, account or QOS in the profile, or ask for less there"
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("BadConstraints", "BadConstraints: no node has what the profile asks for; mend: the profile's constraint"),
+        ("PartitionDown", "PartitionDown: the partition is down; mend: another one in the profile"),
+        ("AssocGrpCPUMinutesLimit", f"AssocGrpCPUMinutesLimit: a limit of your account or QOS; mend: {OTHER}"),
+        ("launch_failed_requeued_held", f"launch_failed_requeued_held: no node could start it; mend: {OTHER}"),
+    ],
+)
+def test_what_waiting_does_not_mend_is_not_waited_for(
+    stand_in: StandInSlurm, tmp_path: Path, clock: list[float], reason: str, told: str
+) -> None:
+    """It was waited for until its time was up, and then to be waited for longer."""
+    batch = Batch("bench", "step", ((".", "step"),), CLUSTER.resources)
+    call, folder = NodeBench((), tmp_path / "report.json", 2, 1, "a:b"), tmp_path / "bench"
+    stand_in.tell("reason", reason)
+    with pytest.raises(NoReportError) as refusal:
+        carried_out(call, batch, CLUSTER, folder, 86_400)
+    assert str(refusal.value) == f"job 101 would not start by waiting, and was cancelled: {told}"
+    assert stand_in.calls("scancel") == ["scancel 101"]
+    assert not folder.exists()
+    assert 30 <= clock[0] - 1000 < 40
+
+
+def test_a_word_of_a_moment_ends_no_wait(
+    stand_in: StandInSlurm, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Slurm begins, nodes that it has not heard of yet look down; and it may be silent in between."""
+    in_vain = QueueSnapshot({"812": QueuedJob("812", "doctor", "PENDING", "PartitionDown")})
+    passing = QueueSnapshot({"812": QueuedJob("812", "doctor", "PENDING", "Resources")})
+    said = iter([*[in_vain] * 6, passing, *[in_vain] * 4, QueueSnapshot(trouble=SILENT), *[in_vain] * 2])
+    asked: list[float] = []
+
+    def snapshot(_: object) -> QueueSnapshot:
+        asked.append(clock[0])
+        return next(said)
+
+    monkeypatch.setattr("slurm.nodes.errand.snapshot", snapshot)
+    assert wait_for_report("812", tmp_path / "report.json", 1e12) == in_vain.jobs["812"]
+    assert len(asked) == 14
 
 
 def test_a_look_at_a_node_does_not_come_again_for_ever(

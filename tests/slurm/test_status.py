@@ -13,8 +13,8 @@ from sweep_samples import ELSEWHERE, GONE, HERE, NOW, RUN, SILENT, Sweep, queue_
 from training_samples import tiny
 
 from repro.runs.lock import STALE_SECONDS
-from slurm.monitoring.queue import QueueSnapshot
-from slurm.monitoring.states import State
+from slurm.monitoring.queue import QueuedJob, QueueSnapshot
+from slurm.monitoring.states import State, never_starts
 from slurm.monitoring.status import ids_to_ask, jobs_of, pace, rows
 from slurm.sweep_folder.ledger import Ledger
 from slurm.targets import runs_of, sweeps
@@ -325,3 +325,22 @@ def test_ledgers_of_older_versions_are_read(sweep: Sweep) -> None:
     assert of_then == replace(entry, protocols=(RUN.probe.protocol().name, "knn-v1[k=1,x=2]"))
     sweep.ledger.path.write_text('["no", "object"]\n{"devices": [3]}\n' + text)
     assert Ledger(sweep.place).submissions() == [entry]
+
+
+@pytest.mark.parametrize(
+    ("reason", "never"),
+    [
+        *((name, False) for name in ("Resources", "Priority", "JobHeldUser", "QOSMaxJobsPerUserLimit", "AssocGrpGRES")),
+        *((name, False) for name in ("AssocGrpCPURunMinutesLimit", "QOSGrpGRESRunMinutes", "QOSMaxGRESPerUser")),
+        *((name, False) for name in ("ReqNodeNotAvail", "ReqNodeNotAvail, Reserved for maintenance", "Reservation")),
+        *((name, True) for name in ("QOSMaxCpuPerJobLimit", "AssocMaxWallDurationPerJobLimit", "QOSMaxGRESPerNode")),
+        *((name, True) for name in ("QOSMinGRES", "QOSGrpWallLimit", "QOSGrpGRESMinutes", "ReservationDeleted")),
+        ("ReqNodeNotAvail,_UnavailableNodes:n1,n2", True),
+    ],
+)
+def test_what_never_starts_by_itself_is_told_from_what_waits(reason: str, *, never: bool) -> None:
+    job = QueuedJob("812", "probe", "PENDING", reason, partition="gpu")
+    assert never_starts(job) is never
+    # The reason may be that of one of its partitions, and it starts in the other; and one that runs has started.
+    assert not never_starts(replace(job, partition="gpu,long"))
+    assert not never_starts(replace(job, state="RUNNING"))

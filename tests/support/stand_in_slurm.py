@@ -62,8 +62,9 @@ elif command == "sbatch":
     ids = ["%d_%d" % (job, number) for number in numbers] or [str(job)]
     late = []
     taker = late if kind == "late" else queued
+    why = read("reason").strip() or "Dependency"
     for each in ids:
-        taker.append("%s|%s|PENDING|%s|N/A|N/A||low|" % (each, option("job-name"), "Dependency"))
+        taker.append("%s|%s|PENDING|%s|N/A|N/A||low|" % (each, option("job-name"), why))
     open(path("queue"), "w").write("".join(line + "\\n" for line in queued))
     open(path("late"), "w").write("".join(line + "\\n" for line in late))
     if kind == "accept" and text == "killed":
@@ -90,7 +91,8 @@ class StandInSlurm:
 
         A fault `late:WORDS` is a call that fails by these words, and whose job is in the queue after the next call.
 
-        `COMMAND_troubles` are words by which its next calls fail, `ok` where one does not; `job`: what scontrol shows.
+        `COMMAND_troubles` are words by which its next calls fail, `ok` where one does not; `job`: what scontrol shows;
+        `reason`: why the jobs wait that come from now on.
         """
         (self.place / name).write_text("".join(line + "\n" for line in lines))
 
