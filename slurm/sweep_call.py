@@ -135,7 +135,7 @@ class SweepCall:
         outcome = self.submit_all(graph, cluster, lambda: take(graph.sweep_folder, allow_dirty=self.allow_dirty))
         self._tell(
             f"{counted(len(outcome.submitted), 'job')} submitted, {len(outcome.skipped)} done before, "
-            f"{len(outcome.live)} queued or running; "
+            f"{outcome.on_way} queued or running; "
             f"mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
         )
         if outcome.outdated:
@@ -153,19 +153,22 @@ class SweepCall:
         """Prints how a launch with Slurm ended, where JSON is asked for."""
         if self.as_json:
             ids = {f"{folder} {task}": job for (folder, task), job in outcome.submitted.items()}
-            counts = {"done": len(outcome.skipped), "live": len(outcome.live), "unsent": len(outcome.unsent)}
+            counts = {"done": len(outcome.skipped), "live": outcome.on_way, "unsent": len(outcome.unsent)}
             say_json({"submitted": ids, **counts})
 
     def submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> Outcome:
         """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in.
 
-        What went out once is not this call's to hand over again: whatever failed or was cancelled since would take the
+        A sweep whose folder is removed meanwhile is not begun anew. What went out once is not this call's to hand over again: whatever failed or was cancelled since would take the
         places of what never went. What is cancelled before it went is nobody's to hand over.
 
         Args:
             graph: The sweep.
             cluster: A profile of Slurm.
             take_code: Takes the code that the jobs run, once something is to be submitted.
+
+        Raises:
+            UserError: The launch is refused, or the sweep's folder is gone.
         """
         from slurm.monitoring.queue import SilentSlurmError
         from slurm.submission.launch import submit

@@ -29,6 +29,8 @@ class Outcome:
     """Done before."""
     live: list[Job] = field(default_factory=list)
     """Queued or running since an earlier launch."""
+    report_is_live: bool = False
+    """Whether the report, which is no job of the graph, is so too."""
     submitted: dict[Key, str] = field(default_factory=dict)
     """Slurm's ids of what went out now."""
     failed: dict[Key, str] = field(default_factory=dict)
@@ -49,7 +51,13 @@ class Outcome:
         """
         submitted = {**earlier, **self.submitted}
         live, skipped = ([job for job in jobs if graph.key(job) not in submitted] for jobs in (self.live, self.skipped))
-        return replace(self, submitted=submitted, live=live, skipped=skipped)
+        report_is_live = self.report_is_live and graph.report not in submitted
+        return replace(self, submitted=submitted, live=live, skipped=skipped, report_is_live=report_is_live)
+
+    @property
+    def on_way(self) -> int:
+        """How many jobs are queued or running since an earlier launch, the report among them, as when they went out."""
+        return len(self.live) + self.report_is_live
 
     @property
     def unsent_words(self) -> str:

@@ -191,6 +191,7 @@ def _concluded(outcome: Outcome, graph: Graph, found: _Found, *, is_full: bool) 
         # Also what is not Slurm's ends some time.
         has_room_later=is_full or not {OUTSIDE, PARENT_OUTSIDE}.isdisjoint(outcome.unsent.values()),
         live=[job for job in graph.jobs if graph.key(job) in on_way],
+        report_is_live=graph.report in on_way.difference(outcome.submitted),
         skipped=[job for job in graph.jobs if graph.key(job) in found.finished - on_way],
     )
 

@@ -1,5 +1,6 @@
 """Launches after others: a silent Slurm in between, jobs of other settings, jobs here, a report that is lost."""
 
+import json
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from slurm import retry
 from slurm.monitoring.states import SUPERSEDED
+from slurm.sweep_call import SweepCall
 from slurm.sweep_folder.ledger import REPORT, Ledger
 
 TIMED_OUT = "Socket timed out on send/recv operation"
@@ -137,6 +139,26 @@ def test_what_somebody_runs_by_hand_is_not_submitted_a_second_time(stand_in: Sta
     assert outcome.live == [by_hand]
     by_hand.folder.set_status("failed")
     assert key in launch(graph).submitted
+
+
+def test_what_went_out_is_counted_as_many_by_the_next_launch(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 5 jobs submitted 4 were queued: the report was one of the first alone."""
+    monkeypatch.setattr("slurm.jobs.snapshot.take", lambda *_, **__: None)
+    graph = graph_for(tmp_path, seeds=2)
+
+    def told(*, as_json: bool) -> str:
+        call = SweepCall(lambda *_: None, PROGRAM, Console(stderr=as_json), 1, allow_dirty=False, as_json=as_json)
+        call.carry_out(graph, CLUSTER, dry_run=False)
+        return capsys.readouterr().out
+
+    assert "5 jobs submitted, 0 done before, 0 queued or running; " in told(as_json=False)
+    assert "0 jobs submitted, 0 done before, 5 queued or running; " in told(as_json=False)
+    assert json.loads(told(as_json=True)) == {"submitted": {}, "done": 0, "live": 5, "unsent": 0}
+    # A report that takes the place of an older one is of this launch.
+    stand_in.change(lambda line: None if line.startswith("101_0|") else line)
+    assert "3 jobs submitted, 0 done before, 2 queued or running; " in told(as_json=False)
 
 
 def test_a_report_that_alone_is_lost_goes_out_again(stand_in: StandInSlurm, tmp_path: Path) -> None:
