@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +11,13 @@ import typer
 
 from repro.errors import UserError, with_mend
 from repro.files import is_of_a_full_disk
+from repro.presence import exists
 from repro.progress import suggest
 from repro.quantities import counted
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say, say_json
 from slurm.jobs.program import Program
+from slurm.monitoring.queue import array_of
 from slurm.planning.before_launch import check_roots
 from slurm.planning.graph import Graph
 from slurm.planning.needs import missing_weights
@@ -159,8 +161,9 @@ class SweepCall:
     def submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> Outcome:
         """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in.
 
-        A sweep whose folder is removed meanwhile is not begun anew. What went out once is not this call's to hand over again: whatever failed or was cancelled since would take the
-        places of what never went. What is cancelled before it went is nobody's to hand over.
+        What went out once is not this call's to hand over again: whatever failed or was cancelled since would take the
+        places of what never went. What is cancelled before it went is nobody's to hand over, nor is a sweep whose
+        folder is removed.
 
         Args:
             graph: The sweep.
@@ -176,7 +179,8 @@ class SweepCall:
 
         submitted: dict[Key, str] = {}
         unsent: frozenset[Key] | None = None
-        cancels = len(Ledger(graph.sweep_folder).taken_back())
+        ledger = Ledger(graph.sweep_folder)
+        cancels = len(ledger.taken_back())
         code = _TakenOnce(take_code)
         while True:
             replaces = self.replace and unsent is None
@@ -202,7 +206,11 @@ class SweepCall:
                 submitted |= outcome.submitted
                 unsent = frozenset(outcome.unsent)
                 self._tell(f"{outcome.unsent_words}; looking for room again in {FEED_SECONDS:.0f} s")
+            # A job that runs may make the folder again, and not the ledger.
+            place = ledger.path if exists(ledger.path) else ledger.sweep
             time.sleep(FEED_SECONDS)
+            if not exists(place):
+                raise _removed(ledger.sweep, submitted.values())
 
     def _tell(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
@@ -241,6 +249,18 @@ class SweepCall:
             suggest(f"salmask status {shlex.quote(str(graph.sweep_folder))}")
             raise typer.Exit(1)
         suggest(f"salmask report --runs {shlex.quote(str(graph.sweep_folder))}")
+
+
+def _removed(folder: Path, jobs: Iterable[str]) -> UserError:
+    """Returns the refusal to go on with a sweep whose folder is gone: whoever removed it gave the sweep up.
+
+    Args:
+        folder: Of the sweep.
+        jobs: Slurm's ids of what this call handed over, which nothing else names any more.
+    """
+    ids = [*dict.fromkeys(array_of(job) for job in jobs)]
+    mend = f"scancel {' '.join(ids)}, unless it was moved" if ids else "the same again makes it anew"
+    return UserError(f"{folder} is gone, so that nothing more of it goes out", mend=mend)
 
 
 class _TakenOnce:

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -95,6 +96,39 @@ def test_a_full_slurm_is_asked_for_one_job_first(
     sizes = feeding.ledger_sizes
     assert [after - before for before, after in pairwise(sizes)] == [2, 2, 2]
     assert all_once(graph, stand_in)
+
+
+@pytest.mark.parametrize("remade", [False, True])
+def test_a_sweep_whose_folder_was_removed_is_given_up(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, remade: bool
+) -> None:
+    """It was made anew, and fed from there: without its ledger nobody knew any more what had gone out."""
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "4")
+
+    def remove() -> None:
+        stand_in.tell("room", "100")
+        shutil.rmtree(graph.sweep_folder)
+        if remade:  # by a job that runs and gives a sign of life
+            graph.jobs[0].folder.path.mkdir(parents=True)
+
+    with pytest.raises(UserError) as refusal:
+        Feeding(graph, monkeypatch).call(remove)
+    assert str(refusal.value) == (
+        f"{graph.sweep_folder} is gone, so that nothing more of it goes out; mend: scancel 101, unless it was moved"
+    )
+    assert (len(stand_in.ids), graph.sweep_folder.exists()) == (4, remade)
+
+
+def test_a_removed_sweep_of_which_nothing_went_out_names_no_jobs(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_for(tmp_path)
+    stand_in.tell("room", "0")
+    graph.sweep_folder.mkdir()
+    with pytest.raises(UserError, match="goes out; mend: the same again makes it anew"):
+        Feeding(graph, monkeypatch).call(lambda: shutil.rmtree(graph.sweep_folder))
+    assert not graph.sweep_folder.exists()
 
 
 SIZE_OR_NUMBER = "fail:Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
