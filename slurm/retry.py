@@ -12,6 +12,7 @@ from slurm.jobs.program import Program
 from slurm.jobs.snapshot import take
 from slurm.local.launch import launch_here
 from slurm.local.processes import chosen_devices
+from slurm.planning.before_launch import check_folder
 from slurm.planning.graph import Graph, Job, make_graph
 from slurm.planning.job_costs import with_plan
 from slurm.profiles.profile import Cluster, load_named
@@ -66,9 +67,11 @@ def relaunch(
         gpus: To share out on this machine, as of `--gpus`; empty: none in particular.
 
     Raises:
-        UserError: The profile is unknown, the code was edited, or the scheduler refuses.
+        UserError: The profile is unknown, the code was edited, the folder's name is none for a script, or the
+            scheduler refuses.
     """
     refuse_foreign_sweep(ledger.sweep)
+    check_folder(ledger.sweep, "give it another name")  # it may have been moved since
     profile = _profile(ledger, cluster)
     shared = chosen_devices(gpus, profile, 1)
     graph = with_plan(graph_of(ledger, requested), profile)

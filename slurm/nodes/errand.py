@@ -20,6 +20,7 @@ from slurm.jobs.node_probe import NodeProbe
 from slurm.monitoring.logs import error_tails, last_line
 from slurm.monitoring.queue import QueuedJob, scancel, snapshot
 from slurm.monitoring.states import never_starts, reason_and_mend
+from slurm.planning.before_launch import check_folder
 from slurm.profiles.profile import Cluster
 from slurm.submission.batches import Batch
 from slurm.submission.sbatch import script_of
@@ -100,11 +101,13 @@ def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: P
         folder: Of its files.
 
     Raises:
-        UserError: There is no Slurm here, it refuses the job, or does not answer.
+        UserError: There is no Slurm here, it refuses the job, or does not answer; or the folder's name is none for a
+            script.
     """
     queue = snapshot()
     if queue.trouble:
         raise UserError(queue.trouble, mend=queue.mend)
+    check_folder(folder, "another scratch in the profile")
     write_calls(folder, {0: call})
     write_text(folder / SCRIPT, script_of(batch, cluster, folder, code=CODE_ROOT))
     try:

@@ -1,5 +1,6 @@
 """What can be known before the first job of a sweep runs, and would else be found out by its last one."""
 
+import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -47,28 +48,35 @@ def check_neighbours(graph: Graph) -> None:
             raise UserError(f"{job.name}: {error.what}", mend=error.mend) from error
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, other: str = "another --out") -> None:
     """Finds a place that can be no folder, or a name that no batch script can hold: it stands in options of sbatch.
 
     Args:
-        folder: Of the sweep; it need not be there.
+        folder: Of the sweep, or of a single job; it need not be there.
+        other: The mend of a name.
 
     Raises:
-        UserError: A part of its path is a file, holds a line's end or such, or what Slurm takes for a pattern.
+        UserError: A part of its path is a file, holds a line's end or such, or what Slurm takes for a pattern; or a
+            part of the path that links lead to.
     """
     for part in (folder, *folder.parents):
         if exists(part):
             if not is_folder(part):
                 raise UserError(f"cannot write to {folder}: Not a directory", mend="choose another --out")
             break
-    place = str(folder.absolute())
-    if not place.isprintable():
-        mend = "a name in one line, by --out or the sweep's file"
-        raise UserError(f"{place!r} holds a line's end or another character that cannot be printed", mend=mend)
-    for character in "%\\":
-        if character in place:
-            mend = "another --out"
-            raise UserError(f"{place} holds '{character}', by which Slurm marks patterns in names of files", mend=mend)
+    # Also where links lead to: that is what stands in a script. (`Path.resolve` fails where they go in a circle.)
+    named, real = str(folder.absolute()), os.path.realpath(folder)
+    for place in dict.fromkeys((named, real)):
+        what = repr(place) if not place.isprintable() else place
+        if place != named:
+            what = f"{folder} leads to {what}, which"
+        if not place.isprintable():
+            mend = "a name in one line, by --out or the sweep's file"
+            raise UserError(f"{what} holds a line's end or another character that cannot be printed", mend=mend)
+        for character in "%\\":
+            if character in place:
+                words = f"{what} holds '{character}', by which Slurm marks patterns in names of files"
+                raise UserError(words, mend=other)
 
 
 def check_roots(graph: Graph, finished: Collection[Key], *, on_nodes: bool = False) -> list[str]:

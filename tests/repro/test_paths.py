@@ -123,6 +123,18 @@ def test_a_percent_sign_in_a_sweeps_folder_is_refused_before_any_job(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+def test_where_a_sweeps_folder_leads_to_is_looked_at_as_its_name(tmp_path: Path) -> None:
+    """Slurm is handed the folder without links in it, and wrote the logs of such a sweep elsewhere."""
+    behind, link = tmp_path / "50%a", tmp_path / "link"
+    behind.mkdir()
+    link.symlink_to(behind)
+    for folder in (link, link / "sweep"):
+        line = refused("sweep", "demo", "--local", "--out", str(folder), *words(TINY))
+        assert f"{folder} leads to {behind}" in line
+        assert " holds '%', by which Slurm marks patterns in names of files; mend: another --out" in line
+    assert not list(behind.iterdir())
+
+
 @pytest.mark.parametrize(
     ("file", "method"),
     [("epoch=9-step=100.ckpt", "epoch-9-step-100"), ("moco v2 (best).pth", "moco-v2-best-"), ("_x.pt", "x")],

@@ -67,6 +67,19 @@ def test_a_slurm_that_does_not_answer_is_not_one_that_is_elsewhere(stand_in: Sta
         assert raised.value.mend == mend
 
 
+def test_no_job_goes_out_from_a_folder_whose_name_slurm_takes_for_a_pattern(
+    stand_in: StandInSlurm, tmp_path: Path
+) -> None:
+    """What it printed went to another file, and was said to be nothing."""
+    folder = tmp_path / "50%a" / "files"
+    call = NodeBench((), folder / "report.json", 1, 1, "m:f")
+    batch = Batch("bench-1", "bench", ((".", "bench"),), CLUSTER.resources)
+    with pytest.raises(UserError, match=r"holds '%', by which Slurm .* mend: another scratch in the profile"):
+        carried_out(call, batch, CLUSTER, folder, 0.0)
+    assert not folder.parent.exists()
+    assert not stand_in.calls("sbatch")
+
+
 def test_a_job_of_which_slurm_never_said_anything_is_cancelled_and_named(
     stand_in: StandInSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

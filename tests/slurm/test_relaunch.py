@@ -200,3 +200,14 @@ def test_a_report_that_is_retried_goes_out_and_waits_for_all_that_is_under_way(
     outcome = retry.relaunch(ledger, [graph.report], "", PROGRAM, console, allow_dirty=True)
     assert outcome.submitted == {graph.report: "104"}
     assert stand_in.option(104, "dependency") == "afterany:101:102"
+
+
+def test_a_sweep_that_was_moved_to_a_name_that_no_script_can_hold_is_not_handed_over(
+    stand_in: StandInSlurm, tmp_path: Path
+) -> None:
+    graph = graph_for(tmp_path, seeds=1)
+    launch(graph)
+    stand_in.tell("queue")
+    moved = graph.sweep_folder.rename(tmp_path / "50%a")
+    with pytest.raises(UserError, match=r"50%a holds '%', .* mend: give it another name"):
+        retry.relaunch(Ledger(moved), [graph.report], "", PROGRAM, Console(quiet=True), allow_dirty=True)
