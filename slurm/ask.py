@@ -12,8 +12,15 @@ WHICH_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT
 """Variables that say which cluster is talked to, and who does; the same for a submission and for a look at it."""
 LOGIN_NODE = "call this on a login node of the cluster"
 """The mend where Slurm is not to be reached from this machine."""
-_NOT_HERE = re.compile(r"Could not establish a configuration source|Unable to process configuration file")
-"""What its programs say where they are installed, and nothing tells them of a cluster."""
+_NO_SOURCE = "Could not establish a configuration source"
+_NO_FILE = "Unable to process configuration file"
+"""What its programs say last where they find no cluster: there is none, or it is not to be reached."""
+_NOT_REACHED = re.compile(
+    r".*(?:failed to fetch remote configs|unable to (?:resolve|contact)|name lookup failure|unknown server error).*",
+    re.IGNORECASE,
+)
+"""What they say before that of a cluster that something names: of its controller, or of a server of names that is away.
+Where nothing names one, that server says "Unknown host"."""
 ANSWER_SECONDS = 60.0
 """How long an answer of the controller is waited for."""
 
@@ -32,7 +39,9 @@ class Reply:
     @property
     def not_here(self) -> bool:
         """Whether this machine belongs to no cluster, so that asking again helps nobody."""
-        return bool(self.trouble and _NOT_HERE.search(self.trouble))
+        if _NO_FILE in self.trouble:  # one is there that cannot be read, or is named and away; else, of older versions:
+            return "SLURM_CONF" not in os.environ and "No such file or directory" in self.errors
+        return _NO_SOURCE in self.trouble and not _NOT_REACHED.search(self.errors)
 
 
 def ask(
@@ -71,6 +80,8 @@ def ask(
     if process.returncode:
         complaint = process.stderr.strip().splitlines()
         why = complaint[-1] if complaint else f"status {process.returncode}"
+        if _NO_SOURCE in why and (causes := _NOT_REACHED.findall(process.stderr)):
+            why = causes[-1]
         return Reply(errors=process.stderr, trouble=f"{words[0]}: {why.removeprefix(f'{words[0]}: ')}")
     return Reply(process.stdout, process.stderr)
 

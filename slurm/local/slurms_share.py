@@ -1,6 +1,7 @@
 """Which jobs of a sweep Slurm has, for a launcher that runs the others on this machine."""
 
 import math
+import os
 import time
 from collections.abc import Iterable
 
@@ -50,7 +51,9 @@ class SlurmsShare:
         number = len({entry.key for entry in sent})
         if not queue.absent:
             what = f"{number} of these jobs went out to Slurm, which does not say whether it has them ({queue.trouble})"
-            raise UserError(what, mend="the same again when Slurm answers")
+            named = next((name for name in ("SLURM_CONF", "SLURM_CONF_SERVER") if name in os.environ), "")
+            otherwise = f"; where there is no cluster any more, unset {named}" if named else ""
+            raise UserError(what, mend=f"the same again when Slurm answers{otherwise}")
         # A sweep that was carried from a cluster to another machine; what runs there holds its own folders there. Where
         # Slurm's programs are installed without a cluster, they would not answer later either.
         words = f"{number} of these jobs went out to Slurm, of which there is none here: they are started here"

@@ -95,6 +95,27 @@ def test_without_any_slurm_a_sweep_from_a_cluster_goes_on_here(
     assert "of which there is none here: they are started here" in capsys.readouterr().err
 
 
+CONFIGLESS = """squeue: error: _fetch_child: failed to fetch remote configs: Unable to contact slurm controller
+squeue: error: _establish_config_source: failed to fetch config
+squeue: fatal: Could not establish a configuration source"""
+
+
+def test_a_cluster_that_is_away_for_a_while_is_not_taken_for_none(
+    programs: Path, slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the settings come from a controller that was just restarted, what it had queued was run here as well."""
+    monkeypatch.delenv("SLURM_CONF_SERVER", raising=False)
+    slurm.fails("squeue", CONFIGLESS)
+    graph = graph_of(tmp_path / "sweep", 1)
+    sent_to_slurm(graph)
+    with pytest.raises(UserError, match=r"failed to fetch .*; mend: the same again when Slurm answers$"):
+        launched(graph, "record")
+    assert not (graph.jobs[0].folder.path / "seen-pretrain-0.json").exists()
+    monkeypatch.setenv("SLURM_CONF_SERVER", "controller")
+    with pytest.raises(UserError, match=r"; where there is no cluster any more, unset SLURM_CONF_SERVER$"):
+        launched(graph, "record")
+
+
 def test_a_folder_that_is_damaged_keeps_no_other_job_from_running(programs: Path, tmp_path: Path) -> None:
     """The launcher ended at its turn, and took along what ran beside it."""
     graph = with_evaluations(tmp_path / "sweep")

@@ -157,6 +157,34 @@ def test_a_squeue_of_no_cluster_is_as_absent_as_none(slurm: FakeSlurm) -> None:
     assert not snapshot(["811"]).absent
 
 
+NO_SOURCE = "squeue: fatal: Could not establish a configuration source"
+NO_FILE = "squeue: fatal: Unable to process configuration file"
+DNS = "squeue: error: resolve_ctls_from_dns_srv: res_nsearch error:"
+
+
+@pytest.mark.parametrize(
+    ("said", "named", "absent", "trouble"),
+    [
+        (f"{DNS} Unknown host\n{NO_SOURCE}", False, True, NO_SOURCE),
+        (f"{DNS} Host name lookup failure\n{NO_SOURCE}", False, False, f"{DNS} Host name lookup failure"),
+        (f'squeue: error: slurm_set_addr: Unable to resolve "c"\n{NO_SOURCE}', True, False, "Unable to resolve"),
+        (f"squeue: error: cannot stat file /c/slurm.conf: No such file or directory\n{NO_FILE}", True, False, NO_FILE),
+        (f"squeue: error: cannot stat file /e/slurm.conf: No such file or directory\n{NO_FILE}", False, True, NO_FILE),
+        (f"squeue: error: Parsing error at unrecognized key: Foo\n{NO_FILE}", False, False, NO_FILE),
+    ],
+)
+def test_a_cluster_that_something_names_is_away_and_not_absent(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, said: str, *, named: bool, absent: bool, trouble: str
+) -> None:
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    if named:
+        monkeypatch.setenv("SLURM_CONF", "/c/slurm.conf")
+    slurm.fails("squeue", said)
+    found = snapshot(["811"])
+    assert found.absent is absent
+    assert trouble in found.trouble
+
+
 def test_how_a_person_looks_at_the_queue_is_not_how_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """With SQUEUE_PARTITION set, jobs of other partitions looked gone, and went out once more."""
     for name in ("SQUEUE_PARTITION", "SACCT_FORMAT", "SCANCEL_USER", "SBATCH_PARTITION", "SLURM_CLUSTERS", "SLURM_JWT"):
