@@ -282,7 +282,7 @@ COMMANDS = {
 }
 
 TRAINERS = ("pretrain", "sweep", "eval", "probe", "retry")
-"""The commands that leave checkpoints to go on from when they are interrupted."""
+"""The commands that go on when they are interrupted and called again."""
 
 HELP = """Saliency-guided masking for contrastive learning: train, evaluate, and get the paper's tables back.
 

@@ -13,6 +13,7 @@ import typer
 
 from repro.errors import UserError, memory_shortage, one_line, system_refusal
 from repro.paths import check_surroundings
+from repro.runs.stopping import STOP
 from repro.terminal import say
 from repro.usage import UsageError, as_user_error, shows_help
 
@@ -31,7 +32,7 @@ def carry_out(
     Args:
         app: The command line, a typer.
         settings_named: Returns the settings whose last part has a name: what may have been meant by a wrong option.
-        resumable: The commands that leave checkpoints to go on from when they are interrupted.
+        resumable: The commands that go on when they are interrupted and called again.
     """
     try:
         _carry_out(app, settings_named, resumable)
@@ -70,8 +71,8 @@ def _carry_out(
         _end_unforeseen(error)
     if status == INTERRUPTED:  # what typer answers to Ctrl-C
         command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-        goes_on = "; the same command goes on from the last checkpoint" if command in resumable else ""
-        _end(f"salmask: interrupted{goes_on}", INTERRUPTED)
+        afterwards = f"; the same command {STOP.afterwards or 'goes on'}" if command in resumable else ""
+        _end(f"salmask: interrupted{afterwards}", INTERRUPTED)
     if status:
         sys.exit(status)
 

@@ -13,6 +13,7 @@ from repro.console import show_log
 from repro.garbage import imports_unwalked
 from repro.progress import OPENING
 from repro.runs.folder import RunFolder
+from repro.runs.resumption import goes_on
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
@@ -84,7 +85,16 @@ def _carry_out(
     ):
         work = prepared or _prepare(run, folder, task, device, root, again=again)
         if work is not None:
-            work()
+            _call(work, folder, task)
+
+
+def _call(work: Callable[[], object], folder: RunFolder, task: str) -> None:
+    """Calls the work of a task; where Ctrl-C breaks it off, what is to be told at the end of the command is kept."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        STOP.afterwards = goes_on(folder, task)
+        raise
 
 
 def _prepare(

@@ -28,7 +28,7 @@ _NOTICE_SECONDS = 1.0
 _LAST_SECONDS = 30
 """How long a worker lives on after TERM; longer than the main process may take (`repro.runs.stopping`)."""
 _CONNECTION = "multiprocessing/connection.py"
-_GO_ON = "then the same command goes on from the last checkpoint"
+_GO_ON = "then the same command goes on"
 
 
 def timeout(workers: int) -> int:

@@ -147,7 +147,7 @@ def _mend(folder: Path) -> Sequence[NextStep]:
         NextStep(f"salmask status {sweep}", "why they stopped"),
         NextStep(f"salmask logs {run}", "what the newest run printed"),
         NextStep("salmask doctor", "whether this machine has what it takes"),
-        NextStep(f"salmask retry {sweep}", "hand over again what stopped, from its last checkpoint"),
+        NextStep(f"salmask retry {sweep}", "hand over again what stopped, from its last checkpoint if it has one"),
         NextStep(f"salmask table table1 --runs {sweep}", "the table so far"),
     )
 

@@ -54,11 +54,13 @@ class Stop:
     def __init__(self) -> None:
         self.signal = 0
         """The number of the signal that asked; 0: none did."""
+        self.afterwards = ""
+        """What the work that Ctrl-C broke off does when it is started again, in words; empty: none was broken off."""
         self._training = False
 
     def install(self) -> None:
         """Makes this process listen to the signals, and forgets one that came before."""
-        self.signal = 0
+        self.signal, self.afterwards = 0, ""
         for number in SIGNALS:
             signal.signal(number, self._ask)
 

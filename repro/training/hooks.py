@@ -320,7 +320,7 @@ def append_metrics(path: Path, row: Mapping[str, float]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
-        mend = "free some space, then the same command goes on from the last checkpoint"
+        mend = "free some space, then the same command goes on"
         raise UserError(f"cannot write {path}: {error.strerror or one_line(error)}", mend=mend) from error
 
 

@@ -20,6 +20,7 @@ from repro.files import is_of_a_full_disk, mend_of_place
 from repro.progress import ProgressBars
 from repro.quantities import counted
 from repro.runs.resource_usage import usage_of, words
+from repro.runs.resumption import goes_on
 from repro.terminal import Console
 from slurm.jobs.calls import refuse_foreign_sweep
 from slurm.jobs.causes import cause_of_ranks
@@ -368,8 +369,7 @@ class _Here:
                     job.folder.set_status("failed", task=job.task, error=reason)
                 return reason
         if status and status.state == "interrupted":
-            how = "goes on from its last checkpoint" if status.step else "begins anew"
-            return f"interrupted; the same command {how}"
+            return f"interrupted; the same command {goes_on(job.folder, job.task)}"
         if status and status.error:
             return status.error
         if process is None:

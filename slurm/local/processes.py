@@ -158,7 +158,7 @@ def ended_on_exit(running: Callable[[], Iterable[LocalJob]], console: Console) -
                 job.stop()
             if left:
                 jobs = counted(len(left), "job")
-                console.print(f"ending {jobs}, each saves a checkpoint first; the same command goes on from them")
+                console.print(f"ending {jobs}; what trains saves a checkpoint first, and goes on from it next time")
             deadline = time.monotonic() + KILL_SECONDS + POLL_SECONDS
             try:
                 while not all(job.ended() for job in left) and time.monotonic() < deadline:

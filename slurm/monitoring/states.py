@@ -12,13 +12,15 @@ from pathlib import Path
 
 from repro.errors import with_mend
 from repro.quantities import duration_text
+from repro.runs.folder import RunFolder
 from repro.runs.lock import CLOCKS_SECONDS, STALE_SECONDS
+from repro.runs.resumption import goes_on
 from repro.runs.status import Status
 from repro.runs.sweep_names import LOGS
 from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.monitoring.logs import error_tails, last_line, tail
 from slurm.monitoring.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of
-from slurm.sweep_folder.ledger import REPORT, Submission
+from slurm.sweep_folder.ledger import REPORT, Key, Submission
 from slurm.sweep_folder.local_lock import is_minded
 
 HIDDEN_SECONDS = 90.0
@@ -105,7 +107,7 @@ _NEVER_STARTS = re.compile(
 
 
 def judge(
-    sweep: Path, status: Status | None, entry: Submission | None, queue: QueueSnapshot, now: float
+    sweep: Path, key: Key, status: Status | None, entry: Submission | None, queue: QueueSnapshot, now: float
 ) -> tuple[State, str]:
     """Returns what a job without a result is doing, and a note on it.
 
@@ -115,6 +117,7 @@ def judge(
 
     Args:
         sweep: The sweep's folder.
+        key: Of the job.
         status: What the job's process wrote last; None: nothing.
         entry: The submission made last; None: no launcher knows of the job.
         queue: From `slurm.monitoring.queue.snapshot`.
@@ -140,7 +143,7 @@ def judge(
         return State.failed, _failure(sweep, status, entry)
     if status is None:
         return _never_said_a_word(sweep, entry, job, live, queue)
-    return _ended(sweep, status, entry, job, now)
+    return _ended(sweep, key, status, entry, job, now)
 
 
 def _in_the_queue(status: Status | None, entry: Submission | None, job: QueuedJob, now: float) -> tuple[State, str]:
@@ -208,7 +211,7 @@ def _never_said_a_word(
 
 
 def _ended(
-    sweep: Path, status: Status, entry: Submission | None, job: QueuedJob | None, now: float
+    sweep: Path, key: Key, status: Status, entry: Submission | None, job: QueuedJob | None, now: float
 ) -> tuple[State, str]:
     """Returns how a job ended that wrote a status in this attempt and gives no more signs of life."""
     if status.state == "done":
@@ -216,8 +219,8 @@ def _ended(
     if cancelled := _cancelled(entry, job, began=True):
         return cancelled
     if status.state == "interrupted":
-        how = "goes on from its last checkpoint" if status.step else "begins anew"
-        return State.interrupted, _word(job) or f"{how} when started again"
+        folder, task = key
+        return State.interrupted, _word(job) or f"{goes_on(RunFolder(sweep / folder), task)} when started again"
     # "running", and it is not: it was killed before it could write anything else.
     note = _word(job) or f"no sign of life for {duration_text(now - status.heartbeat)}"
     return State.died, _with_last_line(sweep, entry, note)

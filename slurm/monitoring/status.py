@@ -166,7 +166,7 @@ def _judged(
         return replace(_with_result(row, look, task, entry), note="its backbone is not kept here")
     if look.unreadable:
         return replace(row, state=State.failed, note=look.unreadable)
-    state, note = judge(sweep, status, entry, queue, now)
+    state, note = judge(sweep, (row.folder, task), status, entry, queue, now)
     row = replace(row, state=state, note=note)
     return _with_pace(row, run_folder, task) if state is State.running else row
 
@@ -195,7 +195,7 @@ def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSna
     """
     folder, task = key
     status, _ = status_of(RunFolder(sweep / folder), task)
-    return status is not None and judge(sweep, status, sent, queue, now)[0] is State.running
+    return status is not None and judge(sweep, key, status, sent, queue, now)[0] is State.running
 
 
 @dataclass(frozen=True)

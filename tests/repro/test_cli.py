@@ -346,15 +346,24 @@ def test_benches_are_json_where_asked() -> None:
     assert scenes["draw / read"] > 1
 
 
-def test_ctrl_c_is_one_line_and_the_run_says_so(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("every", "told"),
+    [(1, "the same command goes on from its last checkpoint"), (1000, "the same command begins anew")],
+)
+def test_ctrl_c_is_one_line_and_the_run_says_so(
+    out: Path, monkeypatch: pytest.MonkeyPatch, every: int, told: str
+) -> None:
+    """A checkpoint was promised also where there was none yet."""
+
     def press(hook: Heartbeat, runner: Any, *_: Any, **__: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        if runner.iter == 1:
+            os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Heartbeat, "after_train_iter", press)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    ended = salmask(*pretrain(out))
+    ended = salmask(*pretrain(out, {"machine.checkpoint_every": every}))
     assert ended.code == 130
-    assert ended.err.splitlines() == ["salmask: interrupted; the same command goes on from the last checkpoint"]
+    assert ended.err.splitlines() == [f"salmask: interrupted; {told}"]
     status = RunFolder.of(tiny(), out).status()
     assert status is not None
     assert status.state == "interrupted"

@@ -132,7 +132,7 @@ def test_who_runs_what_waits_in_the_queue_is_no_attempt_of_it(sweep: Sweep, job:
         ({"state": "interrupted"}, queue_of("COMPLETING"), "starting", "on n3"),
         ({"state": "interrupted"}, queue_of("PREEMPTED", end=-2), "interrupted", "Slurm says PREEMPTED"),
         ({"state": "interrupted", "step": 0}, GONE, "interrupted", "begins anew when started again"),
-        ({"state": "interrupted", "step": 3}, GONE, "interrupted", "goes on from its last checkpoint when started"),
+        ({"state": "interrupted", "step": 3}, GONE, "interrupted", "begins anew when started again"),
         ({"state": "interrupted"}, queue_of("CANCELLED", "by 0", end=-2), "cancelled", "by 0"),
         ({"state": "done"}, GONE, "failed", "it says that it is done, but its result is not there"),
         ({"state": "done"}, queue_of("COMPLETED", end=-80), "starting", "on n3, it ended well, its files do not show"),
@@ -325,6 +325,17 @@ def test_ledgers_of_older_versions_are_read(sweep: Sweep) -> None:
     assert of_then == replace(entry, protocols=(RUN.probe.protocol().name, "knn-v1[k=1,x=2]"))
     sweep.ledger.path.write_text('["no", "object"]\n{"devices": [3]}\n' + text)
     assert Ledger(sweep.place).submissions() == [entry]
+
+
+def test_an_interrupted_job_with_a_checkpoint_goes_on_from_it(sweep: Sweep) -> None:
+    """Its steps were taken for one, also where it was killed before it saved any of them."""
+    sweep.submitted()
+    sweep.says("interrupted", step=3)
+    place = sweep.folder.checkpoints / "step_00000002.pth"
+    place.parent.mkdir()
+    place.touch()
+    row = sweep.row(GONE)
+    assert (row.state, row.note) == (State.interrupted, "goes on from its last checkpoint when started again")
 
 
 @pytest.mark.parametrize(

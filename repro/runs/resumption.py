@@ -1,0 +1,36 @@
+"""Where a task begins that is started again: at its last checkpoint, or anew."""
+
+from contextlib import suppress
+
+from repro.runs.evaluation import task_and_dataset
+from repro.runs.folder import TASK_FOLDERS, RunFolder
+from repro.runs.protocols import FINE_TUNINGS
+from repro.runs.status import PRETRAIN
+
+
+def goes_on(folder: RunFolder, task: str) -> str:
+    """Returns, in words, what a task does that is started again: `goes on from its last checkpoint` or `begins anew`.
+
+    How many steps it made tells nothing: it may have been killed before it saved the first of them.
+
+    Args:
+        folder: Of the run.
+        task: `pretrain`, or an evaluation: `TASK` or `TASK@DATASET`.
+    """
+    return "goes on from its last checkpoint" if _has_checkpoint(folder, task) else "begins anew"
+
+
+def _has_checkpoint(folder: RunFolder, task: str) -> bool:
+    """Returns whether there is a checkpoint of a task, or of a logistic regression some fits of its path."""
+    name, dataset = task_and_dataset(task)
+    own = dataset or "*"  # of the run's own data set, whose name stands in its settings alone
+    if task == PRETRAIN:
+        pattern = "checkpoints/step_*.pth"
+    elif name in TASK_FOLDERS:
+        protocol = FINE_TUNINGS[name][0] if name in FINE_TUNINGS else ""  # those three share a folder
+        pattern = f"{TASK_FOLDERS[name]}/{own}-{protocol}*/*/step_*.pth"
+    else:
+        pattern = f"{name}/{own}-*.npz"
+    with suppress(OSError):
+        return any(folder.path.glob(pattern))
+    return False

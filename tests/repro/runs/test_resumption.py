@@ -1,0 +1,31 @@
+"""What is said of a task that is started again is what its files make it do."""
+
+from pathlib import Path
+
+import pytest
+
+from repro.runs.folder import RunFolder
+from repro.runs.resumption import goes_on
+
+
+@pytest.mark.parametrize(
+    ("file", "task", "others"),
+    [
+        ("checkpoints/step_00000010.pth", "pretrain", ("linear", "finetune", "logistic", "report")),
+        ("probes/cifar10-linear-moco-v1/checkpoints/step_00000010.pth", "linear", ("pretrain", "linear@flowers")),
+        ("probes/flowers-linear-v1/checkpoints/step_00000010.pth", "linear@flowers", ("linear@cifar10",)),
+        ("finetune/cifar10-semi-10pct-v1/checkpoints/step_00000010.pth", "semi-10", ("semi-1", "finetune")),
+        ("detection/voc07+12-x/trial0/step_00000010.pth", "voc07+12", ("pretrain", "linear")),
+        ("logistic/cifar10-logreg-v1-split0.npz", "logistic@cifar10", ("knn", "knn@cifar10", "logistic@flowers")),
+    ],
+)
+def test_a_task_goes_on_from_its_own_checkpoint(tmp_path: Path, file: str, task: str, others: tuple[str, ...]) -> None:
+    folder = RunFolder(tmp_path)
+    assert goes_on(folder, task) == "begins anew"
+    place = tmp_path / file
+    place.parent.mkdir(parents=True)
+    (place.parent / f".{place.name}.half-written").touch()
+    assert goes_on(folder, task) == "begins anew"
+    place.touch()
+    assert goes_on(folder, task) == "goes on from its last checkpoint"
+    assert {goes_on(folder, other) for other in others} == {"begins anew"}
