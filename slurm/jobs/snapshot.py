@@ -44,7 +44,8 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
         # Installed into a virtual environment that lies in another project's checkout, it would be that one's.
         _git(tree, "ls-files", "--error-unmatch", "--", PACKAGES[0])
         # Only of what is copied: a page or a note that lies beside the code is nothing that a job could run.
-        edits = _git(tree, "status", "--porcelain", "--", *PACKAGES).decode().splitlines()
+        words = ("status", "--porcelain", "--untracked-files=normal")  # whatever the user's settings are
+        edits = _git(tree, *words, "--", *PACKAGES).decode().splitlines()
     except (OSError, UserError) as error:  # no git on this machine, no checkout, or one that git does not trust
         if not allow_dirty:
             why = error.what if isinstance(error, UserError) else f"git: {one_line(error)}"
@@ -79,7 +80,9 @@ def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> Path:
         packages = sorted({path.partition("/")[0] for path in known.decode(errors="replace").split("\0") if path})
         _git(tree, "add", "--all", "--", *packages, environment=index)
         content = _git(tree, "write-tree", environment=index).decode().strip()
-        difference = _git(tree, "diff", "--cached", "--binary", commit, "--", *packages, environment=index)
+        # Not `git diff`, whose form follows the user's settings: coloured, or of a program for people, none applies it.
+        words = ("diff-index", "--cached", "--binary", "--patch", "--no-ext-diff", "--no-textconv")
+        difference = _git(tree, *words, commit, "--", *packages, environment=index)
         archive = _archive(tree, content, index)
     # The tree's hash in the name: another edit of the same commit is another copy, the same edit the same one.
     name = f"{commit[:12]}-{content[:12]}"

@@ -138,6 +138,29 @@ def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
     assert take(tmp_path / "sweep", allow_dirty=True, tree=tree) == snapshot
 
 
+def test_how_a_person_looks_at_differences_changes_no_record(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With colours, or a program to show them, nobody could apply the difference that was recorded."""
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    for name, value in (("color.ui", "always"), ("diff.external", "true"), ("diff.noprefix", "true")):
+        git(tree, "config", name, value)
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "true")
+    take(tmp_path / "sweep", allow_dirty=True, tree=tree)
+    (difference,) = (tmp_path / "sweep" / "code").glob("*.diff")
+    git(tree, "checkout", "-q", "--", "repro")
+    git(tree, "apply", str(difference))
+    assert (tree / "repro" / "code.py").read_text() == "VALUE = 2\n"
+
+
+def test_a_file_that_git_knows_nothing_of_is_an_edit_whatever_a_person_is_shown(tree: Path, tmp_path: Path) -> None:
+    git(tree, "config", "status.showUntrackedFiles", "no")
+    (tree / "repro" / "new.py").touch()
+    with pytest.raises(UserError, match=r"^1 file in .* not as committed \(repro/new.py\)"):
+        take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+    assert (take(tmp_path / "sweep", allow_dirty=True, tree=tree) / "repro" / "new.py").is_file()
+
+
 def test_edited_code_is_recorded_where_its_repository_may_not_be_written_to(tree: Path, tmp_path: Path) -> None:
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
     before = files_below(tree / ".git" / "objects")
