@@ -1,5 +1,6 @@
 """Processes of this machine that carry a job out, one for each rank, in a process group of their own."""
 
+import errno
 import os
 import pdb
 import random
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError
+from repro.files import mend_of_place
 from repro.paths import CODE_ROOT
 from repro.quantities import counted
 from repro.runs.stopping import GRACE_SECONDS, exits_on_term
@@ -91,7 +93,7 @@ class LocalJob:
             return ""
         code = self.ranks[self._first_to_fail].returncode
         name = f"rank {self._first_to_fail}" if len(self.ranks) > 1 else "the process"
-        return f"{name} was killed by {signal.Signals(-code).name}" if code < 0 else f"{name} ended with status {code}"
+        return f"{name} was killed by {_signal_name(-code)}" if code < 0 else f"{name} ended with status {code}"
 
     def _signal(self, number: int) -> None:
         # The group and not the rank alone: other ranks would wait in a collective for one that has ended.
@@ -183,7 +185,9 @@ def _start_rank(folder: Path, rank: int, environment: dict[str, str], group: int
                 words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, process_group=group
             )
     except OSError as error:
-        raise UserError(f"cannot start a job in {folder}: {error.strerror or error}", mend="free some space") from error
+        is_full = error.errno in (errno.EAGAIN, errno.ENOMEM)
+        mend = mend_of_place(error, "end other processes" if is_full else "salmask doctor")
+        raise UserError(f"cannot start a job in {folder}: {error.strerror or error}", mend=mend) from error
 
 
 def _environment(gpus: Sequence[str]) -> dict[str, str]:
@@ -193,6 +197,13 @@ def _environment(gpus: Sequence[str]) -> dict[str, str]:
     path = os.pathsep.join(part for part in (str(CODE_ROOT), inherited.get("PYTHONPATH", "")) if part)
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
     return {**inherited, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **visible}
+
+
+def _signal_name(number: int) -> str:
+    """Returns `SIGKILL` of 9; of the thirty that have no name of their own, `signal 40`."""
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
 
 
 def _log(folder: Path, job: str, rank: int, stream: str) -> Path:

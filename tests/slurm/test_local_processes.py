@@ -1,0 +1,40 @@
+"""The processes of a job on this machine: how one ended, and why one cannot begin."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro.errors import UserError
+from slurm.jobs.job import Call
+from slurm.local.processes import LocalJob, start
+
+
+def test_a_process_that_ended_by_a_signal_without_a_name_is_told_by_its_number(tmp_path: Path) -> None:
+    """The launcher ended by it, as a fault of its own, and took along what ran beside."""
+    process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 40)"], process_group=0)
+    process.wait()
+    job = LocalJob(tmp_path, [process])
+    assert job.ended()
+    assert job.failure == "the process was killed by signal 40"
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [(errno.EAGAIN, "end other processes"), (errno.ENOSPC, "free some space there"), (errno.ENOENT, "salmask doctor")],
+)
+def test_what_keeps_a_job_from_starting_is_told_with_its_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, mend: str
+) -> None:
+    """Whatever it was, some space was to be freed."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("slurm.local.processes.subprocess.Popen", refuse)
+    with pytest.raises(UserError) as refusal:
+        start(tmp_path / "s-1", Call(tmp_path, "pretrain", "a:b", 1))
+    assert str(refusal.value) == f"cannot start a job in {tmp_path / 's-1'}: {os.strerror(number)}; mend: {mend}"
