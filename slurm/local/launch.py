@@ -7,7 +7,7 @@ stands in the ledger as an intent, which counts as queued as long as a launcher 
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,16 +20,14 @@ from repro.files import is_of_a_full_disk, mend_of_place
 from repro.progress import ProgressBars
 from repro.quantities import counted
 from repro.runs.resource_usage import usage_of, words
-from repro.runs.resumption import goes_on
 from repro.terminal import Console
 from slurm.jobs.calls import refuse_foreign_sweep
-from slurm.jobs.causes import cause_of_ranks
 from slurm.jobs.job import Call
 from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program
+from slurm.local.endings import reason_of
 from slurm.local.processes import POLL_SECONDS, LocalJob, call_and_look, ended_on_exit, free_devices, start
 from slurm.local.slurms_share import SlurmsShare
-from slurm.monitoring.logs import tail
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.status import is_under_way, status_of
 from slurm.planning.before_launch import check_roots
@@ -347,7 +345,7 @@ class _Here:
             usage = usage_of(job.folder.path, job.task)
             self._say(Text("done   ", "green"), f"{job.name}{f'  ({words(usage)})' if usage else ''}")
             return
-        self._note_failure(job, self._reason(job, process))
+        self._note_failure(job, reason_of(job, process))
 
     def _note_failure(self, job: Job, reason: str) -> None:
         self.outcome.failed[self.graph.key(job)] = reason
@@ -356,25 +354,6 @@ class _Here:
     def _say(self, what: Text, about: str) -> None:
         """Prints a line: what happened, and to what."""
         self.console.print(what, about, soft_wrap=True)
-
-    def _reason(self, job: Job, process: LocalJob | None) -> str:
-        """Returns why a job has no result."""
-        status, _ = status_of(job.folder, job.task)
-        if process is not None and len(process.ranks) > 1 and process.failure:
-            # Rank 0, which tells the status, may only have lost the connection to the one that failed.
-            texts = {rank: tail(process.log(rank, "err")) for rank in range(len(process.ranks))}
-            reason = cause_of_ranks(texts) if not process.killed else process.failure
-            if reason and not (status and status.state == "interrupted"):
-                with suppress(UserError):  # of a full disk: it is told here all the same, and ends no other job
-                    job.folder.set_status("failed", task=job.task, error=reason)
-                return reason
-        if status and status.state == "interrupted":
-            return f"interrupted; the same command {goes_on(job.folder, job.task)}"
-        if status and status.error:
-            return status.error
-        if process is None:
-            return "it ended without a result"
-        return f"{process.failure or 'it ended without a result'}; see {process.log(0, 'err')}"
 
 
 def _show(progress: ProgressBars, bar: TaskID, job: Job) -> None:

@@ -2,11 +2,14 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from local_samples import graph_of, launched
 
 from repro.errors import UserError
 from slurm.jobs.job import Call
@@ -38,3 +41,16 @@ def test_what_keeps_a_job_from_starting_is_told_with_its_mend(
     with pytest.raises(UserError) as refusal:
         start(tmp_path / "s-1", Call(tmp_path, "pretrain", "a:b", 1))
     assert str(refusal.value) == f"cannot start a job in {tmp_path / 's-1'}: {os.strerror(number)}; mend: {mend}"
+
+
+@pytest.mark.parametrize("earlier", [{"state": "failed", "error": "no root"}, {"state": "interrupted", "step": 3}])
+def test_how_an_earlier_attempt_ended_is_not_told_of_one_that_said_nothing(
+    programs: Path, tmp_path: Path, earlier: dict[str, Any]
+) -> None:
+    """Of a process that was killed while it imported, the mended cause of the last one was told, and no log."""
+    graph = graph_of(tmp_path / "sweep", 1)
+    (job,) = graph.jobs
+    job.folder.prepare(job.run)
+    job.folder.set_status(**earlier)
+    (reason,) = launched(graph, "no_such_program").failed.values()
+    assert re.match(r"the process ended with status 1; see .*_0_log\.err$", reason)
