@@ -169,6 +169,14 @@ def test_edited_code_is_recorded_where_its_repository_may_not_be_written_to(tree
     assert files_below(tree / ".git" / "objects") == before
 
 
+def test_edited_code_is_recorded_from_a_folder_of_any_name(tree: Path, tmp_path: Path) -> None:
+    """Several folders of objects are parted by colons, and one with a colon is quoted, as git does it."""
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    moved = tree.rename(tmp_path / 'für "uns": \\ alle')
+    snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=moved)
+    assert (snapshot / "repro" / "code.py").read_text() == "VALUE = 2\n"
+
+
 def test_what_git_does_not_take_is_told_in_its_words(tree: Path, tmp_path: Path) -> None:
     (tree / "repro" / "other").mkdir()
     git(tree / "repro" / "other", "init", "-q")
