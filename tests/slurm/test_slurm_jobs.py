@@ -263,6 +263,26 @@ def test_the_doctor_of_two_nodes_tells_what_holds_between_them(cluster: Cluster,
     assert list((tmp_path / "scratch").iterdir()) == [tmp_path / "scratch" / ".doctor"]
 
 
+def test_the_doctor_does_not_wait_for_what_never_starts(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slurm.nodes.errand.NEVER_SECONDS", 2.0)
+    monkeypatch.setattr("slurm.nodes.errand.ASK_SECONDS", 1.0)
+    profile = load(write_yaml(tmp_path / "down.yaml", {"cpus": 1, "scratch": str(tmp_path), "partition": "all"}))
+    cluster.call("scontrol", "update", "partitionname=all", "state=down")
+    try:
+        (finding,) = probe(profile, PROGRAM, wait=3600)
+    finally:
+        cluster.call("scontrol", "update", "partitionname=all", "state=up")
+    job = finding.found.split()[1]
+    assert (
+        finding.found
+        == f"job {job} would not start by waiting, and was cancelled: PartitionDown: the partition is down"
+    )
+    assert finding.mend == "another one in the profile"
+    wait_until(lambda: cluster.state(job) == "CANCELLED", "the probe is cancelled")
+
+
 def test_the_doctor_tells_why_its_job_cannot_start_and_takes_it_back(cluster: Cluster, tmp_path: Path) -> None:
     profile = load(write_yaml(tmp_path / "held.yaml", {"cpus": 1, "scratch": str(tmp_path), "extra": {"hold": ""}}))
     (finding,) = probe(profile, PROGRAM, wait=6)
