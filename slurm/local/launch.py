@@ -238,7 +238,7 @@ class _Here:
     def _startable(self) -> list[tuple[Job, tuple[str, ...]]]:
         """Returns the jobs to start now, with their GPUs."""
         room = self.parallel - len(self.running)
-        ready = [job for job in self.waiting if job.ready] if room > 0 else []
+        ready = [job for job in list(self.waiting) if self._is_ready(job)] if room > 0 else []
         if not ready:
             return []
         others = self._of_others()
@@ -264,9 +264,9 @@ class _Here:
         # All that waits here had an intent of this launch: one of Slurm's came since.
         if entry is not None and entry.executor == "slurm" and self._went_to_slurm(key):
             return False
-        if job.done:
+        if (done := self._is_done(job)) is not False:
             self.waiting.remove(job)
-            self.outcome.skipped.append(job)
+            self.outcome.skipped += [job] if done else []
             return False
         if self.ledger.taken_back_since(self.cancels, [key]):
             self.waiting.remove(job)
@@ -335,17 +335,37 @@ class _Here:
         coming = {self.graph.key(job) for job in [*self.waiting, *(job for job, _ in self.running)]}
         for job in list(self.waiting):
             parent = self.graph.parent(job)
-            if parent is not None and self.graph.key(parent) not in coming and not job.ready:
+            doomed = parent is not None and self.graph.key(parent) not in coming and not self._is_ready(job)
+            if doomed and job in self.waiting:  # else why it is doomed is told already
                 self.waiting.remove(job)
                 self.outcome.failed[self.graph.key(job)] = "not started: its pretraining failed"
 
     def _note_end(self, job: Job, process: LocalJob | None) -> None:
-        if job.done:  # the files are the truth, whatever the process says of itself
+        done = self._is_done(job)  # the files are the truth, whatever the process says of itself
+        if done:
             self.outcome.done.append(job)
             usage = usage_of(job.folder.path, job.task)
             self._say(Text("done   ", "green"), f"{job.name}{f'  ({words(usage)})' if usage else ''}")
             return
-        self._note_failure(job, reason_of(job, process))
+        if done is not None:
+            self._note_failure(job, reason_of(job, process))
+
+    def _is_done(self, job: Job) -> bool | None:
+        """Returns whether a job's result is there; None where its files cannot be read, which fails that job alone."""
+        try:
+            return job.done
+        except UserError as error:
+            self._note_failure(job, str(error))
+            return None
+
+    def _is_ready(self, job: Job) -> bool:
+        """Returns whether what a waiting job builds on is there; where that cannot be told, it fails alone."""
+        try:
+            return job.ready
+        except UserError as error:
+            self.waiting.remove(job)
+            self._note_failure(job, str(error))
+            return False
 
     def _note_failure(self, job: Job, reason: str) -> None:
         self.outcome.failed[self.graph.key(job)] = reason

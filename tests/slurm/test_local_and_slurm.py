@@ -5,7 +5,9 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,30 @@ def test_a_folder_that_is_damaged_keeps_no_other_job_from_running(programs: Path
     assert re.search(r"run.yaml is no YAML: .*; mend: ", failed[0])
     assert failed[1] == "not started: its pretraining failed"
     assert graph.jobs[2] in outcome.done
+
+
+@pytest.mark.parametrize("finds_out", ["knn", "pretrain"])
+def test_results_that_cannot_be_read_keep_no_other_job_from_running(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finds_out: str
+) -> None:
+    """The launcher ended as it looked at them, and took along what ran beside it."""
+    graph = with_evaluations(tmp_path / "sweep")
+    broken = graph.jobs[0].folder.path
+    is_done, is_ready = Job.done.fget, Job.ready.fget
+
+    def looked_at(look: Callable[[Job], bool], job: Job) -> bool:
+        if job.folder.path == broken and job.task == "knn" and (broken / "seen-pretrain-0.json").exists():
+            raise UserError("cannot read results.jsonl: Stale file handle", mend="that file system")
+        return look(job)
+
+    name, look = ("done", is_done) if finds_out == "knn" else ("ready", is_ready)
+    monkeypatch.setattr(Job, name, property(partial(looked_at, look)))
+    outcome = launched(graph, "record")
+    failed, *others = [outcome.failed.get(graph.key(job), "") for job in (graph.jobs[1], graph.jobs[0], graph.jobs[2])]
+    assert failed == "cannot read results.jsonl: Stale file handle; mend: that file system"
+    assert others == ["", ""]
+    assert [job in outcome.done for job in graph.jobs] == [True, False, True, False]
+    assert graph.key(graph.jobs[3]) in outcome.failed  # it was begun, and measured nothing
 
 
 def test_a_job_whose_id_cannot_be_written_down_does_not_go_on_alone(
