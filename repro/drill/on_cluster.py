@@ -29,8 +29,8 @@ from repro.progress import doing
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import exits_on_term
 from repro.terminal import say
-from slurm.ask import LOGIN_NODE
 from slurm.monitoring.queue import snapshot
+from slurm.planning.before_launch import check_folder
 from slurm.profiles.profile import Cluster, in_one_process
 from slurm.status_commands import look
 from slurm.submission.batches import submission_name
@@ -76,10 +76,13 @@ class ClusterDrill:
             wait: Seconds after which what is not over is judged as it stands.
 
         Raises:
-            UserError: There is no Slurm here, or it refuses the jobs.
+            UserError: There is no Slurm here, it does not answer or refuses the jobs, or no script can hold the name of
+                the folder.
         """
-        if trouble := snapshot().trouble:
-            raise UserError(trouble, mend=LOGIN_NODE)
+        queue = snapshot()
+        if queue.trouble:
+            raise UserError(queue.trouble, mend=queue.mend)
+        check_folder(self.place, "another scratch in the profile")
         deadline = time.monotonic() + wait
         with exits_on_term():
             try:

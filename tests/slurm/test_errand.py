@@ -207,6 +207,17 @@ def test_a_node_that_lacks_packages_reports_them(tmp_path: Path, monkeypatch: py
     assert rest["found"] == "not checked: it needs these packages"
 
 
+def test_a_drill_that_cannot_begin_is_told_why(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    """Who called it on a login node of a silent Slurm was sent to a login node."""
+    stand_in.tell("squeue_troubles", SILENT)
+    with pytest.raises(UserError) as silent:
+        ClusterDrill(replace(CLUSTER, scratch=str(tmp_path))).run(wait=1.0)
+    assert silent.value.mend == "try again when Slurm answers"
+    with pytest.raises(UserError, match=r"holds '%', by which Slurm .* mend: another scratch in the profile"):
+        ClusterDrill(replace(CLUSTER, scratch=str(tmp_path / "50%a"))).run(wait=1.0)
+    assert not stand_in.calls("sbatch")
+
+
 def test_where_slurm_is_silent_a_drill_keeps_its_folder_and_names_its_jobs(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
