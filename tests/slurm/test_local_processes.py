@@ -1,6 +1,7 @@
 """The processes of a job on this machine: how one ended, and why one cannot begin."""
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from local_samples import graph_of, launched
 
 from repro.errors import UserError
 from slurm.jobs.job import Call
+from slurm.local.endings import reason_of
 from slurm.local.processes import LocalJob, start
 
 
@@ -54,3 +56,24 @@ def test_how_an_earlier_attempt_ended_is_not_told_of_one_that_said_nothing(
     job.folder.set_status(**earlier)
     (reason,) = launched(graph, "no_such_program").failed.values()
     assert re.match(r"the process ended with status 1; see .*_0_log\.err$", reason)
+
+
+def test_of_several_processes_one_that_was_interrupted_or_says_nothing_is_no_cause(tmp_path: Path) -> None:
+    (job,) = graph_of(tmp_path / "sweep", 1).jobs
+    words = [sys.executable, "-c", "raise SystemExit(3)"]
+    process = LocalJob(tmp_path, [subprocess.Popen(words, process_group=0) for _ in range(2)])
+    for rank in process.ranks:
+        rank.wait()
+    assert process.ended()
+    assert reason_of(job, process) == f"rank 0 ended with status 3; see {process.log(0, 'err')}"
+    (tmp_path / f"{process.id}_1_log.err").write_text("torch.OutOfMemoryError: CUDA out of memory.\n")
+    told = reason_of(job, process)
+    assert told.startswith("rank 1: ")
+    # The launcher writes it down where rank 0 could not: that is no word of the process itself.
+    status = job.folder.status("pretrain")
+    assert status is not None
+    assert (status.state, status.error) == ("failed", told)
+    content = json.loads((job.folder.path / "status.json").read_text())
+    content |= {"state": "interrupted", "pid": int(process.id)}
+    (job.folder.path / "status.json").write_text(json.dumps(content))
+    assert reason_of(job, process) == "interrupted; the same command begins anew"
