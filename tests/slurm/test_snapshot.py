@@ -138,6 +138,16 @@ def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
     assert take(tmp_path / "sweep", allow_dirty=True, tree=tree) == snapshot
 
 
+def test_of_many_edited_files_three_are_named(tree: Path, tmp_path: Path) -> None:
+    for name in "abcd":
+        (tree / "repro" / f"{name}.py").touch()
+    with pytest.raises(UserError, match=r"4 files in .* \(repro/a.py, repro/b.py, repro/c.py …\), so"):
+        take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+    (tree / "repro" / "d.py").unlink()
+    with pytest.raises(UserError, match=r"\(repro/a.py, repro/b.py, repro/c.py\), so"):
+        take(tmp_path / "sweep", allow_dirty=False, tree=tree)
+
+
 def test_how_a_person_looks_at_differences_changes_no_record(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
