@@ -1,5 +1,6 @@
 """Where a task begins that is started again: at its last checkpoint, or anew."""
 
+import glob
 from contextlib import suppress
 
 from repro.runs.evaluation import task_and_dataset
@@ -23,7 +24,7 @@ def goes_on(folder: RunFolder, task: str) -> str:
 def _has_checkpoint(folder: RunFolder, task: str) -> bool:
     """Returns whether there is a checkpoint of a task, or of a logistic regression some fits of its path."""
     name, dataset = task_and_dataset(task)
-    own = dataset or "*"  # of the run's own data set, whose name stands in its settings alone
+    own = glob.escape(dataset) or "*"  # of the run's own data set, whose name stands in its settings alone
     if task == PRETRAIN:
         pattern = "checkpoints/step_*.pth"
     elif name in TASK_FOLDERS:
