@@ -48,7 +48,8 @@ TRANSIENT = re.compile(
     r"timed? ?out|Unable to contact slurm controller|Connection (refused|reset)|[Cc]ommunication connection failure"
     r"|Zero Bytes were transmitted|Transport endpoint is not connected|standby mode|Job creation temporarily disabled"
     r"|Currently unable to load job state|Slurm is busy|I/O error writing script|Protocol authentication error"
-    r"|Unexpected message received|Try again|Temporary failure|sbatch was ended by signal",
+    r"|Unexpected message received|Try again|Temporary failure|name lookup failure|did not answer within"
+    r"|sbatch was ended by signal",
     re.IGNORECASE,
 )
 _RETRYING = re.compile(r"sleeping and retrying", re.IGNORECASE)

@@ -10,6 +10,7 @@ from slurm.ask import LOGIN_NODE, ask, outside_of_any_job
 from slurm.profiles.profile import Cluster, Resources
 from slurm.submission.batches import Batch
 from slurm.submission.sbatch import script_of
+from slurm.submission.sbatch_call import classify
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def sbatch_says(resources: Resources, cluster: Cluster) -> Answer:
         cluster: Its profile.
 
     Raises:
-        UserError: There is an sbatch, and this machine belongs to no cluster.
+        UserError: There is an sbatch, and this machine belongs to no cluster, or Slurm does not answer.
     """
     if not shutil.which("sbatch"):
         return Answer(accepted=True, words="as far as can be told without sbatch, which is not on this machine")
@@ -38,6 +39,8 @@ def sbatch_says(resources: Resources, cluster: Cluster) -> Answer:
     reply = ask(["sbatch", "--test-only"], script=script, environment=outside_of_any_job())
     if reply.not_here:
         raise UserError(reply.trouble, mend=LOGIN_NODE)
+    if reply.trouble and classify(reply.errors or reply.trouble) is None:
+        raise UserError(reply.trouble, mend="try again when Slurm answers")
     # It tells when and where on standard error, as it tells why not.
     said = [line.removeprefix("sbatch: ") for line in (reply.errors or reply.output).splitlines() if line.strip()]
     return Answer(not reply.trouble, said[-1] if said else reply.trouble or "it says no more")

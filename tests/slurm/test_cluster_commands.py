@@ -1,6 +1,7 @@
 """`salmask cluster check` and `make`, with small scripts in the place of sbatch and sinfo."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from training_samples import refused, salmask
 from yaml_samples import write_yaml
 
 from repro.errors import UserError
+from slurm.ask import ask
 from slurm.profiles.first_profile import first_profile, parse_sinfo
 from slurm.profiles.profile import load
 
@@ -63,6 +65,21 @@ def test_where_slurm_is_not_the_mend_is_a_login_node(fake: Path, words: list[str
     ended = salmask("cluster", *words)
     assert (ended.code, "REFUSED" in ended.out) == (2, False)
     assert ended.err == f"salmask: {fatal}; mend: call this on a login node of the cluster\n"
+
+
+def test_a_slurm_that_does_not_answer_refuses_no_job(
+    fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each task was REFUSED, and the profile was to be mended."""
+    silent = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"
+    (fake / "sbatch").write_text(f"#!/bin/sh\necho '{silent}' >&2; exit 1\n")
+    ended = salmask("cluster", "check", "slurm")
+    assert (ended.code, "REFUSED" in ended.out) == (2, False)
+    assert ended.err == f"salmask: {silent}; mend: try again when Slurm answers\n"
+    (fake / "sbatch").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr("slurm.submission.trial.ask", partial(ask, seconds=0.2))
+    ended = salmask("cluster", "check", "slurm")
+    assert ended.err == "salmask: sbatch did not answer within 0 s; mend: try again when Slurm answers\n"
 
 
 def test_a_broken_profile_is_one_line(tmp_path: Path) -> None:
