@@ -1,9 +1,12 @@
 """What one sbatch submits, and which words it waits by: arithmetic on ids, without any Slurm."""
 
+from pathlib import Path
+
 import pytest
+from launch_samples import CLUSTER, graph_for
 
 from slurm.profiles.profile import Resources
-from slurm.submission.batches import Batch
+from slurm.submission.batches import Batch, Parent, plan_batches
 from slurm.sweep_folder.ledger import REPORT
 
 RUNS = ("m/a", "m/b", "m/c")
@@ -64,3 +67,15 @@ def test_what_waits_for_nothing_is_an_array_or_a_single_job() -> None:
         with pytest.raises(ValueError, match="has 3 jobs, and cannot be split after"):
             array.split(number)
     assert first.resolved({})[0].indices == ()
+
+
+def test_what_is_done_or_on_its_way_does_not_go_out(tmp_path: Path) -> None:
+    graph = graph_for(tmp_path, seeds=3)
+    done, on_way, *_ = [job for job in graph.jobs if job.task == "pretrain"]
+    done.folder.prepare(done.run)
+    done.folder.backbone.write_text("weights")
+    live = {graph.key(on_way): Parent("s-pretrain-00000000", "90")}
+    batches = list(plan_batches(graph, CLUSTER, 10, live))
+    keys = [key for batch in batches for key in batch.keys]
+    assert sorted(keys) == sorted({*graph.by_key, graph.report} - {graph.key(done), graph.key(on_way)})
+    assert dict(batches[-1].earlier_ids) == {graph.key(on_way): "90"}
