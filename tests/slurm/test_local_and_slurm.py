@@ -1,5 +1,6 @@
 """A sweep whose jobs are begun on this machine and with Slurm: nothing runs twice, nothing is left behind."""
 
+import errno
 import json
 import os
 import re
@@ -118,7 +119,25 @@ def test_a_cluster_that_is_away_for_a_while_is_not_taken_for_none(
         launched(graph, "record")
 
 
-def test_a_folder_that_is_damaged_keeps_no_other_job_from_running(programs: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_no_fault_of_the_run_that_met_it(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits could not be written down either: it would fail job by job, and the next launch find all failed."""
+
+    def refuse(*_: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise UserError("cannot write orders: No space left on device", mend="free some space there") from error
+
+    monkeypatch.setattr(local, "prepare_call", refuse)
+    with pytest.raises(UserError, match=r"^cannot write orders: No space left on device; mend: free some space there$"):
+        launched(graph_of(tmp_path / "sweep", 2), "record")
+
+
+def test_a_folder_that_is_damaged_keeps_no_other_job_from_running(
+    programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The launcher ended at its turn, and took along what ran beside it."""
     graph = with_evaluations(tmp_path / "sweep")
     damaged = graph.jobs[0].folder.path
@@ -129,6 +148,9 @@ def test_a_folder_that_is_damaged_keeps_no_other_job_from_running(programs: Path
     assert re.search(r"run.yaml is no YAML: .*; mend: ", failed[0])
     assert failed[1] == "not started: its pretraining failed"
     assert graph.jobs[2] in outcome.done
+    told = capsys.readouterr().err
+    assert f"failed  pretrain mocov2 s0: {failed[0]}\n" in told
+    assert f"started pretrain mocov2 s1  ({graph.jobs[2].folder.path})\ndone    pretrain mocov2 s1" in told
 
 
 @pytest.mark.parametrize("finds_out", ["knn", "pretrain"])
