@@ -9,6 +9,7 @@ import pandas as pd
 from results.claims.predictions import ColumnPredictions
 from results.claims.spreads import TESTS, SharedSpreads, SpreadOf
 from results.collection.scored_images import SCORED_IMAGES
+from results.collection.training_images import TRAINING_IMAGES
 from results.paper.paper_claims import Claim, Question, margin, questions
 from results.paper.published import TABLES, published
 from results.statistics.paired import (
@@ -28,6 +29,8 @@ SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "tie", "contradi
 OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN)
 """What a verdict can come to."""
 
+_IMAGES = {TRAINING_IMAGES: "trained", SCORED_IMAGES: "scored"}
+"""In which images runs may differ and be compared -> what was done with them: the verdict says so."""
 _REVERSED = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
 
 
@@ -113,9 +116,9 @@ class Verdict:
     @property
     def why(self) -> str:
         """What the verdict rests on, in a few words."""
-        methods = self.claim.better, self.claim.worse
-        others = self.comparison.n and self.column is not None and SCORED_IMAGES in self.column.unlike(*methods)
-        return self._why + ("; their runs were not scored on the same images" if others else "")
+        unlike = self.column.unlike(self.claim.better, self.claim.worse) if self.column and self.comparison.n else ()
+        done = " and ".join(done for images, done in _IMAGES.items() if images in unlike)
+        return self._why + (f"; their runs were not {done} on the same images" if done else "")
 
     @property
     def _why(self) -> str:
@@ -318,7 +321,7 @@ def _compare(
 
 def _unlike(claim: Claim, column: Column) -> tuple[str, ...]:
     """Returns the settings in which the runs of a claim's two methods differ although the rows do not."""
-    return tuple(name for name in column.unlike(claim.better, claim.worse) if name != SCORED_IMAGES)
+    return tuple(name for name in column.unlike(claim.better, claim.worse) if name not in _IMAGES)
 
 
 def _key(verdict: Verdict) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ from results.collection.runs import (
     method_name,
 )
 from results.collection.scored_images import unlike_images
+from results.collection.training_images import unlike_training_images
 from results.formats.spreadsheet import harmless
 
 MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metric"]
@@ -71,8 +72,9 @@ def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str =
         One row per result: the fields of `repro.runs.records.Result` (texts as categories, `started` as a UTC
         timestamp, `method` by `method_name`, `scale` as the run's settings have it today, `evaluation_scale` also of
         versions without that field, `sweep` as its folder is called, which `--sweep` takes), `path`, the file it came
-        from, `recorded_sweep`, what the sweep was called when it was measured, and `departures`, the `RowComparison` of
-        its run; ordered by path and line. `attrs["warnings"]` holds one line per kind of trouble.
+        from, `recorded_sweep`, what the sweep was called when it was measured, `trained_on`, the fingerprint of the
+        images that its run was trained on (empty: unknown), and `departures`, the `RowComparison` of its run; ordered
+        by path and line. `attrs["warnings"]` holds one line per kind of trouble.
 
     Raises:
         UserError: A root is missing, no result was found below any, or a file of results cannot be read.
@@ -111,20 +113,27 @@ def collect_runs(
     # Texts are categories here: what is parsed or mapped below is each different text, not each of a million rows.
     times = frame["started"].cat
     frame["started"] = pd.to_datetime(times.categories, format="ISO8601", utc=True).take(times.codes)
-    frame = _with_imported_apart(_with_sweeps_as_called(frame, runs))
+    frame = _with_imported_apart(_with_facts_of_runs(frame, runs))
     frame = _compared(_with_evaluation_scales(frame), runs)
     frame = _keep_last(frame, warnings, every_folder=every_folder)
     # Last of all: pandas drops `attrs` in many of its operations.
-    frame.attrs["warnings"] = [*warnings, *unlike_images(frame, KEYS)]
+    frame.attrs["warnings"] = [*warnings, *unlike_images(frame, KEYS), *unlike_training_images(frame)]
     return frame
 
 
-def _with_sweeps_as_called(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """Names each row's sweep as its folder is called: one name, by which pages and commands know it."""
-    sweep_of = {run.path_of_rows: run.sweep for run in runs}
+def _with_facts_of_runs(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
+    """Adds what each row's run was trained on, and names its sweep as its folder is called.
+
+    That is one name, by which pages and commands know it.
+    """
+    records = by_path_of_rows(runs)
     paths = frame["path"].cat.remove_unused_categories().cat
-    sweeps = pd.Series([sweep_of[path] for path in paths.categories], dtype="category")
-    return frame.assign(recorded_sweep=frame["sweep"], sweep=sweeps.take(paths.codes.to_numpy()).array)
+    of_paths, codes = [records[path] for path in paths.categories], paths.codes.to_numpy()
+    sweeps, images = (
+        pd.Series(facts, dtype="category").take(codes).array
+        for facts in ([run.sweep for run in of_paths], [run.trained_on for run in of_paths])
+    )
+    return frame.assign(recorded_sweep=frame["sweep"], sweep=sweeps, trained_on=images)
 
 
 def _with_imported_apart(frame: pd.DataFrame) -> pd.DataFrame:

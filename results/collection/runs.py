@@ -166,6 +166,11 @@ class RunRecord:
         return self.attempts[-1] if self.attempts else {}
 
     @property
+    def trained_on(self) -> str:
+        """The fingerprint of the images that it was trained on; empty where it is unknown, as of imported weights."""
+        return str(self.last_attempt.get("data", {}).get("train", ""))
+
+    @property
     def logs(self) -> list[Path]:
         """Its log files, oldest first."""
         # mmengine names a log and its folder by the time at which the attempt began.

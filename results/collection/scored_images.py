@@ -1,6 +1,6 @@
 """Whether results were scored on the same images, as the predictions beside them tell: others do not compare."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,11 +34,19 @@ def other_images(rows: pd.DataFrame) -> str:
     runs_by_images: dict[str, list[str]] = {}
     for images, method, seed in _images_of_runs(rows):
         runs_by_images.setdefault(images, []).append(f"{method} s{seed}")
+    return others_than_most(runs_by_images, "scored on other images")
+
+
+def others_than_most(runs_by_images: Mapping[str, Sequence[str]], what: str) -> str:
+    """Says which runs had other images than most; empty where none had.
+
+    Args:
+        runs_by_images: Fingerprint of the images -> names of runs.
+        what: What is said of a run that had other ones, `scored on other images`.
+    """
     most, *others = sorted(runs_by_images.values(), key=len, reverse=True) or [[]]
     names = sorted(run for runs in others for run in runs)
-    if not names:
-        return ""
-    return f"{first_few(names)} scored on other images than {most[0]}"
+    return f"{first_few(names)} {what} than {most[0]}" if names else ""
 
 
 def unlike_images(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:

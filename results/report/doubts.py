@@ -11,6 +11,7 @@ from repro.runs.departures import scale_of
 from results.collection.collect import ENOUGH_SEEDS, seeds_by_cell
 from results.collection.row_comparison import ALTERED
 from results.collection.runs import RESULTS, RunRecord
+from results.collection.training_images import unlike_training_images, unlike_trainings
 from results.tables.absence import UNFINISHED
 from results.tables.references import without_untrained
 
@@ -22,7 +23,12 @@ def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
     """
-    return [*_of_results(runs, frame), *_of_runs(runs), *(frame.attrs.get("warnings", []) if frame is not None else [])]
+    warnings: Sequence[str] = []
+    if frame is not None:
+        # Of all runs at hand these tell it, and not of those alone that have a result.
+        told = unlike_training_images(frame)
+        warnings = [warning for warning in frame.attrs.get("warnings", []) if warning not in told]
+    return [*_of_results(runs, frame), *_of_runs(runs), *warnings]
 
 
 def _of_results(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[str]:
@@ -72,28 +78,10 @@ def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
     if unreadable:
         many = counted(len(unreadable), "run")
         yield f"{many} whose run.yaml is missing or of another version: {first_few(unreadable)}"
-    for dataset, fingerprints in _fingerprints(runs).items():
-        yield from _side_by_side(dataset, "data", fingerprints)
+    yield from unlike_trainings(runs)
     versions = {str(run.last_attempt.get("packages", {}).get("torch")) for run in runs if run.attempts}
-    yield from _side_by_side("torch", "torch", versions)
+    if len(versions) > 1:
+        yield f"torch: runs of {len(versions)} different torch side by side: {first_few(sorted(versions))}"
     devices = sorted({str(run.last_attempt.get("device")) for run in runs if run.attempts})
     if len(devices) > 1:
         yield f"runs on {len(devices)} kinds of device: {first_few(devices)}"
-
-
-def _side_by_side(subject: str, what: str, values: set[str]) -> Iterator[str]:
-    if len(values) > 1:
-        yield f"{subject}: runs of {len(values)} different {what} side by side: {first_few(sorted(values))}"
-
-
-def _fingerprints(runs: Sequence[RunRecord]) -> dict[str, set[str]]:
-    """Returns the fingerprints of the training images by data set; of scenes by their settings too."""
-    fingerprints: dict[str, set[str]] = {}
-    for run in runs:
-        images = run.last_attempt.get("data")
-        if run.run and images:
-            data = run.run.data
-            # Scenes of other settings are other images by intention; only of the same settings it is news.
-            dataset = f"{data.dataset} {data.scenes}" if data.drawn else data.dataset
-            fingerprints.setdefault(dataset, set()).add(str(images.get("train")))
-    return fingerprints

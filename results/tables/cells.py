@@ -11,6 +11,7 @@ from results.collection.collect import KEYS, code_states
 from results.collection.row_comparison import ALTERED
 from results.collection.runs import RunRecord, by_path_of_rows
 from results.collection.scored_images import images_of
+from results.collection.training_images import are_unlike, training_images
 from results.formats.layout import Measured
 from results.paper.published import Published, PublishedRow
 from results.statistics.ranking import clear_ranks, significance
@@ -89,8 +90,10 @@ def _significance(
     if cell is None or without_masking is None or row.method == row.framework:
         return ""
     own, base = column.comparisons[row.method], without_masking["departures"].iloc[0]
-    # Of runs that were not altered alike, or not scored on the same images, the difference is theirs as well.
+    # Of runs that were not altered alike, or not trained or scored on the same images, the difference is theirs too.
     if own.altered_unlike(base) or len(images_of(cell) | images_of(without_masking)) > 1:
+        return ""
+    if are_unlike(training_images(cell) | training_images(without_masking)):
         return ""
     return significance(_by_seed(cell), _by_seed(without_masking))
 

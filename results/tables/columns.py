@@ -12,6 +12,7 @@ from repro.runs.run import Run
 from results.collection.collect import KEYS
 from results.collection.row_comparison import ALTERED, TINY, RowComparison, words
 from results.collection.scored_images import SCORED_IMAGES, images_of
+from results.collection.training_images import TRAINING_IMAGES, TrainingImages, are_unlike, training_images
 from results.paper.published import DATASETS, Published, PublishedGroup
 
 
@@ -29,6 +30,7 @@ class Column:
         planned: Whether there are no runs of it at all.
         evaluation_scale: What of the scale is the evaluation's own, as `Result.evaluation_scale`.
         images: Fingerprints of the images that each method's runs were scored on, of those whose predictions tell.
+        trained_on: The images that each method's runs were trained on, of those that tell.
     """
 
     group: PublishedGroup
@@ -40,6 +42,7 @@ class Column:
     planned: bool = False
     evaluation_scale: str = ""
     images: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    trained_on: Mapping[str, frozenset[TrainingImages]] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str:
@@ -152,8 +155,8 @@ class Column:
     def unlike(self, first: str, second: str) -> tuple[str, ...]:
         """Returns in what the runs of two methods differ besides: a difference of their numbers is that one's as well.
 
-        These are settings in which their rows do not differ, and the images that they were scored on. What is not known
-        is not named.
+        These are settings in which their rows do not differ, and the images that they were trained and scored on. What
+        is not known is not named.
 
         Args:
             first: A method.
@@ -162,7 +165,9 @@ class Column:
         one, other = self.comparisons.get(first), self.comparisons.get(second)
         altered = one.altered_unlike(other) if one and other else ()
         images = self.images.get(first, frozenset()) | self.images.get(second, frozenset())
-        return (*altered, *([SCORED_IMAGES] if len(images) > 1 else []))
+        trained_on = self.trained_on.get(first, frozenset()) | self.trained_on.get(second, frozenset())
+        others = {TRAINING_IMAGES: are_unlike(trained_on), SCORED_IMAGES: len(images) > 1}
+        return (*altered, *(name for name, differ in others.items() if differ))
 
     @property
     def of_the_paper(self) -> bool:
@@ -259,4 +264,9 @@ def _columns(group: PublishedGroup, metrics: tuple[tuple[str, str], ...], frame:
     for (*key_of_rows, method), rows in with_predictions.groupby([*KEYS, "method"], observed=True):
         key = tuple(map(str, key_of_rows))
         columns[key] = replace(columns[key], images={**columns[key].images, str(method): images_of(rows)})
+    trained = frame[frame["trained_on"] != ""].drop_duplicates([*KEYS, "path"])
+    for (*key_of_rows, method), rows in trained.groupby([*KEYS, "method"], observed=True):
+        key = tuple(map(str, key_of_rows))
+        trained_on = {**columns[key].trained_on, str(method): training_images(rows)}
+        columns[key] = replace(columns[key], trained_on=trained_on)
     return [columns[key] for key in sorted(columns)]

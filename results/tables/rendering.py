@@ -11,6 +11,7 @@ from repro.runs.labels import label_parts
 from results.collection.collect import KEYS, code_states, refuse_mixed
 from results.collection.runs import RunRecord
 from results.collection.scored_images import other_images
+from results.collection.training_images import unlike_training_images
 from results.formats.layout import Cell, ColumnGroup, Line, Table
 from results.paper.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, has_row, published
 from results.statistics.ranking import LEGEND, SIGNIFICANCE, SIGNS
@@ -226,6 +227,7 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
             f"commits: {', '.join(commits)}" + (" – mixed" if len(commits) > 1 else ""),
             column.settings,
             f"NOT THE SAME IMAGES: {others}" if (others := other_images(rows)) else "",
+            *(f"NOT TRAINED ON THE SAME IMAGES: {sentence}" for sentence in unlike_training_images(rows)),
             f"sweeps: {', '.join(sorted(rows['sweep'].unique()))}",
         ]
         # Readers see two columns of one data set and ask why there are two.

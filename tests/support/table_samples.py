@@ -57,6 +57,7 @@ def frame_of(*results: Result, departures: Sequence[Departure] = ()) -> pd.DataF
             {
                 **vars(result),
                 "path": f"runs/{result.run_id}/results.jsonl",
+                "trained_on": "",
                 "departures": comparison_of(result.method, departures),
             }
             for result in results
