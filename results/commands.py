@@ -185,6 +185,7 @@ def claims(
 
     Example: salmask claims --runs runs/table1
     """
+    from results.claims.compared_runs import notes_on_runs
     from results.claims.families import NOTE, families_as_frame, judge_families
     from results.claims.parts import parts, parts_as_frame
     from results.claims.spreads import SpreadOf
@@ -196,7 +197,7 @@ def claims(
     if pooled and paired:
         raise UserError("--pooled and --paired exclude each other", mend="give one of them, or none")
     console = Console(stderr=as_json)
-    _, frame = gather(roots_of(runs), context.obj, sweep, console)
+    records, frame = gather(roots_of(runs), context.obj, sweep, console)
     refuse_unknown(frame, task, metric)
     task = judged_task(frame, task, metric)
     spread = SpreadOf.framework if pooled else SpreadOf.pair if paired else SpreadOf.sentence
@@ -204,14 +205,15 @@ def claims(
     families = judge_families(verdicts)
     listed_verdicts = [verdict for verdict in verdicts if every or verdict.told]
     of_method = parts(frame, task=task, metric=metric)
+    for note in notes_on_runs(verdicts, of_method, frame, records):
+        console.print(note, soft_wrap=True)
     if as_json:
         frames = {
             "sentences": families_as_frame(families),
             "comparisons": as_frame(listed_verdicts),
             "parts": parts_as_frame(of_method),
         }
-        records = {name: json.loads(table.to_json(orient="records")) for name, table in frames.items()}
-        say_json(records)
+        say_json({name: json.loads(table.to_json(orient="records")) for name, table in frames.items()})
         return
     print_families(families, console)
     print_verdicts(listed_verdicts, letters(families), console)

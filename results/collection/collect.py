@@ -45,6 +45,10 @@ ENOUGH_SEEDS = 3
 """Seeds behind a cell from which on pages call its spread known."""
 
 
+NOT_ONE_STATE = "Not measured by one known state of the code"
+"""What is said of results that stand against each other, before the states."""
+
+
 class NothingMeasuredError(UserError):
     """Runs are there, and no result is.
 
@@ -280,6 +284,11 @@ def code_states(results: pd.DataFrame) -> list[str]:
     """Returns the different states of the code that measured some results."""
     states = sorted(set(zip(results["commit"], results["dirty"], strict=True)))
     return [code_label(commit[:7], dirty=dirty) for commit, dirty in states]
+
+
+def is_of_one_known_state(results: pd.DataFrame) -> bool:
+    """Returns whether a single known commit without changes measured some results; else `NOT_ONE_STATE` is to say."""
+    return results["commit"].nunique() == 1 and "unknown" not in set(results["commit"]) and not results["dirty"].any()
 
 
 def seeds_by_cell(frame: pd.DataFrame) -> "pd.Series[int]":

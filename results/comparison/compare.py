@@ -15,7 +15,7 @@ from repro.runs.evaluation import NEXT_BEST, NO_ACCURACIES, refuse_no_accuracy
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
 from repro.runs.run_name import RunName
-from results.collection.collect import code_states, refuse_mixed
+from results.collection.collect import NOT_ONE_STATE, code_states, is_of_one_known_state, refuse_mixed
 from results.collection.row_comparison import TINY
 from results.collection.runs import RunRecord, by_path_of_rows
 from results.comparison.head_to_head import HeadToHead, Side
@@ -350,11 +350,10 @@ def _differing_settings(first: Side, second: Side) -> list[str]:
 def _differing_code(measured: Sequence[SideRows], sides: Sequence[Side]) -> list[str]:
     """Returns a sentence on the code that measured either side, unless it is one known commit without changes."""
     states = [code_states(of_side.rows) for of_side in measured]
-    every = {*states[0], *states[1]}
-    if len(every) == 1 and "unknown" not in every and not any(of_side.rows["dirty"].any() for of_side in measured):
+    if is_of_one_known_state(pd.concat([of_side.rows for of_side in measured])):
         return []
     told = "; ".join(f"{side.name} by {', '.join(its)}" for side, its in zip(sides, states, strict=True))
-    return [f"Not measured by one known state of the code: {told}."]
+    return [f"{NOT_ONE_STATE}: {told}."]
 
 
 def _published(measured: Sequence[SideRows], column: tuple[str, ...], metric: str) -> float | None:

@@ -187,5 +187,10 @@ def missing_seeds(states: Counter[str]) -> str:
     Args:
         states: What `unfinished` returns; the note is empty where nothing is counted.
     """
-    counts = [f"{states[state]} {text}" for state, text in UNFINISHED.items() if states[state]]
-    return f"further runs of it have no result: {', '.join(counts)}" if counts else ""
+    text = states_text(states)
+    return f"further runs of it have no result: {text}" if text else ""
+
+
+def states_text(states: Counter[str]) -> str:
+    """Returns how many runs are in which state, `1 failed, 2 not evaluated`; empty where nothing is counted."""
+    return ", ".join(f"{states[state]} {text}" for state, text in UNFINISHED.items() if states[state])
