@@ -39,6 +39,8 @@ class FamilyVerdict:
         published: The paper's mean over the same ones, in points; None where nothing was compared.
         p: The p value of the mean, whatever else was run; None where it was not tested.
         columns: Our columns that its comparisons are of, which hold the runs of this setting.
+        published_by: The evaluations and measures of the paper's mean, as `Claim.published_by`; each once.
+        paper_of: What the paper's mean is of, as `Verdict.paper_of`: `linear top-1`, `in part linear top-1`, or empty.
     """
 
     family: Family
@@ -50,6 +52,8 @@ class FamilyVerdict:
     published: float | None
     p: float | None = None
     columns: tuple[Column, ...] = ()
+    published_by: tuple[str, ...] = ()
+    paper_of: str = ""
 
     @property
     def scope(self) -> str:
@@ -109,6 +113,7 @@ def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
             "compared": verdict.compared,
             "n": verdict.comparison.n,
             "published": verdict.published,
+            "published_by": ", ".join(verdict.published_by),
             "difference": verdict.comparison.mean,
             "low": (verdict.comparison.interval() or (None, None))[0],
             "high": (verdict.comparison.interval() or (None, None))[1],
@@ -154,7 +159,16 @@ def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Clai
         float(np.mean([claim.published for _, claim in compared])) if compared else None,
         comparison.p,
         tuple(verdict.column for verdict, _ in here if verdict.column is not None),
+        tuple(dict.fromkeys(claim.published_by for _, claim in compared)),
+        _paper_of([verdict for verdict, _ in compared]),
     )
+
+
+def _paper_of(compared: Sequence[Verdict]) -> str:
+    """Returns what the paper's mean over some comparisons is of, where not all are judged by what it printed."""
+    measures = {verdict.paper_of for verdict in compared}
+    others = " and ".join(sorted(measures - {""}))
+    return f"in part {others}" if others and "" in measures else others
 
 
 def _mean(members: Sequence[tuple[Verdict, Claim]]) -> Comparison:

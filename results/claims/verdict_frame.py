@@ -23,6 +23,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "better": verdict.claim.better,
             "worse": verdict.claim.worse,
             "published": verdict.claim.published,
+            "published_by": verdict.claim.published_by,
             "verdict": verdict.outcome,
             "n": verdict.comparison.n,
             "by": verdict.comparison.basis,

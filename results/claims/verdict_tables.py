@@ -9,30 +9,35 @@ from repro.text_tables import TextTable, print_table
 from results.claims.families import FamilyVerdict, setting_of
 from results.claims.parts import PARTS_NOTE, MethodPart
 from results.claims.verdicts import NOT_RUN, OUTCOMES, Verdict
+from results.paper.published import published
 from results.statistics.paired import Comparison, p_text
 
 NUMBERS = ("paper", "measured", "± 95 %", "n", "p")
 """The columns of a verdict that are numbers.
 
-The interval is symmetric, nearly so where images judge: half of it says where it ends.
+The interval is symmetric, nearly so where images judge: half of it says where it ends. `_with_the_papers_measure` gives
+the first one its heading.
 """
+_Numbers = tuple[str, ...]
 
 
 def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
     """Prints each sentence in each setting: its verdict, its mean, and how its comparisons came out."""
     settings = letters(verdicts)
+    heads, numbers = _with_the_papers_measure(
+        [(_numbers(verdict.comparison, verdict.published, verdict.p), verdict.paper_of) for verdict in verdicts]
+    )
     rows = [
         [
             verdict.family.id,
             settings.get(verdict.setting, "–"),
             verdict.outcome,
-            *_numbers(verdict.comparison, verdict.published, verdict.p),
+            *of_verdict,
             *(str(verdict.counts[outcome]) for outcome in OUTCOMES),
         ]
-        for verdict in verdicts
+        for verdict, of_verdict in zip(verdicts, numbers, strict=True)
     ]
-    heads = ("sentence", "in", "verdict", *NUMBERS, *OUTCOMES)
-    print_table(TextTable(heads, rows, right=(*NUMBERS, *OUTCOMES)), console)
+    print_table(TextTable(("sentence", "in", "verdict", *heads, *OUTCOMES), rows, right=(*heads, *OUTCOMES)), console)
     sentences = dict.fromkeys(verdict.family for verdict in verdicts)
     lines = [f"{family.id}: {family.says} ({family.source})" for family in sentences]
     lines += [f"{letter}: {setting}" for setting, letter in settings.items()]
@@ -54,10 +59,12 @@ def print_verdicts(verdicts: Sequence[Verdict], settings: Mapping[str, str], con
     if console.is_terminal:
         # What a column's comparisons share stands above them, as it would fill a line for each.
         for place, of_place in groupby(verdicts, lambda verdict: _place(verdict, settings)):
-            print_table(TextTable(("better", "verdict", *NUMBERS), _grouped(list(of_place)), NUMBERS, place), console)
+            heads, grouped = _grouped(list(of_place))
+            print_table(TextTable(("better", "verdict", *heads), grouped, heads, place), console)
             console.print()
         _print_own_departures(verdicts, settings, console)
         return
+    heads, numbers = _numbers_of(verdicts)
     rows = [
         [
             verdict.outcome,
@@ -66,14 +73,14 @@ def print_verdicts(verdicts: Sequence[Verdict], settings: Mapping[str, str], con
             settings.get(setting_of(verdict), "–"),
             verdict.protocol or "–",
             ", ".join(verdict.sweeps) or "–",
-            *_numbers(verdict.comparison, verdict.claim.published, verdict.p),
+            *of_verdict,
             verdict.comparison.basis or "–",
             verdict.why,
         ]
-        for verdict in verdicts
+        for verdict, of_verdict in zip(verdicts, numbers, strict=True)
     ]
-    heads = ("verdict", "claim", "where", "in", "protocol", "sweep", *NUMBERS, "judged by", "why")
-    print_table(TextTable(heads, rows, right=NUMBERS), console)
+    words = ("verdict", "claim", "where", "in", "protocol", "sweep", *heads, "judged by", "why")
+    print_table(TextTable(words, rows, right=heads), console)
     console.print()
     _print_own_departures(verdicts, settings, console)
 
@@ -131,32 +138,57 @@ def _place(verdict: Verdict, settings: Mapping[str, str]) -> str:
     return "; ".join(filter(None, [verdict.where, setting, verdict.protocol, sweeps, images]))
 
 
-def _grouped(verdicts: Sequence[Verdict]) -> list[list[str]]:
-    """Returns rows for a terminal: the better rows below the one that they are compared with."""
+def _grouped(verdicts: Sequence[Verdict]) -> tuple[_Numbers, list[list[str]]]:
+    """Returns headings and rows for a terminal: the better rows below the one that they are compared with."""
+    heads, numbers = _numbers_of(verdicts)
     rows: list[list[str]] = []
-    for worse, of_worse in groupby(verdicts, lambda verdict: verdict.claim.worse):
+    with_numbers = zip(verdicts, numbers, strict=True)
+    for worse, of_worse in groupby(with_numbers, lambda with_its: with_its[0].claim.worse):
         rows.append([f"> {label(worse)}", *([""] * (1 + len(NUMBERS)))])
-        rows += [
-            [
-                f"  {label(verdict.claim.better)}",
-                verdict.outcome,
-                *_numbers(verdict.comparison, verdict.claim.published, verdict.p),
-            ]
-            for verdict in of_worse
-        ]
-    return rows
+        rows += [[f"  {label(verdict.claim.better)}", verdict.outcome, *of_verdict] for verdict, of_verdict in of_worse]
+    return heads, rows
 
 
-def _numbers(comparison: Comparison, published: float | None, p: float | None) -> list[str]:
+def _numbers_of(verdicts: Sequence[Verdict]) -> tuple[_Numbers, list[_Numbers]]:
+    """Returns the headings of `NUMBERS` and their cells."""
+    otherwise = next((verdict.paper_of for verdict in verdicts if verdict.paper_of), "")
+
+    def paper_of(verdict: Verdict) -> str:
+        # What was not run is judged by nothing; among others that are judged otherwise it would pass for one of these.
+        not_run = verdict.column is None and published(verdict.claim.table).task
+        return verdict.paper_of or (otherwise if not_run else "")
+
+    return _with_the_papers_measure(
+        [(_numbers(verdict.comparison, verdict.claim.published, verdict.p), paper_of(verdict)) for verdict in verdicts]
+    )
+
+
+def _with_the_papers_measure(cells: Sequence[tuple[_Numbers, str]]) -> tuple[_Numbers, list[_Numbers]]:
+    """Returns the headings of `NUMBERS` and their cells, with what the paper's are of where others are judged.
+
+    The heading says it where it holds for all of the paper's numbers, else each of those that it holds for.
+
+    Args:
+        cells: Of each row what `_numbers` returns, and what the paper's number is of; empty: of what is judged.
+    """
+    measures = {measure for (paper, *_), measure in cells if paper != "–"}
+    if len(measures) == 1 and (measure := measures.pop()):
+        return (f"{NUMBERS[0]} ({measure})", *NUMBERS[1:]), [numbers for numbers, _ in cells]
+    return NUMBERS, [
+        (f"{paper} ({measure})" if measure and paper != "–" else paper, *others) for (paper, *others), measure in cells
+    ]
+
+
+def _numbers(comparison: Comparison, published: float | None, p: float | None) -> _Numbers:
     """Returns the cells of `NUMBERS`."""
     mean, interval = comparison.mean, comparison.interval()
-    return [
+    return (
         "–" if published is None else f"{published:+.2f}",
         "–" if mean is None else f"{mean:+.2f}",
         "–" if interval is None else f"{(interval[1] - interval[0]) / 2:.2f}",
         str(comparison.n) if comparison.n else "–",
         "–" if p is None else p_text(p),
-    ]
+    )
 
 
 def letters(verdicts: Sequence[FamilyVerdict]) -> dict[str, str]:

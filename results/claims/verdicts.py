@@ -14,6 +14,7 @@ from results.paper.paper_claims import Claim, Question, margin, questions
 from results.paper.published import TABLES, published
 from results.statistics.paired import (
     LEVEL,
+    NO_NUMBERS,
     Comparison,
     holm,
     p_text,
@@ -23,7 +24,7 @@ from results.statistics.paired import (
 )
 from results.tables.columns import Column
 from results.tables.references import without_untrained
-from results.tables.selection import ValuesByCell, measured_columns
+from results.tables.selection import METRICS, ValuesByCell, measured_columns
 
 SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "tie", "contradicted", "undecided", "not run"
 OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN)
@@ -87,6 +88,14 @@ class Verdict:
         return self.claim.metric if self.column is None else _metric(self.claim, self.column)
 
     @property
+    def paper_of(self) -> str:
+        """What the published difference is of, `linear top-1`, where the runs are judged by another measure."""
+        paper = published(self.claim.table)
+        if self.column is None or (paper.task in ("", self.column.task) and paper.prints(self.metric)):
+            return ""
+        return f"{paper.task} {METRICS[self.claim.metric]}"
+
+    @property
     def told(self) -> bool:
         """Whether runs of both methods are at hand, compared or not, so that there is more to tell than "not run"."""
         return bool(self.comparison.n or self.unlike)
@@ -131,6 +140,8 @@ class Verdict:
             return f"no seed that both have ({unpaired} with one of them alone)" if unpaired else "not run"
         if self.comparison.n == 1:
             return "one pair tells nothing about its spread"
+        if not self.comparison.finite:
+            return NO_NUMBERS
         if not self.comparison.testable:
             return "all pairs differ by the same amount: no spread to judge by"
         return {

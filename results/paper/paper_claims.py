@@ -86,6 +86,13 @@ class Claim:
         group = next(group for group in published(self.table).groups if group.name == self.group)
         return f"{group.title} {group.metrics[self.metric]}".strip()
 
+    @property
+    def published_by(self) -> str:
+        """The evaluation and the measure of the published difference, `linear top1`, as results name them."""
+        paper = published(self.table)
+        dataset = next(group.dataset for group in paper.groups if group.name == self.group)
+        return f"{paper.task or dataset} {self.metric}"
+
 
 @dataclass(frozen=True)
 class Question:

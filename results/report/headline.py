@@ -100,8 +100,9 @@ def _numbers(verdict: FamilyVerdict) -> str:
     if mean is None or verdict.published is None:
         return verdict.why
     spread = f" (95 % {interval[0]:+.2f} … {interval[1]:+.2f})" if interval else ""
+    of = f" by {verdict.paper_of}" if verdict.paper_of else ""
     return (
-        f"{mean:+.2f} points{spread} where the paper has {verdict.published:+.2f}, mean of "
+        f"{mean:+.2f} points{spread} where the paper has {verdict.published:+.2f}{of}, mean of "
         f"{counted(verdict.compared, 'comparison')} over {counted(verdict.comparison.n, 'seed')}"
     )
 
