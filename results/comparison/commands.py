@@ -1,5 +1,6 @@
 """The command `salmask compare`: two methods, sweeps or runs against each other, image by image."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -110,7 +111,7 @@ def as_data(comparison: "HeadToHead") -> dict[str, Any]:
         },
         "verdict": comparison.verdict(),
         "by": basis(comparison),
-        "difference": difference.mean,
+        "difference": difference.mean if math.isfinite(difference.mean) else None,  # JSON has no other numbers
         "low": low,
         "high": high,
         "p": difference.p,
@@ -193,7 +194,8 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
         heads = ("class", "images", "A %", "B %", "Δ")
         print_table(TextTable(heads, class_rows, right=heads[1:], title="By class, the ends:"), console)
         console.print()
-    for line in [*(["; ".join(flipped) + " (by most seeds)."] if flipped else []), *comparison.notes]:
+    by = "by most seeds" if comparison.most_runs > 1 else "of these two runs"
+    for line in [*([f"{'; '.join(flipped)} ({by})."] if flipped else []), *comparison.notes]:
         console.print(line, soft_wrap=not console.is_terminal)
     console.print()
 
@@ -227,7 +229,7 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pic
                 "classes": comparison.classes.to_dict("records"),
                 "first": first,
                 "second": second,
-                "runs": max(len(side.values) for side in comparison.sides.values()),
+                "runs": comparison.most_runs,
                 "sides": [
                     {
                         "title": spelt(side),

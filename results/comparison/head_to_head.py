@@ -13,7 +13,7 @@ from repro.runs.predictions import Predictions
 from results.collection.runs import RunRecord
 from results.paper.paper_claims import margin
 from results.statistics.imagewise import Difference, McNemar
-from results.statistics.paired import LEVEL
+from results.statistics.paired import LEVEL, NO_NUMBERS
 
 Position = Literal["first", "second"]
 """Which of the two a side is: what a side is known by, as both may have one name."""
@@ -86,6 +86,11 @@ class HeadToHead:
         return {"first": self.first, "second": self.second}
 
     @property
+    def most_runs(self) -> int:
+        """The number of runs of the side that has more of them."""
+        return max(len(side.values) for side in self.sides.values())
+
+    @property
     def imagewise(self) -> bool:
         """Whether both have predictions of the same images."""
         return bool(self.first.predictions)
@@ -120,6 +125,8 @@ class HeadToHead:
     @property
     def _why_undecided(self) -> str:
         """Why there is no spread to judge by."""
+        if not self.difference.finite:
+            return NO_NUMBERS
         if self.imagewise:
             return "the difference varies with neither seeds nor images"
         return "the seeds of either are all alike" if self.difference.of_seeds else "one run each and no predictions"

@@ -62,7 +62,7 @@ class Difference:
     Attributes:
         mean: First − second.
         draws: `REPLICATES` draws around it; empty where there is no spread to judge by.
-        spread: Standard error.
+        spread: Standard error; NaN where values are no numbers, or too large to compute with.
         freedom: Degrees of freedom of that standard error (Satterthwaite).
         of_seeds: Whether the spread of seeds is part of it; without, it is of these very runs and not of the methods.
         of_images: Whether the spread of images is part of it; without, it is of these very images.
@@ -74,6 +74,11 @@ class Difference:
     freedom: float
     of_seeds: bool
     of_images: bool
+
+    @property
+    def finite(self) -> bool:
+        """Whether mean and spread are numbers; values of a damaged file, 1e200, may be too large."""
+        return math.isfinite(self.mean) and math.isfinite(self.spread)
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
         """Returns the interval that holds the difference with this confidence, in points."""
@@ -152,7 +157,8 @@ def _spread_of_seeds(first: Floats, second: Floats) -> tuple[float, int]:
     freedom = len(first) + len(second) - 2
     if freedom < 1:
         return 0.0, 0
-    squares = sum(float(np.sum((values - values.mean()) ** 2)) for values in (first, second))
+    with np.errstate(over="ignore", invalid="ignore"):  # of values as large as only a damaged file has
+        squares = sum(float(np.sum((values - values.mean()) ** 2)) for values in (first, second))
     return math.sqrt(squares / freedom * (1 / len(first) + 1 / len(second))), freedom
 
 
@@ -176,9 +182,10 @@ def _difference(
         names: Name the draws.
     """
     rng = stream(0, Purpose.bootstrap, *names)
-    noise, variance = np.zeros(REPLICATES), spread**2
-    of_freedom = spread**4 / max(freedom, 1)
-    if spread > 0:
+    # By products, which are infinite where a power of too large a number raises an error.
+    noise, variance = np.zeros(REPLICATES), spread * spread
+    of_freedom = variance * variance / max(freedom, 1)
+    if 0 < spread < math.inf:
         noise = spread * rng.standard_normal(REPLICATES)
     if images is not None:
         contributions, of_seeds = images
@@ -190,8 +197,10 @@ def _difference(
             kept = float(np.average((values - contributions.mean()) ** 2, weights=sizes)) * count / (count - 1)
             noise += resampled * math.sqrt(own * count / kept)
         variance, of_freedom = variance + own, of_freedom + own**2 / (count - 1)
-    if variance <= 1e-18:  # nothing but rounding: a test would be certain of everything
-        return Difference(mean, np.empty(0), 0.0, 0.0, freedom > 0, images is not None)
+    # Of rounding alone a test would be certain of everything, and of values that are no numbers of anything.
+    if not 1e-18 < variance < math.inf:
+        known = 0.0 if variance <= 1e-18 else math.nan
+        return Difference(mean, np.empty(0), known, 0.0, freedom > 0, images is not None)
     degrees = variance**2 / of_freedom
     # Drawn with the rest, how far off a spread of so few seeds may be: of seeds alone it makes Student's t.
     stretch = np.sqrt(degrees / rng.chisquare(degrees, REPLICATES))

@@ -1,5 +1,6 @@
 """How sure a difference is: paired by seed, and corrected for how many comparisons were made."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ POOLED_TEST = (
 """The test where the spread is pooled, as pages name it."""
 LEVEL = 0.05
 """The level of the test, shared by the comparisons that are corrected together."""
+NO_NUMBERS = "values that are no numbers, or too large to compute with"
+"""Why nothing can be said of a difference, where that is so."""
 MOST_DIGITS = 6
 """Decimals of a p value at the most."""
 MOST_PAIRS = 100
@@ -104,7 +107,14 @@ class Comparison:
         """
         if self.by_images is not None:
             return self.n > 1 and self.by_images.p is not None
-        return self.n > 1 and (self.spread is not None or float(np.ptp(self.differences)) > 1e-9)
+        if self.n < 2 or not self.finite:
+            return False
+        return self.spread is not None or float(np.ptp(self.differences)) > 1e-9
+
+    @property
+    def finite(self) -> bool:
+        """Whether differences and their spread are numbers; values of a damaged file, 1e200, may be too large."""
+        return self.n < 2 or (math.isfinite(np.mean(self.differences)) and math.isfinite(self._standard_error()[0]))
 
     @property
     def p(self) -> float | None:
@@ -140,7 +150,8 @@ class Comparison:
 
     def _standard_error(self) -> tuple[float, int]:
         """Returns the mean difference's standard error in points, and its degrees of freedom."""
-        spread = self.spread or Spread(float(np.std(self.differences, ddof=1)), self.n - 1)
+        with np.errstate(over="ignore", invalid="ignore"):  # of values as large as only a damaged file has
+            spread = self.spread or Spread(float(np.std(self.differences, ddof=1)), self.n - 1)
         return float(spread.deviation / np.sqrt(self.n)), spread.degrees
 
 
@@ -190,6 +201,7 @@ def spreading_alike(values: Mapping[str, Mapping[Any, float]]) -> set[str]:
     return set(rows)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of values as large as only a damaged file has
 def _unexplained(values: Sequence[Mapping[Any, float]]) -> tuple[float, int]:
     """Returns the sum of squares that rows and seeds leave, and its degrees of freedom."""
     places: dict[Any, int] = {}

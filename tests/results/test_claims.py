@@ -308,3 +308,22 @@ def test_untrained_networks_are_no_runs_of_the_method_whose_name_they_have() -> 
     both = collect([REPRODUCED / "cpu-112px", REPRODUCED / "cpu-112px-untrained"])
     assert len(both) > len(trained)
     assert judge(both, task="logistic") == judge(trained, task="logistic")
+
+
+@pytest.mark.parametrize(
+    "values", [(math.nan,) * 3, (60.0, math.nan, 61.0), (1e308, -1e308, 1e308), (1e160, 1e161, 1e160)]
+)
+def test_values_that_are_no_numbers_decide_nothing_and_leave_the_others_as_they_are(values: tuple[float, ...]) -> None:
+    """It said that all pairs differ by the same amount."""
+    others = [*rows_of("mocov2", (60.0, 61.0, 62.5)), *rows_of("mocov2+ours-blur", (65.0, 66.2, 67.0))]
+    alone = {verdict.claim: verdict for verdict in judge(frame_of(*others)) if verdict.told}
+    verdicts = [verdict for verdict in judge(frame_of(*others, *rows_of("mocov2+ours-hp", values))) if verdict.told]
+    of_it = [verdict for verdict in verdicts if "mocov2+ours-hp" in (verdict.claim.better, verdict.claim.worse)]
+    assert len(of_it) == 2
+    for verdict in of_it:
+        assert (verdict.outcome, verdict.p, verdict.comparison.interval()) == (UNDECIDED, None, None)
+        assert verdict.why == "values that are no numbers, or too large to compute with"
+    (other,) = [verdict for verdict in verdicts if verdict not in of_it]
+    assert (other.outcome, other.p) == (alone[other.claim].outcome, alone[other.claim].p)
+    family = next(family for family in judge_families(verdicts) if family.family.id == "ours-beats-baseline")
+    assert (family.outcome, family.p) == (UNDECIDED, None)

@@ -17,9 +17,10 @@ from repro.runs.predictions import joined
 from repro.runs.records import append, read
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
+from results.comparison.commands import as_data
 from results.comparison.compare import compare, select
 from results.comparison.head_to_head import HeadToHead
-from results.statistics.paired import p_text
+from results.statistics.paired import NO_NUMBERS, p_text
 
 OURS = "mocov2+ours-hp"
 
@@ -80,6 +81,27 @@ def test_half_of_the_runs_are_not_most_of_them(tmp_path: Path) -> None:
     assert comparison.flips["right"].tolist() == ["first"]
     told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
     assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (by most seeds)." in told
+
+
+def test_of_one_run_each_no_seeds_are_told(tmp_path: Path) -> None:
+    """It said "(by most seeds)" of two runs."""
+    for method, chances in {OURS: [1, 1, 0], "mocov2": [0, 1, 0]}.items():
+        evaluated(tmp_path, method, 0, predictions(np.array(chances, float), 0))
+    told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
+    assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (of these two runs).\n" in told
+    assert "most" not in told
+
+
+def test_values_too_large_to_compute_with_decide_nothing(tmp_path: Path) -> None:
+    """One was called better with p = 0.0001; of smaller ones an error was shown as a bug."""
+    for seed, value in enumerate((1e308, -1e308, 1e160)):
+        finished(tmp_path, OURS, seed, {("imagenet100", "top1"): value})
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
+    for first in (OURS, "full/" + OURS):
+        (comparison,) = compared(tmp_path, first)
+        assert comparison.verdict() == f"undecided: {NO_NUMBERS}, nothing tells the spread"
+        data = as_data(comparison)
+        assert (data["p"], data["low"], data["smallest"]) == (None, None, None)
 
 
 def test_the_published_difference_is_tested_where_all_is_the_papers(root: Path) -> None:
