@@ -1,12 +1,17 @@
 """The table of false alarms and finds: drawn with the gain that it says, the same each time, in one line refused."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from training_samples import refused, salmask
 
 from repro.randomness import Purpose, stream
+from results.claims import power
+from results.claims.power import claim_power
+from results.claims.verdicts import MeasuredColumn
+from results.paper.paper_claims import margin, questions
 from results.statistics.power import PairOfMethods, power_table
 
 
@@ -29,6 +34,48 @@ def test_images_find_more_than_seeds_and_cry_wolf_no_more_often() -> None:
     assert power_table([0, 1.5], pairs=20, seeds=3, images=500, luck=0.3) == power_table(
         [0, 1.5], pairs=20, seeds=3, images=500, luck=0.3
     )
+
+
+def test_a_gain_far_above_the_scatter_is_always_called_and_that_of_none_is_not() -> None:
+    null, real = power_table([0, 20], pairs=6, seeds=3, images=300, luck=0.1)
+    tests = ("by seeds, %", "by seeds and images, %")
+    assert [null[test] for test in tests] == [0, 0]
+    assert [real[test] for test in tests] == [100, 100]
+
+
+def test_reproductions_without_noise_come_out_as_the_paper_has_it() -> None:
+    published = [question.claim.published for question in questions() if question.claim.table != "table3"]
+    for line in claim_power([3], noise=0.001, draws=1):
+        assert (line["supported"], line["contradicted"]) == (
+            sum(p > 0 for p in published),
+            sum(p < 0 for p in published),
+        )
+        assert (line["found, %"], line["wrong"], line["sentences"]) == (100, 0, 3)
+
+
+@pytest.mark.parametrize("slope", [-1, 1e-4])
+def test_what_contradicts_the_published_difference_is_counted_as_wrong(
+    slope: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Differences the other way round, and ties where there is one of the margin or more."""
+    drawn = power._reproduction
+
+    def falsely(*given: Any) -> dict[str, list[MeasuredColumn]]:
+        return {
+            table: [
+                (column, {cell: {seed: slope * v for seed, v in of.items()} for cell, of in values.items()}, None)
+                for column, values, _ in columns
+            ]
+            for table, columns in drawn(*given).items()
+        }
+
+    monkeypatch.setattr(power, "_reproduction", falsely)
+    published = [question.claim.published for question in questions() if question.claim.table != "table3"]
+    wrong = sum(abs(p) >= margin() for p in published) if slope > 0 else len(published)
+    noise = 0.001 if slope < 0 else 300.0  # no difference is found then, and all lie within the margin
+    (line, *_) = claim_power([3], noise=noise, draws=1)
+    assert line["wrong"] == wrong
+    assert line["found, %"] == 0
 
 
 def test_the_command_prints_the_table_and_refuses_what_is_no_gain() -> None:
