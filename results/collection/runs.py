@@ -168,7 +168,8 @@ class RunRecord:
     @property
     def trained_on(self) -> str:
         """The fingerprint of the images that it was trained on; empty where it is unknown, as of imported weights."""
-        return str(self.last_attempt.get("data", {}).get("train", ""))
+        fingerprint = self.last_attempt.get("data", {}).get("train")
+        return fingerprint if isinstance(fingerprint, str) else ""
 
     @property
     def logs(self) -> list[Path]:

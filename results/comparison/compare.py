@@ -18,6 +18,7 @@ from repro.runs.run_name import RunName
 from results.collection.collect import NOT_ONE_STATE, code_states, is_of_one_known_state, refuse_mixed
 from results.collection.row_comparison import TINY
 from results.collection.runs import RunRecord, by_path_of_rows
+from results.collection.training_images import unlike_training_images
 from results.comparison.head_to_head import HeadToHead, Side
 from results.paper.published import published
 from results.statistics.imagewise import Difference, McNemar, difference_of_images, difference_of_seeds, mcnemar
@@ -213,6 +214,7 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
         *notes_on_exact,
         *_differing_settings(first, second),
         *_differing_code((of_first, of_second), (first, second)),
+        *(f"{told}." for told in unlike_training_images(pd.concat([of_first.rows, of_second.rows]))),
     ]
     notes = list(dict.fromkeys(notes))  # of a measure that is none of single images either side says so
     published_difference = _published((of_first, of_second), column, metric)

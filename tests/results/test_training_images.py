@@ -14,6 +14,7 @@ from results.claims.parts import parts
 from results.claims.verdicts import judge
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
+from results.comparison.compare import compare
 from results.formats.layout import Table
 from results.formats.table_files import markdown
 from results.plots.forest import effects
@@ -30,7 +31,7 @@ def trained(root: Path, method: str, seed: int, value: float, images: str, **set
     return folder
 
 
-def seen(folder: RunFolder, data: dict[str, str]) -> None:
+def seen(folder: RunFolder, data: dict[str, Any]) -> None:
     attempts = json.loads(folder.provenance.read_text())
     folder.provenance.write_text(json.dumps([{**attempt, "data": data} for attempt in attempts]))
 
@@ -54,6 +55,19 @@ def test_a_seed_that_was_trained_on_other_images_is_named(tmp_path: Path) -> Non
     assert doubts_of(tmp_path).count(said) == 1
     for command in (("table", "table1"), ("claims",)):
         assert f"warning: {said}\n" in salmask(*command, "--runs", str(tmp_path)).out
+
+
+def test_two_sides_that_were_trained_on_different_images_are_told(tmp_path: Path) -> None:
+    """With `--json` there was no warning either."""
+    trained(tmp_path, "mocov2", 0, 60.0, "first")
+    trained(tmp_path, HP, 0, 64.0, "other")
+    trained(tmp_path, "simclr", 0, 64.0, "first")
+    runs = find_runs([tmp_path], resolve)
+    frame = collect_runs(runs)
+    said = f"imagenet100: full/{HP} s0 trained on other images than full/mocov2 s0; their numbers do not compare."
+    for other, notes in ((HP, [said]), ("simclr", [])):
+        (comparison,) = compare(frame, runs, "mocov2", other)
+        assert [note for note in comparison.notes if "trained on" in note] == notes
 
 
 def test_a_difference_of_runs_that_were_trained_on_other_images_is_not_the_methods_alone(tmp_path: Path) -> None:
@@ -80,6 +94,7 @@ def test_nothing_is_said_of_images_that_differ_by_the_settings_and_of_unknown_on
     trained(tmp_path, "mocov2", 2, 60.0, "drawn", sweep="scenes", data__dataset="scenes")
     trained(tmp_path, "mocov2", 3, 60.0, "fewer", sweep="few", data__dataset="scenes", data__scenes__train_count=64)
     seen(trained(tmp_path, "simclr", 0, 60.0, ""), {"weights": "0123"})
+    seen(trained(tmp_path, "simclr", 3, 60.0, ""), {"train": None})
     gone = trained(tmp_path, "simclr", 1, 60.0, "other")
     gone.provenance.unlink()
     unread = trained(tmp_path, "simclr", 2, 60.0, "other")
