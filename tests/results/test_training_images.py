@@ -97,7 +97,7 @@ def test_nothing_is_said_of_images_that_differ_by_the_settings_and_of_unknown_on
     seen(trained(tmp_path, "simclr", 3, 60.0, ""), {"train": None})
     gone = trained(tmp_path, "simclr", 1, 60.0, "other")
     gone.provenance.unlink()
-    unread = trained(tmp_path, "simclr", 2, 60.0, "other")
+    unread = trained(tmp_path, "simclr+mscn", 2, 60.0, "other")
     unread.run_yaml.unlink()
     assert [doubt for doubt in doubts_of(tmp_path) if "other images" in doubt or "different data" in doubt] == []
 
