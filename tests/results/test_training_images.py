@@ -102,6 +102,13 @@ def test_nothing_is_said_of_images_that_differ_by_the_settings_and_of_unknown_on
     assert [doubt for doubt in doubts_of(tmp_path) if "other images" in doubt or "different data" in doubt] == []
 
 
+def test_how_scenes_would_be_drawn_is_nothing_about_photographs(tmp_path: Path) -> None:
+    trained(tmp_path, "mocov2", 0, 60.0, "first")
+    trained(tmp_path, "mocov2", 1, 60.0, "grown", sweep="other", data__scenes__train_count=64)
+    said = "imagenet100: other/mocov2 s1 trained on other images than full/mocov2 s0; their numbers do not compare"
+    assert [doubt for doubt in doubts_of(tmp_path) if "other images" in doubt] == [said]
+
+
 def test_the_report_tells_of_trainings_without_a_number(tmp_path: Path) -> None:
     trained(tmp_path, "mocov2", 0, 60.0, "first")
     trained(tmp_path, "mocov2", 1, 60.0, "grown")
