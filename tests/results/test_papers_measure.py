@@ -71,6 +71,7 @@ def test_beside_what_is_judged_by_the_papers_own_measure_the_cell_names_it() -> 
     assert PAPER not in text
     assert text.count("+5.58 (linear top-1)") == 1
     assert text.count("(in part linear top-1)") == 1
+    assert "()" not in text  # what is judged by the paper's own is called nothing
     told = families_as_frame(families).set_index("claim")["published_by"]
     assert told["ours-beats-baseline"] == "linear top1, coco bbox_AP50"
     # On a terminal the comparisons of a column stand together: its heading names it.
