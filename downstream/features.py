@@ -103,6 +103,7 @@ class FeatureStore:
             self._last_pool.clear()  # before the next one comes: of ImageNet-100 it is a gigabyte
             found = self._find(images)
             self._last_pool[name] = self._make(images) if found is None else found
+            _warn_if_equal(self._last_pool[name], self.folder.backbone)
         return self._last_pool[name]
 
     def _find(self, images: Images) -> Features | None:
@@ -203,6 +204,15 @@ def _require_finite(features: Features, backbone: Path) -> None:
             f"{backbone} cannot be measured",
             mend="take an earlier checkpoint of its training, or train it anew",
         )
+
+
+def _warn_if_equal(features: Features, backbone: Path) -> None:
+    """Tells the log where no image differs from another: what is measured is chance then, or the order of the images.
+
+    It is measured all the same: of a backbone that collapsed, that is the number.
+    """
+    if len(features) > 1 and (features == features[0]).all():
+        log.warning("all %d images have the same features: %s tells none from another", len(features), backbone)
 
 
 def labels_of(images: Images) -> NDArray[np.int64]:

@@ -279,3 +279,16 @@ def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -
     with pytest.raises(UserError, match=f"the features of {len(val)} of {len(val)} images, image 0 first, are NaN"):
         store_of(folder)(val)
     assert not list(folder.path.rglob("*.npy"))
+
+
+def test_a_backbone_that_tells_no_image_from_another_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its neighbours are whichever come first: the number, which is chance, was given without a word."""
+    run = tiny()
+    store, images = store_of(with_random_backbone(run, tmp_path)), open_data(run, "train")
+    monkeypatch.setattr(FeatureStore, "_compute", lambda *_: np.ones((len(images), 64), np.float32))
+    store(images)
+    store(images)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"all {len(images)} images have the same features: {store.folder.backbone} tells none from another"
