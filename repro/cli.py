@@ -289,8 +289,8 @@ HELP = """Saliency-guided masking for contrastive learning: train, evaluate, and
 Without a command: the next steps from where you stand. Each command has an example in its own --help.
 
 Exit status: 0 done; 1 a check failed (doctor, data verify, drill), a job failed (sweep --local, retry), Slurm had no \
-room for all jobs, or a fault of salmask's own; 2 bad input, in one line with the mend; 128 + N stopped by signal N \
-(130: Ctrl-C; 141: the output was closed), and the same command goes on.
+room for all jobs, or a fault of salmask's own or of code added to it; 2 bad input, in one line with the mend; 128 + N \
+stopped by signal N (130: Ctrl-C; 141: the output was closed), and the same command goes on.
 """
 
 

@@ -78,11 +78,17 @@ def _carry_out(
 
 
 def _end_unforeseen(error: Exception) -> NoReturn:
+    from repro.runs.added_code import added_place, added_traceback  # only where something is wrong
+
     if shortage := memory_shortage(error):
         _end(f"salmask: {shortage}", 1)
     if refusal := system_refusal(error):
         _end(f"salmask: {refusal}", 2)
     kind = f"{type(error).__name__}: {one_line(error)}"
+    if place := added_place(error):
+        # Whoever wrote the code sees the traceback at once: it is theirs to mend.
+        say(added_traceback(error).rstrip(), err=True)
+        _end(f"salmask: a fault of code that was added to salmask, at {place}: {kind}; its traceback is above", 1)
     _end(f"salmask: a fault of salmask's own, {kind}; please report it with {_kept_traceback(error)}", 1)
 
 

@@ -1,0 +1,151 @@
+"""Where in code that somebody added to salmask an error arose: a task, a framework, a data set of a person's own.
+
+Such an error is its author's to mend, who is at the terminal, and no fault to report. Added is what lies neither in
+salmask's packages nor among Python's and the libraries' files; and in a checkout of salmask each file that git does not
+know, and each line that was written since the checkout left the branch that it was cloned from.
+"""
+
+import re
+import subprocess
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+
+from repro.errors import visible_in_line
+from repro.paths import CODE_ROOT
+from repro.runs.provenance import git_environment
+
+PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
+"""What salmask is, wherever it is installed."""
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""What folders of installed libraries are called."""
+_PATIENCE_SECONDS = 10.0
+"""The longest that git is waited for."""
+_TOLD_FRAME = re.compile(r'^\s*File "(?P<path>[^"\n]+)", line (?P<line>\d+)', re.MULTILINE)
+"""A frame in the message of an error of a worker of a DataLoader, which holds the worker's whole traceback."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of code."""
+
+    path: Path
+    line: int
+
+    def __str__(self) -> str:
+        path = self.path.resolve()
+        shown = path.relative_to(CODE_ROOT) if path.is_relative_to(CODE_ROOT) else self.path
+        return f"{visible_in_line(str(shown))}, line {self.line}"
+
+
+def added_place(error: BaseException) -> Place | None:
+    """Returns the innermost line of added code that an error came through; None where it came through none.
+
+    Args:
+        error: As it was caught.
+    """
+    return next((place for place in _places(error) if is_added(place)), None)
+
+
+def added_traceback(error: BaseException) -> str:
+    """Returns the traceback of an error from the outermost line of added code on, or all of it.
+
+    Args:
+        error: As it was caught.
+    """
+    begin: TracebackType | None = error.__traceback__
+    while begin is not None and not is_added(_place_of(begin)):
+        begin = begin.tb_next
+    return "".join(traceback.format_exception(error.with_traceback(begin)))
+
+
+def _places(error: BaseException) -> Iterator[Place]:
+    """Yields the lines that an error came through, the innermost first."""
+    if isinstance(error, SyntaxError) and error.filename:
+        yield Place(Path(error.filename), error.lineno or 0)
+    told = _TOLD_FRAME.findall(str(error)) if "\nOriginal Traceback" in str(error) else []
+    yield from (Place(Path(path), int(line)) for path, line in reversed(told))
+    frames, trace = [], error.__traceback__
+    while trace is not None:
+        frames.append(_place_of(trace))
+        trace = trace.tb_next
+    yield from reversed(frames)
+
+
+def _place_of(trace: TracebackType) -> Place:
+    return Place(Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno)
+
+
+@cache
+def is_added(place: Place) -> bool:
+    """Returns whether a line is of added code.
+
+    Args:
+        place: The line, of a file as Python names it.
+    """
+    path = place.path.resolve()  # as `CODE_ROOT` is
+    if not path.is_file():  # Python's own, `<frozen importlib._bootstrap>`
+        return False
+    own = path.is_relative_to(CODE_ROOT)
+    if own and path.relative_to(CODE_ROOT).parts[0] in PACKAGES:
+        return _was_written_since(path, place.line)
+    if _is_installed(path) or _is_installed(place.path) or path == Path(sys.argv[0]).resolve():
+        return False
+    return not own or _was_written_since(path, place.line)
+
+
+def _is_installed(path: Path) -> bool:
+    """Returns whether a file is one of Python's or of a library's, wherever these lie: on a cluster in many places."""
+    return bool(_INSTALLED.intersection(path.parts)) or any(path.is_relative_to(folder) for folder in _python_folders())
+
+
+@cache
+def _python_folders() -> Sequence[Path]:
+    """Returns the folders of Python's own modules, and of its programs."""
+    paths = sysconfig.get_paths()
+    folders = [Path(paths[name]) for name in ("stdlib", "platstdlib", "scripts")]
+    return [*folders, *(folder.resolve() for folder in folders)]
+
+
+def _was_written_since(path: Path, line: int) -> bool:
+    """Returns whether a line of a checkout was written since that left where it came from; False outside of one."""
+    base = _base()
+    if not base:
+        return False
+    if _git("ls-files", "--error-unmatch", "--", str(path)) is None:
+        return True
+    # By its line and not by its file: who adds a task writes a line into the very module that calls it.
+    told = _git("blame", "--porcelain", f"-L{line},{line}", f"^{base}", "--", str(path))
+    return told is not None and "\nboundary\n" not in told
+
+
+@cache
+def _base() -> str:
+    """Returns the commit up to which a checkout's code is salmask's, and empty where there is no checkout."""
+    # Installed into a virtual environment that lies in another project's checkout, git would tell of that one.
+    if _git("ls-files", "--error-unmatch", "--", "repro/__init__.py") is None:
+        return ""
+    left = (_git("merge-base", "HEAD", branch) for branch in ("@{upstream}", "origin/HEAD", "HEAD"))
+    return next(filter(None, left), "")
+
+
+def _git(*words: str) -> str | None:
+    """Returns what git says of the code; None where it fails, or is not there."""
+    try:
+        return subprocess.run(
+            ["git", *words],
+            cwd=CODE_ROOT,
+            env=git_environment(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=_PATIENCE_SECONDS,
+        ).stdout.strip("\n")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,149 @@
+"""Whose an error is: one in a module that somebody added names its line there, and asks nobody for a report."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from repro.runs import added_code
+from repro.runs.added_code import added_place, added_traceback
+
+OWN = "def apply(work):\n    return work()\n"
+"""A module of salmask's, which calls what is added."""
+TASK = "def measure():\n    return means\n"
+
+
+def git(tree: Path, *words: str) -> None:
+    names = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "init.defaultBranch=main")
+    subprocess.run(["git", *names, *words], cwd=tree, check=True, capture_output=True)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A checkout with a module of salmask's."""
+    tree = tmp_path.resolve() / "salmask"
+    for name, text in {"repro/__init__.py": "", "downstream/tasks.py": OWN}.items():
+        (tree / name).parent.mkdir(parents=True)
+        (tree / name).write_text(text)
+    git(tree, "init")
+    git(tree, "add", ".")
+    git(tree, "commit", "-m", "salmask")
+    monkeypatch.setattr(added_code, "CODE_ROOT", tree)
+    caches = (added_code.is_added, added_code._base)
+    for each in caches:
+        each.cache_clear()
+    yield tree
+    for each in caches:
+        each.cache_clear()
+
+
+def module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def raised(work: Callable[[], object]) -> Exception:
+    try:
+        work()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize("state", ["unknown to git", "committed since the clone", "outside of the checkout"])
+def test_an_error_in_an_added_module_names_its_line(tree: Path, tmp_path: Path, state: str) -> None:
+    path = (tmp_path if state.startswith("outside") else tree / "downstream") / "means.py"
+    if state.startswith("committed"):
+        git(tree, "update-ref", "refs/remotes/origin/HEAD", "HEAD")
+    path.write_text(TASK)
+    if state.startswith("committed"):
+        git(tree, "add", ".")
+        git(tree, "commit", "-m", "own task")
+    tasks = module(tree / "downstream" / "tasks.py")
+    error = raised(lambda: tasks.apply(module(path).measure))
+    shown = path if state.startswith("outside") else "downstream/means.py"
+    assert str(added_place(error)) == f"{shown}, line 2"
+    text = added_traceback(error)
+    assert text.endswith("NameError: name 'means' is not defined\n")
+    assert "return means" in text
+
+
+def test_an_error_in_what_added_code_calls_is_told_at_the_call(tree: Path) -> None:
+    (tree / "downstream" / "means.py").write_text("import json\n\ndef measure():\n    return json.loads('{')\n")
+    error = raised(module(tree / "downstream" / "means.py").measure)
+    assert str(added_place(error)) == "downstream/means.py, line 4"
+
+
+def test_a_module_that_cannot_be_compiled_names_the_line(tree: Path) -> None:
+    path = tree / "downstream" / "means.py"
+    path.write_text("import torch\nmeans = (\n")
+    assert str(added_place(raised(lambda: module(path)))) == "downstream/means.py, line 2"
+
+
+def test_an_error_of_salmasks_own_lines_has_no_added_place(tree: Path) -> None:
+    tasks = module(tree / "downstream" / "tasks.py")
+    lines = (tree / "downstream" / "tasks.py").read_text()
+    error = raised(lambda: tasks.apply(None))
+    trace = error.__traceback__
+    assert trace is not None
+    error = error.with_traceback(trace.tb_next and trace.tb_next.tb_next)  # without those of this test
+    assert added_place(error) is None
+    # Nor where a person wrote another line of the same file, such as a task's name.
+    (tree / "downstream" / "tasks.py").write_text(lines + "TASKS = {'means': 'downstream.means'}\n")
+    added_code.is_added.cache_clear()
+    assert added_place(error) is None
+
+
+def test_an_edited_line_of_salmasks_own_module_is_its_editors(tree: Path) -> None:
+    path = tree / "downstream" / "tasks.py"
+    path.write_text(OWN.replace("work()", "wrok()"))
+    assert str(added_place(raised(lambda: module(path).apply(None)))) == "downstream/tasks.py, line 2"
+
+
+def test_without_a_checkout_what_lies_in_the_packages_is_salmasks_own(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    path = tree / "downstream" / "means.py"
+    path.write_text(TASK)
+    error = raised(module(path).measure)
+    trace = error.__traceback__
+    assert trace is not None
+    assert added_place(error.with_traceback(trace.tb_next)) is None
+
+
+def test_libraries_are_nobodys_added_code() -> None:
+    assert not added_code.is_added(added_code.Place(Path(torch.__file__), 1))
+    assert not added_code.is_added(added_code.Place(Path(json.__file__), 1))
+    assert not added_code.is_added(added_code.Place(Path("<frozen importlib._bootstrap>"), 1))
+    assert not added_code.is_added(added_code.Place(Path(sys.executable), 1))
+
+
+class _Broken(Dataset[int]):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        value: int = module(self.path).measure()
+        return value
+
+
+def test_an_error_in_a_worker_of_a_loader_names_the_line_there(tree: Path) -> None:
+    path = tree / "downstream" / "means.py"
+    path.write_text(TASK)
+    error = raised(lambda: list(DataLoader(_Broken(path), num_workers=1)))
+    assert str(added_place(error)) == "downstream/means.py, line 2"
