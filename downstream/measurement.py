@@ -199,7 +199,15 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     Returns:
         `SCORES` in percent. `top5` is top-all where there are fewer than five classes; `mean_per_class` is the mean of
         the share of hits over the classes that occur among the labels.
+
+    Raises:
+        UserError: Logits are NaN, which would pass for the likeliest: the accuracy would be one of nothing.
     """
+    if undecided := int(logits.isnan().any(1).sum()):
+        raise UserError(
+            f"the scores of {undecided} of {len(logits)} images are NaN, which has no accuracy",
+            mend="see what the classifier made them of: features or weights may be NaN, or a class have no image",
+        )
     guesses = likeliest(logits)
     hits = guesses == labels.unsqueeze(1)
     first_hits = hits[:, 0].double()

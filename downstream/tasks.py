@@ -3,8 +3,9 @@
 `evaluate` carries out an evaluation by name (see `repro.runs.evaluation`): `linear`, `logistic@caltech101`, ...
 """
 
+import importlib
+import inspect
 import logging
-import pkgutil
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from downstream.measurement import Measurement, Target, as_results
+from downstream.measurement import ACCURACIES, Measurement, Target, as_results
 from downstream.partitions import scored_images
 from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.data.roots import root_of
@@ -30,6 +31,8 @@ from repro.runs.records import Result, append, read
 from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
+FULL = 100 + 1e-9
+"""The most that an accuracy can be, in percent, with what rounding adds to a mean."""
 
 
 class Task(Protocol):
@@ -167,9 +170,37 @@ def _checked(run: Run, evaluation: Evaluation, root: Path | None, backbone: Back
     """Returns an evaluation's task, and what it measures on, or raises a UserError where it refuses them."""
     target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)
     OPENING.say(f"{evaluation.name(run)}: importing what it needs, and opening {evaluation.dataset}")
-    task: Task = pkgutil.resolve_name(TASKS[evaluation.task])
+    task = _imported(evaluation.task)
     task.check(run, target, backbone)
     return task, target
+
+
+def _imported(name: str) -> Task:
+    """Imports a task, and refuses with a UserError what lacks a task's functions; its own errors come as they are."""
+    module, _, attribute = TASKS[name].partition(":")
+    told = f"TASKS (downstream/tasks.py) has the task {name} at {TASKS[name]}"
+    try:
+        # Not `pkgutil.resolve_name`, which does not tell an import that fails within the module from one of it.
+        task = importlib.import_module(module)
+        task = getattr(task, attribute) if attribute else task
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(f"{told}, and there is no module {error.name}", mend="write it, or correct its name") from error
+    except AttributeError as error:
+        if not attribute or error.obj is not task:
+            raise
+        raise UserError(f"{told}, which has no {attribute}", mend="write it, or correct its name") from error
+    if isinstance(task, type):
+        raise UserError(f"{told}, which is a class", mend="name an object of it")
+    for function, arguments in (("check", 3), ("measure", 4)):
+        try:
+            inspect.signature(getattr(task, function)).bind(*range(arguments))
+        except (AttributeError, TypeError) as error:
+            names = ", ".join(list(inspect.signature(getattr(Task, function)).parameters)[1:])
+            what = f"{told}, which has no function {function}({names})"
+            raise UserError(what, mend="docs/extend.md has an example") from error
+    return task
 
 
 def _measure(
@@ -178,6 +209,8 @@ def _measure(
     """Measures on every rank, as trainings and features are shared by all; the rows of rank 0 are appended."""
     started, clock = now(), time.monotonic()
     measurements = task.measure(run, folder, target, device)
+    if rank() == 0:
+        _require_sound(f"{TASKS[evaluation.task]}: measure", measurements)
     rows = as_results(
         measurements, run, folder, evaluation, device=device, started=started, duration_s=time.monotonic() - clock
     )
@@ -186,6 +219,29 @@ def _measure(
         append(folder.results, rows)
     barrier()  # no rank ends before the rows are there: by a failure of rank 0 all would have failed
     return rows
+
+
+def _require_sound(who: str, answer: object) -> None:
+    """Raises a UserError where what a task returns is no list of measurements, or of none, or of odd ones.
+
+    Args:
+        who: Who returned it, for the message.
+        answer: What was returned.
+    """
+    mend = "a list of Measurement, as `measurements` (downstream/measurement.py) makes it"
+    if not isinstance(answer, list | tuple):
+        raise UserError(f"{who} returned {type(answer).__name__}", mend=mend)
+    if other := next((row for row in answer if not isinstance(row, Measurement)), None):
+        raise UserError(f"{who} returned {type(answer).__name__} of {type(other).__name__}", mend=mend)
+    if not answer:
+        raise UserError(f"{who} returned no measurement, and nothing was recorded", mend="one for each number")
+    names = [(row.protocol, row.split, row.metric) for row in answer]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{who} returned two numbers for {', '.join(map(str, twice))}", mend="one, or two names")
+    for row in answer:
+        if str(row.metric).partition("@")[0] in ACCURACIES and not 0 <= row.value <= FULL:
+            what = f"{who} returned {row.metric} = {row.value}, which is no accuracy"
+            raise UserError(what, mend="a number in percent")
 
 
 def _require_found_again(run: Run, evaluation: Evaluation, rows: Collection[Result]) -> None:

@@ -14,7 +14,7 @@ from downstream import linear
 from downstream.epoch_scores import read_scores
 from downstream.features import FeatureStore
 from downstream.linear import LinearProbe, assert_unchanged, best_head_scores, build_training, folder_of_probe
-from downstream.measurement import averaged, scores
+from downstream.measurement import averaged, measurements, scores
 from downstream.tasks import evaluate as evaluate_by_name
 from repro.backbones.backbone import load_backbone
 from repro.errors import UserError
@@ -312,8 +312,9 @@ def test_a_grid_whose_names_no_file_can_have_is_refused_before_it_is_trained(
     most = max(rates for rates, name in names.items() if len(name) <= LONGEST_NAME)
     write_atomically(tmp_path / names[most].ljust(LONGEST_NAME, "x"), lambda file: file.write(b""))
     folder = with_random_backbone(RUN, tmp_path)
-    monkeypatch.setattr(linear, "measure", lambda *_: [])
-    assert evaluate(probing(most), folder, CPU) == []
+    protocol = probing(most).probe.protocol().name
+    monkeypatch.setattr(linear, "measure", lambda *_: measurements(protocol, "val", {"top1": 50.0}))
+    assert [row.protocol for row in evaluate(probing(most), folder, CPU)] == [protocol]
     before = files_below(folder.path)
     with pytest.raises(UserError, match=rf"^the {most + 1} rates of probe\.lr_grid are part of .*; mend: fewer rates"):
         evaluate(probing(most + 1), folder, CPU)

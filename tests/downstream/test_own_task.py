@@ -1,0 +1,138 @@
+"""A task that a person added, and the mistakes that are made in one: each is one line that says whose it is."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from training_samples import CPU, salmask, tiny, with_random_backbone
+
+from downstream import tasks
+from downstream.measurement import Measurement, measurements, scores
+from repro.errors import UserError
+from repro.runs.evaluation import PROTOCOLS, EvaluationProtocol
+from repro.runs.folder import RunFolder
+
+MEANS = "own_means"
+"""The module of the task, which Python finds in the tests' folder."""
+TASK = """
+from downstream.measurement import measurements
+
+def check(run, target, backbone):
+    pass
+
+def measure(run, folder, target, device):
+    return measurements("means-v1", "val", {"top1": 50.0})
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of the task `means`, which is entered in both tables."""
+    monkeypatch.syspath_prepend(tmp_path)
+    # The tables are changed and not replaced: the commands hold them, too.
+    for table, entry in ((tasks.TASKS, MEANS), (PROTOCOLS, lambda *_: (EvaluationProtocol("means-v1"),))):
+        monkeypatch.setitem(cast(dict[str, object], table), "means", entry)
+    monkeypatch.delitem(sys.modules, MEANS, raising=False)
+    return tmp_path / f"{MEANS}.py"
+
+
+def finished(out: Path) -> RunFolder:
+    folder = with_random_backbone(tiny(), out / "runs")
+    folder.set_status("done", task="pretrain")
+    return folder
+
+
+WHERE = "TASKS (downstream/tasks.py) has the task means at "
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "line"),
+    [
+        (MEANS, TASK.replace("check", "checked"), "which has no function check(run, target, backbone)"),
+        (MEANS, TASK.replace("(run, folder, ", "("), "which has no function measure(run, folder, target, device)"),
+        (f"{MEANS}:MEANS", TASK, "which has no MEANS; mend: write it, or correct its name"),
+        (f"{MEANS}:Means", "class Means:\n    pass", "which is a class; mend: name an object of it"),
+        ("own_mean", TASK, "and there is no module own_mean; mend: write it, or correct its name"),
+        ("own.mean", TASK, "and there is no module own; mend: write it, or correct its name"),
+    ],
+)
+def test_what_is_no_task_is_refused_before_anything_is_written(
+    place: Path, monkeypatch: pytest.MonkeyPatch, entry: str, text: str, line: str
+) -> None:
+    """Python's AttributeError was called a fault of salmask's own."""
+    place.write_text(text)
+    monkeypatch.setitem(cast(dict[str, str], tasks.TASKS), "means", entry)
+    with pytest.raises(UserError) as refusal:
+        tasks._imported("means")
+    assert f"{WHERE}{entry}, {line}" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("wrong", "error"), [("import umaps", ModuleNotFoundError), ("means.x", NameError)])
+def test_what_fails_within_a_tasks_module_is_not_taken_for_a_missing_one(
+    place: Path, wrong: str, error: type[Exception]
+) -> None:
+    place.write_text(f"{TASK}\n{wrong}\n")
+    with pytest.raises(error, match=wrong.rsplit(maxsplit=1)[-1].split(".", maxsplit=1)[0]):
+        tasks._imported("means")
+
+
+MEASUREMENT = Measurement("means-v1", "val", "top1", 50.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ([], "returned no measurement, and nothing was recorded; mend: one for each number"),
+        (None, "returned NoneType; mend: a list of Measurement, as "),
+        ({"top1": 50.0}, "returned dict; mend: a list of Measurement"),
+        ([MEASUREMENT, {"top1": 50.0}], "returned list of dict; mend: a list of Measurement"),
+        ([MEASUREMENT] * 2, "returned two numbers for means-v1, val, top1; mend: one, or two names"),
+        (measurements("means-v1", "val", {"top1": 101.0}), "returned top1 = 101.0, which is no accuracy"),
+        (measurements("means-v1", "val", {"top1": -1.0}), "returned top1 = -1.0, which is no accuracy"),
+        (measurements("means-v1", "val", {"top1@split=0": 101.0}), "returned top1@split=0 = 101.0, which is no"),
+        (measurements("means-v1", "val", {"top5": float("nan")}), "returned top5 = nan, which is no accuracy"),
+    ],
+)
+def test_what_a_task_returns_is_refused_in_one_line_and_not_recorded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, line: str
+) -> None:
+    """Of no rows it was status 0; a name twice, and an accuracy above 100, were recorded."""
+    task = SimpleNamespace(check=lambda *_: None, measure=lambda *_: answer)
+    monkeypatch.setitem(sys.modules, MEANS, task)
+    folder = finished(tmp_path)
+    with pytest.raises(UserError) as refusal:
+        tasks.evaluate(tiny(), folder, "means", CPU)
+    assert str(refusal.value).startswith(f"{MEANS}: measure {line}")
+    assert not folder.results.exists()
+
+
+def test_other_numbers_than_accuracies_may_be_anything(place: Path, tmp_path: Path) -> None:
+    place.write_text(TASK.replace('"top1": 50.0', '"top1": 100.0, "loss": 1000.0'))
+    assert len(tasks.evaluate(tiny(), finished(tmp_path), "means", CPU)) == 2
+
+
+def test_an_error_of_the_task_is_told_as_one_of_added_code(place: Path, tmp_path: Path) -> None:
+    """It was called a fault of salmask's own, with its traceback in a file that was to be reported."""
+    place.write_text(TASK.replace("50.0", "accuracy"))
+    folder = finished(tmp_path)
+    ended = salmask("eval", str(folder.path), "--task", "means", "machine.device=cpu")
+    *trace, line = ended.err.splitlines()
+    assert ended.code == 1
+    assert line == (
+        f"salmask: a fault of code that was added to salmask, at {place}, line 8: NameError: name 'accuracy' is not "
+        "defined; its traceback is above"
+    )
+    assert "in measure" in "\n".join(trace)
+
+
+def test_scores_that_are_nan_are_no_accuracy() -> None:
+    """NaN passes for the largest: a class without a mean was every image's, and chance was recorded."""
+    logits = torch.zeros(3, 2)
+    logits[1, 0] = float("nan")
+    with pytest.raises(UserError, match=r"^the scores of 1 of 3 images are NaN, which has no accuracy; mend: "):
+        scores(logits, torch.tensor([0, 1, 1]))
+    # A class that a classifier never saw has no chance, which is a score.
+    assert scores(torch.tensor([[0.0, -torch.inf]]), torch.tensor([0]))["top1"] == 100.0
