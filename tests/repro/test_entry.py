@@ -1,0 +1,56 @@
+"""The process of the command from its first moment on: Ctrl-C is one line and status 130."""
+
+import signal
+import subprocess
+import sys
+import tomllib
+
+from places import ROOT
+
+SLOW_IMPORT = """
+import signal, sys, time
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "repro.cli":
+            print("importing", flush=True)
+            time.sleep(SECONDS)
+sys.meta_path.insert(0, Slow())
+from repro.entry import main
+SETTING
+main()
+"""
+"""A process whose imports take a while, as from a file system that is busy."""
+
+
+def begun(seconds: float, setting: str = "", *words: str) -> subprocess.Popen[bytes]:
+    code = SLOW_IMPORT.replace("SECONDS", str(seconds)).replace("SETTING", setting)
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"importing\n"
+    return process
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line() -> None:
+    """It was a traceback through typer's modules."""
+    with begun(60) as process:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, b"salmask: interrupted\n")
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so() -> None:
+    """As in the background of a script, whose Ctrl-C is not for it."""
+    with begun(0.3, "signal.signal(signal.SIGINT, signal.SIG_IGN)", "--version") as process:
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, b"")
+    assert out.startswith(b"salmask ")
+
+
+def test_the_installed_command_begins_there_and_imports_nothing_before() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"] == {"salmask": "repro.entry:main"}
+    code = "import sys; import repro.entry; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, check=True, text=True, cwd=ROOT)
+    named = set(ended.stdout.split())
+    assert {name for name in named if name.startswith("repro")} == {"repro", "repro.entry"}
+    assert {name.partition(".")[0] for name in named} <= {"repro", "__main__", *sys.stdlib_module_names}
