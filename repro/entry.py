@@ -1,4 +1,4 @@
-"""Where the process of the `salmask` command begins: Ctrl-C is one line from here on, also while the rest is imported."""
+"""Where the process of the `salmask` command begins: Ctrl-C is one line from here on, while it imports the rest, too."""
 
 import os
 import signal

@@ -118,7 +118,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         if is_of_a_full_disk(error):
             raise _full_disk(path, write) from error
         # The error's own text names the temporary file, with a number in front.
-        reason = getattr(error, "strerror", None) or one_line(error)
+        reason = why_unwritable(path.parent, error) if isinstance(error, OSError) else one_line(error)
         mend = "check that its folder is one, and can be written to"
         raise UserError(f"cannot write {path}: {reason}", mend=mend) from error
     except BaseException:  # an interruption too must leave no temporary file
@@ -141,6 +141,20 @@ def is_of_a_full_disk(error: BaseException | None) -> bool:
 def mend_of_place(error: OSError, otherwise: str = "choose another --out") -> str:
     """Returns what to do where a folder cannot be written to: for want of room nobody is to begin anew elsewhere."""
     return "free some space there" if is_of_a_full_disk(error) else otherwise
+
+
+def why_unwritable(folder: Path, error: OSError) -> str:
+    """Returns why a folder cannot be written to: the file that stands in a folder's place, or what the system says.
+
+    Args:
+        folder: That was to be made, or to be written into.
+        error: What was raised; "File exists" alone would let a person look for another file.
+    """
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        place = next(place for place in (folder, *folder.absolute().parents) if place.is_symlink() or exists(place))
+        if not is_folder(place):
+            return f"{place} is {'a link to nothing' if place.is_symlink() and not exists(place) else 'no folder'}"
+    return error.strerror or one_line(error)
 
 
 def check_place(path: Path, mend: str) -> None:

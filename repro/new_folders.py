@@ -12,7 +12,7 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.file_locks import locked
-from repro.files import folder_size, full_disk_reason, is_of_a_full_disk, sync_folder
+from repro.files import folder_size, full_disk_reason, is_of_a_full_disk, sync_folder, why_unwritable
 from repro.quantities import size_text
 
 _UNFINISHED, _ASIDE = ".part", ".old"
@@ -62,7 +62,7 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
             written = folder_size(Path(temporary)) if temporary else 0
             reason = full_disk_reason(target.parent, f"{size_text(written)} of it were written")
             raise UserError(f"cannot write {target}: {reason}", mend="free some space there") from error
-        reason = error.strerror or str(error)
+        reason = why_unwritable(target.parent, error)
         if isinstance(error.filename, str) and _is_elsewhere(Path(error.filename).absolute(), target.absolute()):
             # What it was to be made from; neither the folder nor its place is to blame.
             mend = "see whether it is still there and can be read, and repeat"

@@ -13,6 +13,7 @@ from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.doctor.weights import check_weights
 from repro.errors import UserError
+from repro.quantities import counted
 from repro.runs.localizer_weights import PAPERS_WEIGHTS
 from repro.saliency.networks import build_localizer
 
@@ -54,7 +55,7 @@ def check_devices() -> Iterator[Diagnosis]:
         mend = "for the paper's scale: a machine with an NVIDIA GPU and its driver"
         if threads > cores:  # torch goes by the machine's cores, and not by what a container may take of them
             mend = f"OMP_NUM_THREADS={cores} before each command, or threads wait for each other; {mend}"
-        yield Diagnosis("device", "note", f"no GPU; {cores} CPU cores, {threads} threads", mend)
+        yield Diagnosis("device", "note", f"no GPU; {counted(cores, 'CPU core')}, {counted(threads, 'thread')}", mend)
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         yield Diagnosis(f"device {index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")

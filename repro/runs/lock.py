@@ -28,7 +28,7 @@ import filelock
 
 from repro.errors import UserError
 from repro.file_locks import TELL_SECONDS
-from repro.files import mend_of_place
+from repro.files import mend_of_place, why_unwritable
 from repro.quantities import duration_text
 
 STALE_SECONDS = 120.0
@@ -116,7 +116,7 @@ def held(
         file_lock = _acquire(lock, holder, wait, watch=watch, waiting=waiting)
     except OSError as error:
         mend = mend_of_place(error, unwritable)
-        raise UserError(f"cannot write to {lock.parent}: {error.strerror or error}", mend=mend) from error
+        raise UserError(f"cannot write to {lock.parent}: {why_unwritable(lock.parent, error)}", mend=mend) from error
     if file_lock is None:
         raise taken()
     try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repro.file_locks import locked
-from repro.files import CHECKSUM_BYTES, checksum, write_at
+from repro.files import CHECKSUM_BYTES, checksum, why_unwritable, write_at
 from repro.paths import cache_home
 
 CHUNK = 64
@@ -144,4 +144,6 @@ class MapFile:
 
     def _warn(self, error: OSError) -> None:
         if not self._unwritten:  # once, and not for every chunk
-            log.warning("%s: %s; saliency maps are kept in memory only", self.path, error.strerror or error)
+            assert self.path is not None  # maps in memory are not written
+            reason = why_unwritable(self.path.parent, error)
+            log.warning("%s: %s; saliency maps are kept in memory only", self.path, reason)

@@ -13,6 +13,7 @@ from torchvision.models import get_model, get_model_weights
 from repro.backbones.backbone import load_backbone
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, memory_shortage, nearest
+from repro.files import why_unwritable
 from repro.masking.filters import high_pass
 from repro.paths import CACHE_VARIABLE
 from repro.randomness import Purpose, stream_seed
@@ -116,15 +117,16 @@ def _refuse_closed_place(error: Exception, which: str) -> None:
     What a network says is no such error: urllib wraps it, and leaves the number out.
     """
     if isinstance(error, OSError) and error.errno in _CLOSED:
-        place = f"{error.filename}: " if error.filename else ""
+        place = f"{error.filename}: {why_unwritable(Path(error.filename), error)}" if error.filename else ""
         raise UserError(
-            f"the weights {which} have no place here ({place}{reason_of(error)})",
+            f"the weights {which} have no place here ({place or reason_of(error)})",
             mend=f"{CACHE_VARIABLE}=DIR before the command, a folder with room that this user may read and write",
         ) from error
 
 
-_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""What the system says of what is closed to this user, and of a disk that is read-only or full."""
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR)
+"""What the system says of what is closed to this user, of a disk that is read-only or full, and of a file in the place
+of a folder."""
 
 
 def _is_damaged(file: Path, weights: LocalizerWeights) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from repro.files import CHECKSUM_BYTES, checksum, write_at
+from repro.files import CHECKSUM_BYTES, checksum, why_unwritable, write_at
 from repro.paths import cache_home
 
 MOST_BYTES = 2 * 2**30
@@ -55,7 +55,9 @@ class DrawnPictures:
             return picture
         except OSError as error:
             # Not tried again: on a full disk there would be a warning, and a failed write, for each picture.
-            log.warning("%s: %s; pictures are drawn anew each time", self._path, error.strerror or error)
+            log.warning(
+                "%s: %s; pictures are drawn anew each time", self._path, why_unwritable(self._path.parent, error)
+            )
             self._usable = False
             return draw()
 

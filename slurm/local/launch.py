@@ -16,7 +16,7 @@ from rich.text import Text
 
 from repro.cores import idle_cores, usable_cores
 from repro.errors import UserError
-from repro.files import is_of_a_full_disk, mend_of_place
+from repro.files import is_of_a_full_disk, mend_of_place, why_unwritable
 from repro.progress import ProgressBars
 from repro.quantities import counted
 from repro.runs.resource_usage import usage_of, words
@@ -393,6 +393,7 @@ def _under_way(sweep_folder: Path) -> Iterator[None]:
         refuse_foreign_sweep(sweep_folder)
         (sweep_folder / LOCAL_LOCK).touch()
     except OSError as error:
-        raise UserError(f"cannot write to {sweep_folder}: {error.strerror}", mend=mend_of_place(error)) from error
+        what = f"cannot write to {sweep_folder}: {why_unwritable(sweep_folder, error)}"
+        raise UserError(what, mend=mend_of_place(error)) from error
     with minding(sweep_folder):
         yield

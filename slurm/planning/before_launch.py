@@ -62,7 +62,7 @@ def check_folder(folder: Path, other: str = "another --out") -> None:
     for part in (folder, *folder.parents):
         if exists(part):
             if not is_folder(part):
-                raise UserError(f"cannot write to {folder}: Not a directory", mend="choose another --out")
+                raise UserError(f"cannot write to {folder}: {part} is no folder", mend="choose another --out")
             break
     # Also where links lead to: that is what stands in a script. (`Path.resolve` fails where they go in a circle.)
     named, real = str(folder.absolute()), os.path.realpath(folder)

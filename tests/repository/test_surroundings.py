@@ -194,14 +194,14 @@ def test_a_folder_whose_place_is_a_file_is_blamed_itself(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as refused, new_folder(tmp_path / "file/out"):
         raise AssertionError("it is to be refused before it is filled")
-    assert refused.value.what == f"cannot write {tmp_path}/file/out: File exists"
+    assert refused.value.what == f"cannot write {tmp_path}/file/out: {tmp_path}/file is no folder"
 
 
 def test_a_file_that_cannot_be_written_is_named_once_and_not_by_its_temporary_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as refused:
         write_atomically(tmp_path / "file/x/a.html", lambda file: file.write(b""))
-    assert refused.value.what == f"cannot write {tmp_path}/file/x/a.html: Not a directory"
+    assert refused.value.what == f"cannot write {tmp_path}/file/x/a.html: {tmp_path}/file is no folder"
 
 
 def test_what_a_killed_process_left_of_a_folder_goes_and_what_another_fills_stays(tmp_path: Path) -> None:

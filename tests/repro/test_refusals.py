@@ -200,3 +200,28 @@ def test_a_traceback_without_room_for_its_file_is_printed(
         "no temporary file could be written"
     )
     assert "KeyError: 'weight'" in lines[:-1]
+
+
+@pytest.mark.parametrize(
+    ("below", "reason"),
+    [("file", "file is no folder"), ("file/a/b", "file is no folder"), ("link", "link is a link to nothing")],
+)
+def test_what_stands_in_a_folders_place_is_named(tmp_path: Path, below: str, reason: str) -> None:
+    """`File exists` told of a file, but not that a folder was wanted there, nor which file it was."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    line = refused("data", "cache", "scenes", "data.scenes.train_count=20", "--to", str(tmp_path / below))
+    assert line == (
+        f"cannot write to {tmp_path / below}: {tmp_path}/{reason}; mend: name a folder that can be written with --to, "
+        "or set $SALMASK_CACHE"
+    )
+
+
+def test_weights_whose_place_is_a_file_do_not_wait_for_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SALMASK_CACHE", str(tmp_path / "file"))
+    line = refused("data", "weights", "localizer.network=resnet50")
+    assert line.startswith("the weights IMAGENET1K_V2 of resnet50 have no place here (")
+    assert f": {tmp_path}/file is no folder); mend: SALMASK_CACHE=DIR before the command" in line

@@ -299,7 +299,10 @@ def test_jobs_of_one_name_are_told_apart(
 def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     words = ("sweep", "demo", "--local", "--out", str(tmp_path / "file" / "x"))
-    assert refused(*words) == f"cannot write to {tmp_path / 'file' / 'x'}: Not a directory; mend: choose another --out"
+    assert (
+        refused(*words)
+        == f"cannot write to {tmp_path / 'file' / 'x'}: {tmp_path / 'file'} is no folder; mend: choose another --out"
+    )
 
 
 def test_cancelling_ends_what_runs_and_takes_out_what_waits(programs: Path, tmp_path: Path) -> None:

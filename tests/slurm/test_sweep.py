@@ -223,7 +223,7 @@ def test_a_file_in_the_place_of_a_sweeps_folder_is_refused(tmp_path: Path, below
     file = tmp_path / "file"
     file.touch()
     line = refused("sweep", graph_file, "--cluster", "slurm", "--out", str(file / below))
-    assert line == f"cannot write to {file / below}: Not a directory; mend: choose another --out"
+    assert line == f"cannot write to {file / below}: {file} is no folder; mend: choose another --out"
 
 
 def test_roots_are_looked_for_before_a_launch(tmp_path: Path) -> None:

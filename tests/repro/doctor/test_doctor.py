@@ -56,16 +56,24 @@ def test_doctor_finds_a_root_wrong_that_cannot_serve(tmp_path: Path, dataset: st
     assert check_data(dataset, tmp_path, needed=False).verdict == "ok"
 
 
-@pytest.mark.parametrize(("threads", "advised"), [(2, False), (64, True)])
+@pytest.mark.parametrize(
+    ("cores", "threads", "found", "advised"),
+    [
+        (2, 2, "2 CPU cores, 2 threads", False),
+        (2, 64, "2 CPU cores, 64 threads", True),
+        (2, 1, "2 CPU cores, 1 thread", False),
+        (1, 1, "1 CPU core, 1 thread", False),
+    ],
+)
 def test_more_threads_than_a_container_has_cores_are_advised_against(
-    threads: int, advised: bool, monkeypatch: pytest.MonkeyPatch
+    cores: int, threads: int, found: str, advised: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     (device,) = check_devices()
-    assert device.found == f"no GPU; 2 CPU cores, {threads} threads"
+    assert device.found == f"no GPU; {found}"
     assert device.mend.startswith("OMP_NUM_THREADS=2 before each command") == advised
 
 
