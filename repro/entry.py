@@ -1,4 +1,4 @@
-"""Where the process of the `salmask` command begins: Ctrl-C is one line from here on, while the rest is imported too."""
+"""Where the process of the `salmask` command begins: Ctrl-C is one line from here on, while all is imported as well."""
 
 import os
 import signal

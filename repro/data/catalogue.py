@@ -14,7 +14,7 @@ from repro.data.annotations.findings import Survey
 from repro.data.archives import Preparer
 from repro.data.errors import PathError
 from repro.data.folders import FOLDER_FOR_EACH_CLASS, FolderImages, class_folders
-from repro.data.splits import SPLITS, Images, Split
+from repro.data.splits import SPLITS, Images, Split, require_images
 from repro.data.subsets import join
 from repro.errors import UserError, nearest, shortened
 from repro.runs.sections import ScenesSettings
@@ -100,6 +100,7 @@ def open_images(dataset: str, split: Split, root: Path | None, scenes: ScenesSet
     """
     entry = find_dataset(dataset)
     images = entry.images(split, root if entry.needs_root else None, scenes)
+    require_images(f"data set {dataset!r}, split {split}", images)
     # Here rather than in the openers: whoever draws scenes to look at them (`data verify`) wants them drawn anew.
     if isinstance(images, Scenes):
         images.keep(scenes_cache())

@@ -1,12 +1,13 @@
 """The names of a data set's two splits, and what each split is to whoever trains on it."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, NoReturn, Protocol
 
 import numpy as np
 from PIL import Image
 
 from repro.data.jpeg import Pixels
+from repro.errors import UserError
 
 Split = Literal["train", "val"]
 
@@ -46,10 +47,61 @@ def pixels_of(images: Images, index: int) -> tuple[Pixels, int]:
     if read is not None:
         return read(index)
     image, label = images[index]
-    return np.asarray(image), label
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        _refuse_image(images, index, image)
+    return pixels, label
 
 
 def size_of(images: Images, index: int) -> tuple[int, int]:
     """Returns an image's width and height in pixels: by the images' own method `size`, or by decoding."""
     read: Callable[[int], tuple[int, int]] | None = getattr(images, "size", None)
     return images[index][0].size if read is None else read(index)
+
+
+def require_images(what: str, images: Images) -> None:
+    """Refuses what a data set's opener returns where it lacks what `Images` have, or holds no image.
+
+    Args:
+        what: The data set and its split, for the message.
+        images: What was returned.
+
+    Raises:
+        UserError: A method is missing, there is no image, labels are none of the classes, or the first image is no RGB
+            image with its label.
+    """
+    kind = type(images).__name__
+    if missing := [name for name in _PARTS if not hasattr(images, name)]:
+        raise UserError(f"{what}: {kind} has no {missing[0]}", mend="what `Images` (repro/data/splits.py) lists")
+    labels, classes = np.asarray(images.targets), len(images.classes)
+    if len(labels) != len(images) or labels.ndim != 1:
+        raise UserError(f"{what}: {kind} has {len(images)} images, and {len(labels)} targets", mend="one for each")
+    if not len(images):
+        raise UserError(f"{what} holds no image", mend="see what its opener looks for")
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes)) if labels.dtype.kind in "iu" else [0]
+    if len(wrong):
+        mend = f"whole numbers from 0 to {classes - 1}, the place of the class in `classes`"
+        raise UserError(f"{what}: image {wrong[0]} has the label {labels[wrong[0]]}, of {classes} classes", mend=mend)
+    if hasattr(images, "pixels"):  # those of salmask's own have; the first file of many may be on a slow disk
+        return
+    first = images[0]
+    parts = first if isinstance(first, tuple | list) else (first,)
+    if len(parts) != 2 or not isinstance(parts[0], Image.Image):
+        found = ", ".join(type(part).__name__ for part in parts)
+        raise UserError(f"{what}: {kind}[0] is ({found})", mend="a PIL image and its label, as a tuple")
+    if first[0].mode != "RGB":
+        _refuse_image(images, 0, first[0])
+    if first[1] != labels[0]:
+        raise UserError(
+            f"{what}: {kind}[0] has the label {first[1]}, and targets[0] is {labels[0]}", mend="one of both"
+        )
+
+
+_PARTS = ("classes", "targets", "fingerprint", "__len__", "__getitem__")
+"""What all of `Images` have."""
+
+
+def _refuse_image(images: Images, index: int, image: object) -> NoReturn:
+    """Raises a UserError of an image that is no RGB image with 8 bits a channel."""
+    kind = f"of mode {image.mode}" if isinstance(image, Image.Image) else f"a {type(image).__name__}"
+    raise UserError(f"image {index} of {type(images).__name__} is {kind}, not RGB", mend='image.convert("RGB")')

@@ -1,0 +1,100 @@
+"""A data set that a person added, and the mistakes made in one: each is one line before anything is trained."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from repro.data import catalogue
+from repro.data.splits import Images, Split, pixels_of
+from repro.errors import UserError
+from repro.runs.sections import ScenesSettings
+
+
+class Drawn:
+    """Images as docs/extend.md leaves them to whoever adds a data set."""
+
+    classes = ("a", "b")
+
+    def __init__(self, count: int = 4, mode: str = "RGB") -> None:
+        self.targets: Any = [index % 2 for index in range(count)]
+        self.mode = mode
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> Any:
+        return Image.new(self.mode, (8, 8)), self.targets[index]
+
+    def fingerprint(self) -> str:
+        return "drawn"
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, images: object, split: Split = "train") -> Images:
+    entry = replace(catalogue.DATASETS["scenes"], name="drawn", open=lambda *_: images)
+    monkeypatch.setitem(catalogue.DATASETS, "drawn", entry)
+    return catalogue.open_images("drawn", split, None, ScenesSettings())
+
+
+def labelled(*labels: object) -> Drawn:
+    images = Drawn()
+    images.targets = list(labels)
+    return images
+
+
+def answering(answer: Callable[[int], object]) -> Drawn:
+    return type("Drawn", (Drawn,), {"__getitem__": lambda _, index: answer(index)})()
+
+
+class Longer(Drawn):
+    def __len__(self) -> int:
+        return 9
+
+
+PICTURE = Image.new("RGB", (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("images", "line"),
+    [
+        (Drawn(0), " holds no image; mend: see what its opener looks for"),
+        (None, ": NoneType has no classes; mend: what `Images` (repro/data/splits.py) lists"),
+        (Longer(), ": Longer has 9 images, and 4 targets; mend: one for each"),
+        (labelled(0, 1, 2, 0), ": image 2 has the label 2, of 2 classes; mend: whole numbers from 0 to 1, the place"),
+        (labelled(0, -1), ": image 1 has the label -1, of 2 classes; mend: whole numbers"),
+        (labelled(0.0, 1.0), ": image 0 has the label 0.0, of 2 classes; mend: whole numbers"),
+        (labelled("a", "b"), ": image 0 has the label a, of 2 classes; mend: whole numbers"),
+        (answering(lambda _: PICTURE), ": Drawn[0] is (Image); mend: a PIL image and its label, as a tuple"),
+        (
+            answering(lambda _: (torch.zeros(3, 8, 8), 0)),
+            ": Drawn[0] is (Tensor, int); mend: a PIL image and its label",
+        ),
+        (answering(lambda _: (PICTURE, 1)), ": Drawn[0] has the label 1, and targets[0] is 0; mend: one of both"),
+    ],
+)
+def test_what_is_no_data_set_is_refused_as_it_is_opened(
+    monkeypatch: pytest.MonkeyPatch, images: object, line: str
+) -> None:
+    """Labels of no class were trained on; the others were called faults of salmask's own."""
+    with pytest.raises(UserError) as refusal:
+        opened(monkeypatch, images)
+    assert str(refusal.value).startswith(f"data set 'drawn', split train{line}")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "P", "CMYK"])
+def test_an_image_that_is_not_rgb_is_named(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    line = rf'image 0 of Drawn is of mode {mode}, not RGB; mend: image\.convert\("RGB"\)'
+    with pytest.raises(UserError, match=line):
+        opened(monkeypatch, Drawn(mode=mode))
+    # One that comes later is as it is decoded.
+    later = answering(lambda index: (Image.new(mode if index else "RGB", (8, 8)), index % 2))
+    assert pixels_of(opened(monkeypatch, later), 0)[0].shape == (8, 8, 3)
+    with pytest.raises(UserError, match=rf"image 3 of Drawn is of mode {mode}, not RGB"):
+        pixels_of(later, 3)
+
+
+def test_a_sound_data_set_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(opened(monkeypatch, Drawn())) == 4
