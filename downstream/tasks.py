@@ -3,8 +3,6 @@
 `evaluate` carries out an evaluation by name (see `repro.runs.evaluation`): `linear`, `logistic@caltech101`, ...
 """
 
-import importlib
-import inspect
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -19,6 +17,7 @@ from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.data.roots import root_of
 from repro.distributed import barrier, decided_by_first, rank
 from repro.errors import UserError
+from repro.named_code import imported, require_callable
 from repro.presence import exists
 from repro.progress import OPENING
 from repro.runs.detection import COCO, DETECTION_TASKS, VOC
@@ -177,30 +176,14 @@ def _checked(run: Run, evaluation: Evaluation, root: Path | None, backbone: Back
 
 def _imported(name: str) -> Task:
     """Imports a task, and refuses with a UserError what lacks a task's functions; its own errors come as they are."""
-    module, _, attribute = TASKS[name].partition(":")
     told = f"TASKS (downstream/tasks.py) has the task {name} at {TASKS[name]}"
-    try:
-        # Not `pkgutil.resolve_name`, which does not tell an import that fails within the module from one of it.
-        task = importlib.import_module(module)
-        task = getattr(task, attribute) if attribute else task
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise UserError(f"{told}, and there is no module {error.name}", mend="write it, or correct its name") from error
-    except AttributeError as error:
-        if not attribute or error.obj is not task:
-            raise
-        raise UserError(f"{told}, which has no {attribute}", mend="write it, or correct its name") from error
+    task = imported(TASKS[name], told)
     if isinstance(task, type):
         raise UserError(f"{told}, which is a class", mend="name an object of it")
-    for function, arguments in (("check", 3), ("measure", 4)):
-        try:
-            inspect.signature(getattr(task, function)).bind(*range(arguments))
-        except (AttributeError, TypeError) as error:
-            names = ", ".join(list(inspect.signature(getattr(Task, function)).parameters)[1:])
-            what = f"{told}, which has no function {function}({names})"
-            raise UserError(what, mend="docs/extend.md has an example") from error
-    return task
+    require_callable(getattr(task, "check", None), "check", ("run", "target", "backbone"), told)
+    require_callable(getattr(task, "measure", None), "measure", ("run", "folder", "target", "device"), told)
+    checked: Task = task
+    return checked
 
 
 def _measure(

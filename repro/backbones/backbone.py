@@ -66,6 +66,31 @@ def save_backbone(
     write_checkpoint(path, content)
 
 
+def require_backbone(state: Mapping[str, Tensor], arch: str, width: int) -> None:
+    """Refuses an encoder before it is trained whose `backbone.pth` nobody could read.
+
+    Args:
+        state: Its state dict; entries of `fc` are left out.
+        arch: torchvision's name of the network that it is to be.
+        width: Base planes of that.
+
+    Raises:
+        UserError: It has other weights, or of other shapes.
+    """
+    found, wanted = (
+        {name: tuple(tensor.shape) for name, tensor in each.items() if not name.startswith("fc.")}
+        for each in (state, planned_resnet(arch, width).state_dict())
+    )
+    for name in (*wanted, *found):
+        if found.get(name) != wanted.get(name):
+            of_it = f"{name} is {found[name]}" if name in found else f"there is no {name}"
+            expected = f", not {wanted[name]}" if name in found and name in wanted else ""
+            raise UserError(
+                f"the encoder is no {arch} of width {width}, as encoder.arch and encoder.width say: {of_it}{expected}",
+                mend="the network that `build_encoder` (repro/contrastive/encoders.py) returns",
+            )
+
+
 def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     """Reads a backbone written by `save_backbone`.
 

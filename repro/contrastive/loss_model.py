@@ -3,8 +3,11 @@
 from abc import abstractmethod
 from typing import Any
 
+import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
+
+from repro.errors import UserError
 
 
 class LossModel(BaseModel):
@@ -23,10 +26,23 @@ class LossModel(BaseModel):
 
         Raises:
             ValueError: The mode is another.
+            UserError: `losses` returns no loss that can be trained.
         """
         if mode != "loss":
             raise ValueError(f"{type(self).__name__} is only trained; mode '{mode}' is not one of its own")
-        return self.losses(*inputs, **named_inputs)
+        losses = self.losses(*inputs, **named_inputs)
+        if not isinstance(losses, dict) or not any(
+            "loss" in name and _is_tensor(part) for name, part in losses.items()
+        ):
+            returned = f"a dictionary of {', '.join(losses)}" if isinstance(losses, dict) else type(losses).__name__
+            what = f"{type(self).__name__}.losses returned {returned}, in which is no loss"
+            raise UserError(what, mend='a dictionary whose "loss" is a tensor')
+        if torch.is_grad_enabled() and not any(
+            part.requires_grad for part in losses.values() if isinstance(part, Tensor)
+        ):
+            mend = "no `detach` and no `no_grad` between the network and its loss"
+            raise UserError(f"{type(self).__name__}.losses returned a loss without a gradient", mend=mend)
+        return losses
 
     def before_replay(self) -> None:
         """Does what a step does on the host, before a step that is replayed from a CUDA graph; by default nothing.
@@ -40,6 +56,11 @@ class LossModel(BaseModel):
 
         mmengine adds up all whose name contains "loss"; the others are logged only.
         """
+
+
+def _is_tensor(part: object) -> bool:
+    """Returns whether mmengine can add up a part of the losses."""
+    return isinstance(part, Tensor) or (isinstance(part, list) and all(isinstance(each, Tensor) for each in part))
 
 
 class ContrastiveModel(LossModel):

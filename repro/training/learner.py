@@ -1,6 +1,5 @@
 """What a run trains: its model, optimizers and data, put together from the settings."""
 
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ from mmengine.optim import _ParamScheduler
 from torch import nn
 from torch.utils.data import Dataset
 
-from repro.contrastive.loss_model import ContrastiveModel
+from repro.contrastive.loss_model import ContrastiveModel, LossModel
 from repro.data.splits import Images
 from repro.distributed import seeded_weights
 from repro.errors import UserError
 from repro.masking.branches import SaliencyMasking
+from repro.named_code import imported, require_callable
 from repro.runs.choices import Strategy
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.run import Run
@@ -105,8 +105,15 @@ def build_model(run: Run, preprocessor: ViewMaker | None) -> ContrastiveModel:
         UserError: The settings do not fit the number of processes.
     """
     # The table of frameworks holds its models' names instead of the functions, as it is read where there is no torch.
-    build: Callable[[Run, ViewMaker | None], ContrastiveModel] = pkgutil.resolve_name(FRAMEWORKS[run.framework].model)
-    return build(run, preprocessor)
+    place = FRAMEWORKS[run.framework].model
+    told = f"FRAMEWORKS (repro/runs/frameworks.py) has the model of {run.framework} at {place}"
+    build: Callable[[Run, ViewMaker | None], ContrastiveModel] = imported(place, told)
+    require_callable(build, place.partition(":")[2], ("run", "preprocessor"), told)
+    model = build(run, preprocessor)
+    if not isinstance(model, LossModel) or not isinstance(getattr(model, "encoder", None), nn.Module):
+        mend = "a ContrastiveModel (repro/contrastive/loss_model.py) with its network as `encoder`"
+        raise UserError(f"{told}, which returned {type(model).__name__} without an encoder to train", mend=mend)
+    return model
 
 
 def build_view_maker(

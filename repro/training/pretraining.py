@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from repro.backbones.backbone import save_backbone
+from repro.backbones.backbone import require_backbone, save_backbone
 from repro.contrastive.batch_norm import joint_statistics
 from repro.data.catalogue import open_images
 from repro.data.pixel_cache import cache_root, open_cached
@@ -89,7 +89,9 @@ def prepare_pretraining(
     images = open_data(run, "train")
     batches = plan_batches(run, images, device)
     OPENING.say(f"{PRETRAIN}: building {run.method}, and loading weights where it needs some")
-    return partial(_train, run, folder, device, images, batches, build(run, images, device))
+    learner = build(run, images, device)
+    require_backbone(learner.encoder.state_dict(), run.encoder.arch, run.encoder.width)
+    return partial(_train, run, folder, device, images, batches, learner)
 
 
 def _train(

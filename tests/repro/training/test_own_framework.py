@@ -1,0 +1,132 @@
+"""A framework that a person added, and the mistakes that are made in one: each is one line before hours are spent."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from training_samples import CPU, tiny
+
+from baselines import build_learner
+from repro.contrastive.loss_model import ContrastiveModel
+from repro.contrastive.simclr import SimCLR, build
+from repro.errors import UserError
+from repro.runs.folder import RunFolder
+from repro.runs.frameworks import FRAMEWORKS
+from repro.runs.sections import Framework
+from repro.training.learner import build_model
+from repro.training.pretraining import prepare_pretraining
+
+RUN = tiny("simclr")
+WHERE = "FRAMEWORKS (repro/runs/frameworks.py) has the model of simclr at "
+
+
+@pytest.fixture
+def framework(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Enters a model's module and place in the table."""
+
+    def enter(module: object, place: str = "own_model:build") -> None:
+        monkeypatch.setitem(sys.modules, "own_model", cast(Any, module))
+        entry = replace(FRAMEWORKS[Framework.simclr], model=place)
+        monkeypatch.setitem(cast(dict[Framework, object], FRAMEWORKS), Framework.simclr, entry)
+
+    return enter
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("own_model:bild", "which has no bild; mend: write it, or correct its name"),
+        ("own_modle:build", "and there is no module own_modle; mend: write it, or correct its name"),
+        ("own_model:alone", "which has no function alone(run, preprocessor); mend: docs/extend.md has an example"),
+        ("own_model:none", "which returned NoneType without an encoder to train; mend: a ContrastiveModel"),
+        ("own_model:network", "which returned Identity without an encoder to train; mend: a ContrastiveModel"),
+        ("own_model:headless", "which returned Headless without an encoder to train; mend: a ContrastiveModel"),
+    ],
+)
+def test_what_is_no_model_is_refused(framework: Callable[..., None], place: str, line: str) -> None:
+    """It was an AttributeError or a TypeError, called a fault of salmask's own."""
+    headless = type("Headless", (ContrastiveModel,), {"losses": lambda *_: {}})
+    module = SimpleNamespace(
+        build=build,
+        alone=lambda run: None,
+        none=lambda *_: None,
+        network=lambda *_: nn.Identity(),
+        headless=lambda *_: headless(),
+    )
+    framework(module, place)
+    with pytest.raises(UserError) as refusal:
+        build_model(RUN, None)
+    assert str(refusal.value).startswith(f"{WHERE}{place}, {line}")
+
+
+def test_an_encoder_that_no_backbone_could_be_read_of_is_refused_before_it_is_trained(
+    framework: Callable[..., None], tmp_path: Path
+) -> None:
+    """It was trained to its end, and its `backbone.pth` could then not be read by anything."""
+
+    def with_own_encoder(run: Any, preprocessor: nn.Module | None) -> SimCLR:
+        model = build(run, preprocessor)
+        model.encoder = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return model
+
+    framework(SimpleNamespace(build=with_own_encoder))
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(UserError) as refusal:
+        prepare_pretraining(RUN, folder, CPU, build_learner)
+    assert str(refusal.value) == (
+        "the encoder is no resnet18 of width 8, as encoder.arch and encoder.width say: there is no conv1.weight; mend: "
+        "the network that `build_encoder` (repro/contrastive/encoders.py) returns"
+    )
+    assert not folder.path.exists()
+
+
+def test_an_encoder_of_another_width_or_with_more_than_is_saved_is_refused(framework: Callable[..., None]) -> None:
+    def wider(run: Any, preprocessor: nn.Module | None) -> SimCLR:
+        return build(replace(run, encoder=replace(run.encoder, width=16)), preprocessor)
+
+    def more(run: Any, preprocessor: nn.Module | None) -> SimCLR:
+        model = build(run, preprocessor)
+        model.encoder.adapter = nn.Linear(2, 2)
+        return model
+
+    framework(SimpleNamespace(build=wider))
+    with pytest.raises(UserError, match=r"say: conv1\.weight is \(16, 3, 7, 7\), not \(8, 3, 7, 7\); mend: "):
+        prepare_pretraining(RUN, RunFolder(Path("nowhere")), CPU, build_learner)
+    framework(SimpleNamespace(build=more))
+    with pytest.raises(UserError, match=r"say: adapter\.weight is \(2, 2\); mend: "):
+        prepare_pretraining(RUN, RunFolder(Path("nowhere")), CPU, build_learner)
+
+
+WEIGHT = nn.Parameter(torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("losses", "line"),
+    [
+        (None, "returned NoneType, in which is no loss"),
+        (WEIGHT * 2, "returned Tensor, in which is no loss"),
+        ({"objective": WEIGHT * 2}, "returned a dictionary of objective, in which is no loss"),
+        ({"loss": 2.0}, "returned a dictionary of loss, in which is no loss"),
+        ({"loss": torch.ones(())}, "returned a loss without a gradient"),
+    ],
+)
+def test_losses_that_cannot_be_trained_are_refused(losses: Any, line: str) -> None:
+    """mmengine's AttributeErrors, and torch's of a gradient, were called faults of salmask's own."""
+    model = type("Own", (ContrastiveModel,), {"losses": lambda *_: losses})()
+    with pytest.raises(UserError) as refusal:
+        model(torch.zeros(1))
+    assert str(refusal.value).startswith(f"Own.losses {line}; mend: ")
+
+
+def test_losses_are_returned_as_they_are() -> None:
+    parts: dict[str, Tensor] = {"loss": WEIGHT * 2, "accuracy": torch.ones(())}
+    model = type("Own", (ContrastiveModel,), {"losses": lambda *_: parts})()
+    assert model(torch.zeros(1)) is parts
+    with torch.no_grad():
+        assert model(torch.zeros(1)) is parts
