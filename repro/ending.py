@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from repro.errors import UserError, memory_shortage, one_line, system_refusal
-from repro.paths import check_surroundings
+from repro.paths import OWN_PACKAGES, check_surroundings
 from repro.runs.stopping import STOP
 from repro.terminal import say
 from repro.usage import UsageError, as_user_error, shows_help
@@ -89,6 +89,9 @@ def _end_unforeseen(error: Exception) -> NoReturn:
         # Whoever wrote the code sees the traceback at once: it is theirs to mend.
         say(added_traceback(error).rstrip(), err=True)
         _end(f"salmask: a fault of code that was added to salmask, at {place}: {kind}; its traceback is above", 1)
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OWN_PACKAGES:
+        # The file of a library is not there, is of another version, or cannot be loaded: a limit of memory may be why.
+        _end(f"salmask: a library cannot be imported ({kind}); mend: salmask doctor, which tries each", 2)
     _end(f"salmask: a fault of salmask's own, {kind}; please report it with {_kept_traceback(error)}", 1)
 
 

@@ -14,6 +14,9 @@ CACHE_VARIABLE = "SALMASK_CACHE"
 CODE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the packages: a checkout, a copy of one that jobs run from, or `site-packages`."""
 
+OWN_PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
+"""What salmask is, wherever it is installed: all that a job imports."""
+
 _HOME = re.compile(r"((?:[^=~/\s]+=)*)(~[^/=\s]*(?:/.*)?)", re.DOTALL)
 """`~` at the beginning of a word, or of a value behind `--option=`, `key.sub=` or `--root=DATASET=`."""
 

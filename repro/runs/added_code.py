@@ -17,11 +17,9 @@ from pathlib import Path
 from types import TracebackType
 
 from repro.errors import visible_in_line
-from repro.paths import CODE_ROOT
+from repro.paths import CODE_ROOT, OWN_PACKAGES
 from repro.runs.provenance import git_environment
 
-PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
-"""What salmask is, wherever it is installed."""
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 """What folders of installed libraries are called."""
 _PATIENCE_SECONDS = 10.0
@@ -92,7 +90,7 @@ def is_added(place: Place) -> bool:
     if not path.is_file():  # Python's own, `<frozen importlib._bootstrap>`
         return False
     own = path.is_relative_to(CODE_ROOT)
-    if own and path.relative_to(CODE_ROOT).parts[0] in PACKAGES:
+    if own and path.relative_to(CODE_ROOT).parts[0] in OWN_PACKAGES:
         return _was_written_since(path, place.line)
     if _is_installed(path) or _is_installed(place.path) or path == Path(sys.argv[0]).resolve():
         return False

@@ -18,12 +18,10 @@ from pathlib import Path
 from repro.errors import UserError, one_line
 from repro.files import write_atomically
 from repro.new_folders import new_folder
-from repro.paths import CODE_ROOT
+from repro.paths import CODE_ROOT, OWN_PACKAGES
 from repro.quantities import counted
 from repro.runs.provenance import SNAPSHOT, git_environment
 
-PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
-"""What is copied: all that a job imports, and no example runs, which tables of the sweep would find."""
 CODE = "code"
 
 
@@ -42,10 +40,11 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
     try:
         commit = _git(tree, "rev-parse", "HEAD").decode().strip()
         # Installed into a virtual environment that lies in another project's checkout, it would be that one's.
-        _git(tree, "ls-files", "--error-unmatch", "--", PACKAGES[0])
-        # Only of what is copied: a page or a note that lies beside the code is nothing that a job could run.
+        _git(tree, "ls-files", "--error-unmatch", "--", OWN_PACKAGES[0])
+        # Only of what is copied: a page or a note that lies beside the code is nothing that a job could run, and
+        # recorded runs would be found by the sweep's tables.
         words = ("status", "--porcelain", "--untracked-files=normal")  # whatever the user's settings are
-        edits = _git(tree, *words, "--", *PACKAGES).decode().splitlines()
+        edits = _git(tree, *words, "--", *OWN_PACKAGES).decode().splitlines()
     except (OSError, UserError) as error:  # no git on this machine, no checkout, or one that git does not trust
         if not allow_dirty:
             why = error.what if isinstance(error, UserError) else f"git: {one_line(error)}"
@@ -75,7 +74,7 @@ def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> Path:
         # Only of what is copied: notes and keys beside the code are nobody's business, and data may fill the disk. Git
         # refuses a package of which it knows nothing; one that was deleted since the commit it does know.
         known = _git(
-            tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES, environment=index
+            tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *OWN_PACKAGES, environment=index
         )
         packages = sorted({path.partition("/")[0] for path in known.decode(errors="replace").split("\0") if path})
         _git(tree, "add", "--all", "--", *packages, environment=index)
@@ -144,7 +143,7 @@ def _copy_packages(tree: Path, sweep_folder: Path) -> Path:
     """Copies an installation without git, under a name made from its files: tables and settings are among them."""
     files = {
         str(path.relative_to(tree)): path.read_bytes()
-        for package in PACKAGES
+        for package in OWN_PACKAGES
         for path in sorted((tree / package).rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
@@ -173,7 +172,7 @@ def _mark(folder: Path, commit: str, *, dirty: bool) -> None:
 def _archive(tree: Path, content: str, environment: Mapping[str, str] | None = None) -> bytes:
     """Returns the packages of a commit or a tree object as a tar file."""
     # A folder may lie there of which git knows nothing: Python's own copies outlive a package.
-    listed = _git(tree, "ls-tree", "-z", "--name-only", content, "--", *PACKAGES, environment=environment)
+    listed = _git(tree, "ls-tree", "-z", "--name-only", content, "--", *OWN_PACKAGES, environment=environment)
     packages = filter(None, listed.decode().split("\0"))
     return _git(tree, "archive", content, "--", *packages, environment=environment)
 

@@ -178,6 +178,23 @@ def test_a_file_that_is_missing_unforeseen_is_a_fault_of_our_own(ended_by: Calla
     assert "a fault of salmask's own, FileNotFoundError" in line
 
 
+@pytest.mark.parametrize(
+    ("error", "whose"),
+    [
+        (ImportError("libtorch_python.so: failed to map segment from shared object"), "a library cannot be imported"),
+        (ModuleNotFoundError("No module named 'timm.x'", name="timm.x"), "a library cannot be imported"),
+        (ImportError("cannot import name 'x' from 'repro.files'", name="repro.files"), "a fault of salmask's own, "),
+    ],
+)
+def test_a_library_that_cannot_be_imported_is_the_environments(
+    ended_by: Callable[..., str], error: ImportError, whose: str
+) -> None:
+    is_ours = "salmask" in whose
+    line = ended_by(error, status=1 if is_ours else 2)
+    assert line.startswith(f"salmask: {whose}")
+    assert ("; mend: salmask doctor" in line) == (not is_ours)
+
+
 def test_a_traceback_without_room_for_its_file_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

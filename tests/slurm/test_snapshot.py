@@ -15,9 +15,10 @@ from training_samples import files_below
 
 from repro.errors import UserError
 from repro.files import is_of_a_full_disk
+from repro.paths import OWN_PACKAGES
 from repro.runs import provenance
 from repro.runs.provenance import SNAPSHOT
-from slurm.jobs.snapshot import PACKAGES, take
+from slurm.jobs.snapshot import take
 
 CODE = {".py", ".yaml", ".csv", ".j2", ".css", ".js", ".txt", ".md", ".json"}
 MOST_BYTES = 3_000_000
@@ -33,7 +34,7 @@ def git_here(*words: str) -> subprocess.CompletedProcess[str]:
 def test_a_snapshot_has_nothing_but_code(tmp_path: Path) -> None:
     snapshot = take(tmp_path, allow_dirty=True, tree=ROOT)
     files = [path for path in snapshot.rglob("*") if path.is_file() and path.name != ".source.json"]
-    assert {path.relative_to(snapshot).parts[0] for path in files} == set(PACKAGES)
+    assert {path.relative_to(snapshot).parts[0] for path in files} == set(OWN_PACKAGES)
     kinds = Counter(path.suffix for path in files)
     assert set(kinds) <= CODE, kinds
     assert not [path for path in files if path.name in ("run.yaml", "metrics.jsonl", "results.jsonl")]
@@ -276,7 +277,7 @@ def test_without_git_the_packages_are_copied_if_that_is_allowed(tmp_path: Path) 
 
 def test_without_git_a_full_disk_is_one_short_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It named each of four hundred files that were not copied, and was no full disk to `--feed`, which ended."""
-    for package in PACKAGES:
+    for package in OWN_PACKAGES:
         (tmp_path / "tree" / package).mkdir(parents=True)
         (tmp_path / "tree" / package / "__init__.py").write_text("")
 
@@ -294,7 +295,7 @@ def test_the_commit_of_a_project_around_an_installation_is_not_taken_for_ours(
 ) -> None:
     """A virtual environment mostly lies in the checkout of what it is for, which git ignores it in."""
     site_packages = tree / "ignored" / "site-packages"
-    for package in PACKAGES:
+    for package in OWN_PACKAGES:
         (site_packages / package / "runs").mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(site_packages / "repro" / "runs" / "provenance.py"))
     Path(provenance.__file__).touch()
