@@ -8,6 +8,9 @@ import typer
 from repro.console import AsJson, completion, report, show_log
 from repro.data.catalogue import DATASETS
 from repro.errors import UserError
+from repro.files import check_place
+from repro.paths import CACHE_VARIABLE
+from repro.presence import exists
 from repro.runs.choices import MapOf
 from repro.runs.reading import build, command_settings, pinned
 from repro.runs.saliency_sources import SourceKind
@@ -58,16 +61,19 @@ def data_saliency(
         raise UserError("localizer.source=centre is one map for all images, which nobody keeps", mend="another source")
     images = open_data(run, "train")
     source = map_source(run, images, wanted)
+    path: Path = map_path(source.identity, images.fingerprint())
+    if not exists(path):
+        # A training goes on with maps in memory alone; here they would be worked out, for hours, for nobody.
+        check_place(path, mend=f"{CACHE_VARIABLE}=DIR before the command, a folder that this user may write to")
     device = initialise(run.machine.device)
     with deaths_told():
         maps = load_maps(source, images, device, workers=run.machine.workers)
-    path: Path = map_path(source.identity, images.fingerprint())
     report(
         as_json,
         {
             "images": len(maps),
             "cells": f"{source.grid}×{source.grid}",
             "bytes an image": source.grid**2 * maps.element_size(),
-            "file": str(path),
+            "file": str(path) if exists(path) else "none",  # a disk may have been full
         },
     )

@@ -342,3 +342,17 @@ def test_maps_that_no_run_reads_are_refused(settings: str, line: str) -> None:
 def test_maps_of_true_masks_are_made_whatever_the_network_sees() -> None:
     settings = ("localizer.source=truth", "localizer.map=view", "data.scenes.train_count=20")
     assert salmask("data", "saliency", "scenes", *settings).code == 0
+
+
+def test_maps_that_could_not_be_kept_are_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They were worked out, for hours of a large data set, and the file was named that had not been written."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SALMASK_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(repro.saliency.image_maps, "load_maps", pytest.fail)
+    settings = [word for word in words(BY_IMAGE) if not word.startswith("data.dataset")]
+    line = refused("data", "saliency", "scenes", *settings)
+    assert line.startswith(f"cannot write {tmp_path / 'file' / 'cache' / 'saliency'}/")
+    assert line.endswith(
+        f"{tmp_path / 'file'} is no folder; mend: SALMASK_CACHE=DIR before the command, a folder that this user may "
+        "write to"
+    )
