@@ -138,6 +138,8 @@ def test_photographs_are_the_studys_regime_on_other_images() -> None:
         "simclr": 3,
         "simclr+ours-hp-no-masks": 3,
         "simclr+ours-hp": 3,
+        "simclr+ours-blur": 3,
+        "simclr+ours-mean": 3,
     }
     for record in photographed:
         assert record.run is not None
