@@ -22,7 +22,11 @@ main()
 """A process whose imports take a while, as from a file system that is busy."""
 
 
-def begun(seconds: float, setting: str = "", *words: str) -> subprocess.Popen[bytes]:
+HEARD = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+"""Tests that a script runs in its background inherit that Ctrl-C is ignored."""
+
+
+def begun(seconds: float, setting: str = HEARD, *words: str) -> subprocess.Popen[bytes]:
     code = SLOW_IMPORT.replace("SECONDS", str(seconds)).replace("SETTING", setting)
     process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
