@@ -150,10 +150,9 @@ def why_unwritable(folder: Path, error: OSError) -> str:
         folder: That was to be made, or to be written into.
         error: What was raised; "File exists" alone would let a person look for another file.
     """
-    if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        place = next(place for place in (folder, *folder.absolute().parents) if place.is_symlink() or exists(place))
-        if not is_folder(place):
-            return f"{place} is {'a link to nothing' if place.is_symlink() and not exists(place) else 'no folder'}"
+    place = _nearest(folder)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and not is_folder(place):
+        return _no_folder(place)
     return error.strerror or one_line(error)
 
 
@@ -169,11 +168,21 @@ def check_place(path: Path, mend: str) -> None:
     Raises:
         UserError: It, or what would hold it, is closed to this user, on a read-only disk, or no folder.
     """
-    place = next(place for place in (path, *path.absolute().parents) if exists(place))
-    if place != path and not is_folder(place):
-        raise UserError(f"cannot write {path}: {place} is no folder", mend=mend)
+    place = _nearest(path)
+    if not is_folder(place) and (place != path or not exists(place)):
+        raise UserError(f"cannot write {path}: {_no_folder(place)}", mend=mend)
     if not os.access(place, os.W_OK | os.X_OK if is_folder(place) else os.W_OK):
         raise UserError(f"cannot write {path}: {place} is closed to this user, or read-only", mend=mend)
+
+
+def _nearest(path: Path) -> Path:
+    """Returns the path itself, or the nearest above it, at which anything stands: a link to nothing, too."""
+    return next(place for place in (path, *path.absolute().parents) if place.is_symlink() or exists(place))
+
+
+def _no_folder(place: Path) -> str:
+    """Says what stands in the place of a folder."""
+    return f"{place} is {'no folder' if exists(place) else 'a link to nothing'}"
 
 
 def write_over(path: Path, content: bytes) -> None:

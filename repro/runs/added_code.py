@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from types import TracebackType
 
 from repro.errors import visible_in_line
 from repro.paths import CODE_ROOT, OWN_PACKAGES
-from repro.runs.provenance import git_environment
+from repro.runs.provenance import git
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 """What folders of installed libraries are called."""
@@ -134,16 +135,6 @@ def _base() -> str:
 
 def _git(*words: str) -> str | None:
     """Returns what git says of the code; None where it fails, or is not there."""
-    try:
-        return subprocess.run(
-            ["git", *words],
-            cwd=CODE_ROOT,
-            env=git_environment(),
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=True,
-            timeout=_PATIENCE_SECONDS,
-        ).stdout.strip("\n")
-    except (OSError, subprocess.SubprocessError):
-        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        return git(CODE_ROOT, *words, patience=_PATIENCE_SECONDS)
+    return None

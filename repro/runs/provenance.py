@@ -37,21 +37,11 @@ def source() -> CodeState:
         content = json.loads(snapshot.read_text(encoding="utf-8"))
         return CodeState(content["commit"], content["dirty"])
 
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words],
-            cwd=package,
-            env=git_environment(),
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=True,
-        ).stdout.strip()
-
     try:
         # Installed into a virtual environment that lies in another project's checkout, git would tell that one's.
-        git("ls-files", "--error-unmatch", "--", Path(__file__).name)
-        return CodeState(git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no")))
+        git(package, "ls-files", "--error-unmatch", "--", Path(__file__).name)
+        edits = git(package, "status", "--porcelain", "--untracked-files=no")
+        return CodeState(git(package, "rev-parse", "HEAD"), bool(edits))
     except (OSError, subprocess.CalledProcessError) as error:  # no git on this machine, or no checkout
         if "dubious ownership" in (getattr(error, "stderr", None) or ""):
             log.warning(
@@ -61,6 +51,30 @@ def source() -> CodeState:
                 package.parents[1],
             )
         return CodeState("unknown", False)
+
+
+def git(folder: Path, *words: str, patience: float | None = None) -> str:
+    """Returns what git says of a checkout, without the blanks around it.
+
+    Args:
+        folder: In the checkout; git is called there.
+        words: The command.
+        patience: The longest that it is waited for, in seconds; None: as long as it takes.
+
+    Raises:
+        OSError: There is no git on this machine.
+        subprocess.SubprocessError: It fails, or takes too long.
+    """
+    return subprocess.run(
+        ["git", *words],
+        cwd=folder,
+        env=git_environment(),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
+        timeout=patience,
+    ).stdout.strip()
 
 
 def git_environment() -> dict[str, str]:

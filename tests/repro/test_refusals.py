@@ -14,6 +14,8 @@ import torch
 from training_samples import files_below, refused, tiny, with_random_backbone, words
 
 from repro import cli
+from repro.errors import UserError
+from repro.files import check_place
 
 OURS = "mocov2+ours-hp"
 
@@ -242,3 +244,14 @@ def test_weights_whose_place_is_a_file_do_not_wait_for_a_network(
     line = refused("data", "weights", "localizer.network=resnet50")
     assert line.startswith("the weights IMAGENET1K_V2 of resnet50 have no place here (")
     assert f": {tmp_path}/file is no folder); mend: SALMASK_CACHE=DIR before the command" in line
+
+
+def test_a_link_to_nothing_is_no_place_to_write_into(tmp_path: Path) -> None:
+    (link := tmp_path / "link").symlink_to(tmp_path / "gone")
+    for place in (link, link / "below"):
+        with pytest.raises(UserError, match=r"^cannot write .*: .*/link is a link to nothing; mend: elsewhere$"):
+            check_place(place, mend="elsewhere")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+    check_place(tmp_path / "new" / "folder", mend="elsewhere")
+    (file := tmp_path / "file").touch()
+    check_place(file, mend="elsewhere")  # it can be appended to

@@ -41,6 +41,7 @@ def test_a_name_is_that_of_a_function_that_takes_what_a_job_hands_it(name: str) 
     assert tuple(bound.arguments)[: len(positional)] == positional
 
 
+@pytest.mark.slow
 def test_a_pretraining_does_not_wait_for_what_evaluations_import() -> None:
     # scikit-learn alone takes seconds on a busy machine, for each of a sweep's jobs.
     unused = {"sklearn", "scipy", "pandas", "matplotlib", "timm", "detectron2"}

@@ -47,6 +47,7 @@ def test_maps_of_whole_images_stand_beside_those_of_views_and_chance() -> None:
     assert all(rows[name]["IoU, view as shown"] > 0.5 for name in sides)
 
 
+@pytest.mark.slow
 def test_photographs_are_compared_without_true_objects(tmp_path: Path) -> None:
     root = make_folder_root(tmp_path / "data")
     ended = salmask("bench", "saliency", "agreement", "--photos", str(root), *SMALL, "--count", "3")
