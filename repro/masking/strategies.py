@@ -221,8 +221,17 @@ def build_strategy(
         fidelity: Where to do as the released code does instead of the paper.
         group_size: Images of a batch-norm group, see `HighPass`; by default the whole batch.
         library: Who computes the strategy's filter on a CPU.
+
+    Raises:
+        ValueError: The strategy masks no patches.
     """
-    if settings.strategy is Strategy.high_pass:
-        ways = (settings.focal_probability, settings.spatial_share)
-        return HighPass(fidelity, *ways, group_size, settings.noise_area, library)
-    return StrongBlur(fidelity, library) if settings.strategy is Strategy.strong_blur else MeanFill(fidelity)
+    match settings.strategy:
+        case Strategy.high_pass:
+            ways = (settings.focal_probability, settings.spatial_share)
+            return HighPass(fidelity, *ways, group_size, settings.noise_area, library)
+        case Strategy.strong_blur:
+            return StrongBlur(fidelity, library)
+        case Strategy.mean_fill:
+            return MeanFill(fidelity)
+        case Strategy.none | Strategy.learned:
+            raise ValueError(f"{settings.strategy} masks no patches")

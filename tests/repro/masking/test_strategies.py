@@ -281,6 +281,9 @@ def test_the_settings_choose_strategy_rates_and_strength() -> None:
     assert build_strategy(replace(settings, noise_area=NoiseArea.masked), fidelity).noise_area is NoiseArea.masked  # type: ignore[attr-defined]
     assert build_strategy(replace(settings, strategy=Strategy.strong_blur), fidelity) == StrongBlur(fidelity)
     assert build_strategy(replace(settings, strategy=Strategy.mean_fill), fidelity) == MeanFill(fidelity)
+    for strategy in (Strategy.none, Strategy.learned):
+        with pytest.raises(ValueError, match="masks no patches"):
+            build_strategy(replace(settings, strategy=strategy), fidelity)
     assert Mode.positive(settings) == Mode((0.1, 0.25), True, 0.18)
     assert Mode.hard(settings) == Mode((0.4, 0.7), False, 0.3)
 
