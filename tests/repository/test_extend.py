@@ -23,12 +23,14 @@ from downstream.measurement import Target, measurements
 from repro.data import catalogue
 from repro.data.sizes import train_images
 from repro.errors import UserError
+from repro.masking import strategies
+from repro.masking.patches import Mode
 from repro.runs import evaluation
 from repro.runs.comparison import departures
-from repro.runs.sections import ScenesSettings
+from repro.runs.sections import MaskingSettings, ScenesSettings
 
 PAGE = DOCS / "extend.md"
-METHOD, DATASET, TASK = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+METHOD, STRATEGY, DATASET, TASK = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def test_the_method_is_a_row_in_which_one_thing_differs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +40,19 @@ def test_the_method_is_a_row_in_which_one_thing_differs(monkeypatch: pytest.Monk
     run, original = baselines.resolve("example"), baselines.resolve(ablation.row)
     assert (run.masking.ratio_min, run.masking.ratio_max) == (0.02, 0.1)
     assert {departure.what for departure in departures(run, original)} == {"masking.ratio_min", "masking.ratio_max"}
+
+
+def test_the_strategy_takes_the_colours_of_masked_patches_and_of_no_others() -> None:
+    names = dict(vars(strategies))
+    exec(compile(ast.parse(STRATEGY), str(PAGE), "exec"), names)
+    settings, generator = MaskingSettings(ratio_min=0.25, ratio_max=0.25), torch.Generator().manual_seed(0)
+    views, foreground = torch.randn(6, 3, 32, 32, generator=generator), torch.ones(6, 4, 4, dtype=torch.bool)
+    mode = Mode.positive(settings)
+    masked = names["GreyFill"]().mask(views, views, foreground, mode, generator)
+    grey = (masked == masked[:, :1]).all(1)
+    assert grey.float().mean((1, 2)).tolist() == [0.25] * 6  # four whole patches of sixteen
+    assert torch.equal(masked[:, 0][grey], views.mean(1)[grey])
+    assert torch.equal(masked.movedim(1, -1)[~grey], views.movedim(1, -1)[~grey])
 
 
 def test_the_data_set_opens_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
