@@ -88,7 +88,8 @@ def _saliency(run: Run) -> str:
     """Returns where the foreground of a run that is guided comes from: sources, and the network with its weights."""
     source, hard = run.saliency_sources
     sources = f"source {source}" if hard == source else f"source {source}, of hard negatives {hard}"
-    return f"{sources}; {_localizer(run)}" if run.needs_localizer else sources
+    files = f"; files of SHA-256 {run.localizer.files_sha256}" if run.localizer.files else ""
+    return f"{sources}{files}; {_localizer(run)}" if run.needs_localizer else f"{sources}{files}"
 
 
 def _localizer(run: Run) -> str:
@@ -116,8 +117,10 @@ def _help(run: Run) -> str:
             "efficientnet-lite0": "a localizer trained with ImageNet's labels",
         }
         known.append(trained.get(localizer.network, "a pretrained localizer, which may have seen labels"))
-    if any(source.needs_masks for source in run.saliency_sources):
+    if any(source.needs_truth for source in run.saliency_sources):
         known.append("the objects' true masks")
+    if any(source.needs_files for source in run.saliency_sources):
+        known.append("maps or masks that came with the images, which may have seen labels")
     return f"; masks were guided by {' and '.join(known)}" if known else ""
 
 

@@ -83,6 +83,7 @@ def _without_paths(run: Run) -> Run:
     replace, localizer, imported = dataclasses.replace, run.localizer, run.imported
     if localizer.sha256:  # only then are its weights a path and not a name
         localizer = replace(localizer, weights=Path(localizer.weights).name)
+    localizer = replace(localizer, files=Path(localizer.files).name)
     imported = replace(imported, origin=Path(imported.origin).name)
     return build([dict.fromkeys(FOLDERS, "")], base=replace(run, localizer=localizer, imported=imported))
 

@@ -55,6 +55,11 @@ class FileImages:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return images.decode(self._path(index)), self.targets[index]
 
+    @property
+    def names(self) -> list[str]:
+        """The images' paths, relative to the folder."""
+        return self.files
+
     def pixels(self, index: int) -> tuple[Pixels, int]:
         """Returns an image's pixels, H×W×3, and its label."""
         return images.decode_pixels(self._path(index)), self.targets[index]

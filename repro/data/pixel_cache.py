@@ -11,6 +11,7 @@ A cache is a folder, `NAME-SPLIT-SIDE-FINGERPRINT`, that has its name only once 
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,15 +118,20 @@ class CachedImages:
         folder: The cache's folder.
         classes: Class names in the order of the labels.
         targets: The label of every image.
+        names: The name of every image that was decoded, see `names_of`; None where they are not known.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Sequence[str] | None = None) -> None:
         """Opens a cache.
+
+        Args:
+            folder: Of the cache.
+            names: Of the images that were decoded.
 
         Raises:
             UserError: There is none, or it is not whole.
         """
-        self.folder = folder
+        self.folder, self.names = folder, names
         self._index = read_index(folder)
         manifest = _MANIFEST.read(folder / MANIFEST)
         with reading(folder / PIXELS, WRITE_AGAIN):
@@ -171,8 +177,8 @@ class CachedImages:
         return np.memmap(self.folder / PIXELS, dtype=np.uint8, mode="r").view(np.ndarray)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves the map out, which would be sent as pixels: a spawned worker maps the file itself."""
-        return {name: value for name, value in self.__dict__.items() if name != "_mapped"}
+        """Leaves out the map, which would be sent as pixels, and names: a spawned worker maps the file itself."""
+        return {**{name: value for name, value in self.__dict__.items() if name != "_mapped"}, "names": None}
 
 
 def open_cached(images: Images, dataset: str, split: Split, side: int, root: Path, command: str) -> CachedImages:
@@ -195,4 +201,4 @@ def open_cached(images: Images, dataset: str, split: Split, side: int, root: Pat
             f"no cache of data set {dataset!r} as it is now at {side} px in {root}",
             mend=f"{command}, or data.cached_side=0",
         )
-    return CachedImages(folder)
+    return CachedImages(folder, getattr(images, "names", None))

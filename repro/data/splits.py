@@ -18,7 +18,8 @@ class Images(Protocol):
     """Decoded images with labels, by index: what every split of every data set is.
 
     An index gives an RGB image and its label. Files, parts of a pool and drawn scenes all have this form, and need not
-    have a class in common. Those that can also have `pixels` and `size`, see `pixels_of` and `size_of`.
+    have a class in common. Those that can also have `pixels`, `size` and `names`, see `pixels_of`,
+    `size_of` and `names_of`.
     """
 
     @property
@@ -57,6 +58,18 @@ def size_of(images: Images, index: int) -> tuple[int, int]:
     """Returns an image's width and height in pixels: by the images' own method `size`, or by decoding."""
     read: Callable[[int], tuple[int, int]] | None = getattr(images, "size", None)
     return images[index][0].size if read is None else read(index)
+
+
+def names_of(images: Images) -> Sequence[str]:
+    """Returns the name of each image, by which a person's own files of it are found: their attribute `names`.
+
+    Raises:
+        UserError: They have none.
+    """
+    names: Sequence[str] | None = getattr(images, "names", None)
+    if names is None:
+        raise UserError(f"images of {type(images).__name__} have no names", mend="an attribute `names`, one of each")
+    return names
 
 
 def require_images(what: str, images: Images) -> None:

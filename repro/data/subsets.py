@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from repro.data.jpeg import Pixels
-from repro.data.splits import Images, pixels_of, size_of
+from repro.data.splits import Images, names_of, pixels_of, size_of
 from repro.randomness import Purpose, stream
 
 Indices = NDArray[np.int64]
@@ -41,6 +41,12 @@ class Subset:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return self.pool[int(self.indices[index])]
+
+    @property
+    def names(self) -> list[str]:
+        """The images' names in the pool."""
+        names = names_of(self.pool)
+        return [names[index] for index in self.indices]
 
     def pixels(self, index: int) -> tuple[Pixels, int]:
         """Returns an image's pixels, H×W×3, and its label."""

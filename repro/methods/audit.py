@@ -55,7 +55,7 @@ def variants(run: Run) -> dict[str, Run]:
     # Where nothing was released, or the released ones could not be trained, the hard negatives are our own.
     if not FRAMEWORKS[run.framework].released or run.data.crop <= SINGLE_CELL_CROP:
         released = replace(released, hard_negative=Source.paper)
-    if any(source.needs_masks for source in run.saliency_sources):  # what is released sorts a network's map alone
+    if not all(source.is_graded for source in run.saliency_sources):  # what is released sorts maps, and no masks
         released = replace(released, saliency_map=Source.paper)
     guided, at_random = (replace(run.masking, guidance=guidance) for guidance in (Guidance.saliency, Guidance.random))
     compared = {

@@ -27,7 +27,9 @@ from repro.bench.trace import write_trace
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.runs.limits import LIMITS
+from repro.runs.reading import build
 from repro.runs.run import Run
+from repro.runs.saliency_sources import SourceKind
 from repro.scenes.dataset import Scenes
 from repro.training.compilation import compile_step
 from repro.training.feed import Feed
@@ -132,7 +134,7 @@ class Step:
             UserError: Settings that do not fit each other.
         """
         self.method, self.batch = run.method, run.optimization.batch
-        self.learner = build(with_random_localizer(run), _images_for(run), device)
+        self.learner = build(_without_files(with_random_localizer(run)), _images_for(run), device)
         items = default_collate([self.learner.dataset[0, index] for index in range(self.batch)])
         if device.type == "cuda":  # as the loader hands batches over
             items = {name: value.pin_memory() for name, value in items.items()}
@@ -194,7 +196,7 @@ class _Drawn(Scenes):
 def _images_for(run: Run) -> Images:
     """Returns images for the batch of a row: noise, or scenes where true masks take the place of a network."""
     count, crop = run.optimization.batch, run.data.crop
-    if not (run.guided and any(source.needs_masks for source in run.saliency_sources)):
+    if not (run.guided and any(source.needs_truth for source in run.saliency_sources)):
         return Noise(count, crop)
     sizes = LIMITS["data.scenes.size"]
     return _Drawn("train", count=count, size=int(min(max(crop, sizes.low), sizes.high)))
@@ -207,6 +209,18 @@ def with_random_localizer(run: Run) -> Run:
         return run
     network = "resnet50" if network == "checkpoint" else network  # our own backbones are ResNets; the paper's is this
     return replace(run, localizer=replace(run.localizer, network=network, weights="random", sha256=""))
+
+
+def _without_files(run: Run) -> Run:
+    """Returns the run with one map for all images where files have one of each: a step costs the same."""
+    if not run.localizer.files:
+        return run
+    of_files = {
+        f"localizer.{name}": str(SourceKind.centre)
+        for name in ("source", "hard_negative_source")
+        if getattr(run.localizer, name) in (SourceKind.maps, SourceKind.masks)
+    }
+    return build([of_files, {"localizer.files": "", "localizer.files_sha256": ""}], base=run)
 
 
 def measure(

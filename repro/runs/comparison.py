@@ -96,7 +96,7 @@ PARTS: dict[str, Callable[[RunSettings], bool]] = {
     "localizer.weights": lambda run: run.needs_localizer,
     "localizer.sha256": lambda run: run.needs_localizer,
     "localizer.map": lambda run: run.needs_localizer,
-    "localizer.relax": lambda run: any(not source.needs_masks for source in run.saliency_sources),
+    "localizer.relax": lambda run: any(source.is_graded for source in run.saliency_sources),
     "localizer.image_side": lambda run: run.needs_localizer and run.localizer.map is MapOf.image,
     "fidelity.saliency_map": lambda run: run.masking.guidance is Guidance.saliency,
     # Photographs are not drawn.

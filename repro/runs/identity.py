@@ -31,7 +31,7 @@ def outside_identity(default: Any) -> Any:
     return field(**factory, metadata={"identity": False})
 
 
-def added(default: Any, *, absent: Any, smaller: Smaller | None = None) -> Any:
+def added(default: Any, *, absent: Any, smaller: Smaller | None = None, unless: str = "") -> Any:
     """Returns a field that came after runs had been made.
 
     Args:
@@ -39,8 +39,12 @@ def added(default: Any, *, absent: Any, smaller: Smaller | None = None) -> Any:
         absent: What older runs, which lack the field, did. A run with this value keeps the id that it had before the
             field existed. Never change it, also where `default` changes.
         smaller: As of `size`, where it is one.
+        unless: The field that holds the hash of its content, where it is a path.
     """
-    return field(default=default, metadata={"absent": absent} | ({"smaller": smaller} if smaller else {}))
+    options = {"smaller": smaller, "unless": unless}
+    return field(
+        default=default, metadata={"absent": absent, **{name: value for name, value in options.items() if value}}
+    )
 
 
 def size(default: Any, smaller: Smaller = operator.lt) -> Any:

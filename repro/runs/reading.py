@@ -17,8 +17,9 @@ from repro.errors import UserError, one_line
 from repro.files import read_regular
 from repro.paths import absolute, expanded
 from repro.presence import exists, is_odd
+from repro.runs.localizer_files import hash_once
 from repro.runs.run import Run
-from repro.runs.sections import FidelitySettings
+from repro.runs.sections import FidelitySettings, LocalizerSettings
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
 
 _EXPECTED: Mapping[Any, tuple[str, str]] = {
@@ -327,21 +328,28 @@ def load(path: Path) -> Run:
 
 
 def pinned(run: Run) -> Run:
-    """Returns a run that means the same from every folder, and whose localizer is known by its checkpoint's content.
+    """Returns a run that means the same from every folder, and whose localizer's own files are known by their content.
 
     A relative data root is recorded as an absolute one where there is such a folder. The SHA-256 of the content becomes
     part of the identity in the place of the path, so that a run that goes on, or is made again, has the same localizer
     or is refused.
 
     Raises:
-        UserError: The checkpoint cannot be read.
+        UserError: The checkpoint, or the folder of maps, cannot be read.
     """
     root = absolute(run.machine.data_root)
     if root != run.machine.data_root and exists(Path(root)):
         run = dataclasses.replace(run, machine=dataclasses.replace(run.machine, data_root=root))
     localizer = run.localizer
-    if localizer.network != "checkpoint" or localizer.sha256 or not localizer.weights:
-        return run
+    if localizer.network == "checkpoint" and localizer.weights and not localizer.sha256:
+        localizer = _with_pinned_checkpoint(localizer)
+    if localizer.files and not localizer.files_sha256:
+        folder = expanded(localizer.files).resolve()
+        localizer = dataclasses.replace(localizer, files=str(folder), files_sha256=hash_once(folder))
+    return run if localizer is run.localizer else dataclasses.replace(run, localizer=localizer)
+
+
+def _with_pinned_checkpoint(localizer: LocalizerSettings) -> LocalizerSettings:
     path = expanded(localizer.weights).resolve()
     mend = "the backbone.pth of a finished run"
     if is_odd(path):  # a reader would wait for it
@@ -352,4 +360,4 @@ def pinned(run: Run) -> Run:
     except OSError as error:
         what = f"localizer.weights={localizer.weights} cannot be read ({error.strerror})"
         raise UserError(what, mend=mend) from error
-    return dataclasses.replace(run, localizer=dataclasses.replace(localizer, weights=str(path), sha256=digest))
+    return dataclasses.replace(localizer, weights=str(path), sha256=digest)

@@ -1,4 +1,4 @@
-"""Where foreground comes from: the frozen network, or maps of graded quality where the true masks are known."""
+"""Where foreground comes from: the frozen network, files, or maps of graded quality where true masks are known."""
 
 import re
 from dataclasses import dataclass
@@ -28,6 +28,10 @@ class SourceKind(StrEnum):
     """As many cells as the true mask has, anywhere in the view."""
     shuffled = "network-shuffled"
     """As many cells as the frozen network finds, anywhere in the view."""
+    maps = "maps"
+    """A saliency map of each image, from a file of `localizer.files`, read as a network's is."""
+    masks = "masks"
+    """A mask of each image's object, from a file of `localizer.files`."""
 
 
 COUNTED = (SourceKind.dilated, SourceKind.eroded, SourceKind.shifted)
@@ -64,14 +68,24 @@ class SaliencySource:
         return cls(kind, int(number or 0))
 
     @property
-    def needs_masks(self) -> bool:
+    def needs_truth(self) -> bool:
         """Whether the true masks must be known."""
-        return not self.needs_network and self.kind is not SourceKind.centre
+        return not self.is_graded and self.kind is not SourceKind.masks
 
     @property
     def needs_network(self) -> bool:
         """Whether the frozen network is asked."""
         return self.kind in (SourceKind.network, SourceKind.shuffled)
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether a person's own files are read."""
+        return self.kind in (SourceKind.maps, SourceKind.masks)
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether foreground is read off a map by the paper's rule; off a mask it is not."""
+        return self.needs_network or self.kind in (SourceKind.centre, SourceKind.maps)
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.cells}" if self.cells else str(self.kind)

@@ -142,6 +142,9 @@ class LocalizerSettings:
     map: MapOf = added(MapOf.view, absent=MapOf.view)
     source: str = added("network", absent="network")  # where the foreground comes from; docs/saliency.md lists all
     hard_negative_source: str = added("", absent="")  # the same for hard negatives; empty: as `source`
+    # With `source=maps` or `masks`: a folder with a file for each image, of which the contents count.
+    files: str = added("", absent="", unless="files_sha256")
+    files_sha256: str = added("", absent="")  # hash of these, see `repro.runs.reading.pinned`
     image_side: int = added(256, absent=256)  # side of whole images in pixels: see `salmask bench saliency agreement`
 
 

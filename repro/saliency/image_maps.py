@@ -57,9 +57,6 @@ class WholeImages:
 def network_maps(settings: LocalizerSettings, images: Images, seed: int) -> MapSource:
     """Returns a frozen network as a source of maps: its last stage's activations, summed over channels.
 
-    Each map is shifted and scaled to mean 0 and standard deviation 1, which half precision holds well; the rule that
-    reads foreground off it compares cells with each other alone.
-
     Args:
         settings: Which network, and the side of the images that it sees.
         images: Of the data set.
@@ -77,13 +74,20 @@ def network_maps(settings: LocalizerSettings, images: Images, seed: int) -> MapS
         localizer.check(side, "localizer.image_side")
 
         def maps(pixels: Tensor) -> Tensor:
-            cells = summed(localizer(normalize(pixels.float() / 255, IMAGENET_MEAN, IMAGENET_STD)))
-            std, mean = torch.std_mean(cells, (1, 2), correction=0, keepdim=True)
-            return (cells - mean) / std.clamp(min=torch.finfo(std.dtype).tiny)
+            return standardised(summed(localizer(normalize(pixels.float() / 255, IMAGENET_MEAN, IMAGENET_STD))))
 
         return maps
 
     return MapSource({**identity, "side": side}, side // STRIDE, WholeImages(images, side), build)
+
+
+def standardised(maps: Tensor) -> Tensor:
+    """Returns maps B×G×G shifted and scaled to mean 0 and standard deviation 1, which half precision holds well.
+
+    The rule that reads foreground off a map compares its cells with each other alone.
+    """
+    std, mean = torch.std_mean(maps, (1, 2), correction=0, keepdim=True)
+    return (maps - mean) / std.clamp(min=torch.finfo(std.dtype).tiny)
 
 
 def load_maps(source: MapSource, images: Images, device: torch.device, *, workers: int = 0) -> Tensor:

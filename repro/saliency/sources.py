@@ -14,6 +14,7 @@ from repro.runs.saliency_sources import SaliencySource, SourceKind
 from repro.saliency.foregrounds import ByImage, ByMask, ByView, Everywhere, Foregrounds, RandomCells
 from repro.saliency.image_maps import MapSource, load_maps, load_some_maps, network_maps
 from repro.saliency.localizer import grid_of
+from repro.saliency.maps_of_files import maps_of_files
 from repro.saliency.networks import build_localizer
 from repro.saliency.true_maps import centre_prior, true_maps
 from repro.scenes.dataset import Scenes
@@ -37,7 +38,8 @@ def build_foregrounds(
         What does so for masked views, and for keys that become hard negatives: one and the same, or two.
 
     Raises:
-        UserError: The localizer cannot be had, its grid does not fit the views, or the images have no true masks.
+        UserError: The localizer cannot be had, its grid does not fit the views, the images have no true masks, or not
+            each has a file.
     """
     if not run.guided:
         everywhere = Everywhere(grid_of(run.data.crop))
@@ -53,13 +55,15 @@ def map_source(run: Run, images: Images, source: SaliencySource) -> MapSource:
     Args:
         run: Whose localizer it is.
         images: Of the data set.
-        source: The network, or one of true masks; those that are inverted or at random begin with the truth.
+        source: The network, files, or one of true masks; those that are inverted or at random begin with the truth.
 
     Raises:
-        UserError: The images have no true masks.
+        UserError: The images have no true masks, or not each has a file.
     """
-    if not source.needs_masks:
+    if source.needs_network:
         return network_maps(run.localizer, images, run.seed)
+    if source.needs_files:
+        return maps_of_files(source, run.localizer, images)
     of_mask = TRUTH if source.kind in (SourceKind.inverted, SourceKind.random) else source
     return true_maps(of_mask, _with_masks(images, source, run))
 
@@ -100,7 +104,7 @@ def _build(
         maps = load_maps(of_images, images, device, workers=workers)
     else:
         maps = load_some_maps(of_images, images, only, device, workers=workers)
-    if source.kind is SourceKind.network:
+    if source.is_graded:
         return ByImage(maps, grid, settings.relax, row_sorted)
     by_mask = ByMask(maps, grid, inverted=source.kind is SourceKind.inverted)
     return _at_random(by_mask, run, device, images) if source.kind is SourceKind.random else by_mask

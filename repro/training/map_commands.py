@@ -37,7 +37,7 @@ def data_saliency(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Compute the saliency of whole training images once, for runs with localizer.map=image.
+    """Compute the saliency of whole training images once, for runs with localizer.map=image or localizer.files.
 
     Can be stopped and repeated, and several may work at it. A run whose maps are missing computes them as it starts.
 

@@ -50,8 +50,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_masks_on_your_own_images(here: Path) -> None:
     make_folder_root(here / "pictures")
-    _, audit = carried_out("study-own-images.md", {}, leave_out="salmask pretrain")
+    _, audit, _, by_files = carried_out("study-own-images.md", {}, leave_out="salmask pretrain")
     assert (here / "masks" / "audit.html").stat().st_size > 10_000
+    assert by_files != audit
     assert "hard negative" in audit
     assert all(column in audit for column in ("foreground %", "of foreground", "of background"))
 

@@ -190,6 +190,16 @@ def test_the_card_tells_method_data_protocol_results_and_licence(evaluated: RunF
             f"source network; network: a backbone of SHA-256 {'1' * 64}",
             "; masks were guided by a localizer that another run trained",
         ),
+        (
+            {
+                "data.dataset": "folder",
+                "localizer.source": "masks",
+                "localizer.files": "/home/masks",
+                "localizer.files_sha256": "2" * 64,
+            },
+            f"source masks; files of SHA-256 {'2' * 64}",
+            "; masks were guided by maps or masks that came with the images, which may have seen labels",
+        ),
         ({"masking.guidance": "random"}, "", ""),
     ],
 )
@@ -200,7 +210,9 @@ def test_the_card_says_what_guided_the_masks(
     _, text = card(exported(folder, "timm", tmp_path / "out"))
     rows = [line for line in text.splitlines() if line.startswith("| saliency | ")]
     assert rows == ([f"| saliency | {saliency} |"] if saliency else [])
-    assert f"scenes, without its labels{known} (fingerprint: " in text
+    dataset = changes.get("data.dataset", "scenes")
+    assert f"{dataset}, without its labels{known} (fingerprint: " in text
+    assert "/home" not in text + (tmp_path / "out" / "run.yaml").read_text()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from repro.runs.comparison import PARTS, departures, plays_a_part, settings, siz
 from repro.runs.departures import Departure, common_scale, common_sizes, scale_of
 from repro.runs.detection import recorded_sizes
 from repro.runs.identity import added
-from repro.runs.reading import keys
+from repro.runs.reading import build, keys
 from repro.runs.run import Run
 from results.collection.row_comparison import RowComparison, words
 
@@ -21,13 +21,15 @@ SETTINGS = settings(Run())
 CONTEXTS: Mapping[str, Mapping[str, Any]] = {
     "data.scenes.context": {"data.dataset": "scenes", "data.scenes.grounds": 20},
     "data.scenes.": {"data.dataset": "scenes"},
+    "localizer.files_sha256": {"localizer.source": "maps", "localizer.files": "DIR"},
     "localizer.image_side": {"localizer.map": "image"},
     "localizer.sha256": {"localizer.network": "checkpoint"},
     "optimization.step_share": {"optimization.schedule": "steps"},
 }
 """Settings that play a part in hardly any row -> what else is set, so that they do."""
-UNCOMPARED = {"imported.weights", "imported.input_filter"}
-"""Settings of weights from elsewhere, which have no row to be compared with."""
+UNCOMPARED = {"imported.weights", "imported.input_filter", "localizer.files"}
+"""Settings of weights from elsewhere, which have no row to be compared with; and a folder that no row has, in whose
+place stands the hash of its files."""
 COMPARED = sorted(SETTINGS.keys() - UNCOMPARED)
 
 
@@ -38,16 +40,7 @@ def row(name: str) -> Run:
 
 def changed(run: Run, changes: Mapping[str, Any]) -> Run:
     """The run with some settings of it, by `section.key`, replaced."""
-    for name, value in changes.items():
-        run = _replaced(run, name.split("."), value)
-    return run
-
-
-def _replaced(section: Any, path: list[str], value: Any) -> Any:
-    name, *rest = path
-    old = getattr(section, name)
-    new = _replaced(old, rest, value) if rest else type(old)(value)
-    return dataclasses.replace(section, **{name: new})
+    return build([changes], base=run)
 
 
 @cache
