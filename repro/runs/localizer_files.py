@@ -32,7 +32,7 @@ def files_by_name(folder: Path) -> dict[str, str]:
 
     def refuse(error: OSError) -> NoReturn:
         raise UserError(
-            f"localizer.files={folder}: {error.filename} cannot be read ({error.strerror})",
+            f"localizer.files: {error.filename} cannot be read ({error.strerror})",
             mend="a folder that can be read, with a file for each image",
         ) from error
 

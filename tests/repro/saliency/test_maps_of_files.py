@@ -279,7 +279,7 @@ def test_a_file_for_two_images_is_refused(folder_root: Path, maps: Path, tmp_pat
         ),
         (
             {"localizer.source": "masks", "localizer.files": "/nowhere"},
-            "localizer.files=/nowhere: /nowhere cannot be read (No such file or directory); mend: a folder that can be "
+            "localizer.files: /nowhere cannot be read (No such file or directory); mend: a folder that can be "
             "read, with a file for each image",
         ),
     ],
