@@ -12,7 +12,7 @@ from PIL import Image
 from repro.errors import UserError
 from repro.html import data_uri
 from results.collection.runs import RunRecord
-from results.plots.figures import shrunk
+from results.plots.gallery import shrunk
 
 log = logging.getLogger("salmask")
 

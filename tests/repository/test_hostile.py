@@ -34,7 +34,7 @@ from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
 from repro.text_tables import as_code, escaped
 from results.collection.runs import RunRecord
 from results.formats.spreadsheet import harmless
-from results.plots.figures import shrunk
+from results.plots.gallery import shrunk
 from results.report.pack import MANIFEST, check
 from results.report.redo import commands, script
 

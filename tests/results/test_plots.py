@@ -19,9 +19,11 @@ from results.collection.collect import collect_runs
 from results.collection.runs import RunRecord, find_runs
 from results.paper.published import published
 from results.plots.curves import curves
-from results.plots.figures import PLOTS, bars, branches, compute, draw, gallery, save, scatter
+from results.plots.figures import PLOTS, draw, save
+from results.plots.gallery import gallery
 from results.plots.material import Material, NothingToDrawError, key_of, panel_titles
 from results.plots.style import look, themed
+from results.plots.table_plots import bars, branches, compute, scatter
 from results.report.page import build
 from results.tables.rendering import render
 

@@ -1,0 +1,88 @@
+"""The plot of galleries, what the networks see, and how a gallery's file is read."""
+
+import io
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from repro.errors import UserError, one_line
+from repro.files import read_regular
+from results.collection.runs import RunRecord
+from results.plots.material import Material, NothingToDrawError
+from results.plots.style import WIDTH, folded_name
+
+LARGEST_PICTURE = 256 * 2**20
+"""Bytes of a gallery's file, a hundred times what ours have."""
+
+log = logging.getLogger("salmask")
+
+T = TypeVar("T")
+
+
+def gallery(material: Material) -> Figure:
+    """Draws what the networks see: the first gallery of each method that has one."""
+    pictures = first_galleries(material.runs, lambda run, path: shrunk(path, 760, 1000))
+    if not pictures:
+        raise NothingToDrawError("no run has a gallery yet", mend="start one")
+    names = list(pictures)
+    rows = [names[start : start + 3] for start in range(0, len(names), 3)]
+    # Three a row, each as wide as its proportions ask for.
+    ratios = {name: picture.width / picture.height for name, picture in pictures.items()}
+    inches = {name: WIDTH / max(sum(map(ratios.__getitem__, row)), 1.2) for row in rows for name in row}  # its height
+    titles = {name: folded_name(name, ratios[name] * inches[name]) for name in names}
+    heights = [max(inches[name] + 0.3 * (1 + titles[name].count("\n")) for name in row) for row in rows]
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    strips = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for strip, row in zip(strips, rows, strict=True):
+        widths = [ratios[name] for name in row]
+        for axes, name in zip(strip.subplots(1, len(row), squeeze=False, width_ratios=widths)[0], row, strict=True):
+            axes.imshow(np.asarray(pictures[name]), interpolation="antialiased")
+            axes.set_title(titles[name])
+            axes.axis("off")
+    return figure
+
+
+def first_galleries(runs: Sequence[RunRecord], load: Callable[[RunRecord, Path], T]) -> dict[str, T]:
+    """Returns the first gallery of each method; one that is no picture is told of, and the next one takes its place.
+
+    Args:
+        runs: Run folders.
+        load: Makes what is wanted of a run's gallery; raises a UserError where it is no picture.
+    """
+    pictures: dict[str, T] = {}
+    for run in runs:
+        for path in run.galleries:
+            if run.method not in pictures:
+                try:
+                    pictures[run.method] = load(run, path)
+                except UserError as error:
+                    log.warning("%s; it is left out", error)
+    return pictures
+
+
+def shrunk(path: Path, width: int, height: int) -> Image.Image:
+    """Loads a picture no larger than a page can show it.
+
+    Args:
+        path: A gallery, which may be very long.
+        width: The largest width in pixels.
+        height: The largest height in pixels.
+
+    Returns:
+        The picture in RGB, its proportions kept.
+
+    Raises:
+        UserError: The file cannot be read as a picture.
+    """
+    try:
+        with Image.open(io.BytesIO(read_regular(path, LARGEST_PICTURE))) as file:
+            picture = file.convert("RGB")
+    except Exception as error:  # Pillow raises a dozen kinds for damaged bytes, and one for more pixels than it takes
+        raise UserError(f"{path} is no picture: {one_line(error)}", mend="remove it") from error
+    picture.thumbnail((width, height))
+    return picture
