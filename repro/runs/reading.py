@@ -341,23 +341,24 @@ def pinned(run: Run) -> Run:
     if root != run.machine.data_root and exists(Path(root)):
         run = dataclasses.replace(run, machine=dataclasses.replace(run.machine, data_root=root))
     localizer = run.localizer
-    if localizer.network == "checkpoint" and localizer.weights and not localizer.sha256:
-        localizer = _with_pinned_checkpoint(localizer)
-    if localizer.files and not localizer.files_sha256:
+    if localizer.network == "checkpoint" and localizer.weights:
+        path = expanded(localizer.weights).resolve()
+        digest = localizer.sha256 or _hash_of_checkpoint(path, localizer)
+        localizer = dataclasses.replace(localizer, weights=str(path), sha256=digest)
+    if localizer.files:
         folder = expanded(localizer.files).resolve()
-        localizer = dataclasses.replace(localizer, files=str(folder), files_sha256=hash_once(folder))
-    return run if localizer is run.localizer else dataclasses.replace(run, localizer=localizer)
+        digest = localizer.files_sha256 or hash_once(folder)
+        localizer = dataclasses.replace(localizer, files=str(folder), files_sha256=digest)
+    return run if localizer == run.localizer else dataclasses.replace(run, localizer=localizer)
 
 
-def _with_pinned_checkpoint(localizer: LocalizerSettings) -> LocalizerSettings:
-    path = expanded(localizer.weights).resolve()
+def _hash_of_checkpoint(path: Path, localizer: LocalizerSettings) -> str:
     mend = "the backbone.pth of a finished run"
     if is_odd(path):  # a reader would wait for it
         raise UserError(f"localizer.weights={localizer.weights} is no regular file", mend=mend)
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         what = f"localizer.weights={localizer.weights} cannot be read ({error.strerror})"
         raise UserError(what, mend=mend) from error
-    return dataclasses.replace(localizer, weights=str(path), sha256=digest)

@@ -172,8 +172,22 @@ def steps(run: RunRecord) -> list[RedoStep]:
         )
     else:
         words = ("pretrain", run.run.method, "--config", CONFIGURATION, "--out", sweep)
-        pretrain = RedoStep(words, _with_root([run.run.data.dataset]))
+        pretrain = RedoStep(words, _with_root([run.run.data.dataset]), _own_files(run.run))
     return [pretrain, *_evaluations(run, run.run, f"{sweep}/{run.run.folder}")]
+
+
+def _own_files(run: Run) -> tuple[str, ...]:
+    """Returns a note for each file of its maker's own that a run's localizer reads, which lies elsewhere by now."""
+    localizer = run.localizer
+    read = {
+        "localizer.weights": (localizer.weights, localizer.sha256),
+        "localizer.files": (localizer.files, localizer.files_sha256),
+    }
+    return tuple(
+        f"{key}={path} has the SHA-256 {digest}; where it is elsewhere, add {key}=PATH"
+        for key, (path, digest) in read.items()
+        if digest
+    )
 
 
 def _with_root(datasets: Sequence[str]) -> tuple[str, ...]:

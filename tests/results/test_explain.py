@@ -135,6 +135,14 @@ def test_the_commands_make_the_same_run_again(tmp_path: Path) -> None:
     )
 
 
+def test_files_of_the_makers_own_are_named_with_what_they_held(tmp_path: Path) -> None:
+    own = {"localizer__files": "/home/ann/maps", "localizer__files_sha256": "2" * 64, "localizer__source": "maps"}
+    folder = finished(tmp_path, "mocov2+ours-hp", 0, {("imagenet100", "top1"): 70.0}, **own)
+    assert commands(RunRecord(folder.path))[3] == (
+        f"# localizer.files=/home/ann/maps has the SHA-256 {'2' * 64}; where it is elsewhere, add localizer.files=PATH"
+    )
+
+
 def test_what_all_seeds_share_is_told_once(runs: list[RunRecord]) -> None:
     content = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)
     (column,) = with_common_facts(content)["measured"]

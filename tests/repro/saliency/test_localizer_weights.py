@@ -96,7 +96,7 @@ def test_only_rows_that_look_at_a_localizer_need_its_weights() -> None:
         ({"network": "timm/resnet18"}, LocalizerWeights("timm/resnet18")),
         (
             {"network": "checkpoint", "weights": "a/backbone.pth", "sha256": "0" * 64},
-            LocalizerWeights("checkpoint", "a/backbone.pth"),
+            LocalizerWeights("checkpoint", str(Path("a/backbone.pth").resolve())),
         ),
     ):
         assert weights_of(resolve("mocov2+ours-hp", {"localizer": settings})) == weights
