@@ -88,8 +88,9 @@ def _saliency(run: Run) -> str:
     """Returns where the foreground of a run that is guided comes from: sources, and the network with its weights."""
     source, hard = run.saliency_sources
     sources = f"source {source}" if hard == source else f"source {source}, of hard negatives {hard}"
-    files = f"; files of SHA-256 {run.localizer.files_sha256}" if run.localizer.files else ""
-    return f"{sources}{files}; {_localizer(run)}" if run.needs_localizer else f"{sources}{files}"
+    maps = f"; maps of SHA-256 {run.localizer.files_sha256}" if run.localizer.files else ""
+    masks = f"; true masks of SHA-256 {run.data.masks_sha256}" if run.data.masks else ""
+    return f"{sources}{maps}{masks}" + (f"; {_localizer(run)}" if run.needs_localizer else "")
 
 
 def _localizer(run: Run) -> str:
@@ -120,7 +121,7 @@ def _help(run: Run) -> str:
     if any(source.needs_truth for source in run.saliency_sources):
         known.append("the objects' true masks")
     if any(source.needs_files for source in run.saliency_sources):
-        known.append("maps or masks that came with the images, which may have seen labels")
+        known.append("saliency maps from elsewhere, which may have seen labels")
     return f"; masks were guided by {' and '.join(known)}" if known else ""
 
 

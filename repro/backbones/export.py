@@ -84,8 +84,9 @@ def _without_paths(run: Run) -> Run:
     if localizer.sha256:  # only then are its weights a path and not a name
         localizer = replace(localizer, weights=Path(localizer.weights).name)
     localizer = replace(localizer, files=Path(localizer.files).name)
+    data = replace(run.data, masks=Path(run.data.masks).name)
     imported = replace(imported, origin=Path(imported.origin).name)
-    return build([dict.fromkeys(FOLDERS, "")], base=replace(run, localizer=localizer, imported=imported))
+    return build([dict.fromkeys(FOLDERS, "")], base=replace(run, data=data, localizer=localizer, imported=imported))
 
 
 def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:

@@ -120,7 +120,7 @@ def _batches(
         for start in range(0, len(images), BATCH):
             indices = range(start, min(start + BATCH, len(images)))
             if isinstance(images, Scenes) and epoch == 0:
-                yield load_batch(run, images, indices, device)
+                yield load_batch(run, images, images.main_mask, indices, device)
             else:
                 yield default_collate([dataset[epoch, index] for index in indices]), {}
 
@@ -188,5 +188,10 @@ def sources(run: Run, images: Scenes) -> list[Row]:
         # Without a source of its own for hard negatives: the foreground that is measured is to be this source's.
         variant = replace(run, localizer=replace(localizer, hard_negative_source=""))
         maker = build_view_maker(variant, device, images)
-        rows.append({"source": name, **measure_foregrounds(variant, maker, images, device, len(images))["query"]})
+        rows.append(
+            {
+                "source": name,
+                **measure_foregrounds(variant, maker, images, images.main_mask, device, len(images))["query"],
+            }
+        )
     return rows

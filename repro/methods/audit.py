@@ -23,6 +23,7 @@ from repro.runs.choices import Branch, Guidance, Source, Strategy
 from repro.runs.frameworks import FRAMEWORKS, SINGLE_CELL_CROP
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings
+from repro.saliency.true_masks import true_masks
 from repro.training.gallery import overlay, spread
 from repro.training.learner import build_view_maker
 from repro.training.preprocess import Stages, ViewMaker
@@ -55,7 +56,7 @@ def variants(run: Run) -> dict[str, Run]:
     # Where nothing was released, or the released ones could not be trained, the hard negatives are our own.
     if not FRAMEWORKS[run.framework].released or run.data.crop <= SINGLE_CELL_CROP:
         released = replace(released, hard_negative=Source.paper)
-    if not all(source.is_graded for source in run.saliency_sources):  # what is released sorts maps, and no masks
+    if any(source.needs_truth for source in run.saliency_sources):  # what is released sorts maps, and no masks
         released = replace(released, saliency_map=Source.paper)
     guided, at_random = (replace(run.masking, guidance=guidance) for guidance in (Guidance.saliency, Guidance.random))
     compared = {
@@ -203,7 +204,7 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
 
     Args:
         run: A row that masks patches; its views, localizer and rates are used.
-        images: The data set; the true objects are known if it is a `Scenes`.
+        images: The data set.
         count: How many images are measured; all where there are fewer.
         gallery_images: How many of them the gallery shows, at most `BATCH`.
         device: Where the views are made.
@@ -215,6 +216,7 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
     order = stream(run.seed, Purpose.order, 0).permutation(len(images))[:count]  # as the first epoch has it
     # Of all images the maps are made once and kept for the training; of a few they cost a few.
     only = order.tolist() if len(order) < len(images) else None
+    true = true_masks(run, images)
     makers = {name: build_view_maker(variant, device, images, only=only) for name, variant in compared.items()}
     observations = _Observations({name for name, variant in compared.items() if variant.guided})
     columns: list[tuple[str, Tensor]] = []
@@ -223,7 +225,7 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
     group_size = max(served.values())
     at_once = group_size * math.ceil(BATCH / group_size)
     for indices in np.split(order, range(at_once, len(order), at_once)):
-        batch, objects = load_batch(run, images, indices.tolist(), device)
+        batch, objects = load_batch(run, images, true, indices.tolist(), device)
         stages = {name: maker.stages(batch) for name, maker in makers.items()}
         masks = {name: hidden_pixels(stages[name], maker) for name, maker in makers.items()}
         observations.add(stages, masks, objects)

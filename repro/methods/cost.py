@@ -218,7 +218,7 @@ def _without_files(run: Run) -> Run:
     of_files = {
         f"localizer.{name}": str(SourceKind.centre)
         for name in ("source", "hard_negative_source")
-        if getattr(run.localizer, name) in (SourceKind.maps, SourceKind.masks)
+        if getattr(run.localizer, name) == SourceKind.maps
     }
     return build([of_files, {"localizer.files": "", "localizer.files_sha256": ""}], base=run)
 

@@ -303,21 +303,23 @@ def _source_problems(run: RunSettings) -> Iterator[Problem]:
         except UserError as error:
             yield Problem(f"{key}: {error.what}", mend=error.mend)
             continue
-        if run.guided and not source.is_graded and run.fidelity.saliency_map is Source.released:
+        if run.guided and source.needs_truth and run.fidelity.saliency_map is Source.released:
             yield Problem(
                 f"fidelity.saliency_map=released sorts what a network finds, and {key}={text} is by true masks",
                 mend="fidelity.saliency_map=paper",
             )
         files_count |= source.needs_files
         if source.needs_files and not run.localizer.files:
-            yield Problem(f"{key}={text} without files", mend="localizer.files=DIR, with a file for each image")
+            yield Problem(f"{key}={text} without files", mend="localizer.files=DIR, with a map of each image")
         if source.needs_files and run.data.drawn:
             yield Problem(f"{key}={text} on drawn scenes, which are no files", mend=f"{key}=truth")
     if (run.localizer.files or run.localizer.files_sha256) and not files_count:
         yield Problem(
             f"localizer.files play no part with localizer.source={run.localizer.source}",
-            mend="localizer.source=maps or localizer.source=masks, or leave them out",
+            mend="localizer.source=maps, or leave them out",
         )
+    if (run.data.masks or run.data.masks_sha256) and run.data.drawn:
+        yield Problem("data.masks play no part on drawn scenes, which have masks of their own", mend="leave them out")
     if run.localizer.hard_negative_source and not (run.masking.branch is Branch.query and run.masking.hard_negative):
         yield Problem(
             "localizer.hard_negative_source needs a key that is not masked itself and a hard negative of it",

@@ -17,7 +17,7 @@ from repro.errors import UserError, one_line
 from repro.files import read_regular
 from repro.paths import absolute, expanded
 from repro.presence import exists, is_odd
-from repro.runs.localizer_files import hash_once
+from repro.runs.image_files import hash_once
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings, LocalizerSettings
 from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
@@ -328,14 +328,14 @@ def load(path: Path) -> Run:
 
 
 def pinned(run: Run) -> Run:
-    """Returns a run that means the same from every folder, and whose localizer's own files are known by their content.
+    """Returns a run that means the same from every folder, and whose maker's own files are known by their content.
 
     A relative data root is recorded as an absolute one where there is such a folder. The SHA-256 of the content becomes
-    part of the identity in the place of the path, so that a run that goes on, or is made again, has the same localizer
+    part of the identity in the place of the path, so that a run that goes on, or is made again, has the same files
     or is refused.
 
     Raises:
-        UserError: The checkpoint, or the folder of maps, cannot be read.
+        UserError: The checkpoint, or a folder of maps or masks, cannot be read.
     """
     root = absolute(run.machine.data_root)
     if root != run.machine.data_root and exists(Path(root)):
@@ -347,9 +347,14 @@ def pinned(run: Run) -> Run:
         localizer = dataclasses.replace(localizer, weights=str(path), sha256=digest)
     if localizer.files:
         folder = expanded(localizer.files).resolve()
-        digest = localizer.files_sha256 or hash_once(folder)
+        digest = localizer.files_sha256 or hash_once("localizer.files", folder)
         localizer = dataclasses.replace(localizer, files=str(folder), files_sha256=digest)
-    return run if localizer == run.localizer else dataclasses.replace(run, localizer=localizer)
+    data = run.data
+    if data.masks:
+        folder = expanded(data.masks).resolve()
+        digest = data.masks_sha256 or hash_once("data.masks", folder)
+        data = dataclasses.replace(data, masks=str(folder), masks_sha256=digest)
+    return dataclasses.replace(run, localizer=localizer, data=data)
 
 
 def _hash_of_checkpoint(path: Path, localizer: LocalizerSettings) -> str:

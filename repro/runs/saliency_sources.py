@@ -30,8 +30,6 @@ class SourceKind(StrEnum):
     """As many cells as the frozen network finds, anywhere in the view."""
     maps = "maps"
     """A saliency map of each image, from a file of `localizer.files`, read as a network's is."""
-    masks = "masks"
-    """A mask of each image's object, from a file of `localizer.files`."""
 
 
 COUNTED = (SourceKind.dilated, SourceKind.eroded, SourceKind.shifted)
@@ -70,7 +68,7 @@ class SaliencySource:
     @property
     def needs_truth(self) -> bool:
         """Whether the true masks must be known."""
-        return not self.is_graded and self.kind is not SourceKind.masks
+        return not self.is_graded
 
     @property
     def needs_network(self) -> bool:
@@ -80,7 +78,7 @@ class SaliencySource:
     @property
     def needs_files(self) -> bool:
         """Whether a person's own files are read."""
-        return self.kind in (SourceKind.maps, SourceKind.masks)
+        return self.kind is SourceKind.maps
 
     @property
     def is_graded(self) -> bool:

@@ -97,6 +97,9 @@ class DataSettings:
     crop: int = size(224)  # side of a view in pixels
     cached_side: int = added(0, absent=0)  # short side of decoded images to train on, 32 or more; 0: the originals
     scenes: ScenesSettings = size(ScenesSettings, lambda *_: True)
+    # A folder with the true mask of each training image, of which the contents count; drawn scenes have their own.
+    masks: str = added("", absent="", unless="masks_sha256")
+    masks_sha256: str = added("", absent="")  # hash of these, see `repro.runs.reading.pinned`
 
     @property
     def drawn(self) -> bool:
@@ -142,7 +145,7 @@ class LocalizerSettings:
     map: MapOf = added(MapOf.view, absent=MapOf.view)
     source: str = added("network", absent="network")  # where the foreground comes from; docs/saliency.md lists all
     hard_negative_source: str = added("", absent="")  # the same for hard negatives; empty: as `source`
-    # With `source=maps` or `masks`: a folder with a file for each image, of which the contents count.
+    # With `source=maps`: a folder with a map of each image, of which the contents count.
     files: str = added("", absent="", unless="files_sha256")
     files_sha256: str = added("", absent="")  # hash of these, see `repro.runs.reading.pinned`
     image_side: int = added(256, absent=256)  # side of whole images in pixels: see `salmask bench saliency agreement`

@@ -17,7 +17,7 @@ from repro.saliency.localizer import grid_of
 from repro.saliency.maps_of_files import maps_of_files
 from repro.saliency.networks import build_localizer
 from repro.saliency.true_maps import centre_prior, true_maps
-from repro.scenes.dataset import Scenes
+from repro.saliency.true_masks import TrueMasks, true_masks
 
 TRUTH = SaliencySource(SourceKind.truth)
 NETWORK = SaliencySource(SourceKind.network)
@@ -63,23 +63,24 @@ def map_source(run: Run, images: Images, source: SaliencySource) -> MapSource:
     if source.needs_network:
         return network_maps(run.localizer, images, run.seed)
     if source.needs_files:
-        return maps_of_files(source, run.localizer, images)
+        return maps_of_files(run.localizer, images)
     of_mask = TRUTH if source.kind in (SourceKind.inverted, SourceKind.random) else source
-    return true_maps(of_mask, _with_masks(images, source, run))
+    return true_maps(of_mask, _known_masks(images, source, run))
 
 
-def _with_masks(images: Images, source: SaliencySource, run: Run) -> Scenes:
-    """Returns the images as such that have true masks.
+def _known_masks(images: Images, source: SaliencySource, run: Run) -> TrueMasks:
+    """Returns the true masks of images.
 
     Raises:
-        UserError: They have none.
+        UserError: They are not known.
     """
-    if isinstance(images, Scenes):
-        return images
+    masks = true_masks(run, images)
+    if masks is not None:
+        return masks
     if run.data.drawn and not run.data.cached_side:
         raise ValueError(f"{type(images).__name__} in the place of {run.data.dataset} have no true masks")
     without = "cached images" if run.data.drawn else f"data.dataset={run.data.dataset}"
-    mend = "data.cached_side=0" if run.data.drawn else "data.dataset=scenes or scenes-cutouts"
+    mend = "data.cached_side=0" if run.data.drawn else "data.masks=DIR, or data.dataset=scenes or scenes-cutouts"
     raise UserError(f"localizer.source={source} needs true masks, which {without} has none of", mend=mend)
 
 

@@ -1,60 +1,72 @@
-"""The true masks of scenes as maps of whole images, exact or spoilt to a grade, and the prior of a centre."""
+"""True masks as maps of whole images, exact or spoilt to a grade, and the prior of a centre."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from repro.randomness import Purpose, stream
 from repro.runs.saliency_sources import CELLS, SaliencySource, SourceKind
 from repro.saliency.image_maps import MapSource
-from repro.scenes.dataset import Scenes
+from repro.saliency.true_masks import FileMasks, Mask, TrueMasks
 
 CENTRE_WIDTH = 0.25
 """Standard deviation of the centre prior, in sides of the image."""
 
-Mask = NDArray[np.bool_]
 
-
-def true_maps(source: SaliencySource, scenes: Scenes) -> MapSource:
-    """Returns the true masks of scenes as a source of maps, changed as the source says.
+def true_maps(source: SaliencySource, masks: TrueMasks) -> MapSource:
+    """Returns true masks as a source of maps, changed as the source says.
 
     Args:
         source: Of the kinds that change the mask, or `truth` itself.
-        scenes: The images.
+        masks: Of the images.
     """
-    return MapSource(
-        {"source": str(source), "cells": CELLS}, CELLS, TrueMaps(source, scenes), lambda _: lambda maps: maps
-    )
+    identity = {"source": str(source), "cells": CELLS}
+    if isinstance(masks, FileMasks):  # scenes' own are told by the images' fingerprint
+        identity["masks"] = masks.numbers.digest
+    return MapSource(identity, CELLS, TrueMaps(source, masks), lambda _: lambda maps: maps)
 
 
 @dataclass(frozen=True)
 class TrueMaps:
-    """The true mask of each scene as a map: how much of each cell is the main object."""
+    """The true mask of each image as a map: how much of each cell is the main object."""
 
     source: SaliencySource
-    scenes: Scenes
+    masks: TrueMasks
 
     def __call__(self, index: int) -> Tensor:
         """Returns a map, G×G in 0..1."""
-        mask = changed(self.scenes.main_mask(index), self.source, index)
+        mask = self.masks(index)
+        if self.source.kind is not SourceKind.truth:
+            mask = changed(_squared(mask), self.source, index)
         return F.adaptive_avg_pool2d(torch.from_numpy(mask).float().unsqueeze(0), CELLS).squeeze(0)
+
+
+def _squared(mask: Mask) -> Mask:
+    """Returns a mask S×S as it is, and another one squeezed to such a square: views are squeezed as well."""
+    height, width = mask.shape
+    if height == width:
+        return mask
+    side = (max(height, width),) * 2
+    return np.array(Image.fromarray(mask).resize(side, Image.Resampling.NEAREST))  # a copy, which torch can write to
 
 
 def changed(mask: Mask, source: SaliencySource, index: int) -> Mask:
     """Returns a true mask as a source has it.
 
     Args:
-        mask: S×S, with at least one pixel.
+        mask: S×S; an empty one stays as it is.
         source: Which change, and by how many cells of the image.
         index: Of the image, which has a direction of its own to be shifted into.
 
     Returns:
-        S×S, with at least one pixel too.
+        S×S; with at least one pixel, where the mask has one.
     """
+    if not mask.any():
+        return mask
     from scipy.ndimage import distance_transform_edt  # takes a while, and few runs have true maps
 
     pixels = source.cells * len(mask) / CELLS

@@ -30,7 +30,7 @@ from repro.runs.identity import plain
 from repro.runs.reading import FOLDERS, flat
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
-from repro.scenes.dataset import Scenes
+from repro.saliency.true_masks import true_masks
 from repro.training.compilation import compile_step
 from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, RandomViews, make_loader
@@ -161,11 +161,11 @@ def _record_foregrounds(run: Run, folder: RunFolder, learner: Learner, images: I
     Only where maps are of whole images: there it takes seconds, and a plot has use for it.
     """
     maker = learner.model.data_preprocessor
-    if exists(folder.foregrounds) or not (run.guided and isinstance(images, Scenes) and isinstance(maker, ViewMaker)):
+    if exists(folder.foregrounds) or not (run.guided and isinstance(maker, ViewMaker)) or maker.localizer is not None:
         return
-    if maker.localizer is None:
-        OPENING.say("measuring the foregrounds of scenes")
-        write_json(folder.foregrounds, measure_foregrounds(run, maker, images, device))
+    if (masks := true_masks(run, images)) is not None:
+        OPENING.say("measuring how well foregrounds cover the true objects")
+        write_json(folder.foregrounds, measure_foregrounds(run, maker, images, masks, device))
 
 
 def open_data(run: Run, split: Split) -> Images:

@@ -1,4 +1,4 @@
-"""The true objects in the views of scenes, and how well a run's foregrounds cover them."""
+"""The true objects in views of images whose masks are known, and how well a run's foregrounds cover them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from repro.data.splits import Images
+from repro.data.splits import Images, size_of
 from repro.masking.patches import overlap
 from repro.runs.choices import Backend, Resizer
 from repro.runs.run import Run
 from repro.saliency.foregrounds import FLIP
-from repro.scenes.dataset import Scenes
+from repro.saliency.true_masks import TrueMasks
 from repro.training.loading import TwoViews
 from repro.training.preprocess import ViewMaker
 
@@ -26,32 +26,34 @@ BATCH = 64
 
 
 class ObjectMasks:
-    """The mask of each scene's main object as an image: cropped with the scene's own stream, it stays on the object."""
+    """The true mask of each image as an image: cropped with the image's own stream, it stays on the object."""
 
-    def __init__(self, scenes: Scenes) -> None:
-        self.scenes = scenes
-        self.classes, self.targets = scenes.classes, scenes.targets
+    def __init__(self, images: Images, masks: TrueMasks) -> None:
+        self.images, self.masks = images, masks
+        self.classes, self.targets = images.classes, images.targets
 
     def __len__(self) -> int:
-        return len(self.scenes)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        mask = self.scenes.main_mask(index)
-        return Image.fromarray(mask.astype(np.uint8) * 255), self.targets[index]
+        mask = Image.fromarray(self.masks(index).astype(np.uint8) * 255)
+        # The stream's boxes are in pixels of the image.
+        return mask.resize(size_of(self.images, index), Image.Resampling.NEAREST), self.targets[index]
 
     def fingerprint(self) -> str:
-        """Returns the fingerprint of the scenes."""
-        return self.scenes.fingerprint()
+        """Returns the fingerprint of the images."""
+        return self.images.fingerprint()
 
 
 def load_batch(
-    run: Run, images: Images, indices: Sequence[int], device: torch.device
+    run: Run, images: Images, masks: TrueMasks | None, indices: Sequence[int], device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Loads a batch as training's first epoch does, and the true objects in its views.
 
     Args:
         run: Whose crops and augmentation are drawn.
         images: The data set.
+        masks: The true ones of the images; None where they are not known.
         indices: Of the images.
         device: Where the objects go.
 
@@ -61,13 +63,13 @@ def load_batch(
     """
     views = TwoViews(images, run.data.crop, run.augmentation, run.seed)
     batch = default_collate([views[0, index] for index in indices])
-    if not isinstance(images, Scenes):
+    if masks is None:
         return batch, {}
     # The same streams draw the same crops and flips. The device's backend hands crops out as they are: a mask has no
     # colours to change, and is flipped here. It is one channel, which Pillow alone resizes here.
     cropped_only = replace(run.augmentation, backend=Backend.device, resizer=Resizer.pil)
-    masks = TwoViews(ObjectMasks(images), run.data.crop, cropped_only, run.seed)
-    cropped = default_collate([masks[0, index] for index in indices])
+    views_of_masks = TwoViews(ObjectMasks(images, masks), run.data.crop, cropped_only, run.seed)
+    cropped = default_collate([views_of_masks[0, index] for index in indices])
     objects = {}
     for name in TwoViews.names:
         inside = cropped[name].squeeze(1) >= 128  # cropping resizes, which leaves grey at the rim
@@ -78,14 +80,15 @@ def load_batch(
 
 @torch.no_grad()
 def measure_foregrounds(
-    run: Run, maker: ViewMaker, images: Scenes, device: torch.device, count: int = VIEWS
+    run: Run, maker: ViewMaker, images: Images, masks: TrueMasks, device: torch.device, count: int = VIEWS
 ) -> Mapping[str, Mapping[str, float]]:
     """Measures how well foregrounds cover the main objects in the views that training sees first.
 
     Args:
         run: Whose crops and augmentation are drawn.
         maker: Of a run that masks; what tells its foregrounds is measured.
-        images: The scenes.
+        images: The data set.
+        masks: The true ones of the images.
         device: Where the views are.
         count: The first so many images, or all where there are fewer.
 
@@ -101,7 +104,7 @@ def measure_foregrounds(
     objects: dict[str, list[Tensor]] = {role: [] for role in sources}
     indices = range(min(count, len(images)))
     for start in indices[::BATCH]:
-        batch, true_objects = load_batch(run, images, indices[start : start + BATCH], device)
+        batch, true_objects = load_batch(run, images, masks, indices[start : start + BATCH], device)
         for role, (name, foregrounds) in sources.items():
             with maker.uncompiled():
                 view = maker.normalise(maker.augment(batch, name))

@@ -177,11 +177,12 @@ def steps(run: RunRecord) -> list[RedoStep]:
 
 
 def _own_files(run: Run) -> tuple[str, ...]:
-    """Returns a note for each file of its maker's own that a run's localizer reads, which lies elsewhere by now."""
+    """Returns a note for each file or folder of its maker's own that a run reads, which lies elsewhere by now."""
     localizer = run.localizer
     read = {
         "localizer.weights": (localizer.weights, localizer.sha256),
         "localizer.files": (localizer.files, localizer.files_sha256),
+        "data.masks": (run.data.masks, run.data.masks_sha256),
     }
     return tuple(
         f"{key}={path} has the SHA-256 {digest}; where it is elsewhere, add {key}=PATH"

@@ -1,6 +1,7 @@
 """Image files, good and bad, and small data sets made of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -68,3 +69,13 @@ def make_imagenet_root(root: Path) -> Path:
             seed += 1
             write_image(root / split / wnid / f"{wnid}_{seed}.JPEG", seed, size=(4, 4))
     return root
+
+
+def save_numbers(path: Path, numbers: Any) -> Path:
+    """Writes a map or a mask as a picture or as an array, by its ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, numbers)
+    else:
+        Image.fromarray(numbers).save(path)
+    return path

@@ -193,12 +193,22 @@ def test_the_card_tells_method_data_protocol_results_and_licence(evaluated: RunF
         (
             {
                 "data.dataset": "folder",
-                "localizer.source": "masks",
-                "localizer.files": "/home/masks",
+                "localizer.source": "maps",
+                "localizer.files": "/home/maps",
                 "localizer.files_sha256": "2" * 64,
             },
-            f"source masks; files of SHA-256 {'2' * 64}",
-            "; masks were guided by maps or masks that came with the images, which may have seen labels",
+            f"source maps; maps of SHA-256 {'2' * 64}",
+            "; masks were guided by saliency maps from elsewhere, which may have seen labels",
+        ),
+        (
+            {
+                "data.dataset": "folder",
+                "localizer.source": "random",
+                "data.masks": "/home/masks",
+                "data.masks_sha256": "3" * 64,
+            },
+            f"source random; true masks of SHA-256 {'3' * 64}",
+            "; masks were guided by the objects' true masks",
         ),
         ({"masking.guidance": "random"}, "", ""),
     ],

@@ -105,7 +105,7 @@ def by(result: Audit, variant: str, view: str) -> dict[str, Any]:
 def test_object_masks_are_cropped_and_flipped_with_their_scenes(backend: Backend, resizer: Resizer) -> None:
     run = plain_colours()
     run = replace(run, augmentation=replace(run.augmentation, backend=backend, resizer=resizer))
-    batch, objects = load_batch(run, discs(), list(range(24)), CPU)
+    batch, objects = load_batch(run, discs(), discs().main_mask, list(range(24)), CPU)
     maker = learner.build_view_maker(variants(run)[RANDOM], CPU)
     stages = maker.stages(batch)
     for name, pixels in (("query", stages.query), ("key", stages.key)):
@@ -117,7 +117,7 @@ def test_object_masks_are_cropped_and_flipped_with_their_scenes(backend: Backend
 
 def test_masks_stand_for_scenes_of_the_same_length_and_labels() -> None:
     scenes = discs(5)
-    masks = ObjectMasks(scenes)
+    masks = ObjectMasks(scenes, scenes.main_mask)
     assert (len(masks), masks.targets, masks.fingerprint()) == (5, scenes.targets, scenes.fingerprint())
     image, label = masks[3]
     assert np.array_equal(np.asarray(image) == 255, scenes.scene(3).instances[0].mask)
@@ -267,7 +267,7 @@ def test_what_is_hidden_is_read_off_the_networks_input() -> None:
     """Plant a fault behind the masking's back: the audit must see it."""
     run = plain_colours()
     maker = learner.build_view_maker(variants(run)[RANDOM], CPU)
-    batch, _ = load_batch(run, discs(), list(range(4)), CPU)
+    batch, _ = load_batch(run, discs(), None, list(range(4)), CPU)
     stages = maker.stages(batch)
     assert isinstance(maker, ViewMaker)
     before = hidden_pixels(stages, maker)

@@ -21,15 +21,16 @@ SETTINGS = settings(Run())
 CONTEXTS: Mapping[str, Mapping[str, Any]] = {
     "data.scenes.context": {"data.dataset": "scenes", "data.scenes.grounds": 20},
     "data.scenes.": {"data.dataset": "scenes"},
+    "data.masks_sha256": {"localizer.source": "truth", "data.masks": "DIR"},
     "localizer.files_sha256": {"localizer.source": "maps", "localizer.files": "DIR"},
     "localizer.image_side": {"localizer.map": "image"},
     "localizer.sha256": {"localizer.network": "checkpoint"},
     "optimization.step_share": {"optimization.schedule": "steps"},
 }
 """Settings that play a part in hardly any row -> what else is set, so that they do."""
-UNCOMPARED = {"imported.weights", "imported.input_filter", "localizer.files"}
-"""Settings of weights from elsewhere, which have no row to be compared with; and a folder that no row has, in whose
-place stands the hash of its files."""
+UNCOMPARED = {"imported.weights", "imported.input_filter", "localizer.files", "data.masks"}
+"""Settings of weights from elsewhere, which have no row to be compared with; and folders that no row has, in whose
+place stands the hash of their files."""
 COMPARED = sorted(SETTINGS.keys() - UNCOMPARED)
 
 
@@ -129,7 +130,7 @@ def test_what_plays_no_part_is_not_named(method: str) -> None:
 
 NEITHER = (
     *("data.scenes.", "simclr.", "adios.", "imported.", "optimization.lars_eta", "optimization.step_share"),
-    *("localizer.image_side", "fidelity.negative_count"),
+    *("data.masks", "localizer.image_side", "fidelity.negative_count"),
 )
 """What the names of settings begin with that play no part in MoCo v2 as the paper trains it, with or without masks."""
 

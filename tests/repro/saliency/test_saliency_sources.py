@@ -91,7 +91,7 @@ def test_a_true_map_is_the_share_of_each_cell_and_drawn_without_the_scene() -> N
         mask = scenes.scene(index).instances[0].mask
         assert np.array_equal(scenes.main_mask(index), mask)
         expected = mask.reshape(CELLS, 5, CELLS, 5).mean((1, 3))
-        np.testing.assert_allclose(TrueMaps(TRUTH, scenes)(index).numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(TrueMaps(TRUTH, scenes.main_mask)(index).numpy(), expected, atol=1e-6)
 
 
 def whole_images(count: int, epoch: int = 0) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def measured(source: str, hard: str = "") -> dict[str, dict[str, float]]:
     run = tiny(OURS, LARGE | {"localizer.source": source, "localizer.hard_negative_source": hard})
     images = open_data(run, "train")
     assert isinstance(images, Scenes)
-    found = measure_foregrounds(run, build_view_maker(run, CPU, images), images, CPU)
+    found = measure_foregrounds(run, build_view_maker(run, CPU, images), images, images.main_mask, CPU)
     return {role: dict(values) for role, values in found.items()}
 
 
@@ -254,8 +254,7 @@ def test_sources_are_part_of_a_runs_identity_and_leave_older_ids() -> None:
         (
             ["localizer.source=blobs"],
             "localizer.source: 'blobs' is no source of saliency; mend: one of network, truth, truth-dilated-N, "
-            "truth-eroded-N, truth-shifted-N, inverted, centre, random, network-shuffled, maps, masks; N: 1 "
-            "to 15",
+            "truth-eroded-N, truth-shifted-N, inverted, centre, random, network-shuffled, maps; N: 1 to 15",
         ),
         (
             ["localizer.hard_negative_source=truth", "masking.branch=both"],
@@ -286,7 +285,9 @@ def test_a_run_records_how_well_its_foregrounds_cover_the_objects(tmp_path: Path
     run = tiny(OURS, changes)
     images = open_data(run, "train")
     assert isinstance(images, Scenes)
-    assert json.loads(path.read_text()) == measure_foregrounds(run, build_view_maker(run, CPU, images), images, CPU)
+    assert json.loads(path.read_text()) == measure_foregrounds(
+        run, build_view_maker(run, CPU, images), images, images.main_mask, CPU
+    )
 
 
 def test_true_masks_are_refused_where_there_are_none(folder_root: Path, tmp_path: Path) -> None:
@@ -295,7 +296,7 @@ def test_true_masks_are_refused_where_there_are_none(folder_root: Path, tmp_path
     )
     line = refused("pretrain", OURS, *settings, "--root", str(folder_root), "--out", str(tmp_path / "runs"))
     assert line == (
-        "localizer.source=random needs true masks, which data.dataset=folder has none of; mend: "
+        "localizer.source=random needs true masks, which data.dataset=folder has none of; mend: data.masks=DIR, or "
         "data.dataset=scenes or scenes-cutouts"
     )
     assert not list(tmp_path.glob("runs/**/run.yaml"))

@@ -1,7 +1,7 @@
-"""A person's own saliency, a file for each image in one folder: which files there are, and what they hold. No torch.
+"""What a person brings along of each image, a file for each in one folder: which there are, and their hash. No torch.
 
-The files of `localizer.files` are named as the images are, below the folder of their split, but for the ending: of
-`train/cat/1.jpg` it is `cat/1.png` or `cat/1.npy`.
+Such a folder is named by a setting: `localizer.files` holds maps, `data.masks` masks. Its files are named as the images
+are, below the folder of their split, but for the ending: of `train/cat/1.jpg` it is `cat/1.png` or `cat/1.npy`.
 """
 
 import functools
@@ -16,23 +16,27 @@ from repro.files import read_regular
 
 ENDINGS = (".npy", ".png")
 """Of numpy's arrays, and of pictures in grey."""
-LONGEST_MAP = 1 << 26
+LONGEST_FILE = 1 << 26
 """Bytes that one file may have: as many as an array of 8 million numbers."""
 
 
-def files_by_name(folder: Path) -> dict[str, str]:
-    """Returns the maps that lie in a folder and below, sorted.
+def files_by_name(setting: str, folder: Path) -> dict[str, str]:
+    """Returns the files that lie in a folder and below, sorted.
+
+    Args:
+        setting: That names the folder.
+        folder: Where they lie.
 
     Returns:
         The path of each without its ending -> that path; both are relative to the folder.
 
     Raises:
-        UserError: The folder cannot be read, holds no map, or has two for one image.
+        UserError: The folder cannot be read, holds no such file, or has two for one image.
     """
 
     def refuse(error: OSError) -> NoReturn:
         raise UserError(
-            f"localizer.files: {error.filename} cannot be read ({error.strerror})",
+            f"{setting}: {error.filename} cannot be read ({error.strerror})",
             mend="a folder that can be read, with a file for each image",
         ) from error
 
@@ -44,48 +48,53 @@ def files_by_name(folder: Path) -> dict[str, str]:
         prefix = "" if inside == os.curdir else f"{inside}/"
         found += [prefix + name for name in names if name.endswith(ENDINGS) and not is_clutter(name)]
     if not found:
-        what = f"localizer.files={folder} holds no file that ends with {' or '.join(ENDINGS)}"
+        what = f"{setting}={folder} holds no file that ends with {' or '.join(ENDINGS)}"
         raise UserError(what, mend="CLASS/NAME.png for the image CLASS/NAME.jpg, and so on")
     files: dict[str, str] = {}
     for file in sorted(found):
         name = os.path.splitext(file)[0]  # noqa: PTH122  # a Path for each of 10^5 files takes seconds
         if files.setdefault(name, file) != file:
-            raise UserError(f"localizer.files={folder} holds {files[name]} and {file}", mend="remove one of them")
+            raise UserError(f"{setting}={folder} holds {files[name]} and {file}", mend="remove one of them")
     return files
 
 
-def hash_files(folder: Path) -> str:
-    """Returns the SHA-256, as hex digits, of the names and the contents of all maps of a folder.
+def hash_files(setting: str, folder: Path) -> str:
+    """Returns the SHA-256, as hex digits, of the names and the contents of all files of a folder.
+
+    Args:
+        setting: That names the folder.
+        folder: Where they lie.
 
     Raises:
         UserError: The folder or a file of it cannot be read.
     """
     digest = hashlib.sha256()
-    for file in files_by_name(folder).values():
-        content = read_map_file(folder, file)
+    for file in files_by_name(setting, folder).values():
+        content = read_file(setting, folder, file)
         digest.update(f"{file}\0{len(content)}\0".encode(errors="surrogateescape"))
         digest.update(content)
     return digest.hexdigest()
 
 
 @functools.cache
-def hash_once(folder: Path) -> str:
+def hash_once(setting: str, folder: Path) -> str:
     """Returns the same as `hash_files`, of a folder that stays as it is: a sweep asks for it in each of its runs."""
-    return hash_files(folder)
+    return hash_files(setting, folder)
 
 
-def read_map_file(folder: Path, file: str) -> bytes:
-    """Returns the content of a map.
+def read_file(setting: str, folder: Path, file: str) -> bytes:
+    """Returns the content of a file.
 
     Args:
-        folder: Of the maps.
+        setting: That names the folder.
+        folder: Where the file lies.
         file: Its path, relative to that.
 
     Raises:
         UserError: It cannot be read, or is no regular file.
     """
     try:
-        return read_regular(folder / file, LONGEST_MAP)
+        return read_regular(folder / file, LONGEST_FILE)
     except OSError as error:
-        what = f"localizer.files={folder}: {file} cannot be read ({error.strerror})"
+        what = f"{setting}={folder}: {file} cannot be read ({error.strerror})"
         raise UserError(what, mend="make it readable, or put it back") from error

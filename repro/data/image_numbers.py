@@ -1,0 +1,104 @@
+"""The files that a person brings along of each image, maps or masks, as arrays of numbers. No torch."""
+
+import io
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from repro.data.errors import reason_of
+from repro.data.images import DAMAGE
+from repro.data.splits import Images, names_of
+from repro.errors import UserError, shortened
+from repro.runs.image_files import files_by_name, hash_files, read_file
+
+GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+"""Pillow's modes of pictures whose pixels say how bright they are."""
+NUMBERED = (*GREY, "P")
+"""The same, and of pictures with a palette, whose pixels number objects, as in VOC's masks."""
+
+
+@dataclass(frozen=True)
+class ImageNumbers:
+    """A file of numbers of each image of a data set.
+
+    Attributes:
+        setting: That names the folder.
+        folder: Where the files lie.
+        files: Of each image, relative to the folder.
+        modes: Of pictures that are read.
+        digest: SHA-256 of the folder's files.
+    """
+
+    setting: str
+    folder: Path
+    files: list[str]
+    modes: tuple[str, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, images: Images, setting: str, folder: Path, *, modes: tuple[str, ...], sha256: str) -> "ImageNumbers":
+        """Finds the file of each image.
+
+        Args:
+            images: Of the data set.
+            setting: That names the folder.
+            folder: Where the files lie.
+            modes: Of pictures that are read.
+            sha256: What the folder held as the run began, as hex digits; empty where that is not known.
+
+        Raises:
+            UserError: An image has no name, that of another one, or no file; or the folder holds something else by now.
+        """
+        files = files_by_name(setting, folder)
+        names = [os.path.splitext(name)[0] for name in names_of(images)]  # noqa: PTH122  # as in `files_by_name`
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            what = f"{setting}={folder}: names of several images, but for their endings, are {shortened(twice)}"
+            raise UserError(what, mend="rename all but one of each")
+        if missing := [name for name in names if name not in files]:
+            what = f"{setting}={folder}: of {len(names)} images {shortened(missing)} have no file"
+            raise UserError(what, mend="a file of each image's name that ends with .png or .npy")
+        if sha256 not in ("", digest := hash_files(setting, folder)):
+            raise UserError(
+                f"{setting}={folder} does not hold what the run was made with: it has another SHA-256",
+                mend="put these files back, or begin a new run",
+            )
+        return cls(setting, folder, [files[name] for name in names], modes, digest)
+
+    def __call__(self, index: int) -> NDArray[Any]:
+        """Returns the numbers of an image, H×W, all finite.
+
+        Raises:
+            UserError: The file holds no such numbers.
+        """
+        file = self.files[index]
+        content = read_file(self.setting, self.folder, file)
+        try:
+            numbers = np.load(io.BytesIO(content)) if file.endswith(".npy") else self._pixels(content)
+        except (*DAMAGE, MemoryError) as error:
+            raise self._refusal(file, f"cannot be decoded ({reason_of(error)})") from error
+        if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "buif":
+            raise self._refusal(file, "holds no array of numbers")
+        if numbers.ndim != 2 or not numbers.size:
+            shape = "×".join(map(str, numbers.shape))
+            raise self._refusal(file, f"is of shape {shape or '()'}, where there must be rows and columns")
+        if not np.isfinite(numbers).all():
+            raise self._refusal(file, "holds NaN or an infinite number")
+        return numbers
+
+    def _pixels(self, content: bytes) -> NDArray[Any]:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode not in self.modes:
+                # Of a map in colours nobody knows which colour is high.
+                raise ValueError(f"its mode is {image.mode}, and not one channel of grey")  # becomes a refusal
+            return np.asarray(image)
+
+    def _refusal(self, file: str, why: str) -> UserError:
+        return UserError(
+            f"{self.setting}={self.folder}: {file} {why}", mend="a picture in grey, or an array of rows and columns"
+        )
