@@ -1,6 +1,7 @@
 """`salmask bench`: commands that measure rivals side by side in one run, or how fast methods train here."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -153,6 +154,8 @@ def bench_saliency(
     Example: salmask bench saliency --cutouts /usr/share/tuxpaint/stamps --size 224
 
     Example: salmask bench saliency agreement --photos ~/pictures --crop 224
+
+    Example: salmask bench saliency sources data.dataset=folder machine.data_root=pictures data.masks=masks
     """
     from repro.bench.saliency import saliency
     from repro.bench.saliency_sources import agreement, sources
@@ -198,8 +201,8 @@ def bench_saliency(
         report(as_json, agreement(run, FileImages(photos, files, [0] * len(files), ("all",)), views=count))
         return
     images = open_data(run, "train")
-    assert isinstance(images, Scenes)
-    report(as_json, agreement(run, images, views=count) if table == "agreement" else sources(run, images))
+    make_rows = partial(agreement, views=count) if table == "agreement" else partial(sources, count=count)
+    report(as_json, make_rows(run, images))
 
 
 def bench_norm(batch: GroupedBatchSize = 32, size: Side = 64, as_json: AsJson = False) -> None:

@@ -11,13 +11,14 @@ from torch.utils.data import default_collate
 from repro.augmentation.draws import COLUMNS
 from repro.augmentation.on_device import apply_on_device
 from repro.data.splits import Images
+from repro.errors import UserError
 from repro.masking.patches import as_many_at_random, overlap
 from repro.runs.choices import MapOf
 from repro.runs.run import Run
 from repro.saliency.foregrounds import FLIP, ByImage
 from repro.saliency.image_maps import load_maps, network_maps
 from repro.saliency.localizer import STRIDE, grid_of
-from repro.scenes.dataset import Scenes
+from repro.saliency.true_masks import true_masks
 from repro.training.learner import build_view_maker
 from repro.training.loading import TwoViews
 from repro.training.preprocess import ViewMaker
@@ -53,7 +54,7 @@ def agreement(run: Run, images: Images, *, views: int) -> list[Row]:
 
     Args:
         run: Whose localizer, views and augmentation are used.
-        images: Any; the true objects are known if they are a `Scenes`.
+        images: Any, with true masks or without.
         views: How many views are compared at least; an image is cropped anew as often as it takes.
 
     Returns:
@@ -116,11 +117,12 @@ def _batches(
 ) -> Iterator[tuple[dict[str, Any], Mapping[str, Tensor]]]:
     """Yields batches of views, epoch after epoch, each with the true objects where these are known."""
     dataset = TwoViews(images, run.data.crop, run.augmentation, run.seed)
+    masks = true_masks(run, images)
     for epoch in range(-(-views // len(images))):
         for start in range(0, len(images), BATCH):
             indices = range(start, min(start + BATCH, len(images)))
-            if isinstance(images, Scenes) and epoch == 0:
-                yield load_batch(run, images, images.main_mask, indices, device)
+            if masks is not None and epoch == 0:
+                yield load_batch(run, images, masks, indices, device)
             else:
                 yield default_collate([dataset[epoch, index] for index in indices]), {}
 
@@ -168,30 +170,39 @@ def _iou(one: Tensor, other: Tensor) -> float:
     return round(torch.where(union == 0, 1, intersection / union.clamp(min=1)).mean().item(), 3)
 
 
-def sources(run: Run, images: Scenes) -> list[Row]:
+def sources(run: Run, images: Images, *, count: int) -> list[Row]:
     """Measures how well the foreground of each source covers the true object, in views as training crops them.
 
     Args:
         run: A row that masks; its localizer, views and grid are used.
-        images: The scenes.
+        images: With true masks.
+        count: How many of them are looked at; all where there are fewer.
 
     Returns:
         A row a source: `mean IoU` with the true mask of the main object, `precision`, `recall`, `gamma` and the number
         of `views`, see `repro.training.true_objects.measure_foregrounds`.
+
+    Raises:
+        UserError: The images have no true masks.
     """
+    masks = true_masks(run, images)
+    if masks is None:
+        what = f"data.dataset={run.data.dataset} has no true masks to grade sources by"
+        raise UserError(what, mend="data.masks=DIR, with a mask of each image")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    variants = {f"{run.localizer.network}, of each view": replace(run.localizer, map=MapOf.view, source="network")}
-    variants[f"{run.localizer.network}, of whole images"] = replace(run.localizer, map=MapOf.image, source="network")
-    variants |= {grade: replace(run.localizer, source=grade) for grade in GRADES}
+    count = min(count, len(images))
+    only = range(count) if count < len(images) else None  # maps of all are kept, those of some are not
+    network = replace(run.localizer, source="network", files="", files_sha256="")
+    variants = {
+        f"{network.network}, of each view": replace(network, map=MapOf.view),
+        f"{network.network}, of whole images": replace(network, map=MapOf.image),
+        **({"maps": replace(run.localizer, source="maps")} if run.localizer.files else {}),
+        **{grade: replace(network, source=grade) for grade in GRADES},
+    }
     rows = []
     for name, localizer in variants.items():
         # Without a source of its own for hard negatives: the foreground that is measured is to be this source's.
         variant = replace(run, localizer=replace(localizer, hard_negative_source=""))
-        maker = build_view_maker(variant, device, images)
-        rows.append(
-            {
-                "source": name,
-                **measure_foregrounds(variant, maker, images, images.main_mask, device, len(images))["query"],
-            }
-        )
+        maker = build_view_maker(variant, device, images, only=only)
+        rows.append({"source": name, **measure_foregrounds(variant, maker, images, masks, device, count)["query"]})
     return rows

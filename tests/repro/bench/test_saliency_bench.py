@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from image_samples import make_folder_root
+from image_samples import make_folder_root, write_objects
 from training_samples import refused, salmask
 
 from repro.bench.saliency_sources import PLAIN, SHOWN, compare_foregrounds
@@ -63,6 +63,24 @@ def test_every_source_is_graded() -> None:
     assert iou["truth"] == max(iou.values())
     assert iou["truth"] > iou["random"] > iou["inverted"]
     assert iou["efficientnet-lite0, of each view"] > iou["network-shuffled"] > iou["inverted"]
+
+
+def test_sources_are_graded_by_masks_of_ones_own_beside_maps(folder_root: Path, tmp_path: Path) -> None:
+    objects = write_objects(folder_root, tmp_path / "objects")
+    own = ["data.dataset=folder", f"machine.data_root={folder_root}"]
+    assert refused("bench", "saliency", "sources", *SMALL, *own) == (
+        "data.dataset=folder has no true masks to grade sources by; mend: data.masks=DIR, with a mask of each image"
+    )
+    own += [f"data.masks={objects}", "localizer.source=maps", f"localizer.files={objects}"]
+    ended = salmask("bench", "saliency", "sources", *SMALL, *own, "--count", "9")
+    assert ended.code == 0, ended
+    rows = {row["source"]: row for row in json.loads(ended.out)}
+    assert {row["views"] for row in rows.values()} == {rows["truth"]["views"]}
+    assert 0 < rows["truth"]["views"] <= 9
+    assert rows["truth"]["mean IoU"] > rows["random"]["mean IoU"] > rows["inverted"]["mean IoU"]
+    # The object itself as a map: the paper's rule finds all of it, and of a small one too much.
+    assert rows["maps"]["recall"] >= rows["truth"]["recall"]
+    assert rows["maps"]["gamma"] > rows["truth"]["gamma"]
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_what_holds_no_numbers_is_refused_by_name(file: str, tmp_path: Path) -> 
 def test_an_archive_of_arrays_is_no_array(tmp_path: Path) -> None:
     np.savez(tmp_path / "1.npz", np.zeros((2, 2)))
     (tmp_path / "1.npz").rename(tmp_path / "1.npy")
-    with pytest.raises(UserError, match="1.npy holds no array of numbers"):
+    with pytest.raises(UserError, match=r"1\.npy holds no array of numbers"):
         numbers_of(tmp_path, "1.npy")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_samples import save_numbers
+from image_samples import save_numbers, write_objects
 from training_samples import CPU, OURS, refused, salmask, tiny, words
 
 from repro.data.folders import FolderImages
@@ -28,15 +28,6 @@ pytestmark = pytest.mark.usefixtures("own_maps")
 
 TRUTH = SaliencySource(SourceKind.truth)
 ON_FILES = {"data.dataset": "folder", "moco.bn_splits": 1, "optimization.batch": 4, "optimization.epochs": 1}
-
-
-def write_objects(root: Path, folder: Path) -> Path:
-    """Writes an object of its own for each training image of a folder, in grey or as an array."""
-    for number, image in enumerate(sorted((root / "train").glob("*/*"))):
-        numbers = np.zeros((20, 30), dtype=np.uint8)
-        numbers[number : number + 8, 2 * number : 2 * number + 9] = 200
-        save_numbers(folder / image.parent.name / f"{image.stem}{'.npy' if number % 2 else '.png'}", numbers)
-    return folder
 
 
 @pytest.fixture
