@@ -19,8 +19,9 @@ from repro.runs.image_files import files_by_name, hash_files, read_file
 
 GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 """Pillow's modes of pictures whose pixels say how bright they are."""
-NUMBERED = (*GREY, "P")
-"""The same, and of pictures with a palette, whose pixels number objects, as in VOC's masks."""
+NUMBERED = (*GREY, "P", "RGB")
+"""The same, and of pictures whose pixels number objects: by a palette, as in VOC's masks, or by colours, as in
+ImageNet-S's."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class ImageNumbers:
             if image.mode not in self.modes:
                 # Of a map in colours nobody knows which colour is high.
                 raise ValueError(f"its mode is {image.mode}, and not one channel of grey")  # becomes a refusal
-            return np.asarray(image)
+            pixels = np.asarray(image)
+            return pixels.max(-1) if image.mode == "RGB" else pixels  # 0 is where all channels are
 
     def _refusal(self, file: str, why: str) -> UserError:
         return UserError(

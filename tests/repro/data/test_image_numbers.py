@@ -122,6 +122,13 @@ def test_a_palette_numbers_objects_and_grades_nothing(tmp_path: Path) -> None:
         numbers_of(tmp_path, "1.png", GREY)
 
 
+def test_of_a_mask_in_colours_all_but_black_is_an_object(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 3, 3), dtype=np.uint8)
+    pixels[0, 1, 1] = pixels[1, 2, 0] = 7
+    save_numbers(tmp_path / "1.png", pixels)
+    assert numbers_of(tmp_path, "1.png", NUMBERED).tolist() == [[0, 7, 0], [0, 0, 7]]
+
+
 def test_a_part_of_the_images_has_the_files_of_its_own(folder_root: Path, tmp_path: Path) -> None:
     images = FolderImages(folder_root, "train")
     for number, name in enumerate(images.names):
