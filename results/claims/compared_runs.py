@@ -1,7 +1,7 @@
 """What speaks against the runs that claims and parts compare: their code, and the seeds that gave no number."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ from results.tables.references import without_untrained
 def notes_on_runs(
     verdicts: Sequence[Verdict], parts: Sequence[MethodPart], frame: pd.DataFrame | None, runs: Sequence[RunRecord]
 ) -> list[str]:
-    """Returns a sentence on the code that measured what is compared, and one on seeds of it that have no result.
+    """Returns sentences on the code that measured what is compared, and on runs of it or beside it without a result.
 
     Args:
         verdicts: What `judge` returns.
@@ -31,31 +31,46 @@ def notes_on_runs(
         return []
     trained, lacking = without_untrained(frame), lacking_a_number(runs)
     compared: list[pd.DataFrame] = []
-    missing: dict[str, Counter[str]] = {}
-    for column, methods in _compared(verdicts, parts):
-        rows = column.rows_of(trained[trained["task"] == column.task])
+    further: dict[str, Counter[str]] = {}
+    of_parts = [(part.column, {part.method, part.without}) for part in parts]
+    for column, methods in _by_column([*_pairs(verdicts, told=True), *of_parts]):
         for method in methods:
-            of_method = rows[rows["method"] == method]
+            of_method = _rows(trained, column, method)
             compared.append(of_method)
             # A run may lack its number in several columns: of each state the most that any of these lacks.
             states = unfinished(method, column, lacking, set(of_method["run_id"]))
-            missing[method] = missing.get(method, Counter()) | states
+            further[method] = further.get(method, Counter()) | states
+    alone: dict[str, Counter[str]] = {}
+    # Where no run of a row has a number its comparisons are "not run", which would pass for: nobody began any.
+    for column, methods in _by_column(_pairs(verdicts, told=False)):
+        for method in methods:
+            if _rows(trained, column, method).empty:
+                alone[method] = alone.get(method, Counter()) | unfinished(method, column, lacking)
     notes = []
     if compared and not is_of_one_known_state(measured := pd.concat(compared)):
         notes.append(f"{NOT_ONE_STATE}: {first_few(code_states(measured))}.")
-    if told := [f"{label(method)} ({states_text(states)})" for method, states in sorted(missing.items()) if states]:
-        notes.append(f"Further runs of what is compared have no result: {first_few(told)}.")
+    for what, missing in (
+        ("Further runs of what is compared have no result", further),
+        ("Begun, and not compared as none of its runs has a result", alone),
+    ):
+        if told := [f"{label(method)} ({states_text(states)})" for method, states in sorted(missing.items()) if states]:
+            notes.append(f"{what}: {first_few(told)}.")
     return notes
 
 
-def _compared(verdicts: Sequence[Verdict], parts: Sequence[MethodPart]) -> Iterator[tuple[Column, set[str]]]:
-    """Yields each column in which methods are compared, once, and these methods."""
-    pairs = [
-        (verdict.column, {verdict.claim.better, verdict.claim.worse})
-        for verdict in verdicts
-        if verdict.column is not None and verdict.told
-    ]
-    pairs += [(part.column, {part.method, part.without}) for part in parts]
+def _rows(trained: pd.DataFrame, column: Column, method: str) -> pd.DataFrame:
+    return column.rows_of(trained[(trained["task"] == column.task) & (trained["method"] == method)])
+
+
+def _pairs(verdicts: Sequence[Verdict], *, told: bool) -> Iterator[tuple[Column, set[str]]]:
+    """Yields the two methods of each comparison that was made; or else of each that lacks one of the two alone."""
+    for verdict in verdicts:
+        if verdict.column is not None and verdict.told == told and (told or verdict.comparison.unpaired):
+            yield verdict.column, {verdict.claim.better, verdict.claim.worse}
+
+
+def _by_column(pairs: Iterable[tuple[Column, set[str]]]) -> Iterator[tuple[Column, set[str]]]:
+    """Yields each column, once, and all methods that are paired in it."""
     columns: dict[tuple[object, ...], tuple[Column, set[str]]] = {}
     for column, methods in pairs:
         key = (column.task, column.key, column.metrics)

@@ -53,6 +53,22 @@ def test_seeds_of_what_is_compared_that_gave_no_number_are_counted(folders: Fold
     assert note == f"Further runs of what is compared have no result: MoCo v2 (1 failed), {of_hp}."
 
 
+def test_a_row_none_of_whose_runs_gave_a_number_is_named(folders: Folders, tmp_path: Path) -> None:
+    """Its comparisons were "not run", as if nobody had begun any."""
+    blur = "mocov2+ours-blur"
+    for seed in range(3):
+        fail(tmp_path, blur, seed)
+    fail(tmp_path, HP, 2)
+    fail(tmp_path, "simclr", 0)  # no other row of its framework has a number: there is nothing that it lacks for
+    further = "Further runs of what is compared have no result: MoCo v2 + ours (high-pass) (1 failed)."
+    none = "Begun, and not compared as none of its runs has a result: MoCo v2 + ours (strong blur) (3 failed)."
+    assert notes(tmp_path) == [further, none]
+    assert f"{none}\n" in salmask("claims", "--runs", str(tmp_path)).out
+    # A number of it by a seed that nothing else has: that there is no pair is not for want of results alone.
+    finished(tmp_path, blur, 7, {("imagenet100", "top1"): 61.0})
+    assert notes(tmp_path) == [further]
+
+
 def test_the_command_says_it_beside_its_data_too(folders: Folders, tmp_path: Path) -> None:
     fail(tmp_path, HP, 2)
     (note,) = notes(tmp_path)
