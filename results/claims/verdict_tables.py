@@ -181,7 +181,8 @@ def _with_the_papers_measure(cells: Sequence[tuple[_Numbers, str]]) -> tuple[_Nu
 
 def _numbers(comparison: Comparison, published: float | None, p: float | None) -> _Numbers:
     """Returns the cells of `NUMBERS`."""
-    mean, interval = comparison.mean, comparison.interval()
+    # Values as large as only a damaged file has would fill a line with the digits of a mean that tells nothing.
+    mean, interval = comparison.mean if comparison.finite else None, comparison.interval()
     return (
         "–" if published is None else f"{published:+.2f}",
         "–" if mean is None else f"{mean:+.2f}",

@@ -129,6 +129,17 @@ def test_what_departs_in_some_rows_alone_is_said_of_them(tmp_path: Path) -> None
     assert "\nin A, MoCo v2: settings unknown: no run.yaml that this version reads\n" in shown
 
 
+def test_a_mean_that_is_no_number_is_not_printed(tmp_path: Path) -> None:
+    """Its 309 digits were, beside no interval and no p."""
+    for seed, value in enumerate((1e308, -1e308, 1e308)):
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
+        finished(tmp_path, "mocov2+ours-hp", seed, {("imagenet100", "top1"): value})
+    shown = salmask("claims", "--runs", str(tmp_path)).out
+    (line,) = [line for line in shown.splitlines() if "| MoCo v2 + ours (high-pass) > MoCo v2 " in line]
+    assert "| +5.58 | – | – | 3 | – | 3 seeds | values that are no numbers, or too large to" in " ".join(line.split())
+    assert "000" not in shown
+
+
 @pytest.mark.parametrize(
     "words", [["claims"], ["explain", "table1:mocov2:coco"], ["plot", "all"], ["report"], ["pack"]]
 )
