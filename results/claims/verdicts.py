@@ -339,7 +339,7 @@ def _key(verdict: Verdict) -> tuple[Any, ...]:
     """What makes two verdicts the same comparison, to be counted once: two tables may have one column of ours."""
     claim, column = verdict.claim, verdict.column
     pair = tuple(sorted((claim.better, claim.worse)))  # a > b and b > a are one two-sided test
-    return (pair, claim.metric, column.key if column else (), column.group.dataset if column else "")
+    return (pair, claim.metric, column.key if column else ())
 
 
 def _data_of(column: Column) -> tuple[str, ...]:

@@ -217,6 +217,6 @@ def watermark(columns: Sequence[Column]) -> str:
         warnings.append(f"{ALTERED} – {count} not as in the paper, see the notes")
     if not warnings:
         return ""
-    every = all(column.scale or column.mark for column in columns if column.comparisons)
+    every = all(column.mark for column in columns if column.comparisons)
     which = "" if every else "what is so marked is "
     return f"{'; '.join(warnings)}; {which}not comparable with the published numbers"

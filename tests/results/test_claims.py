@@ -11,7 +11,7 @@ from scipy import stats
 from table_samples import frame_of, rows_of
 
 from results.claims.families import SINGLY, families_as_frame, judge_families
-from results.claims.spreads import SpreadOf
+from results.claims.spreads import TESTS, SpreadOf
 from results.claims.verdict_frame import as_frame
 from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDECIDED, count, judge, method_note
 from results.collection.collect import collect
@@ -80,7 +80,21 @@ def test_one_run_each_supports_nothing_however_large_the_difference() -> None:
     verdicts = judge(seeds_of({"mocov2": [10.0], "mocov2+ours-hp": [90.0]}))
     one_run = {SUPPORTED: 0, TIE: 0, CONTRADICTED: 0, UNDECIDED: 1, NOT_RUN: len(verdicts) - 1}
     assert count(verdicts) == one_run
-    assert verdict(seeds_of({"mocov2": [10.0], "mocov2+ours-hp": [90.0]}))["n"] == 1
+    line = verdict(seeds_of({"mocov2": [10.0], "mocov2+ours-hp": [90.0]}))
+    assert (line["n"], line["why"]) == (1, "one pair tells nothing about its spread")
+
+
+def test_seeds_that_only_one_row_has_are_no_pair() -> None:
+    line = verdict(frame_of(*rows_of("mocov2", [60.0]), *rows_of("mocov2+ours-hp", [70.0, 71.0])[1:]))
+    assert (line["verdict"], line["n"]) == (NOT_RUN, 0)
+    assert line["why"] == "no seed that both have (2 with one of them alone)"
+
+
+def test_the_note_names_the_test() -> None:
+    frame = seeds_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [65.0, 66.5]})
+    for spread, test in TESTS.items():
+        assert method_note(judge(frame, spread=spread)).startswith(f"{test} P values are corrected by Holm")
+    assert method_note([]).startswith(TESTS[SpreadOf.sentence])
 
 
 def test_a_clear_difference_is_supported_and_its_reverse_contradicted() -> None:
@@ -179,7 +193,7 @@ def test_tiny_runs_are_judged_but_named() -> None:
 def test_without_any_run_every_question_is_listed() -> None:
     verdicts = judge(None)
     assert len(verdicts) == len(questions())
-    assert {item.outcome for item in verdicts} == {NOT_RUN}
+    assert {(item.outcome, item.why) for item in verdicts} == {(NOT_RUN, "not run")}
     assert margin() == 1.0
     assert {(item.outcome, item.why) for item in judge_families(verdicts)} == {(NOT_RUN, "not run")}
 

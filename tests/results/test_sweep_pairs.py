@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prediction_samples import rewritten
 from run_samples import finished
 
 from baselines import resolve
@@ -23,6 +24,7 @@ def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) ->
             tmp_path, "mocov2", seed, {("imagenet100", "top1"): 62.0 + 2 * seed}, sweep="two", optimization__lr=1.0
         )
     finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 60.0}, sweep="two")
+    finished(tmp_path, "mocov2+mscn", 0, {("imagenet100", "top1"): 60.0}, sweep="one")
     runs = find_runs([tmp_path], resolve)
     (pair,) = sweep_pairs(collect_runs(runs))
     assert (pair.first, pair.second, pair.settings) == ("one", "two", {"optimization.lr": "0.015 → 1.0"})
@@ -46,6 +48,26 @@ def test_two_sweeps_are_compared_by_each_protocol_that_both_have(tmp_path: Path)
         ("imagenet100, knn-v1[k=20]", "59.80 (1)", "61.80 (1)"),
         ("imagenet100, knn-v1[k=200]", "58.00 (1)", "60.00 (1)"),
     ]
+
+
+def test_where_no_protocol_is_of_both_the_line_names_either(tmp_path: Path) -> None:
+    for sweep, epochs in (("one", 10), ("two", 20)):
+        results = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 50.0 + epochs}, sweep=sweep).results
+        rewritten(results, protocol=f"linear-moco-v1[epochs={epochs}]")
+    (pair,) = sweep_pairs(collect_runs(find_runs([tmp_path], resolve)))
+    assert [(line.measure, line.first, line.second) for line in pair.lines] == [
+        ("imagenet100, linear-moco-v1[epochs=10] / linear-moco-v1[epochs=20]", "60.00 (1)", "70.00 (1)")
+    ]
+
+
+def test_a_page_shows_fifteen_pairs_those_with_most_in_common(tmp_path: Path) -> None:
+    for place, sweep in enumerate("abcdefg"):  # 21 pairs
+        values = {(dataset, "top1"): 60.0 for dataset in ("imagenet100", *(["flowers102"] if sweep in "fg" else []))}
+        finished(tmp_path, "mocov2", 0, values, sweep=sweep, optimization__epochs=2 + place)
+    pairs = sweep_pairs(collect_runs(find_runs([tmp_path], resolve)))
+    assert len(pairs) == 15
+    assert [(pair.first, pair.second) for pair in pairs if len(pair.lines) == 2] == [("f", "g")]
+    assert pairs == sorted(pairs, key=lambda pair: (pair.first, pair.second))
 
 
 def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
@@ -84,6 +106,16 @@ def test_of_two_sweeps_settings_that_cannot_be_read_are_not_said_to_agree(
     assert f"Settings that differ: optimization.epochs 2 → 3. {told}" in shown
     runs = [run for run in runs if run.method == "simclr"]
     assert f"Settings that differ: none that is known. {told}" in build(runs, collect_runs(runs))
+
+
+def test_it_is_the_same_whichever_sweeps_settings_cannot_be_read(tmp_path: Path) -> None:
+    for sweep, epochs in (("one", 2), ("two", 3)):
+        values = {("imagenet100", "top1"): 60.0}
+        folder = finished(tmp_path, "mocov2", 0, values, sweep=sweep, optimization__epochs=epochs)
+        if sweep == "one":
+            folder.run_yaml.unlink()
+    (pair,) = sweep_pairs(collect_runs(find_runs([tmp_path], resolve)))
+    assert (pair.settings, pair.unknown) == ({}, ("MoCo v2",))
 
 
 @pytest.mark.parametrize("key", ["protocol", "split"])

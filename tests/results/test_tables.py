@@ -58,7 +58,7 @@ def test_all_rows_show_the_papers_layout_and_what_was_not_run() -> None:
     assert markdown_rows(table)["MoCo v2"][:3] == ["68.22", "68.00 (1)", "-0.22"]
     records = records_of(table).set_index(["row", "dataset"])
     assert records.loc[("simclr+mscn", "imagenet100"), "measured"] == "not run"
-    assert records.loc[("simclr+mscn", "imagenet100"), "mean"] == ""
+    assert records.loc[("simclr+mscn", "imagenet100"), ["mean", "departures"]].to_list() == ["", ""]
     assert records.loc[("simclr+mscn", "imagenet100"), "n"] == 0
     assert list(markdown_rows(render("table1", frame_of(*rows_of()))))[2:] == ["MoCo v2"]
 
@@ -170,6 +170,7 @@ def test_a_metric_that_the_paper_does_not_print_gets_no_published_number() -> No
     table = render("table1", frame, metric="top5")
     assert markdown_rows(table)["MoCo v2"] == ["90.00 (1)"]  # and no columns without a number
     assert "the paper prints no top5" in markdown(table)
+    assert records_of(table).loc[0, ["published", "difference"]].to_list() == ["", ""]  # not its top-1
 
 
 def test_an_evaluation_that_the_paper_has_not_shows_what_was_measured_alone() -> None:
@@ -277,6 +278,8 @@ def test_tiny_numbers_are_watermarked_in_every_format() -> None:
     assert r"{\bfseries " + watermark.replace("–", "--") in latex(table)
     (record,) = records_of(table).to_dict("records")
     assert (record["scale"], record["watermark"]) == (TINY, watermark)
+    every = render("table1", frame_of(*rows_of(values=(40.0,), scale=TINY)), rows="all")
+    assert every.watermark == watermark  # the paper's other columns have no number of ours that it would not be about
 
 
 def test_numbers_at_the_papers_scale_carry_no_watermark() -> None:
