@@ -106,7 +106,7 @@ class Comparison:
         would then be certain of everything. A spread of more rows saves them.
         """
         if self.by_images is not None:
-            return self.n > 1 and self.by_images.p is not None
+            return self.by_images.p is not None
         if self.n < 2 or not self.finite:
             return False
         return self.spread is not None or float(np.ptp(self.differences)) > 1e-9
@@ -290,7 +290,7 @@ def seeds_needed(comparison: Comparison, difference: float, *, level: float = LE
     Returns:
         The number of pairs; None without a spread, or beyond `MOST_PAIRS`.
     """
-    if not comparison.testable or not difference:
+    if not comparison.testable:
         return None
     spread = comparison.spread.deviation if comparison.spread else np.std(comparison.differences, ddof=1)
     n = np.arange(2, MOST_PAIRS + 1)

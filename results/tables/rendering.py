@@ -257,7 +257,7 @@ def _group(
         on_published = on_difference
     # Where none is published that could stand beside, the heading of the measured ones says why.
     on_measured = () if alone or "published" in kinds else on_published
-    if paper.prints(column.metrics[0][0]) and not column.of_the_paper:
+    if not column.of_the_paper:
         on_published = (*on_difference, *on_published)
     names = {
         "published": "published" if column.of_the_paper else f"published, {column.group.title}",

@@ -11,12 +11,16 @@ from table_samples import frame_of, markdown_rows, records_of, rows_of
 from training_samples import refused, salmask
 
 from baselines import resolve
+from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.reading import build
 from repro.runs.records import append, read
 from results.collection.collect import collect
 from results.collection.runs import find_runs
 from results.formats.table_files import markdown
+from results.paper.published import published
+from results.tables.absence import lacking_a_number, unfinished
+from results.tables.columns import find_columns
 from results.tables.explain import explain
 from results.tables.rendering import render
 
@@ -100,6 +104,20 @@ def test_a_run_of_no_row_that_failed_is_told_in_the_column_of_its_size(tmp_path:
     finished(tmp_path, "mine", 0, {("imagenet100", "top1"): 40.0}, data__crop=64)
     table = render("table1", collect([tmp_path], resolve), runs=find_runs([tmp_path], resolve))
     assert "further runs of it have no result: 1 failed" in markdown(table)
+
+
+def test_settings_are_read_once_for_all_seeds_of_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes a tenth of a second, and a sweep has thousands; what has other settings still belongs elsewhere."""
+    for seed in range(3):
+        started(tmp_path, "mocov2", seed, state="failed")
+    begun(tmp_path / "full", build([of_method("mocov2"), {"seed": 3, "data.crop": 64}])).set_status("failed")
+    loaded: list[Path] = []
+    load = RunFolder.load
+    monkeypatch.setattr(RunFolder, "load", lambda folder: (loaded.append(folder.path), load(folder))[1])
+    lacking = lacking_a_number(find_runs([tmp_path], resolve))
+    assert len(loaded) == 2
+    (table1,) = find_columns(frame_of(*rows_of()), published("table1"), "top1", every=False)
+    assert unfinished("mocov2", table1, lacking) == {"failed": 3}
 
 
 def test_an_evaluation_that_failed_is_told_of_a_run_that_was_measured_otherwise(tmp_path: Path) -> None:

@@ -66,8 +66,10 @@ def test_holm_keeps_the_chance_of_any_false_alarm_below_the_level() -> None:
 def test_the_number_of_seeds_needed_has_the_power_it_promises() -> None:
     seeds = seeds_needed(Comparison((0.0, 4.0, 2.0)), 2.0)  # an effect of one spread, which is 2
     assert seeds == 10
+    assert seeds_needed(Comparison((0.0, 4.0, 2.0)), 4.0) == 5
     assert seeds_needed(Comparison((0.0, 9.0), spread=Spread(2.0, 8)), 2.0) == seeds
-    assert seeds_needed(Comparison((0.0, 4.0, 2.0)), 0.1) is None  # more than anybody is told to run
+    for small in (0.1, 0.0):
+        assert seeds_needed(Comparison((0.0, 4.0, 2.0)), small) is None  # more than anybody is told to run
     draws = np.random.default_rng(0).normal(1.0, 1.0, size=(2000, seeds))
     assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.04)
     assert seeds_needed(Comparison((0.0,)), 1.0) is None
@@ -325,7 +327,8 @@ def test_untrained_networks_are_no_runs_of_the_method_whose_name_they_have() -> 
 
 
 @pytest.mark.parametrize(
-    "values", [(math.nan,) * 3, (60.0, math.nan, 61.0), (1e308, -1e308, 1e308), (1e160, 1e161, 1e160)]
+    "values",
+    [(math.nan,) * 3, (60.0, math.nan, 61.0), (60.0, math.nan), (1e308, -1e308, 1e308), (1e160, 1e161, 1e160)],
 )
 def test_values_that_are_no_numbers_decide_nothing_and_leave_the_others_as_they_are(values: tuple[float, ...]) -> None:
     """It said that all pairs differ by the same amount."""

@@ -67,7 +67,11 @@ def test_one_of_the_three_can_be_shown_alone() -> None:
     frame = frame_of(*rows_of(values=(68.0, 69.0)))
     assert markdown_rows(render("table1", frame, only="measured"))["MoCo v2"] == ["68.50 ± 0.71 (2)"]
     assert markdown_rows(render("table1", frame, only="diff"))["MoCo v2"] == ["+0.28"]
-    assert markdown_rows(render("table1", frame, only="paper"))["MoCo v2"] == ["68.22", "81.87", "88.39"]
+    paper = render("table1", frame, only="paper")
+    assert markdown_rows(paper)["MoCo v2"] == ["68.22", "81.87", "88.39"]
+    assert [cell.text for group in paper.groups for cell in group.columns] == ["published"] * 3
+    detection = render("table2", only="paper")
+    assert [cell.text for cell in detection.groups[0].columns] == ["AP", "AP50", "AP75"]
 
 
 def test_table_2_sets_ap_beside_ap_and_masks_beside_masks() -> None:
@@ -146,6 +150,8 @@ def test_a_method_the_paper_does_not_have_stands_last_in_its_block() -> None:
     cells = markdown_rows(render("table1", frame))
     assert list(cells)[2:] == ["MoCo v2", "MoCo v2 + mine", "SimCLR", "byol"]
     assert cells["MoCo v2 + mine"] == ["–", "71.00 (1) [3]", "–"]
+    strangers = frame_of(*(row for name in "cgaebfd" for row in rows_of(name)))
+    assert list(markdown_rows(render("table1", strangers)))[2:] == [*"abcdefg"]
 
 
 def test_a_dataset_of_the_papers_is_compared_with_its_own_column() -> None:
@@ -266,6 +272,8 @@ def test_an_unknown_table_rows_or_metric_is_refused_with_the_choice() -> None:
         render("table1", frame, metric="top2")
     with pytest.raises(UserError, match="found: no linear evaluation"):
         render("table1", frame.assign(task="knn"))
+    with pytest.raises(UserError, match=r"no detection AP among the results \(found: top1\)"):
+        render("table2", frame)
 
 
 # --- the watermark
