@@ -12,7 +12,7 @@ from repro.runs.departures import scale_of
 from results.claims.verdicts import NOT_RUN, OUTCOMES, UNDECIDED, Verdict, outcome_of
 from results.collection.row_comparison import ALTERED
 from results.paper.paper_claims import Claim, Family, families
-from results.statistics.paired import Comparison
+from results.statistics.paired import NO_NUMBERS, Comparison
 from results.tables.columns import Column
 
 SINGLY = "each by itself"
@@ -71,6 +71,8 @@ class FamilyVerdict:
             return "no sentence about the whole"
         if not self.compared:
             return "no comparison has two pairs of runs"
+        if not self.comparison.finite:
+            return NO_NUMBERS
         seeds = counted(self.comparison.n, "seed")
         return f"mean over {self.compared} of {total} comparisons, {seeds} that all of them have"
 

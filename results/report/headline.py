@@ -97,7 +97,7 @@ def _compared(families: Sequence[FamilyVerdict], setting: str) -> tuple[int, int
 def _numbers(verdict: FamilyVerdict) -> str:
     """Returns the mean difference with its interval, beside the paper's."""
     mean, interval = verdict.comparison.mean, verdict.comparison.interval()
-    if mean is None or verdict.published is None:
+    if mean is None or verdict.published is None or not verdict.comparison.finite:
         return verdict.why
     spread = f" (95 % {interval[0]:+.2f} … {interval[1]:+.2f})" if interval else ""
     of = f" by {verdict.paper_of}" if verdict.paper_of else ""

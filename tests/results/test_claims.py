@@ -17,7 +17,8 @@ from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDEC
 from results.collection.collect import collect
 from results.paper.paper_claims import margin, questions
 from results.paper.published import published
-from results.statistics.paired import Comparison, Spread, holm, paired, seeds_needed
+from results.report.headline import headline
+from results.statistics.paired import NO_NUMBERS, Comparison, Spread, holm, paired, seeds_needed
 
 
 def seeds_of(values: dict[str, list[float]], **changes: str) -> pd.DataFrame:
@@ -339,8 +340,10 @@ def test_values_that_are_no_numbers_decide_nothing_and_leave_the_others_as_they_
     assert len(of_it) == 2
     for verdict in of_it:
         assert (verdict.outcome, verdict.p, verdict.comparison.interval()) == (UNDECIDED, None, None)
-        assert verdict.why == "values that are no numbers, or too large to compute with"
+        assert verdict.why == NO_NUMBERS
     (other,) = [verdict for verdict in verdicts if verdict not in of_it]
     assert (other.outcome, other.p) == (alone[other.claim].outcome, alone[other.claim].p)
-    family = next(family for family in judge_families(verdicts) if family.family.id == "ours-beats-baseline")
-    assert (family.outcome, family.p) == (UNDECIDED, None)
+    families = judge_families(verdicts)
+    family = next(family for family in families if family.family.id == "ours-beats-baseline")
+    assert (family.outcome, family.p, family.why) == (UNDECIDED, None, NO_NUMBERS)
+    assert headline(families, frame_of(*others), []).result.startswith(f"{NO_NUMBERS}; the further ones: ")
