@@ -131,7 +131,7 @@ def difference_of_seeds(first: Sequence[float], second: Sequence[float], *names:
     """
     values = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     spread, freedom = _spread_of_seeds(*values)
-    return _difference(float(values[0].mean() - values[1].mean()), spread, freedom, None, names)
+    return _difference(float(values[0].mean()) - float(values[1].mean()), spread, freedom, None, names)
 
 
 def difference_of_images(first: Floats, second: Floats, *names: int) -> Difference:

@@ -125,7 +125,7 @@ def _shown_by(address: CellAddress, frame: pd.DataFrame) -> dict[str, str]:
 def _require_known(address: CellAddress, frame: pd.DataFrame | None, datasets_measured: Iterable[str]) -> None:
     """Raises a UserError where neither table nor results have the cell's data set, or its metric."""
     table = address.table
-    results = pd.DataFrame(columns=["task", "dataset", "metric", "method"]) if frame is None else frame
+    results = pd.DataFrame(columns=["task", "dataset", "metric"]) if frame is None else frame
     # A table that leaves its metric open shows any that a classifier was measured by, whichever evaluation gave it.
     classified = results[~results["task"].isin(DETECTION_TASKS)]
     metrics = dict.fromkeys([*table.metrics, *map(str, classified["metric"].unique())])
@@ -133,8 +133,7 @@ def _require_known(address: CellAddress, frame: pd.DataFrame | None, datasets_me
         raise UserError(
             f"no metric '{address.metric}' in {table.name} or among its results", mend=nearest(address.metric, metrics)
         )
-    of_table = results[results["task"] == table.task] if table.task else select_results(results, table, "")
-    measured = map(str, of_table["dataset"].unique())
+    measured = map(str, results[results["task"] == table.task]["dataset"].unique())
     datasets = dict.fromkeys([*(group.dataset for group in table.groups), *measured, *datasets_measured])
     if address.dataset not in datasets:
         raise UserError(

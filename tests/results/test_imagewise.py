@@ -54,6 +54,35 @@ def test_of_seeds_alone_it_is_students_t_test_of_two_samples() -> None:
     assert (difference.of_seeds, difference.of_images) == (True, False)
 
 
+def test_of_three_runs_there_is_one_degree_of_freedom_and_of_two_none() -> None:
+    difference = difference_of_seeds([70.0, 72.0], [69.0], 3)
+    assert (difference.mean, difference.freedom, difference.of_seeds) == (2.0, pytest.approx(1), True)
+    assert difference.spread == pytest.approx(((1 + 1) * (1 / 2 + 1)) ** 0.5)
+    alone = difference_of_seeds([1e308], [-1e308])
+    assert (alone.of_seeds, alone.spread, alone.finite) == (False, 0.0, False)  # its mean is too large a number
+
+
+def test_variances_of_seeds_and_images_add_up_and_nothing_counts_twice() -> None:
+    rng = np.random.default_rng(3)
+    first, second = (100 * runs(rng, rng.beta(0.7, 0.3, 60), 2, luck=3.0) / 60 for _ in range(2))
+    difference = difference_of_images(first, second, 7)
+    of_seeds = (first.sum(1).var(ddof=1) + second.sum(1).var(ddof=1)) / 2  # two runs of each: Student's pooled error
+    each = 60 * (first.mean(0) - second.mean(0))
+    noise = 60**2 * (first.var(0, ddof=1).mean() / 2 + second.var(0, ddof=1).mean() / 2)
+    of_images = (each.var(ddof=1) - noise) / 60
+    assert 0 < of_images < each.var(ddof=1) / 60
+    assert difference.spread == pytest.approx((of_seeds + of_images) ** 0.5)
+    assert difference.freedom == pytest.approx((of_seeds + of_images) ** 2 / (of_seeds**2 / 2 + of_images**2 / 59))
+
+
+def test_draws_of_few_images_scatter_as_resampled_ones_with_the_tails_of_students_t() -> None:
+    points = np.arange(10.0)[None]
+    difference = difference_of_images(points, np.zeros((1, 10)), 8)
+    assert difference.spread == pytest.approx((10 * points).std(ddof=1) / 10**0.5)
+    of_means = (10 * points).std() / 10**0.5  # of ten images that are drawn with replacement
+    assert difference.draws.std() == pytest.approx(of_means * (9 / 7) ** 0.5, rel=0.02)
+
+
 def test_of_one_run_each_it_is_students_t_test_of_paired_images_and_without_them_nothing() -> None:
     rng = np.random.default_rng(1)
     first, second = runs(rng, np.full(500, 0.75), 1), runs(rng, np.full(500, 0.71), 1)
@@ -180,6 +209,16 @@ def test_images_that_all_count_differently_take_no_more_than_others() -> None:
     assert interval is not None
     half = stats.t.isf(0.025, difference.freedom) * difference.spread
     assert interval == pytest.approx((difference.mean - half, difference.mean + half), abs=0.03 * half)
+
+
+def test_images_of_many_kinds_are_told_apart_in_equal_steps() -> None:
+    """What each step holds has its mean, so that the mean of all stays."""
+    contributions = np.random.default_rng(0).permutation(np.arange(2560.0))
+    values, sizes = imagewise._kinds(contributions)
+    assert (len(values), set(sizes)) == (imagewise.KINDS, {10})
+    assert values == pytest.approx(np.arange(2560.0).reshape(256, 10).mean(1))
+    few, counts = imagewise._kinds(np.array([3.0, 1.0, 3.0]))
+    assert (few.tolist(), counts.tolist()) == ([1.0, 3.0], [1, 2])
 
 
 def test_a_single_image_tells_nothing_of_how_images_scatter() -> None:

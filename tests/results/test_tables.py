@@ -260,6 +260,11 @@ def test_runs_of_two_recipes_under_one_name_are_refused_with_the_difference(tmp_
         render("table1", collect([tmp_path]))
     assert "which differ in moco.hard_negative_weight (2.0 and 1.0)" in str(refusal.value)
     assert "--sweep" in refusal.value.mend
+    for settings in (tmp_path / "full" / "mocov2").glob("*/run.yaml"):
+        hidden = settings.rename(settings.with_name("hidden"))
+        with pytest.raises(UserError, match="whose run.yaml is not there to tell the difference; mend"):
+            render("table1", collect([tmp_path]))
+        hidden.rename(settings)
 
 
 def test_an_unknown_table_rows_or_metric_is_refused_with_the_choice() -> None:
