@@ -323,6 +323,19 @@ def test_rows_of_one_sweep_share_a_scale_whatever_their_frameworks_batch_and_que
         refuse_mixed(collect([tmp_path], resolve))
 
 
+def test_a_run_without_settings_departs_as_its_other_seeds_do(tmp_path: Path) -> None:
+    folders = [
+        finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, optimization__epochs=20)
+        for seed in range(2)
+    ]
+    folders[0].run_yaml.unlink()  # the first by path, whose folder would be asked for all of them
+    assert set(collect([tmp_path], resolve)["departures"].astype(str)) == {"20 epochs (paper: 200)"}
+    folders[1].run_yaml.unlink()
+    assert set(collect([tmp_path], resolve)["departures"].astype(str)) == {
+        "settings unknown: no run.yaml that this version reads"
+    }
+
+
 def test_each_row_keeps_its_own_scale_whichever_runs_lie_between(tmp_path: Path) -> None:
     # By path: a recipe, another one, and the first again, evaluated at another scale.
     scales = {"a": "64 px", "b": "96 px", "c": "64 px, 2 epochs"}

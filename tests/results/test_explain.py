@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from places import EXAMPLES
+from prediction_samples import rewritten
 from run_samples import begun, finished, of_method
 
 from baselines import resolve
@@ -72,6 +73,16 @@ def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
     assert "departs from the paper in" not in content["measured"][0]  # it said: in ''
 
 
+def test_a_cell_of_masks_is_told_of_masks_alone(tmp_path: Path) -> None:
+    """COCO has two groups of columns, of which the one of boxes has no such cell."""
+    folder = finished(tmp_path, "mocov2", 0, {("coco", "bbox_AP"): 38.0, ("coco", "mask_AP"): 35.0})
+    rewritten(folder.results, task="coco", protocol="coco-mrcnn-c4-2x-v1")
+    runs = find_runs([tmp_path], resolve)
+    content = explain("table2:mocov2:coco:mask_AP", collect_runs(runs), runs)
+    assert [column["measured"] for column in content["measured"]] == ["35.00 (1)"]
+    assert content["published"] == 33.75
+
+
 def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -> None:
     begun(tmp_path / "full", build([of_method("mocov2")]))
     for cell in ("table1:mocov2:imagenet100", "table2:mocov2:coco"):
@@ -84,6 +95,7 @@ def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -
     ("name", "message"),
     [
         ("table1:mocov2", "names no cell; mend: write TABLE:METHOD:DATASET"),
+        ("table1::imagenet100", "names no cell"),
         ("table9:mocov2:imagenet100", "no table 'table9'"),
         ("table1:mocov:imagenet100", "did you mean 'mocov2'"),
         ("table1:mocov2:imagenet10", "did you mean 'imagenet100'"),

@@ -76,6 +76,25 @@ def test_untrained_networks_of_two_recipes_are_not_averaged(tmp_path: Path) -> N
     assert "untrained network (MoCo v2)" not in rows
 
 
+def test_a_run_whose_settings_cannot_be_read_is_no_untrained_network(tmp_path: Path) -> None:
+    """And of the paper's data the number of classes is known without it."""
+    finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}).run_yaml.unlink()
+    rows = markdown_rows(render("table1", collect([tmp_path], resolve), only="measured", references=True))
+    assert rows["chance"] == ["1.00"]
+    finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 50.0})
+    frame = collect([tmp_path], resolve)
+    assert not has_both(frame)
+    rows = markdown_rows(render("table1", frame, only="measured", references=True))
+    assert rows["MoCo v2"][0].startswith("60.00 (1)")
+
+
+def test_of_detection_there_is_no_chance(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "mocov2", 0, {("scenes", "bbox_AP"): 38.0}, data__dataset="scenes")
+    rewritten(folder.results, task="coco", protocol="coco-v1")  # of scenes the number of classes is known
+    table = render("table2", collect([tmp_path], resolve), only="measured", references=True)
+    assert "chance" not in markdown_rows(table)
+
+
 @pytest.mark.parametrize("changed", [{"split": "test"}, {"protocol": "linear-other-v1"}, {"metric": "top1_best"}, {}])
 def test_an_untrained_network_was_measured_as_the_columns_runs_were(tmp_path: Path, changed: dict[str, str]) -> None:
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})

@@ -262,7 +262,7 @@ def test_runs_of_two_recipes_under_one_name_are_refused_with_the_difference(tmp_
     assert "--sweep" in refusal.value.mend
     for settings in (tmp_path / "full" / "mocov2").glob("*/run.yaml"):
         hidden = settings.rename(settings.with_name("hidden"))
-        with pytest.raises(UserError, match="whose run.yaml is not there to tell the difference; mend"):
+        with pytest.raises(UserError, match=r"whose run\.yaml is not there to tell the difference; mend"):
             render("table1", collect([tmp_path]))
         hidden.rename(settings)
 
