@@ -89,9 +89,8 @@ def measured_tasks(frame: pd.DataFrame, name: str, metric: str = "") -> list[str
         others.
     """
     paper = published(name)
-    shown = metric or next(iter(paper.metrics), "")
     # By a table without a task: then the rows of all tasks are selected.
-    rows = select_results(without_untrained(frame), replace(paper, task=""), shown)
+    rows = select_results(without_untrained(frame), replace(paper, task=""), metric)
     if not paper.task:
         return [] if rows.empty else [paper.task]
     measured = set(rows["task"].astype(str)) - set(DETECTION_TASKS)

@@ -99,7 +99,9 @@ def test_another_metric_is_judged_where_it_is_asked_for(runs: Path) -> None:
     assert {row["metric"] for row in top5} == {"top5"}
     assert [row["difference"] for row in top1] != [row["difference"] for row in top5]
     assert all("top5" in str(row["where"]) for row in top5)
-    assert "Judged by top5" in salmask("claims", "--runs", str(runs), "--metric", "top5").out
+    assert "Judged by top5; the paper prints top-1." in salmask("claims", "--runs", str(runs), "--metric", "top5").out
+    of_knn = salmask("claims", "--runs", str(runs), "--task", "knn").out
+    assert "Judged by knn; the paper evaluates by linear classifiers." in of_knn
 
 
 def test_verdicts_are_spelt_as_everywhere_and_settings_have_letters(runs: Path) -> None:
@@ -170,6 +172,7 @@ def test_what_does_not_decide_a_sentence_is_said() -> None:
         "high-pass-is-best": (UNDECIDED, "no comparison has two pairs of runs"),
         "best-and-second-best": (SINGLY, "no sentence about the whole"),
     }
+    assert [verdict.scope for verdict in told] == ["on 2 of 72", "", ""]  # not: on 0 of 48
     published = {verdict.family.id: verdict.published for verdict in told}
     assert published["ours-beats-baseline"] == pytest.approx((73.80 + 72.50) / 2 - 68.22)  # of Table 1, ImageNet-100
     assert published["high-pass-is-best"] is None

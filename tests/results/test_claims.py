@@ -234,7 +234,9 @@ def test_the_mean_over_a_family_is_taken_seed_by_seed_by_hand() -> None:
     assert (line["setting"], line["compared"], line["scope"]) == ("the paper's data", 2, "on 2 of 72")
     differences = [(2.0 + 1.0) / 2, (3.0 - 1.0) / 2, (4.0 + 1.0) / 2]
     assert line["difference"] == pytest.approx(np.mean(differences))
-    assert line["p"] == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    test = stats.ttest_1samp(differences, 0)
+    assert line["p"] == pytest.approx(test.pvalue)
+    assert (line["low"], line["high"]) == pytest.approx(test.confidence_interval(0.95))
     assert line["published"] == pytest.approx((5.58 + 4.28) / 2)
     assert line["n"] == 3
     assert line["not_run"] == 70

@@ -21,7 +21,7 @@ from results.formats.table_files import markdown
 from results.plots.forest import effects
 from results.report.page import whole_table
 from results.tables.rendering import render
-from results.tables.selection import judged_task, measured_task
+from results.tables.selection import fuller_task, judged_task, measured_task, measured_tasks, refuse_unknown
 
 
 def test_a_table_is_made_of_the_task_that_was_measured() -> None:
@@ -31,6 +31,22 @@ def test_a_table_is_made_of_the_task_that_was_measured() -> None:
     assert measured_task(frame_of(*rows_of(task="knn"), *rows_of()), "table1") == ""
     assert measured_task(linear, "table2") is None
     assert measured_task(frame_of(*rows_of(task="coco", metric="bbox_AP")), "table1") is None
+    # By its first measure, where none is asked for: of the best epoch the paper's own evaluation gave a number.
+    best = frame_of(*rows_of(task="knn"), *rows_of(metric="top1_best"))
+    assert [measured_task(best, "table1"), measured_task(best, "table1", "top1_best")] == ["knn", ""]
+
+
+def test_without_any_result_a_task_is_one_of_ours() -> None:
+    refuse_unknown(None, "knn", "top5")
+    with pytest.raises(UserError, match="no task 'logistik'; mend: did you mean 'logistic'"):
+        refuse_unknown(None, "logistik")
+
+
+def test_of_two_evaluations_that_stand_in_the_fuller_one_is_told() -> None:
+    frame = frame_of(*rows_of(task="logistic"), *rows_of(task="knn"), *rows_of("mocov2+mscn", task="knn"))
+    assert measured_tasks(frame, "table1") == ["logistic", "knn"]
+    assert fuller_task(frame, "table1") == "by knn 2 rows have a number, by logistic 1: --task knn"
+    assert fuller_task(frame_of(*rows_of(task="logistic"), *rows_of(task="knn")), "table1") == ""
 
 
 def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path) -> None:
