@@ -51,12 +51,24 @@ def test_a_part_adds_the_row_with_it_minus_the_row_without() -> None:
     assert masks.comparison.mean == pytest.approx(difference.mean())
     assert masks.comparison.p == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
     assert (saliency.comparison.mean, saliency.comparison.n, saliency.comparison.interval()) == (1.0, 1, None)
+    assert parts_as_frame([masks, saliency])["low"].notna().to_list() == [True, False]
     assert hard_negative.comparison.differences == (2.0, 1.0)
     low, high = stats.t.interval(0.95, 2, difference.mean(), stats.sem(difference))
     assert parts_in_words(list(found.values())[:2]) == (
         f"masks and hard negative over filter alone: MoCo v2 + ours (high-pass) {difference.mean():+.2f} "
         f"({low:+.2f} … {high:+.2f}); saliency over patches at random: MoCo v2 + ours (high-pass) +1.00"
     )
+
+
+def test_of_detection_it_is_what_a_part_adds_to_ap() -> None:
+    coco = {"task": "coco", "dataset": "coco", "protocol": "coco-mrcnn-c4-2x-v1"}
+    values = {("mocov2+ours-hp", "bbox_AP"): 38.0, ("mocov2+ours-hp-no-masks", "bbox_AP"): 37.0}
+    values |= {("mocov2+ours-hp", "bbox_AP50"): 58.0, ("mocov2+ours-hp-no-masks", "bbox_AP50"): 54.0}
+    rows = [
+        row for (method, metric), value in values.items() for row in rows_of(method, (value,), metric=metric, **coco)
+    ]
+    (part,) = parts(frame_of(*rows))
+    assert (part.where, part.comparison.mean) == ("COCO detection AP", 1.0)
 
 
 def test_every_part_is_an_ablation_of_the_rows() -> None:
