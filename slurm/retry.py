@@ -1,9 +1,12 @@
 """Handing jobs over again, from a sweep's folder alone: it holds what each is to do and how it was launched."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
+from repro.runs.run import Run
+from repro.runs.run_name import RunName
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console
 from slurm.jobs.calls import refuse_foreign_sweep
@@ -17,32 +20,54 @@ from slurm.planning.graph import Graph, Job, make_graph
 from slurm.planning.job_costs import with_plan
 from slurm.profiles.profile import Cluster, load_named
 from slurm.profiles.profile import load as load_cluster
-from slurm.submission.handover import Outcome, prepare_call
+from slurm.submission.handover import NOT_STARTED, Outcome, prepare_call
 from slurm.submission.launch import submit
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger
 
 
-def graph_of(ledger: Ledger, requested: Collection[Key]) -> Graph:
+def graph_of(ledger: Ledger, requested: Collection[Key]) -> tuple[Graph, dict[Key, str]]:
     """Returns the jobs of a sweep that are requested, with what they build on and what builds on them.
 
     Args:
         ledger: Of the sweep.
         requested: Keys of jobs.
 
-    Raises:
-        UserError: A run's settings are gone.
+    Returns:
+        The jobs; and those that nothing tells how to carry out, as their settings are damaged or gone, with why.
     """
     # A graph holds the pretraining of every task, done or not. And where a pretraining begins anew, Slurm has taken
     # what waited for it out of the queue: that goes out with it, so that one retry mends the whole run.
     retrained = {folder for folder, task in requested if task == PRETRAIN}
     keys = {*requested, *((folder, PRETRAIN) for folder, task in requested if task != REPORT)}
     keys |= {key for key in ledger.newest() if key[0] in retrained}
-    jobs = []
+    jobs: list[Job] = []
+    damaged: dict[Key, str] = {}
     for folder, task in sorted(keys, key=lambda key: (key[0], key[1] != PRETRAIN, key[1])):
-        if task != REPORT:  # every launch has a report of its own
-            run_folder = RunFolder(ledger.sweep / folder)
-            jobs.append(Job(ordered_run(run_folder, task), run_folder, task))
-    return make_graph(ledger.sweep, jobs, ordered_tables(ledger.sweep))
+        if task == REPORT:  # every launch has a report of its own
+            continue
+        if (folder, PRETRAIN) in damaged:
+            damaged[folder, task] = NOT_STARTED
+            continue
+        run_folder = RunFolder(ledger.sweep / folder)
+        try:
+            jobs.append(Job(_run_of(run_folder, task, is_requested=(folder, task) in requested), run_folder, task))
+        except UserError as error:
+            damaged[folder, task] = str(error)
+    return make_graph(ledger.sweep, jobs, ordered_tables(ledger.sweep)), damaged
+
+
+def _run_of(folder: RunFolder, task: str, *, is_requested: bool) -> Run:
+    """Returns what a job is to do; of a pretraining that others build on, and that is mostly over, what it was.
+
+    Raises:
+        UserError: The files that tell are damaged or gone.
+    """
+    try:
+        return ordered_run(folder, task)
+    except UserError:
+        if is_requested or task != PRETRAIN:
+            raise
+        return folder.load()
 
 
 def relaunch(
@@ -74,20 +99,28 @@ def relaunch(
     check_folder(ledger.sweep, "give it another name")  # it may have been moved since
     profile = _profile(ledger, cluster)
     shared = chosen_devices(gpus, profile, 1)
-    graph = with_plan(graph_of(ledger, requested), profile)
+    graph, damaged = graph_of(ledger, requested)
+    for (folder, task), reason in damaged.items():
+        if reason != NOT_STARTED:
+            name = RunName.of(ledger.sweep / folder)
+            console.print(f"failed {task} {name.method} {name.seed}: {reason}", soft_wrap=True)
+    if not graph.jobs and graph.report not in requested:
+        return Outcome(failed=damaged)
+    graph = with_plan(graph, profile)
     if profile.executor != "slurm":
         outcome = launch_here(graph, profile, program, parallel=1, console=console, gpus=shared)
         if graph.report in requested:
             prepare_call(graph, graph.report, profile.attempts, program)()
-        return outcome
-    return submit(
-        graph,
-        profile,
-        lambda: take(ledger.sweep, allow_dirty=allow_dirty),
-        program,
-        console,
-        report=graph.report in requested,
-    )
+    else:
+        outcome = submit(
+            graph,
+            profile,
+            lambda: take(ledger.sweep, allow_dirty=allow_dirty),
+            program,
+            console,
+            report=graph.report in requested,
+        )
+    return replace(outcome, failed={**damaged, **outcome.failed})
 
 
 def _profile(ledger: Ledger, cluster: str) -> Cluster:

@@ -131,13 +131,14 @@ class SweepCall:
             self.console.print(f"{counted(len(graph.jobs), 'job')}, all done")
             if graph.evaluates:  # else there is nothing to tabulate
                 self.show(graph.tables, graph.sweep_folder, self.console)
-            self._say_submitted(Outcome(skipped=list(graph.jobs)))
+            self._say_submitted(Outcome(skipped=list(graph.jobs)), graph)
             return
         graph = with_plan(graph, cluster)
         outcome = self.submit_all(graph, cluster, lambda: take(graph.sweep_folder, allow_dirty=self.allow_dirty))
+        failed = len(outcome.failed)
         self._tell(
             f"{counted(len(outcome.submitted), 'job')} submitted, {len(outcome.skipped)} done before, "
-            f"{outcome.on_way} queued or running; "
+            f"{outcome.on_way} queued or running{f', {failed} failed' if failed else ''}; "
             f"mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
         )
         if outcome.outdated:
@@ -147,16 +148,16 @@ class SweepCall:
             )
         if outcome.unsent:
             self._tell(outcome.unsent_told("the same again later, or with --feed, which stays until all are in"))
-        self._say_submitted(outcome)
-        if outcome.unsent:
+        self._say_submitted(outcome, graph)
+        if outcome.unsent or failed:
             raise typer.Exit(1)
 
-    def _say_submitted(self, outcome: Outcome) -> None:
+    def _say_submitted(self, outcome: Outcome, graph: Graph) -> None:
         """Prints how a launch with Slurm ended, where JSON is asked for."""
         if self.as_json:
             ids = {f"{folder} {task}": job for (folder, task), job in outcome.submitted.items()}
             counts = {"done": len(outcome.skipped), "live": outcome.on_way, "unsent": len(outcome.unsent)}
-            say_json({"submitted": ids, **counts})
+            say_json({"submitted": ids, **counts, "failed": outcome.failed_by_name(graph)})
 
     def submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> Outcome:
         """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in.
@@ -178,6 +179,7 @@ class SweepCall:
         from slurm.sweep_folder.launch_lock import BusySweepError
 
         submitted: dict[Key, str] = {}
+        failed: dict[Key, str] = {}
         unsent: frozenset[Key] | None = None
         ledger = Ledger(graph.sweep_folder)
         cancels = len(ledger.taken_back())
@@ -202,8 +204,9 @@ class SweepCall:
                 self._tell(f"{error.what}; looking again in {FEED_SECONDS:.0f} s")
             else:
                 if not (self.feed and outcome.has_room_later):
-                    return outcome.merged(submitted, graph)
+                    return outcome.merged(submitted, failed, graph)
                 submitted |= outcome.submitted
+                failed |= outcome.failed
                 unsent = frozenset(outcome.unsent)
                 self._tell(f"{outcome.unsent_words}; looking for room again in {FEED_SECONDS:.0f} s")
             # A job that runs may make the folder again, and not the ledger.
@@ -238,13 +241,7 @@ class SweepCall:
         if any(job.task != PRETRAIN for job in (*outcome.done, *outcome.skipped)):  # else there is nothing to tabulate
             self.show(graph.tables, graph.sweep_folder, self.console)
         if self.as_json:
-            names = [job.name for job in graph.jobs]  # of several settings of a method, one name is that of several
-            failed = {
-                job.name if names.count(job.name) == 1 else f"{job.name} ({graph.key(job)[0]})": outcome.failed[key]
-                for job in graph.jobs
-                if (key := graph.key(job)) in outcome.failed
-            }
-            say_json({"done": [job.name for job in outcome.done], "failed": failed})
+            say_json({"done": [job.name for job in outcome.done], "failed": outcome.failed_by_name(graph)})
         if outcome.failed:
             suggest(f"salmask status {shlex.quote(str(graph.sweep_folder))}")
             raise typer.Exit(1)

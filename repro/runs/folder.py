@@ -121,15 +121,15 @@ class RunFolder:
         Raises:
             UserError: The folder cannot be written to, or holds another run.
         """
-        if exists(self.run_yaml):
-            run_there = self.load()
+        if is_file(self.run_yaml):
+            run_there = self.load("remove it, and the same again writes it anew")
             if run_there.id != run.id:
                 raise UserError(f"{self.path} holds run {run_there.id}, not {run.id}", mend="choose another --out")
             return
         write_text(self.run_yaml, f"# run {run.id}\n{run.to_yaml()}")
 
-    def load(self) -> Run:
-        """Returns the run that this folder belongs to.
+    def load(self, *unreadable: str) -> Run:
+        """Returns the run that this folder belongs to; another mend of a `run.yaml` that is `unreadable` may be given.
 
         Raises:
             UserError: The folder is none of a run, or its `run.yaml` was edited into another run's.
@@ -138,7 +138,7 @@ class RunFolder:
             raise UserError(f"{self.path} is no run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID")
         from repro.runs.reading import load  # needs omegaconf, which `salmask status` should not wait for
 
-        run = load(self.run_yaml)
+        run = load(self.run_yaml, *unreadable)
         # Whatever is in the folder was made by the run that was written there first. A number that is measured of it
         # must not go by the name of another.
         if written := sorted(self._ids_on_record() - {run.id}):

@@ -43,7 +43,7 @@ def read_order(folder: RunFolder, task: str) -> Run:
     """
     from repro.runs.reading import load  # needs omegaconf, which `salmask status` should not wait for
 
-    return load(order_file(folder, task))
+    return load(order_file(folder, task), "the same salmask sweep again, which writes it anew")
 
 
 def ordered_run(folder: RunFolder, task: str) -> Run:

@@ -35,7 +35,7 @@ from slurm.planning.graph import Graph, Job
 from slurm.profiles.profile import Cluster
 from slurm.submission.adoption import adopt_local
 from slurm.submission.batches import submission_name
-from slurm.submission.handover import Outcome, ledger_entry, prepare_call
+from slurm.submission.handover import NOT_STARTED, Outcome, ledger_entry, prepare_call
 from slurm.submission.sbatch import KEEP_MEMORY
 from slurm.sweep_folder.ledger import LOCAL_LOCK, Key, Ledger, Submission
 from slurm.sweep_folder.local_lock import minding, starting
@@ -338,7 +338,7 @@ class _Here:
             doomed = parent is not None and self.graph.key(parent) not in coming and not self._is_ready(job)
             if doomed and job in self.waiting:  # else why it is doomed is told already
                 self.waiting.remove(job)
-                self.outcome.failed[self.graph.key(job)] = "not started: its pretraining failed"
+                self.outcome.failed[self.graph.key(job)] = NOT_STARTED
 
     def _note_end(self, job: Job, process: LocalJob | None) -> None:
         done = self._is_done(job)  # the files are the truth, whatever the process says of itself

@@ -1,6 +1,7 @@
 """Jobs and what each waits for: pretrain -> every downstream task of the run -> the report of the sweep."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -123,6 +124,9 @@ class Graph:
     def finished(self, read_results: Callable[[Path], Sequence[Result]] | None = None) -> frozenset[Key]:
         """Returns the keys of the jobs whose result is there, reading the results of each run once.
 
+        What cannot be read is not finished. Who hands such a job over is told what is wrong
+        (`slurm.submission.handover.prepare_call`), so that one damaged run stops no other.
+
         It is what the folders hold at this moment: whoever is going to act on it calls it again, under the lock that
         keeps other launchers away.
 
@@ -135,10 +139,11 @@ class Graph:
         keys = set()
         for job in self.jobs:
             path = job.folder.results
-            if job.task != PRETRAIN and path not in rows:
-                rows[path] = read_results(path)
-            if job.done_by(rows.get(path, [])):
-                keys.add(self.key(job))
+            with suppress(UserError):
+                if job.task != PRETRAIN and path not in rows:
+                    rows[path] = read_results(path)
+                if job.done_by(rows.get(path, [])):
+                    keys.add(self.key(job))
         return frozenset(keys)
 
     @cached_property

@@ -118,9 +118,9 @@ def gather(sweeps: Sequence[Path], steps: Path, read_results: Callable[[Path], S
     for path in (path for sweep in sweeps for path in sorted(sweep.glob("*/s*/run.yaml"))):
         folder = RunFolder(path.parent)
         try:
-            run = folder.load()
+            run, results = folder.load(), read_results(folder.results)
         except UserError:
-            continue  # of another version
+            continue  # of another version, or damaged
         rate = rate_of(folder.metrics)
         if rate and folder.pretrained:  # the size of a run that is not finished says nothing
             kind = kind_of(run)
@@ -131,7 +131,7 @@ def gather(sweeps: Sequence[Path], steps: Path, read_results: Callable[[Path], S
             task = (name.partition("@")[0], *kind_of(run))
             memories[task] = max(memories.get(task, 0), most)
         by_evaluation: dict[Evaluation, list[Result]] = {}
-        for row in read_results(folder.results):
+        for row in results:
             by_evaluation.setdefault(Evaluation(row.task, row.dataset), []).append(row)
         for evaluation, rows in by_evaluation.items():
             whole = seconds_by_start(folder.path, evaluation.name(run), (row.started for row in rows))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from uuid import uuid4
 
@@ -127,6 +128,15 @@ class Batch:
     def _ids(self, submitted: Mapping[Key, str]) -> dict[Key, str]:
         """Returns the ids of all that is on its way, by this launch or earlier ones."""
         return {**dict(self.earlier_ids), **submitted}
+
+    def only(self, keys: Collection[Key]) -> "Batch":
+        """Returns an array of pretrainings or of evaluations with some of its jobs alone; `resolved` numbers them anew.
+
+        Args:
+            keys: Of the jobs that stay.
+        """
+        stays = [key in keys for key in self.keys]
+        return replace(self, keys=tuple(compress(self.keys, stays)), parents=tuple(compress(self.parents, stays)))
 
     def split(self, number: int) -> "tuple[Batch, Batch]":
         """Returns an array as two.

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, replace
 from repro.errors import with_mend
 from repro.quantities import counted
 from repro.runs.status import PRETRAIN
+from repro.runs.task_results import rows_of
 from slurm.jobs.job import Call
 from slurm.jobs.orders import write_order
 from slurm.jobs.program import Program
 from slurm.planning.graph import Graph, Job
 from slurm.profiles.profile import Cluster
 from slurm.sweep_folder.ledger import Key, Submission
+
+NOT_STARTED = "not started: its pretraining failed"
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Outcome:
     submitted: dict[Key, str] = field(default_factory=dict)
     """Slurm's ids of what went out now."""
     failed: dict[Key, str] = field(default_factory=dict)
-    """What failed here -> why."""
+    """What failed here, or could not be handed over as its run's folder is damaged -> why."""
     unsent: dict[Key, str] = field(default_factory=dict)
     """What Slurm did not take -> why."""
     has_room_later: bool = False
@@ -42,17 +45,20 @@ class Outcome:
     outdated: int = 0
     """Jobs on their way that are of other settings than the sweep has now."""
 
-    def merged(self, earlier: Mapping[Key, str], graph: Graph) -> "Outcome":
+    def merged(self, earlier: Mapping[Key, str], failed: Mapping[Key, str], graph: Graph) -> "Outcome":
         """Returns how a call ended of which this is the last round: what its earlier ones handed over is its own work.
 
         Args:
             earlier: Slurm's ids of that.
+            failed: What failed in them.
             graph: The sweep.
         """
-        submitted = {**earlier, **self.submitted}
+        submitted, failed = {**earlier, **self.submitted}, {**failed, **self.failed}
         live, skipped = ([job for job in jobs if graph.key(job) not in submitted] for jobs in (self.live, self.skipped))
         report_is_live = self.report_is_live and graph.report not in submitted
-        return replace(self, submitted=submitted, live=live, skipped=skipped, report_is_live=report_is_live)
+        return replace(
+            self, submitted=submitted, failed=failed, live=live, skipped=skipped, report_is_live=report_is_live
+        )
 
     @property
     def on_way(self) -> int:
@@ -65,6 +71,19 @@ class Outcome:
         reasons = Counter(self.unsent.values())
         listed = "; ".join(f"{number}: {reason}" for reason, number in reasons.items())
         return f"{counted(len(self.unsent), 'job')} not submitted ({listed})" if self.unsent else ""
+
+    def failed_by_name(self, graph: Graph) -> dict[str, str]:
+        """Returns what failed by the jobs' names; where several settings of a method have one, with the run's folder.
+
+        Args:
+            graph: The sweep.
+        """
+        names = Counter(job.name for job in graph.jobs)
+        return {
+            job.name if names[job.name] == 1 else f"{job.name} ({key[0]})": self.failed[key]
+            for key, job in graph.by_key.items()
+            if key in self.failed
+        }
 
     def unsent_told(self, later: str) -> str:
         """Returns `unsent_words` with the mend, which is `later` where waiting helps."""
@@ -82,7 +101,7 @@ def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Cal
         program: The names of what jobs carry out.
 
     Raises:
-        UserError: The folder cannot be written to, or holds another run.
+        UserError: The folder cannot be written to, holds another run, or its results cannot be read.
     """
     job = graph.by_key.get(key)
     if job is None:  # the report is no job of the graph, which has no run for it
@@ -92,6 +111,8 @@ def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Cal
         # The training would do it too, but hours later: here a folder that holds another run is refused at once, and
         # `salmask status` and `logs` know the run while it waits.
         job.folder.prepare(job.run)
+    else:
+        rows_of(job.folder.results)  # what is measured is added to them
     return Call(job.folder.path.resolve(), job.task, program.task, attempts)
 
 

@@ -71,7 +71,7 @@ def submit(
         report: Whether the report is asked for, also where it was rendered already.
 
     Returns:
-        What is in, and what Slurm did not take.
+        What is in, what Slurm did not take, and what failed since its run's folder is damaged.
 
     Raises:
         UserError: Slurm does not answer, or takes nothing at all since what is asked for is not there; another launch
@@ -117,6 +117,8 @@ def submit(
             at_once=0 if again is None else 1,
         )
         for batch in _batches(graph, cluster, found, missing - set(outcome.unsent), report=report):
+            if batch.task == REPORT and outcome.failed and not (outcome.submitted or found.there):
+                break  # of damaged runs alone there is nothing to tabulate
             sender.send(batch)
         _replace_report(graph, found, outcome, tell)
     if jobs := sender.taken_back - {graph.report}:
@@ -301,7 +303,10 @@ def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive:
         return True
     if entry.task in (PRETRAIN, REPORT) or not entry.after or any(parent in alive for parent in entry.after):
         return False
-    return not RunFolder(graph.sweep_folder / entry.folder).pretrained
+    try:
+        return not RunFolder(graph.sweep_folder / entry.folder).pretrained
+    except UserError:  # of a folder that cannot be looked at: the job itself will tell
+        return False
 
 
 def _replace_report(graph: Graph, found: _Found, outcome: Outcome, tell: Tell) -> None:

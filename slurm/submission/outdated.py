@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from repro.errors import UserError
+from repro.presence import is_file
 from repro.runs.run_name import RunName
 from repro.runs.status import PRETRAIN
 from slurm.jobs.orders import order_file, read_order
@@ -41,11 +42,11 @@ def _method_and_seed(folder: str) -> tuple[str, str]:
 
 def _differs(job: Job) -> bool:
     """Returns whether the order of a job is not what it would be now."""
-    if not order_file(job.folder, job.task).is_file():
-        return False
     try:
+        if not is_file(order_file(job.folder, job.task)):
+            return False
         order = read_order(job.folder, job.task)
-    except UserError:  # of a version with other settings: what it would do now cannot be told
+    except UserError:  # damaged, or of a version with other settings: what it would do now cannot be told
         return True
     # The folder's name is the pretraining's identity; of the rest only what it runs on plays a part in it.
     return order.machine != job.run.machine if job.task == PRETRAIN else order != job.run

@@ -1,20 +1,22 @@
 """Batches to Slurm, one sbatch each: an intent before it, the ids after it, and halves of what is refused."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from repro.errors import UserError
 from repro.files import is_of_a_full_disk, write_text
+from repro.runs.status import PRETRAIN
 from slurm.jobs.calls import write_calls
+from slurm.jobs.job import Call
 from slurm.jobs.program import Program
 from slurm.monitoring.queue import array_of
 from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster
 from slurm.submission.batches import Batch
-from slurm.submission.handover import Outcome, ledger_entry, prepare_call
+from slurm.submission.handover import NOT_STARTED, Outcome, ledger_entry, prepare_call
 from slurm.submission.lanes import behind
 from slurm.submission.sbatch import script_of
 from slurm.submission.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearError, submit_script
@@ -80,7 +82,11 @@ class Sender:
             return
         parts = batch.resolved(self.outcome.submitted)
         sendable = {key for part in parts for key in part.keys}
-        self.outcome.unsent |= {key: NO_PARENT for key in batch.keys if key not in sendable}
+        for key in batch.keys:
+            if (key[0], PRETRAIN) in self.outcome.failed:
+                self.outcome.failed[key] = NOT_STARTED
+            elif key not in sendable:
+                self.outcome.unsent[key] = NO_PARENT
         for part in parts:
             self.hopeless = ""
             self._send_part(part)
@@ -95,7 +101,11 @@ class Sender:
             self._send_parts(batch.split(self.at_once))
             return
         try:
-            ids = self._hand_over(batch)
+            calls = {key: call for key in batch.keys if (call := self._prepared(key)) is not None}
+            if len(calls) < len(batch.keys):
+                self._send_parts([batch.only(calls)] if calls else [])
+                return
+            ids = self._hand_over(batch, [*calls.values()])
         except RefusedError as error:
             self._divide(batch, error)
         except UnclearError as error:
@@ -148,8 +158,23 @@ class Sender:
     def _keep(self, batch: Batch, reason: str) -> None:
         self.outcome.unsent |= dict.fromkeys(batch.keys, reason)
 
-    def _hand_over(self, batch: Batch) -> dict[Key, str]:
-        """Submits one batch; returns the id of each of its jobs.
+    def _prepared(self, key: Key) -> Call | None:
+        """Returns the call of a job; None where its run's folder is damaged, which fails that job alone.
+
+        Raises:
+            UserError: The disk is full.
+        """
+        try:
+            return prepare_call(self.graph, key, self.cluster.attempts, self.program)
+        except UserError as error:
+            if is_of_a_full_disk(error):
+                raise
+            self.outcome.failed[key] = str(error)
+            self.tell(f"failed {self.graph.by_key[key].name}: {error}")
+            return None
+
+    def _hand_over(self, batch: Batch, calls: Sequence[Call]) -> dict[Key, str]:
+        """Submits one batch with the calls of its jobs; returns the id of each of these.
 
         Raises:
             RefusedError: Slurm did not take it.
@@ -168,7 +193,6 @@ class Sender:
             )
             for key in batch.keys
         ]
-        calls = [prepare_call(self.graph, key, self.cluster.attempts, self.program) for key in batch.keys]
         folder = self.ledger.logs / batch.name
         try:
             write_calls(folder, dict(zip(batch.indices or (0,), calls, strict=True)))

@@ -96,7 +96,7 @@ def test_what_a_report_renders_outlives_cleaning(slurm: FakeSlurm, sweep: Sweep,
     RunFolder(sweep.place).set_status("done", task=REPORT)
     salmask("clean", "table1")
     assert ordered_tables(sweep.place) == ("table1",)
-    assert graph_of(sweep.ledger, [(".", REPORT)]).tables == ("table1",)
+    assert graph_of(sweep.ledger, [(".", REPORT)])[0].tables == ("table1",)
 
 
 def test_cleaning_waits_for_a_launch(

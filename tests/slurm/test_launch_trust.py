@@ -80,7 +80,7 @@ def test_a_sweep_from_elsewhere_is_not_executed(
     report = ledger.newest()[graph.report]
     for name in (f"{report.job}_submitted.pkl", "calls.pkl"):
         (ledger.logs / report.submission / name).write_bytes(pickle.dumps(Evil()))
-    assert graph_of(ledger, [graph.key(graph.jobs[0])]).tables == graph.tables
+    assert graph_of(ledger, [graph.key(graph.jobs[0])])[0].tables == graph.tables
     launch(graph)
     assert not (tmp_path / "evil-was-here").exists()
     graph.sweep_folder.chmod(0o777)

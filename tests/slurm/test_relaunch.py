@@ -155,7 +155,7 @@ def test_what_went_out_is_counted_as_many_by_the_next_launch(
 
     assert "5 jobs submitted, 0 done before, 0 queued or running; " in told(as_json=False)
     assert "0 jobs submitted, 0 done before, 5 queued or running; " in told(as_json=False)
-    assert json.loads(told(as_json=True)) == {"submitted": {}, "done": 0, "live": 5, "unsent": 0}
+    assert json.loads(told(as_json=True)) == {"submitted": {}, "done": 0, "live": 5, "unsent": 0, "failed": {}}
     # A report that takes the place of an older one is of this launch.
     stand_in.change(lambda line: None if line.startswith("101_0|") else line)
     assert "3 jobs submitted, 0 done before, 2 queued or running; " in told(as_json=False)

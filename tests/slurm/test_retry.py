@@ -112,9 +112,13 @@ def test_what_waited_as_its_launcher_was_stopped_can_be_retried(
         launched(graph, "record")
     ledger = Ledger(place)
     assert {note for _, note in told(graph)} == {"its launcher ended before it was handed over; mend: salmask retry"}
-    again = retry.graph_of(ledger, list(ledger.newest()))
+    again, damaged = retry.graph_of(ledger, list(ledger.newest()))
     assert {(job.task, job.run) for job in again.jobs} == {(job.task, job.run) for job in graph.jobs}
+    assert damaged == {}
     # Where a person removed the folder of one, the mend is what makes it again.
     shutil.rmtree(RunFolder.of(lost, place).path)
-    with pytest.raises(UserError, match=r"its pretrain is; mend: the same salmask sweep again"):
-        retry.graph_of(ledger, list(ledger.newest()))
+    again, damaged = retry.graph_of(ledger, list(ledger.newest()))
+    assert {job.run for job in again.jobs} == {ran}
+    reasons = [damaged[graph.key(Job(lost, RunFolder.of(lost, place), task))] for task in ("pretrain", "knn")]
+    assert "its pretrain is; mend: the same salmask sweep again" in reasons[0]
+    assert reasons[1] == "not started: its pretraining failed"
