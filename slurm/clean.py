@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from repro.errors import UserError
 from repro.files import folder_size, is_temporary
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.status import PRETRAIN
+from repro.runs.step_files import UNFINISHED, checkpoints
 from slurm.jobs.snapshot import CODE
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import LIVE, State
@@ -21,8 +23,8 @@ from slurm.sweep_folder.ledger import Key, Ledger, Submission
 TORN_SECONDS = 3600.0
 """A temporary file that is older belongs to a process that was killed; one that is still being written is younger."""
 
-_WRITTEN = ("step_*.pth", ".step_*", "*.npy", ".*.npy.*")
-"""Names of checkpoints and features, whole and half written."""
+_WRITTEN = (UNFINISHED, "*.npy", ".*.npy.*")
+"""Names of features, whole and half written, and of checkpoints half written."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def _remove(path: Path) -> None:
 
 def _written_behind(link: Path) -> list[Path]:
     """Returns the files that a run wrote into a folder that stands in its own as a link; none of a file."""
-    return [file for pattern in _WRITTEN for file in link.glob(pattern) if file.is_file()]
+    return [file for file in chain(checkpoints(link), *map(link.glob, _WRITTEN)) if file.is_file()]
 
 
 def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) -> Iterator[Leftover]:

@@ -36,7 +36,7 @@ from repro.distributed import barrier, initialise
 from repro.runs.choices import Interpolation
 from repro.runs.folder import RunFolder
 from repro.runs.sections import AugmentationSettings
-from repro.training.checkpoint_files import checkpoints
+from repro.runs.step_files import checkpoints
 from repro.training.hooks import DivergenceError
 from repro.training.pretraining import open_data
 from repro.training.resident import ResidentImages

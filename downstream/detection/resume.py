@@ -17,7 +17,7 @@ from repro.distributed import rank
 from repro.errors import UserError, one_line, shortened
 from repro.runs.schemas import Field, Schema
 from repro.runs.stopping import STOP
-from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, save_checkpoint
+from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, refusing, save_checkpoint
 from repro.training.hooks import DivergenceError
 from repro.training.stop_agreement import StopAgreement
 
@@ -39,7 +39,7 @@ _CHECKPOINT = Schema(
         "step": Field(int, low=1),
         "seconds": Field(float, low=0),
     },
-    mend="remove it: the training goes on from the one before",
+    mend="remove it",  # what follows `refusing` says
 )
 
 
@@ -133,14 +133,16 @@ def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, sc
 
     def check(content: dict[str, Any], path: Path) -> None:
         require_same(content, trial, path)
-        _CHECKPOINT.verify(content, path)
+        with refusing(path):
+            _CHECKPOINT.verify(content, path)
 
     newest = newest_checkpoint(trial.path, check)
     if newest is None:
         return 0, 0.0
     path, content = newest
-    for name, owner in (("model", model), ("optimizer", optimizer), ("scheduler", scheduler)):
-        _load(owner, content[name], path, _CHECKPOINT.mend)
+    with refusing(path):
+        for name, owner in (("model", model), ("optimizer", optimizer), ("scheduler", scheduler)):
+            _load(owner, content[name], path, _CHECKPOINT.mend)
     log.info("resumed from %s at step %d", path, content["step"])
     return int(content["step"]), float(content["seconds"])
 

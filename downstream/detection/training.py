@@ -25,8 +25,8 @@ from repro.files import write_atomically
 from repro.progress import OPENING, REDRAW_SECONDS, ProgressBars
 from repro.randomness import Purpose, stream_seed
 from repro.runs.heartbeat import tell_progress
+from repro.runs.step_files import checkpoints
 from repro.runs.stopping import STOP
-from repro.training.checkpoint_files import checkpoints
 from repro.training.hooks import HEARTBEAT_SECONDS, append_metrics, forget_after
 
 log = logging.getLogger("salmask")

@@ -37,11 +37,10 @@ from repro.runs.provenance import RECORDED_PACKAGES, now, package_version, sourc
 from repro.runs.run import Run
 from repro.runs.schemas import ATTEMPT
 from repro.runs.status import PRETRAIN, Status, read_status
+from repro.runs.step_files import checkpoints
 
 BEAT_SECONDS = 15.0
 """Time between two signs of life; far below `repro.runs.lock.STALE_SECONDS`, so that a late one proves nothing."""
-CHECKPOINTS_KEPT = 2
-"""How many checkpoints a training keeps: the newest, and one before it should the newest turn out to be damaged."""
 FEATURES = "features"
 """Folder below a run's for the pooled features that its linear, logistic and kNN tasks share."""
 TASK_FOLDERS: Mapping[str, str] = {
@@ -170,7 +169,7 @@ class RunFolder:
             UserError: An earlier attempt saw other data, and something is here that was made of it.
         """
         # Before the first checkpoint nothing binds: who mended an image that could not be decoded calls this again.
-        earlier, made = self._earlier_attempts(), (self.backbone, self.results, *self.checkpoints.glob("step_*.pth"))
+        earlier, made = self._earlier_attempts(), (self.backbone, self.results, *checkpoints(self.checkpoints))
         if earlier and earlier[-1]["data"] != data and any(map(exists, made)):
             raise UserError(
                 f"the data changed since {self.path} was begun (fingerprint {earlier[-1]['data']}, now {data})",

@@ -7,6 +7,7 @@ from repro.runs.evaluation import task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.protocols import FINE_TUNINGS
 from repro.runs.status import PRETRAIN
+from repro.runs.step_files import checkpoints
 
 
 def goes_on(folder: RunFolder, task: str) -> str:
@@ -25,13 +26,11 @@ def _has_checkpoint(folder: RunFolder, task: str) -> bool:
     """Returns whether there is a checkpoint of a task, or of a logistic regression some fits of its path."""
     name, dataset = task_and_dataset(task)
     own = glob.escape(dataset) or "*"  # of the run's own data set, whose name stands in its settings alone
-    if task == PRETRAIN:
-        pattern = "checkpoints/step_*.pth"
-    elif name in TASK_FOLDERS:
-        protocol = FINE_TUNINGS[name][0] if name in FINE_TUNINGS else ""  # those three share a folder
-        pattern = f"{TASK_FOLDERS[name]}/{own}-{protocol}*/*/step_*.pth"
-    else:
-        pattern = f"{name}/{own}-*.npz"
     with suppress(OSError):
-        return any(folder.path.glob(pattern))
+        if task == PRETRAIN:
+            return bool(checkpoints(folder.checkpoints))
+        if name not in TASK_FOLDERS:
+            return any(folder.path.glob(f"{name}/{own}-*.npz"))
+        protocol = FINE_TUNINGS[name][0] if name in FINE_TUNINGS else ""  # those three share a folder
+        return any(map(checkpoints, folder.path.glob(f"{TASK_FOLDERS[name]}/{own}-{protocol}*/*/")))
     return False

@@ -177,9 +177,9 @@ CHECKPOINT = Schema(
         "data": Field(str, required=False),  # of a pretraining, provenance.json holds it
         "statistics": Field(list, required=False),  # where several processes have running statistics of their own
     },
-    mend="remove it: the training goes on from the one before",
+    mend="remove it",
 )
-"""A checkpoint that a pretraining or a probe goes on from."""
+"""A checkpoint that a pretraining or a probe goes on from; what follows `repro.training.checkpoint_files` says."""
 BACKBONE = Schema(
     {
         "format": Field(int, one_of=(1,)),

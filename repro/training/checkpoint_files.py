@@ -4,8 +4,8 @@ Those of pretraining and those of detection alike.
 """
 
 import logging
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,14 @@ from repro.backbones.checkpoint import read_checkpoint, write_checkpoint
 from repro.distributed import await_file, decided_by_first
 from repro.errors import UserError
 from repro.presence import is_file
-from repro.runs.folder import CHECKPOINTS_KEPT
 from repro.runs.health import read_symptoms
+from repro.runs.step_files import KEPT, UNFINISHED, checkpoint_file, checkpoints, step_of
 
 log = logging.getLogger("salmask")
 
-_NAME = re.compile(r"step_\d{8,}\.pth")
-"""Name of a checkpoint: the number of its step, of eight digits at least."""
-
 
 def save_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
-    """Writes a training's checkpoint of a step, then removes all but the newest `CHECKPOINTS_KEPT`.
+    """Writes a training's checkpoint of a step, then removes all but the newest `KEPT`.
 
     Args:
         folder: Of the training's checkpoints.
@@ -34,19 +31,9 @@ def save_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
         UserError: The folder cannot be written to, or the disk is full; the earlier checkpoints are untouched.
     """
     # In this order: at every moment there are whole checkpoints on the disk, whenever the process is killed.
-    write_checkpoint(folder / f"step_{step:08d}.pth", content)
-    for outdated in checkpoints(folder)[CHECKPOINTS_KEPT:]:
+    write_checkpoint(checkpoint_file(folder, step), content)
+    for outdated in checkpoints(folder)[KEPT:]:
         outdated.unlink()
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoints in a folder, newest first; files of other names, such as copies, are left alone."""
-    return sorted((path for path in folder.glob("step_*.pth") if _NAME.fullmatch(path.name)), key=_step, reverse=True)
-
-
-def _step(path: Path) -> int:
-    """Returns the number of steps that a checkpoint is of, as its name tells."""
-    return int(path.stem.removeprefix("step_"))
 
 
 def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
@@ -60,9 +47,34 @@ def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
         return "there is no checkpoint of an earlier step"
     if not (newest := _first_readable(paths, lambda _: None)):
         return "no checkpoint of an earlier step can be read"
-    step = _step(newest[0])
+    step = step_of(newest[0])
     earlier = [each for each in read_symptoms(health) if each.step <= step] if health else []
     return f"the checkpoint of step {step} is kept" + "".join(f", of a run with {symptom}" for symptom in earlier)
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Says in each refusal of a checkpoint within the block what the training does once the file is removed.
+
+    Args:
+        path: The newest readable checkpoint of its folder.
+
+    Raises:
+        UserError: In the place of any other one, with that mend.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(error.what, mend=_once_removed(path)) from error
+
+
+def _once_removed(path: Path) -> str:
+    others = [other for other in checkpoints(path.parent) if other != path]
+    if not others:
+        return "remove it: the training begins anew"
+    if readable := _first_readable(others, lambda _: None):
+        return f"remove it: the training takes {readable[0].name} then"
+    return f"delete {path.parent}: the training begins anew"
 
 
 def newest_checkpoint(
@@ -100,15 +112,18 @@ def newest_checkpoint(
 
 def _newest_readable(folder: Path, check: Callable[[dict[str, Any], Path], None]) -> tuple[Path, dict[str, Any]] | None:
     """Returns the checkpoint to go on from, as `newest_checkpoint` does; on rank 0 alone."""
-    # Nobody writes here now, as a training has its folder to itself; `write_atomically` puts a dot before the name of
-    # what it has not finished.
-    for leftover in folder.glob(".step_*"):
+    # Nobody writes here now, as a training has its folder to itself.
+    for leftover in folder.glob(UNFINISHED):
         leftover.unlink()
     paths = checkpoints(folder)
     if odd := [path for path in paths if not is_file(path)]:
         # Refused now: the training would fail where it comes to write there, after hours perhaps.
         raise UserError(f"{odd[0]} is no file, and stands in a checkpoint's place", mend="move it away")
-    if newest := _first_readable(paths, lambda error: log.warning("%s; falling back to the one before", error.what)):
+    unreadable: list[UserError] = []
+    newest = _first_readable(paths, unreadable.append)
+    for error in unreadable:
+        log.warning("%s%s", error.what, f"; falling back to {newest[0].name}" if newest else "")
+    if newest:
         # Not passed over: a stranger's is no accident, and an older one would be a stranger's as well.
         check(newest[1], newest[0])
     elif paths:

@@ -21,7 +21,7 @@ from repro.errors import UserError, one_line, shortened
 from repro.files import reading
 from repro.runs.schemas import CHECKPOINT
 from repro.runs.stopping import STOP
-from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, save_checkpoint
+from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, refusing, save_checkpoint
 from repro.training.checkpoint_writer import BackgroundWriter
 from repro.training.generators import gather_generators, set_generators
 from repro.training.hooks import DivergenceError, FiniteGuard, RuntimeInfo, restore_window
@@ -163,7 +163,8 @@ def restore(runner: Any, folder: Path, run_id: str, data: str = "") -> int:
     """
 
     def check(content: dict[str, Any], path: Path) -> None:
-        CHECKPOINT.verify(content, path)
+        with refusing(path):
+            CHECKPOINT.verify(content, path)
         if content["run_id"] != run_id:
             raise UserError(f"{path} belongs to run {content.get('run_id')}, not {run_id}", mend="choose another --out")
         # Older versions wrote none.
@@ -177,7 +178,8 @@ def restore(runner: Any, folder: Path, run_id: str, data: str = "") -> int:
     if newest is None:
         return 0
     path, content = newest
-    _refuse_impossible(runner, content, path)
+    with refusing(path):
+        _refuse_impossible(runner, content, path)
     _apply(runner, content, path)
     log.info("resumed from %s at step %d", path.name, content["step"])
     return int(content["step"])
@@ -226,7 +228,7 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
     except (RuntimeError, ValueError, KeyError, AssertionError, TypeError, AttributeError, IndexError) as error:
         detail = one_line(error)[:200]
         raise UserError(f"{path} is of another architecture: {detail}", mend="choose another --out") from error
-    with reading(path, CHECKPOINT.mend):
+    with refusing(path), reading(path, CHECKPOINT.mend):
         restore_window(runner, content.get("window", {}))
     # mmengine's counters have no setters.
     runner.train_loop._iter, runner.train_loop._epoch = content["step"], content["epoch"]
@@ -234,7 +236,7 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
     # would be of no use where the number of processes has changed; neither batches nor views nor masks draw from them.
     # With another number, batches and views go on as they were, and masks become others (`repro.randomness`).
     if content["world_size"] == world_size():
-        with reading(path, CHECKPOINT.mend):
+        with refusing(path), reading(path, CHECKPOINT.mend):
             set_generators(content["generators"][rank()])
     else:
         log.warning("resumed on %d processes, saved on %d", world_size(), content["world_size"])

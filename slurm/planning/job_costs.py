@@ -19,8 +19,9 @@ from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measur
 from repro.data.sizes import probe_images, size_of, train_images
 from repro.errors import UserError
 from repro.files import folder_size
+from repro.runs import step_files
 from repro.runs.evaluation import Evaluation
-from repro.runs.folder import CHECKPOINTS_KEPT, RunFolder
+from repro.runs.folder import RunFolder
 from repro.runs.metrics import read_metrics
 from repro.runs.records import Result
 from repro.runs.resource_usage import memories_of, seconds_by_start, usage_of
@@ -235,7 +236,7 @@ def _pretraining(run: Run, gpus: int, processes: int, evidence: Evidence) -> Job
         return JobCost(
             run.optimization.epochs * images / rate,
             gpus,
-            CHECKPOINTS_KEPT * step.checkpoint_bytes + step.backbone_bytes,
+            step_files.KEPT * step.checkpoint_bytes + step.backbone_bytes,
             f"bench step on {step.device}, {step.images_per_second:.0f} images/s{scaled}",
         )
     return _reference_pretraining(run, images, gpus, processes, evidence) or JobCost(

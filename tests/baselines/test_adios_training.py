@@ -32,7 +32,7 @@ from baselines.adios import Adios, OcclusionGallery
 from baselines.adios_contrast import MocoContrast
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.training.checkpoint_files import checkpoints
+from repro.runs.step_files import checkpoints
 from repro.training.hooks import DivergenceError
 from repro.training.loading import TwoViews
 from repro.training.pretraining import open_data

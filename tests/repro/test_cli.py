@@ -33,8 +33,8 @@ from repro.backbones.checkpoint import read_checkpoint
 from repro.data.catalogue import DATASETS
 from repro.data.imagenet import class_list
 from repro.runs.folder import RunFolder
+from repro.runs.step_files import checkpoints
 from repro.scenes.dataset import Scenes
-from repro.training.checkpoint_files import checkpoints
 from repro.training.hooks import Heartbeat
 
 

@@ -176,7 +176,8 @@ def test_of_a_folder_that_is_a_link_what_the_run_wrote_goes(
     sweep.folder.checkpoints.symlink_to(scratch)
     (scratch / "step_00000002.pth").write_bytes(b"x" * 500)
     (scratch / "step_1.pth").rename(scratch / "notes.txt")
+    (scratch / "step_00000002-backup.pth").touch()  # a copy by hand
     assert leftovers(sweep.ledger, GONE)[0].size == 500
     assert salmask("clean", "table1").code == 0
     assert not sweep.folder.checkpoints.is_symlink()
-    assert [path.name for path in scratch.iterdir()] == ["notes.txt"]
+    assert {path.name for path in scratch.iterdir()} == {"notes.txt", "step_00000002-backup.pth"}

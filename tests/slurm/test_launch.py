@@ -17,8 +17,8 @@ from baselines import resolve
 from repro.errors import UserError
 from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
+from repro.runs.step_files import checkpoints
 from repro.runs.stopping import STOP, Stop
-from repro.training.checkpoint_files import checkpoints
 from slurm.jobs.calls import read_call, write_calls
 from slurm.jobs.job import Call, go_back, preempted
 from slurm.jobs.orders import write_order

@@ -24,7 +24,7 @@ from repro.backbones.backbone import save_backbone
 from repro.contrastive.encoders import build_encoder
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
-from repro.training.checkpoint_files import checkpoints
+from repro.runs.step_files import checkpoints
 from repro.training.loading import TwoViews
 from repro.training.pretraining import build_training, open_data, plan_batches
 from repro.training.runner import Training

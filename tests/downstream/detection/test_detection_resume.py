@@ -28,8 +28,8 @@ from downstream.detection.training import train
 from downstream.detection.trial import Trial
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
+from repro.runs.step_files import checkpoints
 from repro.runs.stopping import STOP
-from repro.training.checkpoint_files import checkpoints
 from repro.training.hooks import DivergenceError
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_holds_no_trained_detector_is_one_line(voc_root: Path, tmp_p
             torch.save(content, path)
         with pytest.raises(UserError, match=re.escape(said)) as refused:
             restore(trial, model, optimizer, scheduler)
-        assert refused.value.mend == "remove it: the training goes on from the one before"
+        assert refused.value.mend == "remove it: the training begins anew"
         with pytest.raises(UserError, match=re.escape(said)) as refused:
             load_trained(trial, model)
         assert refused.value.mend == "remove it: the detector is trained again"

@@ -24,8 +24,8 @@ from repro.errors import UserError
 from repro.progress import ProgressBars
 from repro.runs.detection import COCO, VOC
 from repro.runs.folder import RunFolder
+from repro.runs.step_files import checkpoints
 from repro.scenes.dataset import Scenes
-from repro.training.checkpoint_files import checkpoints
 from repro.training.hooks import DivergenceError
 
 

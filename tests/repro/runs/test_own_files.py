@@ -21,7 +21,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.metrics import parse_row, read_metrics
 from repro.runs.schemas import ATTEMPT, STATUS, read_json
 from repro.runs.status import read_status
-from repro.training.checkpoint_files import checkpoints
+from repro.runs.step_files import checkpoints
 from repro.training.hooks import forget_after
 
 GOOD = {"state": "done", "task": "pretrain", "step": 3, "heartbeat": 1.5, "of a later version": 1}

@@ -14,7 +14,7 @@ from training_samples import CPU, make_training, newest, tiny
 
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.training.checkpoint_files import checkpoints
+from repro.runs.step_files import checkpoints
 from repro.training.checkpoint_writer import BackgroundWriter, copied_to_host
 from repro.training.hooks import MetricsFile
 

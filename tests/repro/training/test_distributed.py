@@ -41,8 +41,9 @@ from repro.errors import UserError
 from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
+from repro.runs.step_files import checkpoints
 from repro.runs.stopping import STOP
-from repro.training.checkpoint_files import checkpoints, newest_checkpoint, save_checkpoint
+from repro.training.checkpoint_files import newest_checkpoint, save_checkpoint
 from repro.training.hooks import DivergenceError, FiniteGuard, RuntimeInfo
 from repro.training.loading import EpochBatches
 from repro.training.pretraining import is_pretrained, pretrain

@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -33,7 +34,8 @@ from repro.errors import UserError
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, write_symptoms
-from repro.training.checkpoint_files import checkpoints, kept_checkpoint, save_checkpoint
+from repro.runs.step_files import checkpoint_file, checkpoints
+from repro.training.checkpoint_files import kept_checkpoint, refusing, save_checkpoint
 from repro.training.generators import generators, set_generators
 from repro.training.hooks import Heartbeat, forget_after
 
@@ -99,7 +101,7 @@ def test_a_torn_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
     with caplog.at_level(logging.INFO, "salmask"):
         resume(folder)
     assert "step_00000005.pth cannot be read" in caplog.text
-    assert "falling back to the one before" in caplog.text
+    assert "; falling back to step_00000004.pth" in caplog.text
     assert "resumed from step_00000004.pth at step 4" in caplog.text
     assert_same_training(folder.checkpoints, undisturbed.checkpoints)
 
@@ -125,6 +127,53 @@ def test_when_every_checkpoint_is_torn_one_line_says_what_to_do(tmp_path: Path) 
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read; mend: delete the folder") as caught:
         resume(folder)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_where_every_checkpoint_is_torn_none_is_promised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "step_00000006.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read; mend: delete the folder to start anew"):
+        resume(folder)
+    assert "step_00000006.pth cannot be read" in caplog.text
+    assert "falling back" not in caplog.text
+
+
+def test_what_follows_the_removal_of_a_checkpoint_is_told_as_it_is(tmp_path: Path) -> None:
+    """The one before was promised where there was none, or none that can be read."""
+
+    def mend(step: int) -> str:
+        with pytest.raises(UserError) as caught, refusing(checkpoint_file(tmp_path, step)):
+            raise UserError("its field 'step' is missing", mend="remove it")
+        assert caught.value.what == "its field 'step' is missing"
+        return caught.value.mend
+
+    save_checkpoint(tmp_path, 5, {})
+    assert mend(5) == "remove it: the training begins anew"
+    save_checkpoint(tmp_path, 6, {})
+    assert mend(6) == "remove it: the training takes step_00000005.pth then"
+    checkpoint_file(tmp_path, 6).write_bytes(b"")  # a newer one that is torn was passed over
+    assert mend(5) == f"delete {tmp_path}: the training begins anew"
+
+
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        ("its field 'format' ", {"format": 2}),
+        ("its step 5 of epoch 1 is none of this training's 6 steps", {"epoch": 1}),
+        ("weights that are not finite: ", {"model": {"weight": torch.full((2,), torch.nan)}}),
+        ("cannot be read", {"generators": [{}]}),
+        ("cannot be read", {"window": {"loss": "x"}}),
+    ],
+)
+def test_a_checkpoint_that_is_refused_gives_way_once_it_is_removed(
+    interrupted: RunFolder, tmp_path: Path, what: str, changes: dict[str, Any]
+) -> None:
+    folder = copied(interrupted, tmp_path / "run")
+    path = checkpoint_file(folder.checkpoints, 5)
+    save_checkpoint(folder.checkpoints, 5, {**read_checkpoint(path), **changes})
+    with pytest.raises(UserError, match=f"{re.escape(what)}.*; mend: remove it: the training takes step_0{{7}}4.pth"):
+        resume(folder)
 
 
 def test_the_last_two_checkpoints_are_kept_and_no_temporary(

@@ -25,7 +25,7 @@ from training_samples import (
 
 from repro.backbones.checkpoint import read_checkpoint
 from repro.runs.folder import RunFolder
-from repro.training.checkpoint_files import checkpoints
+from repro.runs.step_files import checkpoints
 
 
 def torchrun(out: Path, settings: Sequence[str]) -> subprocess.CompletedProcess[str]:

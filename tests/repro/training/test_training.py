@@ -31,7 +31,7 @@ from repro.errors import UserError
 from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
-from repro.training.checkpoint_files import checkpoints
+from repro.runs.step_files import checkpoints
 from repro.training.gallery import draw_gallery
 from repro.training.hooks import DivergenceError, RuntimeInfo
 from repro.training.learner import build_view_maker
