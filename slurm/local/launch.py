@@ -7,24 +7,23 @@ stands in the ledger as an intent, which counts as queued as long as a launcher 
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from rich.progress import TaskID
 from rich.text import Text
 
-from repro.cores import idle_cores, usable_cores
 from repro.errors import UserError
 from repro.files import is_of_a_full_disk, mend_of_place, why_unwritable
 from repro.progress import ProgressBars
-from repro.quantities import counted
 from repro.runs.resource_usage import usage_of, words
 from repro.terminal import Console
 from slurm.jobs.calls import refuse_foreign_sweep
 from slurm.jobs.job import Call
 from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program
+from slurm.local.cores import cpu_environment
 from slurm.local.endings import reason_of
 from slurm.local.processes import POLL_SECONDS, LocalJob, call_and_look, ended_on_exit, free_devices, start
 from slurm.local.slurms_share import SlurmsShare
@@ -36,7 +35,7 @@ from slurm.profiles.profile import Cluster
 from slurm.submission.adoption import adopt_local
 from slurm.submission.batches import submission_name
 from slurm.submission.handover import NOT_STARTED, Outcome, ledger_entry, prepare_call
-from slurm.submission.sbatch import KEEP_MEMORY
+from slurm.sweep_folder.launch_lock import BusySweepError, between_launches
 from slurm.sweep_folder.ledger import LOCAL_LOCK, Key, Ledger, Submission
 from slurm.sweep_folder.local_lock import minding, starting
 
@@ -91,25 +90,6 @@ def launch_here(
         return _Here(graph, finished, cluster, program, parallel, gpus, console).run()
 
 
-def cpu_environment(processes: int, console: Console) -> dict[str, str]:
-    """Returns the variables for processes that share the idle cores out; the user's own take precedence.
-
-    Args:
-        processes: How many run at a time; 0: none will.
-        console: Is told where other processes leave fewer threads to each of ours.
-    """
-    if "OMP_NUM_THREADS" in os.environ:
-        return KEEP_MEMORY
-    cores = usable_cores()
-    # What is busy now may be idle later, but too few threads cost a part of the time, and too many a multiple of it.
-    idle = idle_cores() if processes else cores
-    threads, most = (max(1, number // max(1, processes)) for number in (idle, cores))
-    if threads < most:
-        share = f"{counted(threads, 'thread')} a process, and not {most}"
-        console.print(f"{cores - idle} of {cores} cores are busy: {share}", soft_wrap=True)
-    return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
-
-
 def _most_at_once(graph: Graph, finished: Collection[Key]) -> int:
     """Returns how many of the missing jobs can run at a time: a pretraining never does beside what builds on it."""
     missing = [job for job in graph.jobs if graph.key(job) not in finished]
@@ -135,12 +115,12 @@ class _Here:
         self.parallel = 1 if cluster.executor == "debug" else parallel
         self.gpus, self.console = gpus, console
         self.awaited: list[Job] = []
+        self.is_told_of_launch = False
         self.ledger = Ledger(graph.sweep_folder)
         self.cancels = len(self.ledger.taken_back())  # those that come from now on are heeded
         self.outcome = Outcome(skipped=[job for job in graph.jobs if graph.key(job) in finished])
         self.waiting = [job for job in graph.jobs if graph.key(job) not in finished]
         self.slurms_share = SlurmsShare(self.ledger, console)
-        self._leave_to_slurm(self.slurms_share.look(map(graph.key, self.waiting)))
         self.running: list[tuple[Job, LocalJob]] = []
 
     def run(self) -> Outcome:
@@ -174,7 +154,13 @@ class _Here:
         These are begun only once other launchers of the sweep may look again: they take as long as they take.
         """
         here: list[tuple[Job, Call]] = []
-        with starting(self.graph.sweep_folder):
+        with ExitStack() as stack:
+            stack.enter_context(starting(self.graph.sweep_folder))
+            try:
+                stack.enter_context(between_launches(self.graph.sweep_folder, wait=0.0))
+            except BusySweepError as error:  # what runs here is minded meanwhile
+                self._wait_for_launch(error)
+                return []
             for job, gpus in self._startable():
                 self.waiting.remove(job)
                 where = f" on GPU {', '.join(gpus)}" if gpus else ""
@@ -215,6 +201,11 @@ class _Here:
 
     def _queue_up(self) -> None:
         """Writes down what waits for its turn, so that `salmask status` shows it, and `salmask cancel` takes it out."""
+        with between_launches(self.graph.sweep_folder):
+            self._leave_to_slurm(self.slurms_share.look(map(self.graph.key, self.waiting)))
+            self._write_down_what_waits()
+
+    def _write_down_what_waits(self) -> None:
         with starting(self.graph.sweep_folder):
             adopt_local(self.ledger)
         newest = self.ledger.newest()
@@ -282,6 +273,12 @@ class _Here:
         if job not in self.awaited:
             self.awaited.append(job)
             self._say(Text("waiting", "bold"), f"{job.name} runs elsewhere  ({job.folder.path})")
+
+    def _wait_for_launch(self, busy: BusySweepError) -> None:
+        """Says once that a launch with Slurm is at work, which may take what waits here."""
+        if not self.is_told_of_launch:
+            self.is_told_of_launch = True
+            self._say(Text("waiting", "bold"), busy.what)
 
     def _of_others(self) -> list[Submission]:
         """Returns the jobs of the sweep that run here and are not this launch's: another's, or of one that was killed.

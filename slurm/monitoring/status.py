@@ -18,6 +18,7 @@ from repro.presence import exists
 from repro.runs.detection import DETECTION_TASKS
 from repro.runs.evaluation import HEADLINES, Evaluation, is_complete, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
+from repro.runs.lock import STALE_SECONDS
 from repro.runs.metrics import parse_metrics
 from repro.runs.records import Result
 from repro.runs.run_name import RunName
@@ -195,7 +196,14 @@ def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSna
     """
     folder, task = key
     status, _ = status_of(RunFolder(sweep / folder), task)
+    if sent is not None and (status is None or before(status, sent)) and _has_just_begun_elsewhere(sent, queue, now):
+        return True
     return status is not None and judge(sweep, key, status, sent, queue, now)[0] is State.running
+
+
+def _has_just_begun_elsewhere(sent: Submission, queue: QueueSnapshot, now: float) -> bool:
+    """Returns whether a launcher on another machine began a job so lately that it need not have said anything yet."""
+    return sent.executor != "slurm" and queue.live(sent) is None and abs(now - sent.written_at) < STALE_SECONDS
 
 
 @dataclass(frozen=True)

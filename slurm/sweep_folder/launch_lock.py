@@ -12,6 +12,8 @@ from slurm.sweep_folder.signed_lock import signed_lock, until_free
 LAUNCHING_SECONDS = 600.0
 """How long a launch waits for another one of the same sweep to be through; sbatch may take seconds for each batch."""
 POLL_SECONDS = 0.2
+SBATCH_LOCK = ".sbatch.lock"
+"""Held in a sweep's folder by a launch with Slurm, and by each sbatch of its, also one that outlives it."""
 
 
 class BusySweepError(UserError):
@@ -36,7 +38,7 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
         BusySweepError: Another launch does not end.
         UserError: The folder cannot be written to.
     """
-    of_launch, of_sbatch = sweep_folder / ".launch.lock", sweep_folder / ".sbatch.lock"
+    of_launch, of_sbatch = sweep_folder / ".launch.lock", sweep_folder / SBATCH_LOCK
 
     def busy() -> BusySweepError:
         what = f"another launch of {sweep_folder} is still submitting"
@@ -57,3 +59,27 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
         signed_lock(of_sbatch, wait=wait, every=POLL_SECONDS, taken=sbatch_is_busy) as descriptor,
     ):
         yield descriptor
+
+
+@contextmanager
+def between_launches(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator[None]:
+    """Keeps launches with Slurm out for a moment in which a launcher looks at the sweep, or starts jobs of its own.
+
+    What a launch with Slurm hands over stands in the queue by then, with its ids in the ledger; and what is started
+    within the block, the next one finds.
+
+    Args:
+        sweep_folder: The sweep's folder, which is there.
+        wait: Seconds to wait for it; a wait is told.
+
+    Raises:
+        BusySweepError: Such a launch, or an sbatch of it, does not end in that time.
+        UserError: The folder cannot be written to.
+    """
+    lock = sweep_folder / SBATCH_LOCK
+
+    def busy() -> BusySweepError:
+        return BusySweepError(f"another launch of {sweep_folder} is still submitting", mend=until_free(lock))
+
+    with signed_lock(lock, wait=wait, every=POLL_SECONDS, taken=busy):
+        yield

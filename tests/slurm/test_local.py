@@ -350,8 +350,8 @@ def test_words_that_are_no_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_other_processes_use_is_not_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads beyond the idle cores would spin while they wait for each other."""
-    monkeypatch.setattr(local, "usable_cores", lambda: 16)
-    monkeypatch.setattr(local, "idle_cores", lambda: 5)
+    monkeypatch.setattr("slurm.local.cores.usable_cores", lambda: 16)
+    monkeypatch.setattr("slurm.local.cores.idle_cores", lambda: 5)
     monkeypatch.setattr(local._Here, "run", lambda here: Outcome(skipped=list(here.graph.jobs)))
     two = graph_of(tmp_path, 2)
     for given, threads, said in (
@@ -369,8 +369,8 @@ def test_jobs_share_the_cores_out_among_as_many_as_can_run_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not among as many as there may be: of eight at a time, of which two are missing, each has a half."""
-    monkeypatch.setattr(local, "usable_cores", lambda: 16)
-    monkeypatch.setattr(local, "idle_cores", lambda: 16)
+    monkeypatch.setattr("slurm.local.cores.usable_cores", lambda: 16)
+    monkeypatch.setattr("slurm.local.cores.idle_cores", lambda: 16)
     monkeypatch.setattr(local._Here, "run", lambda here: Outcome(skipped=list(here.graph.jobs)))
 
     def threads(graph: Graph, cluster: Cluster = HERE_CLUSTER, **options: Any) -> str:
