@@ -86,7 +86,7 @@ def in_lanes(
     """
     batches = list(batches)
     working = [batch for batch in batches if batch.task != REPORT]
-    if not throttle or not working:
+    if not throttle:
         return batches
     weights = Weights(planned)
     lanes = _live_lanes(live, throttle, weights)

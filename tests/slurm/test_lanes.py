@@ -18,7 +18,7 @@ from baselines import resolve
 from slurm.planning.sweep import Part, Sweep, expand
 from slurm.profiles.profile import Cluster, Resources
 from slurm.submission.batches import Batch
-from slurm.submission.lanes import EARLIER, behind, in_lanes, jobs_by_lane
+from slurm.submission.lanes import EARLIER, Weights, behind, in_lanes, jobs_by_lane
 from slurm.submission.launch import scripts
 from slurm.sweep_folder.ledger import Key, Submission
 
@@ -177,6 +177,22 @@ def test_there_are_as_many_lanes_as_end_soonest() -> None:
     # Whatever is not the first in its lane begins when the last pretraining was evaluated: here that costs more.
     placed = divided(4, 4, {"pretrain": 1000.0, **dict.fromkeys(TASKS, 600.0)})
     assert len({lane for lane, _ in placed.values()}) == 4
+
+
+def test_where_each_has_a_place_nothing_waits_for_its_turn() -> None:
+    """Also not a pretraining for another one."""
+    later = replace(one("pretrain", "m/b"), name="s-pretrain-3")
+    placed = in_lanes([one("pretrain", "m/a"), later, one("linear", "m/a", "m/b")], 4, [], {})
+    assert len({batch.lane for batch in placed}) == 3
+    assert [batch.at_a_time for batch in placed] == [1, 1, 2]
+    assert in_lanes([one("report", ".")], 4, [], {}) == [one("report", ".")]
+
+
+def test_what_nobody_timed_takes_as_long_as_the_mean_of_what_was() -> None:
+    weights = Weights({("m/a", "linear"): 100.0, ("m/b", "knn"): 300.0, ("m/a", "pretrain"): 7.0})
+    assert [weights.of_key(("m/c", task)) for task in ("linear", "pretrain")] == [200.0, 4000.0]
+    assert weights.of_key(("m/a", "pretrain")) == 7.0
+    assert Weights({}).of_key(("m/c", "pretrain")) == 20.0
 
 
 def entry(job: str, task: str = "pretrain", **more: object) -> Submission:

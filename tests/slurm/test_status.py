@@ -247,6 +247,20 @@ def test_what_a_person_took_out_of_the_queue_has_no_reason_to_wait_any_more(swee
     assert sweep.row(taken_out).note == "left the queue before it began again"
 
 
+def test_what_was_cancelled_while_it_ran_did_not_leave_the_queue_before_it_began(sweep: Sweep) -> None:
+    sweep.submitted()
+    ended = queue_of("CANCELLED", "RaisedSignal:15(Terminated)", start=-60, end=-1)
+    assert sweep.row(ended).note == "RaisedSignal:15(Terminated)"
+
+
+def test_what_slurm_refused_is_planned_and_says_why(sweep: Sweep) -> None:
+    entry = sweep.submitted(job="")
+    sweep.ledger.refused([entry], "Invalid qos specification")
+    row = sweep.row(GONE)
+    note = "Slurm did not take it: Invalid qos specification; mend: salmask sweep, with --feed"
+    assert (row.state, row.note) == (State.planned, note)
+
+
 def test_a_report_that_a_person_cancelled_before_it_began_blames_no_parent(sweep: Sweep) -> None:
     entry = sweep.submitted("report", "814", folder=".", run="", after=("812",))
     queue = queue_of("CANCELLED", "by 1000", job="814", name=entry.submission, start=None, end=-1)
