@@ -280,6 +280,14 @@ def test_what_left_a_forgetful_queue_before_it_began_was_cancelled_and_did_not_d
     assert sweep.row(SILENT).state is State.unknown
 
 
+def test_what_slurm_says_of_an_end_counts_also_where_nothing_was_printed(sweep: Sweep) -> None:
+    entry = sweep.submitted()
+    (sweep.ledger.logs / entry.submission).mkdir(parents=True)
+    assert sweep.row(GONE).state is State.cancelled  # Slurm makes the files of what a job prints before it begins
+    row = sweep.row(queue_of("NODE_FAIL", end=-2))
+    assert (row.state, row.note) == (State.died, "never said a word, Slurm says NODE_FAIL")
+
+
 def test_where_rank_0_only_lost_a_process_that_one_is_told(sweep: Sweep) -> None:
     log = sweep.submitted().log(sweep.place, "err")
     log.parent.mkdir(parents=True)
@@ -287,6 +295,9 @@ def test_where_rank_0_only_lost_a_process_that_one_is_told(sweep: Sweep) -> None
     sweep.says("failed", error="RuntimeError: Connection closed by peer")
     ended = queue_of("FAILED", "exit 1", end=-2)
     assert (sweep.row(ended).state, sweep.row(ended).note) == (State.failed, "rank 1 on n7 was killed")
+    sweep.says("failed", error="ValueError: no root")  # no other process is to blame
+    assert sweep.row(ended).note == "ValueError: no root"
+    sweep.says("failed", error="RuntimeError: Connection closed by peer")
     log.write_text("")
     assert sweep.row(ended).note == "RuntimeError: Connection closed by peer"
     assert sweep.row(ended, entry=False).note == "RuntimeError: Connection closed by peer"  # begun by hand: no log
