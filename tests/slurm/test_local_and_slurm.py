@@ -23,6 +23,7 @@ from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from slurm.local import launch as local
 from slurm.local import processes
+from slurm.local.slurms_share import SlurmsShare
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.planning.graph import Graph, Job, make_graph
 from slurm.profiles.profile import Cluster, Resources
@@ -242,6 +243,18 @@ def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
     slurm.says("squeue", f"812|{entry.submission}|RUNNING|None|1|2|n1|gpu|")
     assert [job for job, _ in here._startable()] == [graph.jobs[1]]
     assert (here.waiting, here.outcome.live) == ([graph.jobs[1]], [graph.jobs[0]])
+
+
+def test_of_what_slurm_refused_or_gave_back_it_is_not_asked(slurm: FakeSlurm, tmp_path: Path) -> None:
+    graph = graph_of(tmp_path / "sweep", 3)
+    ledger = Ledger(graph.sweep_folder)
+    declined, cancelled, superseded = (sent_to_slurm(graph, job) for job in graph.jobs)
+    ledger.refused([declined], "Invalid qos specification")
+    ledger.cancelled([cancelled])
+    ledger.superseded([superseded])
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+    assert SlurmsShare(ledger, Console(quiet=True)).look(map(graph.key, graph.jobs)) == set()
+    assert slurm.calls == []
 
 
 def test_a_silent_slurm_is_asked_once_in_a_while_for_all_that_went_to_it(

@@ -79,7 +79,7 @@ def test_on_a_full_disk_nobody_is_told_to_begin_anew_elsewhere(tmp_path: Path, m
         lambda: private_folder(tmp_path / "logs" / "s-1"),
         lambda: Ledger(tmp_path).take_back(""),
     ):
-        with pytest.raises(UserError, match="No space left on device; mend: free some space there"):
+        with pytest.raises(UserError, match=": No space left on device; mend: free some space there"):
             write()
 
 
