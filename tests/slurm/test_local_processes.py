@@ -77,3 +77,15 @@ def test_of_several_processes_one_that_was_interrupted_or_says_nothing_is_no_cau
     content |= {"state": "interrupted", "pid": int(process.id)}
     (job.folder.path / "status.json").write_text(json.dumps(content))
     assert reason_of(job, process) == "interrupted; the same command begins anew"
+
+
+def test_what_a_job_said_last_is_why_it_has_no_result(tmp_path: Path) -> None:
+    (job,) = graph_of(tmp_path / "sweep", 1).jobs
+    assert reason_of(job, None) == "it ended without a result"
+    job.folder.prepare(job.run)
+    job.folder.set_status("failed", error="no root")
+    assert reason_of(job, None) == "no root"
+    job.folder.set_status("failed", error="of an earlier attempt", pid=1)
+    assert reason_of(job, None) == "it ended without a result"
+    job.folder.set_status("interrupted")
+    assert reason_of(job, None) == "interrupted; the same command begins anew"
