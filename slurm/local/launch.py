@@ -250,7 +250,7 @@ class _Here:
         """Returns whether nobody else has a job or did it meanwhile; what waits no longer is noted."""
         key = self.graph.key(job)
         entry, sent = self.ledger.newest().get(key), self.ledger.newest_sent().get(key)
-        if entry is not None and entry.executor != "slurm" and LOCAL.live(entry):
+        if entry is not None and LOCAL.live(entry):
             return False  # another launcher started it: its end shows in the folder
         # All that waits here had an intent of this launch: one of Slurm's came since.
         if entry is not None and entry.executor == "slurm" and self._went_to_slurm(key):
