@@ -127,8 +127,8 @@ class RunFolder:
             return
         write_text(self.run_yaml, f"# run {run.id}\n{run.to_yaml()}")
 
-    def load(self, *unreadable: str) -> Run:
-        """Returns the run that this folder belongs to; another mend of a `run.yaml` that is `unreadable` may be given.
+    def load(self, unreadable: str = "") -> Run:
+        """Returns the run that this folder belongs to; `unreadable` is the mend as `repro.runs.reading.load` takes it.
 
         Raises:
             UserError: The folder is none of a run, or its `run.yaml` was edited into another run's.
@@ -137,7 +137,7 @@ class RunFolder:
             raise UserError(f"{self.path} is no run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID")
         from repro.runs.reading import load  # needs omegaconf, which `salmask status` should not wait for
 
-        run = load(self.run_yaml, *unreadable)
+        run = load(self.run_yaml, unreadable)
         # Whatever is in the folder was made by the run that was written there first. A number that is measured of it
         # must not go by the name of another.
         if written := sorted(self._ids_on_record() - {run.id}):

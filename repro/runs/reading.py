@@ -314,12 +314,12 @@ def command_settings(words: Iterable[str] | None, *, data: str = "", root: str =
     return nested(settings)
 
 
-def load(path: Path, unreadable: str = "put it back as it was written") -> Run:
+def load(path: Path, unreadable: str = "") -> Run:
     """Reads a run back from its `run.yaml`.
 
     Args:
         path: The file.
-        unreadable: The mend where it cannot be read.
+        unreadable: The mend where it cannot be read; empty: to put it back.
 
     Raises:
         UserError: The file is missing, broken, or was written by a version with other keys.
@@ -327,7 +327,7 @@ def load(path: Path, unreadable: str = "put it back as it was written") -> Run:
     try:
         settings = read_yaml(path)
     except UserError as error:  # a file of ours, which nobody is to write by hand
-        raise UserError(error.what, mend=unreadable) from error
+        raise UserError(error.what, mend=unreadable or "put it back as it was written") from error
     return build([settings], origin=str(path))
 
 
