@@ -78,6 +78,7 @@ _SYSTEM_MENDS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _ROOM),
     **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT), _HEALTH),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _OPEN_FILES),
+    errno.EFBIG: "raise `ulimit -f`, or name a place whose file system takes larger files",
     errno.ENAMETOOLONG: "a shorter name",
 }
 """What to do where the operating system fails by no fault of ours. Not of missing files: bugs look for those, too."""
@@ -94,6 +95,27 @@ def system_refusal(error: BaseException) -> str:
     reason = error.strerror or one_line(error)
     named = f"{visible_in_line(str(error.filename))}: " if error.filename else ""
     return with_mend(named + reason, _SYSTEM_MENDS[error.errno])
+
+
+def machines_error(error: BaseException | None) -> OSError | None:
+    """Returns the operating system's error from which another arose, where another place would be no help.
+
+    torch finds its archive incomplete where a write failed, and tells of that alone.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and _SYSTEM_MENDS.get(error.errno or 0, _ACCESS) not in (_ACCESS, _ROOM):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def system_mend(error: BaseException, otherwise: str) -> str:
+    """Returns what to do about an error that arose from the operating system's; `otherwise` for all others.
+
+    Of a place that is closed, or without room, whoever knows the place has more to say: `otherwise`, too.
+    """
+    cause = machines_error(error)
+    return _SYSTEM_MENDS[cause.errno or 0] if cause else otherwise
 
 
 LONGEST_LIST = 20

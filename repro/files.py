@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from repro.errors import UserError, one_line
+from repro.errors import UserError, machines_error, one_line, system_mend
 from repro.file_locks import locked
 from repro.presence import exists, is_file, is_folder, is_odd
 from repro.quantities import size_text
@@ -100,7 +100,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        # To be read as well: into a file that can be written to alone numpy writes by itself, and where that fails it
+        # tells neither that the disk is full nor any other reason.
+        with os.fdopen(descriptor, "w+b") as file:
             write(file)
             # Content before name: a file system may make the new name durable first, and a power cut between the two
             # would leave an empty file in the place of the old one.
@@ -118,8 +120,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         if is_of_a_full_disk(error):
             raise _full_disk(path, write) from error
         # The error's own text names the temporary file, with a number in front.
-        reason = why_unwritable(path.parent, error) if isinstance(error, OSError) else one_line(error)
-        mend = "check that its folder is one, and can be written to"
+        cause = machines_error(error) or error
+        reason = why_unwritable(path.parent, cause) if isinstance(cause, OSError) else one_line(error)
+        mend = system_mend(error, "check that its folder is one, and can be written to")
         raise UserError(f"cannot write {path}: {reason}", mend=mend) from error
     except BaseException:  # an interruption too must leave no temporary file
         _discard(temporary)
@@ -140,7 +143,7 @@ def is_of_a_full_disk(error: BaseException | None) -> bool:
 
 def mend_of_place(error: OSError, otherwise: str = "choose another --out") -> str:
     """Returns what to do where a folder cannot be written to: for want of room nobody is to begin anew elsewhere."""
-    return "free some space there" if is_of_a_full_disk(error) else otherwise
+    return "free some space there" if is_of_a_full_disk(error) else system_mend(error, otherwise)
 
 
 def why_unwritable(folder: Path, error: OSError) -> str:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from repro.errors import UserError
+from repro.errors import UserError, system_mend
 from repro.file_locks import locked
 from repro.files import folder_size, full_disk_reason, is_of_a_full_disk, sync_folder, why_unwritable
 from repro.quantities import size_text
@@ -67,7 +67,7 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
             # What it was to be made from; neither the folder nor its place is to blame.
             mend = "see whether it is still there and can be read, and repeat"
             raise UserError(f"{error.filename}: {reason}, so that {target} was not written", mend=mend) from error
-        mend = "name a folder that can be written to"
+        mend = system_mend(error, "name a folder that can be written to")
         raise UserError(f"cannot write {target}: {reason}", mend=mend) from error
     finally:
         if temporary:  # after the rename there is nothing of this name any more

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from multiprocessing import active_children, util
 from types import FrameType
 
-from repro.errors import UserError
+from repro.errors import UserError, one_line, system_mend
 
 LONGEST_WAIT = 1800
 """Seconds for one batch, after which no worker is waited for any more; the slowest of file systems answers earlier."""
@@ -24,6 +24,8 @@ _LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 _DEATH = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: ([^.]+)\.|exited unexpectedly)")
 _TIMED_OUT = re.compile(r"DataLoader timed out after (\d+) seconds")
+_NOT_SHARED = re.compile(r"unable to .*<.*torch_.*>.*: (.+?) \((\d+)\)")
+"""What torch says where a worker cannot lay a batch into shared memory: the reason, and its number."""
 _NOTICE_SECONDS = 1.0
 _LAST_SECONDS = 30
 """How long a worker lives on after TERM; longer than the main process may take (`repro.runs.stopping`)."""
@@ -89,6 +91,10 @@ def deaths_told() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
+        if unshared := _NOT_SHARED.search(one_line(error)):
+            what = f"a decoding process cannot put a batch into shared memory (/dev/shm): {unshared[1]}"
+            mend = system_mend(OSError(int(unshared[2]), unshared[1]), "enlarge it, or fewer machine.workers")
+            raise UserError(what, mend=f"{mend}; {_GO_ON}") from error
         try:
             told = _told(error)
         except RuntimeError as signalled:  # torch's handler: the kernel tells of the death while this is looked into

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from repro.data.errors import PathError, reason_of
-from repro.errors import UserError
+from repro.errors import UserError, system_mend
 from repro.files import is_of_a_full_disk, sync_folder
 from repro.paths import expanded
 from repro.presence import exists, is_file, is_folder
@@ -335,5 +335,5 @@ def blaming(source: Path | str, folder: Path, remaining: int = 0) -> Iterator[No
                 folder, f"the disk is full: {amount}", mend="make room and repeat (what is finished is kept)"
             ) from error
         raise UserError(
-            f"{error.filename or source}: {reason_of(error)}", mend="make it accessible and repeat"
+            f"{error.filename or source}: {reason_of(error)}", mend=system_mend(error, "make it accessible and repeat")
         ) from error

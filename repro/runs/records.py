@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from repro.errors import UserError
+from repro.errors import UserError, system_mend
 from repro.files import append_lines, read_regular
 from repro.quantities import counted
 
@@ -133,7 +133,7 @@ def append(path: Path, results: Sequence[Result]) -> None:
     try:
         append_lines(path, payload)
     except OSError as error:
-        mend = "see to the disk's space and the folder's permissions, and evaluate again"
+        mend = system_mend(error, "see to the disk's space and the folder's permissions, and evaluate again")
         raise UserError(f"cannot add results to {path}: {error.strerror}; nothing was added", mend=mend) from error
 
 

@@ -14,7 +14,7 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor
 
 from repro.distributed import gather, mean_of_ranks, world_size
-from repro.errors import UserError, one_line, with_mend
+from repro.errors import UserError, one_line, system_mend, with_mend
 from repro.files import read_regular, reading, write_atomically
 from repro.presence import exists
 from repro.runs.folder import RunFolder
@@ -320,7 +320,7 @@ def append_metrics(path: Path, row: Mapping[str, float]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
-        mend = "free some space, then the same command goes on"
+        mend = f"{system_mend(error, 'free some space')}, then the same command goes on"
         raise UserError(f"cannot write {path}: {error.strerror or one_line(error)}", mend=mend) from error
 
 
