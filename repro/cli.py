@@ -281,7 +281,10 @@ COMMANDS = {
     "bench": LazyCommand("Measure speed, growth of cost and errors of tests.", _bench, group=True, panel=MACHINE),
 }
 
-TRAINERS = ("pretrain", "sweep", "eval", "probe", "retry")
+RESUMABLE = (
+    *("pretrain", "sweep", "eval", "probe", "retry"),
+    *("data prepare", "data cache", "data saliency"),
+)
 """The commands that go on when they are interrupted and called again."""
 
 HELP = """Saliency-guided masking for contrastive learning: train, evaluate, and get the paper's tables back.
@@ -322,7 +325,7 @@ app = lazy_app(COMMANDS, help=HELP, callback=_begin)
 
 def main() -> None:
     """Runs the command, and ends the process as `HELP` says."""
-    carry_out(app, settings_named=_settings_named, resumable=TRAINERS)
+    carry_out(app, settings_named=_settings_named, resumable=RESUMABLE)
 
 
 if __name__ == "__main__":

@@ -70,8 +70,9 @@ def _carry_out(
     except Exception as error:  # whatever it is, nobody at a terminal is helped by its traceback; who mends it, is
         _end_unforeseen(error)
     if status == INTERRUPTED:  # what typer answers to Ctrl-C
-        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-        afterwards = f"; the same command {STOP.afterwards or 'goes on'}" if command in resumable else ""
+        words = [word for word in sys.argv[1:] if not word.startswith("-")]
+        goes_on = any(" ".join(words[:count]) in resumable for count in (1, 2))
+        afterwards = f"; the same command {STOP.afterwards or 'goes on'}" if goes_on else ""
         _end(f"salmask: interrupted{afterwards}", INTERRUPTED)
     if status:
         sys.exit(status)

@@ -34,6 +34,7 @@ from repro.data.catalogue import DATASETS
 from repro.data.imagenet import class_list
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
+from repro.runs.stopping import STOP
 from repro.scenes.dataset import Scenes
 from repro.training.hooks import Heartbeat
 
@@ -376,6 +377,18 @@ def test_ctrl_c_promises_no_checkpoint_where_there_is_none(tmp_path: Path, monke
     monkeypatch.setattr("repro.data.annotations.scenes_export.write_voc", press)
     ended = salmask("data", "export-scenes", "--as", "voc", "--out", str(tmp_path / "out"))
     assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted"])
+
+
+def test_ctrl_c_promises_that_what_is_decoded_is_not_decoded_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the line promises nothing, the pages say, the command begins anew."""
+
+    def press(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("repro.data.commands.cache_images", press)
+    monkeypatch.setattr(STOP, "afterwards", "")  # what a training of this process left
+    ended = salmask("data", "cache", "scenes", "--to", str(out))
+    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted; the same command goes on"])
 
 
 def test_scenes_of_the_tiny_runs_are_what_their_settings_say() -> None:
