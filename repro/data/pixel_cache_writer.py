@@ -118,6 +118,8 @@ def cache_images(
     # Without the lock, as a whole cache may be another user's, in a folder that is only read here.
     is_whole = is_folder(target)
     damaged = damaged_chunks(target, workers) if is_whole and check else []
+    if damaged:  # told first: whoever may only read the folder cannot mend it, and is to know
+        say(f"{target}: {len(damaged)} of its parts are damaged ({CHUNK} images each); they are decoded again")
     chunks = [] if is_whole and not damaged else _write_or_repair(images, side, target, workers, damaged, say)
     cached = CachedImages(target)
     return {

@@ -121,3 +121,20 @@ def test_a_repair_reads_again_what_was_damaged_alone(
     assert mend(say=lambda _: None)["decoded"] == 2
     assert looked == [None, [0]]
     assert mend(say=lambda _: None)["decoded"] == 0
+
+
+def test_whoever_may_not_mend_a_damaged_cache_is_told_that_it_is(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's was said to be closed, and nothing else."""
+
+    def closed(*_: Any, **__: Any) -> None:
+        raise UserError("cannot write to it")
+
+    cache, said = cached(images, tmp_path / "caches"), list[str]()
+    with (cache.folder / PIXELS).open("r+b") as file:
+        file.write(bytes([file.read(1)[0] ^ 4]))
+    monkeypatch.setattr(pixel_cache_writer, "writing", closed)
+    with pytest.raises(UserError, match="cannot write to it"):
+        cache_images(images, "folder", "train", 32, tmp_path / "caches", workers=1, check=True, say=said.append)
+    assert said == [f"{cache.folder}: 1 of its parts are damaged (2 images each); they are decoded again"]
