@@ -45,7 +45,7 @@ def data_saliency(
     """
     from repro.distributed import initialise
     from repro.saliency.image_maps import load_maps
-    from repro.saliency.map_file import map_path
+    from repro.saliency.map_file import MapFile, map_path
     from repro.saliency.sources import map_source
     from repro.training.pretraining import open_data
 
@@ -68,6 +68,14 @@ def data_saliency(
     device = initialise(run.machine.device)
     with deaths_told():
         maps = load_maps(source, images, device, workers=run.machine.workers)
+    if exists(path):
+        # Where the disk was full, or the file another user's, they were kept in memory, as the log has told.
+        file = MapFile(path, len(images), source.grid)
+        if missing := sum(not file.is_whole(chunk) for chunk in range(file.chunks)):
+            what = f"{path}: {missing} of its {file.chunks} parts could not be written"
+            raise UserError(
+                what, mend="see to the disk's space and the file's permissions, and repeat: the others stay"
+            )
     report(
         as_json,
         {

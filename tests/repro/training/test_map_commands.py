@@ -1,0 +1,34 @@
+"""`salmask data saliency`: where the maps cannot all be kept, it is no success."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from training_samples import salmask, words
+
+from repro.saliency import map_file
+
+pytestmark = pytest.mark.usefixtures("own_maps")
+
+SETTINGS = [word for word in words({"localizer.image_side": 128}) if not word.startswith("data.dataset")]
+
+
+def test_maps_that_did_not_go_onto_the_disk_are_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were kept in the memory of a process that ended; the file was named as if they were in it."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(map_file, "write_at", full)
+        ended = salmask("data", "saliency", "scenes", *SETTINGS)
+    assert ended.code == 2
+    (path,) = (tmp_path / "cache").rglob("*.f16")
+    assert ended.err.splitlines()[1:] == [
+        f"salmask: {path}: 1 of its 1 parts could not be written; mend: see to the disk's space and the file's "
+        "permissions, and repeat: the others stay"
+    ]
+    ended = salmask("data", "saliency", "scenes", *SETTINGS)
+    assert ended.code == 0
+    assert f"file: {path}\n" in ended.out
