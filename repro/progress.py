@@ -112,7 +112,8 @@ class ProgressBars(Progress):
         if task.finished:
             # `pop`: a task that is told of once more has ended but once.
             was_told = self._next_line.pop(task.id, None) is not None
-            if (was_told and not self._draws) or task.fields.pop("summary", False):
+            has_summary = task.fields.pop("summary", False)
+            if (was_told and not self._draws) or has_summary:
                 self._print(task)
         if self._draws:
             now = self.get_time()

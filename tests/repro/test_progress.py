@@ -72,6 +72,13 @@ def test_what_is_short_leaves_no_line_but_a_training() -> None:
     pipe = Pipe()
     assert work(pipe, 9, summary=True) == [9]
     assert pipe.lines == ["pretrain: 18 steps, 2.0/s, took 00:09, loss 6.25"]
+    with pipe.bars() as bars:  # told of twice at its end, as of what another process did meanwhile
+        task = bars.add_task("saliency", total=2, summary=True)
+        pipe.now = 100.0
+        bars.update(task, completed=1)
+        bars.update(task, completed=2)
+        bars.update(task, completed=2)
+    assert [line for line in pipe.lines if "took" in line][1:] == ["saliency: 2, took 01:31"]
     silent = Pipe()
     with silent.bars(shown=False) as bars:  # as on the other ranks
         task = bars.add_task("pretrain", total=2, summary=True)
