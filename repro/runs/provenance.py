@@ -1,13 +1,19 @@
 """Where a number comes from: the code, its commit, the packages and the time."""
 
+import base64
+import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+
+from repro.paths import OWN_PACKAGES
 
 log = logging.getLogger("salmask")
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "pillow", "pandas", "submitit")
@@ -24,13 +30,13 @@ class CodeState:
     """The state of the code."""
 
     commit: str
-    """The full hash; `unknown` outside a git checkout, and in that of another project."""
+    """The full hash; `unknown` outside a git checkout, in that of another project, and of other installations."""
     dirty: bool
-    """Whether tracked files differed from the commit."""
+    """Whether tracked files, or those installed, differed from the commit."""
 
 
 def source() -> CodeState:
-    """Returns the commit of the code that runs and whether it was edited since; `unknown` outside a git checkout."""
+    """Returns the commit of the code that runs and whether it was edited since; `unknown` where nobody knows it."""
     package = Path(__file__).resolve().parent
     snapshot = package.parents[1] / SNAPSHOT
     if snapshot.exists():  # before git is asked: a copy may lie within a checkout that has moved on
@@ -43,6 +49,8 @@ def source() -> CodeState:
         edits = git(package, "status", "--porcelain", "--untracked-files=no")
         return CodeState(git(package, "rev-parse", "HEAD"), bool(edits))
     except (OSError, subprocess.CalledProcessError) as error:  # no git on this machine, or no checkout
+        if (state := installed()) is not None:
+            return state
         if "dubious ownership" in (getattr(error, "stderr", None) or ""):
             log.warning(
                 "git does not tell the commit of %s, which belongs to somebody else, and 'unknown' is recorded; "
@@ -51,6 +59,49 @@ def source() -> CodeState:
                 package.parents[1],
             )
         return CodeState("unknown", False)
+
+
+def installed() -> CodeState | None:
+    """Returns the commit that this code was fetched at, as installers keep it on record (PEP 610), and of its edits.
+
+    None of a checkout, and where the code came as an archive or from a package index, which tell no commit.
+    """
+    root = Path(__file__).resolve().parents[2]
+    try:
+        distribution = metadata.distribution("salmask")
+        read = distribution.read_text  # as UTF-8, on every machine
+        commit = json.loads(read("direct_url.json") or "{}")["vcs_info"]["commit_id"]
+        # Python may have found another copy than the one that was installed.
+        is_this = Path(str(distribution.locate_file(""))).resolve() == root
+        if is_this and re.fullmatch(r"[0-9a-f]{40,64}", str(commit)):
+            return CodeState(commit, _differs(root, distribution.files or ()))
+    except (metadata.PackageNotFoundError, OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _differs(root: Path, installed_files: Iterable[metadata.PackagePath]) -> bool:
+    """Returns whether files of our packages below `root` are others than an installer has on record, more, or fewer."""
+    hashes = {
+        str(file): file.hash
+        for file in installed_files
+        if file.parts[0] in OWN_PACKAGES and "__pycache__" not in file.parts
+    }
+    here = {
+        path.relative_to(root).as_posix()
+        for package in OWN_PACKAGES
+        for path in (root / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    return here != hashes.keys() or any(
+        entry is not None and _digest(root / name, entry.mode) != entry.value for name, entry in hashes.items()
+    )
+
+
+def _digest(file: Path, algorithm: str) -> str:
+    """Returns the digest of a file in the form that installers record it in."""
+    digest = hashlib.new(algorithm, file.read_bytes()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def git(folder: Path, *words: str, patience: float | None = None) -> str:

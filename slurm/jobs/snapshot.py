@@ -20,7 +20,7 @@ from repro.files import write_atomically
 from repro.new_folders import new_folder
 from repro.paths import CODE_ROOT, OWN_PACKAGES
 from repro.quantities import counted
-from repro.runs.provenance import SNAPSHOT, git_environment
+from repro.runs.provenance import SNAPSHOT, CodeState, git_environment, installed
 
 CODE = "code"
 
@@ -46,11 +46,13 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
         words = ("status", "--porcelain", "--untracked-files=normal")  # whatever the user's settings are
         edits = _git(tree, *words, "--", *OWN_PACKAGES).decode().splitlines()
     except (OSError, UserError) as error:  # no git on this machine, no checkout, or one that git does not trust
+        if tree == CODE_ROOT and (state := installed()) is not None and (allow_dirty or not state.dirty):
+            return _copy_packages(tree, sweep_folder, state)
         if not allow_dirty:
             why = error.what if isinstance(error, UserError) else f"git: {one_line(error)}"
             mend = "install from a clone, or do what git says; --allow-dirty copies the packages as they are"
             raise UserError(f"the commit that jobs run could not be told: {why}", mend=mend) from error
-        return _copy_packages(tree, sweep_folder)
+        return _copy_packages(tree, sweep_folder, CodeState("unknown", dirty=True))
     if not edits:
         return _unpacked(sweep_folder, commit[:12], commit, _archive(tree, commit), dirty=False)
     if not allow_dirty:
@@ -139,7 +141,7 @@ def _refuse_other_code(target: Path, expected: Mapping[str, bytes], was: str) ->
             raise UserError(f"{path} is not as it was {was}, so what jobs run could be anybody's", mend=mend)
 
 
-def _copy_packages(tree: Path, sweep_folder: Path) -> Path:
+def _copy_packages(tree: Path, sweep_folder: Path, state: CodeState) -> Path:
     """Copies an installation without git, under a name made from its files: tables and settings are among them."""
     files = {
         str(path.relative_to(tree)): path.read_bytes()
@@ -151,7 +153,7 @@ def _copy_packages(tree: Path, sweep_folder: Path) -> Path:
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
-    target = sweep_folder / CODE / f"unknown-{digest.hexdigest()[:12]}"
+    target = sweep_folder / CODE / f"{state.commit[:12]}-{digest.hexdigest()[:12]}"
     if target.exists():
         _refuse_other_code(target, files, "copied")
     else:
@@ -160,7 +162,7 @@ def _copy_packages(tree: Path, sweep_folder: Path) -> Path:
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            _mark(folder, "unknown", dirty=True)
+            _mark(folder, state.commit, dirty=state.dirty)
     return target.resolve()
 
 
