@@ -15,7 +15,7 @@ from downstream.measurement import ACCURACIES, Measurement, Target, as_results
 from downstream.partitions import scored_images
 from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.data.roots import root_of
-from repro.distributed import barrier, decided_by_first, rank
+from repro.distributed import decided_by_first
 from repro.errors import UserError
 from repro.named_code import imported, require_callable
 from repro.presence import exists
@@ -192,16 +192,17 @@ def _measure(
     """Measures on every rank, as trainings and features are shared by all; the rows of rank 0 are appended."""
     started, clock = now(), time.monotonic()
     measurements = task.measure(run, folder, target, device)
-    if rank() == 0:
+
+    def record() -> list[Result]:
         _require_sound(f"{TASKS[evaluation.task]}: measure", measurements)
-    rows = as_results(
-        measurements, run, folder, evaluation, device=device, started=started, duration_s=time.monotonic() - clock
-    )
-    if rank() == 0:
+        seconds = time.monotonic() - clock
+        rows = as_results(measurements, run, folder, evaluation, device=device, started=started, duration_s=seconds)
         _require_found_again(run, evaluation, rows)
         append(folder.results, rows)
-    barrier()  # no rank ends before the rows are there: by a failure of rank 0 all would have failed
-    return rows
+        return rows
+
+    # Whatever the others' answers are, and no rank ends before the rows are there.
+    return decided_by_first(record)
 
 
 def _require_sound(who: str, answer: object) -> None:

@@ -109,6 +109,21 @@ def test_what_a_task_returns_is_refused_in_one_line_and_not_recorded(
     assert not folder.results.exists()
 
 
+def test_on_the_other_ranks_the_first_ones_rows_count_whatever_the_task_returns(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it returned nothing there, rank 1 ended in a fault of salmask's own, and rank 0 waited for it."""
+    task = SimpleNamespace(check=lambda *_: None, measure=lambda *_: None)
+    monkeypatch.setitem(sys.modules, MEANS, task)
+    folder = finished(tmp_path)
+    work = tasks.prepare_evaluation(tiny(), folder, "means", CPU)
+    assert work is not None
+    answers = iter([[], ["rows of rank 0"]])  # nothing is recorded yet; what rank 0 measured
+    monkeypatch.setattr(tasks, "decided_by_first", lambda _: next(answers))
+    assert work() == ["rows of rank 0"]
+    assert not folder.results.exists()
+
+
 def test_other_numbers_than_accuracies_may_be_anything(place: Path, tmp_path: Path) -> None:
     place.write_text(TASK.replace('"top1": 50.0', '"top1": 100.0, "loss": 1000.0'))
     assert len(tasks.evaluate(tiny(), finished(tmp_path), "means", CPU)) == 2
