@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from repro.errors import UserError, memory_shortage, one_line, system_refusal
+from repro.errors import UserError, lost_process, memory_shortage, one_line, system_refusal, visible_in_line
 from repro.paths import OWN_PACKAGES, check_surroundings
 from repro.runs.stopping import STOP
 from repro.terminal import say
@@ -79,13 +79,18 @@ def _carry_out(
 
 
 def _end_unforeseen(error: Exception) -> NoReturn:
-    from repro.runs.added_code import added_place, added_traceback  # only where something is wrong
+    from repro.runs.added_code import added_place, added_traceback, stand_in  # only where something is wrong
 
     if shortage := memory_shortage(error):
         _end(f"salmask: {shortage}", 1)
     if refusal := system_refusal(error):
         _end(f"salmask: {refusal}", 2)
+    if lost := lost_process(error):
+        _end(f"salmask: {lost}", 1)
     kind = f"{type(error).__name__}: {one_line(error)}"
+    if file := stand_in(error):
+        mend = "rename it, or call salmask from another folder"
+        _end(f"salmask: {visible_in_line(str(file))} stands in the place of a library ({kind}); mend: {mend}", 2)
     if place := added_place(error):
         # Whoever wrote the code sees the traceback at once: it is theirs to mend.
         say(added_traceback(error).rstrip(), err=True)

@@ -70,6 +70,23 @@ def memory_shortage(error: BaseException) -> str:
     return ""
 
 
+_OF_A_PEER = re.compile(r"gloo/transport|remote process exited")
+"""What gloo and NCCL say, among much else, where another process is gone."""
+
+
+def lost_process(error: BaseException) -> str:
+    """Returns what is wrong, and the mend, where another process of the same work is gone; empty for any other error.
+
+    That process knows why. This one only waited for it, in whatever code: that is no cause, and no fault of the code's.
+    """
+    text = one_line(error)
+    if not isinstance(error, RuntimeError) or not _OF_A_PEER.search(text):
+        return ""
+    reason = text.rpartition("] ")[2] if text.startswith("[") else text
+    what = f"another process of this run ended, or cannot be reached any more ({reason.partition('. ')[0][:120]})"
+    return with_mend(what, "see what that one printed; then the same command goes on")
+
+
 _ACCESS, _ROOM = "have it made accessible, or name another place", "free some space, and repeat"
 _HEALTH = "see whether the disk, or the network file system, is well, and repeat"
 _OPEN_FILES = "raise `ulimit -n`, and repeat"

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +26,8 @@ _INSTALLED = frozenset({"site-packages", "dist-packages"})
 """What folders of installed libraries are called."""
 _PATIENCE_SECONDS = 10.0
 """The longest that git is waited for."""
+_NAMED_MODULE = re.compile(r"'(\w+)(?:\.[\w.]+)?'")
+"""A name in the message of an error of an import, or of what a module lacks; of a module within a package, that's."""
 _TOLD_FRAME = re.compile(r'^\s*File "(?P<path>[^"\n]+)", line (?P<line>\d+)', re.MULTILINE)
 """A frame in the message of an error of a worker of a DataLoader, which holds the worker's whole traceback."""
 
@@ -78,6 +81,25 @@ def _places(error: BaseException) -> Iterator[Place]:
 
 def _place_of(trace: TracebackType) -> Place:
     return Place(Path(trace.tb_frame.f_code.co_filename), trace.tb_lineno)
+
+
+def stand_in(error: BaseException) -> Path | None:
+    """Returns the file that Python imported for a module of the same name elsewhere, where an error tells of it.
+
+    A `timm.py` in the folder that salmask is called from, which `python -m` looks into first; None for other errors.
+
+    Args:
+        error: As it was caught.
+    """
+    for name in _NAMED_MODULE.findall(str(error)) if isinstance(error, ImportError | AttributeError) else ():
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if not file or _is_installed(Path(file)):
+            continue
+        folder = Path(file).parents[Path(file).stem == "__init__"].resolve()
+        others = [place for place in sys.path if Path(place).resolve() != folder]
+        if PathFinder.find_spec(name, others) is not None:
+            return Path(file)
+    return None
 
 
 @cache

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.background import repeated
-from repro.errors import UserError, one_line
+from repro.errors import UserError, lost_process, one_line
 from repro.files import is_of_a_full_disk, is_temporary, write_json, write_over, write_text
 from repro.presence import exists, is_file
 from repro.runs.detection import COCO, VOC
@@ -330,7 +330,7 @@ class RunFolder:
                 self._end("interrupted")
                 raise
             except BaseException as error:
-                self._end("failed", error=one_line(error)[:LONGEST_ERROR])
+                self._end("failed", error=(lost_process(error) or one_line(error))[:LONGEST_ERROR])
                 raise
             else:
                 self.set_status("done")

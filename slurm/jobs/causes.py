@@ -18,7 +18,9 @@ _EXCEPTION = re.compile(
     r"^(?:\[rank\d+\]: )?(?P<name>(?:[A-Za-z_][\w.]*)?(?:Error|Exception|Interrupt|Exit)): (?P<text>.+)"
 )
 
-_LOST_PEER = re.compile(r"Connection (closed|reset|refused)|by peer|NCCL|DistBackend|Broken pipe")
+_LOST_PEER = re.compile(
+    r"Connection (closed|reset|refused)|by peer|NCCL|DistBackend|Broken pipe|another process of this run"
+)
 _STEP_ENDED = re.compile(
     r"srun: error: (?P<node>[\w.-]+): tasks? (?P<rank>\d+)[\d,-]*: "
     r"(?P<how>(?!Terminated)[^\n]+?)(?: \(core dumped\))?$",

@@ -7,8 +7,9 @@ import pytest
 from torch.utils.data import Dataset
 
 from repro.data.roots import RootNotSetError
-from repro.errors import LONGEST_LIST, UserError, nearest, one_line, shortened
+from repro.errors import LONGEST_LIST, UserError, lost_process, nearest, one_line, shortened
 from repro.loader import Loader
+from slurm.jobs.causes import is_lost_peer
 
 
 def test_an_error_is_one_line_with_its_mend() -> None:
@@ -64,6 +65,42 @@ def test_a_message_of_several_lines_becomes_one_and_no_message_the_errors_kind()
     assert one_line(ValueError("two\n  lines")) == "two lines"
     assert one_line(AssertionError()) == "AssertionError"
     assert one_line(UserError("/my  photos\n/a.png: truncated")) == "/my  photos /a.png: truncated"
+
+
+GLOO = "[/pytorch/gloo/transport/tcp/pair.cc:561] "
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            f"{GLOO}Connection closed by peer [127.0.0.1]:25504. This is typically caused by a crash. GLHF!",
+            "Connection closed by peer [127.0.0.1]:25504",
+        ),
+        (
+            f"{GLOO}Read error [10.0.0.1]:7: Connection reset by peer",
+            "Read error [10.0.0.1]:7: Connection reset by peer",
+        ),
+        (f"{GLOO}Timed out waiting 1800000ms for recv operation", "Timed out waiting 1800000ms for recv operation"),
+        (
+            "NCCL error in: NCCLUtils.cpp:77, remote process exited or there was a network error, NCCL version 2.27.5",
+            "NCCL error in: NCCLUtils.cpp:77, remote process exited or there was a network error, NCCL version 2.27.5",
+        ),
+    ],
+)
+def test_that_another_process_is_gone_is_told_as_that(said: str, reason: str) -> None:
+    """It was a fault of salmask's own, or of the code that was waiting, and stood in the run's status as the cause."""
+    told = lost_process(RuntimeError(said))
+    assert told == (
+        f"another process of this run ended, or cannot be reached any more ({reason}); mend: see what that one "
+        "printed; then the same command goes on"
+    )
+    assert is_lost_peer(told)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape"), ConnectionResetError("by peer"), UserError("gloo/transport")])
+def test_other_errors_are_not_told_as_that_of_another_process(error: Exception) -> None:
+    assert lost_process(error) == ""
 
 
 def test_an_unknown_name_is_answered_with_all_names_and_the_nearest() -> None:

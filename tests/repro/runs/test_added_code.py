@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,10 +11,11 @@ from types import ModuleType
 
 import pytest
 import torch
+from places import ROOT
 from torch.utils.data import DataLoader, Dataset
 
 from repro.runs import added_code
-from repro.runs.added_code import added_place, added_traceback
+from repro.runs.added_code import added_place, added_traceback, stand_in
 
 OWN = "def apply(work):\n    return work()\n"
 """A module of salmask's, which calls what is added."""
@@ -147,3 +149,44 @@ def test_an_error_in_a_worker_of_a_loader_names_the_line_there(tree: Path) -> No
     path.write_text(TASK)
     error = raised(lambda: list(DataLoader(_Broken(path), num_workers=1)))
     assert str(added_place(error)) == "downstream/means.py, line 2"
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("colorsys", "from colorsys import rgb_to_hls"),
+        ("colorsys", "import colorsys; colorsys.rgb_to_hls"),
+        ("wsgiref", "import wsgiref.util"),
+    ],
+)
+def test_a_file_named_like_a_library_is_told_to_stand_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, use: str
+) -> None:
+    """`timm.py` beside a person's runs was a fault of salmask's own, to be reported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / f"{name}.py").write_text("MINE = 1\n")
+    error = raised(lambda: exec(use, {}))
+    assert stand_in(error) == tmp_path / f"{name}.py"
+    monkeypatch.delitem(sys.modules, name)
+
+
+def test_an_error_of_a_module_that_hides_no_other_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_means.py").write_text("MINE = 1\n")
+    assert stand_in(raised(lambda: exec("from own_means import means", {}))) is None
+    assert stand_in(raised(lambda: exec("import colorsys; colorsys.own", {}))) is None
+    assert stand_in(raised(lambda: exec("{}['own_means']", {}))) is None
+    monkeypatch.delitem(sys.modules, "own_means")
+
+
+def test_the_command_names_the_file_that_stands_in_a_librarys_place(tmp_path: Path) -> None:
+    (tmp_path / "statistics.py").write_text("MINE = 1\n")
+    command = [sys.executable, "-m", "repro.cli", "data", "list"]
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"salmask: {tmp_path}/statistics.py stands in the place of a library (ImportError: cannot import name 'median' "
+        f"from 'statistics' ({tmp_path}/statistics.py)); mend: rename it, or call salmask from another folder\n"
+    )
