@@ -1,10 +1,12 @@
 """A picture of what the network sees: image, foreground, query, key and hard negative of the first images of a run."""
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -15,8 +17,10 @@ from repro.distributed import rank, unwrapped
 from repro.files import write_atomically
 from repro.masking.patches import to_pixels
 from repro.presence import exists
+from repro.saliency.foregrounds import Everywhere
 from repro.training.preprocess import Stages, ViewMaker
 
+log = logging.getLogger("salmask")
 IMAGES = 8
 """Images of the data set that a gallery shows, from the first on."""
 
@@ -39,7 +43,21 @@ class MaskGallery(Hook):
         maker = unwrapped(runner.model).data_preprocessor
         if rank() or exists(self.path) or not isinstance(maker, ViewMaker):
             return
-        draw_gallery(first_stages(runner.train_dataloader.dataset, maker), self.path)
+        stages = first_stages(runner.train_dataloader.dataset, maker)
+        if not isinstance(maker.foregrounds, Everywhere) and tells_nothing_apart(stages):
+            log.warning(
+                "each view of the first %d images is all foreground: what finds objects tells nothing apart there, and "
+                "masks fall anywhere, as without saliency; see %s",
+                len(stages.query),
+                self.path,
+            )
+        draw_gallery(stages, self.path)
+
+
+def tells_nothing_apart(stages: Stages) -> bool:
+    """Returns whether there are foregrounds, and every one of a batch is its whole view."""
+    found = [each for each in (stages.query_foreground, stages.key_foreground) if each is not None]
+    return bool(found) and bool(torch.cat(found).all())
 
 
 def first_stages(dataset: Any, maker: ViewMaker) -> Stages:
