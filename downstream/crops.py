@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as tvf
 from repro.augmentation.crops import resized_crop
 from repro.augmentation.draws import draw_box
 from repro.augmentation.normalization import Normalization
+from repro.data.image_reading import read_image
 from repro.data.splits import Images
 from repro.distributed import share_of_rank, world_size
 from repro.loader import Loader
@@ -39,7 +40,7 @@ class RandomCrops(Dataset[dict[str, Any]]):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, index = item
         rng = stream(self.seed, Purpose.view, epoch, index)
-        image, label = self.images[index]
+        image, label = read_image(self.images, index)
         crop = tvf.pil_to_tensor(resized_crop(image, draw_box(*image.size, CROP_SCALE_MIN, rng), self.size))
         # The flip is drawn after the crop: in another order the same seed would give other views.
         return {"images": crop.flip(-1) if rng.random() < 0.5 else crop, "labels": label}
@@ -56,7 +57,7 @@ class CentralCrops(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images[index]
+        image, label = read_image(self.images, index)
         resized = tvf.resize(image, [round(self.size * 256 / 224)], Image.Resampling.BILINEAR)
         return tvf.pil_to_tensor(tvf.center_crop(resized, [self.size, self.size])), label
 

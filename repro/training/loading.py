@@ -13,6 +13,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from repro.augmentation.crops import resized_crop, resized_pixels
 from repro.augmentation.draws import CropBox, Draw, draw_box, draw_view
 from repro.augmentation.reference import apply_reference
+from repro.data.image_reading import read_image
 from repro.data.jpeg import Pixels
 from repro.data.splits import Images, pixels_of
 from repro.distributed import decided_by_first, rank, world_size
@@ -125,7 +126,7 @@ class RandomViews(Dataset[dict[str, Any]]):
 
     def _read(self, index: int) -> tuple[Image.Image | Pixels, int]:
         """Returns an image, in the form that the resizer takes, and its label."""
-        return self.images[index] if self.settings.resizer is Resizer.pil else pixels_of(self.images, index)
+        return (read_image if self.settings.resizer is Resizer.pil else pixels_of)(self.images, index)
 
     def _view(self, image: Image.Image | Pixels, box: CropBox, draw: Draw) -> Tensor:
         """Returns a crop, 3×S×S; with the draw applied to it where that is not the device's business."""
