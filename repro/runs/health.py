@@ -15,7 +15,7 @@ class Symptom:
     """One thing that went wrong in a training."""
 
     kind: str
-    """`exploded weights`, `collapsed embeddings`, `collapsed features` or `loss of a guess`."""
+    """`blind localizer`, `exploded weights`, `collapsed embeddings`, `collapsed features` or `loss of a guess`."""
     step: int
     """Steps made when it was noticed first."""
     detail: str

@@ -14,9 +14,12 @@ from torch.utils.data import default_collate
 from torchvision.transforms.v2.functional import to_pil_image
 
 from repro.distributed import rank, unwrapped
+from repro.errors import with_mend
 from repro.files import write_atomically
 from repro.masking.patches import to_pixels
 from repro.presence import exists
+from repro.runs.folder import RunFolder
+from repro.runs.health import Symptom, read_symptoms, write_symptoms
 from repro.saliency.foregrounds import Everywhere
 from repro.training.preprocess import Stages, ViewMaker
 
@@ -45,12 +48,15 @@ class MaskGallery(Hook):
             return
         stages = first_stages(runner.train_dataloader.dataset, maker)
         if not isinstance(maker.foregrounds, Everywhere) and tells_nothing_apart(stages):
-            log.warning(
-                "each view of the first %d images is all foreground: what finds objects tells nothing apart there, and "
-                "masks fall anywhere, as without saliency; see %s",
-                len(stages.query),
-                self.path,
+            blind = Symptom(
+                "blind localizer",
+                runner.iter,
+                f"each view of the first {len(stages.query)} images is all foreground, and masks fall anywhere",
+                f"see {self.path}; another localizer.network, or optimization.precision=fp32 or bf16",
             )
+            log.warning("%s", with_mend(str(blind), blind.mend))
+            health = RunFolder(self.path.parents[1]).health
+            write_symptoms(health, [*read_symptoms(health), blind])
         draw_gallery(stages, self.path)
 
 

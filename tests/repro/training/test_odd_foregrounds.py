@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from training_samples import CPU, OURS, fixed_batch, salmask, tiny, words
 
+from repro.runs.health import read_symptoms
 from repro.saliency.localizer import Localizer
 from repro.training.learner import build_view_maker
 
-SAID = "is all foreground: what finds objects tells nothing apart there"
+SAID = (
+    "blind localizer at step 0: each view of the first 8 images is all foreground, and masks fall anywhere; mend: see "
+)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 3.0])
@@ -57,7 +60,8 @@ def test_a_localizer_that_tells_nothing_apart_is_told_and_trains_as_one_without_
     assert losses
     assert all(map(math.isfinite, losses))
     (line,) = [record.getMessage() for record in caplog.records if SAID in record.getMessage()]
-    assert line.endswith(f"see {metrics.parent / 'gallery' / 'masks.png'}")
+    assert line.startswith(f"{SAID}{metrics.parent / 'gallery' / 'masks.png'}; another localizer.network")
+    assert [symptom.kind for symptom in read_symptoms(metrics.parent / "health.json")] == ["blind localizer"]
 
 
 def test_of_a_localizer_that_finds_objects_and_of_none_nothing_is_told(
