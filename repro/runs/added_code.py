@@ -96,6 +96,8 @@ def stand_in(error: BaseException) -> Path | None:
         if not file or _is_installed(Path(file)):
             continue
         folder = Path(file).parents[Path(file).stem == "__init__"].resolve()
+        if name in OWN_PACKAGES and folder == CODE_ROOT:  # salmask's own, whatever other copy is installed
+            continue
         others = [place for place in sys.path if Path(place).resolve() != folder]
         if PathFinder.find_spec(name, others) is not None:
             return Path(file)

@@ -45,6 +45,13 @@ class ObjectMasks:
         return self.images.fingerprint()
 
 
+class MaskViews(TwoViews):
+    """Two views of each mask, which has one channel."""
+
+    def _read(self, index: int) -> tuple[Image.Image, int]:
+        return self.images[index]
+
+
 def load_batch(
     run: Run, images: Images, masks: TrueMasks | None, indices: Sequence[int], device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -68,7 +75,7 @@ def load_batch(
     # The same streams draw the same crops and flips. The device's backend hands crops out as they are: a mask has no
     # colours to change, and is flipped here. It is one channel, which Pillow alone resizes here.
     cropped_only = replace(run.augmentation, backend=Backend.device, resizer=Resizer.pil)
-    views_of_masks = TwoViews(ObjectMasks(images, masks), run.data.crop, cropped_only, run.seed)
+    views_of_masks = MaskViews(ObjectMasks(images, masks), run.data.crop, cropped_only, run.seed)
     cropped = default_collate([views_of_masks[0, index] for index in indices])
     objects = {}
     for name in TwoViews.names:
