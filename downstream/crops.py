@@ -13,8 +13,7 @@ from torchvision.transforms.v2 import functional as tvf
 from repro.augmentation.crops import resized_crop
 from repro.augmentation.draws import draw_box
 from repro.augmentation.normalization import Normalization
-from repro.data.image_reading import read_image
-from repro.data.splits import Images
+from repro.data.splits import Images, read_image
 from repro.distributed import share_of_rank, world_size
 from repro.loader import Loader
 from repro.masking.filters import high_pass

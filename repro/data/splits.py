@@ -1,7 +1,7 @@
 """The names of a data set's two splits, and what each split is to whoever trains on it."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NoReturn, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -38,6 +38,32 @@ class Images(Protocol):
         """Returns a few letters and digits that change when the data does."""
 
 
+def read_image(images: Images, index: int) -> tuple[Image.Image, int]:
+    """Returns an image and its label.
+
+    As a data set is opened only its first image is looked at. What is wrong with a later one would be found far from
+    here, as batches whose parts do not fit, or not at all: one without a pixel is black.
+
+    Raises:
+        UserError: It is no RGB image with pixels, or its label is of no class.
+    """
+    answer: object = images[index]
+    name = f"image {index} of {type(images).__name__}"
+    if not isinstance(answer, tuple | list) or len(answer) != 2 or not isinstance(answer[0], Image.Image):
+        parts = answer if isinstance(answer, tuple | list) else (answer,)
+        found = ", ".join(type(part).__name__ for part in parts)
+        raise UserError(f"{name} is ({found})", mend="a PIL image and its label, as a tuple")
+    image, label = answer
+    if image.mode != "RGB":
+        raise UserError(f"{name} is of mode {image.mode}, not RGB", mend='image.convert("RGB")')
+    if not image.width or not image.height:
+        raise UserError(f"{name} is {image.width}×{image.height}, without a pixel", mend="leave it out, or replace it")
+    if not 0 <= label < len(images.classes):
+        mend = f"whole numbers from 0 to {len(images.classes) - 1}, the place of the class in `classes`"
+        raise UserError(f"{name} has the label {label}, of {len(images.classes)} classes", mend=mend)
+    return image, label
+
+
 def pixels_of(images: Images, index: int) -> tuple[Pixels, int]:
     """Returns the pixels of an image, H×W×3 and perhaps read-only, and its label.
 
@@ -47,17 +73,14 @@ def pixels_of(images: Images, index: int) -> tuple[Pixels, int]:
     read: Callable[[int], tuple[Pixels, int]] | None = getattr(images, "pixels", None)
     if read is not None:
         return read(index)
-    image, label = images[index]
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        _refuse_image(images, index, image)
-    return pixels, label
+    image, label = read_image(images, index)
+    return np.asarray(image), label
 
 
 def size_of(images: Images, index: int) -> tuple[int, int]:
     """Returns an image's width and height in pixels: by the images' own method `size`, or by decoding."""
     read: Callable[[int], tuple[int, int]] | None = getattr(images, "size", None)
-    return images[index][0].size if read is None else read(index)
+    return read_image(images, index)[0].size if read is None else read(index)
 
 
 def names_of(images: Images) -> Sequence[str]:
@@ -97,24 +120,10 @@ def require_images(what: str, images: Images) -> None:
         raise UserError(f"{what}: image {wrong[0]} has the label {labels[wrong[0]]}, of {classes} classes", mend=mend)
     if hasattr(images, "pixels"):  # those of salmask's own have; the first file of many may be on a slow disk
         return
-    first = images[0]
-    parts = first if isinstance(first, tuple | list) else (first,)
-    if len(parts) != 2 or not isinstance(parts[0], Image.Image):
-        found = ", ".join(type(part).__name__ for part in parts)
-        raise UserError(f"{what}: {kind}[0] is ({found})", mend="a PIL image and its label, as a tuple")
-    if first[0].mode != "RGB":
-        _refuse_image(images, 0, first[0])
-    if first[1] != labels[0]:
-        raise UserError(
-            f"{what}: {kind}[0] has the label {first[1]}, and targets[0] is {labels[0]}", mend="one of both"
-        )
+    _, label = read_image(images, 0)
+    if label != labels[0]:
+        raise UserError(f"{what}: {kind}[0] has the label {label}, and targets[0] is {labels[0]}", mend="one of both")
 
 
 _PARTS = ("classes", "targets", "fingerprint", "__len__", "__getitem__")
 """What all of `Images` have."""
-
-
-def _refuse_image(images: Images, index: int, image: object) -> NoReturn:
-    """Raises a UserError of an image that is no RGB image with 8 bits a channel."""
-    kind = f"of mode {image.mode}" if isinstance(image, Image.Image) else f"a {type(image).__name__}"
-    raise UserError(f"image {index} of {type(images).__name__} is {kind}, not RGB", mend='image.convert("RGB")')

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor
 
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
-from repro.data.splits import Images
+from repro.data.splits import Images, read_image
 from repro.distributed import barrier, rank, world_size
 from repro.loader import Loader
 from repro.progress import ProgressBars
@@ -50,7 +50,7 @@ class WholeImages:
 
     def __call__(self, index: int) -> Tensor:
         """Returns an image, 3×S×S, uint8. Views are squeezed to squares as well, from up to 4/3 as wide as high."""
-        image, _ = self.images[index]
+        image, _ = read_image(self.images, index)
         return pil_to_tensor(image.resize((self.side, self.side), Image.Resampling.BILINEAR))
 
 

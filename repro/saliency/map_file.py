@@ -67,6 +67,7 @@ class MapFile:
         """
         self.count, self.grid, self.path = count, grid, path
         self._unwritten: dict[int, Maps] = {}
+        self._is_own = False
         self._descriptor = None if path is None else self._open(path)
 
     @property
@@ -84,14 +85,15 @@ class MapFile:
             return True
         if self._descriptor is None:
             return False
-        images = self.images_of(chunk)
-        maps = os.pread(self._descriptor, len(images) * self._map_bytes, images.start * self._map_bytes)
-        return os.pread(self._descriptor, CHECKSUM_BYTES, self._place_of_checksum(chunk)) == checksum(maps)
+        kept = os.pread(self._descriptor, CHECKSUM_BYTES, self._place_of_checksum(chunk))
+        return kept == checksum(self._content_of(chunk))
 
     def write(self, chunk: int, maps: Maps) -> None:
         """Writes the maps of a chunk, n×G×G for its n images."""
         if self._descriptor is not None:
             try:
+                if not self._is_own:  # the descriptor's own error, of a bad file descriptor, says nothing to anybody
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
                 with locked(self._descriptor):
                     # Another device's may differ in the last digit: the first ones stay, for whoever has read them.
                     if not self.is_whole(chunk):
@@ -104,10 +106,14 @@ class MapFile:
         self._unwritten[chunk] = maps
 
     def read(self) -> Tensor:
-        """Returns all maps, N×G×G in half precision, in the file's own memory; every chunk must be whole."""
+        """Returns all maps, N×G×G in half precision, in the file's own memory; zeros stand for missing ones."""
         shape = (self.count, self.grid, self.grid)
-        if self._descriptor is None:
+        in_file = [chunk for chunk in range(self.chunks) if chunk not in self._unwritten and self.is_whole(chunk)]
+        if self._descriptor is None or len(in_file) < self.chunks:
+            # To look at a hole of a mapped file, on a file system in memory that is full (/dev/shm), ends the process.
             maps = np.zeros(shape, np.float16)
+            for chunk in in_file:
+                maps[self.images_of(chunk)] = np.frombuffer(self._content_of(chunk), np.float16).reshape(-1, *shape[1:])
         else:
             assert self.path is not None
             # Copy on write: nobody writes, but torch has no tensors that cannot be written to.
@@ -115,6 +121,12 @@ class MapFile:
         for chunk, unwritten in self._unwritten.items():
             maps[self.images_of(chunk)] = unwritten
         return torch.from_numpy(maps)
+
+    def _content_of(self, chunk: int) -> bytes:
+        """Returns the bytes of a chunk's maps in the file, whole or not."""
+        assert self._descriptor is not None
+        images = self.images_of(chunk)
+        return os.pread(self._descriptor, len(images) * self._map_bytes, images.start * self._map_bytes)
 
     @property
     def _map_bytes(self) -> int:
@@ -128,10 +140,10 @@ class MapFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # What another user has computed can be read, if it is whole.
-            is_own = not path.exists() or os.access(path, os.W_OK)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT if is_own else os.O_RDONLY, 0o644)
+            self._is_own = not path.exists() or os.access(path, os.W_OK)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT if self._is_own else os.O_RDONLY, 0o644)
             weakref.finalize(self, os.close, descriptor)
-            if is_own:
+            if self._is_own:
                 # Its whole length at once, for `read`; to that length again by another process changes nothing.
                 os.ftruncate(descriptor, self._place_of_checksum(self.chunks))
             elif os.fstat(descriptor).st_size < self._place_of_checksum(self.chunks):

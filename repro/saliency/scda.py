@@ -34,11 +34,12 @@ def foreground(activations: Tensor, relax: float = 0.6, row_sorted: bool = False
     Returns:
         B×h×w, boolean. A map without any contrast, each channel constant, is all foreground, since the rule holds with
         equality. The released code decides it by rounding: numpy's mean of 49 equal numbers may lie above them, and
-        then no cell is foreground.
+        then no cell is foreground. So is a map with NaN, as of a network that overflows in half precision: with no
+        foreground its hard negative would lose nothing, and be the query's own positive.
     """
     cells = summed(activations)
     mean = cells.mean((1, 2), keepdim=True)
     std = cells.std((1, 2), correction=0, keepdim=True)  # the population's, as numpy's is in the released code
     if row_sorted:  # neither mean nor deviation changes, so that as many cells are foreground, in each row, too
         cells = cells.sort(-1).values
-    return cells >= mean - relax * std
+    return ~(cells < mean - relax * std)  # and not >=, which no NaN is

@@ -13,9 +13,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from repro.augmentation.crops import resized_crop, resized_pixels
 from repro.augmentation.draws import CropBox, Draw, draw_box, draw_view
 from repro.augmentation.reference import apply_reference
-from repro.data.image_reading import read_image
 from repro.data.jpeg import Pixels
-from repro.data.splits import Images, pixels_of
+from repro.data.splits import Images, pixels_of, read_image
 from repro.distributed import decided_by_first, rank, world_size
 from repro.errors import UserError
 from repro.loader import Loader

@@ -171,9 +171,9 @@ class ViewMaker(Augmenter):
         # Outside of the block above, in the training's precision: the localizer is a network, too.
         query_foreground = key_foreground = None
         if every_foreground or self.masking.needs_query_foreground:
-            query_foreground = _or_all(self.foregrounds(normal_query, batch, "query"))
+            query_foreground = self.foregrounds(normal_query, batch, "query")
         if every_foreground or self.masking.needs_key_foreground:
-            key_foreground = _or_all(self.hard_foregrounds(normal_key, batch, "key"))
+            key_foreground = self.hard_foregrounds(normal_key, batch, "key")
         with torch.autocast(self.device.type, enabled=False):
             views = self.masking(normal_query, normal_key, query_foreground, key_foreground, self._generator(batch))
         return Stages(query, key, query_foreground, key_foreground, self._lay_out(views))
@@ -206,12 +206,3 @@ class ViewMaker(Augmenter):
         laid_out = partial(lay_out_images, channels_last=self.channels_last)
         hard_negative = None if views.hard_negative is None else laid_out(views.hard_negative)
         return replace(views, query=laid_out(views.query), key=laid_out(views.key), hard_negative=hard_negative)
-
-
-def _or_all(foreground: Tensor) -> Tensor:
-    """Returns foregrounds B×g×g in which a view without any is all foreground, as one without contrast is.
-
-    Every map of numbers has some. One with NaN, as of a localizer that overflows in half precision, has none: its hard
-    negative would lose nothing, and be the query's own positive.
-    """
-    return foreground | ~foreground.any(-1, keepdim=True).any(-2, keepdim=True)

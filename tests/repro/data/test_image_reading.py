@@ -11,7 +11,7 @@ from training_samples import tiny
 
 from downstream.crops import CentralCrops, RandomCrops
 from repro.data.catalogue import open_images
-from repro.data.image_reading import read_image
+from repro.data.splits import read_image
 from repro.errors import UserError
 from repro.loader import Loader
 from repro.runs.choices import Resizer

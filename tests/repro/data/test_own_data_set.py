@@ -67,11 +67,6 @@ PICTURE = Image.new("RGB", (8, 8))
         (labelled(0, -1), ": image 1 has the label -1, of 2 classes; mend: whole numbers"),
         (labelled(0.0, 1.0), ": image 0 has the label 0.0, of 2 classes; mend: whole numbers"),
         (labelled("a", "b"), ": image 0 has the label a, of 2 classes; mend: whole numbers"),
-        (answering(lambda _: PICTURE), ": Drawn[0] is (Image); mend: a PIL image and its label, as a tuple"),
-        (
-            answering(lambda _: (torch.zeros(3, 8, 8), 0)),
-            ": Drawn[0] is (Tensor, int); mend: a PIL image and its label",
-        ),
         (answering(lambda _: (PICTURE, 1)), ": Drawn[0] has the label 1, and targets[0] is 0; mend: one of both"),
     ],
 )
@@ -82,6 +77,17 @@ def test_what_is_no_data_set_is_refused_as_it_is_opened(
     with pytest.raises(UserError) as refusal:
         opened(monkeypatch, images)
     assert str(refusal.value).startswith(f"data set 'drawn', split train{line}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"), [(PICTURE, "Image"), ((torch.zeros(3, 8, 8), 0), "Tensor, int"), ((PICTURE, 2), "")]
+)
+def test_a_first_image_that_is_none_is_refused_as_the_data_set_is_opened(
+    monkeypatch: pytest.MonkeyPatch, answer: object, found: str
+) -> None:
+    line = rf"image 0 of Drawn is \({found}\); mend: a PIL image and its label, as a tuple"
+    with pytest.raises(UserError, match=line if found else "image 0 of Drawn has the label 2, of 2 classes"):
+        opened(monkeypatch, answering(lambda _: answer))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "P", "CMYK"])

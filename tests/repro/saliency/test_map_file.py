@@ -63,6 +63,30 @@ def test_another_users_file_that_is_too_short_is_left_alone(
     assert path.read_bytes() == bytes(length)
 
 
+def test_another_users_file_that_lacks_maps_is_said_to_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, maps = tmp_path / "m", numbered(2 * CHUNK)
+    MapFile(path, len(maps), 3).write(1, maps[CHUNK:])
+    monkeypatch.setattr(os, "access", lambda place, mode: mode != os.W_OK)
+    file = MapFile(path, len(maps), 3)
+    file.write(0, maps[:CHUNK])
+    assert np.array_equal(file.read().numpy(), maps)
+    (record,) = caplog.records
+    assert "Permission denied" in record.getMessage()
+
+
+def test_a_file_with_holes_is_read_and_not_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = numbered(2 * CHUNK + 5)
+    file = MapFile(tmp_path / "m", len(maps), 3)
+    file.write(1, maps[CHUNK : 2 * CHUNK])
+    monkeypatch.setattr(np, "memmap", None)
+    read = file.read().numpy()
+    assert np.array_equal(read[CHUNK : 2 * CHUNK], maps[CHUNK : 2 * CHUNK])
+    assert not read[:CHUNK].any()
+    assert not read[2 * CHUNK :].any()
+
+
 def test_the_first_to_write_a_chunk_has_written_it(tmp_path: Path) -> None:
     first, second = (MapFile(tmp_path / "m", 8, 3) for _ in range(2))
     first.write(0, numbered(8))
