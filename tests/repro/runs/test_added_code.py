@@ -173,11 +173,11 @@ def test_a_file_named_like_a_library_is_told_to_stand_in_its_place(
 
 def test_an_error_of_a_module_that_hides_no_other_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_means.py").write_text("MINE = 1\n")
-    assert stand_in(raised(lambda: exec("from own_means import means", {}))) is None
+    (tmp_path / "own_averages.py").write_text("MINE = 1\n")
+    assert stand_in(raised(lambda: exec("from own_averages import means", {}))) is None
     assert stand_in(raised(lambda: exec("import colorsys; colorsys.own", {}))) is None
-    assert stand_in(raised(lambda: exec("{}['own_means']", {}))) is None
-    monkeypatch.delitem(sys.modules, "own_means")
+    assert stand_in(raised(lambda: exec("{}['own_averages']", {}))) is None
+    monkeypatch.delitem(sys.modules, "own_averages")
 
 
 def test_the_command_names_the_file_that_stands_in_a_librarys_place(tmp_path: Path) -> None:
