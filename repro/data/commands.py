@@ -202,28 +202,31 @@ def prepare(
 
 @app.command("export-scenes")
 def export_scenes(
-    layout: Annotated[Literal["voc", "coco"], typer.Option("--as", help="Layout of the files.")],
+    layout: Annotated[Literal["voc", "coco", "folder"], typer.Option("--as", help="Layout of the files.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; must not exist.")],
     *,
     train: Annotated[int, typer.Option(min=2, help="Scenes to train on.")] = 1000,
     test: Annotated[int, typer.Option(min=1, help="Scenes to test on.")] = 200,
     classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 20,
     size: Annotated[int, typer.Option(min=64, max=512, help="Pixels a side.")] = 224,
-    objects: Annotated[int, typer.Option(min=1, help="The most objects on a scene.")] = 4,
+    objects: Annotated[
+        int | None, typer.Option(min=1, help="The most objects on a scene; default: 4, and 1 in class folders.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the scenes.")] = 0,
     cutouts: Annotated[Path | None, typer.Option(metavar="DIR", help="RGBA cut-outs; default: drawn shapes.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Drawing processes.")] = 1,
 ) -> None:
-    """Write built-in scenes, with boxes and masks, as PASCAL VOC or COCO keeps its own.
+    """Write built-in scenes, with boxes and masks, as PASCAL VOC or COCO keeps its own, or as class folders with masks.
 
     Example: salmask data export-scenes --as voc --out data/scenes-voc --cutouts /usr/share/tuxpaint/stamps
     """
-    from repro.data.annotations.scenes_export import write_coco, write_voc
+    from repro.data.annotations.scenes_export import write_coco, write_folders, write_voc
     from repro.runs.stopping import exits_on_term
     from repro.scenes.dataset import Scenes
 
+    objects = objects or (1 if layout == "folder" else 4)
     draw = partial(Scenes, classes=classes, size=size, seed=seed, objects=objects, cutouts=cutouts)
-    write = {"voc": write_voc, "coco": write_coco}[layout]
+    write = {"voc": write_voc, "coco": write_coco, "folder": write_folders}[layout]
     with exits_on_term():  # through what removes the unfinished folder
         write(out, draw("train", count=train), draw("val", count=test), workers=workers)
     say(f"{train} + {test} scenes of {classes} classes in {out}")

@@ -51,7 +51,7 @@ _AUDIT_COLUMNS = """\
 lean: mean column of the foreground, -1 all in the left one, 1 all in the right one
 of foreground, of background: share hidden of the saliency map's foreground and of all else, whoever drew the patches
 ± difference: standard deviation over views of 'of foreground' less 'of background', in points
-of object, of ground: share hidden of the true object and of all that is not it, where that is known (scenes)
+of object, of ground: share hidden of the true object and of all that is not it, where that is known
 own image's %: queries whose hard negative is made of their own image"""
 """What the columns of the two tables of `salmask audit` hold."""
 

@@ -1,4 +1,4 @@
-"""`Scenes` on disk in the layouts of PASCAL VOC and COCO, so that what reads those runs without any download. No torch.
+"""`Scenes` on disk as VOC, COCO and class folders, so that what reads those runs without any download. No torch.
 
 The same scenes give the same files. A folder appears under its name only when all of it is written.
 """
@@ -122,6 +122,35 @@ def write_coco(root: Path, train: Scenes, val: Scenes, *, workers: int = 1) -> P
     return root
 
 
+def write_folders(root: Path, train: Scenes, val: Scenes, *, workers: int = 1) -> Path:
+    """Writes scenes as class folders, and the mask of each training scene's main object, for `data.masks`.
+
+    All are PNGs, exact to the pixel: `train/CLASS/NUMBER.png`, `val/CLASS/NUMBER.png` and `masks/CLASS/NUMBER.png`.
+
+    Args:
+        root: The folder that will hold `train`, `val` and `masks`; it must not exist, or be empty.
+        train: The scenes of `train`.
+        val: The scenes of `val`, of the same classes.
+        workers: The number of drawing processes.
+
+    Returns:
+        `root`.
+
+    Raises:
+        UserError: The folder is not empty or cannot be written to, or the classes of the two differ.
+    """
+    _require_same_classes(train, val)
+    classes = _file_names(train.classes)
+    with new_folder(root) as folder, ProgressBars() as progress:
+        for split, scenes, masks in (("train", train, folder / "masks"), ("val", val, None)):
+            for parent, label in itertools.product(filter(None, (folder / split, masks)), set(scenes.targets)):
+                (parent / classes[label]).mkdir(parents=True)
+            names = [f"{classes[label]}/{number:06d}.png" for number, label in enumerate(scenes.targets)]
+            write = partial(_write_scene_and_mask, scenes, folder / split, masks)
+            _write_all(write, range(len(scenes)), names, workers, progress, split)
+    return root
+
+
 def rle(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
     """Encodes a mask as COCO's uncompressed run-length code: lengths of runs of 0 and 1 in turn, down the columns.
 
@@ -136,6 +165,14 @@ def rle(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
     counts = np.diff(np.concatenate(([0], changes, [flat.size]))).tolist()
     # The first run is of 0 by definition; where the mask begins with 1 it has no length.
     return {"counts": [0, *counts] if flat[0] else counts, "size": list(mask.shape)}
+
+
+def _write_scene_and_mask(scenes: Scenes, folder: Path, masks: Path | None, index: int, name: str) -> None:
+    """Writes the image of one scene, and the mask of its main object where masks are kept."""
+    scene = scenes.scene(index)
+    scene.image.save(folder / name)
+    if masks is not None:
+        Image.fromarray(scene.instances[0].mask).save(masks / name)
 
 
 def _write_voc_scene(scenes: Scenes, year: Path, classes: Sequence[str], index: int, name: str) -> set[int]:

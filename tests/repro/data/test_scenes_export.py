@@ -223,3 +223,23 @@ def test_the_command_writes_what_verify_finds_whole(tmp_path: Path) -> None:
         assert (checked.code, report["problems"]) == (0, [])
         assert sum(report["images"].values()) == 12
         assert "exists already" in refused("data", "export-scenes", "--as", layout, "--out", str(out), *sizes)
+
+
+def test_class_folders_hold_the_scenes_and_the_masks_of_their_objects(tmp_path: Path) -> None:
+    sizes = ("--train", "9", "--test", "4", "--classes", "4", "--size", "64", "--seed", "5", "--workers", "2")
+    outcome = salmask("data", "export-scenes", "--as", "folder", "--out", str(tmp_path / "out"), *sizes)
+    assert outcome.code == 0, outcome.err
+    checked = salmask("data", "verify", "folder", "--root", str(tmp_path / "out"), "--workers", "1", "--json")
+    assert (checked.code, json.loads(checked.out)["problems"]) == (0, [])
+    for split, count in (("train", 9), ("val", 4)):
+        drawn = Scenes(split, count=count, classes=4, size=64, seed=5)
+        files = sorted((tmp_path / "out" / split).glob("*/*.png"), key=lambda file: file.name)
+        assert [file.parent.name for file in files] == [
+            drawn.classes[label].replace(" ", "-") for label in drawn.targets
+        ]
+        for number, file in enumerate(files):
+            assert np.array_equal(Image.open(file), drawn[number][0])
+            mask = tmp_path / "out" / "masks" / file.relative_to(tmp_path / "out" / split)
+            assert mask.exists() == (split == "train")
+            if split == "train":
+                assert np.array_equal(Image.open(mask), drawn.main_mask(number))
