@@ -48,9 +48,9 @@ def pictures_of_scored(run: Run, task: str, dataset: str, images: Sequence[tuple
     scored = paper_like(target, 0)[1] if task == "linear" else standard(target, 0).scored
     crops = CentralCrops(scored.pool if isinstance(scored, Subset) else scored, run.data.crop)
     maker = None
-    if run.masks and run.guided:
-        # The crop is all there is of the image: maps of whole images are of training images.
-        by_view = replace(run, localizer=replace(run.localizer, map=MapOf.view, source="network"))
+    if run.needs_localizer:
+        # The crop is all there is of the image: maps of whole images, files and true masks are of training images.
+        by_view = replace(run, localizer=replace(run.localizer.by("network"), map=MapOf.view))
         maker = build_view_maker(by_view, torch.device("cpu"))
     # One by one: there are a few dozen, and none needs the others.
     return [

@@ -179,7 +179,8 @@ def bench_saliency(
         report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
         return
     if photos is not None and table == "sources":
-        raise UserError("photographs have no true masks to grade sources by", mend="leave --photos out")
+        mend = "data.dataset=folder machine.data_root=DIR data.masks=DIR in its place"
+        raise UserError("--photos have no true masks to grade sources by", mend=mend)
     if photos is not None and cutouts is not None:
         raise UserError("--photos is in the place of scenes, and --cutouts makes scenes", mend="leave one of them out")
     show_log()
@@ -200,6 +201,8 @@ def bench_saliency(
             raise UserError(f"{photos} holds no images", mend="name a folder of photographs")
         report(as_json, agreement(run, FileImages(photos, files, [0] * len(files), ("all",)), views=count))
         return
+    if cutouts is not None and not run.data.drawn:
+        raise UserError(f"--cutouts makes scenes, and data.dataset={run.data.dataset} has none", mend="leave it out")
     images = open_data(run, "train")
     make_rows = partial(agreement, views=count) if table == "agreement" else partial(sources, count=count)
     report(as_json, make_rows(run, images))

@@ -64,7 +64,7 @@ def agreement(run: Run, images: Images, *, views: int) -> list[Row]:
         maps of whole images, by the grid that they keep; then as many cells at random. With true objects: `mean IoU`.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    exact = replace(run, localizer=replace(run.localizer, map=MapOf.view))
+    exact = replace(run, localizer=replace(run.localizer.by("network"), map=MapOf.view))
     maker = build_view_maker(exact, device)
     maps = {side: _maps(run, images, side, device) for side in SIDES}
     cells: dict[str, list[Tensor]] = {}
@@ -192,17 +192,16 @@ def sources(run: Run, images: Images, *, count: int) -> list[Row]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = min(count, len(images))
     only = range(count) if count < len(images) else None  # maps of all are kept, those of some are not
-    network = replace(run.localizer, source="network", files="", files_sha256="")
+    network = run.localizer.by("network")
     variants = {
         f"{network.network}, of each view": replace(network, map=MapOf.view),
         f"{network.network}, of whole images": replace(network, map=MapOf.image),
-        **({"maps": replace(run.localizer, source="maps")} if run.localizer.files else {}),
-        **{grade: replace(network, source=grade) for grade in GRADES},
+        **({"maps": run.localizer.by("maps")} if run.localizer.files else {}),
+        **{grade: run.localizer.by(grade) for grade in GRADES},
     }
     rows = []
     for name, localizer in variants.items():
-        # Without a source of its own for hard negatives: the foreground that is measured is to be this source's.
-        variant = replace(run, localizer=replace(localizer, hard_negative_source=""))
+        variant = replace(run, localizer=localizer)
         maker = build_view_maker(variant, device, images, only=only)
         rows.append({"source": name, **measure_foregrounds(variant, maker, images, masks, device, count)["query"]})
     return rows

@@ -5,23 +5,21 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from repro.data.errors import reason_of
 from repro.data.images import DAMAGE
 from repro.data.splits import Images, names_of
 from repro.errors import UserError, shortened
-from repro.runs.image_files import files_by_name, hash_files, read_file
+from repro.runs.image_files import files_by_name, hash_once, read_file
 
-GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 """Pillow's modes of pictures whose pixels say how bright they are."""
-NUMBERED = (*GREY, "P", "RGB")
-"""The same, and of pictures whose pixels number objects: by a palette, as in VOC's masks, or by colours, as in
-ImageNet-S's."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +30,25 @@ class ImageNumbers:
         setting: That names the folder.
         folder: Where the files lie.
         files: Of each image, relative to the folder.
-        modes: Of pictures that are read.
+        colours: Whether pictures may have colours, and all but black is other than 0; else they are in grey.
         digest: SHA-256 of the folder's files.
     """
 
     setting: str
     folder: Path
     files: list[str]
-    modes: tuple[str, ...]
+    colours: bool
     digest: str
 
     @classmethod
-    def of(cls, images: Images, setting: str, folder: Path, *, modes: tuple[str, ...], sha256: str) -> "ImageNumbers":
+    def of(cls, images: Images, setting: str, folder: Path, *, colours: bool, sha256: str) -> "ImageNumbers":
         """Finds the file of each image.
 
         Args:
             images: Of the data set.
             setting: That names the folder.
             folder: Where the files lie.
-            modes: Of pictures that are read.
+            colours: Whether pictures may have colours.
             sha256: What the folder held as the run began, as hex digits; empty where that is not known.
 
         Raises:
@@ -64,15 +62,15 @@ class ImageNumbers:
         if missing := [name for name in names if name not in files]:
             what = f"{setting}={folder}: of {len(names)} images {shortened(missing)} have no file"
             raise UserError(what, mend="a file of each image's name that ends with .png or .npy")
-        if sha256 not in ("", digest := hash_files(setting, folder)):
+        if sha256 not in ("", digest := hash_once(setting, folder)):
             raise UserError(
                 f"{setting}={folder} does not hold what the run was made with: it has another SHA-256",
-                mend="put these files back, or begin a new run",
+                mend=f"put these files back, or begin a new run, with {setting}_sha256=''",
             )
-        return cls(setting, folder, [files[name] for name in names], modes, digest)
+        return cls(setting, folder, [files[name] for name in names], colours, digest)
 
     def __call__(self, index: int) -> NDArray[Any]:
-        """Returns the numbers of an image, H×W, all finite.
+        """Returns the numbers of an image, H×W in double precision, all finite.
 
         Raises:
             UserError: The file holds no such numbers.
@@ -81,26 +79,34 @@ class ImageNumbers:
         content = read_file(self.setting, self.folder, file)
         try:
             numbers = np.load(io.BytesIO(content)) if file.endswith(".npy") else self._pixels(content)
-        except (*DAMAGE, MemoryError) as error:
-            raise self._refusal(file, f"cannot be decoded ({reason_of(error)})") from error
+        except (*DAMAGE, MemoryError, TokenError) as error:  # the last of an array whose header is torn
+            is_other = isinstance(error, UnidentifiedImageError)
+            why = "is no picture, or its header is damaged" if is_other else f"cannot be decoded ({reason_of(error)})"
+            raise self._refusal(file, why) from error
         if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "buif":
             raise self._refusal(file, "holds no array of numbers")
         if numbers.ndim != 2 or not numbers.size:
             shape = "×".join(map(str, numbers.shape))
             raise self._refusal(file, f"is of shape {shape or '()'}, where there must be rows and columns")
+        with np.errstate(over="ignore"):  # of numbers that are longer than double
+            numbers = numbers.astype(np.float64)
         if not np.isfinite(numbers).all():
             raise self._refusal(file, "holds NaN or an infinite number")
         return numbers
 
     def _pixels(self, content: bytes) -> NDArray[Any]:
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode not in self.modes:
+            if image.mode in _GREY:
+                return np.asarray(image)
+            if not self.colours:
                 # Of a map in colours nobody knows which colour is high.
                 raise ValueError(f"its mode is {image.mode}, and not one channel of grey")  # becomes a refusal
-            pixels = np.asarray(image)
-            return pixels.max(-1) if image.mode == "RGB" else pixels  # 0 is where all channels are
+            # By their colours, also where these are a palette's: its number 0 may be any of them.
+            pixels = np.asarray(image.convert("RGBA"))
+        if pixels[..., 3].min() < 255:
+            raise ValueError("it is transparent in parts")
+        return pixels[..., :3].max(-1)
 
     def _refusal(self, file: str, why: str) -> UserError:
-        return UserError(
-            f"{self.setting}={self.folder}: {file} {why}", mend="a picture in grey, or an array of rows and columns"
-        )
+        mend = f"{'an opaque picture' if self.colours else 'a picture in grey'}, or an array of rows and columns"
+        return UserError(f"{self.setting}={self.folder}: {file} {why}", mend=mend)

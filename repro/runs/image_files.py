@@ -16,8 +16,8 @@ from repro.files import read_regular
 
 ENDINGS = (".npy", ".png")
 """Of numpy's arrays, and of pictures in grey."""
-LONGEST_FILE = 1 << 26
-"""Bytes that one file may have: as many as an array of 8 million numbers."""
+LONGEST_FILE = 1 << 30
+"""Bytes that one file may have: as many as an array of 128 million numbers."""
 
 
 def files_by_name(setting: str, folder: Path) -> dict[str, str]:
@@ -37,7 +37,7 @@ def files_by_name(setting: str, folder: Path) -> dict[str, str]:
     def refuse(error: OSError) -> NoReturn:
         raise UserError(
             f"{setting}: {error.filename} cannot be read ({error.strerror})",
-            mend="a folder that can be read, with a file for each image",
+            mend=f"{setting}=DIR, a folder that can be read, with a file for each image",
         ) from error
 
     found = []

@@ -32,6 +32,13 @@ class SourceKind(StrEnum):
     """A saliency map of each image, from a file of `localizer.files`, read as a network's is."""
 
 
+OF_TRUTH = frozenset(
+    {
+        *(SourceKind.truth, SourceKind.dilated, SourceKind.eroded, SourceKind.shifted),
+        *(SourceKind.inverted, SourceKind.random),
+    }
+)
+"""The kinds that begin with the true masks."""
 COUNTED = (SourceKind.dilated, SourceKind.eroded, SourceKind.shifted)
 """The kinds that come with a number of cells."""
 CELLS = 16
@@ -68,7 +75,7 @@ class SaliencySource:
     @property
     def needs_truth(self) -> bool:
         """Whether the true masks must be known."""
-        return not self.is_graded
+        return self.kind in OF_TRUTH
 
     @property
     def needs_network(self) -> bool:
@@ -81,9 +88,9 @@ class SaliencySource:
         return self.kind is SourceKind.maps
 
     @property
-    def is_graded(self) -> bool:
-        """Whether foreground is read off a map by the paper's rule; off a mask it is not."""
-        return self.needs_network or self.kind in (SourceKind.centre, SourceKind.maps)
+    def is_read_by_rule(self) -> bool:
+        """Whether foreground is read off a map by the paper's rule; off a true mask it is not."""
+        return not self.needs_truth
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.cells}" if self.cells else str(self.kind)

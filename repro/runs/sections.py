@@ -35,7 +35,7 @@ from repro.runs.choices import (
 from repro.runs.detection import DetectionSettings
 from repro.runs.identity import added, outside_identity, size
 from repro.runs.protocols import FinetuneSettings, KnnSettings, LogisticSettings, ProbeSettings
-from repro.runs.saliency_sources import SaliencySource
+from repro.runs.saliency_sources import SaliencySource, SourceKind
 
 
 class Framework(StrEnum):
@@ -97,9 +97,9 @@ class DataSettings:
     crop: int = size(224)  # side of a view in pixels
     cached_side: int = added(0, absent=0)  # short side of decoded images to train on, 32 or more; 0: the originals
     scenes: ScenesSettings = size(ScenesSettings, lambda *_: True)
-    # A folder with the true mask of each training image, of which the contents count; drawn scenes have their own.
-    masks: str = added("", absent="", unless="masks_sha256")
-    masks_sha256: str = added("", absent="")  # hash of these, see `repro.runs.reading.pinned`
+    masks: str = outside_identity("")  # a folder with the true mask of each training image; drawn scenes have their own
+    # SHA-256 of the folder's files, set by itself where masks guide; where they only measure, they change no run.
+    masks_sha256: str = added("", absent="")
 
     @property
     def drawn(self) -> bool:
@@ -147,8 +147,17 @@ class LocalizerSettings:
     hard_negative_source: str = added("", absent="")  # the same for hard negatives; empty: as `source`
     # With `source=maps`: a folder with a map of each image, of which the contents count.
     files: str = added("", absent="", unless="files_sha256")
-    files_sha256: str = added("", absent="")  # hash of these, see `repro.runs.reading.pinned`
+    files_sha256: str = added("", absent="")  # SHA-256 of the folder's files, set by itself
     image_side: int = added(256, absent=256)  # side of whole images in pixels: see `salmask bench saliency agreement`
+
+    def by(self, source: str) -> "LocalizerSettings":
+        """Returns the settings with another source of foreground, for both roles, and without what that one reads not.
+
+        Args:
+            source: As `source` names it.
+        """
+        files, digest = (self.files, self.files_sha256) if source == SourceKind.maps else ("", "")
+        return dataclasses.replace(self, source=source, hard_negative_source="", files=files, files_sha256=digest)
 
 
 @dataclass(frozen=True)

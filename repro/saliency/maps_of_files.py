@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repro.data.image_numbers import GREY, ImageNumbers
+from repro.data.image_numbers import ImageNumbers
 from repro.data.splits import Images
 from repro.runs.saliency_sources import CELLS, SourceKind
 from repro.runs.sections import LocalizerSettings
@@ -26,7 +26,7 @@ def maps_of_files(settings: LocalizerSettings, images: Images) -> MapSource:
         UserError: An image has no file, or the folder's content is not that of the hash.
     """
     folder = Path(settings.files)
-    numbers = ImageNumbers.of(images, "localizer.files", folder, modes=GREY, sha256=settings.files_sha256)
+    numbers = ImageNumbers.of(images, "localizer.files", folder, colours=False, sha256=settings.files_sha256)
     identity = {"source": str(SourceKind.maps), "files": numbers.digest, "cells": CELLS}
     return MapSource(identity, CELLS, FileMaps(numbers), lambda _: standardised)
 
@@ -39,12 +39,13 @@ class FileMaps:
     """As salient as they are high, in any unit."""
 
     def __call__(self, index: int) -> Tensor:
-        """Returns a map, G×G: the mean of each cell, in units of the image's largest number.
+        """Returns a map, G×G: the mean of each cell, less the first number, in units of the largest one.
 
         Raises:
             UserError: The file holds no map.
         """
-        exact = self.numbers(index).astype(np.float64)
-        # Single precision is to hold them, and their squares.
+        exact = self.numbers(index)
+        # Single precision is to hold what sets them apart, and its squares; of a constant map nothing does.
         cells = exact / max(np.abs(exact).max(), np.finfo(np.float64).tiny)
+        cells -= cells[0, 0]
         return F.adaptive_avg_pool2d(torch.from_numpy(cells.astype(np.float32)).unsqueeze(0), CELLS).squeeze(0)

@@ -105,7 +105,7 @@ def _build(
         maps = load_maps(of_images, images, device, workers=workers)
     else:
         maps = load_some_maps(of_images, images, only, device, workers=workers)
-    if source.is_graded:
+    if source.is_read_by_rule:
         return ByImage(maps, grid, settings.relax, row_sorted)
     by_mask = ByMask(maps, grid, inverted=source.kind is SourceKind.inverted)
     return _at_random(by_mask, run, device, images) if source.kind is SourceKind.random else by_mask

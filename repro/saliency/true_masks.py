@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.data.image_numbers import NUMBERED, ImageNumbers
+from repro.data.image_numbers import ImageNumbers
 from repro.data.splits import Images
 from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
@@ -48,4 +48,4 @@ def true_masks(run: Run, images: Images) -> TrueMasks | None:
     if not run.data.masks:
         return None
     folder = Path(run.data.masks)
-    return FileMasks(ImageNumbers.of(images, "data.masks", folder, modes=NUMBERED, sha256=run.data.masks_sha256))
+    return FileMasks(ImageNumbers.of(images, "data.masks", folder, colours=True, sha256=run.data.masks_sha256))

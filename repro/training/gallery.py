@@ -48,16 +48,23 @@ class MaskGallery(Hook):
             return
         stages = first_stages(runner.train_dataloader.dataset, maker)
         if not isinstance(maker.foregrounds, Everywhere) and tells_nothing_apart(stages):
-            blind = Symptom(
-                "blind localizer",
-                runner.iter,
-                f"each view of the first {len(stages.query)} images is all foreground, and masks fall anywhere",
-                f"see {self.path}; another localizer.network, or optimization.precision=fp32 or bf16",
-            )
-            log.warning("%s", with_mend(str(blind), blind.mend))
-            health = RunFolder(self.path.parents[1]).health
-            write_symptoms(health, [*read_symptoms(health), blind])
+            self._record_blindness(len(stages.query), runner.iter)
         draw_gallery(stages, self.path)
+
+    def _record_blindness(self, images: int, step: int) -> None:
+        folder = RunFolder(self.path.parents[1])
+        sources = folder.load().saliency_sources
+        mends = {
+            "another localizer.network, or optimization.precision=fp32 or bf16": any(s.needs_network for s in sources),
+            "whether the files of localizer.files are graded": any(s.needs_files for s in sources),
+            "whether the true masks show the objects": any(s.needs_truth for s in sources),
+        }
+        mend = "; ".join([f"see {self.path}", *(mend for mend, applies in mends.items() if applies)])
+        what = f"each view of the first {images} images is all foreground, and masks fall anywhere"
+        blind = Symptom("blind localizer", step, what, mend)
+        log.warning("%s", with_mend(str(blind), blind.mend))
+        earlier = [symptom for symptom in read_symptoms(folder.health) if symptom.kind != blind.kind]
+        write_symptoms(folder.health, [*earlier, blind])
 
 
 def tells_nothing_apart(stages: Stages) -> bool:

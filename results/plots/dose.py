@@ -112,9 +112,8 @@ def role_of(run: Run) -> tuple[str, str]:
 
 def family_of(run: Run) -> str:
     """Returns what runs have in common that differ in their seeds and sources of foreground alone: a recipe."""
-    return replace(
-        run, localizer=replace(run.localizer, source=str(SourceKind.network), hard_negative_source="")
-    ).recipe
+    by_network = run.localizer.by(str(SourceKind.network))
+    return replace(run, localizer=by_network, data=replace(run.data, masks_sha256="")).recipe
 
 
 def slope(points: Sequence[Point]) -> Slope | None:

@@ -85,10 +85,14 @@ def test_sources_are_graded_by_masks_of_ones_own_beside_maps(folder_root: Path, 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     assert refused("bench", "saliency", "sources", "--photos", str(tmp_path)) == (
-        "photographs have no true masks to grade sources by; mend: leave --photos out"
+        "--photos have no true masks to grade sources by; mend: data.dataset=folder machine.data_root=DIR "
+        "data.masks=DIR in its place"
     )
     assert refused("bench", "saliency", "agreement", "--photos", str(tmp_path)) == (
         f"{tmp_path} holds no images; mend: name a folder of photographs"
+    )
+    assert refused("bench", "saliency", "sources", "--cutouts", str(tmp_path), "data.dataset=folder") == (
+        "--cutouts makes scenes, and data.dataset=folder has none; mend: leave it out"
     )
     assert refused("bench", "saliency", "agreement", "--crop", "70") == (
         "data.crop=70 is not divisible by the 4×4 grid; mend: data.crop=72"

@@ -11,7 +11,7 @@ from image_samples import save_numbers
 from PIL import Image
 
 from repro.data.folders import FolderImages
-from repro.data.image_numbers import GREY, NUMBERED, ImageNumbers
+from repro.data.image_numbers import ImageNumbers
 from repro.data.splits import names_of
 from repro.data.subsets import Subset
 from repro.errors import UserError
@@ -75,8 +75,8 @@ UNFIT = {
 }
 
 
-def numbers_of(folder: Path, file: str, modes: tuple[str, ...] = GREY) -> np.ndarray:
-    return ImageNumbers(SETTING, folder, [file], modes, "")(0)
+def numbers_of(folder: Path, file: str, *, colours: bool = False) -> np.ndarray:
+    return ImageNumbers(SETTING, folder, [file], colours, "")(0)
 
 
 @pytest.mark.parametrize("file", UNFIT)
@@ -113,20 +113,52 @@ def test_pictures_and_arrays_hold_the_same_numbers(tmp_path: Path) -> None:
     assert np.array_equal(numbers_of(tmp_path, "1.png"), numbers >= 128)
 
 
-def test_a_palette_numbers_objects_and_grades_nothing(tmp_path: Path) -> None:
-    picture = Image.new("P", (4, 4), 3)
-    picture.putpalette([9, 9, 9] * 4)
-    picture.save(tmp_path / "1.png")
-    assert (numbers_of(tmp_path, "1.png", NUMBERED) == 3).all()
-    with pytest.raises(UserError, match="its mode is P, and not one channel of grey"):
-        numbers_of(tmp_path, "1.png", GREY)
-
-
-def test_of_a_mask_in_colours_all_but_black_is_an_object(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "quantised"])
+def test_of_a_mask_in_colours_all_but_black_is_an_object_whatever_a_palette_numbers_it(
+    mode: str, tmp_path: Path
+) -> None:
     pixels = np.zeros((2, 3, 3), dtype=np.uint8)
-    pixels[0, 1, 1] = pixels[1, 2, 0] = 7
-    save_numbers(tmp_path / "1.png", pixels)
-    assert numbers_of(tmp_path, "1.png", NUMBERED).tolist() == [[0, 7, 0], [0, 0, 7]]
+    pixels[0, 1, 1] = pixels[1, 2, 0] = 255
+    picture = Image.fromarray(pixels)
+    # By Pillow's own palette black is number 1 or another, and 0 is not.
+    picture = picture.quantize(4) if mode == "quantised" else picture.convert(mode)
+    picture.save(tmp_path / "1.png")
+    assert (numbers_of(tmp_path, "1.png", colours=True) > 0).tolist() == [[False, True, False], [False, False, True]]
+    with pytest.raises(UserError, match=r"its mode is \w+, and not one channel of grey\); mend: a picture in grey"):
+        numbers_of(tmp_path, "1.png")
+
+
+def test_a_mask_as_voc_has_them_is_read_by_its_palette(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 1], [15, 255]], dtype=np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 128, 0, 0] + [64, 128, 0] * 14 + [224, 224, 192] * 240)
+    picture.save(tmp_path / "1.png")
+    assert (numbers_of(tmp_path, "1.png", colours=True) > 0).tolist() == [[False, True], [True, True]]
+
+
+def test_a_mask_that_is_transparent_in_parts_is_refused(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (255, 255, 255, 0)).save(tmp_path / "1.png")
+    with pytest.raises(UserError, match=r"it is transparent in parts\); mend: an opaque picture, or an array"):
+        numbers_of(tmp_path, "1.png", colours=True)
+
+
+def test_numbers_beyond_double_are_infinite(tmp_path: Path) -> None:
+    save_numbers(tmp_path / "1.npy", np.array([[np.longdouble("1e4000"), 0]]))
+    with pytest.raises(UserError, match="holds NaN or an infinite number"):
+        numbers_of(tmp_path, "1.npy")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("1.png", b"404: not found", "is no picture, or its header is damaged"),
+        ("1.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'shape': (3," + b" " * 90, "cannot be decoded ("),
+    ],
+)
+def test_what_is_no_such_file_at_all_is_refused(file: str, content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        numbers_of(tmp_path, file)
+    assert str(caught.value).startswith(f"data.masks={tmp_path}: {file} {reason}")
 
 
 def test_a_part_of_the_images_has_the_files_of_its_own(folder_root: Path, tmp_path: Path) -> None:
@@ -135,7 +167,7 @@ def test_a_part_of_the_images_has_the_files_of_its_own(folder_root: Path, tmp_pa
         save_numbers(tmp_path / "masks" / f"{name.removesuffix('.png')}.npy", np.full((2, 3), number))
     part = Subset(images, [7, 2])
     assert names_of(part) == [images.names[7], images.names[2]]
-    numbers = ImageNumbers.of(part, SETTING, tmp_path / "masks", modes=GREY, sha256="")
+    numbers = ImageNumbers.of(part, SETTING, tmp_path / "masks", colours=False, sha256="")
     assert [int(numbers(index)[0, 0]) for index in (0, 1)] == [7, 2]
     assert numbers.digest == hash_files(SETTING, tmp_path / "masks")
 
@@ -149,4 +181,4 @@ def test_images_without_names_are_refused(tmp_path: Path) -> None:
 
     save_numbers(tmp_path / "1.npy", np.zeros((2, 2)))
     with pytest.raises(UserError, match="images of Nameless have no names; mend: an attribute `names`, one of each"):
-        ImageNumbers.of(Nameless(), SETTING, tmp_path, modes=GREY, sha256="")  # type: ignore[arg-type]  # it lacks them
+        ImageNumbers.of(Nameless(), SETTING, tmp_path, colours=False, sha256="")  # type: ignore[arg-type]  # it lacks them

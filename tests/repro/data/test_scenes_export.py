@@ -243,3 +243,11 @@ def test_class_folders_hold_the_scenes_and_the_masks_of_their_objects(tmp_path: 
             assert mask.exists() == (split == "train")
             if split == "train":
                 assert np.array_equal(Image.open(mask), drawn.main_mask(number))
+
+
+def test_classes_without_a_scene_are_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    few = ("--train", "40", "--test", "10", "--classes", "20", "--size", "64")
+    assert refused("data", "export-scenes", "--as", "folder", "--out", str(tmp_path / "out"), *few) == (
+        "10 scenes show nothing of 10 of 20 classes; mend: --test 20 at least, or fewer classes"
+    )
+    assert not (tmp_path / "out").exists()

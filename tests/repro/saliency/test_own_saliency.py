@@ -1,5 +1,6 @@
 """Maps and true masks of a person's own images, and runs whose masks they guide."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 from image_samples import save_numbers, write_objects
-from training_samples import CPU, OURS, refused, salmask, tiny, words
+from PIL import Image
+from training_samples import CPU, OURS, TINY, refused, salmask, tiny, words
 
+from baselines import resolve
+from downstream.flips import pictures_of_scored
 from repro.data.folders import FolderImages
-from repro.data.image_numbers import GREY, ImageNumbers
+from repro.data.image_numbers import ImageNumbers
 from repro.data.subsets import Subset
+from repro.runs.folder import RunFolder
+from repro.runs.health import read_symptoms
 from repro.runs.image_files import hash_files
 from repro.runs.saliency_sources import CELLS, SaliencySource, SourceKind
 from repro.runs.sections import LocalizerSettings
@@ -23,6 +29,7 @@ from repro.saliency.true_maps import TrueMaps, true_maps
 from repro.saliency.true_masks import FileMasks, true_masks
 from repro.scenes.dataset import Scenes
 from repro.training.true_objects import load_batch
+from results.plots.dose import family_of
 
 pytestmark = pytest.mark.usefixtures("own_maps")
 
@@ -36,12 +43,12 @@ def maps(folder_root: Path, tmp_path: Path) -> Path:
 
 
 def numbers_in(folder: Path, *files: str) -> ImageNumbers:
-    return ImageNumbers("localizer.files", folder, list(files), GREY, "")
+    return ImageNumbers("localizer.files", folder, list(files), False, "")
 
 
 def test_a_map_has_the_mean_of_each_cell_whatever_its_unit(tmp_path: Path) -> None:
     numbers = np.random.default_rng(1).uniform(0, 1, (48, 32))
-    means = numbers.reshape(CELLS, 3, CELLS, 2).mean((1, 3)) / numbers.max()
+    means = (numbers.reshape(CELLS, 3, CELLS, 2).mean((1, 3)) - numbers[0, 0]) / numbers.max()
     files = {
         "1.npy": numbers,
         "2.npy": 1e300 * numbers,  # single precision has no such number
@@ -52,18 +59,23 @@ def test_a_map_has_the_mean_of_each_cell_whatever_its_unit(tmp_path: Path) -> No
     for file, content in files.items():
         save_numbers(tmp_path / file, content)
     read = FileMaps(numbers_in(tmp_path, *files))
-    for index, tolerance in enumerate((1e-6, 1e-6, 1e-6, 2e-5, 4e-3)):
+    for index, tolerance in enumerate((1e-6, 1e-6, 1e-6, 2e-5, 8e-3)):
         np.testing.assert_allclose(read(index).numpy(), means, atol=tolerance, err_msg=str(index))
+    save_numbers(tmp_path / "far.npy", 1e8 + numbers)  # of which single precision would see a constant
+    far = FileMaps(numbers_in(tmp_path, "far.npy"))(0).numpy()
+    np.testing.assert_allclose(far * 1e8, means * numbers.max(), atol=1e-6)
+    save_numbers(tmp_path / "constant.npy", np.full((7, 9), 0.1))
+    assert not FileMaps(numbers_in(tmp_path, "constant.npy"))(0).any()
 
 
 def test_a_networks_grid_may_be_finer_or_coarser_than_ours(tmp_path: Path) -> None:
     save_numbers(tmp_path / "7.npy", np.eye(7))
     save_numbers(tmp_path / "32.npy", np.kron(np.eye(2), np.ones((16, 16))))
     coarse, fine = (FileMaps(numbers_in(tmp_path, "7.npy", "32.npy"))(index) for index in (0, 1))
-    assert torch.equal(fine, torch.kron(torch.eye(2), torch.ones(8, 8)))
+    assert torch.equal(fine, torch.kron(torch.eye(2), torch.ones(8, 8)) - 1)
     assert torch.equal(coarse, coarse.T)
-    assert coarse[0, 0] == coarse[-1, -1] == 1
-    assert coarse[0, -1] == 0
+    assert coarse[0, 0] == coarse[-1, -1] == 0  # less the first number, which is 1
+    assert coarse[0, -1] == -1
 
 
 def test_maps_are_kept_with_mean_0_and_deviation_1(folder_root: Path, maps: Path) -> None:
@@ -169,8 +181,37 @@ def test_files_that_changed_since_the_run_began_are_refused(
     save_numbers(maps / "ant/0.png", np.ones((4, 4), dtype=np.uint8))
     assert refused(*command) == (
         f"{setting.replace('__', '.')}={maps} does not hold what the run was made with: it has another SHA-256; mend: "
-        "put these files back, or begin a new run"
+        f"put these files back, or begin a new run, with {setting.replace('__', '.')}_sha256=''"
     )
+
+
+def test_masks_that_only_measure_make_no_other_run(folder_root: Path, maps: Path, tmp_path: Path) -> None:
+    plain, measured = (resolve(OURS, {**TINY, **ON_FILES, "data.masks": masks}) for masks in ("", str(maps)))
+    assert measured.id == plain.id
+    assert measured.recipe == plain.recipe
+    by_truth = resolve(OURS, {**TINY, **ON_FILES, "data.masks": str(maps), "localizer.source": "random"})
+    assert by_truth.data.masks_sha256 == hash_files("data.masks", maps)
+
+
+def test_a_run_by_maps_and_one_by_masks_are_of_one_plot_and_one_report(
+    folder_root: Path, maps: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "runs"
+    by_maps = {"localizer__source": "maps", "localizer__files": maps}
+    for method, settings in ((OURS, by_maps), (f"{OURS}-by-truth", {"localizer__source": "truth"})):
+        pretrain, _, *others = of_files(folder_root, out, data__masks=maps, **settings)
+        ended = salmask(pretrain, method, *others)
+        assert ended.code == 0, ended
+        (run,) = out.glob(f"{method}/*")
+        ended = salmask("eval", str(run), "--task", "knn", "knn.neighbours=[3]")
+        assert ended.code == 0, ended
+    assert len({family_of(RunFolder(run).load()) for run in out.glob("*/*")}) == 1
+    for command in (
+        ("plot", "saliency-dose", "--out", str(tmp_path)),
+        ("report", "--out", str(tmp_path / "page.html")),
+    ):
+        ended = salmask(*command, "--runs", str(out), "--task", "knn")
+        assert ended.code == 0, ended
 
 
 def test_images_without_a_file_are_counted_before_anything_is_trained(
@@ -214,8 +255,8 @@ def test_a_file_for_two_images_is_refused(folder_root: Path, maps: Path, tmp_pat
         ),
         (
             {"localizer.source": "maps", "localizer.files": "/nowhere"},
-            "localizer.files: /nowhere cannot be read (No such file or directory); mend: a folder that can be read, "
-            "with a file for each image",
+            "localizer.files: /nowhere cannot be read (No such file or directory); mend: localizer.files=DIR, a folder "
+            "that can be read, with a file for each image",
         ),
     ],
 )
@@ -243,3 +284,29 @@ def test_other_commands_know_of_maps_and_masks(folder_root: Path, maps: Path, tm
     assert ours > at_random > 0
     cost = salmask("methods", "cost", OURS, *settings, "--rounds", "0")
     assert cost.code == 0, cost
+
+
+def test_scored_images_are_shown_alone_where_maps_are_of_training_images(folder_root: Path, maps: Path) -> None:
+    def size(**localizer: str) -> tuple[int, int]:
+        settings = {**TINY, **ON_FILES, "machine.data_root": str(folder_root), "data.masks": str(maps)}
+        run = resolve(OURS, settings, {f"localizer.{key}": value for key, value in localizer.items()})
+        (picture,) = pictures_of_scored(run, "knn", "folder", [(0, 1)])
+        return Image.open(io.BytesIO(picture)).size
+
+    crop = TINY["data.crop"]
+    assert size(source="maps", files=str(maps)) == size(source="truth") == (crop, crop)
+    assert size(source="network")[0] > 3 * crop  # with foreground and masked query beside it
+
+
+def test_maps_without_contrast_are_told_with_the_mend_that_applies(
+    folder_root: Path, maps: Path, tmp_path: Path
+) -> None:
+    for file in maps.glob("*/*"):
+        save_numbers(file, np.full((4, 4), 7, dtype=np.uint8))
+    command = of_files(folder_root, tmp_path / "runs", localizer__source="maps", localizer__files=maps)
+    ended = salmask(*command)
+    assert ended.code == 0, ended
+    (health,) = tmp_path.glob("runs/*/*/health.json")
+    (symptom,) = read_symptoms(health)
+    assert symptom.kind == "blind localizer"
+    assert symptom.mend == f"see {health.parent}/gallery/masks.png; whether the files of localizer.files are graded"
