@@ -151,7 +151,7 @@ class LocalizerSettings:
     image_side: int = added(256, absent=256)  # side of whole images in pixels: see `salmask bench saliency agreement`
 
     def by(self, source: str) -> "LocalizerSettings":
-        """Returns the settings with another source of foreground, for both roles, and without what that one reads not.
+        """Returns the settings with another source of foreground for both roles, without files that it does not read.
 
         Args:
             source: As `source` names it.
