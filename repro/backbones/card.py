@@ -89,7 +89,7 @@ def _saliency(run: Run) -> str:
     source, hard = run.saliency_sources
     sources = f"source {source}" if hard == source else f"source {source}, of hard negatives {hard}"
     maps = f"; maps of SHA-256 {run.localizer.files_sha256}" if run.localizer.files else ""
-    masks = f"; true masks of SHA-256 {run.data.masks_sha256}" if run.data.masks else ""
+    masks = f"; true masks of SHA-256 {run.data.masks_sha256}" if run.data.masks_sha256 else ""
     return f"{sources}{maps}{masks}" + (f"; {_localizer(run)}" if run.needs_localizer else "")
 
 

@@ -27,7 +27,6 @@ from repro.bench.trace import write_trace
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.runs.limits import LIMITS
-from repro.runs.reading import build
 from repro.runs.run import Run
 from repro.runs.saliency_sources import SourceKind
 from repro.scenes.dataset import Scenes
@@ -196,7 +195,7 @@ class _Drawn(Scenes):
 def _images_for(run: Run) -> Images:
     """Returns images for the batch of a row: noise, or scenes where true masks take the place of a network."""
     count, crop = run.optimization.batch, run.data.crop
-    if not (run.guided and any(source.needs_truth for source in run.saliency_sources)):
+    if not run.needs_true_masks:
         return Noise(count, crop)
     sizes = LIMITS["data.scenes.size"]
     return _Drawn("train", count=count, size=int(min(max(crop, sizes.low), sizes.high)))
@@ -213,14 +212,10 @@ def with_random_localizer(run: Run) -> Run:
 
 def _without_files(run: Run) -> Run:
     """Returns the run with one map for all images where files have one of each: a step costs the same."""
-    if not run.localizer.files:
-        return run
-    of_files = {
-        f"localizer.{name}": str(SourceKind.centre)
-        for name in ("source", "hard_negative_source")
-        if getattr(run.localizer, name) == SourceKind.maps
-    }
-    return build([of_files, {"localizer.files": "", "localizer.files_sha256": ""}], base=run)
+    localizer, instead = run.localizer, {str(SourceKind.maps): str(SourceKind.centre)}
+    source, hard = (instead.get(name, name) for name in (localizer.source, localizer.hard_negative_source))
+    by_centre = replace(localizer, source=source, hard_negative_source=hard, files="", files_sha256="")
+    return replace(run, localizer=by_centre)
 
 
 def measure(

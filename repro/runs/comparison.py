@@ -97,7 +97,7 @@ PARTS: dict[str, Callable[[RunSettings], bool]] = {
     "localizer.sha256": lambda run: run.needs_localizer,
     "localizer.map": lambda run: run.needs_localizer,
     # True masks beside a network's foreground are measured by, and change nothing.
-    "data.masks": lambda run: run.guided and any(source.needs_truth for source in run.saliency_sources),
+    "data.masks": lambda run: run.needs_true_masks,
     "localizer.relax": lambda run: any(source.is_read_by_rule for source in run.saliency_sources),
     "localizer.image_side": lambda run: run.needs_localizer and run.localizer.map is MapOf.image,
     "fidelity.saliency_map": lambda run: run.masking.guidance is Guidance.saliency,

@@ -23,7 +23,7 @@ from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.network_names import LOCALIZERS, RESNETS, is_localizer
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
-from repro.runs.saliency_sources import SaliencySource
+from repro.runs.saliency_sources import SaliencySource, SourceKind
 from repro.runs.sections import Framework, LocalizerSettings, RunSettings
 
 LIMITS: Mapping[str, Limit] = {
@@ -296,7 +296,6 @@ def _source_problems(run: RunSettings) -> Iterator[Problem]:
         for name in ("source", "hard_negative_source")
         if getattr(run.localizer, name)
     }
-    files_count = False
     for key, text in settings.items():
         try:
             source = SaliencySource.parse(text)
@@ -308,12 +307,11 @@ def _source_problems(run: RunSettings) -> Iterator[Problem]:
                 f"fidelity.saliency_map=released sorts what a network finds, and {key}={text} is by true masks",
                 mend="fidelity.saliency_map=paper",
             )
-        files_count |= source.needs_files
         if source.needs_files and not run.localizer.files:
             yield Problem(f"{key}={text} without files", mend="localizer.files=DIR, with a map of each image")
         if source.needs_files and run.data.drawn:
             yield Problem(f"{key}={text} on drawn scenes, which are no files", mend=f"{key}=truth")
-    if (run.localizer.files or run.localizer.files_sha256) and not files_count:
+    if (run.localizer.files or run.localizer.files_sha256) and SourceKind.maps not in settings.values():
         yield Problem(
             f"localizer.files play no part with localizer.source={run.localizer.source}",
             mend="localizer.source=maps, or leave them out",

@@ -355,9 +355,9 @@ def pinned(run: Run) -> Run:
         localizer = dataclasses.replace(localizer, files=str(folder), files_sha256=digest)
     data = run.data
     if data.masks:
-        folder, digest = expanded(data.masks).resolve(), data.masks_sha256
-        if run.guided and any(source.needs_truth for source in run.saliency_sources):
-            digest = digest or hash_once("data.masks", folder)
+        folder = expanded(data.masks).resolve()
+        # None where masks only measure, also where settings are those of a run that they guided.
+        digest = data.masks_sha256 or hash_once("data.masks", folder) if run.needs_true_masks else ""
         data = dataclasses.replace(data, masks=str(folder), masks_sha256=digest)
     return dataclasses.replace(run, localizer=localizer, data=data)
 

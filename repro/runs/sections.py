@@ -387,3 +387,8 @@ class RunSettings:
     def needs_localizer(self) -> bool:
         """Whether a frozen network tells where the foreground is."""
         return self.guided and any(source.needs_network for source in self.saliency_sources)
+
+    @property
+    def needs_true_masks(self) -> bool:
+        """Whether true masks tell where the foreground is, and not only how well another source finds it."""
+        return self.guided and any(source.needs_truth for source in self.saliency_sources)

@@ -137,13 +137,14 @@ def write_folders(root: Path, train: Scenes, val: Scenes, *, workers: int = 1) -
         `root`.
 
     Raises:
-        UserError: The folder is not empty or cannot be written to, the classes of the two differ, or one has no scene.
+        UserError: The folder is not empty or cannot be written to, the classes of the two differ, or one of them has no
+            scene.
     """
     _require_same_classes(train, val)
     classes = _file_names(train.classes)
     for option, scenes in (("--train", train), ("--test", val)):
-        if shown := len(classes) - len(set(scenes.targets)):  # an empty class folder is refused by whoever reads it
-            what = f"{len(scenes)} scenes show nothing of {shown} of {len(classes)} classes"
+        if unseen := len(classes) - len(set(scenes.targets)):  # an empty class folder is refused by whoever reads it
+            what = f"{len(scenes)} scenes show nothing of {unseen} of {len(classes)} classes"
             raise UserError(what, mend=f"{option} {len(classes)} at least, or fewer classes")
     with new_folder(root) as folder, ProgressBars() as progress:
         for split, scenes, masks in (("train", train, folder / "masks"), ("val", val, None)):

@@ -210,6 +210,11 @@ def test_the_card_tells_method_data_protocol_results_and_licence(evaluated: RunF
             f"source random; true masks of SHA-256 {'3' * 64}",
             "; masks were guided by the objects' true masks",
         ),
+        (  # masks that only measure guided nothing
+            {"data.dataset": "folder", "localizer.source": "centre", "data.masks": "/home/masks"},
+            "source centre",
+            "",
+        ),
         ({"masking.guidance": "random"}, "", ""),
     ],
 )

@@ -20,6 +20,7 @@ from repro.data.image_numbers import ImageNumbers
 from repro.data.subsets import Subset
 from repro.runs.folder import RunFolder
 from repro.runs.health import read_symptoms
+from repro.runs.identity import plain as plain_settings
 from repro.runs.image_files import hash_files
 from repro.runs.saliency_sources import CELLS, SaliencySource, SourceKind
 from repro.runs.sections import LocalizerSettings
@@ -191,6 +192,9 @@ def test_masks_that_only_measure_make_no_other_run(folder_root: Path, maps: Path
     assert measured.recipe == plain.recipe
     by_truth = resolve(OURS, {**TINY, **ON_FILES, "data.masks": str(maps), "localizer.source": "random"})
     assert by_truth.data.masks_sha256 == hash_files("data.masks", maps)
+    # Nor do they where the settings are those of a run that they guided.
+    again = resolve(OURS, {**TINY, **ON_FILES}, {"data": plain_settings(by_truth.data)})
+    assert again.id == plain.id
 
 
 def test_a_run_by_maps_and_one_by_masks_are_of_one_plot_and_one_report(
