@@ -67,6 +67,8 @@ class MapFile:
         """
         self.count, self.grid, self.path = count, grid, path
         self._unwritten: dict[int, Maps] = {}
+        self._whole: set[int] = set()
+        """Chunks of the file that were found whole: to find it out, all of their maps are read."""
         self._is_own = False
         self._descriptor = None if path is None else self._open(path)
 
@@ -81,12 +83,14 @@ class MapFile:
 
     def is_whole(self, chunk: int) -> bool:
         """Says whether a chunk's maps are there."""
-        if chunk in self._unwritten:
+        if chunk in self._unwritten or chunk in self._whole:
             return True
         if self._descriptor is None:
             return False
         kept = os.pread(self._descriptor, CHECKSUM_BYTES, self._place_of_checksum(chunk))
-        return kept == checksum(self._content_of(chunk))
+        if kept == checksum(self._content_of(chunk)):
+            self._whole.add(chunk)
+        return chunk in self._whole
 
     def write(self, chunk: int, maps: Maps) -> None:
         """Writes the maps of a chunk, n×G×G for its n images."""

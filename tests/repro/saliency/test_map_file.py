@@ -4,10 +4,12 @@ import errno
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
+from repro.files import checksum
 from repro.saliency.map_file import CHUNK, MapFile
 
 
@@ -30,6 +32,16 @@ def test_a_map_file_gives_back_what_was_written_and_knows_what_is_missing(tmp_pa
     fill(file, maps)
     assert np.array_equal(MapFile(path, count, 3).read().numpy(), maps)
     assert path.stat().st_size == count * 18 + 3 * 4
+
+
+def test_maps_that_were_found_whole_are_not_looked_through_again(tmp_path: Path) -> None:
+    maps = numbered(2 * CHUNK)
+    fill(MapFile(tmp_path / "m", len(maps), 3), maps)
+    file = MapFile(tmp_path / "m", len(maps), 3)
+    with patch("repro.saliency.map_file.checksum", side_effect=checksum) as look:
+        assert all(file.is_whole(chunk) for _ in range(3) for chunk in range(2))
+        assert np.array_equal(file.read().numpy(), maps)
+    assert look.call_count == 2
 
 
 def test_maps_of_zeros_are_no_missing_ones(tmp_path: Path) -> None:
