@@ -31,14 +31,14 @@ class ImageNumbers:
         folder: Where the files lie.
         files: Of each image, relative to the folder.
         colours: Whether pictures may have colours, and all but black is other than 0; else they are in grey.
-        digest: SHA-256 of the folder's files.
+        sha256: Of what the folder held as the run began, as hex digits; empty where that is not known.
     """
 
     setting: str
     folder: Path
     files: list[str]
     colours: bool
-    digest: str
+    sha256: str
 
     @classmethod
     def of(cls, images: Images, setting: str, folder: Path, *, colours: bool, sha256: str) -> "ImageNumbers":
@@ -49,10 +49,10 @@ class ImageNumbers:
             setting: That names the folder.
             folder: Where the files lie.
             colours: Whether pictures may have colours.
-            sha256: What the folder held as the run began, as hex digits; empty where that is not known.
+            sha256: Of what the folder held as the run began, as hex digits; empty where that is not known.
 
         Raises:
-            UserError: An image has no name, that of another one, or no file; or the folder holds something else by now.
+            UserError: An image has no name, that of another one, or no file.
         """
         files = files_by_name(setting, folder)
         names = [os.path.splitext(name)[0] for name in names_of(images)]  # noqa: PTH122  # as in `files_by_name`
@@ -62,12 +62,20 @@ class ImageNumbers:
         if missing := [name for name in names if name not in files]:
             what = f"{setting}={folder}: of {len(names)} images {shortened(missing)} have no file"
             raise UserError(what, mend="a file of each image's name that ends with .png or .npy")
-        if sha256 not in ("", digest := hash_once(setting, folder)):
+        return cls(setting, folder, [files[name] for name in names], colours, sha256)
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the folder's files, all of which are read for it, once in a process.
+
+        Raises:
+            UserError: A file cannot be read, or the folder holds something else than as the run began.
+        """
+        if self.sha256 not in ("", digest := hash_once(self.setting, self.folder)):
             raise UserError(
-                f"{setting}={folder} does not hold what the run was made with: it has another SHA-256",
-                mend=f"put these files back, or begin a new run, with {setting}_sha256=''",
+                f"{self.setting}={self.folder} does not hold what the run was made with: it has another SHA-256",
+                mend=f"put these files back, or begin a new run, with {self.setting}_sha256=''",
             )
-        return cls(setting, folder, [files[name] for name in names], colours, digest)
+        return digest
 
     def __call__(self, index: int) -> NDArray[Any]:
         """Returns the numbers of an image, H×W in double precision, all finite.

@@ -27,7 +27,7 @@ def maps_of_files(settings: LocalizerSettings, images: Images) -> MapSource:
     """
     folder = Path(settings.files)
     numbers = ImageNumbers.of(images, "localizer.files", folder, colours=False, sha256=settings.files_sha256)
-    identity = {"source": str(SourceKind.maps), "files": numbers.digest, "cells": CELLS}
+    identity = {"source": str(SourceKind.maps), "files": numbers.digest(), "cells": CELLS}
     return MapSource(identity, CELLS, FileMaps(numbers), lambda _: standardised)
 
 

@@ -23,10 +23,13 @@ def true_maps(source: SaliencySource, masks: TrueMasks) -> MapSource:
     Args:
         source: Of the kinds that change the mask, or `truth` itself.
         masks: Of the images.
+
+    Raises:
+        UserError: The files of the masks cannot be read, or are others than as the run began.
     """
     identity = {"source": str(source), "cells": CELLS}
     if isinstance(masks, FileMasks):  # scenes' own are told by the images' fingerprint
-        identity["masks"] = masks.numbers.digest
+        identity["masks"] = masks.numbers.digest()
     return MapSource(identity, CELLS, TrueMaps(source, masks), lambda _: lambda maps: maps)
 
 

@@ -41,7 +41,7 @@ def true_masks(run: Run, images: Images) -> TrueMasks | None:
         images: That train.
 
     Raises:
-        UserError: `data.masks` lacks a file, or holds something else than as the run began.
+        UserError: `data.masks` lacks a file.
     """
     if isinstance(images, Scenes):
         return images.main_mask

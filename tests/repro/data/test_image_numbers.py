@@ -169,7 +169,7 @@ def test_a_part_of_the_images_has_the_files_of_its_own(folder_root: Path, tmp_pa
     assert names_of(part) == [images.names[7], images.names[2]]
     numbers = ImageNumbers.of(part, SETTING, tmp_path / "masks", colours=False, sha256="")
     assert [int(numbers(index)[0, 0]) for index in (0, 1)] == [7, 2]
-    assert numbers.digest == hash_files(SETTING, tmp_path / "masks")
+    assert numbers.digest() == hash_files(SETTING, tmp_path / "masks")
 
 
 def test_images_without_names_are_refused(tmp_path: Path) -> None:

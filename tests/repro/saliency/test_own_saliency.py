@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -195,6 +196,11 @@ def test_masks_that_only_measure_make_no_other_run(folder_root: Path, maps: Path
     # Nor do they where the settings are those of a run that they guided.
     again = resolve(OURS, {**TINY, **ON_FILES}, {"data": plain_settings(by_truth.data)})
     assert again.id == plain.id
+    # All that is read of them are the masks that are looked at.
+    with patch("repro.data.image_numbers.hash_once", side_effect=AssertionError):
+        masks = true_masks(measured, FolderImages(folder_root, "train"))
+        assert isinstance(masks, FileMasks)
+        assert masks(0).any()
 
 
 def test_a_run_by_maps_and_one_by_masks_are_of_one_plot_and_one_report(
