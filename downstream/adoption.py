@@ -18,6 +18,7 @@ from repro.runs.comparison import difference
 from repro.runs.departures import value_text
 from repro.runs.folder import RunFolder
 from repro.runs.limits import METHOD_NAME, METHOD_NAME_MEND
+from repro.runs.provenance_file import record_attempt
 from repro.runs.reading import build
 from repro.runs.run import Run
 from repro.terminal import say
@@ -167,7 +168,7 @@ def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> 
     imported = run.imported
     folder.prepare(run)
     weights = {"weights": imported.weights}
-    folder.record_provenance("not trained here", weights, _command(run, foreign.prefix, folder))
+    record_attempt(folder, "not trained here", weights, _command(run, foreign.prefix, folder))
     save_backbone(
         folder.backbone,
         foreign.state,

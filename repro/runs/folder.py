@@ -12,12 +12,9 @@ import itertools
 import json
 import logging
 import os
-import platform
 import re
-import shlex
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -33,11 +30,8 @@ from repro.files import is_of_a_full_disk, is_temporary, write_json, write_over,
 from repro.presence import exists, is_file
 from repro.runs.detection import COCO, VOC
 from repro.runs.lock import STALE_SECONDS, Holder, held, job_id
-from repro.runs.provenance import RECORDED_PACKAGES, now, package_version, source
 from repro.runs.run import Run
-from repro.runs.schemas import ATTEMPT
 from repro.runs.status import PRETRAIN, Status, read_status
-from repro.runs.step_files import checkpoints
 
 BEAT_SECONDS = 15.0
 """Time between two signs of life; far below `repro.runs.lock.STALE_SECONDS`, so that a late one proves nothing."""
@@ -55,8 +49,6 @@ TASK_FOLDERS: Mapping[str, str] = {
 
 LONGEST_ERROR = 1500
 """Letters of an error that a status keeps, so that it fits into the block that it has, also on a full disk."""
-UNREADABLE = ".unreadable"
-"""What the name of a record ends in that could not be read, and in whose place a new one began."""
 
 log = logging.getLogger("salmask")
 
@@ -153,58 +145,6 @@ class RunFolder:
             line = _ID_LINE.fullmatch(file.readline(64))
         name = _ID_NAME.fullmatch(self.path.resolve().name)
         return {*([line[1].decode()] if line else []), *([name[1]] if name else [])}
-
-    def record_provenance(
-        self, device: str, data: dict[str, str], command: str = "", /, **how: Mapping[str, Any]
-    ) -> None:
-        """Writes what this attempt runs on, keeping what earlier attempts ran on.
-
-        Args:
-            device: Name of the device.
-            data: Fingerprints of the data set's splits, by their names.
-            command: What makes this run again; empty: its pretraining by its own `run.yaml`.
-            how: How it computes: `machine`, its settings, and of a GPU `arithmetic`, torch's switches.
-
-        Raises:
-            UserError: An earlier attempt saw other data, and something is here that was made of it.
-        """
-        # Before the first checkpoint nothing binds: who mended an image that could not be decoded calls this again.
-        earlier, made = self._earlier_attempts(), (self.backbone, self.results, *checkpoints(self.checkpoints))
-        if earlier and earlier[-1]["data"] != data and any(map(exists, made)):
-            raise UserError(
-                f"the data changed since {self.path} was begun (fingerprint {earlier[-1]['data']}, now {data})",
-                mend="restore it, or choose another --out",
-            )
-        attempt = {
-            "started": now(),
-            **asdict(source()),
-            "command": command or self._pretraining_command(),
-            "process": shlex.join(sys.argv),
-            "host": socket.gethostname(),
-            "device": device,
-            "python": platform.python_version(),
-            "packages": {name: package_version(name) for name in RECORDED_PACKAGES},
-            "data": data,
-            **how,
-        }
-        write_json(self.provenance, [*earlier, attempt])
-
-    def _earlier_attempts(self) -> list[dict[str, Any]]:
-        """Returns what `provenance.json` says; a file that cannot be read is put aside, and a new one begins."""
-        if not exists(self.provenance):
-            return []
-        try:
-            return ATTEMPT.read_list(self.provenance)
-        except UserError as error:
-            aside = self.provenance.with_name(f"{self.provenance.name}{UNREADABLE}")
-            self.provenance.replace(aside)
-            log.warning("%s; it is kept as %s, and a new one begins with this attempt", error.what, aside.name)
-            return []
-
-    def _pretraining_command(self) -> str:
-        """Returns the command that trains this run again, also where a launcher's process trained it."""
-        out = str(self.path.parent.parent)
-        return shlex.join(["salmask", "pretrain", self.load().method, "--config", str(self.run_yaml), "--out", out])
 
     def status(self, task: str = "") -> Status | None:
         """Returns how a task goes, or None where it never started.

@@ -27,6 +27,7 @@ from repro.runs.comparison import difference
 from repro.runs.departures import value_text
 from repro.runs.folder import RunFolder
 from repro.runs.identity import plain
+from repro.runs.provenance_file import record_attempt
 from repro.runs.reading import FOLDERS, flat
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
@@ -103,7 +104,7 @@ def _train(
     training = build_training(run, folder, learner, batches, device)
     if rank() == 0:
         folder.prepare(run)
-        folder.record_provenance(device_name(device), {"train": images.fingerprint()}, **_how(run, device))
+        record_attempt(folder, device_name(device), {"train": images.fingerprint()}, **_how(run, device))
         if caution := queue_caution(run, len(images)):
             log.warning("%s", caution)
         _record_foregrounds(run, folder, learner, images, device)

@@ -22,6 +22,7 @@ from repro.errors import UserError
 from repro.files import write_json
 from repro.runs.folder import RunFolder
 from repro.runs.provenance import source
+from repro.runs.provenance_file import record_attempt
 from repro.runs.reading import load, read_yaml
 from repro.runs.schemas import ATTEMPT
 from repro.runs.status import Status
@@ -220,9 +221,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 def test_provenance_keeps_every_attempt(folder: RunFolder) -> None:
     folder.prepare(RUN)
-    folder.record_provenance("cpu", {"train": "aa"})
+    record_attempt(folder, "cpu", {"train": "aa"})
     first = json.loads(folder.provenance.read_text())
-    folder.record_provenance("other cpu", {"train": "aa"})
+    record_attempt(folder, "other cpu", {"train": "aa"})
     attempts = json.loads(folder.provenance.read_text())
     assert attempts[:1] == first
     assert [attempt["device"] for attempt in attempts] == ["cpu", "other cpu"]
@@ -230,8 +231,8 @@ def test_provenance_keeps_every_attempt(folder: RunFolder) -> None:
 
 def test_provenance_tells_how_an_attempt_computes(folder: RunFolder) -> None:
     folder.prepare(RUN)
-    folder.record_provenance("cpu", {"train": "aa"})  # as older versions did
-    folder.record_provenance("cpu", {"train": "aa"}, machine={"compile": True}, arithmetic={"cudnn.allow_tf32": True})
+    record_attempt(folder, "cpu", {"train": "aa"})  # as older versions did
+    record_attempt(folder, "cpu", {"train": "aa"}, machine={"compile": True}, arithmetic={"cudnn.allow_tf32": True})
     first, second = ATTEMPT.read_list(folder.provenance)
     assert not {"machine", "arithmetic"} & set(first)
     assert (second["machine"], second["arithmetic"]) == ({"compile": True}, {"cudnn.allow_tf32": True})
@@ -239,7 +240,7 @@ def test_provenance_tells_how_an_attempt_computes(folder: RunFolder) -> None:
 
 def test_provenance_names_a_command_that_makes_the_run_again(folder: RunFolder) -> None:
     folder.prepare(RUN)
-    folder.record_provenance("cpu", {"train": "aa"})
+    record_attempt(folder, "cpu", {"train": "aa"})
     (attempt,) = json.loads(folder.provenance.read_text())
     words = shlex.split(attempt["command"])
     assert words[:2] == ["salmask", "pretrain"]
@@ -251,20 +252,20 @@ def test_provenance_names_a_command_that_makes_the_run_again(folder: RunFolder) 
 @pytest.mark.parametrize("made", ["checkpoints/step_00000002.pth", "backbone.pth", "results.jsonl"])
 def test_data_that_changed_between_attempts_is_refused(folder: RunFolder, made: str) -> None:
     folder.prepare(RUN)
-    folder.record_provenance("cpu", {"train": "aa"})
+    record_attempt(folder, "cpu", {"train": "aa"})
     (folder.path / made).parent.mkdir(exist_ok=True)
     (folder.path / made).touch()
     with pytest.raises(UserError, match="the data changed since"):
-        folder.record_provenance("cpu", {"train": "bb"})
+        record_attempt(folder, "cpu", {"train": "bb"})
     assert len(json.loads(folder.provenance.read_text())) == 1
 
 
 def test_data_may_be_mended_where_nothing_was_made_of_it_yet(folder: RunFolder) -> None:
     folder.prepare(RUN)
-    folder.record_provenance("cpu", {"train": "aa"})
+    record_attempt(folder, "cpu", {"train": "aa"})
     folder.checkpoints.mkdir()
     (folder.checkpoints / ".step_00000002.pth.abcdefgh").touch()  # its first, half written when it was killed
-    folder.record_provenance("cpu", {"train": "bb"})
+    record_attempt(folder, "cpu", {"train": "bb"})
     attempts = json.loads(folder.provenance.read_text())
     assert [attempt["data"]["train"] for attempt in attempts] == ["aa", "bb"]
 

@@ -19,6 +19,7 @@ from repro.errors import UserError
 from repro.files import read_regular, write_over
 from repro.runs.folder import RunFolder
 from repro.runs.metrics import parse_row, read_metrics
+from repro.runs.provenance_file import record_attempt
 from repro.runs.schemas import ATTEMPT, STATUS, read_json
 from repro.runs.status import read_status
 from repro.runs.step_files import checkpoints
@@ -135,7 +136,7 @@ def test_a_spoilt_provenance_is_kept_beside_a_new_one(
     folder = RunFolder.of(tiny(), tmp_path)
     folder.prepare(tiny())
     folder.provenance.write_bytes(content)
-    folder.record_provenance("cpu", {"train": "1"})
+    record_attempt(folder, "cpu", {"train": "1"})
     assert len(ATTEMPT.read_list(folder.provenance)) == 1
     assert folder.provenance.with_name("provenance.json.unreadable").read_bytes() == content
     assert "a new one begins with this attempt" in caplog.text
