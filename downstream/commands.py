@@ -4,7 +4,7 @@ torch is imported only when a command runs, so that `--help` answers at once.
 """
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -131,14 +131,12 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
         """
         if checkpoint is None:
             run, folder = _finished_run(words or [])
-            chosen = evaluations(task, data, run)
-            roots = _roots(root or [], chosen)
+            roots = _roots(root or [], evaluations(task, data, run))
         else:
             settings = _settings_alone(words or [])
             # What can be wrong with tasks and roots is found before the weights are copied.
             wanted = reading.build([settings])
-            chosen = evaluations(task, data, wanted)
-            roots = _roots(root or [], chosen)
+            roots = _roots(root or [], evaluations(task, data, wanted))
             run, folder = _adopted(
                 wanted,
                 path=checkpoint,
@@ -148,9 +146,9 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
                 input_filter=InputFilter.high_pass if high_pass else InputFilter.none,
                 settings=settings,
                 out=out,
-                roots={evaluation: _root_of(evaluation, roots) for evaluation in chosen},
+                roots=roots,
             )
-        _evaluate_all(run, folder, chosen, roots, carry_out, again=again, as_json=as_json)
+        _evaluate_all(run, folder, roots, carry_out, again=again, as_json=as_json)
 
 
 def _add_probe(app: typer.Typer, carry_out: CarryOut) -> None:
@@ -163,9 +161,8 @@ def _add_probe(app: typer.Typer, carry_out: CarryOut) -> None:
         Example: salmask probe runs/table1/mocov2/s0-45df9c0eca --root /data/imagenet
         """
         run = with_settings(RunFolder(folder).load(), parse_overrides(settings or []))
-        linear = [Evaluation("linear", run.data.dataset)]
-        roots = _roots([root] if root else [], linear)
-        _evaluate_all(run, RunFolder(folder), linear, roots, carry_out, as_json=as_json)
+        roots = _roots([root] if root else [], [Evaluation("linear", run.data.dataset)])
+        _evaluate_all(run, RunFolder(folder), roots, carry_out, as_json=as_json)
 
 
 def _finished_run(words: Sequence[str]) -> tuple[Run, RunFolder]:
@@ -262,9 +259,13 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
     return list(unique)
 
 
-def _roots(options: Sequence[str], evaluations: Iterable[Evaluation]) -> dict[str, Path]:
-    """Reads the values of `--root`: `DIR` goes under the empty name, `DATASET=DIR` under the data set's."""
-    roots = {}
+def _roots(options: Sequence[str], evaluations: Sequence[Evaluation]) -> dict[Evaluation, Path | None]:
+    """Reads the values of `--root`, `DATASET=DIR` or `DIR` for the only data set, and returns that of each evaluation.
+
+    Raises:
+        UserError: An unknown data set, no folder, or one folder for several data sets.
+    """
+    roots = {}  # by data set; under the empty name that of the only one
     for text in options:
         dataset, equals, folder = text.partition("=")
         # A path may hold an "=" too; a data set's name has no slash.
@@ -280,14 +281,13 @@ def _roots(options: Sequence[str], evaluations: Iterable[Evaluation]) -> dict[st
             f"--root {roots['']}: several data sets are evaluated on",
             mend="--root DATASET=DIR for each, or $SALMASK_DATA",
         )
-    return roots
+    return {evaluation: roots.get(evaluation.dataset, roots.get("")) for evaluation in evaluations}
 
 
 def _evaluate_all(
     run: Run,
     folder: RunFolder,
-    evaluations: Sequence[Evaluation],
-    roots: Mapping[str, Path],
+    roots: Mapping[Evaluation, Path | None],
     carry_out: CarryOut,
     *,
     again: bool = False,
@@ -295,17 +295,16 @@ def _evaluate_all(
 ) -> None:
     """Carries out evaluations one after the other, then prints their rows; of several processes the first one alone."""
     # All that can be wrong with the command is found before the first evaluation takes its time.
-    if len(evaluations) > 1:
-        _check_all(run, folder, evaluations, roots, again=again)
+    if len(roots) > 1:
+        _check_all(run, folder, roots, again=again)
     rows: list[Result] = []
     first = is_first_process()
     try:
-        for evaluation in evaluations:
+        for evaluation, root in roots.items():
+            recorded = read(folder.results)[0] if first and exists(folder.results) else []
+            carry_out(run, folder.path, evaluation.name(run), root, again=again)
             if not first:  # whose rows are those of the first one, which alone records and prints them
-                carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots), again=again)
                 continue
-            recorded = read(folder.results)[0] if exists(folder.results) else []
-            carry_out(run, folder.path, evaluation.name(run), _root_of(evaluation, roots), again=again)
             recorded_now = read(folder.results)[0]
             measured = evaluation.recorded(run, recorded_now)
             # Numbers measured twice within a second may be the same in everything; that there are more rows tells.
@@ -317,7 +316,7 @@ def _evaluate_all(
         if rows:
             _show(rows, as_json=as_json)
     if first and not as_json:
-        table = table_of([evaluation.task for evaluation in evaluations])
+        table = table_of([evaluation.task for evaluation in roots])
         suggest(f"salmask table {table} --runs {shlex.quote(str(folder.path.parent.parent))}")
 
 
@@ -357,14 +356,7 @@ def _metric_and_value(row: Result) -> str:
     return f"{row.metric:14} {row.value:6.2f} %"
 
 
-def _root_of(evaluation: Evaluation, roots: Mapping[str, Path]) -> Path | None:
-    """Returns the root that `--root` gave for an evaluation's data set, by its name or for the only one."""
-    return roots.get(evaluation.dataset, roots.get(""))
-
-
-def _check_all(
-    run: Run, folder: RunFolder, evaluations: Sequence[Evaluation], roots: Mapping[str, Path], *, again: bool
-) -> None:
+def _check_all(run: Run, folder: RunFolder, roots: Mapping[Evaluation, Path | None], *, again: bool) -> None:
     """Raises a UserError that a later evaluation would begin with, before hours go to the first."""
     show_log()
     with OPENING.shown(shown=is_first_process()):
@@ -373,5 +365,4 @@ def _check_all(
         from repro.distributed import initialise
 
         initialise(run.machine.device)
-        named = {evaluation: _root_of(evaluation, roots) for evaluation in evaluations}
-        check_evaluations(run, folder, named, again=again)
+        check_evaluations(run, folder, roots, again=again)
