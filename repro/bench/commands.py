@@ -335,9 +335,8 @@ def _add_start(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         methods, settings = names_and_settings(words)
         if methods[1:]:
             raise UserError(f"{' and '.join(methods)}: one row at a time", mend="leave the others out")
-        run = pinned(
-            room.resolve(methods[0] if methods else "mocov2", command_settings(settings, data=data, root=root))
-        )
+        method = methods[0] if methods else "mocov2"
+        run = room.resolve(method, command_settings(settings, data=data, root=root))
         report(as_json, measure_start(run, f"{room.build.__module__}:{room.build.__qualname__}", rounds))
 
 

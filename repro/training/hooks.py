@@ -30,6 +30,18 @@ LONGEST_DATA_WAIT = 0.1
 log = logging.getLogger("salmask")
 
 
+def is_logged(runner: Any, batch_idx: int, every: int) -> bool:
+    """Returns whether the logger writes a line at the end of a step.
+
+    Args:
+        runner: Of the training.
+        batch_idx: Number of the step in its epoch, from 0.
+        every: Steps between two lines; an epoch's last step has one, too.
+    """
+    steps = batch_idx + 1
+    return steps % every == 0 or steps == len(runner.train_dataloader)
+
+
 class RuntimeInfo(RuntimeInfoHook):
     """mmengine's hook that hands a step's losses to the log, without its wait for the device at each step.
 
@@ -56,8 +68,7 @@ class RuntimeInfo(RuntimeInfoHook):
         if outputs is not None:
             # Without `detach` each step's graph would live until the next log line.
             self._unread_steps.append({name: value.detach() for name, value in outputs.items()})
-        # The very steps at which the logger writes; this hook has the higher priority and so comes first.
-        if self.every_n_inner_iters(batch_idx, self.every) or self.end_of_epoch(runner.train_dataloader, batch_idx):
+        if is_logged(runner, batch_idx, self.every):  # this hook has a higher priority than the logger, and comes first
             self._hand_on(runner)
 
     def window(self, runner: Any) -> dict[str, list[float]]:
@@ -149,13 +160,9 @@ class FiniteGuard(Hook):
         """Looks at the losses and what is logged beside them; every so often, at the verdict."""
         for value in (outputs or {}).values():
             self._note(~value.detach().isfinite())
-        # The very steps at which the logger writes, which comes later: no line of the log has a bad number.
-        if (
-            self._first_bad is None
-            or not (self._first_bad.is_cuda or world_size() > 1)
-            or self.every_n_inner_iters(batch_idx, self.every)
-            or self.end_of_epoch(runner.train_dataloader, batch_idx)
-        ):
+        is_free = self._first_bad is None or not (self._first_bad.is_cuda or world_size() > 1)
+        # The logger comes later: no line of the log has a bad number.
+        if is_free or is_logged(runner, batch_idx, self.every):
             self.verify()
 
     def verify(self) -> None:
@@ -209,7 +216,7 @@ class Throughput(Hook):
     ) -> None:
         """Hands the throughput to the log where that writes a line, and starts the clock anew."""
         steps = runner.iter + 1 - self._from
-        if self.every_n_inner_iters(batch_idx, self.every) or self.end_of_epoch(runner.train_dataloader, batch_idx):
+        if is_logged(runner, batch_idx, self.every):
             elapsed = time.perf_counter() - self._since
             runner.message_hub.update_scalar("train/images_per_second", self.batch * steps / elapsed)
             self._since, self._from = time.perf_counter(), runner.iter + 1
@@ -238,9 +245,7 @@ class DataWait(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
         """Hands the share to the log where that writes a line, and starts the clock anew."""
-        if not (
-            self.every_n_inner_iters(batch_idx, self.every) or self.end_of_epoch(runner.train_dataloader, batch_idx)
-        ):
+        if not is_logged(runner, batch_idx, self.every):
             return
         waited, now = self.feed.waited(), time.perf_counter()
         share = min(1.0, waited / (now - self._since))

@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from rich.progress import TaskID
 
 from repro.progress import REDRAW_SECONDS, ProgressBars
+from repro.training.hooks import is_logged
 
 SCORED = "scored"
 """Where mmengine's message hub has the score of the last epoch, as the bar shows it beside the loss."""
@@ -34,13 +35,11 @@ class StepBar(Hook):
     ) -> None:
         """Moves the bar; most steps ask for the time and no more."""
         now, step = time.monotonic(), runner.iter + 1
-        is_logged = self.every_n_inner_iters(batch_idx, self.every) or self.end_of_epoch(
-            runner.train_dataloader, batch_idx
-        )
-        if not is_logged and now - self._told < REDRAW_SECONDS:
+        has_line = is_logged(runner, batch_idx, self.every)
+        if not has_line and now - self._told < REDRAW_SECONDS:
             return
         self._told = now
-        changes = {"note": _note(runner)} if is_logged else {}
+        changes = {"note": _note(runner)} if has_line else {}
         self.bars.start()
         self.bars.update(self._bar, completed=step, **changes)
 
