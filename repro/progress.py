@@ -63,12 +63,9 @@ class ProgressBars(Progress):
         self._drawn_at = -REDRAW_SECONDS
         self._next_line: dict[TaskID, float] = {}
         super().__init__(
-            _Words("description"),
+            _Words(lambda task: task.description),
             BarColumn(bar_width=None),
-            _Words("counted"),
-            _Words("rate"),
-            _Words("left"),
-            _Words("note"),
+            *map(_Words, (_counted, _rate, _left, _note)),
             console=console,
             auto_refresh=False,
             transient=True,
@@ -126,24 +123,21 @@ class ProgressBars(Progress):
 
     def _print(self, task: Task) -> None:
         """Prints how far a task is as a line, above the bars where there are some."""
-        told = (_counted(task, share=True), _rate(task), _left(task), str(task.fields.get("note", "")))
+        told = (_counted(task, share=True), _rate(task), _left(task), _note(task))
         words = ", ".join(word for word in told if word) or f"under way for {clock_time(task.elapsed or 0)}"
         line = f"{task.description}: {words}"
         self.console.print(line, soft_wrap=True)
 
 
 class _Words(ProgressColumn):
-    """A column of words, by its name."""
+    """A column of what a function says of a task."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, words: Callable[[Task], str]) -> None:
         super().__init__()
-        self.name = name
+        self._words = words
 
     def render(self, task: Task) -> Text:
-        makers = {"counted": _counted, "rate": _rate, "left": _left}
-        if maker := makers.get(self.name):
-            return Text(maker(task), no_wrap=True)
-        return Text(task.description if self.name == "description" else str(task.fields.get("note", "")), no_wrap=True)
+        return Text(self._words(task), no_wrap=True)
 
 
 def _counted(task: Task, *, share: bool = False) -> str:
@@ -176,6 +170,10 @@ def _left(task: Task) -> str:
     if task.finished:
         return f"took {clock_time(task.elapsed or 0)}"
     return f"{clock_time(task.time_remaining)} left" if task.time_remaining is not None else ""
+
+
+def _note(task: Task) -> str:
+    return str(task.fields.get("note", ""))
 
 
 def clock_time(seconds: float) -> str:

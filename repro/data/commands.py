@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 import typer
 from rich.text import Text
 
-from repro.console import completion
+from repro.console import AsJson, completion
 from repro.cores import usable_cores
 from repro.data.catalogue import DATASETS, Dataset, find_dataset, open_images
 from repro.data.pixel_cache import cache_root
@@ -41,11 +41,10 @@ Root = Annotated[
     Path | None,
     typer.Option("--root", metavar="DIR", help="Root of the data set; default: as `salmask data list` shows."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command("list")
-def list_datasets(as_json: Json = False) -> None:
+def list_datasets(as_json: AsJson = False) -> None:
     """Show the data sets, and where each one's root was found.
 
     Example: salmask data list
@@ -88,7 +87,7 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Do not decode the images.")] = False,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show how many images each class has.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one for each core.")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Count the images of every class and split, and report everything that is wrong.
 
@@ -129,7 +128,7 @@ def cache(
     check: Annotated[
         bool, typer.Option("--check", help="Compare all checksums, and decode again what is damaged.")
     ] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Decode the training images once, for all runs here with data.cached_side; can be stopped and repeated.
 
