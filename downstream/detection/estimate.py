@@ -1,4 +1,4 @@
-"""An estimate of how long a training would take here, from a few seconds of it."""
+"""An estimate of how long a training would take here, from a few seconds of it, and whether that is too long."""
 
 import time
 from statistics import mean
@@ -11,6 +11,8 @@ from detectron2.utils.events import EventStorage
 
 from downstream.detection.config import norm_of
 from downstream.detection.model import build_network
+from repro.distributed import decided_by_first, world_size
+from repro.errors import UserError
 
 PROBE_SIDE = 224
 """Side of the image that is timed, in pixels."""
@@ -18,6 +20,8 @@ PROBE_REGIONS = (8, 24)
 """Numbers of regions that the two timings take."""
 ASPECT = 4 / 3
 """Long side of a usual photograph over its short side."""
+PATIENCE_HOURS = 12
+"""How long a full schedule may take on a CPU before it is refused."""
 
 
 def seconds_per_image(cfg: CfgNode) -> float:
@@ -46,6 +50,32 @@ def seconds_per_image(cfg: CfgNode) -> float:
     pixels = mean(side * min(cfg.INPUT.MAX_SIZE_TRAIN, side * ASPECT) for side in sides)
     regions: int = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
     return probe_image * pixels / PROBE_SIDE**2 + per_region * regions
+
+
+def refuse_endless(cfg: CfgNode, trials: int) -> None:
+    """Refuses a full schedule on a CPU, by a measurement of what it would take here; called on every rank.
+
+    Args:
+        cfg: detectron2's config of one training.
+        trials: How many trainings there are to be.
+
+    Raises:
+        UserError: It would take longer than `PATIENCE_HOURS`.
+    """
+    # By one rank, as each would measure another time.
+    seconds = decided_by_first(lambda: seconds_per_image(cfg)) * cfg.SOLVER.IMS_PER_BATCH / world_size()
+    hours = seconds * cfg.SOLVER.MAX_ITER * trials / 3600
+    if hours > PATIENCE_HOURS:
+        raise UserError(
+            (
+                f"no GPU: {trials} training(s) of {cfg.SOLVER.MAX_ITER} iterations at about {seconds:.1f} s each would "
+                f"take {hours / 24:.0f} days here"
+            ),
+            mend=(
+                "a GPU, a smaller schedule (detection.iterations, detection.rois, detection.min_size, "
+                "detection.trials), or detection.force=true"
+            ),
+        )
 
 
 def _seconds(model: Any, regions: int) -> float:

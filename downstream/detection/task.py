@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from downstream.detection.trial import Trial
 
 log = logging.getLogger("salmask")
-PATIENCE_HOURS = 12
-"""How long a full schedule may take on a CPU before it is refused."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,8 @@ class DetectionTask:
             # Neither the classes nor the form of masks changes how long it takes.
             cfg, _ = self._config(settings, backbone, classes=1, mask_format="polygon", device=torch.device("cpu"))
             with quiet_detectron2():
+                from downstream.detection.estimate import refuse_endless
+
                 refuse_endless(cfg, settings.trials_of(self.name))
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
@@ -363,34 +363,6 @@ def quiet_detectron2() -> Iterator[None]:
     finally:
         for name, level in levels_before.items():
             logging.getLogger(name).setLevel(level)
-
-
-def refuse_endless(cfg: Any, trials: int) -> None:
-    """Refuses a full schedule on a CPU, by a measurement of what it would take here; called on every rank.
-
-    Args:
-        cfg: detectron2's config of one training, a `CfgNode`.
-        trials: How many trainings there are to be.
-
-    Raises:
-        UserError: It would take longer than `PATIENCE_HOURS`.
-    """
-    from downstream.detection.estimate import seconds_per_image
-
-    # By one rank, as each would measure another time.
-    seconds = decided_by_first(lambda: seconds_per_image(cfg)) * cfg.SOLVER.IMS_PER_BATCH / world_size()
-    hours = seconds * cfg.SOLVER.MAX_ITER * trials / 3600
-    if hours > PATIENCE_HOURS:
-        raise UserError(
-            (
-                f"no GPU: {trials} training(s) of {cfg.SOLVER.MAX_ITER} iterations at about {seconds:.1f} s each would "
-                f"take {hours / 24:.0f} days here"
-            ),
-            mend=(
-                "a GPU, a smaller schedule (detection.iterations, detection.rois, detection.min_size, "
-                "detection.trials), or detection.force=true"
-            ),
-        )
 
 
 VOC_TASK, COCO_TASK = (DetectionTask(name) for name in (VOC, COCO))

@@ -15,7 +15,7 @@ from training_samples import CPU, files_below
 
 from downstream.detection import estimate
 from downstream.detection.data import open_coco, open_voc
-from downstream.detection.task import DetectionTask, open_data, refuse_endless, require_detectron2
+from downstream.detection.task import DetectionTask, open_data, require_detectron2
 from downstream.measurement import Target
 from repro.backbones.backbone import load_backbone
 from repro.data.annotations import voc
@@ -129,7 +129,7 @@ def test_twelve_hours_are_the_limit(seconds: float, refused: bool, monkeypatch: 
     cfg, _ = config(DetectionSettings(iterations=2000), arch="resnet18", devices=1)
     monkeypatch.setattr("downstream.detection.estimate.seconds_per_image", lambda cfg: seconds)
     with pytest.raises(UserError, match="no GPU: 6 training") if refused else nullcontext():
-        refuse_endless(cfg, 6)  # 6 x 2000 steps of two images
+        estimate.refuse_endless(cfg, 6)  # 6 x 2000 steps of two images
 
 
 def test_without_detectron2_the_message_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from training_samples import on_two_processes
 
 from downstream.detection import estimate
 from downstream.detection.model import build_detector
-from downstream.detection.task import quiet_detectron2, refuse_endless
+from downstream.detection.task import quiet_detectron2
 from downstream.detection.training import train
 from repro.errors import UserError
 from repro.runs.detection import VOC
@@ -49,7 +49,7 @@ def rank_of_two(number: int, place: Path) -> dict[str, Any]:
     # Each rank measures another pace, as on nodes of which one is busy.
     estimate.seconds_per_image = lambda cfg: (1e9, 0.0)[number]
     try:
-        refuse_endless(trial.cfg, 1)
+        estimate.refuse_endless(trial.cfg, 1)
     except UserError as error:
         refusal = error.what
     return {"state": model.state_dict(), "final": final, "refusal": refusal}
