@@ -1,11 +1,17 @@
 """The drill itself, with a handful of its points: what it finds where nothing is wrong, and where something is."""
 
+import contextlib
+import multiprocessing
 import random
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import matplotlib.font_manager  # noqa: F401  it makes its folder where it is first imported, which is to be in no test
 import pytest
@@ -30,16 +36,37 @@ from repro.drill.processes import Strike, run
 from repro.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRun]:
+def serve(place: Path, asked: Connection) -> None:
     import baselines  # noqa: F401  as `salmask drill` does: processes are forked from this one
     import repro.training.pretraining  # noqa: F401
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        begun = TinyRun(main, tmp_path_factory.mktemp("drill"))
-        begun.begin()
-        yield begun
+    training = TinyRun(main, place)
+    training.begin()
+    with contextlib.suppress(EOFError):  # all has been asked
+        while True:
+            fault, *points = asked.recv()
+            asked.send(fault(training, *points))
+
+
+@pytest.fixture(scope="module")
+def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Asks what a fault makes of a tiny run, in a new process.
+
+    Trainings are forked from it: of this one they could not be where a test before has made autograd begin threads.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(tmp_path_factory.mktemp("drill"), theirs))
+    process.start()
+    theirs.close()  # so that the end of the process is the end of what it answers
+
+    def ask(fault: Callable[..., Any], *points: int) -> Any:
+        ours.send((fault, *points))
+        return ours.recv()
+
+    yield ask
+    ours.close()
+    process.join()
 
 
 def held(row: Row) -> bool:
@@ -48,24 +75,25 @@ def held(row: Row) -> bool:
 
 
 @pytest.mark.slow
-def test_a_killed_a_signalled_and_a_torn_training_go_on(training: TinyRun) -> None:
-    assert training.events > 50
-    assert held(killed(training, 2))
-    assert held(signalled(training, 1))
-    assert held(interrupted_in_a_write(training, 1))
+def test_a_killed_a_signalled_and_a_torn_training_go_on(drill: Callable[..., Any]) -> None:
+    assert drill(attrgetter("events")) > 50
+    assert held(drill(killed, 2))
+    assert held(drill(signalled, 1))
+    assert held(drill(interrupted_in_a_write, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("points", [12])
-def test_many_points_hold(training: TinyRun, points: int) -> None:
-    assert held(killed(training, points))
-    assert held(torn(training, 2 * points))
-    assert held(interrupted_in_a_write(training, 3 * points))
-    assert held(full_disk(training)) or not full_disk(training).tried
+def test_many_points_hold(drill: Callable[..., Any], points: int) -> None:
+    assert held(drill(killed, points))
+    assert held(drill(torn, 2 * points))
+    assert held(drill(interrupted_in_a_write, 3 * points))
+    assert held(drill(full_disk)) or not drill(full_disk).tried
 
 
-def test_the_drill_sees_weights_metrics_and_results_that_differ(training: TinyRun) -> None:
-    other = training.copy(training.place / "undisturbed")
+def test_the_drill_sees_weights_metrics_and_results_that_differ(drill: Callable[..., Any], tmp_path: Path) -> None:
+    training = TinyRun(main, drill(attrgetter("place")))
+    other = shutil.copytree(training.place / "undisturbed", tmp_path / "other")
     assert training.difference(other) == ""
     folder = folder_in(other)
     (folder.path / ".status.json.abcd1234").write_text("half")
