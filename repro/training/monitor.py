@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.hooks import Hook
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from repro.contrastive.batch_norm import joint_statistics
 from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
-from repro.distributed import rank, world_size
+from repro.distributed import decided_by_first, rank
 from repro.errors import one_line, with_mend
 from repro.randomness import Purpose, stream
 from repro.runs.choices import OnCollapse
@@ -116,7 +115,8 @@ class Monitor(Hook):
             with joint_statistics(self.watched.encoder):
                 if rank() == 0 and self.images:
                     numbers |= self._looked()
-            symptoms = self._agreed(judge(step, numbers, self._loss(runner), self.watched.guess))
+            # By rank 0, which alone looks at images.
+            symptoms = decided_by_first(lambda: judge(step, numbers, self._loss(runner), self.watched.guess))
         if rank() == 0 and self.images:
             runner.visualizer.add_scalars(numbers, step=step)
         self._tell(symptoms)
@@ -147,16 +147,6 @@ class Monitor(Hook):
         """Returns the mean loss of the last steps of the epoch."""
         history = runner.message_hub.log_scalars.get("train/loss")
         return None if history is None else float(history.mean(min(len(runner.train_dataloader), self.every)))
-
-    @staticmethod
-    def _agreed(symptoms: list[Symptom]) -> list[Symptom]:
-        """Returns what rank 0 has noticed, on every rank: it alone looks at images."""
-        if world_size() == 1:
-            return symptoms
-        shared: list[Any] = [symptoms]
-        dist.broadcast_object_list(shared, src=0)
-        agreed: list[Symptom] = shared[0]
-        return agreed
 
     def _tell(self, symptoms: Sequence[Symptom]) -> None:
         """Says and records what is new, and ends the training where it is not to go on.
