@@ -3,7 +3,7 @@
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class UserError(Exception):
@@ -114,15 +114,22 @@ def system_refusal(error: BaseException) -> str:
     return with_mend(named + reason, _SYSTEM_MENDS[error.errno])
 
 
-def machines_error(error: BaseException | None) -> OSError | None:
-    """Returns the operating system's error from which another arose, where another place would be no help.
+def system_errors(error: BaseException | None) -> Iterator[OSError]:
+    """Yields the operating system's errors from which an error arose, itself where it is one, the latest first.
 
     torch finds its archive incomplete where a write failed, and tells of that alone.
     """
     while error is not None:
-        if isinstance(error, OSError) and _SYSTEM_MENDS.get(error.errno or 0, _ACCESS) not in (_ACCESS, _ROOM):
-            return error
+        if isinstance(error, OSError):
+            yield error
         error = error.__cause__ or error.__context__
+
+
+def machines_error(error: BaseException) -> OSError | None:
+    """Returns the operating system's error from which another arose, where another place would be no help."""
+    for each in system_errors(error):
+        if _SYSTEM_MENDS.get(each.errno or 0, _ACCESS) not in (_ACCESS, _ROOM):
+            return each
     return None
 
 

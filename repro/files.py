@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from repro.errors import UserError, machines_error, one_line, system_mend
+from repro.errors import UserError, machines_error, one_line, system_errors, system_mend
 from repro.file_locks import locked
 from repro.presence import exists, is_file, is_folder, is_odd
 from repro.quantities import size_text
@@ -129,16 +129,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-def is_of_a_full_disk(error: BaseException | None) -> bool:
-    """Returns whether an error, or one from which it arose, says that no space is left, or none of a quota.
-
-    torch finds its archive incomplete where a write failed, and raises that from the write's own error.
-    """
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def is_of_a_full_disk(error: BaseException) -> bool:
+    """Returns whether an error, or one from which it arose, says that no space is left, or none of a quota."""
+    return any(each.errno in (errno.ENOSPC, errno.EDQUOT) for each in system_errors(error))
 
 
 def mend_of_place(error: OSError, otherwise: str = "choose another --out") -> str:
