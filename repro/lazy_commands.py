@@ -122,7 +122,7 @@ def _called(command: Any, words: Sequence[str], line: str) -> tuple[Any, Sequenc
 def _refuse_empty(command: Any, words: Sequence[str], line: str) -> None:
     """Refuses a word that is empty, as `--out "$OUT"` is where the shell knows no `OUT`.
 
-    As a path it would be the folder that one stands in: `data cache` wrote there, and `cancel` ended its jobs.
+    As a path it would be the folder that one stands in: `data cache` would write there, and `cancel` end its jobs.
 
     Args:
         command: That is called.
@@ -152,7 +152,7 @@ def _refuse_empty(command: Any, words: Sequence[str], line: str) -> None:
 def _refuse_odd_numbers(command: Any, words: Sequence[str], line: str) -> None:
     """Refuses what Python reads as a number and no person writes for one.
 
-    `--parallel 1_0` was ten jobs at a time. And `nan` is neither below the least nor above the most that an option
+    `--parallel 1_0` would be ten jobs at a time. And `nan` is neither below the least nor above the most that an option
     takes, which not every typer sees. What Python does not read either is left to the command.
 
     Args:

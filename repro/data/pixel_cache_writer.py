@@ -229,7 +229,7 @@ def write(planned: Plan, workers: int) -> None:
 
 
 def write_missing(planned: Plan, folder: Path, workers: int) -> None:
-    """Decodes the missing chunks, and writes their pixels and then their checksums into a folder."""
+    """Decodes the missing chunks, and writes their pixels and then their checksums into a folder; raises as `write`."""
     with (
         blaming(folder, folder.parent, planned.missing_bytes),
         os.fdopen(os.open(folder / PIXELS, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file,
