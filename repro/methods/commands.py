@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -22,9 +22,6 @@ from repro.runs.reading import command_settings, flat, nested
 from repro.runs.rows import MethodRow, Resolve, Rows
 from repro.runs.run import Run
 from repro.terminal import Console, say
-
-if TYPE_CHECKING:
-    from repro.methods.cost import StepCost
 
 # torch is imported when a command needs it: `salmask methods` lists, shows and compares at once.
 
@@ -170,7 +167,15 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         layers = [_scale(batch, tiny=tiny), command_settings(settings)]
         # A name that is given twice is measured once; the order is the person's.
         runs = [room.resolve(name, *layers) for name in dict.fromkeys(names or room.headline)]
-        costs = measure_costs(runs, layers, room, rounds, with_bound=bound)
+        from repro.distributed import initialise
+        from repro.methods.cost import measure
+
+        costs = []
+        # Progress goes to standard error: standard output may be JSON.
+        for run in tracked(runs, "measuring", len(runs), unit="rows"):
+            baseline = room.resolve(run.framework.value, *layers)  # the row that is named after its framework
+            device = initialise(run.machine.device)
+            costs.append(measure(run, baseline, room.build, device, rounds=rounds, with_bound=bound))
         if as_json:
             report(True, [asdict(step_cost) for step_cost, _ in costs])
         else:
@@ -265,38 +270,6 @@ def load_or_resolve(name: str, resolve: Resolve) -> Run:
     """
     folder = RunFolder(Path(name))
     return folder.load() if is_file(folder.run_yaml) else resolve(name)
-
-
-def measure_costs(
-    runs: Sequence[Run],
-    layers: Sequence[Mapping[str, Any]],
-    room: Rows,
-    rounds: int,
-    *,
-    with_bound: bool = False,
-) -> list[tuple["StepCost", "StepCost"]]:
-    """Measures what a step of each run costs, and of its baseline, the row that is named after its framework.
-
-    Args:
-        runs: Made with these layers of settings.
-        layers: Settings of the baselines too, so that both are of one scale.
-        room: Makes runs and what they train.
-        rounds: Steps of each that are timed; 0 leaves time out.
-        with_bound: Whether to time a bare classifier's step in turn with them.
-
-    Raises:
-        UserError: Settings that do not fit each other.
-    """
-    from repro.distributed import initialise
-    from repro.methods.cost import measure
-
-    costs = []
-    # Progress goes to standard error: standard output may be JSON.
-    for run in tracked(runs, "measuring", len(runs), unit="rows"):
-        baseline = room.resolve(run.framework.value, *layers)
-        device = initialise(run.machine.device)
-        costs.append(measure(run, baseline, room.build, device, rounds=rounds, with_bound=with_bound))
-    return costs
 
 
 def trace_rows(runs: Sequence[Run], room: Rows, path: Path) -> None:
