@@ -34,7 +34,7 @@ from baselines.unet import OcclusionNetwork
 from repro.data.splits import Images
 from repro.distributed import rank, seeded_weights, world_size
 from repro.errors import UserError
-from repro.files import write_atomically
+from repro.files import write_bytes
 from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.run import Run
@@ -291,8 +291,8 @@ class OcclusionGallery(Hook):
             (f"mask {number} hidden", stages.query.lerp(maker.normalise.mean, mask))
             for number, mask in enumerate(masks.unsqueeze(2).unbind(1), 1)
         ]
-        picture = draw_columns([("query view", stages.query), *masked_columns, ("key view", stages.key)])
-        write_atomically(self.path, lambda file: file.write(picture))
+        columns = [("query view", stages.query), *masked_columns, ("key view", stages.key)]
+        write_bytes(self.path, draw_columns(columns))
 
 
 def build_learner(run: Run, images: Images, device: torch.device) -> Learner:

@@ -30,7 +30,7 @@ from downstream.detection.data import DetectionData, Record, map_record
 from downstream.detection.trial import Trial
 from repro.distributed import rank
 from repro.errors import UserError
-from repro.files import write_atomically
+from repro.files import write_bytes
 from repro.loader import Loader
 from repro.progress import tracked
 
@@ -170,11 +170,10 @@ def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
     scores = average_precisions(outcome, tasks, detections=outcome["count"])
     # Without a time in it, so that the same detections are the same file.
     content = gzip.compress(json.dumps(outcome["results"], separators=(",", ":")).encode(), mtime=0)
-    write_atomically(trial.detections, lambda file: file.write(content))
+    write_bytes(trial.detections, content)
     if trial.index == 0:
-        picture = draw_detections(data, outcome["detections"])
         path = trial.folder.gallery / f"objects-{data.name}-{trial.protocol}.png"
-        write_atomically(path, lambda file: file.write(picture))
+        write_bytes(path, draw_detections(data, outcome["detections"]))
     return scores
 
 

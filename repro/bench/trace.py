@@ -7,7 +7,7 @@ from pathlib import Path
 from torch.profiler import ProfilerActivity, profile
 
 from repro.bench.timing import wait_for_device
-from repro.files import write_atomically
+from repro.files import write_text
 from repro.presence import exists
 
 STEPS = 3
@@ -56,4 +56,4 @@ def write_trace(step: Callable[[], object], title: str, path: Path, *, on_gpu: b
         share = microseconds / traced / busy
         lines.append(f"{microseconds / traced / 1e3:6.2f} {share:5.1%} {count / traced:6.0f}  {name[:120]}")
     text = path.read_text(encoding="utf-8") if exists(path) else ""
-    write_atomically(path, lambda file: file.write((text + "\n".join(lines) + "\n\n").encode()))
+    write_text(path, text + "\n".join(lines) + "\n\n")

@@ -10,7 +10,7 @@ from repro.data.errors import PathError
 from repro.data.folders import FileImages, folder_above, image_files
 from repro.data.subsets import Subset, apportion, divide, sizes
 from repro.errors import shortened
-from repro.files import write_atomically
+from repro.files import write_bytes
 from repro.presence import exists, is_file, is_folder
 
 EXPECTED = 8_189
@@ -129,10 +129,5 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
                     with tarfile.open(source, "r|gz") as archive:
                         unpack_folder(archive, IMAGES, base / IMAGES, source=source)
                 else:
-                    _copy(source, base / name)
+                    write_bytes(base / name, source.read_bytes())
     open_pool(root)
-
-
-def _copy(source: Path, target: Path) -> None:
-    content = source.read_bytes()
-    write_atomically(target, lambda file: file.write(content))

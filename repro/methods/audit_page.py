@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from repro.files import write_atomically, write_json, write_text
+from repro.files import write_bytes, write_json, write_text
 from repro.html import data_uri, page
 from repro.methods.audit import Audit
 from repro.runs.choices import Strategy
@@ -72,13 +72,10 @@ def write(result: Audit, folder: Path) -> list[Path]:
         is_too_small=run.data.crop <= SINGLE_CELL_CROP,
         focal=f"{run.masking.focal_probability:.0%}" if run.masking.strategy is Strategy.high_pass else "",
     )
-    picture_paths = [_write_picture(folder / f"{name}.png", content) for name, content in pictures.items()]
+    picture_paths = [folder / f"{name}.png" for name in pictures]
+    for path, content in zip(picture_paths, pictures.values(), strict=True):
+        write_bytes(path, content)
     page_path, statistics_path = folder / "audit.html", folder / "statistics.json"
     write_json(statistics_path, result.statistics())
     write_text(page_path, text)  # last: where there is a page, there is all the rest
     return [page_path, *picture_paths, statistics_path]
-
-
-def _write_picture(path: Path, content: bytes) -> Path:
-    write_atomically(path, lambda file: file.write(content))
-    return path

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from repro.errors import UserError, one_line
-from repro.files import read_regular, write_atomically
+from repro.files import read_regular, write_bytes
 from repro.presence import is_file
 from repro.runs.folder import RunFolder
 
@@ -194,7 +194,7 @@ def write(path: Path, folder: RunFolder, predictions: Predictions) -> FileRefere
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({_METADATA: json.dumps(about)}), buffer, **_ENCODING)
     content = buffer.getvalue()
-    write_atomically(path, lambda file: file.write(content))
+    write_bytes(path, content)
     return reference(path, folder, content)
 
 

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from repro.distributed import rank, unwrapped
 from repro.errors import with_mend
-from repro.files import write_atomically
+from repro.files import write_bytes
 from repro.masking.patches import to_pixels
 from repro.presence import exists
 from repro.runs.folder import RunFolder
@@ -99,7 +99,7 @@ def draw_gallery(stages: Stages, path: Path) -> None:
     if stages.views.hard_negative is not None:
         hard_negative = stretch(stages.views.hard_negative)
         columns.append(("hard negative", spread(hard_negative, len(stages.query), stages.views.hard_negative_serves)))
-    write_atomically(path, lambda file: file.write(draw_columns(columns)))
+    write_bytes(path, draw_columns(columns))
 
 
 def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:

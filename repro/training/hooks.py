@@ -15,7 +15,7 @@ from torch import Tensor
 
 from repro.distributed import gather, mean_of_ranks, world_size
 from repro.errors import UserError, one_line, system_mend, with_mend
-from repro.files import read_regular, reading, write_atomically
+from repro.files import read_regular, reading, write_bytes
 from repro.presence import exists
 from repro.runs.folder import RunFolder
 from repro.runs.heartbeat import tell_progress
@@ -351,6 +351,5 @@ def forget_after(path: Path, step: int) -> int:
     if odd := sum(row is None for _, row in rows[:-1]):
         log.warning("%s: %d lines are none of a training's metrics, and are left out", path, odd)
     kept = [line for line, row in rows if row is not None and row["step"] <= step]
-    content = "".join(line + "\n" for line in kept).encode()
-    write_atomically(path, lambda file: file.write(content))
+    write_bytes(path, "".join(line + "\n" for line in kept).encode())
     return len(kept)
