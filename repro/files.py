@@ -94,8 +94,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write: Writes the content to the open file that it is given.
 
     Raises:
-        UserError: The folder cannot be written to, or the disk is full; the old file is untouched.
+        UserError: The folder cannot be written to, or the disk is full; the old file is untouched. Or what stands there
+            is a device, a pipe or a way to this process's own output.
     """
+    if _is_of_others(path):
+        raise UserError(f"cannot write {path}: it is no regular file", mend="name a file")
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +130,18 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:  # an interruption too must leave no temporary file
         _discard(temporary)
         raise
+
+
+def _is_of_others(path: Path) -> bool:
+    """Returns whether a file would take the place of a device or pipe: to root's `--out /dev/null` the device was lost.
+
+    `/dev/stdout` is a link to what this process has open, perhaps a regular file; the link would go.
+    """
+    try:
+        special = stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
+        return special or (path.is_symlink() and path.readlink().is_relative_to("/proc"))
+    except OSError:  # nothing is there, or what writes tells why it cannot
+        return False
 
 
 def is_of_a_full_disk(error: BaseException) -> bool:

@@ -100,6 +100,28 @@ def test_a_terminal_in_latin_1_is_shown_what_it_can_show(command: tuple[str, str
         assert "–" in written
 
 
+def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
+    """Root's `--out /dev/null` was the end of the device for everybody, and `/dev/stdout` is a link that would go."""
+    pipe, link, own, output = (tmp_path / name for name in ("pipe", "link", "own", "output"))
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    output.write_bytes(b"")
+    with output.open("rb") as file:
+        own.symlink_to(f"/proc/self/fd/{file.fileno()}")
+        before = sorted(tmp_path.iterdir())
+        for path in (pipe, link, own):
+            with pytest.raises(UserError, match=f"cannot write {path}: it is no regular file; mend: name a file"):
+                write_atomically(path, lambda file: file.write(b"x"))
+    assert sorted(tmp_path.iterdir()) == before
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert own.is_symlink()
+    file_link = tmp_path / "to a file"
+    file_link.symlink_to(output)
+    write_atomically(file_link, lambda file: file.write(b"x"))
+    assert file_link.read_bytes() == b"x"
+
+
 def _save(file: IO[bytes]) -> None:
     torch.save({"weight": torch.zeros(750_000)}, file)
 
