@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -18,9 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.randomness import Purpose, stream_seed
-from repro.rendezvous import MEETING_SECONDS, meet, slurm_to_env
+from repro.rendezvous import ALONE, MEETING_SECONDS, check_launcher, meet, slurm_to_env
 from repro.workers import use_short_sockets
 
 VISIBLE_SECONDS = 90.0
@@ -206,7 +206,7 @@ def initialise(
 
     Raises:
         UserError: A GPU is asked for and there is none, Slurm's list of nodes cannot be read, or loaders' processes
-            could not hand anything over.
+            could not hand anything over. Or the launcher's variables are none by which processes find each other.
     """
     use_short_sockets()
     if device == "cuda" and not torch.cuda.is_available():
@@ -239,11 +239,23 @@ def _join(environ: MutableMapping[str, str], backend: str, patience: float) -> N
             environ["MASTER_PORT"] = str(store.port)
     if "RANK" in environ and not dist.is_initialized():
         if store is None:
-            dist.init_process_group(backend)
+            _join_by_address(environ, backend)
         else:
             dist.init_process_group(
                 backend, store=store, rank=int(environ["RANK"]), world_size=int(environ["WORLD_SIZE"])
             )
+
+
+def _join_by_address(environ: Mapping[str, str], backend: str) -> None:
+    """Joins the process group at MASTER_ADDR and MASTER_PORT."""
+    check_launcher(environ)
+    try:
+        dist.init_process_group(backend)
+    except dist.DistError as error:  # the port is another program's, or nobody is there
+        place = f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
+        raise UserError(
+            f"rank {environ['RANK']} cannot join at {place} ({one_line(error)[:200]})", mend=ALONE
+        ) from error
 
 
 def in_ddp(

@@ -24,6 +24,7 @@ ANSWER_SECONDS = 5.0
 """How long a program at a port may take to show that it is rank 0."""
 POLL_SECONDS = 0.2
 MEND = "MASTER_ADDR and MASTER_PORT in the profile's setup: a name and a port by which nodes reach the first one"
+ALONE = "start all processes with torchrun or srun; or for one alone: `unset RANK`"
 _JOINED = "salmask/joined"
 _FIRST, _COUNT, _STRIDE = 20000, 12768, 1597
 # 20000 to 32767: below the ports that Linux gives to outgoing connections, 32768 and up. The stride has no divisor in
@@ -49,6 +50,29 @@ def slurm_to_env(slurm: Mapping[str, str]) -> dict[str, str]:
         "MASTER_ADDR": _first_node(slurm),
         "MASTER_PORT": str(ports_of(slurm["SLURM_JOB_ID"])[0]),
     }
+
+
+def check_launcher(environ: Mapping[str, str]) -> None:
+    """Refuses variables of a launcher, or of whoever set them by hand, by which no processes find each other.
+
+    Args:
+        environ: The environment of a process, in which RANK is.
+
+    Raises:
+        UserError: A variable is not there, or is no number that it can be.
+    """
+    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
+    numbers = {name: environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    odd = [name for name, value in numbers.items() if not re.fullmatch("[0-9]{1,6}", value)]
+    if missing:
+        what = f"RANK={environ['RANK']} is set, and {missing[0]} is not"
+    elif odd:
+        what = f"{odd[0]}={numbers[odd[0]]} is no number of a launcher's"
+    elif int(numbers["RANK"]) >= int(numbers["WORLD_SIZE"]):
+        what = f"RANK={numbers['RANK']} is none of the ranks below WORLD_SIZE={numbers['WORLD_SIZE']}"
+    else:
+        return
+    raise UserError(what, mend=ALONE)
 
 
 def _first_node(slurm: Mapping[str, str]) -> str:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from error_samples import message_of
 
+from repro.distributed import initialise
 from repro.errors import UserError
 from repro.rendezvous import PORTS, meet, ports_of, slurm_to_env
 
@@ -54,6 +56,36 @@ def test_slurm_tasks_become_ranks() -> None:
 )
 def test_the_first_node_is_the_master(nodes: str, first: str) -> None:
     assert slurm_to_env({**SLURM, "SLURM_STEP_NODELIST": nodes})["MASTER_ADDR"] == first
+
+
+LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"MASTER_ADDR": ""}, "RANK=0 is set, and MASTER_ADDR is not"),
+        ({"WORLD_SIZE": ""}, "RANK=0 is set, and WORLD_SIZE is not"),
+        ({"RANK": "x"}, "RANK=x is no number of a launcher's"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1 is no number of a launcher's"),
+        ({"RANK": "2"}, "RANK=2 is none of the ranks below WORLD_SIZE=2"),
+    ],
+)
+def test_variables_of_no_launcher_are_one_line(changes: dict[str, str], what: str) -> None:
+    """They were a fault of salmask's own."""
+    assert message_of(lambda: initialise("cpu", {**LAUNCHED, **changes})) == (
+        f"{what}; mend: start all processes with torchrun or srun; or for one alone: `unset RANK`"
+    )
+
+
+def test_a_port_that_another_program_has_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as taken:
+        launched = {**LAUNCHED, "MASTER_PORT": str(taken.getsockname()[1])}
+        for name, value in launched.items():
+            monkeypatch.setenv(name, value)
+        told = message_of(lambda: initialise("cpu"))
+    assert told.startswith(f"rank 0 cannot join at 127.0.0.1:{launched['MASTER_PORT']} (")
+    assert "EADDRINUSE" in told
 
 
 @pytest.mark.parametrize("job", ["1", "19999", "20000", "4294967295"])
