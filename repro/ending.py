@@ -11,7 +11,15 @@ from typing import Any, NoReturn
 
 import typer
 
-from repro.errors import UserError, lost_process, memory_shortage, one_line, system_refusal, visible_in_line
+from repro.errors import (
+    UserError,
+    interruption,
+    lost_process,
+    memory_shortage,
+    one_line,
+    system_refusal,
+    visible_in_line,
+)
 from repro.paths import OWN_PACKAGES, check_surroundings
 from repro.runs.stopping import STOP
 from repro.terminal import say
@@ -44,15 +52,10 @@ def carry_out(
 def _carry_out(
     app: Callable[..., Any], settings_named: Callable[[str], Sequence[str]], resumable: Sequence[str]
 ) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal in Latin-1 has no dash and no arrow, and none has a name that is no UTF-8: what it cannot show
-            # is substituted. Files are written as UTF-8 all the same.
-            stream.reconfigure(errors="replace")
+    _prepare_output()
     try:
         check_surroundings()
-        # Not standalone: typer would print errors of its own, in boxes. It answers with the status.
-        status = app(prog_name="salmask", standalone_mode=False)
+        status = _answer(app)
     except UserError as error:
         _end(f"salmask: {one_line(error)}", 2)
     except UsageError as error:
@@ -76,6 +79,32 @@ def _carry_out(
         _end(f"salmask: interrupted{afterwards}", INTERRUPTED)
     if status:
         sys.exit(status)
+
+
+def _answer(app: Callable[..., Any]) -> Any:
+    """Returns the status with which a command answers; what interrupted it counts, whoever took that for a fault."""
+    try:
+        # Not standalone: typer would print errors of its own, in boxes. It answers with the status.
+        return app(prog_name="salmask", standalone_mode=False)
+    except Exception as error:
+        if asked := interruption(error):
+            raise asked from None
+        raise
+
+
+def _prepare_output() -> None:
+    """Lets everything be shown and drawn, whatever the terminal or a notebook asks for."""
+    # No window is opened. matplotlib cannot be imported where this names what it does not know.
+    os.environ["MPLBACKEND"] = "agg"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal in Latin-1 has no dash and no arrow, and none has a name that is no UTF-8: what it cannot show
+            # is substituted. Files are written as UTF-8 all the same.
+            stream.reconfigure(errors="replace")
+    for name in ("COLUMNS", "LINES"):
+        # A terminal without a size, as a serial one, has zeros: rich would print nothing, neither table nor help.
+        if set(os.environ.get(name, "")) == {"0"}:
+            del os.environ[name]
 
 
 def _end_unforeseen(error: Exception) -> NoReturn:

@@ -70,6 +70,18 @@ def memory_shortage(error: BaseException) -> str:
     return ""
 
 
+def interruption(error: BaseException) -> BaseException | None:
+    """Returns the Ctrl-C, or the end that a signal asked for, which an error is or arose from; None of any other error.
+
+    Libraries with a bare `except` take these for faults, and raise errors of their own instead: mmengine does while it
+    writes its settings as text. None of a `UserError`, too: what that tells is so nevertheless.
+    """
+    cause = None if isinstance(error, UserError) else error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt | SystemExit):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
 _OF_A_PEER = re.compile(r"gloo/transport|remote process exited")
 """What gloo and NCCL say, among much else, where another process is gone."""
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.background import repeated
-from repro.errors import UserError, lost_process, one_line
+from repro.errors import UserError, interruption, lost_process, one_line
 from repro.files import is_of_a_full_disk, is_temporary, write_json, write_over, write_text
 from repro.presence import exists, is_file
 from repro.runs.detection import COCO, VOC
@@ -266,10 +266,10 @@ class RunFolder:
             try:
                 with self._beating(task, number):
                     yield
-            except (KeyboardInterrupt, SystemExit):
-                self._end("interrupted")
-                raise
             except BaseException as error:
+                if asked := interruption(error):
+                    self._end("interrupted")
+                    raise asked from None
                 self._end("failed", error=(lost_process(error) or one_line(error))[:LONGEST_ERROR])
                 raise
             else:

@@ -278,6 +278,16 @@ def test_the_help_breaks_no_line_in_a_sentence(monkeypatch: pytest.MonkeyPatch) 
     assert "optimization.epochs=10" in salmask("sweep", "--help").out
 
 
+@pytest.mark.parametrize("words", [["-h"], ["eval", "-h"], ["methods"]])
+def test_a_terminal_without_a_size_is_shown_all_the_same(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich took `COLUMNS=0` at its word, and printed nothing."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = salmask(*words).out
+    monkeypatch.setenv("COLUMNS", "0")
+    monkeypatch.setenv("LINES", "0")
+    assert shown.strip() == salmask(*words).out.strip() != ""
+
+
 @pytest.mark.parametrize("words", [["-h"], ["methods"]])
 def test_a_closed_pipe_ends_a_command_quietly(words: list[str]) -> None:
     read, write = os.pipe()
@@ -368,6 +378,46 @@ def test_ctrl_c_is_one_line_and_the_run_says_so(
     status = RunFolder.of(tiny(), out).status()
     assert status is not None
     assert status.state == "interrupted"
+
+
+@pytest.mark.parametrize(("asked", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_an_interruption_that_a_library_takes_for_a_fault_is_none(
+    out: Path, monkeypatch: pytest.MonkeyPatch, asked: BaseException, code: int
+) -> None:
+    """mmengine, whose `except` is bare, made a SyntaxError of it: the run had failed, by a fault of salmask's own."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise asked
+
+    monkeypatch.setattr("mmengine.config.config.FormatCode", interrupted)
+    ended = salmask(*pretrain(out, {}))
+    told = ["salmask: interrupted; the same command goes on"] if code == 130 else []
+    assert (ended.code, ended.err.splitlines()) == (code, told)
+    status = RunFolder.of(tiny(), out).status()
+    assert status is not None
+    assert (status.state, status.error) == ("interrupted", "")
+
+
+def test_outside_of_a_run_too_an_interruption_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except BaseException as error:
+            raise SyntaxError("of a library") from error
+
+    monkeypatch.setattr("repro.data.annotations.scenes_export.write_voc", press)
+    ended = salmask("data", "export-scenes", "--as", "voc", "--out", str(tmp_path / "out"))
+    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted"])
+
+
+def test_no_backend_of_a_notebooks_is_asked_to_draw() -> None:
+    """matplotlib is not imported where the variable names none that it knows: that was a fault of salmask's own."""
+    code = (
+        "import sys; sys.argv = ['salmask', '-h']\nfrom repro.cli import main\ntry: main()\nfinally: import matplotlib"
+    )
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_ctrl_c_promises_no_checkpoint_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from torch.utils.data import Dataset
 
 from repro.data.roots import RootNotSetError
-from repro.errors import LONGEST_LIST, UserError, lost_process, nearest, one_line, shortened
+from repro.errors import LONGEST_LIST, UserError, interruption, lost_process, nearest, one_line, shortened
 from repro.loader import Loader
 from slurm.jobs.causes import is_lost_peer
 
@@ -30,6 +30,23 @@ def test_an_error_that_was_pickled_is_the_same(kind: type[UserError], mend: str)
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is kind
         assert (again.what, again.mend, str(again)) == (error.what, error.mend, str(error))
+
+
+def taken_for_a_fault(asked: BaseException, fault: Exception) -> None:
+    try:
+        raise asked
+    except BaseException:
+        raise fault  # noqa: B904  # as a library's bare `except` does
+
+
+@pytest.mark.parametrize("asked", [KeyboardInterrupt(), SystemExit(143)])
+def test_what_a_library_took_for_a_fault_is_an_interruption(asked: BaseException) -> None:
+    assert interruption(asked) is asked
+    for fault, found in ((SyntaxError("text"), asked), (UserError("the disk is full"), None)):
+        with pytest.raises(type(fault)) as caught:
+            taken_for_a_fault(asked, fault)
+        assert interruption(caught.value) is found
+    assert interruption(ValueError("x")) is None
 
 
 class Refusing(Dataset[int]):
