@@ -21,7 +21,7 @@ from repro.errors import (
     visible_in_line,
 )
 from repro.paths import OWN_PACKAGES, check_surroundings
-from repro.runs.stopping import STOP
+from repro.runs.stopping import STOP, heard_everywhere
 from repro.terminal import say
 from repro.usage import UsageError, as_user_error, shows_help
 
@@ -43,7 +43,8 @@ def carry_out(
         resumable: The commands that go on when they are interrupted and called again.
     """
     try:
-        _carry_out(app, settings_named, resumable)
+        with heard_everywhere():
+            _carry_out(app, settings_named, resumable)
     finally:
         # All is said and saved. While Python joins threads and ends the process, Ctrl-C would be a traceback.
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))

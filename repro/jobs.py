@@ -16,7 +16,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.resumption import goes_on
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
-from repro.runs.stopping import STOP
+from repro.runs.stopping import STOP, heard_everywhere
 from repro.runs.usage_meter import UsageMeter, usage_recorded
 from repro.terminal import Console, is_first_process
 from repro.workers import deaths_told
@@ -57,7 +57,7 @@ def carry_out(
     meter = UsageMeter()
     show_log()
     STOP.install()
-    with OPENING.shown(shown=is_first_process()):
+    with heard_everywhere(), OPENING.shown(shown=is_first_process()):
         OPENING.say("importing torch")
         _carry_out(run, RunFolder(path), task, root, meter, wait=wait, again=again)
 

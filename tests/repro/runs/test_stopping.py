@@ -2,11 +2,56 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
 
-from repro.runs.stopping import exits_on_term
+from repro.runs.stopping import exits_on_term, heard_everywhere
+
+
+class Struck:
+    """Gets a signal as it is collected, where nobody can be told of what is raised."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+def be_struck(number: signal.Signals) -> None:
+    with exits_on_term(), heard_everywhere():
+        Struck(number)
+        time.sleep(10)  # the signal comes soon
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_is_not_lost_where_nothing_can_be_raised(
+    number: signal.Signals, kind: type[BaseException], capfd: pytest.CaptureFixture[str]
+) -> None:
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+    before = sys.unraisablehook
+    try:
+        with pytest.raises(kind):
+            be_struck(number)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    assert sys.unraisablehook is before
+    assert capfd.readouterr().err == ""
+
+
+def test_any_other_error_that_cannot_be_raised_is_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[BaseException | None] = []
+
+    class Faulty:
+        def __del__(self) -> None:
+            raise ValueError("x")
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(lost.exc_value))
+    with heard_everywhere():
+        Faulty()
+    assert [str(error) for error in told] == ["x"]
 
 
 def test_term_leaves_a_block_through_what_tidies_up_and_is_as_it_was_afterwards() -> None:
