@@ -149,7 +149,11 @@ def is_of_a_full_disk(error: BaseException) -> bool:
     return any(each.errno in (errno.ENOSPC, errno.EDQUOT) for each in system_errors(error))
 
 
-def mend_of_place(error: OSError, otherwise: str = "choose another --out") -> str:
+OF_A_SWEEP = "have it made writable, or launch with another --out"
+"""What to do about a sweep's folder that cannot be written to: not every command that writes there has an `--out`."""
+
+
+def mend_of_place(error: OSError, otherwise: str = OF_A_SWEEP) -> str:
     """Returns what to do where a folder cannot be written to: for want of room nobody is to begin anew elsewhere."""
     return "free some space there" if is_of_a_full_disk(error) else system_mend(error, otherwise)
 

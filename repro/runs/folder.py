@@ -241,7 +241,7 @@ class RunFolder:
             taken=lambda: UserError(
                 f"{self.path} is in use by another process", mend=f"wait for {self._holder(task) or 'it'}, or stop it"
             ),
-            unwritable="choose another --out",
+            unwritable="choose another --out" if task == PRETRAIN else "have it made writable",
             holder=lambda: self._holder(task),
             wait=wait,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from repro.errors import UserError
 from repro.file_locks import log
+from repro.files import OF_A_SWEEP
 from repro.runs.lock import held
 from slurm.sweep_folder.signed_lock import signed_lock, until_free
 
@@ -52,7 +53,7 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
         held(
             of_launch,
             taken=busy,
-            unwritable="choose another --out",
+            unwritable=OF_A_SWEEP,
             wait=wait,
             waiting=lambda: log.warning("%s", busy()),
         ),
