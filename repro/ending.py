@@ -153,5 +153,8 @@ def _drop_output() -> None:
 
 
 def _end(line: str, status: int) -> NoReturn:
-    say(line, err=True)
+    try:
+        say(line, err=True)
+    except OSError:  # of a terminal that is gone, or a log on a full disk: the status has to do
+        _drop_output()
     sys.exit(status)

@@ -288,6 +288,21 @@ def test_a_terminal_without_a_size_is_shown_all_the_same(words: list[str], monke
     assert shown.strip() == salmask(*words).out.strip() != ""
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_refusal_that_cannot_be_told_is_one_all_the_same(closed: bool) -> None:
+    """Its status was 1, as a fault's, and its traceback went nowhere, too."""
+    if closed:
+        read, write = os.pipe()
+        os.close(read)
+    else:
+        write = os.open("/dev/full", os.O_WRONLY)
+    try:
+        ended = subprocess.run([sys.executable, "-m", "repro.cli", "nothing"], stderr=write, check=False)
+    finally:
+        os.close(write)
+    assert ended.returncode == 2
+
+
 @pytest.mark.parametrize("words", [["-h"], ["methods"]])
 def test_a_closed_pipe_ends_a_command_quietly(words: list[str]) -> None:
     read, write = os.pipe()
