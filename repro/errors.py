@@ -76,10 +76,15 @@ def interruption(error: BaseException) -> BaseException | None:
     Libraries with a bare `except` take these for faults, and raise errors of their own instead: mmengine does while it
     writes its settings as text. None of a `UserError`, too: what that tells is so nevertheless.
     """
-    cause = None if isinstance(error, UserError) else error
-    while cause is not None and not isinstance(cause, KeyboardInterrupt | SystemExit):
-        cause = cause.__cause__ or cause.__context__
-    return cause
+    causes = () if isinstance(error, UserError) else _with_causes(error)
+    return next((cause for cause in causes if isinstance(cause, KeyboardInterrupt | SystemExit)), None)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and all from which it arose, the latest first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 _OF_A_PEER = re.compile(r"gloo/transport|remote process exited")
@@ -126,15 +131,12 @@ def system_refusal(error: BaseException) -> str:
     return with_mend(named + reason, _SYSTEM_MENDS[error.errno])
 
 
-def system_errors(error: BaseException | None) -> Iterator[OSError]:
+def system_errors(error: BaseException) -> Iterator[OSError]:
     """Yields the operating system's errors from which an error arose, itself where it is one, the latest first.
 
     torch finds its archive incomplete where a write failed, and tells of that alone.
     """
-    while error is not None:
-        if isinstance(error, OSError):
-            yield error
-        error = error.__cause__ or error.__context__
+    return (cause for cause in _with_causes(error) if isinstance(cause, OSError))
 
 
 def machines_error(error: BaseException) -> OSError | None:

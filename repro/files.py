@@ -138,9 +138,8 @@ def _is_of_others(path: Path) -> bool:
     `/dev/stdout` is a link to what this process has open, perhaps a regular file; the link would go.
     """
     try:
-        special = stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
-        return special or (path.is_symlink() and path.readlink().is_relative_to("/proc"))
-    except OSError:  # nothing is there, or what writes tells why it cannot
+        return is_odd(path) or (path.is_symlink() and path.readlink().is_relative_to("/proc"))
+    except (OSError, UserError):  # what writes tells why it cannot
         return False
 
 
