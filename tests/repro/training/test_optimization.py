@@ -175,6 +175,9 @@ def test_a_warm_up_of_two_steps_is_one_and_of_a_single_step_is_none() -> None:
     one, two = (course(OptimizationSettings(epochs=10, lr=0.1, warmup_share=share), 1) for share in (0.1, 0.2))
     assert one[:2] == pytest.approx([0.1, 0.05 * (1 + cos(pi / 10))])
     assert two[:3] == pytest.approx([WARMUP_START * 0.1, 0.1, 0.1])
+    # Whatever the share, what follows the warm-up has a step of its own, at the peak.
+    nearly_all = OptimizationSettings(epochs=3, lr=0.1, warmup_share=0.99)
+    assert course(nearly_all, 1) == pytest.approx([WARMUP_START * 0.1, 0.1, 0.1])
 
 
 @pytest.mark.parametrize("share", [0.4, 0.49, 0.21])
