@@ -74,6 +74,7 @@ def test_coco_is_mask_rcnn_on_both_schedules(schedule: str, steps: tuple[int, in
     ("devices", "batch", "lr", "iterations", "warmup", "steps", "norm"),
     [
         (1, 2, 0.0025, 192000, 800, (144000, 176000), "BN"),
+        (2, 4, 0.005, 96000, 400, (72000, 88000), "naiveSyncBN"),
         (4, 8, 0.01, 48000, 200, (36000, 44000), "naiveSyncBN"),
         (8, 16, 0.02, 24000, 100, (18000, 22000), "naiveSyncBN"),
         (16, 16, 0.02, 24000, 100, (18000, 22000), "naiveSyncBN"),

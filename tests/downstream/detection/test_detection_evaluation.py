@@ -19,7 +19,10 @@ from PIL import Image
 from torch import nn
 
 from downstream.detection.evaluation import Detections, Sample, average_precisions, evaluate_detector, make_test_loader
+from downstream.detection.ground_truth import VocGroundTruth
 from downstream.detection.task import quiet_detectron2, summary
+from repro.data.annotations import voc
+from repro.data.annotations.voc_annotation import Annotation, VocObject
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
 
@@ -98,6 +101,27 @@ def test_ground_truth_scores_a_hundred_on_voc(voc_root: Path) -> None:
     assert scores == pytest.approx({"bbox_AP": 100.0, "bbox_AP50": 100.0, "bbox_AP75": 100.0})
     shifted_boxes = outcome_of(data, GroundTruth(data.test, masks=False, shift=6.0))
     assert average_precisions(shifted_boxes, ["bbox"], detections=9)["bbox_AP"] < 60
+
+
+def test_voc_is_scored_by_the_11_points_of_2007_and_the_thresholds_of_coco() -> None:
+    """Four objects and a difficult one; found are the difficult one, an object, nothing, and an object not quite."""
+    box = (20.0, 20.0, 60.0, 60.0)
+    of_image = Annotation((100, 100), (VocObject("cat", box, difficult=False),))
+    hard = Annotation((100, 100), (VocObject("cat", box, difficult=True),))
+    annotations = {"0": hard, **dict.fromkeys("1234", of_image)}
+    (image_set,) = voc.TEST
+    evaluator = VocGroundTruth("eleven points", image_set, ("cat",), annotations).evaluator()
+    evaluator.reset()
+    # Of boxes 41 pixels wide, as VOC counts, those 8 pixels apart have an IoU of 33 / 49: found up to .65.
+    for name, shift, score in (("0", 0, 0.9), ("1", 0, 0.8), ("2", 40, 0.7), ("3", 8, 0.6)):
+        found = Instances((100, 100), pred_boxes=Boxes(torch.tensor([box]) + torch.tensor([shift, 0, shift, 0])))
+        found.scores, found.pred_classes = torch.tensor([score]), torch.tensor([0])
+        evaluator.process([{"image_id": name}], [{"instances": found}])
+    # Precision 1 up to a recall of 1/4, which holds three of 0, .1 ... 1, and 2/3 up to 1/2, which holds three more.
+    at_50, at_75 = 100 * (3 + 3 * 2 / 3) / 11, 100 * 3 / 11
+    scores = average_precisions(evaluator.evaluate(), ["bbox"], detections=4)
+    expected = {"bbox_AP": (4 * at_50 + 6 * at_75) / 10, "bbox_AP50": at_50, "bbox_AP75": at_75}
+    assert scores == pytest.approx(expected)
 
 
 def test_nothing_found_is_zero_and_said(coco_root: Path, caplog: pytest.LogCaptureFixture) -> None:
