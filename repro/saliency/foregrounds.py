@@ -53,7 +53,7 @@ class ByView:
     """What a frozen network finds in each view, as the paper has it."""
 
     localizer: Localizer
-    relax: float = 0.6
+    relax: float
     row_sorted: bool = False
     """Both as `repro.saliency.scda.foreground` takes them."""
 
@@ -76,7 +76,7 @@ class ByImage:
     """N×G×G, of all images, on the device."""
     grid: int
     """Cells a side of a view."""
-    relax: float = 0.6
+    relax: float
     row_sorted: bool = False
     """Both as `repro.saliency.scda.foreground` takes them."""
 
