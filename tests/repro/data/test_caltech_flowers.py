@@ -1,5 +1,6 @@
 """Caltech-101 and Flowers-102: parts, the splits of the protocols, wrong roots, `salmask data verify`."""
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def test_a_total_is_shared_out_by_largest_remainders() -> None:
     # 10 * (7, 5, 3) / 15 = 4.67, 3.33, 2: the one seat that is left goes to the first.
     assert apportion([7, 5, 3], 10) == [5, 3, 2]
     assert apportion([1, 1, 1], 2) == [1, 1, 0]
+    # 5.5, 3.9 and .6: the two that are left go to the remainders, however small their classes.
+    assert apportion([55, 39, 6], 10) == [5, 4, 1]
     assert apportion([40, 0, 258], 298) == [40, 0, 258]
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -121,6 +124,17 @@ def test_a_share_leaves_no_class_out_and_takes_no_more_than_there_is() -> None:
 
 # The splits of the protocols
 
+GOLDEN = [
+    ([0, 2, 3], "d389131af306"),
+    ([4, 7, 9], "8b4ee0abf19b"),
+    ([1, 23, 34], "1376c049c79a"),
+    ([0, 2, 3], "af75ac13ce48"),
+    ([1, 4, 12], "ddc2f817b680"),
+    ([7, 11, 13], "cd39c2f051bf"),
+    ([1, 4, 6], "67ee05baeb38"),
+]
+"""First images and digest of Flowers-102's train, val and test, of 25, 5 and the rest a class, and of a tenth."""
+
 
 def flower_pool() -> Pool:
     """8,189 labels of 102 kinds, 40 to 258 of each, as Flowers-102 has them."""
@@ -138,6 +152,14 @@ def test_the_paper_like_flowers_split_has_the_published_sizes_in_every_seed() ->
         assert len(set(train.indices) | set(val.indices) | set(test.indices)) == 8189
         for part, share in ((val, 818), (test, 819)):
             assert np.abs(np.array(sizes(part)) - total * share / 8189).max() < 1
+
+
+def test_drawn_parts_are_of_the_images_that_recorded_numbers_are_of() -> None:
+    """Another draw of as many images would pass all else here, and no number be one of the recorded images' again."""
+    pool = flower_pool()
+    parts = [*eighty_ten_ten(pool, 0), *caltech.split(pool, 2), share_of(pool, 0.1, 0)]  # type: ignore[arg-type]
+    drawn = [(part.indices[:3].tolist(), hashlib.sha256(part.indices.tobytes()).hexdigest()[:12]) for part in parts]
+    assert drawn == GOLDEN
 
 
 def test_the_official_flowers_split_is_what_the_lists_say(flowers_root: Path) -> None:
