@@ -23,7 +23,7 @@ from downstream.measurement import Target, scores
 from downstream.partitions import standard
 from downstream.tasks import evaluate
 from repro.backbones.backbone import load_backbone
-from repro.data.subsets import Subset, sizes
+from repro.data.subsets import Subset, share_of, sizes
 from repro.runs.folder import RunFolder
 from repro.runs.protocols import FinetuneSettings
 from repro.runs.records import Result, read
@@ -159,6 +159,7 @@ def test_a_share_of_the_labels_is_the_same_for_every_run(tmp_path: Path) -> None
     share = FineTuning("semi-10").labelled(train)
     assert isinstance(share, Subset)
     assert sizes(share) == [1] * 8
+    assert share.indices.tolist() == share_of(train, 0.1, seed=0).indices.tolist()  # the protocol's own draw
     share_of_another_seed = FineTuning("semi-10").labelled(open_data(replace(RUN, seed=5), "train"))
     assert share.fingerprint() == share_of_another_seed.fingerprint()
     assert FineTuning("finetune").labelled(train) is train

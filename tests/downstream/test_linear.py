@@ -112,9 +112,15 @@ def test_the_learning_rate_falls_tenfold_at_three_and_at_four_fifths(probed: tup
     assert rates == pytest.approx(expected)
 
 
-def test_milestones_of_the_full_protocol_are_60_and_80(tmp_path: Path) -> None:
+def test_the_full_protocol_is_main_lincls(tmp_path: Path) -> None:
     run = replace(RUN, probe=ProbeSettings())
     full_training = training(with_random_backbone(run, tmp_path), run)
+    assert (full_training.epochs, full_training.batch, full_training.loader.batch_sampler.batch) == (100, 256, 256)
+    (head,) = full_training.model.heads
+    std, mean = torch.std_mean(head.weight.detach())
+    assert abs(float(mean)) < 0.002
+    assert float(std) == pytest.approx(0.01, rel=0.1)
+    assert not head.bias.any()
     (scheduler,) = full_training.schedulers["main"]
     assert dict(scheduler.milestones) == {60: 1, 80: 1}
     assert scheduler.gamma == 0.1

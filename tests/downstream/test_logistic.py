@@ -21,6 +21,7 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.protocols import LogisticSettings
 from repro.runs.records import read
+from repro.training.pretraining import open_data
 
 RUN = tiny(changes={"logistic.values": 5})
 
@@ -201,6 +202,25 @@ def test_the_rows_are_those_of_the_chosen_weight_fitted_on_all_training_images(e
     hits = model.predict(store(partition.scored)) == labels
     assert values["top1"] == pytest.approx(100 * hits.mean())
     assert values["mean_per_class"] == pytest.approx(100 * np.mean([hits[labels == c].mean() for c in range(8)]))
+
+
+def test_the_weight_is_chosen_on_training_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chosen on the scored images, it would give a better number that nobody could tell from an honest one."""
+    folder, asked = with_random_backbone(RUN, tmp_path), []
+
+    def no_path(*parts: Any, **_: Any) -> None:
+        asked.extend(parts[:2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(logistic, "fit_path", no_path)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(RUN, folder, "logistic", CPU)
+    store = FeatureStore.of(RUN, folder, CPU, "logistic")
+    partition = standard(Target("scenes", None, RUN.data.scenes), seed=0)
+    for (features, labels), part in zip(asked, (partition.fit, partition.held_out), strict=True):
+        assert np.array_equal(features, store(part))
+        assert labels.tolist() == part.targets
+        assert part.pool.fingerprint() == open_data(RUN, "train").fingerprint()
 
 
 def test_a_second_call_fits_nothing(evaluated: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
