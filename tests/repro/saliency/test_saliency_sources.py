@@ -141,6 +141,9 @@ def test_random_cells_are_as_many_and_anywhere_and_others_each_time() -> None:
     overlaps = [(one & other).sum() / one.sum() for i, one in enumerate(kinds) for other in kinds[:i]]
     assert all(abs(overlap - 2 / 16) < 0.06 for overlap in overlaps)
     assert torch.equal(random(maps, whole_images(count, 1), "key"), draws[1, "key"])
+    # Which rows of the table recorded runs have read: of image 5 its own, and those 7919 and its multiples further on.
+    for cells, row in zip(draws.values(), (5, 324, 243, 162), strict=True):
+        assert torch.equal(cells[5].flatten(), random.ranks[row] < 2)
 
 
 @pytest.mark.parametrize("rows", [7919, 7927, 2 * 7919])
