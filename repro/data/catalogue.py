@@ -66,6 +66,11 @@ class Dataset:
         if not self.root_names:
             object.__setattr__(self, "root_names", (self.name,))
 
+    @property
+    def in_class_folders(self) -> bool:
+        """Whether a split is a folder, with one in it for each class."""
+        return self.open is _open_folder
+
     def images(self, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
         """Opens a split; see `open_images`, which keeps scenes once they are drawn."""
         return self.open(self, split, root, scenes)

@@ -1,11 +1,11 @@
 """The checks of a data set, by the form that it has: everything that is wrong is reported, not the first thing alone.
 
-Folders of classes, published parts, annotated images and drawn scenes are checked each in its own way;
-`repro.data.verification.files` checks the files of the first three.
+Folders of classes, published parts, annotated images, drawn scenes and images of a class of somebody's own are checked
+each in its own way; `repro.data.verification.files` checks the files of the first three.
 """
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path, PurePath
@@ -13,8 +13,8 @@ from pathlib import Path, PurePath
 from repro.cores import usable_cores
 from repro.data import folders
 from repro.data.annotations.findings import Survey
-from repro.data.catalogue import Dataset, find_dataset
-from repro.data.splits import SPLITS, Images, Split
+from repro.data.catalogue import Dataset, find_dataset, open_images
+from repro.data.splits import SPLITS, Images, Split, read_image
 from repro.data.subsets import Subset
 from repro.data.verification.files import File, check_decoding, check_files, stat_all
 from repro.data.verification.report import Report
@@ -53,8 +53,10 @@ def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | No
             _check_annotations(report, entry, entry.survey, root, deep=deep, workers=workers, progress=progress)
         elif entry.parts is not None and root is not None:
             _check_parts(report, entry, entry.parts, root, deep=deep, workers=workers, progress=progress)
-        elif root is not None:
+        elif entry.in_class_folders and root is not None:
             _check_folders(report, entry, root, deep=deep, workers=workers, progress=progress)
+        else:
+            _check_opened(report, entry, deep, progress)
     return report
 
 
@@ -92,8 +94,7 @@ def _check_parts(
         return
     files: list[File] = []
     for split, images in images_of.items():
-        class_counts = Counter(images.classes[target] for target in images.targets)
-        report.counts[split] = {name: class_counts[name] for name in images.classes}
+        report.counts[split] = _counts(images)
         labels = [images.classes[target] for target in images.targets]
         files += list(stat_all(report, split, _paths(images), labels))
         _compare_number(report, entry, split, len(images))
@@ -130,6 +131,57 @@ def _check_annotations(
         files += stat_all(report, role, [image.path for image in survey.files if image.test is test])
     sizes = {image.path: image.size for image in survey.files}
     check_files(report, files, sizes, deep=deep, workers=workers, progress=progress)
+
+
+def _check_opened(report: Report, entry: Dataset, deep: bool, progress: ProgressBars) -> None:
+    """Checks images of somebody's own, of which nothing is known but what `Images` have."""
+    where = report.name if report.root is None else str(report.root)
+    try:
+        images_of = {split: open_images(entry.name, split, report.root, ScenesSettings()) for split in SPLITS}
+    except UserError as error:
+        report.decoded = False
+        report.add("unusable", where, error.what, error.mend)
+        return
+    digests: dict[Split, dict[bytes, int]] = {}
+    for split, images in images_of.items():
+        report.counts[split] = _counts(images)
+        _compare_number(report, entry, split, len(images))
+        digests[split] = _digests_of_readable(report, where, split, images, progress) if deep else {}
+    _report_overlap(report, where, digests, "image")
+
+
+def _digests_of_readable(
+    report: Report, where: str, split: Split, images: Images, progress: ProgressBars
+) -> dict[bytes, int]:
+    """Reads all images of a split, and reports those that cannot be used.
+
+    Returns:
+        The index of each image that can be used by the SHA-256 of its pixels.
+    """
+    digests: dict[bytes, int] = {}
+    task = progress.add_task(f"reading {split}", total=len(images), unit="images")
+    for index in range(len(images)):
+        try:
+            image, _ = read_image(images, index)
+        except UserError as error:
+            report.add("unreadable", where, f"{split}: {error.what}", error.mend)
+        else:
+            digests[hashlib.sha256(image.tobytes()).digest()] = index
+        progress.advance(task)
+    return digests
+
+
+def _counts(images: Images) -> dict[str, int]:
+    """Returns how many images each class has; labels of no class are reported elsewhere."""
+    counts = Counter(images.classes[target] for target in images.targets if 0 <= target < len(images.classes))
+    return {name: counts[name] for name in images.classes}
+
+
+def _report_overlap(report: Report, where: str, digests: Mapping[Split, Mapping[bytes, int]], kind: str) -> None:
+    """Reports each image of val whose pixels are those of an image of train; `kind` is what one is called."""
+    for digest in sorted(digests["train"].keys() & digests["val"].keys(), key=digests["val"].__getitem__):
+        message = f"{kind} {digests['val'][digest]} of val is {kind} {digests['train'][digest]} of train"
+        report.add("overlap", where, message)
 
 
 def _compare_number(report: Report, entry: Dataset, split: str, number: int) -> None:
@@ -244,14 +296,8 @@ def _check_scenes(report: Report, entry: Dataset) -> None:
         report.add("unusable", where, error.what, error.mend)
         return
     for split in SPLITS:
-        counts: dict[str, int] = defaultdict(int, dict.fromkeys(first[split].classes, 0))
-        for target in first[split].targets:
-            if 0 <= target < len(first[split].classes):  # another label is reported already
-                counts[first[split].classes[target]] += 1
-        report.counts[split] = dict(counts)
-    for digest in sorted(digests["train"].keys() & digests["val"].keys()):
-        message = f"scene {digests['val'][digest]} of val is scene {digests['train'][digest]} of train"
-        report.add("overlap", where, message)
+        report.counts[split] = _counts(first[split])
+    _report_overlap(report, where, digests, "scene")
 
 
 def _pixel_digests(report: Report, where: str, split: Split, first: Images, again: Images) -> dict[bytes, int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from repro.data import catalogue
 from repro.data.splits import Images, Split, pixels_of
+from repro.data.verification.checks import verify
 from repro.errors import UserError
 from repro.runs.sections import ScenesSettings
 
@@ -104,3 +106,57 @@ def test_an_image_that_is_not_rgb_is_named(monkeypatch: pytest.MonkeyPatch, mode
 
 def test_a_sound_data_set_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(opened(monkeypatch, Drawn())) == 4
+
+
+class Shaded(Drawn):
+    """Images of which no two are equal; those of val begin where those of train end."""
+
+    def __init__(self, split: Split) -> None:
+        super().__init__(6 if split == "train" else 3)
+        self.first = 0 if split == "train" else 6
+
+    def __getitem__(self, index: int) -> Any:
+        return Image.new("RGB", (8, 8), (self.first + index,) * 3), self.targets[index]
+
+
+class Faulty(Shaded):
+    """The same, but that two images of train are none, and two of val are two of train."""
+
+    def __getitem__(self, index: int) -> Any:
+        if self.first:
+            return Image.new("RGB", (8, 8), (3 + index,) * 3), self.targets[index]
+        image, label = super().__getitem__(index)
+        return (image.convert("L") if index in (2, 5) else image), label
+
+
+@pytest.mark.parametrize("root", [None, "stored"])
+def test_images_of_a_class_of_ones_own_are_verified(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: str | None
+) -> None:
+    """They were looked for in class folders, which they do not have, or not looked at at all."""
+    folder = None if root is None else tmp_path / root
+
+    def add(kind: Callable[[Split], Images]) -> None:
+        entry = catalogue.Dataset("own", "", "", lambda _, split, *__: kind(split), needs_root=folder is not None)
+        monkeypatch.setitem(catalogue.DATASETS, "own", entry)
+
+    add(Shaded)
+    report = verify("own", folder, workers=1)
+    assert (report.problems, report.depth) == ([], "every image decoded")
+    assert report.counts == {"train": {"a": 3, "b": 3}, "val": {"a": 2, "b": 1}}
+    assert verify("own", folder, deep=False).depth == "images not decoded (--quick)"
+
+    add(Faulty)
+    where = "own" if folder is None else str(folder)
+    problems = [(problem.kind, problem.path, problem.message) for problem in verify("own", folder).problems]
+    assert problems == [
+        ("unreadable", where, 'train: image 2 of Faulty is of mode L, not RGB; mend: image.convert("RGB")'),
+        ("unreadable", where, 'train: image 5 of Faulty is of mode L, not RGB; mend: image.convert("RGB")'),
+        ("overlap", where, "image 0 of val is image 3 of train"),
+        ("overlap", where, "image 1 of val is image 4 of train"),
+    ]
+
+    add(lambda split: Drawn(0))
+    report = verify("own", folder)
+    assert [(problem.kind, problem.path) for problem in report.problems] == [("unusable", where)]
+    assert report.depth == "no image decoded"
