@@ -325,10 +325,11 @@ def _show(rows: Sequence[Result], *, as_json: bool) -> None:
     if as_json:
         say_json([asdict(row) for row in rows])
         return
-    for row in rows:
-        # Values of single splits, trials and learning rates (`top1@split=0`) are in the file and in JSON only.
-        if "@" not in row.metric:
-            say(f"{_metric_and_value(row)}   {row.protocol}, {row.dataset} {row.split}")
+    # Values of single splits, trials and learning rates (`top1@split=0`) are in the file and in JSON only.
+    shown = [row for row in rows if "@" not in row.metric]
+    width = max((len(row.metric) for row in shown), default=0)
+    for row in shown:
+        say(f"{row.metric:{width}} {_value(row)}   {row.protocol}, {row.dataset} {row.split}")
 
 
 def table_of(tasks: Sequence[str]) -> str:
@@ -349,11 +350,9 @@ def _tell_replaced(before: Sequence[Result], now: Sequence[Result], folder: RunF
             )
 
 
-def _metric_and_value(row: Result) -> str:
-    """Returns a row's metric and value in columns of fixed width, with a percent sign or room for one."""
-    if row.metric in NO_ACCURACIES:
-        return f"{row.metric:14} {row.value:6.3g}  "
-    return f"{row.metric:14} {row.value:6.2f} %"
+def _value(row: Result) -> str:
+    """Returns a row's value in a column of fixed width, with a percent sign or room for one."""
+    return f"{row.value:8.3g}  " if row.metric in NO_ACCURACIES else f"{row.value:8.2f} %"
 
 
 def _check_all(run: Run, folder: RunFolder, roots: Mapping[Evaluation, Path | None], *, again: bool) -> None:
