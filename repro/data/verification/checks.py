@@ -18,7 +18,7 @@ from repro.data.splits import SPLITS, Images, Split, read_image
 from repro.data.subsets import Subset
 from repro.data.verification.files import File, check_decoding, check_files, stat_all
 from repro.data.verification.report import Report
-from repro.errors import UserError
+from repro.errors import UserError, one_line
 from repro.progress import ProgressBars
 from repro.quantities import counted
 from repro.runs.sections import ScenesSettings
@@ -165,6 +165,11 @@ def _digests_of_readable(
             image, _ = read_image(images, index)
         except UserError as error:
             report.add("unreadable", where, f"{split}: {error.what}", error.mend)
+        except (
+            OSError
+        ) as error:  # of a file that is missing or damaged; anything else is a fault of the code that reads
+            reason = f"{split}: image {index} of {type(images).__name__}: {one_line(error)}"
+            report.add("unreadable", where, reason, "replace its file, or leave it out")
         else:
             digests[hashlib.sha256(image.tobytes()).digest()] = index
         progress.advance(task)

@@ -120,11 +120,13 @@ class Shaded(Drawn):
 
 
 class Faulty(Shaded):
-    """The same, but that two images of train are none, and two of val are two of train."""
+    """The same, but that three images of train cannot be used, and two of val are two of train."""
 
     def __getitem__(self, index: int) -> Any:
         if self.first:
             return Image.new("RGB", (8, 8), (3 + index,) * 3), self.targets[index]
+        if index == 1:
+            Image.open("/nowhere.png")
         image, label = super().__getitem__(index)
         return (image.convert("L") if index in (2, 5) else image), label
 
@@ -149,7 +151,10 @@ def test_images_of_a_class_of_ones_own_are_verified(
     add(Faulty)
     where = "own" if folder is None else str(folder)
     problems = [(problem.kind, problem.path, problem.message) for problem in verify("own", folder).problems]
+    reason = "[Errno 2] No such file or directory: '/nowhere.png'"
+    missing = f"train: image 1 of Faulty: {reason}; mend: replace its file, or leave it out"
     assert problems == [
+        ("unreadable", where, missing),
         ("unreadable", where, 'train: image 2 of Faulty is of mode L, not RGB; mend: image.convert("RGB")'),
         ("unreadable", where, 'train: image 5 of Faulty is of mode L, not RGB; mend: image.convert("RGB")'),
         ("overlap", where, "image 0 of val is image 3 of train"),
