@@ -165,9 +165,8 @@ def _digests_of_readable(
             image, _ = read_image(images, index)
         except UserError as error:
             report.add("unreadable", where, f"{split}: {error.what}", error.mend)
-        except (
-            OSError
-        ) as error:  # of a file that is missing or damaged; anything else is a fault of the code that reads
+        except OSError as error:
+            # Of a file that is missing or damaged; anything else is a fault of the code that reads it.
             reason = f"{split}: image {index} of {type(images).__name__}: {one_line(error)}"
             report.add("unreadable", where, reason, "replace its file, or leave it out")
         else:
