@@ -53,7 +53,7 @@ def _pictures() -> Any:
 
 def _sweeps() -> typer.Typer:
     from repro.jobs import PROGRAM
-    from results.commands import show_tables, table_names
+    from results.tables.commands import show_tables, table_names
     from slurm.commands import build
 
     return build(_resolve, partial(show_tables, recipe=_resolve), PROGRAM, _methods, table_names)

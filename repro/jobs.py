@@ -130,7 +130,7 @@ def render_report(place: Path, tables: Sequence[str]) -> None:
         UserError: A table is unknown, or its results exclude each other.
     """
     from baselines import resolve
-    from results.commands import show_tables
+    from results.tables.commands import show_tables
 
     meter = UsageMeter()
     with RunFolder(place).attempt(REPORT, wait=REPORT_WAIT_SECONDS), usage_recorded(place, REPORT, meter):

@@ -19,6 +19,12 @@ Roots = Annotated[
     list[Path] | None,
     typer.Option("--runs", metavar="DIR", help="Folder with runs or sweeps; repeatable; default: runs."),
 ]
+OneSweep = Annotated[str, typer.Option("--sweep", metavar="NAME", help="Only runs of this sweep.")]
+OneTask = Annotated[str, typer.Option(help="Evaluation, in Tables 1 and 3: linear, logistic, knn, semi-1, ...")]
+OneMetric = Annotated[
+    str,
+    typer.Option(help="Metric, in Tables 1 and 3: top1 (last epoch, the default), top1_best, top5, mean_per_class."),
+]
 
 
 def roots_of(runs: list[Path] | None) -> list[Path]:

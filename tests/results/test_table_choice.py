@@ -16,10 +16,10 @@ from results.claims.verdict_frame import as_frame
 from results.claims.verdicts import judge
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
-from results.commands import show_tables
 from results.formats.table_files import markdown
 from results.plots.forest import effects
 from results.report.page import whole_table
+from results.tables.commands import show_tables
 from results.tables.rendering import render
 from results.tables.selection import fuller_task, judged_task, measured_task, measured_tasks, refuse_unknown
 
