@@ -17,8 +17,9 @@ from run_samples import finished
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.provenance import SNAPSHOT
-from repro.runs.records import FIELDS, Result, append, latest, read
+from repro.runs.records import FIELDS, Result, append, latest, read, read_rows
 from results.bench import collecting
+from results.collection import reading
 from results.collection.collect import collect, collect_runs, export, refuse_mixed
 from results.collection.gathering import results_of
 from results.collection.runs import find_runs
@@ -250,6 +251,31 @@ def test_the_fast_reader_skips_what_the_careful_one_skips(tmp_path: Path, line: 
     _, warnings = read(path)
     assert len(frame) == 1
     assert frame.attrs["warnings"] == warnings != []
+
+
+def test_two_rows_in_one_line_are_skipped_by_the_fast_reader_too(tmp_path: Path) -> None:
+    """Arrow reads both, of a line that everybody else takes for damaged."""
+    save(tmp_path, *runs(1.0, 2.0))
+    path = sorted(tmp_path.rglob("results.jsonl"))[0]
+    path.write_text(path.read_text() + 2 * json.dumps(record(metric="top5")) + "\n")
+    frame = collect([tmp_path])
+    assert list(frame["value"]) == [1.0, 2.0]
+    assert frame.attrs["warnings"] == [f"{path}:2: not a line of JSON; skipped"]
+
+
+def test_whole_files_are_left_to_the_fast_reader_and_damaged_ones_alone_to_the_careful_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Line by line a million rows take minutes, and nothing else tells by whom they were read."""
+    save(tmp_path, *runs(1.0, 2.0, 3.0))
+    read_with_care: list[Path] = []
+    monkeypatch.setattr(reading, "read_rows", lambda path: (read_with_care.append(path), read_rows(path))[1])
+    assert list(collect([tmp_path])["value"]) == [1.0, 2.0, 3.0]
+    assert read_with_care == []
+    torn = sorted(tmp_path.rglob("results.jsonl"))[1]
+    torn.write_text(torn.read_text() + '{"run_id": ')
+    assert list(collect([tmp_path])["value"]) == [1.0, 2.0, 3.0]
+    assert read_with_care == [torn]
 
 
 def test_the_careful_reader_takes_the_numbers_that_the_fast_one_takes(tmp_path: Path) -> None:
