@@ -5,6 +5,8 @@ import re
 from rich import filesize
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_LARGE = 1e6
+"""What no accuracy is, nor a loss of a training that goes well: its digits would tell nothing, and fill a line."""
 
 
 def duration_text(seconds: float) -> str:
@@ -38,6 +40,17 @@ def counted(number: int, noun: str) -> str:
         noun: In the singular, of a plural that only adds an s.
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def number_text(value: float, decimals: int = 2, sign: str = "") -> str:
+    """Returns a number with so many decimals; one too large for a column in powers of ten: `69.10`, `1.2e+300`.
+
+    Args:
+        value: A measured number, a loss or a difference of some.
+        decimals: Behind the point.
+        sign: `+`, where a positive number is to have its sign, too.
+    """
+    return f"{value:{sign}.{decimals}f}" if abs(value) < _LARGE else f"{value:{sign}.2g}"
 
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from repro.runs.choices import Guidance, MapOf, Optimizer, Schedule, Source, Strategy
-from repro.runs.departures import DATA, Departure, value_text
+from repro.runs.departures import DATA, Departure, shown_value
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.identity import Smaller, plain
 from repro.runs.reading import build
@@ -156,7 +156,7 @@ def at_work_in_first(first: Run, second: Run) -> dict[str, str]:
     for name, setting in settings(first).items():
         if setting.value != "" and plays_a_part(name, first) and not plays_a_part(name, second):
             section, _, key = name.partition(".")
-            sections.setdefault(section, []).append(f"{key}={value_text(setting.value)}")
+            sections.setdefault(section, []).append(f"{key}={shown_value(setting.value)}")
     return {section: ", ".join(texts) for section, texts in sections.items()}
 
 

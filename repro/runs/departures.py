@@ -4,6 +4,7 @@ What departs is computed in `repro.runs.comparison`; a detector's measurement ad
 at the end, and never read back but for results of older versions (`repro.runs.detection.recorded_sizes`).
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,12 +29,12 @@ class Departure:
         """Returns what is here, `64 px` or `optimization.lr=0.3`."""
         if self.what == EPOCHS:
             return counted(self.here, "epoch")
-        return FORMATS.get(self.what, f"{self.what}={{}}").format(value_text(self.here))
+        return FORMATS.get(self.what, f"{self.what}={{}}").format(shown_value(self.here))
 
     @property
     def in_full(self) -> str:
         """What is here and what the paper has, `optimization.lr=0.3 (paper: 0.015)`."""
-        return str(self) if self.paper is None else f"{self} (paper: {value_text(self.paper)})"
+        return str(self) if self.paper is None else f"{self} (paper: {shown_value(self.paper)})"
 
 
 DATA, EPOCHS, DETECTION = "data.dataset", "optimization.epochs", "detection"
@@ -59,6 +60,9 @@ _TOLD_BY_DATA = frozenset(f"data.scenes.{name}" for name in ("classes", "train_c
 """What the departure of a drawn data set names already (`ScenesSettings.description`)."""
 _ORDER = {what: place for place, what in enumerate(FORMATS)}
 _SEPARATOR = ", "
+_HASH = re.compile(r"[0-9a-f]{64}")
+_HASH_SHOWN = 12
+"""Digits of a SHA-256 that tell files apart; `run.yaml` has all of them."""
 
 
 def listed(departures: Iterable[Departure]) -> list[Departure]:
@@ -112,3 +116,9 @@ def scale_of_both(of_pretraining: str, of_evaluation: str) -> str:
 def value_text(value: Any) -> str:
     """Returns a setting's value as the command line takes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def shown_value(value: Any) -> str:
+    """Returns a setting's value as people compare it: as the command line takes it, of a hash the beginning."""
+    text = value_text(value)
+    return text[:_HASH_SHOWN] if _HASH.fullmatch(text) else text

@@ -12,7 +12,7 @@ import pandas as pd
 from repro.runs.labels import CHANGES, label
 from repro.runs.method_name import MethodName
 from results.paper.published import published
-from results.statistics.paired import Comparison, paired
+from results.statistics.paired import Comparison, difference_text, interval_text, paired
 from results.tables.columns import Column
 from results.tables.references import without_untrained
 from results.tables.selection import ValuesByCell, measured_columns
@@ -145,8 +145,8 @@ def _in_words(part: MethodPart) -> str:
 
 def _difference(comparison: Comparison) -> str:
     interval = comparison.interval()
-    spread = f" ({interval[0]:+.2f} … {interval[1]:+.2f})" if interval else ""
-    return f"{comparison.mean:+.2f}{spread}"
+    spread = f" ({interval_text(interval)})" if interval else ""
+    return f"{difference_text(comparison.mean)}{spread}"
 
 
 def parts_as_frame(found: Sequence[MethodPart]) -> pd.DataFrame:

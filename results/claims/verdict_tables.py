@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+from repro.quantities import number_text
 from repro.runs.labels import label
 from repro.terminal import Console
 from repro.text_tables import TextTable, print_table
@@ -10,7 +11,7 @@ from results.claims.families import FamilyVerdict, setting_of
 from results.claims.parts import PARTS_NOTE, MethodPart
 from results.claims.verdicts import NOT_RUN, OUTCOMES, Verdict
 from results.paper.published import published
-from results.statistics.paired import Comparison, p_text
+from results.statistics.paired import Comparison, difference_text, p_text
 
 NUMBERS = ("paper", "measured", "± 95 %", "n", "p")
 """The columns of a verdict that are numbers.
@@ -184,9 +185,9 @@ def _numbers(comparison: Comparison, published: float | None, p: float | None) -
     # Values as large as only a damaged file has would fill a line with the digits of a mean that tells nothing.
     mean, interval = comparison.mean if comparison.finite else None, comparison.interval()
     return (
-        "–" if published is None else f"{published:+.2f}",
-        "–" if mean is None else f"{mean:+.2f}",
-        "–" if interval is None else f"{(interval[1] - interval[0]) / 2:.2f}",
+        difference_text(published),
+        difference_text(mean),
+        "–" if interval is None else number_text((interval[1] - interval[0]) / 2),
         str(comparison.n) if comparison.n else "–",
         "–" if p is None else p_text(p),
     )

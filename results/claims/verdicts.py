@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from repro.quantities import number_text
 from results.claims.predictions import ColumnPredictions
 from results.claims.spreads import TESTS, SharedSpreads, SpreadOf
 from results.collection.scored_images import SCORED_IMAGES
@@ -159,7 +160,7 @@ class Verdict:
         seeds = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1)) if images is None else None
         more = f"; about {seeds} seeds would show {points_text(size)} at this spread" if seeds else ""
         if images is not None and images.smallest is not None:
-            more = f"; alone these seeds and images could show {images.smallest:.2f} points"
+            more = f"; alone these seeds and images could show {number_text(images.smallest)} points"
         low, high = self.comparison.interval() or (0.0, 0.0)
         p = self.comparison.p
         if p is not None and (low > 0 or high < 0):

@@ -10,7 +10,7 @@ import typer
 from repro.console import AsJson
 from repro.errors import UserError
 from repro.progress import OPENING, doing
-from repro.quantities import counted
+from repro.quantities import counted, number_text
 from repro.runs.labels import label
 from repro.runs.run import Run
 from repro.terminal import Console, say_json
@@ -18,7 +18,7 @@ from repro.text_tables import TextTable, print_table
 from results.collection.gathering import Roots, roots_of, warn
 from results.collection.row_comparison import Recipe
 from results.collection.runs import find_runs, listed
-from results.statistics.paired import LEVEL, p_text
+from results.statistics.paired import LEVEL, difference_text, interval_text, p_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,17 +148,14 @@ def summary_lines(
     difference = comparison.difference
     interval = difference.interval()
     lines = [
-        *(
-            (spell(side), " ".join(f"{value:.2f}" for value in side.values.values()))
-            for side in comparison.sides.values()
-        ),
-        ("difference", f"{difference.mean:+.2f} points"),
+        *((spell(side), " ".join(map(number_text, side.values.values()))) for side in comparison.sides.values()),
+        ("difference", f"{difference_text(difference.mean)} points"),
     ]
     if interval and difference.p is not None and difference.smallest is not None:
         lines += [
-            ("95 % interval", f"{interval[0]:+.2f} … {interval[1]:+.2f}"),
+            ("95 % interval", interval_text(interval)),
             ("p", p_text(difference.p, 4)),
-            ("smallest difference", f"{difference.smallest:.2f} points (80 % power)"),
+            ("smallest difference", f"{number_text(difference.smallest)} points (80 % power)"),
         ]
     lines += [
         (f"McNemar, seed {seed}", f"{test.first_only} : {test.second_only}, exact p {p_text(test.p, 4)}")
@@ -167,7 +164,9 @@ def summary_lines(
     p = comparison.p_of_equivalence
     if comparison.published is not None and p is not None:
         outcome = "equivalent" if p < LEVEL else "not shown to be equivalent"
-        lines.append(("published", f"{comparison.published:+.2f}; ±{margin():g}: {outcome}, TOST p {p_text(p, 4)}"))
+        lines.append(
+            ("published", f"{difference_text(comparison.published)}; ±{margin():g}: {outcome}, TOST p {p_text(p, 4)}")
+        )
     return [*lines, ("by", basis(comparison))]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from repro.quantities import number_text
 from repro.runs.predictions import Predictions
 from results.collection.runs import RunRecord
 from results.paper.paper_claims import margin
@@ -115,7 +116,7 @@ class HeadToHead:
         of = "" if self.difference.of_seeds else ", of these two runs and not of the methods"
         if self.better is not None:
             return f"{spell(self.better)} is better{of}"
-        return f"no difference found{of}; this data could show {smallest:.2f} points"
+        return f"no difference found{of}; this data could show {number_text(smallest)} points"
 
     def images_that_flip(self, position: Position) -> int:
         """Returns how many distinct images most runs of a side get right and most of the other side's wrong."""

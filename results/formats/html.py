@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from repro import html
+from repro.quantities import number_text
 from results.formats.layout import Table
 
 
@@ -13,12 +14,12 @@ def page(template: str, *, extras: Sequence[str] = (), **content: Any) -> str:
     Args:
         template: Name of a file in `results/formats/templates`.
         extras: As of `repro.html.page`.
-        content: What it shows; every text is escaped.
+        content: What it shows beside `number_text`, by which all numbers are spelt; every text is escaped.
 
     Returns:
         A self-contained page, as `repro.html.page` makes it.
     """
-    return html.page(template, package="results.formats", extras=extras, **content)
+    return html.page(template, package="results.formats", extras=extras, number_text=number_text, **content)
 
 
 def table_page(table: Table) -> str:

@@ -14,6 +14,7 @@ from results.paper.published import table1
 from results.plots.dose import BOTH, CONFIDENCE, HARD, QUERY, Point, Slope, panels_of, slope
 from results.plots.material import Material, NothingToDrawError, percent
 from results.plots.style import Theme, folded, ink, legend, panels
+from results.statistics.paired import difference_text
 
 LOOKS: Mapping[str, tuple[str, str]] = {BOTH: ("o", "#d55e00"), QUERY: ("^", "#0072b2"), HARD: ("s", "#009e73")}
 """By what is varied: marker and colour."""
@@ -108,7 +109,7 @@ def _draw_points(axes: Axes, role: str, marker: str, colour: str, points: Sequen
 def slope_text(line: Slope) -> str:
     """Returns by how many points accuracy rises for .1 of IoU, with its interval, as a legend has it."""
     low, middle, high = (0.1 * value for value in (line.interval[0], line.rise, line.interval[1]))
-    return f"{middle:+.2f} [{low:+.2f}, {high:+.2f}] points per .1 IoU"
+    return f"{difference_text(middle)} [{difference_text(low)}, {difference_text(high)}] points per .1 IoU"
 
 
 def half_width(values: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from results.collection.collect import KEYS
 from results.paper.published import Published, published
 from results.plots.material import Material, NothingToDrawError, key_of, panel_titles, printed
 from results.plots.style import Theme, folded, ink, letters_above, limits, look, stacked, surface
-from results.statistics.paired import Comparison, paired
+from results.statistics.paired import Comparison, difference_text, paired
 from results.tables.columns import Column
 from results.tables.references import without_untrained
 from results.tables.selection import ValuesByCell, asked_of, by_task, frameworks_of, measured_columns, measured_tasks
@@ -51,8 +51,9 @@ class Effect:
     def text(self) -> str:
         """The difference as the plot prints it: `+1.20 [+0.40, +2.00] (3)`."""
         interval = self.comparison.interval()
-        spread = f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else ""
-        return f"{self.comparison.mean:+.2f}{spread} ({self.comparison.n}){'*' if self.unlike else ''}"
+        spread = f" [{difference_text(interval[0])}, {difference_text(interval[1])}]" if interval else ""
+        star = "*" if self.unlike else ""
+        return f"{difference_text(self.comparison.mean)}{spread} ({self.comparison.n}){star}"
 
     @property
     def clear(self) -> bool:

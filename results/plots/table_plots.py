@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from repro.quantities import number_text
 from repro.runs.labels import label
 from results.collection.collect import KEYS
 from results.paper.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published
@@ -103,7 +104,8 @@ def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> No
     if pd.notna(line["difference"]):
         axes.vlines(line["published"], position - 0.42, position + 0.42, color=dark, linewidth=2.2)
         end = max(end, line["published"])
-    axes.annotate(f"{line['mean']:.1f}", (end, position), (5, 0), textcoords="offset points", va="center", fontsize=8.5)
+    mean = number_text(line["mean"], 1)
+    axes.annotate(mean, (end, position), (5, 0), textcoords="offset points", va="center", fontsize=8.5)
 
 
 def branches(material: Material) -> Figure:

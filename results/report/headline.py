@@ -13,7 +13,7 @@ from results.claims.verdicts import NOT_RUN, OUTCOMES
 from results.collection.row_comparison import ALTERED, TINY
 from results.formats.layout import Table
 from results.paper.paper_claims import margin
-from results.statistics.paired import points_text
+from results.statistics.paired import difference_text, interval_text, points_text
 from results.tables.references import without_untrained
 
 MOST_NAMES = 4
@@ -99,10 +99,10 @@ def _numbers(verdict: FamilyVerdict) -> str:
     mean, interval = verdict.comparison.mean, verdict.comparison.interval()
     if mean is None or verdict.published is None or not verdict.comparison.finite:
         return verdict.why
-    spread = f" (95 % {interval[0]:+.2f} … {interval[1]:+.2f})" if interval else ""
+    spread = f" (95 % {interval_text(interval)})" if interval else ""
     of = f" by {verdict.paper_of}" if verdict.paper_of else ""
     return (
-        f"{mean:+.2f} points{spread} where the paper has {verdict.published:+.2f}{of}, mean of "
+        f"{difference_text(mean)} points{spread} where the paper has {difference_text(verdict.published)}{of}, mean of "
         f"{counted(verdict.compared, 'comparison')} over {counted(verdict.comparison.n, 'seed')}"
     )
 

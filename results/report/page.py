@@ -38,7 +38,7 @@ from results.report.doubts import doubts
 from results.report.galleries import embed
 from results.report.headline import headline
 from results.report.run_entries import entries
-from results.statistics.paired import p_text
+from results.statistics.paired import difference_text, interval_text, p_text
 from results.tables.rendering import render
 from results.tables.selection import asked_of, judged_by, judged_task, measured_tasks, refuse_unknown
 from results.tables.sweep_pairs import sweep_pairs
@@ -112,6 +112,8 @@ def build(
         "report.html.j2",
         extras=("report",),
         p_text=p_text,
+        difference_text=difference_text,
+        interval_text=interval_text,
         label=label,
         title=title,
         date=_newest(runs, frame),

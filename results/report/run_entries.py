@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from repro.quantities import number_text
 from repro.runs.evaluation import HEADLINES, PROTOCOLS, Evaluation
 from repro.runs.run import Run
 from results.collection.runs import RunRecord, code_label
@@ -116,7 +117,7 @@ def headlines(results: Sequence[Mapping[str, Any]], run: Run | None) -> str:
                 how = own.get(row["protocol"]) or row["protocol"] if several else ""
                 where = row["dataset"] if several_datasets and row["dataset"] != row["task"] else ""
                 name = " ".join(filter(None, [row["task"], how, where]))
-                shown[name] = f"{name} {row['value']:.2f}"
+                shown[name] = f"{name} {number_text(row['value'])}"
         parts += [f"{metric}: {', '.join(shown.values())} %"] if shown else []
     return "; ".join(parts)
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import stats
 
-from repro.quantities import counted
+from repro.quantities import counted, number_text
 
 PAIR_TEST = "Each comparison is a two-sided paired t-test on the seeds that both methods have."
 """The test by the seeds of two rows alone, as pages name it."""
@@ -255,6 +255,16 @@ def p_text(p: float, digits: int = 3) -> str:
     while p != LEVEL and round(p, digits) == LEVEL and digits < MOST_DIGITS:
         digits += 1
     return f"< {least:.{digits}f}" if p < least / 2 else f"{p:.{digits}f}"
+
+
+def difference_text(points: float | None) -> str:
+    """Returns a difference in points for people, `+1.20`; a dash where there is none."""
+    return "–" if points is None else number_text(points, sign="+")
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Returns an interval of a difference for people, `+0.40 … +2.00`; a dash where there is none."""
+    return "–" if interval is None else " … ".join(map(difference_text, interval))
 
 
 def points_text(points: float) -> str:

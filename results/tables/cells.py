@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from repro.quantities import counted
+from repro.quantities import counted, number_text
 from results.collection.collect import KEYS, code_states
 from results.collection.row_comparison import ALTERED
 from results.collection.runs import RunRecord, by_path_of_rows
@@ -123,7 +124,7 @@ def _warned_of(seeds: pd.DataFrame, warned: Mapping[str, RunRecord]) -> str:
     if not told:
         return ""
     ends = [rows[-1] for run in runs if (rows := [row for row in run.metrics if "loss" in row])]
-    losses = " to ".join(dict.fromkeys(f"{pick(row['loss'] for row in ends):.2f}" for pick in (min, max) if ends))
+    losses = " to ".join(dict.fromkeys(number_text(pick(row["loss"] for row in ends)) for pick in (min, max) if ends))
     last = int(max((row["step"] for row in ends), default=0))
     ended = f"; {'its' if len(runs) == 1 else 'their'} loss at step {last}: {losses}" if ends else ""
     return f"warned of while it trained: {', '.join(told)}{ended}"
@@ -171,7 +172,7 @@ def _record(
         "published_column": f"{column.group.title} {printed_name}".strip(),
         "measured": "" if seeds is None else summary(seeds["value"]),
         "mean": mean,
-        "std": None if seeds is None else seeds["value"].std(),  # pandas' std is the sample one, ddof=1
+        "std": None if seeds is None else _deviation(seeds["value"]),
         "n": 0 if seeds is None else len(seeds),
         "difference": difference,
         "runs": "" if seeds is None else " ".join(sorted(seeds["run_id"])),
@@ -198,8 +199,14 @@ def measured(rows: pd.DataFrame) -> tuple[Measured, ...]:
 
 def summary(values: "pd.Series[float]") -> str:
     """Returns what a measured cell shows, `69.10 ± 1.11 (3)`: mean, sample standard deviation, number of seeds."""
-    std = f" ± {values.std():.2f}" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{std} ({len(values)})"
+    std = f" ± {number_text(_deviation(values))}" if len(values) > 1 else ""
+    return f"{number_text(values.mean())}{std} ({len(values)})"
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of values as large as only a damaged file has
+def _deviation(values: "pd.Series[float]") -> float:
+    """Returns the sample standard deviation, as pandas takes it (ddof=1)."""
+    return float(values.std())
 
 
 def watermark(columns: Sequence[Column]) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.quantities import duration_text
-from repro.runs.departures import value_text
+from repro.runs.departures import shown_value
 from repro.runs.detection import DETECTION_TASKS
 from repro.runs.status import Status
 from results.collection.collect import refuse_mixed
@@ -255,7 +255,7 @@ def changed(run: RunRecord) -> dict[str, str]:
     """
     return {
         departure.what: " -> ".join(
-            value_text(value) for value in (departure.paper, departure.here) if value is not None
+            shown_value(value) for value in (departure.paper, departure.here) if value is not None
         )
         for departure in run.comparison.departures
     }

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from repro.errors import UserError, nearest
+from repro.quantities import number_text
 from repro.runs.labels import label_parts
 from results.collection.collect import KEYS, code_states, refuse_mixed
 from results.collection.runs import RunRecord
@@ -14,6 +15,7 @@ from results.collection.scored_images import other_images
 from results.collection.training_images import unlike_training_images
 from results.formats.layout import Cell, ColumnGroup, Line, Table
 from results.paper.published import CELL_CAVEATS, ROW_NOTES, Published, PublishedRow, has_row, published
+from results.statistics.paired import difference_text
 from results.statistics.ranking import LEGEND, SIGNIFICANCE, SIGNS
 from results.tables.absence import lacking_a_number
 from results.tables.cells import cell_records, watermark
@@ -313,7 +315,7 @@ def _cells(
     marks = {kind: notes.mark(*texts[kind]) if kind in kinds else () for kind in texts}
     cells = {
         "published": Cell(
-            f"{record['published']:.2f}" if has_value else "–", rank if has_value else 0, marks["published"]
+            number_text(record["published"]) if has_value else "–", rank if has_value else 0, marks["published"]
         ),
         "measured": Cell(
             record["measured"],
@@ -322,7 +324,9 @@ def _cells(
             behind=record["behind"],
             significance=SIGNS.get(record["significance"], ""),
         ),
-        "Δ": Cell(f"{record['difference']:+.2f}" if has_difference else "–", marks=marks["Δ"], signed=has_difference),
+        "Δ": Cell(
+            difference_text(record["difference"]) if has_difference else "–", marks=marks["Δ"], signed=has_difference
+        ),
     }
     return [cells[kind] for kind in kinds]
 
@@ -347,7 +351,7 @@ def _paper_alone(paper: Published) -> Table:
                 key = (row.method, column.group.name, printed_name)
                 value, rank = paper.values[key], paper_ranks.get(key, 0)
                 caveat = CELL_CAVEATS.get((row.method, column.group.name))
-                cells[row.method].append(Cell(f"{value:.2f}", rank, notes.mark(*([caveat] if caveat else []))))
+                cells[row.method].append(Cell(number_text(value), rank, notes.mark(*([caveat] if caveat else []))))
                 lines.append(
                     {
                         "table": paper.name,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from repro.runs.comparison import difference
-from repro.runs.departures import value_text
+from repro.runs.departures import shown_value
 from repro.runs.evaluation import HEADLINES
 from repro.runs.labels import label
 from repro.runs.run import Run
@@ -121,7 +121,7 @@ def _settings(runs: Iterable[tuple[Run | None, Run | None]]) -> dict[str, str]:
     for first, second in runs:
         if first is not None and second is not None:
             for name, values in difference(first, second).items():
-                differing.setdefault(name, " → ".join(map(value_text, values)))
+                differing.setdefault(name, " → ".join(map(shown_value, values)))
     return differing
 
 

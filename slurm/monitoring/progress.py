@@ -6,7 +6,7 @@ from pathlib import Path
 
 from repro.bench.throughput import record_file
 from repro.errors import UserError
-from repro.quantities import counted, duration_text
+from repro.quantities import counted, duration_text, number_text
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
 from slurm.jobs.orders import ordered_run
@@ -80,7 +80,7 @@ def progress(sweep: Path, table: Sequence[JobRow], queue: QueueSnapshot, *, ever
 
 
 def _row(row: JobRow) -> ProgressRow:
-    number = f"{row.metric} {row.value:.2f}" if row.value is not None else ""
+    number = f"{row.metric} {number_text(row.value)}" if row.value is not None else ""
     under_way = row.state is not State.done
     return ProgressRow(
         run=row.run,

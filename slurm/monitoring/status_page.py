@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from repro.errors import visible
-from repro.quantities import duration_text
+from repro.quantities import duration_text, number_text
 from repro.text_tables import TextTable
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import State
@@ -121,7 +121,7 @@ def _progress(row: JobRow) -> str:
 
 
 def _result(row: JobRow) -> str:
-    return "" if row.value is None else f"{row.metric} {row.value:.2f}"
+    return "" if row.value is None else f"{row.metric} {number_text(row.value)}"
 
 
 def _note(row: JobRow) -> str:

@@ -1,8 +1,10 @@
 """Durations, sizes and counts for people."""
 
+import math
+
 import pytest
 
-from repro.quantities import counted, decimal_number, duration_text, memory_text, size_text, whole_number
+from repro.quantities import counted, decimal_number, duration_text, memory_text, number_text, size_text, whole_number
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,12 @@ def test_disks_are_counted_in_thousands_and_memory_in_powers_of_two() -> None:
     assert size_text(999) == "999 bytes"
     assert size_text(13_040_000_000) == "13.0 GB"
     assert memory_text(3 * 2**29) == "1.5 GiB"
+
+
+def test_a_number_has_its_decimals_unless_it_is_too_large_for_a_column() -> None:
+    assert [number_text(value) for value in (0.0, 69.1, -1.005, 999_999.0)] == ["0.00", "69.10", "-1.00", "999999.00"]
+    assert [number_text(value) for value in (1e6, -1.24e300, math.inf)] == ["1e+06", "-1.2e+300", "inf"]
+    assert (number_text(1.25, 1), number_text(1.2, sign="+"), number_text(2e9, sign="+")) == ("1.2", "+1.20", "+2e+09")
 
 
 def test_one_is_singular() -> None:
