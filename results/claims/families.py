@@ -70,7 +70,7 @@ class FamilyVerdict:
         if not self.family.decided_by_mean:
             return "no sentence about the whole"
         if not self.compared:
-            return "no comparison has two pairs of runs"
+            return "no comparison has two seeds that both rows have"
         if not self.comparison.finite:
             return NO_NUMBERS
         seeds = counted(self.comparison.n, "seed")
@@ -194,4 +194,4 @@ def _decided(verdict: FamilyVerdict) -> FamilyVerdict:
         return replace(verdict, outcome=NOT_RUN)
     if not verdict.family.decided_by_mean:
         return replace(verdict, outcome=SINGLY)
-    return replace(verdict, outcome=outcome_of(verdict.comparison, verdict.p) if verdict.comparison.n else UNDECIDED)
+    return replace(verdict, outcome=outcome_of(verdict.comparison, verdict.p))

@@ -52,6 +52,7 @@ class Verdict:
         p: The p value, corrected for `tested` comparisons; None where no test could be taken.
         margin: Points within which a difference counts as none.
         tested: Number of different comparisons of its sentence that were tested in this setting, this one included.
+        told: Whether runs of both methods are at hand, compared or not, so that there is more to tell than "not run".
         unlike: Settings in which the two methods' runs differ although the rows do not; then none are compared.
         spread_of: By whose spread it is judged, where the images do not judge.
         apart: Its split, its protocol or both, where other ones measured the same data, at one fidelity and scale, as
@@ -66,6 +67,7 @@ class Verdict:
     p: float | None
     margin: float
     tested: int = 1
+    told: bool = False
     unlike: tuple[str, ...] = ()
     spread_of: SpreadOf = SpreadOf.sentence
     apart: str = ""
@@ -95,11 +97,6 @@ class Verdict:
         if self.column is None or (paper.task in ("", self.column.task) and paper.prints(self.metric)):
             return ""
         return f"{paper.task} {METRICS[self.claim.metric]}"
-
-    @property
-    def told(self) -> bool:
-        """Whether runs of both methods are at hand, compared or not, so that there is more to tell than "not run"."""
-        return bool(self.comparison.n or self.unlike)
 
     @property
     def claim(self) -> Claim:
@@ -137,8 +134,8 @@ class Verdict:
             return f"not compared: beside the method its runs differ in {', '.join(self.unlike)}"
         # From what was not run to what was run and does not tell; only then do the outcomes differ.
         if self.comparison.n == 0:
-            unpaired = self.comparison.unpaired
-            return f"no seed that both have ({unpaired} with one of them alone)" if unpaired else "not run"
+            one_of_them = "one of the two alone was run" if self.comparison.unpaired else "not run"
+            return "no seed that both have" if self.told else one_of_them
         if self.comparison.n == 1:
             return "one pair tells nothing about its spread"
         if not self.comparison.finite:
@@ -182,7 +179,8 @@ def judge(
     claim is *supported* or *contradicted* where the test, corrected by Holm for the number of different comparisons of
     its sentence that could be tested in its setting (data, fidelity, scale, and split and protocol where several
     measured the same), finds a difference: runs for another sentence or in another setting change no p. It is a *tie*
-    where the 95 % interval lies within the margin; it is *not run* where no seed is there for both, else *undecided*.
+    where the 95 % interval lies within the margin; it is *not run* where no run of one of the two is there, else
+    *undecided*.
     One pair of runs never decides anything.
 
     Args:
@@ -251,12 +249,10 @@ def outcome_of(comparison: Comparison, p: float | None) -> str:
         p: The corrected p value; None where no test could be taken.
 
     Returns:
-        One of `OUTCOMES`.
+        One of `OUTCOMES` but `NOT_RUN`; without a pair `UNDECIDED`.
     """
     interval, mean = comparison.interval(), comparison.mean
-    if mean is None:
-        return NOT_RUN
-    if p is None or interval is None:
+    if p is None or interval is None or mean is None:
         return UNDECIDED
     if p < LEVEL:
         return SUPPORTED if mean > 0 else CONTRADICTED
@@ -322,13 +318,15 @@ def _compare(
         return Verdict(question, UNDECIDED, paired({}, {}), column, None, margin(), spread_of=spreads.spread_of)
     metric = _metric(claim, column)
     better, worse = (values.get((method, metric), {}) for method in (claim.better, claim.worse))
-    unlike = _unlike(claim, column) if better and worse else ()
+    told = bool(better and worse)
+    unlike = _unlike(claim, column) if told else ()
     # Of methods whose runs were not altered alike, the difference is the settings' as well.
     comparison = paired({}, {}) if unlike else paired(better, worse)
     if comparison.n > 1:
         images = predictions.judge(claim.better, claim.worse, metric, comparison.seeds) if predictions else None
         comparison = replace(comparison, by_images=images, spread=None if images else spreads.of(claim, metric))
-    return Verdict(question, UNDECIDED, comparison, column, None, margin(), unlike=unlike, spread_of=spreads.spread_of)
+    undecided = Verdict(question, UNDECIDED, comparison, column, None, margin(), spread_of=spreads.spread_of)
+    return replace(undecided, told=told, unlike=unlike)
 
 
 def _unlike(claim: Claim, column: Column) -> tuple[str, ...]:
@@ -390,5 +388,5 @@ def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:
 def _decided(verdict: Verdict, corrected: Mapping[tuple[Any, ...], float]) -> Verdict:
     """Comes to an outcome; `corrected` are the p values of all that it is corrected together with."""
     p = corrected.get(_key(verdict))
-    outcome = UNDECIDED if verdict.unlike else outcome_of(verdict.comparison, p)
+    outcome = outcome_of(verdict.comparison, p) if verdict.told else NOT_RUN
     return replace(verdict, p=p, outcome=outcome, tested=len(corrected))

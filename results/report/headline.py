@@ -61,7 +61,7 @@ def headline(
         )
     settings = Counter(verdict.setting for verdict in families if verdict.outcome != NOT_RUN)
     if not settings:
-        asked = "no sentence of the paper: none compares two methods at hand that were measured alike with one seed"
+        asked = "no sentence of the paper: none compares two methods at hand that were measured alike"
         return Headline(asked, _scale(without_untrained(frame)), NOT_RUN, f"every sentence{_met(tables)}")
     # The setting in which most was compared stands for the page; the others are below. Of several the first one, as
     # they stand below, and then the page says that there are more.
@@ -88,10 +88,12 @@ def headline(
     return Headline(asked, scale, first.outcome, "; ".join(filter(None, numbers)) + _met(tables), by_part)
 
 
-def _compared(families: Sequence[FamilyVerdict], setting: str) -> tuple[int, int]:
+def _compared(families: Sequence[FamilyVerdict], setting: str) -> tuple[bool, int, int]:
+    """Returns whether any seeds were compared in a setting, and in how many comparisons and by how many seeds."""
     of_setting = [verdict for verdict in families if verdict.setting == setting]
     run = sum(sum(verdict.counts.values()) - verdict.counts[NOT_RUN] for verdict in of_setting)
-    return run, max(verdict.comparison.n for verdict in of_setting)
+    n = max(verdict.comparison.n for verdict in of_setting)
+    return n > 0, run, n
 
 
 def _numbers(verdict: FamilyVerdict) -> str:

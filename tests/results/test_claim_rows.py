@@ -169,7 +169,7 @@ def test_what_does_not_decide_a_sentence_is_said() -> None:
     told = [verdict for verdict in judge_families(judge(frame_of(*rows, *blur))) if verdict.setting]
     assert {verdict.family.id: (verdict.outcome, verdict.why) for verdict in told} == {
         "ours-beats-baseline": (UNDECIDED, "mean over 2 of 72 comparisons, 1 seed that all of them have"),
-        "high-pass-is-best": (UNDECIDED, "no comparison has two pairs of runs"),
+        "high-pass-is-best": (UNDECIDED, "no comparison has two seeds that both rows have"),
         "best-and-second-best": (SINGLY, "no sentence about the whole"),
     }
     assert [verdict.scope for verdict in told] == ["on 2 of 72", "", ""]  # not: on 0 of 48

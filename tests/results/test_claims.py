@@ -88,9 +88,12 @@ def test_one_run_each_supports_nothing_however_large_the_difference() -> None:
 
 
 def test_seeds_that_only_one_row_has_are_no_pair() -> None:
+    """They read "not run", as if one of the two rows were missing."""
     line = verdict(frame_of(*rows_of("mocov2", [60.0]), *rows_of("mocov2+ours-hp", [70.0, 71.0])[1:]))
-    assert (line["verdict"], line["n"]) == (NOT_RUN, 0)
-    assert line["why"] == "no seed that both have (2 with one of them alone)"
+    assert (line["verdict"], line["n"], line["why"]) == (UNDECIDED, 0, "no seed that both have")
+    line = verdict(frame_of(*rows_of("mocov2", [60.0])))
+    assert (line["verdict"], line["n"], line["why"]) == (NOT_RUN, 0, "one of the two alone was run")
+    assert verdict(frame_of(*rows_of("simclr", [60.0])))["why"] == "not run"
 
 
 def test_the_note_names_the_test() -> None:

@@ -64,9 +64,9 @@ def test_a_row_none_of_whose_runs_gave_a_number_is_named(folders: Folders, tmp_p
     none = "Begun, and not compared as none of its runs has a result: MoCo v2 + ours (strong blur) (3 failed)."
     assert notes(tmp_path) == [further, none]
     assert f"{none}\n" in salmask("claims", "--runs", str(tmp_path)).out
-    # A number of it by a seed that nothing else has: that there is no pair is not for want of results alone.
+    # A number of it by a seed that nothing else has: its comparisons are undecided, and not for want of results alone.
     finished(tmp_path, blur, 7, {("imagenet100", "top1"): 61.0})
-    assert notes(tmp_path) == [further]
+    assert notes(tmp_path) == [further.replace(": ", ": MoCo v2 + ours (strong blur) (3 failed), ")]
 
 
 def test_the_command_says_it_beside_its_data_too(folders: Folders, tmp_path: Path) -> None:
