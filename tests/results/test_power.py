@@ -26,6 +26,20 @@ def test_pairs_have_the_gain_and_the_luck_that_they_are_drawn_with() -> None:
     assert scatter.mean() == pytest.approx(1.0 * 0.75 + chance, rel=0.35)  # clipped chances take part of the luck
 
 
+def test_a_gain_of_all_points_makes_the_first_right_of_every_image_and_the_second_of_none() -> None:
+    first, second = PairOfMethods(seeds=2, images=500, luck=0.0, gain=100.0).draw(stream(0, Purpose.bootstrap, 1))
+    assert (first.mean(), second.mean()) == (1.0, 0.0)
+
+
+def test_each_test_has_a_column_of_its_own() -> None:
+    """Of one seed each the images alone tell; of two the t-test hardly finds what the images show."""
+    (one,) = power_table([20], pairs=3, seeds=1, images=300, luck=0.1)
+    assert (one["by seeds, %"], one["by seeds and images, %"]) == (0, 100)
+    (two,) = power_table([6], pairs=12, seeds=2, images=300, luck=0.1)
+    assert two["by seeds, %"] in (0, 8.33)
+    assert two["by seeds and images, %"] > 25
+
+
 @pytest.mark.slow
 def test_images_find_more_than_seeds_and_cry_wolf_no_more_often() -> None:
     null, real = power_table([0, 1.5], pairs=300, seeds=3, images=2000, luck=0.3)
@@ -45,7 +59,7 @@ def test_a_gain_far_above_the_scatter_is_always_called_and_that_of_none_is_not()
 
 def test_reproductions_without_noise_come_out_as_the_paper_has_it() -> None:
     published = [question.claim.published for question in questions() if question.claim.table != "table3"]
-    for line in claim_power([3], noise=0.001, draws=1):
+    for line in claim_power([3], noise=0.001, draws=2):
         assert (line["supported"], line["contradicted"]) == (
             sum(p > 0 for p in published),
             sum(p < 0 for p in published),
@@ -73,7 +87,7 @@ def test_what_contradicts_the_published_difference_is_counted_as_wrong(
     published = [question.claim.published for question in questions() if question.claim.table != "table3"]
     wrong = sum(abs(p) >= margin() for p in published) if slope > 0 else len(published)
     noise = 0.001 if slope < 0 else 300.0  # no difference is found then, and all lie within the margin
-    (line, *_) = claim_power([3], noise=noise, draws=1)
+    (line, *_) = claim_power([3], noise=noise, draws=2)
     assert line["wrong"] == wrong
     assert line["found, %"] == 0
 

@@ -222,6 +222,23 @@ def test_a_claim_is_not_judged_by_runs_that_were_altered_unlike_each_other() -> 
     assert set(verdicts["verdict"]) == {"supported"}
 
 
+def test_settings_count_that_play_a_part_in_a_run_or_in_its_row() -> None:
+    at_random = RowComparison.of(resolve(OURS, {"masking.guidance": "random"}), resolve)  # asks no localizer any more
+    relaxed = RowComparison.of(resolve("mocov2+ours-blur", {"localizer.relax": 0.3}), resolve)
+    assert at_random.altered_unlike(relaxed) == ["masking.guidance", "localizer.relax"]
+    # In what the rows differ the methods do, whatever it was altered to.
+    by_mean, blur = (
+        RowComparison.of(resolve(method, changed), resolve)
+        for method, changed in ((OURS, {"masking.strategy": "mean_fill"}), ("mocov2+ours-blur", {}))
+    )
+    assert "masking.strategy" in by_mean.by_name
+    assert "masking.strategy" not in by_mean.altered_unlike(blur)
+    # Without a row to compare with, those of the run alone.
+    alone = RowComparison.of(resolve("mocov2", {"optimization.lr": 1.0}), None)
+    assert alone.values["optimization.lr"] == 1.0
+    assert not any(name.startswith("localizer.") for name in alone.values)
+
+
 def test_pages_count_only_runs_of_the_rows_as_reproduced(tmp_path: Path) -> None:
     finished(tmp_path, "mocov2", 0, {TOP1: 68.0}, optimization__lr=1.0)
     runs, frame = find_runs([tmp_path], resolve), collect([tmp_path], resolve)
