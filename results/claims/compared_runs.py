@@ -1,4 +1,4 @@
-"""What speaks against the runs that claims and parts compare: their code, and the seeds that gave no number."""
+"""What speaks against the runs that claims and parts compare: code, trainings that warned, seeds without a number."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from repro.runs.labels import label
 from results.claims.parts import MethodPart
 from results.claims.verdicts import Verdict
 from results.collection.collect import NOT_ONE_STATE, code_states, is_of_one_known_state
-from results.collection.runs import RunRecord
+from results.collection.runs import RunRecord, by_path_of_rows, symptoms_text
 from results.tables.absence import lacking_a_number, states_text, unfinished
 from results.tables.columns import Column
 from results.tables.references import without_untrained
@@ -19,7 +19,7 @@ from results.tables.references import without_untrained
 def notes_on_runs(
     verdicts: Sequence[Verdict], parts: Sequence[MethodPart], frame: pd.DataFrame | None, runs: Sequence[RunRecord]
 ) -> list[str]:
-    """Returns sentences on the code that measured what is compared, and on runs of it or beside it without a result.
+    """Returns sentences on what is compared: its code, its trainings that warned, and runs of it without a result.
 
     Args:
         verdicts: What `judge` returns.
@@ -49,6 +49,15 @@ def notes_on_runs(
     notes = []
     if compared and not is_of_one_known_state(measured := pd.concat(compared)):
         notes.append(f"{NOT_ONE_STATE}: {first_few(code_states(measured))}.")
+    records = by_path_of_rows(runs)
+    of_methods = pd.concat(compared).groupby("method", observed=True) if compared else ()
+    warned = {
+        str(method): symptoms_text((records[path] for path in paths if path in records), len(paths))
+        for method, rows in of_methods
+        if (paths := set(map(str, rows["path"])))
+    }
+    if told := [f"{label(method)} ({text})" for method, text in sorted(warned.items()) if text]:
+        notes.append(f"Warned of while it trained: {'; '.join(told)}.")
     for what, missing in (
         ("Further runs of what is compared have no result", further),
         ("Begun, and not compared as none of its runs has a result", alone),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from repro.quantities import number_text
+from repro.quantities import counted, number_text
 from results.claims.predictions import ColumnPredictions
 from results.claims.spreads import TESTS, SharedSpreads, SpreadOf
 from results.collection.scored_images import SCORED_IMAGES
@@ -125,7 +125,9 @@ class Verdict:
         """What the verdict rests on, in a few words."""
         unlike = self.column.unlike(self.claim.better, self.claim.worse) if self.column and self.comparison.n else ()
         done = " and ".join(done for images, done in _IMAGES.items() if images in unlike)
-        return self._why + (f"; their runs were not {done} on the same images" if done else "")
+        alone = self.comparison.unpaired if self.comparison.n else 0
+        left_out = f"; {counted(alone, 'seed')} of one of the two alone left out" if alone else ""
+        return self._why + left_out + (f"; their runs were not {done} on the same images" if done else "")
 
     @property
     def _why(self) -> str:

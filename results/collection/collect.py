@@ -14,6 +14,7 @@ from repro.quantities import counted
 from repro.runs.comparison import difference
 from repro.runs.departures import scale_of_both, shown_value
 from repro.runs.detection import recorded_sizes
+from repro.runs.evaluation import NO_ACCURACIES
 from results.collection.reading import read_table
 from results.collection.row_comparison import Recipe, RowComparison
 from results.collection.runs import (
@@ -121,8 +122,15 @@ def collect_runs(
     frame = _compared(_with_evaluation_scales(frame), runs)
     frame = _keep_last(frame, warnings, every_folder=every_folder)
     # Last of all: pandas drops `attrs` in many of its operations.
-    frame.attrs["warnings"] = [*warnings, *unlike_images(frame, KEYS), *unlike_training_images(frame)]
+    doubted = [*_no_percentages(frame), *unlike_images(frame, KEYS), *unlike_training_images(frame)]
+    frame.attrs["warnings"] = [*warnings, *doubted]
     return frame
+
+
+def _no_percentages(frame: pd.DataFrame) -> list[str]:
+    """Returns a line on accuracies that none can be, as a hand or a broken disk leaves them; else none."""
+    odd = frame[~frame["value"].between(0, 100) & ~frame["metric"].isin(NO_ACCURACIES)]
+    return [f"{counted(len(odd), 'value')} below 0 or above 100 %; {_first(odd)}"] if len(odd) else []
 
 
 def _with_facts_of_runs(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:

@@ -200,6 +200,19 @@ class RunRecord:
         return training_seconds(self.metrics) or None
 
 
+def symptoms_text(runs: Iterable[RunRecord], count: int) -> str:
+    """Returns of what trainings warned, `collapsed embeddings in 2 of 3 runs (first at step 40)`; empty for nothing.
+
+    Args:
+        runs: Those that warned, and perhaps others.
+        count: How many runs they are of.
+    """
+    steps: dict[str, list[int]] = {}
+    for symptom in (symptom for run in runs for symptom in run.symptoms):
+        steps.setdefault(symptom.kind, []).append(symptom.step)
+    return ", ".join(f"{kind} in {len(at)} of {count} runs (first at step {min(at)})" for kind, at in steps.items())
+
+
 def by_path_of_rows(runs: Iterable[RunRecord]) -> dict[str, RunRecord]:
     """Returns runs by the column `path` of the long table, to find the run of a row.
 

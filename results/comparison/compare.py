@@ -18,7 +18,7 @@ from repro.runs.predictions import FileReference, Predictions, read
 from repro.runs.run_name import RunName
 from results.collection.collect import NOT_ONE_STATE, code_states, is_of_one_known_state, refuse_mixed
 from results.collection.row_comparison import TINY
-from results.collection.runs import RunRecord, by_path_of_rows
+from results.collection.runs import RunRecord, by_path_of_rows, symptoms_text
 from results.collection.training_images import unlike_training_images
 from results.comparison.head_to_head import HeadToHead, Side
 from results.paper.published import published
@@ -128,6 +128,9 @@ def compare(
         _refuse_shared(of_sides[0], of_sides[1], words)
         of_first, of_second = (SideRows.of(frame, runs, word) for runs, word in zip(of_sides, words, strict=True))
         comparisons += _of_pair(of_first, of_second, task, metric)
+    if len(comparisons) > 1:
+        among = f"One of {len(comparisons)} comparisons: its p is not corrected for their number."
+        return [replace(comparison, notes=(*comparison.notes, among)) for comparison in comparisons]
     if not comparisons:
         rows = frame[frame["task"] == task] if task else frame
         others = {*(rows["metric"] if metric and len(rows) else frame["task"]).astype(str)} - {*NO_ACCURACIES}
@@ -213,6 +216,7 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
         *notes_on_second,
         *notes_on_images,
         *notes_on_exact,
+        *_warned_of(first, second),
         *_differing_settings(first, second),
         *_differing_code((of_first, of_second), (first, second)),
         *(f"{told}." for told in unlike_training_images(pd.concat([of_first.rows, of_second.rows]))),
@@ -333,6 +337,12 @@ def _of_the_same_images(first: Side, second: Side) -> tuple[tuple[Side, Side], l
     if not same_images([*first.predictions.values(), *second.predictions.values()]):
         return without, ["Their predictions are of different images: the seeds alone are compared."]
     return (first, second), []
+
+
+def _warned_of(*sides: Side) -> list[str]:
+    """Returns a sentence for each side of whose trainings some warned: a collapsed one is no rival."""
+    texts = [(side.name, symptoms_text(side.runs.values(), len(side.runs))) for side in sides]
+    return [f"{name} warned of while it trained: {text}." for name, text in texts if text]
 
 
 def _differing_settings(first: Side, second: Side) -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 from repro.quantities import counted, number_text
 from results.collection.collect import KEYS, code_states
 from results.collection.row_comparison import ALTERED
-from results.collection.runs import RunRecord, by_path_of_rows
+from results.collection.runs import RunRecord, by_path_of_rows, symptoms_text
 from results.collection.scored_images import images_of
 from results.collection.training_images import are_unlike, training_images
 from results.formats.layout import Measured
@@ -117,17 +117,13 @@ def _warned_of(seeds: pd.DataFrame, warned: Mapping[str, RunRecord]) -> str:
         warned: Those runs that warned, by the file of their results.
     """
     runs = [warned[path] for path in map(str, seeds["path"]) if path in warned]
-    steps: dict[str, list[int]] = {}
-    for symptom in (symptom for run in runs for symptom in run.symptoms):
-        steps.setdefault(symptom.kind, []).append(symptom.step)
-    told = [f"{kind} in {len(at)} of {len(seeds)} runs (first at step {min(at)})" for kind, at in steps.items()]
-    if not told:
+    if not runs:
         return ""
     ends = [rows[-1] for run in runs if (rows := [row for row in run.metrics if "loss" in row])]
     losses = " to ".join(dict.fromkeys(number_text(pick(row["loss"] for row in ends)) for pick in (min, max) if ends))
     last = int(max((row["step"] for row in ends), default=0))
     ended = f"; {'its' if len(runs) == 1 else 'their'} loss at step {last}: {losses}" if ends else ""
-    return f"warned of while it trained: {', '.join(told)}{ended}"
+    return f"warned of while it trained: {symptoms_text(runs, len(seeds))}{ended}"
 
 
 def values_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]]:

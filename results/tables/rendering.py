@@ -32,6 +32,7 @@ _KINDS = {"": ("published", "measured", "Δ"), "measured": ("measured",), "paper
 
 
 _BEST = "Bold: the best of a block, second best marked"
+_OF_THE_BEST = "Of the best epoch, which was chosen by the images that it is scored on: these numbers are too high."
 _OTHER_PROTOCOL = "not measured by the protocol of the published numbers"
 _NO_ROW = "no run here can be compared with a row of the paper's"
 """Why no difference is taken in a column group of the paper's data and scale."""
@@ -202,7 +203,8 @@ def _title(paper: Published, records: pd.DataFrame, kinds: Sequence[str]) -> str
         "measured": " Measured: mean ± sample standard deviation (number of seeds).",
         "Δ": " Δ: difference measured − published, in points.",
     }
-    return f"{paper.title}{metric}, percent." + "".join(legend[kind] for kind in kinds)
+    chosen = f" {_OF_THE_BEST}" if metric.endswith("_best") and "measured" in kinds else ""
+    return f"{paper.title}{metric}, percent.{chosen}" + "".join(legend[kind] for kind in kinds)
 
 
 def _legend(only: Only) -> str:

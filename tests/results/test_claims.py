@@ -96,6 +96,13 @@ def test_seeds_that_only_one_row_has_are_no_pair() -> None:
     assert verdict(frame_of(*rows_of("simclr", [60.0])))["why"] == "not run"
 
 
+def test_seeds_that_have_no_pair_are_said_where_others_have_one() -> None:
+    """Those of the longer row were left out without a word."""
+    line = verdict(frame_of(*rows_of("mocov2", [60.0, 61.0]), *rows_of("mocov2+ours-hp", [70.0, 70.4, 73.0, 74.0])))
+    assert line["n"] == 2
+    assert line["why"].endswith("; 2 seeds of one of the two alone left out")
+
+
 def test_the_note_names_the_test() -> None:
     frame = seeds_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [65.0, 66.5]})
     for spread, test in TESTS.items():
@@ -345,7 +352,7 @@ def test_values_that_are_no_numbers_decide_nothing_and_leave_the_others_as_they_
     assert len(of_it) == 2
     for verdict in of_it:
         assert (verdict.outcome, verdict.p, verdict.comparison.interval()) == (UNDECIDED, None, None)
-        assert verdict.why == NO_NUMBERS
+        assert verdict.why.partition("; ")[0] == NO_NUMBERS  # behind it, of the shorter one, the seeds left out
     (other,) = [verdict for verdict in verdicts if verdict not in of_it]
     assert (other.outcome, other.p) == (alone[other.claim].outcome, alone[other.claim].p)
     families = judge_families(verdicts)

@@ -206,6 +206,16 @@ def test_a_damaged_file_costs_the_others_of_its_batch_nothing(tmp_path: Path) ->
     assert frame.attrs["warnings"] == [f"{broken}:1: schema 9 is unknown, this version reads 1; skipped"]
 
 
+def test_accuracies_that_are_no_percentages_are_told(tmp_path: Path) -> None:
+    """A row of 173 % led its table, and the claim was supported, without a word."""
+    rates = [replace(RESULT, metric=metric, value=8.5e5) for metric in ("lr", "l2")]
+    save(tmp_path, *runs(0.0, 100.0, 173.0, -1.0), *rates)
+    (odd,) = tmp_path.rglob("*run2/results.jsonl")
+    (warning,) = collect([tmp_path]).attrs["warnings"]
+    assert warning.startswith("2 values below 0 or above 100 %; the first: top1 on scenes of run run2 in ")
+    assert warning.endswith(str(odd))
+
+
 TIMES = st.sampled_from(
     ["2026-W01-1", "2026-02-30", "20260101", "2026-01-01 10", "9999-12-31T23:59:59", "0001-01-01", "2026-01-01X10"]
 )

@@ -253,6 +253,8 @@ def test_the_evaluation_that_tables_would_show_comes_first(tmp_path: Path) -> No
         results.unlink()
         append(results, [replace(row, task=task) for task in ("knn", "logistic")])
     assert [comparison.column[0] for comparison in compared(tmp_path)] == ["logistic", "knn"]
+    among = "One of {} comparisons: its p is not corrected for their number."
+    assert {comparison.notes[-1] for comparison in compared(tmp_path)} == {among.format(len(compared(tmp_path)))}
 
 
 def test_runs_of_one_side_are_of_one_size_and_of_two_sides_of_any(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from prediction_samples import rewritten
 from run_samples import begun, finished, of_method
@@ -9,12 +10,14 @@ from training_samples import salmask
 
 from baselines import resolve
 from repro.runs.folder import RunFolder
+from repro.runs.health import Symptom, write_symptoms
 from repro.runs.reading import build
 from results.claims.compared_runs import notes_on_runs
 from results.claims.parts import parts
 from results.claims.verdicts import judge
 from results.collection.collect import collect_runs
-from results.collection.runs import find_runs
+from results.collection.runs import RunRecord, find_runs
+from results.comparison.compare import compare
 
 HP = "mocov2+ours-hp"
 CODE = "Not measured by one known state of the code: "
@@ -32,9 +35,13 @@ def folders(tmp_path: Path) -> Folders:
 
 
 def notes(root: Path) -> list[str]:
-    runs = find_runs([root], resolve)
-    frame = collect_runs(runs)
+    frame, runs = both(root)
     return notes_on_runs(judge(frame), parts(frame), frame, runs)
+
+
+def both(root: Path) -> tuple[pd.DataFrame, list[RunRecord]]:
+    runs = find_runs([root], resolve)
+    return collect_runs(runs), runs
 
 
 def fail(root: Path, method: str, seed: int, state: str = "failed") -> None:
@@ -67,6 +74,18 @@ def test_a_row_none_of_whose_runs_gave_a_number_is_named(folders: Folders, tmp_p
     # A number of it by a seed that nothing else has: its comparisons are undecided, and not for want of results alone.
     finished(tmp_path, blur, 7, {("imagenet100", "top1"): 61.0})
     assert notes(tmp_path) == [further.replace(": ", ": MoCo v2 + ours (strong blur) (3 failed), ")]
+
+
+def test_trainings_that_warned_are_named(folders: Folders, tmp_path: Path) -> None:
+    """Two networks that had collapsed were a tie, and a lead over one was supported, without a word."""
+    collapsed = [Symptom("collapsed embeddings", 40, "all alike", "a lower rate")]
+    write_symptoms(folders["mocov2", 1].health, collapsed)
+    write_symptoms(finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 1.0}).health, collapsed)  # not compared
+    told = "collapsed embeddings in 1 of 2 runs (first at step 40)"
+    assert notes(tmp_path) == [f"Warned of while it trained: MoCo v2 ({told})."]
+    for sides in ((HP, "mocov2"), ("mocov2", HP)):
+        (comparison,) = compare(*both(tmp_path), *sides)
+        assert f"mocov2 warned of while it trained: {told}." in comparison.notes
 
 
 def test_the_command_says_it_beside_its_data_too(folders: Folders, tmp_path: Path) -> None:

@@ -171,6 +171,13 @@ def test_another_dataset_stands_beside_imagenet_100_without_a_difference() -> No
     assert "scenes is not a data set of the paper: no difference is taken" in differences  # nothing stands beside
 
 
+def test_of_the_best_epoch_the_title_says_that_its_numbers_are_too_high() -> None:
+    frame = frame_of(*rows_of(metric="top1"), *rows_of(metric="top1_best"))
+    chosen = "chosen by the images that it is scored on"
+    assert chosen in render("table1", frame, metric="top1_best").title
+    assert chosen not in render("table1", frame).title
+
+
 def test_a_metric_that_the_paper_does_not_print_gets_no_published_number() -> None:
     frame = frame_of(*rows_of(metric="top5", values=(90.0,)), *rows_of(values=(60.0,)))
     table = render("table1", frame, metric="top5")
