@@ -1,8 +1,10 @@
 """What `salmask claims` prints: each comparison once, with sweep, protocol and metric; the same on a terminal."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from training_samples import refused, salmask
 
 from repro.runs.departures import Departure
 from repro.runs.records import append, read
+from repro.terminal import Console
 from results.claims.families import SINGLY, FamilyVerdict, judge_families
-from results.claims.verdict_tables import letters
+from results.claims.verdict_tables import letters, print_verdicts
 from results.claims.verdicts import NOT_RUN, UNDECIDED, count, judge
 from results.collection.collect import collect
 from results.paper.paper_claims import families, questions
@@ -183,6 +186,17 @@ def test_a_setting_names_what_all_of_its_runs_altered() -> None:
     departures = [Departure("data.crop", 64, 224), Departure("optimization.lr", 0.3, 0.015, smaller=False)]
     (setting,) = letters(judge_families(judge(frame_of(*rows, departures=departures))))
     assert setting == "the paper's data, TINY: 64 px, ALTERED: optimization.lr=0.3"
+
+
+def test_on_a_terminal_comparisons_stand_below_their_place_and_setting() -> None:
+    """The letter of the setting tells a place from another of the same column, and what was not run has none."""
+    verdicts = judge(frame_of(*rows_of("mocov2", (60.0, 61.0)), *rows_of("mocov2+ours-hp", (63.0, 64.5))))
+    console = Console(file=StringIO(), force_terminal=True, width=120, no_color=True)
+    print_verdicts(verdicts, letters(judge_families(verdicts)), console)
+    assert isinstance(console.file, StringIO)
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue()).splitlines()]
+    assert "ImageNet-100; in A; linear-moco-v1; sweep full" in lines
+    assert "Caltech-101: not run" in lines
 
 
 def test_settings_have_letters_beyond_z() -> None:
