@@ -13,7 +13,7 @@ from repro.quantities import whole_number
 from repro.runs.reading import command_settings
 from repro.terminal import Console
 from slurm.jobs.program import Program
-from slurm.local.processes import chosen_devices
+from slurm.local.devices import chosen_devices
 from slurm.options import (
     AllowDirty,
     Budget,

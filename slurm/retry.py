@@ -13,8 +13,8 @@ from slurm.jobs.calls import refuse_foreign_sweep
 from slurm.jobs.orders import ordered_run, ordered_tables
 from slurm.jobs.program import Program
 from slurm.jobs.snapshot import take
+from slurm.local.devices import chosen_devices
 from slurm.local.launch import launch_here
-from slurm.local.processes import chosen_devices
 from slurm.planning.before_launch import check_folder
 from slurm.planning.graph import Graph, Job, make_graph
 from slurm.planning.job_costs import with_plan

@@ -4,7 +4,6 @@ import errno
 import os
 import pdb
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -25,7 +24,6 @@ from repro.terminal import Console, say
 from slurm.ask import outside_of_any_job
 from slurm.jobs.calls import write_calls
 from slurm.jobs.job import Call
-from slurm.profiles.profile import Cluster
 
 KILL_SECONDS = GRACE_SECONDS + 10.0
 """After which processes that were asked to end, and have had time to save, are ended."""
@@ -217,46 +215,3 @@ def _free_port() -> int:
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("", port))
             return port
-
-
-_DEVICE = re.compile(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+", re.ASCII)
-"""How `CUDA_VISIBLE_DEVICES` names a device: its number, or the beginning of its UUID."""
-
-
-def chosen_devices(gpus: str, cluster: Cluster | None, parallel: int) -> tuple[str, ...]:
-    """Returns the GPUs to share out on this machine.
-
-    Args:
-        gpus: As `--gpus` gives them; empty: not given.
-        cluster: The profile to launch on.
-        parallel: As `--parallel` gives it.
-
-    Raises:
-        UserError: It is no list of devices, or another option excludes it.
-    """
-    if not gpus:
-        return ()
-    if cluster is not None and cluster.executor != "local":
-        raise UserError(f"--gpus is of processes on this machine, and '{cluster.name}' has none", mend="--local")
-    if parallel > 1:
-        raise UserError(
-            "--gpus and --parallel exclude each other", mend="name a GPU twice for two jobs at a time on it"
-        )
-    names = tuple(word.strip() for word in gpus.split(","))
-    if not all(map(_DEVICE.fullmatch, names)):
-        raise UserError(f"--gpus {gpus}: devices are numbers or UUIDs with commas between", mend="--gpus 0,1")
-    return names
-
-
-def free_devices(all_devices: Sequence[str], taken: Iterable[str]) -> list[str]:
-    """Returns the devices that no job holds, in their order.
-
-    Args:
-        all_devices: Those of the launch; one that is named twice takes two jobs.
-        taken: Those that jobs hold, of this launch or another; one that several hold comes as often.
-    """
-    free = list(all_devices)
-    for name in taken:
-        if name in free:
-            free.remove(name)
-    return free

@@ -25,8 +25,9 @@ from repro.runs.folder import RunFolder
 from repro.runs.status import Status
 from slurm.jobs.calls import read_call
 from slurm.jobs.job import Call
-from slurm.local import launch as local
-from slurm.local.processes import LocalJob, chosen_devices
+from slurm.local.devices import Places, chosen_devices
+from slurm.local.processes import LocalJob
+from slurm.local.rounds import Rounds
 from slurm.planning.graph import Graph, Job, make_graph
 from slurm.profiles.profile import Cluster, Resources
 from slurm.status_commands import cancel
@@ -197,12 +198,12 @@ def test_gpus_of_jobs_that_outlived_their_launcher_are_not_handed_out(
     (orphan,) = [entry for entry in Ledger(place).submissions() if entry.job]
     assert orphan.devices == ("0",)
     try:
-        here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, ("0", "1"), Console(quiet=True))
-        assert [(job.run.seed, gpus) for job, gpus in here._startable()] == [(1, ("1",))]
-        here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, (), Console(quiet=True))
-        assert len(here._startable()) == 1
-        here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, ("2", "3"), Console(quiet=True))
-        assert [gpus for _, gpus in here._startable()] == [("2",), ("3",)]
+        here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(2, ("0", "1")), Console(quiet=True))
+        assert [(job.run.seed, gpus) for job, gpus in here.startable()] == [(1, ("1",))]
+        here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(2), Console(quiet=True))
+        assert len(here.startable()) == 1
+        here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(2, ("2", "3")), Console(quiet=True))
+        assert [gpus for _, gpus in here.startable()] == [("2",), ("3",)]
     finally:
         os.killpg(int(orphan.job), signal.SIGKILL)
 
@@ -212,22 +213,22 @@ def test_what_two_launchers_find_missing_is_started_once(programs: Path, tmp_pat
     graph = graph_of(tmp_path / "sweep", 1)
     graph.sweep_folder.mkdir()
     first, second = (
-        local._Here(graph, (), HERE_CLUSTER, replace(PROGRAM, task="job_programs:last"), 1, (), Console(quiet=True))
+        Rounds(graph, (), HERE_CLUSTER, replace(PROGRAM, task="job_programs:last"), Places(1), Console(quiet=True))
         for _ in range(2)
     )
     found: list[int] = []
 
     def look() -> None:
-        with starting(second.graph.sweep_folder):
-            found.append(len(second._startable()))
+        with starting(second.agenda.graph.sweep_folder):
+            found.append(len(second.startable()))
 
     thread = threading.Thread(target=look)
-    with starting(first.graph.sweep_folder):
-        ((job, gpus),) = first._startable()
+    with starting(first.agenda.graph.sweep_folder):
+        ((job, gpus),) = first.startable()
         thread.start()
         time.sleep(0.3)
         assert found == []
-        process = first._start(job, gpus)
+        process = first.starter.start(job, gpus)
     thread.join()
     process.kill()
     assert found == [0]
@@ -240,21 +241,21 @@ def test_what_is_cancelled_between_the_look_and_the_start_is_ended_or_not_begun(
     graph = graph_of(tmp_path / "sweep", 2)
     graph.sweep_folder.mkdir()
     program = replace(PROGRAM, task="job_programs:last")
-    here = local._Here(graph, (), HERE_CLUSTER, program, 1, (), Console(quiet=True))
-    here._queue_up()
+    here = Rounds(graph, (), HERE_CLUSTER, program, Places(1), Console(quiet=True))
+    here.queue_up()
     thread = threading.Thread(target=lambda: cancel(str(graph.sweep_folder)))
     with starting(graph.sweep_folder):
-        ((job, gpus),) = here._startable()
+        ((job, gpus),) = here.startable()
         thread.start()
         time.sleep(0.3)
-        process = here._start(job, gpus)
+        process = here.starter.start(job, gpus)
     thread.join()
     wait_until(process.ended, "the job ends")
     assert f"cancelled 1 job: {process.id}" in capsys.readouterr().out
-    here.running.clear()
-    here.waiting.remove(job)
-    assert here._startable() == []
-    assert here.outcome.failed == {graph.key(graph.jobs[1]): "cancelled"}
+    here.starter.running.clear()
+    here.agenda.waiting.remove(job)
+    assert here.startable() == []
+    assert here.agenda.outcome.failed == {graph.key(graph.jobs[1]): "cancelled"}
 
 
 @pytest.mark.parametrize("found_by", ["a launch", "cancel"])
@@ -264,10 +265,10 @@ def test_a_job_whose_launcher_was_killed_before_it_wrote_its_id_down_is_found(
     graph = graph_of(tmp_path / "sweep", 1)
     graph.sweep_folder.mkdir()
     program = replace(PROGRAM, task="job_programs:last")
-    here = local._Here(graph, (), HERE_CLUSTER, program, 1, (), Console(quiet=True))
+    here = Rounds(graph, (), HERE_CLUSTER, program, Places(1), Console(quiet=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Ledger, "submitted", lambda *_: None)
-        process = here._start(graph.jobs[0], ("3",))
+        process = here.starter.start(graph.jobs[0], ("3",))
     try:
         reader = subprocess.Popen(["tail", "-f", process.folder / "calls.json"], process_group=0)
         if found_by == "cancel":
@@ -275,7 +276,7 @@ def test_a_job_whose_launcher_was_killed_before_it_wrote_its_id_down_is_found(
             assert f"cancelled 1 job: {process.id}" in capsys.readouterr().out
             wait_until(process.ended, "the job ends")
         else:
-            local._Here(graph, (), HERE_CLUSTER, program, 1, (), Console(quiet=True))._queue_up()
+            Rounds(graph, (), HERE_CLUSTER, program, Places(1), Console(quiet=True)).queue_up()
         (entry,) = Ledger(graph.sweep_folder).submissions()
         assert (entry.job, entry.devices) == (process.id, ("3",))
         assert reader.poll() is None
@@ -352,7 +353,7 @@ def test_what_other_processes_use_is_not_shared_out(tmp_path: Path, monkeypatch:
     """Threads beyond the idle cores would spin while they wait for each other."""
     monkeypatch.setattr("slurm.local.cores.usable_cores", lambda: 16)
     monkeypatch.setattr("slurm.local.cores.idle_cores", lambda: 5)
-    monkeypatch.setattr(local._Here, "run", lambda here: Outcome(skipped=list(here.graph.jobs)))
+    monkeypatch.setattr(Rounds, "run", lambda here: Outcome(skipped=list(here.agenda.graph.jobs)))
     two = graph_of(tmp_path, 2)
     for given, threads, said in (
         (None, "2", "11 of 16 cores are busy: 2 threads a process, and not 8\n"),
@@ -371,7 +372,7 @@ def test_jobs_share_the_cores_out_among_as_many_as_can_run_at_a_time(
     """Not among as many as there may be: of eight at a time, of which two are missing, each has a half."""
     monkeypatch.setattr("slurm.local.cores.usable_cores", lambda: 16)
     monkeypatch.setattr("slurm.local.cores.idle_cores", lambda: 16)
-    monkeypatch.setattr(local._Here, "run", lambda here: Outcome(skipped=list(here.graph.jobs)))
+    monkeypatch.setattr(Rounds, "run", lambda here: Outcome(skipped=list(here.agenda.graph.jobs)))
 
     def threads(graph: Graph, cluster: Cluster = HERE_CLUSTER, **options: Any) -> str:
         monkeypatch.delenv("OMP_NUM_THREADS")

@@ -21,8 +21,9 @@ from training_samples import refused, tiny
 from repro.errors import UserError
 from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
-from slurm.local import launch as local
-from slurm.local import processes
+from slurm.local import processes, starter
+from slurm.local.devices import Places
+from slurm.local.rounds import Rounds
 from slurm.local.slurms_share import SlurmsShare
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.planning.graph import Graph, Job, make_graph
@@ -131,7 +132,7 @@ def test_a_full_disk_is_no_fault_of_the_run_that_met_it(
         except OSError as error:
             raise UserError("cannot write orders: No space left on device", mend="free some space there") from error
 
-    monkeypatch.setattr(local, "prepare_call", refuse)
+    monkeypatch.setattr(starter, "prepare_call", refuse)
     with pytest.raises(UserError, match=r"^cannot write orders: No space left on device; mend: free some space there$"):
         launched(graph_of(tmp_path / "sweep", 2), "record")
 
@@ -191,7 +192,7 @@ def test_a_job_whose_id_cannot_be_written_down_does_not_go_on_alone(
     def refuse(ledger: Ledger, entries: object) -> None:
         raise UserError("cannot write jobs.jsonl: No space left on device")
 
-    monkeypatch.setattr(local, "start", start)
+    monkeypatch.setattr(starter, "start", start)
     monkeypatch.setattr(Ledger, "submitted", refuse)
     with pytest.raises(UserError, match="No space left"):
         launched(graph_of(tmp_path / "sweep", 1), "last")
@@ -232,17 +233,17 @@ def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
 ) -> None:
     graph = graph_of(tmp_path / "sweep", 2)
     graph.sweep_folder.mkdir()
-    here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, (), Console(quiet=True))
-    here._queue_up()
+    here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(2), Console(quiet=True))
+    here.queue_up()
     entry = sent_to_slurm(graph)
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     monkeypatch.setattr("slurm.local.slurms_share.SILENT_SECONDS", 0.0)
-    assert [job for job, _ in here._startable()] == [graph.jobs[1]]  # of the other nobody knows
-    assert here.waiting == list(graph.jobs)
+    assert [job for job, _ in here.startable()] == [graph.jobs[1]]  # of the other nobody knows
+    assert here.agenda.waiting == list(graph.jobs)
     (slurm.place / "squeue.err").unlink()
     slurm.says("squeue", f"812|{entry.submission}|RUNNING|None|1|2|n1|gpu|")
-    assert [job for job, _ in here._startable()] == [graph.jobs[1]]
-    assert (here.waiting, here.outcome.live) == ([graph.jobs[1]], [graph.jobs[0]])
+    assert [job for job, _ in here.startable()] == [graph.jobs[1]]
+    assert (here.agenda.waiting, here.agenda.outcome.live) == ([graph.jobs[1]], [graph.jobs[0]])
 
 
 def test_of_what_slurm_refused_or_gave_back_it_is_not_asked(slurm: FakeSlurm, tmp_path: Path) -> None:
@@ -263,13 +264,13 @@ def test_a_silent_slurm_is_asked_once_in_a_while_for_all_that_went_to_it(
     """In each round it was asked for each job, up to a minute each, in which nothing else here was minded."""
     graph = graph_of(tmp_path / "sweep", 3)
     graph.sweep_folder.mkdir()
-    here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 3, (), Console(quiet=True))
-    here._queue_up()
+    here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(3), Console(quiet=True))
+    here.queue_up()
     for job in graph.jobs[:2]:
         sent_to_slurm(graph, job=job)
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     for _ in range(2):
-        assert [job for job, _ in here._startable()] == [graph.jobs[2]]
+        assert [job for job, _ in here.startable()] == [graph.jobs[2]]
     assert len(slurm.calls) == 1
 
 
@@ -286,13 +287,13 @@ def test_what_runs_elsewhere_is_waited_for_and_not_started_here(
     there = Submission("sweep-pretrain-1", "local", "local", "", folder, task, job="77", host="elsewhere")
     if launched_there:
         ledger.submitted([there])
-    here = local._Here(graph, (), HERE_CLUSTER, PROGRAM, 2, (), Console(quiet=True))
-    here._queue_up()
+    here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(2), Console(quiet=True))
+    here.queue_up()
     assert (ledger.newest()[there.key] == there) is launched_there
-    assert [job for job, _ in here._startable()] == [graph.jobs[1]]
-    assert here.waiting == list(graph.jobs)
+    assert [job for job, _ in here.startable()] == [graph.jobs[1]]
+    assert here.agenda.waiting == list(graph.jobs)
     job.folder.set_status("failed")
-    assert [job for job, _ in here._startable()] == list(graph.jobs)
+    assert [job for job, _ in here.startable()] == list(graph.jobs)
 
 
 def test_a_copy_of_a_sweep_leaves_the_originals_jobs_alone(

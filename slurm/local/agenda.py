@@ -1,0 +1,107 @@
+"""What a launch on this machine has still to do, and how the rest ended: by the files in the runs' folders."""
+
+from collections.abc import Collection, Iterable
+
+from repro.errors import UserError
+from slurm.local.endings import reason_of
+from slurm.local.processes import LocalJob
+from slurm.local.telling import Telling
+from slurm.planning.graph import Graph, Job
+from slurm.submission.handover import NOT_STARTED, Outcome
+from slurm.sweep_folder.ledger import Key
+
+
+class Agenda:
+    """The jobs that wait for their turn, in their order, and what became of the others."""
+
+    def __init__(self, graph: Graph, finished: Collection[Key], telling: Telling) -> None:
+        """Takes up what is missing.
+
+        Args:
+            graph: The sweep.
+            finished: Keys of what is done.
+            telling: Told how jobs end.
+        """
+        self.graph = graph
+        self.waiting = [job for job in graph.jobs if graph.key(job) not in finished]
+        self.outcome = Outcome(skipped=[job for job in graph.jobs if graph.key(job) in finished])
+        self._telling = telling
+
+    def ready(self) -> list[Job]:
+        """Returns the waiting jobs for which what they build on is there; where that cannot be told, a job fails."""
+        return [job for job in list(self.waiting) if self._is_ready(job)]
+
+    def is_over(self, job: Job) -> bool:
+        """Returns whether a waiting job need not begin: its result came meanwhile, or its files cannot be read."""
+        done = self._is_done(job)
+        if done is not False:
+            self.waiting.remove(job)
+            self.outcome.skipped += [job] if done else []
+        return done is not False
+
+    def cancel(self, job: Job) -> None:
+        """Takes out a waiting job that a person cancelled."""
+        self.waiting.remove(job)
+        self.outcome.failed[self.graph.key(job)] = "cancelled"
+
+    def leave_to_slurm(self, keys: Collection[Key]) -> None:
+        """Takes out the waiting jobs that Slurm has queued or running, with what builds on them."""
+        for job in list(self.waiting):
+            parent = self.graph.parent(job)
+            if self.graph.key(job) in keys:
+                self.outcome.live.append(job)
+            elif parent is not None and self.graph.key(parent) in keys and not job.ready:
+                self.outcome.unsent[self.graph.key(job)] = "its pretraining is with Slurm"
+            else:
+                continue
+            self.waiting.remove(job)
+
+    def give_up_what_cannot_run(self, running: Iterable[Job]) -> None:
+        """Fails the jobs whose pretraining neither is there nor will come; without it a launch would never end.
+
+        Args:
+            running: The jobs that this launch runs.
+        """
+        coming = {self.graph.key(job) for job in [*self.waiting, *running]}
+        for job in list(self.waiting):
+            parent = self.graph.parent(job)
+            doomed = parent is not None and self.graph.key(parent) not in coming and not self._is_ready(job)
+            if doomed and job in self.waiting:  # else why it is doomed is told already
+                self.waiting.remove(job)
+                self.outcome.failed[self.graph.key(job)] = NOT_STARTED
+
+    def end(self, job: Job, process: LocalJob | None) -> None:
+        """Notes how a job of this launch ended.
+
+        Args:
+            job: Which waits no longer.
+            process: That carried it out; None: this one.
+        """
+        done = self._is_done(job)  # the files are the truth, whatever the process says of itself
+        if done:
+            self.outcome.done.append(job)
+            self._telling.done(job)
+        elif done is not None:
+            self.fail(job, reason_of(job, process))
+
+    def fail(self, job: Job, reason: str) -> None:
+        """Notes that a job has no result, and says why."""
+        self.outcome.failed[self.graph.key(job)] = reason
+        self._telling.failed(job, reason)
+
+    def _is_done(self, job: Job) -> bool | None:
+        """Returns whether a job's result is there; None where its files cannot be read, which fails that job alone."""
+        try:
+            return job.done
+        except UserError as error:
+            self.fail(job, str(error))
+            return None
+
+    def _is_ready(self, job: Job) -> bool:
+        """Returns whether what a waiting job builds on is there; where that cannot be told, it fails alone."""
+        try:
+            return job.ready
+        except UserError as error:
+            self.waiting.remove(job)
+            self.fail(job, str(error))
+            return False

@@ -1,0 +1,89 @@
+"""What a launch on this machine tells: a line for each job that begins or ends, a bar for each that runs."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.progress import TaskID
+from rich.text import Text
+
+from repro.progress import ProgressBars
+from repro.runs.resource_usage import usage_of, words
+from repro.terminal import Console
+from slurm.monitoring.status import status_of
+from slurm.planning.graph import Job
+from slurm.sweep_folder.launch_lock import BusySweepError
+from slurm.sweep_folder.ledger import Key
+
+
+class Telling:
+    """The lines of a launch; what it waits for is said once."""
+
+    def __init__(self, console: Console) -> None:
+        """Begins with nothing told.
+
+        Args:
+            console: For the lines.
+        """
+        self.console = console
+        self._awaited: list[Job] = []
+        self._is_told_of_launch = False
+
+    def started(self, job: Job, gpus: Sequence[str]) -> None:
+        """Says that a job begins, and on which devices."""
+        where = f" on GPU {', '.join(gpus)}" if gpus else ""
+        self._say(Text("started", "bold"), f"{job.name}{where}  ({job.folder.path})")
+
+    def done(self, job: Job) -> None:
+        """Says that a job has its result, and what it used."""
+        usage = usage_of(job.folder.path, job.task)
+        self._say(Text("done   ", "green"), f"{job.name}{f'  ({words(usage)})' if usage else ''}")
+
+    def failed(self, job: Job, reason: str) -> None:
+        """Says why a job has no result."""
+        self._say(Text("failed ", "red"), f"{job.name}: {reason}")
+
+    def runs_elsewhere(self, job: Job) -> None:
+        """Says that a job is under way elsewhere: nothing else would tell what this launch waits for."""
+        if job not in self._awaited:
+            self._awaited.append(job)
+            self._say(Text("waiting", "bold"), f"{job.name} runs elsewhere  ({job.folder.path})")
+
+    def launch_is_at_work(self, busy: BusySweepError) -> None:
+        """Says that a launch with Slurm is at work, which may take what waits here."""
+        if not self._is_told_of_launch:
+            self._is_told_of_launch = True
+            self._say(Text("waiting", "bold"), busy.what)
+
+    def _say(self, what: Text, about: str) -> None:
+        """Prints a line: what happened, and to what."""
+        self.console.print(what, about, soft_wrap=True)
+
+
+class Bars:
+    """A bar for each job that runs, and for no other."""
+
+    def __init__(self, progress: ProgressBars) -> None:
+        """Draws nothing yet.
+
+        Args:
+            progress: That draws them.
+        """
+        self._progress = progress
+        self._bars: dict[Key, TaskID] = {}
+
+    def show(self, running: Mapping[Key, Job]) -> None:
+        """Draws how far each job is that runs now."""
+        for key in self._bars.keys() - running.keys():
+            self._progress.remove_task(self._bars.pop(key))
+        for key, job in running.items():
+            if key not in self._bars:
+                self._bars[key] = self._progress.add_task(job.name, total=None)
+            show_progress(self._progress, self._bars[key], job)
+
+
+def show_progress(progress: ProgressBars, bar: TaskID, job: Job) -> None:
+    """Moves a job's bar to where its status says that it is; one of which nothing is known is drawn all the same."""
+    status, _ = status_of(job.folder, job.task)
+    if status and status.steps:
+        progress.update(bar, completed=status.step, total=status.steps, unit=status.unit)
+    else:
+        progress.update(bar)
