@@ -20,6 +20,7 @@ from slurm.profiles.profile import Cluster
 from slurm.sweep_folder.ledger import Key, Submission
 
 NOT_STARTED = "not started: its pretraining failed"
+NO_PARENT = "what it builds on is not in"
 
 
 @dataclass
@@ -64,6 +65,14 @@ class Outcome:
     def on_way(self) -> int:
         """How many jobs are queued or running since an earlier launch, the report among them, as when they went out."""
         return len(self.live) + self.report_is_live
+
+    @property
+    def comes_later(self) -> str:
+        """Why Slurm did not take something that may go out yet; empty where all that may is in.
+
+        What builds on a pretraining that failed since waits for a person.
+        """
+        return next((reason for reason in self.unsent.values() if reason != NO_PARENT), "")
 
     @property
     def unsent_words(self) -> str:

@@ -28,10 +28,10 @@ from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster
 from slurm.submission.adoption import adopt, settled_queue
 from slurm.submission.batches import Batch, Parent, plan_batches
-from slurm.submission.handover import Outcome
+from slurm.submission.handover import NO_PARENT, Outcome
 from slurm.submission.lanes import behind, in_lanes, jobs_by_lane
 from slurm.submission.outdated import outdated
-from slurm.submission.sender import NO_PARENT, Sender, TakeCode, listed, script
+from slurm.submission.sender import Sender, TakeCode, listed, script
 from slurm.sweep_folder.launch_lock import launch_lock
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger, Submission
 
@@ -117,8 +117,9 @@ def submit(
             at_once=0 if again is None else 1,
         )
         for batch in _batches(graph, cluster, found, missing - set(outcome.unsent), report=report):
-            if batch.task == REPORT and outcome.failed and not (outcome.submitted or found.there):
-                break  # of damaged runs alone there is nothing to tabulate
+            is_futile = outcome.failed or (outcome.unsent and not outcome.comes_later)
+            if batch.task == REPORT and is_futile and not (outcome.submitted or found.there):
+                break  # of damaged runs, or what builds on failed ones, alone there is nothing to tabulate
             sender.send(batch)
         _replace_report(graph, found, outcome, tell)
     if jobs := sender.taken_back - {graph.report}:

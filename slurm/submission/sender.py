@@ -16,13 +16,12 @@ from slurm.monitoring.queue import array_of
 from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster
 from slurm.submission.batches import Batch
-from slurm.submission.handover import NOT_STARTED, Outcome, ledger_entry, prepare_call
+from slurm.submission.handover import NO_PARENT, NOT_STARTED, Outcome, ledger_entry, prepare_call
 from slurm.submission.lanes import behind
 from slurm.submission.sbatch import script_of
 from slurm.submission.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearError, submit_script
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger
 
-NO_PARENT = "what it builds on is not in"
 TakeCode = Callable[[], Path | None]
 """Returns what the jobs import; None: what they find. It is called under the launch lock, if anything goes out."""
 
@@ -77,8 +76,8 @@ class Sender:
         """Hands a batch over, less what builds on what is not in."""
         if self._is_cancelled(batch):
             return
-        if batch.task == REPORT and self.outcome.unsent:  # it goes out with the last of what it tabulates
-            self._keep(batch, next(iter(self.outcome.unsent.values())))
+        if batch.task == REPORT and (reason := self.outcome.comes_later):  # with the last of what it tabulates
+            self._keep(batch, reason)
             return
         parts = batch.resolved(self.outcome.submitted)
         sendable = {key for part in parts for key in part.keys}

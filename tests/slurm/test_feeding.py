@@ -22,9 +22,9 @@ from training_samples import salmask
 from repro.errors import UserError
 from repro.jobs import PROGRAM
 from slurm.planning.graph import Graph
-from slurm.submission.handover import Outcome
+from slurm.submission.handover import NO_PARENT, Outcome
 from slurm.submission.launch import submit
-from slurm.submission.sender import NO_PARENT, TakeCode
+from slurm.submission.sender import TakeCode
 from slurm.sweep_call import SweepCall
 from slurm.sweep_folder.launch_lock import launch_lock
 from slurm.sweep_folder.ledger import REPORT, Ledger
@@ -70,14 +70,23 @@ def test_what_ended_badly_since_is_not_handed_over_again(
         """Two of the pretrainings fail; there is room for two more, and their places are others'."""
         stand_in.change(lambda line: None if line.startswith(("101_0|", "101_1|")) else line)
 
-    outcome = Feeding(graph, monkeypatch).call(fail_two)
+    outcome = Feeding(graph, monkeypatch).call(fail_two, lambda: stand_in.tell("room", "5"))
     pretrainings = [entry for entry in Ledger(graph.sweep_folder).submissions() if entry.task == "pretrain"]
     assert len(pretrainings) == 4
-    assert {task for _, task in outcome.submitted} == {"pretrain", "linear"}
+    assert {task for _, task in outcome.submitted} == {"pretrain", "linear", REPORT}
     seeds = {folder.partition("/s")[2][0] for folder, task in outcome.submitted if task == "linear"}
     assert seeds == {"2", "3"}
-    reasons = {key: reason for key, reason in outcome.unsent.items() if key != graph.report}
-    assert list(reasons.values()) == [NO_PARENT] * 2
+    assert list(outcome.unsent.values()) == [NO_PARENT] * 2
+
+
+def test_where_every_pretraining_failed_there_is_no_report(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the rest it went out for nothing, and its own failure hid why."""
+    stand_in.tell("room", "4")
+    outcome = Feeding(graph_for(tmp_path), monkeypatch).call(lambda: stand_in.change(lambda _: None))
+    assert {task for _, task in outcome.submitted} == {"pretrain"}
+    assert list(outcome.unsent.values()) == [NO_PARENT] * 4
 
 
 def test_a_full_slurm_is_asked_for_one_job_first(

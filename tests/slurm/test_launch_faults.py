@@ -27,8 +27,8 @@ from slurm.monitoring.queue import snapshot
 from slurm.nodes.probe import probe
 from slurm.profiles.profile import Cluster, Resources
 from slurm.submission.adoption import SETTLING_SECONDS, found_again, settled_queue
+from slurm.submission.handover import NO_PARENT
 from slurm.submission.launch import submit
-from slurm.submission.sender import NO_PARENT
 from slurm.sweep_folder.ledger import REPORT, Ledger, Submission
 
 SLOW = "fail:Batch job submission failed: Socket timed out on send/recv operation"
