@@ -1,11 +1,14 @@
 """Beginning jobs on this machine, each written down before and after, so that no launcher's end leaves one unknown."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 from repro.errors import UserError
 from repro.files import is_of_a_full_disk
+from repro.runs.task_results import rows_of
 from slurm.jobs.job import Call
 from slurm.jobs.program import Program
 from slurm.local.agenda import Agenda
@@ -50,9 +53,9 @@ class Starter:
         Their orders come before the ledger names them: a launcher that ends now leaves all that `salmask retry` needs.
         What is damaged fails, and waits no longer.
         """
-        name, entries = self._submission("waiting"), []
+        name, entries, read_results = self._submission("waiting"), [], cache(rows_of)
         for job in jobs:
-            if self._prepared(job) is None:
+            if self._prepared(job, read_results) is None:
                 self._agenda.waiting.remove(job)
             else:
                 entries.append(self._entry(job, name))
@@ -95,11 +98,11 @@ class Starter:
         self._ledger.submitted([replace(entry, job=str(os.getpid()))])
         return call
 
-    def _prepared(self, job: Job) -> Call | None:
+    def _prepared(self, job: Job, read_results: Callable[[Path], object] = rows_of) -> Call | None:
         """Returns the call of a job; None where its folder is damaged, which fails that job alone."""
         graph = self._agenda.graph
         try:
-            return prepare_call(graph, graph.key(job), self._cluster.attempts, self._program)
+            return prepare_call(graph, graph.key(job), self._cluster.attempts, self._program, read_results)
         except UserError as error:
             if is_of_a_full_disk(error):
                 raise

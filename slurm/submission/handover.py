@@ -5,8 +5,9 @@ the same, so that a sweep may be begun in one way and gone on with in the other.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from repro.errors import with_mend
 from repro.quantities import counted
@@ -100,7 +101,9 @@ class Outcome:
         return with_mend(self.unsent_words, mend)
 
 
-def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Call:
+def prepare_call(
+    graph: Graph, key: Key, attempts: int, program: Program, read_results: Callable[[Path], object] = rows_of
+) -> Call:
     """Writes a job's order into its run's folder, and returns what its process is to call.
 
     Args:
@@ -108,6 +111,7 @@ def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Cal
         key: Of the job, or of the sweep's report.
         attempts: How often the job may begin.
         program: The names of what jobs carry out.
+        read_results: Reads a run's `results.jsonl`; for callers that prepare several jobs of a run.
 
     Raises:
         UserError: The folder cannot be written to, holds another run, or its results cannot be read.
@@ -121,7 +125,7 @@ def prepare_call(graph: Graph, key: Key, attempts: int, program: Program) -> Cal
         # `salmask status` and `logs` know the run while it waits.
         job.folder.prepare(job.run)
     else:
-        rows_of(job.folder.results)  # what is measured is added to them
+        read_results(job.folder.results)  # what is measured is added to them
     return Call(job.folder.path.resolve(), job.task, program.task, attempts)
 
 

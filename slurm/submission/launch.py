@@ -9,12 +9,14 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from repro.errors import UserError
 from repro.quantities import counted
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
+from repro.runs.task_results import rows_of
 from repro.terminal import Console
 from slurm.ask import ask
 from slurm.jobs.calls import refuse_foreign_sweep
@@ -22,8 +24,8 @@ from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program
 from slurm.monitoring.queue import PARENT_FAILED, QueueSnapshot, SilentSlurmError, scancel
 from slurm.monitoring.states import just_completed
+from slurm.monitoring.status import ReadResults, is_under_way
 from slurm.monitoring.status import finished as is_finished
-from slurm.monitoring.status import is_under_way
 from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster
 from slurm.submission.adoption import adopt, settled_queue
@@ -92,7 +94,8 @@ def submit(
     with launch_lock(graph.sweep_folder) as descriptor:
         refuse_foreign_sweep(graph.sweep_folder)
         write_report_order(graph.sweep_folder, graph.tables)
-        found = _look(graph, ledger, tell, replace_old=replace_old)
+        read_results = cache(rows_of)
+        found = _look(graph, ledger, tell, read_results, replace_old=replace_old)
         missing = found.missing if again is None else found.missing & asked_again
         taken_back = ledger.taken_back_since(cancels, missing)
         missing -= taken_back
@@ -110,6 +113,7 @@ def submit(
             outcome=outcome,
             descriptor=descriptor,
             tell=tell,
+            read_results=read_results,
             cancels=cancels,
             taken_back=taken_back,
             lanes=jobs_by_lane(found.live.values()),
@@ -157,7 +161,7 @@ class _Found:
         return self.finished.union(self.live, self.just_over)
 
 
-def _look(graph: Graph, ledger: Ledger, tell: Tell, *, replace_old: bool) -> _Found:
+def _look(graph: Graph, ledger: Ledger, tell: Tell, read_results: ReadResults, *, replace_old: bool) -> _Found:
     """Looks at what there is of a sweep, and takes out of the queue what others are to go out for.
 
     Raises:
@@ -171,7 +175,7 @@ def _look(graph: Graph, ledger: Ledger, tell: Tell, *, replace_old: bool) -> _Fo
     if replaced:
         _replace(old, queue, ledger, tell)
         live = {key: entry for key, entry in live.items() if key not in replaced}
-    finished = graph.finished()
+    finished = graph.finished(read_results)
     just_over = {key: entry for key, entry in _just_over(graph, ledger, queue).items() if key not in finished}
     absent = frozenset(graph.by_key).difference(finished, live, just_over)
     # The queue was looked at before: by it, what was just replaced still runs.

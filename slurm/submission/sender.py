@@ -42,6 +42,8 @@ class Sender:
     descriptor: int
     """Of the lock that sbatch inherits."""
     tell: Callable[[str], object]
+    read_results: Callable[[Path], object]
+    """Reads a run's `results.jsonl`, which what is measured is added to."""
     cancels: int
     """How many calls of `salmask cancel` there had been as the launch began."""
     taken_back: set[Key]
@@ -63,6 +65,8 @@ class Sender:
     full: dict[Pool, str] = field(default_factory=dict)
     """Slurm's words for that there is no more room; then nothing more of the pool is tried."""
     known_ids: set[str] = field(default_factory=set)
+    prepared: dict[Key, Call] = field(default_factory=dict)
+    """The calls of the jobs that are ready to go out: an array that is tried in parts is prepared once."""
 
     def __post_init__(self) -> None:
         self.known_ids = {array_of(entry.job) for entry in self.ledger.submissions() if entry.executor == "slurm"}
@@ -163,14 +167,18 @@ class Sender:
         Raises:
             UserError: The disk is full.
         """
+        if key in self.prepared:
+            return self.prepared[key]
         try:
-            return prepare_call(self.graph, key, self.cluster.attempts, self.program)
+            call = prepare_call(self.graph, key, self.cluster.attempts, self.program, self.read_results)
         except UserError as error:
             if is_of_a_full_disk(error):
                 raise
             self.outcome.failed[key] = str(error)
             self.tell(f"failed {self.graph.by_key[key].name}: {error}")
             return None
+        self.prepared[key] = call
+        return call
 
     def _hand_over(self, batch: Batch, calls: Sequence[Call]) -> dict[Key, str]:
         """Submits one batch with the calls of its jobs; returns the id of each of these.

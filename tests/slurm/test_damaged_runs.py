@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,24 @@ from launch_samples import CLUSTER, all_once, graph_for, launch
 from rich.console import Console
 from run_samples import RESULT
 from stand_in_slurm import StandInSlurm
+from tiny_runs import TINY
 from training_samples import salmask
 
+from baselines import resolve
 from repro.errors import UserError
 from repro.jobs import PROGRAM
+from repro.runs import records
 from repro.runs.folder import RunFolder
-from repro.runs.records import append
+from repro.runs.records import Result, append
+from slurm.jobs.job import Call
 from slurm.planning.graph import Graph
 from slurm.planning.job_costs import survey
+from slurm.planning.sweep import Part, Sweep, expand
 from slurm.profiles.profile import user_folder
-from slurm.submission.handover import NOT_STARTED
+from slurm.submission.handover import NOT_STARTED, prepare_call
 from slurm.submission.outdated import outdated
 from slurm.sweep_call import SweepCall
-from slurm.sweep_folder.ledger import Ledger
+from slurm.sweep_folder.ledger import Key, Ledger
 
 WRITTEN = {
     "run.yaml": "remove it, and the same again writes it anew",
@@ -271,3 +277,33 @@ def test_a_folder_that_cannot_be_looked_at_stops_no_launch(
     live = {entry.key: entry for entry in Ledger(graph.sweep_folder).submissions()}
     (graph.jobs[0].folder.path / "jobs" / "pretrain.yaml").write_text(TORN)
     assert [entry.key for entry in outdated(graph, live)] == [graph.key(graph.jobs[0])]
+
+
+def test_beside_a_damaged_run_each_job_is_prepared_once_and_each_run_read_once(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part of an array that was tried again wrote its orders again, and each evaluation read its run's rows."""
+    part = Part(("mocov2",), (0, 1, 2, 3), tasks=("linear", "finetune"), settings=TINY)
+    graph = expand(Sweep("s", (part,)), tmp_path / "s", resolve, {})
+    for job in graph.jobs:
+        job.folder.path.mkdir(parents=True, exist_ok=True)
+        append(job.folder.results, [RESULT])
+    damage(graph, "run.yaml")
+    stand_in.tell("max_array", "2")  # three are left, which go out in two parts
+    prepared: Counter[Key] = Counter()
+    read: Counter[Path] = Counter()
+
+    def prepare(graph: Graph, key: Key, *others: Any) -> Call:
+        prepared[key] += 1
+        return prepare_call(graph, key, *others)
+
+    def counted(path: Path) -> tuple[list[Result], list[str]]:
+        read[path] += 1
+        return records.read(path)
+
+    monkeypatch.setattr("slurm.submission.sender.prepare_call", prepare)
+    monkeypatch.setattr("repro.runs.task_results.read", counted)
+    outcome = launch(graph)
+    assert (len(outcome.submitted), len(outcome.failed)) == (10, 3)
+    assert prepared == dict.fromkeys([*outcome.submitted, graph.key(graph.jobs[0])], 1)
+    assert read == dict.fromkeys([job.folder.results for job in graph.jobs], 1)
