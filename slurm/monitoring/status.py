@@ -165,9 +165,10 @@ def _judged(
     # A recorded run, which no launcher knows of. Of one that was launched here, a missing backbone is a failure.
     if entry is None and task == PRETRAIN and has_result(run_folder, task, status):
         return replace(_with_result(row, look, task, entry), note="its backbone is not kept here")
-    if look.unreadable:
-        return replace(row, state=State.failed, note=look.unreadable)
     state, note = judge(sweep, (row.folder, task), status, entry, queue, now)
+    if look.unreadable and state is not State.unknown:
+        # What is queued, or has a node, writes it anew; of anything else nobody can tell how it ended.
+        state, note = state if state in LIVE else State.failed, look.unreadable
     row = replace(row, state=state, note=note)
     return _with_pace(row, run_folder, task) if state is State.running else row
 
