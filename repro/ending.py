@@ -11,15 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from repro.errors import (
-    UserError,
-    interruption,
-    lost_process,
-    memory_shortage,
-    one_line,
-    system_refusal,
-    visible_in_line,
-)
+from repro.errors import UserError, interruption, one_line, trouble_of_machine, visible_in_line
 from repro.paths import OWN_PACKAGES, check_surroundings
 from repro.runs.stopping import STOP, heard_everywhere
 from repro.terminal import say
@@ -111,12 +103,8 @@ def _prepare_output() -> None:
 def _end_unforeseen(error: Exception) -> NoReturn:
     from repro.runs.added_code import added_place, added_traceback, stand_in  # only where something is wrong
 
-    if shortage := memory_shortage(error):
-        _end(f"salmask: {shortage}", 1)
-    if refusal := system_refusal(error):
-        _end(f"salmask: {refusal}", 2)
-    if lost := lost_process(error):
-        _end(f"salmask: {lost}", 1)
+    if trouble := trouble_of_machine(error):
+        _end(f"salmask: {trouble}", 2 if isinstance(error, OSError) else 1)
     kind = f"{type(error).__name__}: {one_line(error)}"
     if file := stand_in(error):
         mend = "rename it, or call salmask from another folder"

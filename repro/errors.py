@@ -41,9 +41,13 @@ def visible_in_line(text: str) -> str:
     return visible(text).replace("\t", "\\t").replace("\n", "\\n")
 
 
+MEND = "; mend: "
+"""What stands between what is wrong and what to do about it."""
+
+
 def with_mend(what: str, mend: str) -> str:
     """Returns what is wrong and what a person can do about it, in one line; without a mend the former alone."""
-    return f"{what}; mend: {mend}" if mend else what
+    return f"{what}{MEND}{mend}" if mend else what
 
 
 def one_line(error: BaseException) -> str:
@@ -129,6 +133,14 @@ def system_refusal(error: BaseException) -> str:
     reason = error.strerror or one_line(error)
     named = f"{visible_in_line(str(error.filename))}: " if error.filename else ""
     return with_mend(named + reason, _SYSTEM_MENDS[error.errno])
+
+
+def trouble_of_machine(error: BaseException) -> str:
+    """Returns what is wrong, and the mend, where it is the machine's matter, of which no traceback tells more.
+
+    Its memory is full, another process is gone, or the operating system refused something; empty for any other error.
+    """
+    return memory_shortage(error) or lost_process(error) or system_refusal(error)
 
 
 def system_errors(error: BaseException) -> Iterator[OSError]:

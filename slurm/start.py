@@ -23,7 +23,7 @@ def main(folder: Path) -> int:
     # these are imported here and not above.
     if "SLURM_JOB_ID" in os.environ:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    from repro.errors import UserError
+    from repro.errors import UserError, trouble_of_machine
     from repro.terminal import say
     from slurm.jobs.calls import read_call
     from slurm.jobs.job import Call, restarts, slurm_job
@@ -40,8 +40,11 @@ def main(folder: Path) -> int:
         if not isinstance(call, Call) and restarts() >= ERRAND_ATTEMPTS:  # a Call minds its own attempts
             raise UserError(f"gave up after {restarts()} requeues", mend="the same again, with a longer time limit")
         call()
-    except UserError as error:
-        say(f"Error: {error}", err=True)
+    except Exception as error:
+        told = str(error) if isinstance(error, UserError) else trouble_of_machine(error)
+        if not told:
+            raise
+        say(f"Error: {told}", err=True)
         return 2
     finally:
         # What comes from here on would be raised in the middle of Python's own clearing up, and only fill the log.

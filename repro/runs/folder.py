@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.background import repeated
-from repro.errors import UserError, interruption, lost_process, one_line
+from repro.errors import UserError, interruption, one_line, trouble_of_machine
 from repro.files import is_of_a_full_disk, is_temporary, write_json, write_over, write_text
 from repro.presence import exists, is_file
 from repro.runs.detection import COCO, VOC
@@ -270,7 +270,7 @@ class RunFolder:
                 if asked := interruption(error):
                     self._end("interrupted")
                     raise asked from None
-                self._end("failed", error=(lost_process(error) or one_line(error))[:LONGEST_ERROR])
+                self._end("failed", error=(trouble_of_machine(error) or one_line(error))[:LONGEST_ERROR])
                 raise
             else:
                 self.set_status("done")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from repro.errors import with_mend
+from repro.errors import MEND, with_mend
 
 _NODE_FAILED = (
     r"NODE FAILURE|DUE TO NODE FAIL|Node failure on|launch failed.*node|lost (contact|connection) (to|with) node"
@@ -96,7 +96,8 @@ def cause_of(text: str, memory_gigabytes: float = 0.0, minutes: int = 0) -> str:
     for cause in CAUSES:
         for line in reversed(lines):
             if cause.pattern.search(line):
-                return with_mend(cause.words.format(line=line[:300]), cause.mend(memory_gigabytes, minutes))
+                words = cause.words.format(line=line[:300])
+                return words if MEND in words else with_mend(words, cause.mend(memory_gigabytes, minutes))
     # Of several processes the first whose exception is not the loss of the others tells the cause.
     errors = [line for line in lines if _EXCEPTION.match(line)]
     own = [line for line in errors if not is_lost_peer(line) and "SystemExit" not in line]

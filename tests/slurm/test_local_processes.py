@@ -13,7 +13,10 @@ import pytest
 from local_samples import graph_of, launched
 
 from repro.errors import UserError
+from slurm.jobs.calls import write_calls
+from slurm.jobs.causes import cause_of
 from slurm.jobs.job import Call
+from slurm.jobs.orders import write_order
 from slurm.local.endings import reason_of
 from slurm.local.processes import LocalJob, start
 
@@ -89,3 +92,38 @@ def test_what_a_job_said_last_is_why_it_has_no_result(tmp_path: Path) -> None:
     assert reason_of(job, None) == "it ended without a result"
     job.folder.set_status("interrupted")
     assert reason_of(job, None) == "interrupted; the same command begins anew"
+
+
+RAISING = """
+import errno, os
+def space(*_, wait): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "features")
+def memory(*_, wait): raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+def peer(*_, wait): raise RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:2")
+def bug(*_, wait): raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "features")
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        ("space", "Error: features: No space left on device; mend: free some space, and repeat"),
+        ("memory", "Error: main memory was full ("),
+        ("peer", "Error: another process of this run ended, or cannot be reached any more ("),
+        ("bug", "Traceback (most recent call last):"),
+    ],
+)
+def test_of_what_is_the_machines_matter_a_jobs_log_has_one_line_and_of_a_bug_the_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, line: str
+) -> None:
+    """A log had the traceback of all but what was foreseen, and its last line no mend."""
+    (tmp_path / "raising.py").write_text(RAISING)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    (job,) = graph_of(tmp_path / "sweep", 1).jobs
+    write_order(job.run, job.folder, "pretrain")
+    folder = tmp_path / "submission"
+    write_calls(folder, {0: Call(job.folder.path, "pretrain", f"raising:{function}")})
+    ended = subprocess.run([sys.executable, "-m", "slurm.start", folder], capture_output=True, text=True, check=False)
+    lines = ended.stderr.splitlines()
+    assert lines[0].startswith(line)
+    assert (len(lines) == 1, ended.returncode) == ((True, 2) if function != "bug" else (False, 1))
+    assert cause_of(ended.stderr) == (lines[0] if function != "bug" else lines[-1])

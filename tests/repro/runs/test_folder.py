@@ -107,6 +107,12 @@ def test_a_signal_that_answers_the_first_status_is_an_interruption(
         assert (status.state, status.task, status.attempt, status.error) == ("interrupted", task, 1, "")
 
 
+def test_what_is_the_machines_matter_is_on_record_with_its_mend(folder: RunFolder) -> None:
+    with pytest.raises(OSError, match="No space"), folder.attempt("pretrain"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "features")
+    assert state(folder).error == "features: No space left on device; mend: free some space, and repeat"
+
+
 def test_a_failure_is_on_record_until_the_next_attempt(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="lines"), folder.attempt("pretrain"):
         raise ValueError("two\n  lines")
