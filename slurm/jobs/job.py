@@ -29,6 +29,8 @@ REQUEUE_SECONDS = 60.0
 REQUEUE_PATIENCE_SECONDS = 600.0
 """How long it is tried again at a controller that is busy; Slurm mostly kills the job long before."""
 REQUEUE_EVERY_SECONDS = 5.0
+IN_QUEUE = "Job is pending execution"
+"""Slurm's words where it has taken the job back by itself: a preemption without a grace time."""
 PREEMPTED_SECONDS = 10.0
 """How long Slurm is asked why it sent TERM: a preemption may leave 30 s."""
 
@@ -125,7 +127,7 @@ def _requeue() -> None:
     """
     words, told = ["scontrol", "requeue", slurm_job()], ""
     deadline = time.monotonic() + REQUEUE_PATIENCE_SECONDS
-    while trouble := ask(words, seconds=REQUEUE_SECONDS).trouble:
+    while (trouble := ask(words, seconds=REQUEUE_SECONDS).trouble) and IN_QUEUE not in trouble:
         if trouble != told:
             say(f"cannot go back to the queue: {trouble}", err=True)
             told = trouble

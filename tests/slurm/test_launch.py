@@ -320,6 +320,19 @@ def test_a_busy_controller_is_asked_again_to_take_a_job_back(
     assert ("812 went back to the queue" in said.out) is not bool(status)
 
 
+def test_a_job_that_slurm_has_taken_back_by_itself_is_in_the_queue(
+    stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a preemption without a grace time its log said that it cannot go back, until it was killed."""
+    stand_in.tell("scontrol_troubles", "Job is pending execution")
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
+    with pytest.raises(SystemExit) as end:
+        go_back()
+    assert end.value.code == 0
+    assert capsys.readouterr() == ("812 went back to the queue\n", "")
+    assert len(stand_in.calls("scontrol")) == 1
+
+
 def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue(
     stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
