@@ -7,6 +7,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
@@ -14,7 +15,7 @@ import typer
 from repro.errors import UserError, interruption, one_line, trouble_of_machine, visible_in_line
 from repro.paths import OWN_PACKAGES, check_surroundings
 from repro.runs.stopping import STOP, heard_everywhere
-from repro.terminal import say
+from repro.terminal import say, settle_stderr
 from repro.usage import UsageError, as_user_error, shows_help
 
 INTERRUPTED = 130
@@ -38,6 +39,7 @@ def carry_out(
         with heard_everywhere():
             _carry_out(app, settings_named, resumable)
     finally:
+        settle_stderr()
         # All is said and saved. While Python joins threads and ends the process, Ctrl-C would be a traceback.
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
 
@@ -141,8 +143,6 @@ def _drop_output() -> None:
 
 
 def _end(line: str, status: int) -> NoReturn:
-    try:
+    with suppress(BrokenPipeError):  # nobody wants to know more: the status has to do
         say(line, err=True)
-    except OSError:  # of a terminal that is gone, or a log on a full disk: the status has to do
-        _drop_output()
     sys.exit(status)

@@ -7,14 +7,57 @@ into the shell. Whoever prints goes through here, which a test sees to.
 import json
 import os
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import IO, Any, cast
 
 import rich.console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from repro.errors import UNSEEN, visible
+
+
+class _Telling:
+    """Standard error, on which no work depends: what cannot be written there is not told.
+
+    Its terminal may be gone while a training goes on (`disown`), or the disk of its log be full. A closed pipe ends the
+    work nevertheless: whoever closed it, as `head` does, wants no more.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes a text, or does not; returns its length."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Has what was written shown, where it can be."""
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError as error:  # the text stays in the stream's buffer, and is tried again with what comes next
+            if isinstance(error, BrokenPipeError):
+                raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def settle_stderr() -> None:
+    """Lets go of what could not be told on standard error, before the process ends.
+
+    Python would try once more, and end with status 120 whatever the work came to.
+    """
+    if sys.stderr is None:  # closed by whoever called
+        return
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class Console(rich.console.Console):
@@ -32,6 +75,16 @@ class Console(rich.console.Console):
             options: Of rich's.
         """
         super().__init__(**{"markup": False, "highlight": False, **options})
+
+    @property
+    def file(self) -> IO[str]:
+        """Where it prints; standard error never fails."""
+        stream = super().file
+        return cast("IO[str]", _Telling(stream)) if self.stderr else stream
+
+    @file.setter
+    def file(self, stream: IO[str]) -> None:
+        self._file = stream
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yields the segments of something to be printed, each with all of its text visible."""
@@ -56,7 +109,10 @@ def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:
         err: Whether it goes to standard error.
         end: What follows it.
     """
-    print(visible(str(text)), end=end, file=sys.stderr if err else sys.stdout, flush=True)
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:  # closed by whoever called
+        told = cast("IO[str]", _Telling(stream)) if err else stream
+        print(visible(str(text)), end=end, file=told, flush=True)
 
 
 def say_json(content: Any, indent: int | None = 1) -> None:

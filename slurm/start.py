@@ -24,7 +24,7 @@ def main(folder: Path) -> int:
     if "SLURM_JOB_ID" in os.environ:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     from repro.errors import UserError, trouble_of_machine
-    from repro.terminal import say
+    from repro.terminal import say, settle_stderr
     from slurm.jobs.calls import read_call
     from slurm.jobs.job import Call, restarts, slurm_job
 
@@ -50,6 +50,7 @@ def main(folder: Path) -> int:
         # What comes from here on would be raised in the middle of Python's own clearing up, and only fill the log.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        settle_stderr()
     return 0
 
 

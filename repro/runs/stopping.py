@@ -1,6 +1,7 @@
 """Being asked to stop: a signal is remembered, and a training ends between two steps with its checkpoint saved.
 
-Slurm asks with USR2 before a time limit or a preemption, or with TERM; a person with TERM. While a training runs, the
+Slurm asks with USR2 before a time limit or a preemption, or with TERM; a person with TERM, or HUP by closing the
+terminal, unless that is ignored, as by nohup. While a training runs, the
 first signal only leaves a note, which `repro.training.resume.SaveCheckpoint` reads; outside of one, at a second signal,
 or where no step ends within `GRACE_SECONDS`, the process ends as soon as Python runs, and its last checkpoint counts.
 Python hears a signal between two of its own instructions: while it waits in a library's call, such as a collective
@@ -19,8 +20,8 @@ from typing import NoReturn
 GRACE_SECONDS = 25
 """Slurm kills 30 seconds after TERM unless it was told otherwise."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-_STATUSES = {128 + number: number for number in (signal.SIGHUP, *SIGNALS)}
-"""The signals that end a process here by a SystemExit, by its code."""
+_STATUSES = {**{128 + number: number for number in SIGNALS}, 128 + signal.SIGHUP: signal.SIGTERM}
+"""The signals that end a process here, by the code of the SystemExit that asks for it; of HUP, heard but once, TERM."""
 _AGAIN_SECONDS = 0.05
 """After which a signal that was lost comes again."""
 
@@ -99,6 +100,8 @@ class Stop:
         self.signal, self.afterwards = 0, ""
         for number in SIGNALS:
             signal.signal(number, self._ask)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._ask)
 
     @contextmanager
     def after_a_step(self) -> Iterator[None]:
@@ -119,6 +122,8 @@ class Stop:
         raise SystemExit(128 + (self.signal or signal.SIGTERM))
 
     def _ask(self, number: int, _: FrameType | None) -> None:
+        if self.signal and number == signal.SIGHUP:
+            return  # where a terminal is closed, it comes twice: from its shell, and as that one ends
         repeated = bool(self.signal)
         self.signal = self.signal or number  # the first one decides the exit status
         if repeated or not self._training:

@@ -1,8 +1,12 @@
 """Whatever a name brings along is shown, not obeyed, wherever something is printed."""
 
 import ast
+import errno
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +89,44 @@ def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     """A sweep in a folder `[/x]` ended every launch with rich's traceback, and lost what stood in `[red]`."""
     Console().print("started /runs/[/x]/[red]a", soft_wrap=True)
     assert capsys.readouterr().out == "started /runs/[/x]/[red]a\n"
+
+
+class Lost(io.StringIO):
+    """A stream whose terminal is gone, whose disk is full, or whose reader has closed it, by the error's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_what_cannot_be_told_fails_no_work(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training went down with its terminal, or with the disk of its log, as its bar moved."""
+    monkeypatch.setattr("sys.stderr", Lost(number))
+    Console(stderr=True).print("epoch 1")
+    say("epoch 2", err=True)
+    monkeypatch.setattr("sys.stdout", Lost(number))
+    for tell in (Console().print, say):  # results are missed where they cannot be written
+        with pytest.raises(OSError, match=os.strerror(number)):
+            tell("42.0")
+
+
+def test_a_closed_pipe_ends_work_and_a_closed_stream_is_told_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr", Lost(errno.EPIPE))
+    with pytest.raises(BrokenPipeError):
+        say("epoch 3", err=True)
+    monkeypatch.setattr("sys.stderr", None)  # as `2>&-` has it
+    say("epoch 4", err=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_was_not_told_leaves_the_status_as_it_is() -> None:
+    words = "from repro.terminal import say, settle_stderr; say('x', err=True); settle_stderr()"
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123  # as above
+        done = subprocess.run([sys.executable, "-c", words], stderr=full, cwd=ROOT, check=False)
+    assert done.returncode == 0

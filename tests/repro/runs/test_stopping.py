@@ -4,10 +4,22 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from repro.runs.stopping import exits_on_term, heard_everywhere
+from repro.runs.stopping import SIGNALS, Stop, exits_on_term, heard_everywhere
+
+
+@pytest.fixture
+def stop() -> Iterator[Stop]:
+    """A process's state of its own, with the handlers that were there put back."""
+    numbers = (*SIGNALS, signal.SIGHUP, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it
+    yield Stop()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Struck:
@@ -80,3 +92,26 @@ def test_term_leaves_a_block_through_what_tidies_up_and_is_as_it_was_afterwards(
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, hung_up)
+
+
+def test_a_closed_terminal_is_waited_for_by_a_training_and_ends_all_else(stop: Stop) -> None:
+    stop.install()
+    with stop.after_a_step():
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)  # once more, as its shell ends: no impatience
+        assert stop.signal == signal.SIGHUP
+        with pytest.raises(SystemExit) as ended:
+            stop.now()
+    assert ended.value.code == 128 + signal.SIGHUP
+    stop.install()
+    with pytest.raises(SystemExit):
+        signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGHUP)  # while the status is written
+    with pytest.raises(SystemExit):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_hang_up_that_is_ignored_stays_so(stop: Stop) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    stop.install()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
