@@ -34,7 +34,7 @@ _CLOCKS = ("time", "data_time", "images_per_second", "data_wait")
 """Metrics that no two runs share."""
 _FULL_DISK_BYTES = (150_000, 700_000, 1_500_000, 2_500_000, 4_000_000)
 """Sizes of disks that a tiny run does not fit on."""
-SIGNALS = {"TERM": signal.SIGTERM, "INT": signal.SIGINT, "USR2": signal.SIGUSR2}
+SIGNALS = {"TERM": signal.SIGTERM, "INT": signal.SIGINT, "HUP": signal.SIGHUP, "USR2": signal.SIGUSR2}
 
 
 @dataclass

@@ -113,7 +113,8 @@ def _carry_out(main: Main, words: Sequence[str], folder: Path, strike: Strike, o
         sys.stdout, sys.stderr = (os.fdopen(os.dup(output), "w", encoding="utf-8", buffering=1) for _ in range(2))
         # As a new process has it: whoever forked may have handlers of its own.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         sys.argv = ["salmask", *words]
         _watch(folder, strike, events)
         main()
