@@ -33,7 +33,10 @@ def gallery(material: Material) -> Figure:
     rows = [names[start : start + 3] for start in range(0, len(names), 3)]
     # Three a row, each as wide as its proportions ask for.
     ratios = {name: picture.width / picture.height for name, picture in pictures.items()}
-    inches = {name: WIDTH / max(sum(map(ratios.__getitem__, row)), 1.2) for row in rows for name in row}  # its height
+    of_rows = [WIDTH / max(sum(map(ratios.__getitem__, row)), 1.2) for row in rows]  # their heights
+    # The last one may be of fewer pictures, which are no larger for that.
+    of_rows[-1] = min(of_rows[-2:])
+    inches = {name: height for height, row in zip(of_rows, rows, strict=True) for name in row}
     titles = {name: folded_name(name, ratios[name] * inches[name]) for name in names}
     heights = [max(inches[name] + 0.3 * (1 + titles[name].count("\n")) for name in row) for row in rows]
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")

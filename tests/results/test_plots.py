@@ -3,6 +3,7 @@
 import colorsys
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -81,6 +82,18 @@ def test_long_names_above_galleries_stand_apart_and_are_not_cut(tmp_path: Path) 
     assert all(figure.bbox.x0 <= title.x0 and title.x1 <= figure.bbox.x1 for title in titles)
     assert all(title.y1 <= figure.bbox.y1 for title in titles)
     assert not any(one.overlaps(other) for one, other in itertools.combinations(titles, 2))
+
+
+def test_a_gallery_that_stands_alone_in_its_row_is_as_high_as_the_others(tmp_path: Path) -> None:
+    def height(methods: Sequence[str]) -> float:
+        for method in methods:
+            folder = finished(tmp_path, method, 0, {})
+            (picture,) = folder.gallery.iterdir()
+            Image.new("RGB", (400, 500)).save(picture)
+        return gallery(Material(find_runs([tmp_path], resolve), None)).get_figheight()
+
+    one_row = height(["mocov2", "simclr", "mocov2+ours-hp"])
+    assert height(["simclr+ours-hp"]) == pytest.approx(2 * one_row)
 
 
 def test_the_report_shows_every_plot_below_its_caption(material: Material) -> None:
