@@ -20,7 +20,7 @@ from repro.progress import OPENING, suggest
 from repro.runs import reading
 from repro.runs.choices import InputFilter
 from repro.runs.detection import DETECTION_TASKS
-from repro.runs.evaluation import NO_ACCURACIES, PROTOCOLS, Evaluation, task_and_dataset
+from repro.runs.evaluation import PROTOCOLS, Evaluation, is_accuracy, measured_text, task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.reading import parse_overrides
 from repro.runs.records import Result, read
@@ -343,16 +343,17 @@ def _tell_replaced(before: Sequence[Result], now: Sequence[Result], folder: RunF
     for row in now:
         old = old_rows.get((row.protocol, row.split, row.metric))
         if old is not None and "@" not in row.metric:
+            earlier, value = (measured_text(row.metric, each.value) for each in (old, row))
             say(
-                f"{row.metric} {old.value:.2f} of {old.started[:10]} (commit {old.commit[:7]}) is replaced by "
-                f"{row.value:.2f}; both rows are in {folder.results}, and tables take the later one",
+                f"{row.metric} {earlier} of {old.started[:10]} (commit {old.commit[:7]}) is replaced by "
+                f"{value}; both rows are in {folder.results}, and tables take the later one",
                 err=True,
             )
 
 
 def _value(row: Result) -> str:
     """Returns a row's value in a column of fixed width, with a percent sign or room for one."""
-    return f"{row.value:8.3g}  " if row.metric in NO_ACCURACIES else f"{row.value:8.2f} %"
+    return f"{measured_text(row.metric, row.value):>8} {'%' if is_accuracy(row.metric) else ' '}"
 
 
 def _check_all(run: Run, folder: RunFolder, roots: Mapping[Evaluation, Path | None], *, again: bool) -> None:

@@ -11,6 +11,7 @@ from repro.backbones.facts import Facts
 from repro.backbones.library import Library
 from repro.presence import exists, is_file
 from repro.runs.choices import Strategy
+from repro.runs.evaluation import measured_text
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import latest, read
@@ -55,6 +56,7 @@ def render(folder: RunFolder, run: Run, target: Library, facts: Facts, licence: 
         settings=_settings(run),
         data=_data(run, folder),
         rows=[row for row in rows if row.run_id == run.id],
+        measured_text=measured_text,
         provenance=_provenance(folder, facts),
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from repro.errors import UserError, nearest
+from repro.quantities import number_text
 from repro.runs.detection import COCO, COSTS, DETECTION_TASKS, VOC
 from repro.runs.protocols import EvaluationProtocol
 from repro.runs.records import Result, latest
@@ -33,6 +34,16 @@ NO_ACCURACIES = ("lr", "l2", "unconverged", *COSTS)
 """Metrics that say what was chosen or spent: not in percent, and more of them is not better."""
 
 
+def is_accuracy(metric: str) -> bool:
+    """Returns whether a metric is in percent; that of a single split or trial, `l2@split=0`, is what its mean is."""
+    return metric.partition("@")[0] not in NO_ACCURACIES
+
+
+def measured_text(metric: str, value: float) -> str:
+    """Returns a measured value for people: an accuracy with two decimals, all else, `0.00012`, with three digits."""
+    return number_text(value) if is_accuracy(metric) else f"{value:.3g}"
+
+
 def refuse_no_accuracy(metric: str) -> None:
     """Refuses to judge by what results hold beside accuracies: of two penalties, neither is the better one.
 
@@ -42,7 +53,7 @@ def refuse_no_accuracy(metric: str) -> None:
     Raises:
         UserError: It is one of `NO_ACCURACIES`.
     """
-    if metric in NO_ACCURACIES:
+    if not is_accuracy(metric):
         raise UserError(
             f"'{metric}' is no accuracy: it says what an evaluation chose or took",
             mend="name an accuracy, such as top1; salmask collect --out FILE lists the rest",

@@ -14,7 +14,7 @@ from repro.quantities import counted
 from repro.runs.comparison import difference
 from repro.runs.departures import scale_of_both, shown_value
 from repro.runs.detection import recorded_sizes
-from repro.runs.evaluation import NO_ACCURACIES
+from repro.runs.evaluation import is_accuracy
 from results.collection.reading import read_table
 from results.collection.row_comparison import Recipe, RowComparison
 from results.collection.runs import (
@@ -129,7 +129,8 @@ def collect_runs(
 
 def _no_percentages(frame: pd.DataFrame) -> list[str]:
     """Returns a line on accuracies that none can be, as a hand or a broken disk leaves them; else none."""
-    odd = frame[~frame["value"].between(0, 100) & ~frame["metric"].isin(NO_ACCURACIES)]
+    odd = frame[~frame["value"].between(0, 100)]
+    odd = odd[odd["metric"].map(is_accuracy).astype(bool)]
     return [f"{counted(len(odd), 'value')} below 0 or above 100 %; {_first(odd)}"] if len(odd) else []
 
 

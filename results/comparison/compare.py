@@ -12,7 +12,7 @@ from repro.presence import is_folder
 from repro.runs.comparison import at_work_in_first
 from repro.runs.comparison import difference as settings_difference
 from repro.runs.departures import shown_value
-from repro.runs.evaluation import NEXT_BEST, NO_ACCURACIES, refuse_no_accuracy
+from repro.runs.evaluation import NEXT_BEST, is_accuracy, refuse_no_accuracy
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
 from repro.runs.run_name import RunName
@@ -133,7 +133,7 @@ def compare(
         return [replace(comparison, notes=(*comparison.notes, among)) for comparison in comparisons]
     if not comparisons:
         rows = frame[frame["task"] == task] if task else frame
-        others = {*(rows["metric"] if metric and len(rows) else frame["task"]).astype(str)} - {*NO_ACCURACIES}
+        others = {*filter(is_accuracy, (rows["metric"] if metric and len(rows) else frame["task"]).astype(str))}
         raise UserError(
             f"{first} and {second} have no {metric or 'measurement'}{f' by {task}' if task else ''} in common",
             mend=f"evaluate both alike, or ask for another of {', '.join(sorted(others))}",

@@ -11,6 +11,7 @@ import pandas as pd
 from repro.errors import UserError
 from repro.html import data_uri
 from repro.quantities import duration_text
+from repro.runs.evaluation import measured_text
 from repro.runs.labels import label
 from results.claims.families import NOTE, SINGLY, judge_families
 from results.claims.parts import PARTS_NOTE, parts
@@ -114,6 +115,7 @@ def build(
         p_text=p_text,
         difference_text=difference_text,
         interval_text=interval_text,
+        measured_text=measured_text,
         label=label,
         title=title,
         date=_newest(runs, frame),

@@ -6,7 +6,7 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.runs.detection import DETECTION_TASKS
-from repro.runs.evaluation import NEXT_BEST, NO_ACCURACIES, PROTOCOLS, refuse_no_accuracy
+from repro.runs.evaluation import NEXT_BEST, PROTOCOLS, is_accuracy, refuse_no_accuracy
 from results.collection.collect import refuse_mixed
 from results.paper.published import Published, has_row, published
 from results.tables.cells import values_by_cell
@@ -171,7 +171,7 @@ def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "")
     """
     refuse_no_accuracy(metric)
     for what, name, ours in (("task", task, PROTOCOLS), ("metric", metric, METRICS)):
-        measured = [] if frame is None else sorted({*map(str, frame[what].unique())} - {*NO_ACCURACIES})
+        measured = [] if frame is None else sorted(filter(is_accuracy, map(str, frame[what].unique())))
         if name and name not in ours and name not in measured:
             raise UserError(f"no {what} '{name}'", mend=nearest(name, dict.fromkeys([*ours, *measured])))
 

@@ -208,7 +208,7 @@ def test_a_damaged_file_costs_the_others_of_its_batch_nothing(tmp_path: Path) ->
 
 def test_accuracies_that_are_no_percentages_are_told(tmp_path: Path) -> None:
     """A row of 173 % led its table, and the claim was supported, without a word."""
-    rates = [replace(RESULT, metric=metric, value=8.5e5) for metric in ("lr", "l2")]
+    rates = [replace(RESULT, metric=metric, value=8.5e5) for metric in ("lr", "l2", "l2@split=0")]
     save(tmp_path, *runs(0.0, 100.0, 173.0, -1.0), *rates)
     (odd,) = tmp_path.rglob("*run2/results.jsonl")
     (warning,) = collect([tmp_path]).attrs["warnings"]

@@ -25,6 +25,19 @@ def damaged(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_what_an_evaluation_chose_is_not_rounded_as_an_accuracy_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight of .00012 read 0.00."""
+    monkeypatch.setattr("results.report.page.PLOTS", {})
+    finished(tmp_path, "mocov2", 0, {SCORE: 60.0, ("imagenet100", "l2"): 1.2e-4})
+    out = str(tmp_path / "report.html")
+    assert salmask("report", "--out", out, "--runs", str(tmp_path)).code == 0
+    page = Path(out).read_text()
+    assert "<td>l2</td><td>0.00012</td>" in page
+    assert "<td>top1</td><td>60.00</td>" in page
+
+
 def test_a_huge_value_is_told_in_powers_of_ten_by_every_command(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("results.report.page.PLOTS", {})  # which take most of its time, and are pictures
     out = str(damaged / "report.html")

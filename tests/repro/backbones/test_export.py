@@ -1,6 +1,7 @@
 import json
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from repro.errors import UserError
 from repro.masking.filters import high_pass
 from repro.runs.folder import RunFolder
 from repro.runs.reading import FOLDERS
+from repro.runs.records import append, read
 from repro.runs.run import Run
 
 LIBRARIES = ("torchvision", "timm", "detectron2", "huggingface")
@@ -152,12 +154,14 @@ def card(place: Path) -> tuple[dict[str, Any], str]:
 
 
 def test_the_card_tells_method_data_protocol_results_and_licence(evaluated: RunFolder, tmp_path: Path) -> None:
+    append(evaluated.results, [replace(read(evaluated.results)[0][0], task="logistic", metric="l2", value=1.2e-4)])
     front, text = card(exported(evaluated, "huggingface", tmp_path / "out", "--licence", "apache-2.0"))
     assert front["license"] == "apache-2.0"
     assert front["library_name"] == "timm"
     assert "# mocov2+ours-hp: resnet18 on scenes, seed 4" in text
     assert "| linear | scenes val | linear-moco-v1 | top1 | 43.22 |" in text
     assert "| linear | scenes val | linear-moco-v1 | top5 | 80.00 |" in text
+    assert "| l2 | 0.00012 |" in text
     assert "99.99" not in text
     assert "| masking | high_pass |" in text
     assert "| hard negative | weight 2 |" in text
