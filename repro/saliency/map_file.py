@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import logging
+import mmap
 import os
 import re
 import weakref
@@ -119,9 +120,10 @@ class MapFile:
             for chunk in in_file:
                 maps[self.images_of(chunk)] = np.frombuffer(self._content_of(chunk), np.float16).reshape(-1, *shape[1:])
         else:
-            assert self.path is not None
-            # Copy on write: nobody writes, but torch has no tensors that cannot be written to.
-            maps = np.memmap(self.path, np.float16, mode="c", shape=shape).view(np.ndarray)
+            # The file that was looked through: where somebody cleared the cache, another has its name by now. Copy on
+            # write: nobody writes, but torch has no tensors that cannot be written to.
+            mapped = mmap.mmap(self._descriptor, self.count * self._map_bytes, access=mmap.ACCESS_COPY)
+            maps = np.frombuffer(mapped, np.float16).reshape(shape)
         for chunk, unwritten in self._unwritten.items():
             maps[self.images_of(chunk)] = unwritten
         return torch.from_numpy(maps)

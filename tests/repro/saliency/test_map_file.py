@@ -1,6 +1,7 @@
 """The file that keeps the maps of all images: what is missing in it is known, and where it cannot be written."""
 
 import errno
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,22 @@ def test_a_file_with_holes_is_read_and_not_mapped(tmp_path: Path, monkeypatch: p
     maps = numbered(2 * CHUNK + 5)
     file = MapFile(tmp_path / "m", len(maps), 3)
     file.write(1, maps[CHUNK : 2 * CHUNK])
-    monkeypatch.setattr(np, "memmap", None)
+    monkeypatch.setattr(mmap, "mmap", None)
     read = file.read().numpy()
     assert np.array_equal(read[CHUNK : 2 * CHUNK], maps[CHUNK : 2 * CHUNK])
     assert not read[:CHUNK].any()
     assert not read[2 * CHUNK :].any()
+
+
+def test_maps_are_those_of_the_file_that_was_looked_through(tmp_path: Path) -> None:
+    """Of a file that took its name meanwhile, empty as a run begins it, all maps were zeros."""
+    maps = numbered(CHUNK + 5)
+    file = MapFile(tmp_path / "m", len(maps), 3)
+    fill(file, maps)
+    (tmp_path / "m").unlink()
+    another = MapFile(tmp_path / "m", len(maps), 3)
+    assert np.array_equal(file.read().numpy(), maps)
+    assert not another.is_whole(0)
 
 
 def test_the_first_to_write_a_chunk_has_written_it(tmp_path: Path) -> None:
