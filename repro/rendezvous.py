@@ -24,6 +24,8 @@ ANSWER_SECONDS = 5.0
 """How long a program at a port may take to show that it is rank 0."""
 POLL_SECONDS = 0.2
 MEND = "MASTER_ADDR and MASTER_PORT in the profile's setup: a name and a port by which nodes reach the first one"
+LAST_PORT = 65535
+"""The greatest number that a port has; no launcher has as many processes either."""
 ALONE = "start all processes with torchrun or srun; or for one alone: `unset RANK`"
 _JOINED = "salmask/joined"
 _FIRST, _COUNT, _STRIDE = 20000, 12768, 1597
@@ -63,7 +65,7 @@ def check_launcher(environ: Mapping[str, str]) -> None:
     """
     missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
     numbers = {name: environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
-    odd = [name for name, value in numbers.items() if not re.fullmatch("[0-9]{1,6}", value)]
+    odd = [name for name, value in numbers.items() if not re.fullmatch("[0-9]{1,5}", value) or int(value) > LAST_PORT]
     if missing:
         what = f"RANK={environ['RANK']} is set, and {missing[0]} is not"
     elif odd:

@@ -68,6 +68,7 @@ LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "1
         ({"WORLD_SIZE": ""}, "RANK=0 is set, and WORLD_SIZE is not"),
         ({"RANK": "x"}, "RANK=x is no number of a launcher's"),
         ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1 is no number of a launcher's"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT=65536 is no number of a launcher's"),
         ({"RANK": "2"}, "RANK=2 is none of the ranks below WORLD_SIZE=2"),
     ],
 )
