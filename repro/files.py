@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from repro.errors import UserError, machines_error, one_line, system_errors, system_mend
+from repro.errors import UserError, interruption, machines_error, one_line, system_errors, system_mend
 from repro.file_locks import locked
 from repro.presence import exists, is_file, is_folder, is_odd
 from repro.quantities import size_text
@@ -116,10 +116,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         _discard(temporary)
-        if isinstance(error.__context__, SystemExit | KeyboardInterrupt):
+        if asked := interruption(error):
             # The process was asked to end in the middle of the file. torch closes its archive all the same, finds it
             # incomplete, and raises that, which would tell of a broken disk where there was only an interruption.
-            raise error.__context__ from None
+            raise asked from None
         if is_of_a_full_disk(error):
             raise _full_disk(path, write) from error
         # The error's own text names the temporary file, with a number in front.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repro.console import show_log
+from repro.errors import interruption
 from repro.garbage import imports_unwalked
 from repro.progress import OPENING
 from repro.runs.folder import RunFolder
@@ -92,8 +93,9 @@ def _call(work: Callable[[], object], folder: RunFolder, task: str) -> None:
     """Calls the work of a task; where Ctrl-C breaks it off, what is to be told at the end of the command is kept."""
     try:
         work()
-    except KeyboardInterrupt:
-        STOP.afterwards = goes_on(folder, task)
+    except BaseException as error:
+        if isinstance(interruption(error), KeyboardInterrupt):
+            STOP.afterwards = goes_on(folder, task)
         raise
 
 

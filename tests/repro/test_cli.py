@@ -406,7 +406,7 @@ def test_an_interruption_that_a_library_takes_for_a_fault_is_none(
 
     monkeypatch.setattr("mmengine.config.config.FormatCode", interrupted)
     ended = salmask(*pretrain(out, {}))
-    told = ["salmask: interrupted; the same command goes on"] if code == 130 else []
+    told = ["salmask: interrupted; the same command begins anew"] if code == 130 else []
     assert (ended.code, ended.err.splitlines()) == (code, told)
     status = RunFolder.of(tiny(), out).status()
     assert status is not None

@@ -222,6 +222,21 @@ def test_an_interruption_within_a_file_is_one_and_no_failed_write(tmp_path: Path
     assert files_below(tmp_path) == {"step.pth"}
 
 
+def test_an_interruption_that_was_taken_for_a_fault_twice_is_still_one(tmp_path: Path) -> None:
+    def write(_: IO[bytes]) -> None:
+        try:
+            try:
+                raise KeyboardInterrupt
+            except BaseException as asked:
+                raise ValueError("an archive is not whole") from asked
+        except ValueError as error:
+            raise RuntimeError("cannot write") from error
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "kept", write)
+    assert files_below(tmp_path) == set()
+
+
 INTERRUPTED = """
 import sys
 from pathlib import Path
