@@ -25,6 +25,7 @@ from repro.runs.sections import ScenesSettings
 
 _SAMPLE = ScenesSettings(train_count=40, val_count=40)
 """The settings of the scenes that are drawn to check them: enough for each of ten classes to come four times."""
+_UNREADABLE = "replace its file, or leave it out"
 
 
 def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | None = None) -> Report:
@@ -136,12 +137,16 @@ def _check_annotations(
 def _check_opened(report: Report, entry: Dataset, deep: bool, progress: ProgressBars) -> None:
     """Checks images of somebody's own, of which nothing is known but what `Images` have."""
     where = report.name if report.root is None else str(report.root)
-    try:
-        images_of = {split: open_images(entry.name, split, report.root, ScenesSettings()) for split in SPLITS}
-    except UserError as error:
-        report.decoded = False
-        report.add("unusable", where, error.what, error.mend)
-        return
+    images_of: dict[Split, Images] = {}
+    for split in SPLITS:
+        try:
+            images_of[split] = open_images(entry.name, split, report.root, ScenesSettings())
+        except UserError as error:
+            report.end_with(Path(where), error)
+            return
+        except OSError as error:  # of its first image, too, which is looked at
+            report.end_with(Path(where), UserError(f"{split}: {one_line(error)}", mend=_UNREADABLE))
+            return
     digests: dict[Split, dict[bytes, int]] = {}
     for split, images in images_of.items():
         report.counts[split] = _counts(images)
@@ -163,14 +168,15 @@ def _digests_of_readable(
     for index in range(len(images)):
         try:
             image, _ = read_image(images, index)
+            pixels = image.tobytes()  # PIL may have read no more than the beginning of its file until here
         except UserError as error:
             report.add("unreadable", where, f"{split}: {error.what}", error.mend)
         except OSError as error:
             # Of a file that is missing or damaged; anything else is a fault of the code that reads it.
             reason = f"{split}: image {index} of {type(images).__name__}: {one_line(error)}"
-            report.add("unreadable", where, reason, "replace its file, or leave it out")
+            report.add("unreadable", where, reason, _UNREADABLE)
         else:
-            digests[hashlib.sha256(image.tobytes()).digest()] = index
+            digests[hashlib.sha256(pixels).digest()] = index
         progress.advance(task)
     return digests
 

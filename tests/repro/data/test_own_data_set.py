@@ -161,6 +161,29 @@ def test_images_of_a_class_of_ones_own_are_verified(
         ("overlap", where, "image 1 of val is image 4 of train"),
     ]
 
+    class Torn(Shaded):
+        """Images that are opened and not read, as PIL leaves those whose pixels nobody asks for."""
+
+        def __getitem__(self, index: int) -> Any:
+            path = tmp_path / f"{self.first + index}.png"
+            super().__getitem__(index)[0].resize((64, 64)).save(path)
+            path.write_bytes(path.read_bytes()[: -60 if self.first + index == 4 else None])
+            return Image.open(path), self.targets[index]
+
+    add(Torn)
+    (problem,) = verify("own", folder).problems
+    assert problem.kind == "unreadable"
+    assert problem.message.startswith("train: image 4 of Torn: ")
+
+    class Closed(Shaded):
+        def __getitem__(self, index: int) -> Any:
+            return Image.open(f"/nowhere/{index}.png"), 0
+
+    add(Closed)
+    assert [(problem.kind, problem.message) for problem in verify("own", folder).problems] == [
+        ("unusable", f"train: {reason.replace('.png', '/0.png')}; mend: replace its file, or leave it out")
+    ]
+
     add(lambda split: Drawn(0))
     report = verify("own", folder)
     assert [(problem.kind, problem.path) for problem in report.problems] == [("unusable", where)]
