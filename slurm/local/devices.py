@@ -18,7 +18,7 @@ class Places:
     """What a launch on this machine may take up at a time."""
 
     jobs: int
-    """At a time; of `gpus` as many as these."""
+    """How many run at a time; where `gpus` are shared out, as many as there are of these."""
     gpus: Sequence[str] = ()
     """To share out; one that is named twice takes two jobs. None: every job sees those of its launcher."""
 
