@@ -2,15 +2,12 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from json_rows import read_rows, write_rows
-from run_samples import RESULT
 from training_samples import Ended, refused, salmask, tiny, with_random_backbone
 
-from downstream.commands import _tell_replaced
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.records import latest, read
@@ -34,14 +31,6 @@ def older(tmp_path: Path) -> RunFolder:
     changes = {"value": OLD, "started": "2026-01-02T03:04:05+00:00", "predictions": "", "predictions_sha256": ""}
     write_rows(folder.results, (row | changes for row in rows))
     return folder
-
-
-def test_a_small_number_that_is_no_accuracy_is_told_with_its_digits(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [replace(RESULT, metric="l2", value=value) for value in (1.2e-4, 2e4)]
-    _tell_replaced(rows[:1], rows[1:], RunFolder(Path("s0")))
-    told = capsys.readouterr().err
-    assert told.startswith("l2 0.00012 of ")
-    assert " is replaced by 2e+04; " in told
 
 
 def test_without_the_switch_the_row_is_only_read(older: RunFolder) -> None:

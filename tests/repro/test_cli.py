@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,9 +33,7 @@ from repro.data.catalogue import DATASETS
 from repro.data.imagenet import class_list
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
-from repro.runs.stopping import STOP
 from repro.scenes.dataset import Scenes
-from repro.training.hooks import Heartbeat
 
 
 @pytest.fixture
@@ -278,41 +275,6 @@ def test_the_help_breaks_no_line_in_a_sentence(monkeypatch: pytest.MonkeyPatch) 
     assert "optimization.epochs=10" in salmask("sweep", "--help").out
 
 
-@pytest.mark.parametrize("words", [["-h"], ["eval", "-h"], ["methods"]])
-def test_a_terminal_without_a_size_is_shown_all_the_same(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """rich took `COLUMNS=0` at its word, and printed nothing."""
-    monkeypatch.setenv("COLUMNS", "80")
-    shown = salmask(*words).out
-    monkeypatch.setenv("COLUMNS", "0")
-    monkeypatch.setenv("LINES", "0")
-    assert shown.strip() == salmask(*words).out.strip() != ""
-
-
-@pytest.mark.parametrize("closed", [False, True])
-def test_a_refusal_that_cannot_be_told_is_one_all_the_same(closed: bool) -> None:
-    """Its status was 1, as a fault's, and its traceback went nowhere, too."""
-    if closed:
-        read, write = os.pipe()
-        os.close(read)
-    else:
-        write = os.open("/dev/full", os.O_WRONLY)
-    try:
-        ended = subprocess.run([sys.executable, "-m", "repro.cli", "nothing"], stderr=write, check=False)
-    finally:
-        os.close(write)
-    assert ended.returncode == 2
-
-
-@pytest.mark.parametrize("words", [["-h"], ["methods"]])
-def test_a_closed_pipe_ends_a_command_quietly(words: list[str]) -> None:
-    read, write = os.pipe()
-    os.close(read)
-    command = [sys.executable, "-m", "repro.cli", *words]
-    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(write)
-    assert (ended.returncode, ended.stderr) == (141, "")
-
-
 @pytest.mark.parametrize("name", ["pretrain", "probe", "sweep", "table", "data list", "doctor"])
 def test_the_commands_of_the_readme_are_there(name: str) -> None:
     assert name in commands()
@@ -370,90 +332,6 @@ def test_benches_are_json_where_asked() -> None:
     assert all(row[ratio] > 0 for row in norms for ratio in ("ours ×", "dealt out ×"))
     scenes = json.loads(salmask("bench", "scenes", "--size", "64", "--json").out)
     assert scenes["draw / read"] > 1
-
-
-@pytest.mark.parametrize(
-    ("every", "told"),
-    [(1, "the same command goes on from its last checkpoint"), (1000, "the same command begins anew")],
-)
-def test_ctrl_c_is_one_line_and_the_run_says_so(
-    out: Path, monkeypatch: pytest.MonkeyPatch, every: int, told: str
-) -> None:
-    """A checkpoint was promised also where there was none yet."""
-
-    def press(hook: Heartbeat, runner: Any, *_: Any, **__: Any) -> None:
-        if runner.iter == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Heartbeat, "after_train_iter", press)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    ended = salmask(*pretrain(out, {"machine.checkpoint_every": every}))
-    assert ended.code == 130
-    assert ended.err.splitlines() == [f"salmask: interrupted; {told}"]
-    status = RunFolder.of(tiny(), out).status()
-    assert status is not None
-    assert status.state == "interrupted"
-
-
-@pytest.mark.parametrize(("asked", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
-def test_an_interruption_that_a_library_takes_for_a_fault_is_none(
-    out: Path, monkeypatch: pytest.MonkeyPatch, asked: BaseException, code: int
-) -> None:
-    """mmengine, whose `except` is bare, made a SyntaxError of it: the run had failed, by a fault of salmask's own."""
-
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise asked
-
-    monkeypatch.setattr("mmengine.config.config.FormatCode", interrupted)
-    ended = salmask(*pretrain(out, {}))
-    told = ["salmask: interrupted; the same command begins anew"] if code == 130 else []
-    assert (ended.code, ended.err.splitlines()) == (code, told)
-    status = RunFolder.of(tiny(), out).status()
-    assert status is not None
-    assert (status.state, status.error) == ("interrupted", "")
-
-
-def test_outside_of_a_run_too_an_interruption_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def press(*_: Any, **__: Any) -> None:
-        try:
-            raise KeyboardInterrupt
-        except BaseException as error:
-            raise SyntaxError("of a library") from error
-
-    monkeypatch.setattr("repro.data.annotations.scenes_export.write_voc", press)
-    ended = salmask("data", "export-scenes", "--as", "voc", "--out", str(tmp_path / "out"))
-    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted"])
-
-
-def test_no_backend_of_a_notebooks_is_asked_to_draw() -> None:
-    """matplotlib is not imported where the variable names none that it knows: that was a fault of salmask's own."""
-    code = (
-        "import sys; sys.argv = ['salmask', '-h']\nfrom repro.cli import main\ntry: main()\nfinally: import matplotlib"
-    )
-    environment = {**os.environ, "MPLBACKEND": "nonsense"}
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
-
-
-def test_ctrl_c_promises_no_checkpoint_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def press(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("repro.data.annotations.scenes_export.write_voc", press)
-    ended = salmask("data", "export-scenes", "--as", "voc", "--out", str(tmp_path / "out"))
-    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted"])
-
-
-def test_ctrl_c_promises_that_what_is_decoded_is_not_decoded_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the line promises nothing, the pages say, the command begins anew."""
-
-    def press(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("repro.data.commands.cache_images", press)
-    monkeypatch.setattr(STOP, "afterwards", "")  # what a training of this process left
-    ended = salmask("data", "cache", "scenes", "--to", str(out))
-    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted; the same command goes on"])
 
 
 def test_scenes_of_the_tiny_runs_are_what_their_settings_say() -> None:

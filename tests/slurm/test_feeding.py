@@ -392,11 +392,3 @@ def test_a_long_launch_of_somebody_else_between_two_rounds_does_not_end_it(
 
         assert not Feeding(graph, monkeypatch).call(begin, others.close).unsent
     assert all_once(graph, stand_in)
-
-
-def test_what_ended_a_moment_ago_by_another_protocol_is_missing(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    launch(graph_for(tmp_path, seeds=2))
-    now = time.time()
-    stand_in.change(lambda line: re.sub(r"^(10[12]_0\|[^|]*)\|.*", rf"\1|COMPLETED|None|1|{now - 5:.0f}|n1|low|", line))
-    outcome = launch(graph_for(tmp_path, seeds=2, settings={"probe.epochs": 7}))
-    assert {task for folder, task in outcome.submitted if "/s0" in folder} == {"linear"}

@@ -1,6 +1,7 @@
 """Launches after others: a silent Slurm in between, jobs of other settings, jobs here, a report that is lost."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -211,3 +212,11 @@ def test_a_sweep_that_was_moved_to_a_name_that_no_script_can_hold_is_not_handed_
     moved = graph.sweep_folder.rename(tmp_path / "50%a")
     with pytest.raises(UserError, match=r"50%a holds '%', .* mend: give it another name"):
         retry.relaunch(Ledger(moved), [graph.report], "", PROGRAM, Console(quiet=True), allow_dirty=True)
+
+
+def test_what_ended_a_moment_ago_by_another_protocol_is_missing(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    launch(graph_for(tmp_path, seeds=2))
+    now = time.time()
+    stand_in.change(lambda line: re.sub(r"^(10[12]_0\|[^|]*)\|.*", rf"\1|COMPLETED|None|1|{now - 5:.0f}|n1|low|", line))
+    outcome = launch(graph_for(tmp_path, seeds=2, settings={"probe.epochs": 7}))
+    assert {task for folder, task in outcome.submitted if "/s0" in folder} == {"linear"}

@@ -1,0 +1,139 @@
+"""How the process of a command ends, and what it makes of its surroundings: Ctrl-C, closed pipes, odd terminals."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_samples import salmask, tiny, words
+
+from repro.runs.folder import RunFolder
+from repro.runs.stopping import STOP
+from repro.training.hooks import Heartbeat
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("words", [["-h"], ["eval", "-h"], ["methods"]])
+def test_a_terminal_without_a_size_is_shown_all_the_same(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich took `COLUMNS=0` at its word, and printed nothing."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = salmask(*words).out
+    monkeypatch.setenv("COLUMNS", "0")
+    monkeypatch.setenv("LINES", "0")
+    assert shown.strip() == salmask(*words).out.strip() != ""
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_refusal_that_cannot_be_told_is_one_all_the_same(closed: bool) -> None:
+    """Its status was 1, as a fault's, and its traceback went nowhere, too."""
+    if closed:
+        read, write = os.pipe()
+        os.close(read)
+    else:
+        write = os.open("/dev/full", os.O_WRONLY)
+    try:
+        ended = subprocess.run([sys.executable, "-m", "repro.cli", "nothing"], stderr=write, check=False)
+    finally:
+        os.close(write)
+    assert ended.returncode == 2
+
+
+@pytest.mark.parametrize("words", [["-h"], ["methods"]])
+def test_a_closed_pipe_ends_a_command_quietly(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "repro.cli", *words]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("every", "told"),
+    [(1, "the same command goes on from its last checkpoint"), (1000, "the same command begins anew")],
+)
+def test_ctrl_c_is_one_line_and_the_run_says_so(
+    out: Path, monkeypatch: pytest.MonkeyPatch, every: int, told: str
+) -> None:
+    """A checkpoint was promised also where there was none yet."""
+
+    def press(hook: Heartbeat, runner: Any, *_: Any, **__: Any) -> None:
+        if runner.iter == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Heartbeat, "after_train_iter", press)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    ended = salmask("pretrain", "mocov2", "--out", str(out), *words({"machine.checkpoint_every": every}))
+    assert ended.code == 130
+    assert ended.err.splitlines() == [f"salmask: interrupted; {told}"]
+    status = RunFolder.of(tiny(), out).status()
+    assert status is not None
+    assert status.state == "interrupted"
+
+
+@pytest.mark.parametrize(("asked", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_an_interruption_that_a_library_takes_for_a_fault_is_none(
+    out: Path, monkeypatch: pytest.MonkeyPatch, asked: BaseException, code: int
+) -> None:
+    """mmengine, whose `except` is bare, made a SyntaxError of it: the run had failed, by a fault of salmask's own."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise asked
+
+    monkeypatch.setattr("mmengine.config.config.FormatCode", interrupted)
+    ended = salmask("pretrain", "mocov2", "--out", str(out), *words({}))
+    told = ["salmask: interrupted; the same command begins anew"] if code == 130 else []
+    assert (ended.code, ended.err.splitlines()) == (code, told)
+    status = RunFolder.of(tiny(), out).status()
+    assert status is not None
+    assert (status.state, status.error) == ("interrupted", "")
+
+
+def test_outside_of_a_run_too_an_interruption_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except BaseException as error:
+            raise SyntaxError("of a library") from error
+
+    monkeypatch.setattr("repro.data.annotations.scenes_export.write_voc", press)
+    ended = salmask("data", "export-scenes", "--as", "voc", "--out", str(tmp_path / "out"))
+    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted"])
+
+
+def test_no_backend_of_a_notebooks_is_asked_to_draw() -> None:
+    """matplotlib is not imported where the variable names none that it knows: that was a fault of salmask's own."""
+    code = (
+        "import sys; sys.argv = ['salmask', '-h']\nfrom repro.cli import main\ntry: main()\nfinally: import matplotlib"
+    )
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_ctrl_c_promises_no_checkpoint_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("repro.data.annotations.scenes_export.write_voc", press)
+    ended = salmask("data", "export-scenes", "--as", "voc", "--out", str(tmp_path / "out"))
+    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted"])
+
+
+def test_ctrl_c_promises_that_what_is_decoded_is_not_decoded_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the line promises nothing, the pages say, the command begins anew."""
+
+    def press(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("repro.data.commands.cache_images", press)
+    monkeypatch.setattr(STOP, "afterwards", "")  # what a training of this process left
+    ended = salmask("data", "cache", "scenes", "--to", str(out))
+    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted; the same command goes on"])
