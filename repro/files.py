@@ -16,8 +16,9 @@ from typing import IO, Any, cast
 
 from repro.errors import UserError, interruption, machines_error, one_line, system_errors, system_mend
 from repro.file_locks import locked
-from repro.presence import exists, is_file, is_folder, is_odd
+from repro.presence import is_file, is_odd
 from repro.quantities import size_text
+from repro.writability import refuse_of_others, why_unwritable
 
 
 @contextlib.contextmanager
@@ -97,8 +98,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         UserError: The folder cannot be written to, or the disk is full; the old file is untouched. Or what stands there
             is a device, a pipe or a way to this process's own output.
     """
-    if _is_of_others(path):
-        raise UserError(f"cannot write {path}: it is no regular file", mend="name a file")
+    refuse_of_others(path)
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,17 +132,6 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-def _is_of_others(path: Path) -> bool:
-    """Returns whether a file would take the place of a device or pipe: to root's `--out /dev/null` the device was lost.
-
-    `/dev/stdout` is a link to what this process has open, perhaps a regular file; the link would go.
-    """
-    try:
-        return is_odd(path) or (path.is_symlink() and path.readlink().is_relative_to("/proc"))
-    except (OSError, UserError):  # what writes tells why it cannot
-        return False
-
-
 def is_of_a_full_disk(error: BaseException) -> bool:
     """Returns whether an error, or one from which it arose, says that no space is left, or none of a quota."""
     return any(each.errno in (errno.ENOSPC, errno.EDQUOT) for each in system_errors(error))
@@ -155,48 +144,6 @@ OF_A_SWEEP = "have it made writable, or launch with another --out"
 def mend_of_place(error: OSError, otherwise: str = OF_A_SWEEP) -> str:
     """Returns what to do where a folder cannot be written to: for want of room nobody is to begin anew elsewhere."""
     return "free some space there" if is_of_a_full_disk(error) else system_mend(error, otherwise)
-
-
-def why_unwritable(folder: Path, error: OSError) -> str:
-    """Returns why a folder cannot be written to: the file that stands in a folder's place, or what the system says.
-
-    Args:
-        folder: That was to be made, or to be written into.
-        error: What was raised; "File exists" alone would let a person look for another file.
-    """
-    place = _nearest(folder)
-    if error.errno in (errno.EEXIST, errno.ENOTDIR) and not is_folder(place):
-        return _no_folder(place)
-    return error.strerror or one_line(error)
-
-
-def check_place(path: Path, mend: str) -> None:
-    """Refuses a place that cannot be written to, before the work whose outcome is to stand there; makes nothing.
-
-    A disk without room is not foreseen.
-
-    Args:
-        path: A folder to write into, or a file to append to; neither need exist.
-        mend: What to do about it.
-
-    Raises:
-        UserError: It, or what would hold it, is closed to this user, on a read-only disk, or no folder.
-    """
-    place = _nearest(path)
-    if not is_folder(place) and (place != path or not exists(place)):
-        raise UserError(f"cannot write {path}: {_no_folder(place)}", mend=mend)
-    if not os.access(place, os.W_OK | os.X_OK if is_folder(place) else os.W_OK):
-        raise UserError(f"cannot write {path}: {place} is closed to this user, or read-only", mend=mend)
-
-
-def _nearest(path: Path) -> Path:
-    """Returns the path itself, or the nearest above it, at which anything stands: a link to nothing, too."""
-    return next(place for place in (path, *path.absolute().parents) if place.is_symlink() or exists(place))
-
-
-def _no_folder(place: Path) -> str:
-    """Says what stands in the place of a folder."""
-    return f"{place} is {'no folder' if exists(place) else 'a link to nothing'}"
 
 
 def write_over(path: Path, content: bytes) -> None:

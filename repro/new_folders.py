@@ -12,8 +12,9 @@ from pathlib import Path
 
 from repro.errors import UserError, system_mend
 from repro.file_locks import locked
-from repro.files import folder_size, full_disk_reason, is_of_a_full_disk, sync_folder, why_unwritable
+from repro.files import folder_size, full_disk_reason, is_of_a_full_disk, sync_folder
 from repro.quantities import size_text
+from repro.writability import why_unwritable
 
 _UNFINISHED, _ASIDE = ".part", ".old"
 """How the names of temporary folders end: of one that is being filled, and of one that is being replaced."""

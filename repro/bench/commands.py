@@ -10,13 +10,13 @@ import typer
 from repro.console import AsJson, completion, names_and_settings, report, show_log
 from repro.data.options import DataName, DataRoot
 from repro.errors import UserError, nearest
-from repro.files import check_place
 from repro.lazy_commands import CommandGroup
 from repro.progress import doing
 from repro.runs.reading import build as build_run
 from repro.runs.reading import command_settings, pinned
 from repro.runs.rows import Rows
 from repro.terminal import say
+from repro.writability import check_place
 
 if TYPE_CHECKING:
     from repro.bench.scale import Subject

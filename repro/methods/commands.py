@@ -11,7 +11,6 @@ from typer.core import TyperGroup
 from repro.console import AsJson, completion, names_and_settings, report
 from repro.data.options import DataName, DataRoot, Settings
 from repro.errors import UserError, one_line
-from repro.files import check_place
 from repro.presence import is_file
 from repro.progress import OPENING, doing, tracked
 from repro.runs.comparison import at_work_in_first, difference
@@ -22,6 +21,7 @@ from repro.runs.reading import command_settings, flat, nested
 from repro.runs.rows import MethodRow, Resolve, Rows
 from repro.runs.run import Run
 from repro.terminal import Console, say
+from repro.writability import check_place
 
 # torch is imported when a command needs it: `salmask methods` lists, shows and compares at once.
 

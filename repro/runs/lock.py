@@ -28,8 +28,9 @@ import filelock
 
 from repro.errors import UserError
 from repro.file_locks import TELL_SECONDS
-from repro.files import mend_of_place, why_unwritable
+from repro.files import mend_of_place
 from repro.quantities import duration_text
+from repro.writability import why_unwritable
 
 STALE_SECONDS = 120.0
 """A holder that gave no sign of life for so long is dead; signs come every `repro.runs.folder.BEAT_SECONDS`."""

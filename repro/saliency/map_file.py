@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repro.file_locks import locked
-from repro.files import CHECKSUM_BYTES, checksum, why_unwritable, write_at
+from repro.files import CHECKSUM_BYTES, checksum, write_at
 from repro.paths import cache_home
+from repro.writability import why_unwritable
 
 CHUNK = 64
 """Images that are computed, and have a checksum, together.

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from repro.files import CHECKSUM_BYTES, checksum, why_unwritable, write_at
+from repro.files import CHECKSUM_BYTES, checksum, write_at
 from repro.paths import cache_home
+from repro.writability import why_unwritable
 
 MOST_BYTES = 2 * 2**30
 """A set that would take more is drawn anew each time: the file lies among the caches."""

@@ -8,13 +8,13 @@ import typer
 from repro.console import AsJson, completion, report, show_log
 from repro.data.catalogue import DATASETS
 from repro.errors import UserError
-from repro.files import check_place
 from repro.paths import CACHE_VARIABLE
 from repro.presence import exists
 from repro.runs.choices import MapOf
 from repro.runs.reading import build, command_settings, pinned
 from repro.runs.saliency_sources import SourceKind
 from repro.workers import deaths_told
+from repro.writability import check_place
 
 # torch is imported when the command runs: `--help` answers at once.
 

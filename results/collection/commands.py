@@ -7,6 +7,7 @@ import typer
 
 from repro.quantities import counted
 from repro.terminal import Console
+from repro.writability import check_file
 from results.collection.gathering import OneSweep, Roots, roots_of, warn
 
 
@@ -27,6 +28,7 @@ def collect(
     from results.collection.collect import export
 
     console = Console()
+    check_file(out)
     frame = collect_results(roots_of(runs), context.obj, sweep=sweep)
     warn(frame, console)
     export(frame, out)

@@ -9,6 +9,7 @@ from repro.files import write_text
 from repro.progress import OPENING, doing, on_terminal
 from repro.quantities import counted, size_text
 from repro.terminal import Console, say
+from repro.writability import check_file
 from results.collection.gathering import OneMetric, OneSweep, OneTask, Roots, gather, heading_of, roots_of
 
 
@@ -30,6 +31,7 @@ def report(
     """
     from results.report.page import build
 
+    check_file(out)
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, Console(stderr=True))
     with doing("drawing the page"):
@@ -64,6 +66,7 @@ def pack(
     if check is not None:
         say(f"{artifact.check(check)} files are as they were packed")
         return
+    check_file(out)
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, Console(stderr=True))
     heading = title or heading_of(roots, sweep)

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import mend_of_place, why_unwritable
+from repro.files import mend_of_place
 from repro.terminal import Console
+from repro.writability import why_unwritable
 from slurm.jobs.calls import refuse_foreign_sweep
 from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program

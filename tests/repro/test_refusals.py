@@ -15,7 +15,7 @@ from training_samples import files_below, refused, tiny, with_random_backbone, w
 
 from repro import cli
 from repro.errors import UserError
-from repro.files import check_place
+from repro.writability import check_place
 
 OURS = "mocov2+ours-hp"
 

@@ -244,6 +244,17 @@ def test_the_commands_write_what_they_say(
     assert told == ["the page", "tables and plots", "data and claims", "run 1 of 2", "run 2 of 2"]
 
 
+@pytest.mark.parametrize("words", [["report"], ["pack"], ["collect"], ["compare", "mocov2+ours-hp", "mocov2"]])
+def test_a_file_that_cannot_be_written_is_refused_before_runs_are_read(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for out, why in (("file/out.html", "file is no folder; mend: choose another --out"), ("pipe", "no regular file")):
+        # There is no run: of that it would tell, had it looked.
+        outcome = CliRunner().invoke(app, [*words, "--runs", str(tmp_path), "--out", str(tmp_path / out)])
+        assert isinstance(outcome.exception, UserError)
+        assert why in str(outcome.exception)
+
+
 def _shows_tables_and_writes_them_on_demand(call: Callable[..., str], root: Path, out: Path) -> None:
     before = sorted(root.rglob("*"))
     assert "MoCo v2" in call("table", "table1", "--runs", str(root), "--all")

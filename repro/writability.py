@@ -1,0 +1,85 @@
+"""Whether something can be written at a place: asked before the work whose outcome it is, or told where it failed."""
+
+import errno
+import os
+from pathlib import Path
+
+from repro.errors import UserError, one_line
+from repro.presence import exists, is_file, is_folder, is_odd
+
+
+def check_place(path: Path, mend: str) -> None:
+    """Refuses a place that cannot be written to, before the work whose outcome is to stand there; makes nothing.
+
+    A disk without room is not foreseen.
+
+    Args:
+        path: A folder to write into, or a file to append to; neither need exist.
+        mend: What to do about it.
+
+    Raises:
+        UserError: It, or what would hold it, is closed to this user, on a read-only disk, or no folder.
+    """
+    place = _nearest(path)
+    if not is_folder(place) and (place != path or not exists(place)):
+        raise UserError(f"cannot write {path}: {_no_folder(place)}", mend=mend)
+    if not os.access(place, os.W_OK | os.X_OK if is_folder(place) else os.W_OK):
+        raise UserError(f"cannot write {path}: {place} is closed to this user, or read-only", mend=mend)
+
+
+def check_file(path: Path) -> None:
+    """Refuses a file that `write_atomically` could not write, before the work whose outcome it is to hold.
+
+    Args:
+        path: The file, which need not exist.
+
+    Raises:
+        UserError: A device or a pipe stands there, or its folder is refused by `check_place`.
+    """
+    refuse_of_others(path)
+    mend = "choose another --out"
+    if is_file(path.parent):  # to which `check_place` would let a line be added
+        raise UserError(f"cannot write {path}: {_no_folder(path.parent)}", mend=mend)
+    check_place(path.parent, mend=mend)
+
+
+def refuse_of_others(path: Path) -> None:
+    """Refuses to have a file take the place of a device or pipe: by root's `--out /dev/null` the device would be lost.
+
+    `/dev/stdout` is a link to what this process has open, perhaps a regular file; the link would go.
+
+    Args:
+        path: Where the file is to be.
+
+    Raises:
+        UserError: Something of others is there.
+    """
+    try:
+        of_others = is_odd(path) or (path.is_symlink() and path.readlink().is_relative_to("/proc"))
+    except (OSError, UserError):  # what writes tells why it cannot
+        return
+    if of_others:
+        raise UserError(f"cannot write {path}: it is no regular file", mend="name a file")
+
+
+def why_unwritable(folder: Path, error: OSError) -> str:
+    """Returns why a folder cannot be written to: the file that stands in a folder's place, or what the system says.
+
+    Args:
+        folder: That was to be made, or to be written into.
+        error: What was raised; "File exists" alone would let a person look for another file.
+    """
+    place = _nearest(folder)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and not is_folder(place):
+        return _no_folder(place)
+    return error.strerror or one_line(error)
+
+
+def _nearest(path: Path) -> Path:
+    """Returns the path itself, or the nearest above it, at which anything stands: a link to nothing, too."""
+    return next(place for place in (path, *path.absolute().parents) if place.is_symlink() or exists(place))
+
+
+def _no_folder(place: Path) -> str:
+    """Says what stands in the place of a folder."""
+    return f"{place} is {'no folder' if exists(place) else 'a link to nothing'}"
