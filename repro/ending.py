@@ -14,7 +14,7 @@ import typer
 
 from repro.errors import UserError, interruption, one_line, trouble_of_machine, visible_in_line
 from repro.paths import OWN_PACKAGES, check_surroundings
-from repro.runs.stopping import STOP, heard_everywhere
+from repro.runs.stopping import STOP, exits_on_term, heard_everywhere
 from repro.terminal import say, settle_stderr
 from repro.usage import UsageError, as_user_error, shows_help
 
@@ -36,7 +36,8 @@ def carry_out(
         resumable: The commands that go on when they are interrupted and called again.
     """
     try:
-        with heard_everywhere():
+        # By itself TERM, or HUP, ends a process where it stands, and what is half written stays.
+        with exits_on_term(), heard_everywhere():
             _carry_out(app, settings_named, resumable)
     finally:
         settle_stderr()

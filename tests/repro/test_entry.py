@@ -1,10 +1,12 @@
-"""The process of the command from its first moment on: Ctrl-C is one line and status 130."""
+"""The process of the command from its first moment on: how Ctrl-C, TERM and a closed terminal end it."""
 
 import signal
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
+import pytest
 from places import ROOT
 
 SLOW_IMPORT = """
@@ -58,3 +60,37 @@ def test_the_installed_command_begins_there_and_imports_nothing_before() -> None
     named = set(ended.stdout.split())
     assert {name for name in named if name.startswith("repro")} == {"repro", "repro.entry"}
     assert {name.partition(".")[0] for name in named} <= {"repro", "__main__", *sys.stdlib_module_names}
+
+
+WRITING = """
+import sys, time
+from pathlib import Path
+from repro.ending import carry_out
+from repro.files import write_atomically
+
+def half_written(file):
+    file.write(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+
+def command(**_):
+    write_atomically(Path(sys.argv[1]), half_written)
+
+carry_out(command, settings_named=lambda _: (), resumable=())
+"""
+"""A process whose command takes a while to write a file."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_asked_to_end_leaves_nothing_half_written(number: signal.Signals, tmp_path: Path) -> None:
+    """By TERM and by a closed terminal `salmask pack` left a hidden file of all that it had written, for ever."""
+    code = f"import signal\nsignal.signal({number.value}, signal.SIG_DFL)\n{HEARD}\n{WRITING}"
+    call = [sys.executable, "-c", code, str(tmp_path / "artifact.zip")]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    said = b"salmask: interrupted\n" if number == signal.SIGINT else b""
+    assert (process.returncode, errors, list(tmp_path.iterdir())) == (128 + number, said, [])
