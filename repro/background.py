@@ -31,3 +31,22 @@ def repeated(
     finally:
         stop.set()
         thread.join(patience)
+
+
+@contextmanager
+def kept_errors_unprinted() -> Iterator[None]:
+    """Within the block, the error of a thread that keeps it as its `exception` is not printed, with its traceback.
+
+    Whoever next hands such a thread work, as tensorboard's writer of events, meets the error there, and tells it.
+    """
+    before = threading.excepthook
+
+    def told(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is None or getattr(arguments.thread, "exception", None) is not arguments.exc_value:
+            before(arguments)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before

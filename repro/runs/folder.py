@@ -234,7 +234,8 @@ class RunFolder:
             wait: Seconds to wait while another process holds the lock.
 
         Raises:
-            UserError: Another process holds the lock, or the folder cannot be written to.
+            UserError: Another process holds the lock, the folder cannot be written to, or it was moved while it was in
+                use, which ends the block.
         """
         lock = held(
             self._lock_file(task),
@@ -267,6 +268,10 @@ class RunFolder:
                 with self._beating(task, number):
                     yield
             except BaseException as error:
+                if self._is_gone(task):  # whatever the error is, it came of that
+                    what = f"{self.path} was moved or removed while it was in use"
+                    mend = "put it back, in the place of what was written there since, and repeat"
+                    raise UserError(what, mend=mend) from error
                 if asked := interruption(error):
                     self._end("interrupted")
                     raise asked from None
@@ -276,6 +281,13 @@ class RunFolder:
                 self.set_status("done")
             finally:
                 self._attempt = None
+
+    def _is_gone(self, task: str) -> bool:
+        """Returns whether the folder of an attempt is not where it was: the lock, which stands in it, does not."""
+        try:
+            return not self._lock_file(task).exists()
+        except OSError:  # of a server that is away nobody knows
+            return False
 
     def _end(self, state: str, **changes: Any) -> None:
         """Writes the state in which an error ends an attempt; that error is told, whatever comes of this."""
@@ -313,7 +325,7 @@ class RunFolder:
 
     @contextmanager
     def _beating(self, task: str, number: int) -> Iterator[None]:
-        """Gives signs of life during the block, also while no step ends; ends this process where it was taken over."""
+        """Gives signs of life during the block, also while no step ends; ends this process where it may not go on."""
 
         def beat() -> bool:
             with _WRITING:
@@ -324,9 +336,9 @@ class RunFolder:
                         return True  # a server that is away, and nobody's attempt: the next beat asks again
                     # Somebody spoilt it: this attempt has the lock, and writes it anew.
                     status = Status("running", task, attempt=number)
-                if status is None or status.attempt != number:
-                    # Two processes must not write one run's files. This thread can end the training's only by a
-                    # signal, and this is the one that the training listens to.
+                if status is None or status.attempt != number or self._is_gone(task):
+                    # Two processes must not write one run's files, nor one where the run's settings are not. This
+                    # thread can end the training's only by a signal, and this is the one that the training listens to.
                     os.kill(os.getpid(), signal.SIGTERM)
                     return False
                 with contextlib.suppress(UserError, OSError):  # a full disk is the training's to report

@@ -21,6 +21,7 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from repro.background import kept_errors_unprinted
 from repro.cores import usable_cores
 from repro.data.jpeg import libjpeg_turbo
 from repro.distributed import in_ddp, rank, world_size
@@ -238,7 +239,7 @@ class Training:
         bars = ProgressBars(shown=rank() == 0)
         runner = self._runner(guard, info, saver, bars)
         OPENING.say(f"{self.task}: first step, with its images")
-        with STOP.after_a_step():
+        with STOP.after_a_step(), kept_errors_unprinted():
             try:
                 runner.train()
             finally:

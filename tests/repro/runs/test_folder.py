@@ -190,6 +190,37 @@ def test_who_was_taken_over_ends_and_leaves_the_others_word_alone(
     assert (state(folder).attempt, state(folder).step, state(folder).state) == (2, 77, "running")
 
 
+@pytest.mark.parametrize("came_of_it", [FileNotFoundError("no events"), SystemExit(143)])
+def test_of_a_folder_that_was_moved_meanwhile_that_is_told_and_nothing_is_written(
+    folder: RunFolder, tmp_path: Path, came_of_it: BaseException
+) -> None:
+    """It was a fault of salmask's own, with its traceback."""
+
+    def moved() -> None:
+        with folder.attempt("pretrain"):
+            folder.path.rename(tmp_path / "moved")
+            raise came_of_it
+
+    with pytest.raises(UserError, match=rf"^{folder.path} was moved or removed while it was in use; mend: put it back"):
+        moved()
+    assert not folder.path.exists()
+    assert state(RunFolder(tmp_path / "moved")).state == "running"
+
+
+def test_who_writes_where_a_folder_was_moved_from_is_ended(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is written makes the folder anew: a training ended well there, and left weights without settings."""
+    monkeypatch.setattr("repro.runs.folder.BEAT_SECONDS", 0.05)
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    with folder.attempt("pretrain"):
+        folder.path.rename(tmp_path / "moved")
+        folder.set_status("running", step=5)
+        wait_until(lambda: signals, "the end of who writes there", every=0.02)
+    assert signals == [signal.SIGTERM]
+
+
 def test_an_error_without_words_is_named_by_its_kind(folder: RunFolder) -> None:
     with pytest.raises(AssertionError), folder.attempt("pretrain"):
         raise AssertionError
