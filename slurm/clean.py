@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -66,6 +66,8 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
             unneeded += _of_run(ledger.sweep, folder, members, now)
     unneeded += _of_submissions(ledger, queue, states)
     unneeded += _of_code(ledger, queue)
+    # Of the sweep itself, as its tables: those of a run are its own.
+    unneeded += _torn(chain(ledger.sweep.glob(".*"), ledger.sweep.glob("*/.*")), now)
     return unneeded
 
 
@@ -118,7 +120,12 @@ def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) ->
             yield _leftover(run_folder.path / FEATURES, "features, computed again where they are needed")
         for path in sorted(run_folder.path.glob(".lock*")):
             yield _leftover(path, "locks of a finished run")
-    for path in sorted(run_folder.path.rglob(".*")):
+    yield from _torn(run_folder.path.rglob(".*"), now)
+
+
+def _torn(paths: Iterable[Path], now: float) -> Iterator[Leftover]:
+    """Yields those of some hidden files that a process had half written when it was killed."""
+    for path in sorted(paths):
         with suppress(FileNotFoundError):  # whoever writes it, by hand, has given it its name meanwhile
             if path.is_file() and is_temporary(path) and now - path.stat().st_mtime > TORN_SECONDS:
                 yield _leftover(path, "half written by a process that was killed")

@@ -122,6 +122,23 @@ def test_what_may_still_be_written_is_no_leftover(
     assert (torn in [item.path for item in leftovers(sweep.ledger, GONE)]) is goes
 
 
+@pytest.mark.parametrize(("age", "goes"), [(3500, False), (3700, True)])
+def test_what_was_half_written_of_a_sweep_goes_as_of_a_run(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, age: float, goes: bool
+) -> None:
+    """Of the tables of a report that was killed it stayed for ever."""
+    make_leftovers(sweep)
+    (sweep.place / "tables").mkdir()
+    torn = [sweep.place / "tables" / ".table1.md.abcd_123", sweep.place / ".jobs.jsonl.abcd_123"]
+    notes = sweep.place / "tables" / ".notes.markdown"  # somebody's own
+    for path in (*torn, notes):
+        path.write_text("half")
+        os.utime(path, (NOW - age, NOW - age))
+    monkeypatch.setattr("time.time", lambda: NOW)
+    found = [item.path for item in leftovers(sweep.ledger, GONE)]
+    assert [path in found for path in (*torn, notes)] == [goes, goes, False]
+
+
 def test_what_is_renamed_while_it_is_looked_at_is_no_leftover(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     make_leftovers(sweep)
     torn = sweep.folder.path / ".run.yaml.abcd_123"
