@@ -90,6 +90,8 @@ class RunFolder:
         self.path = path
         self._attempt: tuple[str, int] | None = None
         """Task and number of the attempt that this process makes."""
+        self._has_settings = False
+        """Whether `run.yaml` was there as that began: it stays until somebody moves or removes the folder."""
 
     @classmethod
     def of(cls, run: Run, out: Path) -> "RunFolder":
@@ -263,12 +265,12 @@ class RunFolder:
                 # Who waits for "running" to ask it to stop may be answered before the file's folder is synced.
                 self._end("interrupted", task=task, attempt=number)
                 raise
-            self._attempt = task, number
+            self._attempt, self._has_settings = (task, number), exists(self.run_yaml)
             try:
                 with self._beating(task, number):
                     yield
             except BaseException as error:
-                if self._is_gone(task):  # whatever the error is, it came of that
+                if self._is_gone():  # whatever the error is, it came of that
                     what = f"{self.path} was moved or removed while it was in use"
                     mend = "put it back, in the place of what was written there since, and repeat"
                     raise UserError(what, mend=mend) from error
@@ -282,11 +284,11 @@ class RunFolder:
             finally:
                 self._attempt = None
 
-    def _is_gone(self, task: str) -> bool:
-        """Returns whether the folder of an attempt is not where it was: the lock, which stands in it, does not."""
+    def _is_gone(self) -> bool:
+        """Returns whether the folder of an attempt is not where it was; what is written since made another one."""
         try:
-            return not self._lock_file(task).exists()
-        except OSError:  # of a server that is away nobody knows
+            return self._has_settings and not exists(self.run_yaml)
+        except UserError:  # of a server that is away nobody knows
             return False
 
     def _end(self, state: str, **changes: Any) -> None:
@@ -336,7 +338,7 @@ class RunFolder:
                         return True  # a server that is away, and nobody's attempt: the next beat asks again
                     # Somebody spoilt it: this attempt has the lock, and writes it anew.
                     status = Status("running", task, attempt=number)
-                if status is None or status.attempt != number or self._is_gone(task):
+                if status is None or status.attempt != number or self._is_gone():
                     # Two processes must not write one run's files, nor one where the run's settings are not. This
                     # thread can end the training's only by a signal, and this is the one that the training listens to.
                     os.kill(os.getpid(), signal.SIGTERM)

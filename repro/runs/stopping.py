@@ -82,6 +82,8 @@ def exits_on_term() -> Iterator[None]:
 
 
 def _exit(number: int, _: FrameType | None) -> NoReturn:
+    if number == signal.SIGHUP:  # it comes twice, and the second one would cut short what tidies up
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

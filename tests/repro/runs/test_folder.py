@@ -196,6 +196,9 @@ def test_of_a_folder_that_was_moved_meanwhile_that_is_told_and_nothing_is_writte
 ) -> None:
     """It was a fault of salmask's own, with its traceback."""
 
+    folder.path.mkdir(parents=True)
+    folder.run_yaml.touch()
+
     def moved() -> None:
         with folder.attempt("pretrain"):
             folder.path.rename(tmp_path / "moved")
@@ -214,6 +217,8 @@ def test_who_writes_where_a_folder_was_moved_from_is_ended(
     monkeypatch.setattr("repro.runs.folder.BEAT_SECONDS", 0.05)
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    folder.path.mkdir(parents=True)
+    folder.run_yaml.touch()
     with folder.attempt("pretrain"):
         folder.path.rename(tmp_path / "moved")
         folder.set_status("running", step=5)

@@ -78,14 +78,23 @@ def test_term_leaves_a_block_through_what_tidies_up_and_is_as_it_was_afterwards(
             finally:
                 tidied.append(True)
 
+    def hung_up_twice() -> None:
+        with exits_on_term():
+            try:
+                signal.raise_signal(signal.SIGHUP)
+            finally:
+                signal.raise_signal(signal.SIGHUP)  # of the shell's end; it cuts nothing short
+                tidied.append(True)
+
     with pytest.raises(SystemExit) as ended:
         terminated()
     assert (ended.value.code, tidied) == (128 + signal.SIGTERM, [True])
     assert signal.getsignal(signal.SIGTERM) == before
     hung_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it
     try:
-        with pytest.raises(SystemExit), exits_on_term():
-            signal.raise_signal(signal.SIGHUP)
+        with pytest.raises(SystemExit):
+            hung_up_twice()
+        assert tidied == [True, True]
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         with exits_on_term():
