@@ -10,8 +10,10 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from repro.masking.patches import Mode, draw_patches, overlap, patch_counts, to_pixels
-from repro.runs.choices import Source
+from repro.masking.branches import SaliencyMasking
+from repro.masking.filters import high_pass
+from repro.masking.patches import Mode, as_many_at_random, draw_patches, overlap, patch_counts, to_pixels
+from repro.runs.choices import Source, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
 POSITIVE, HARD = Mode.positive(MaskingSettings()), Mode.hard(MaskingSettings())
@@ -99,8 +101,8 @@ def test_b5_caps_the_foreground_share_for_high_pass_only() -> None:
     assert patch_counts(foreground, ratio, HARD, released, capped=False)[0].tolist() == [27, 28, 34]
     assert patch_counts(foreground, ratio, HARD, PAPER, capped=True)[0].tolist() == [27, 28, 34]
     # From .56 on only: between .55 and it nothing is cut, which shows on a finer grid.
-    fine, ratio = maps([100, 100], grid=10), torch.tensor([0.556, 0.564])
-    assert patch_counts(fine, ratio, HARD, released, capped=True)[0].tolist() == [56, 55]
+    fine, ratio = maps([100, 100, 100], grid=10), torch.tensor([0.556, 0.56, 0.564])
+    assert patch_counts(fine, ratio, HARD, released, capped=True)[0].tolist() == [56, 55, 55]
     # What the cap takes from the foreground, a query's background gains, and there may be less of it: 46 - 27 of 3.
     counts = FidelitySettings(cap=Source.released, counts=Source.released)
     assert [n.item() for n in patch_counts(maps([46]), torch.tensor([0.95]), POSITIVE, counts, capped=True)] == [27, 3]
@@ -211,6 +213,32 @@ def test_a_patch_becomes_a_square_of_pixels() -> None:
     assert pixels[0, 0, 64:96, 160:192].all()
     assert pixels.sum() == 32 * 32
     assert to_pixels(patches, (56, 28)).sum() == 8 * 4
+
+
+@pytest.mark.parametrize("hard_negative", Source)
+def test_b4_the_released_noise_of_hard_negatives_is_shared_within_a_group_alone(hard_negative: Source) -> None:
+    """Two groups of three images have two tiles, whether each image has a hard negative or its group has one."""
+    settings = MaskingSettings(strategy=Strategy.high_pass, focal_probability=0.0, spatial_share=1.0)
+    fidelity = FidelitySettings(noise=Source.released, hard_negative=hard_negative)
+    key, foreground = torch.randn(6, 3, 56, 56, generator=Generator().manual_seed(0)), maps([32] * 6)
+    masking = SaliencyMasking(settings, fidelity, group_size=3)
+    views = masking(key, key, foreground, foreground, Generator().manual_seed(1))
+    assert views.hard_negative is not None
+    changed = views.hard_negative - high_pass(key)[:: views.hard_negative_serves] != 0
+    red, hidden = (pixels[:, 0].view(-1, 7, 8, 7, 8).transpose(2, 3) for pixels in (views.hard_negative, changed))
+    tiles = [image[masked.all(-1).all(-1)].flatten(1).unique(dim=0) for image, masked in zip(red, hidden, strict=True)]
+    assert [len(tile) for tile in tiles] == [1] * (6 if hard_negative is Source.paper else 2)
+    assert len(torch.cat(tiles).unique(dim=0)) == 2
+
+
+def test_chance_finds_as_many_cells_anywhere() -> None:
+    sizes = [0, 1, 30, 49] * 500
+    cells = maps(sizes)
+    drawn = as_many_at_random(cells, Generator().manual_seed(3))
+    assert drawn.shape == cells.shape
+    assert drawn.sum((1, 2)).tolist() == sizes
+    # 80 of four images' cells, and each as often as any other.
+    assert (drawn.float().mean(0) - 80 / (4 * 49)).abs().max() < 5 * (0.24 / len(sizes)) ** 0.5
 
 
 def test_overlap_by_hand() -> None:
