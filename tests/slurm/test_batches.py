@@ -69,6 +69,14 @@ def test_what_waits_for_nothing_is_an_array_or_a_single_job() -> None:
     assert first.resolved({})[0].indices == ()
 
 
+def test_a_part_of_an_array_keeps_each_jobs_own_parent() -> None:
+    part = PROBES.only({CHILDREN[0], CHILDREN[2]})
+    assert (part.keys, part.parents) == (CHILDREN[::2], PARENTS[::2])
+    (resolved,) = part.resolved(ids("7_0", "7_1", "7_2"))
+    assert resolved.indices == (0, 2)
+    assert (PROBES.only(CHILDREN), PROBES.only(()).keys) == (PROBES, ())
+
+
 def test_what_is_done_or_on_its_way_does_not_go_out(tmp_path: Path) -> None:
     graph = graph_for(tmp_path, seeds=3)
     done, on_way, *_ = [job for job in graph.jobs if job.task == "pretrain"]

@@ -15,6 +15,7 @@ from sweep_samples import queue_of
 from training_samples import TINY
 
 from baselines import resolve
+from slurm.monitoring.states import State
 from slurm.planning.sweep import Part, Sweep, expand
 from slurm.profiles.profile import Cluster, Resources
 from slurm.submission.batches import Batch
@@ -170,6 +171,9 @@ def test_there_are_as_many_lanes_as_end_soonest() -> None:
     # Three jobs each: in one lane the evaluations would come one task after the other, on three of seven places.
     placed = divided(8, 3, {"pretrain": 60.0, **dict.fromkeys(TASKS, 36000.0)})
     assert len({lane for lane, _ in placed.values()}) == 4
+    # However long three pretrainings take, a fourth place is of no use to them.
+    placed = divided(8, 3, {"pretrain": 36000.0, **dict.fromkeys(TASKS, 60.0)})
+    assert placed["pretrain"][1] == 3
     # Short evaluations behind long pretrainings: every other lane would take a place from these.
     placed = divided(4, 30, {"pretrain": 36000.0, **dict.fromkeys(TASKS, 60.0)})
     assert placed["pretrain"][1] == 3
@@ -255,7 +259,10 @@ def test_much_that_goes_out_later_is_not_left_to_the_few_places_that_are_free() 
 def test_what_waits_for_its_turn_in_a_lane_is_not_said_to_build_on_anything(sweep: SweepFolder) -> None:
     sweep.submitted(lane="a1")
     waiting = queue_of("PENDING", "Dependency", start=None)
-    assert sweep.row(waiting).note == "Dependency: the sweep runs so many at a time"
+    note = "Dependency: the sweep runs so many at a time"
+    assert (sweep.row(waiting).state, sweep.row(waiting).note) == (State.queued, note)
+    sweep.says("interrupted", age=60)  # put back in the queue
+    assert (sweep.row(waiting).state, sweep.row(waiting).note) == (State.preempted, note)
     sweep.submitted("linear", "813", lane="a1", after=("812",))
     child = queue_of("PENDING", "Dependency", job="813", start=None)
     assert sweep.row(child, "linear").note == "Dependency: waits for the job that it builds on"

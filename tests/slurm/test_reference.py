@@ -21,7 +21,7 @@ from slurm.jobs.calls import read_call, write_calls
 from slurm.jobs.node_bench import NodeBench
 from slurm.nodes.remote_bench import bench_on_node
 from slurm.planning.job_costs import Evidence, estimate, evaluation_kind
-from slurm.planning.reference import FILE, Reference, reference
+from slurm.planning.reference import FILE, Reference, ReferenceRate, reference
 from slurm.planning.sweep import Part, Sweep, expand
 from slurm.profiles.profile import Cluster, Resources
 
@@ -109,6 +109,22 @@ def test_what_the_machine_is_decides_between_recorded_runs(tmp_path: Path) -> No
     assert on_gpu[0].device.startswith("NVIDIA H100")
     assert on_gpu[1] == ", timed with 256 images a step"
     assert on_gpu[0].images_per_second > 10 * on_cpu[0].images_per_second
+
+
+def test_of_several_figures_those_of_the_machine_asked_for_come_first_then_those_of_the_very_settings() -> None:
+    larger, kind = (kind_of(resolve("mocov2", {"optimization.batch": batch})) for batch in (256, 128))
+    on_gpu, on_cpu = (ReferenceRate(rate, device, "a") for rate, device in ((700.0, "NVIDIA H100"), (9.0, "cpu")))
+    faster = ReferenceRate(900.0, "NVIDIA H100", "b")
+    key = ("linear", "imagenet100")
+    known = Reference(
+        [(larger, faster), (kind, on_cpu), (kind, on_gpu)], [], [(key, 9.0, "cpu", "a"), (key, 1.0, "NVIDIA H100", "b")]
+    )
+    assert [known.step(kind, on_gpu=gpu) for gpu in (True, False)] == [(on_gpu, ""), (on_cpu, "")]
+    assert known.step(larger, on_gpu=False) == (on_cpu, ", timed with 128 images a step")
+    assert [known.evaluation(key, on_gpu=gpu) for gpu in (True, False)] == [
+        (1.0, "NVIDIA H100", "b"),
+        (9.0, "cpu", "a"),
+    ]
 
 
 def test_what_was_measured_here_goes_before_it(tmp_path: Path) -> None:

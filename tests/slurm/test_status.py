@@ -88,6 +88,8 @@ def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: QueueS
         (queue_of("NODE_FAIL", end=-100), 110, "died", "Slurm says NODE_FAIL"),
         (queue_of("CANCELLED", "by 0", end=-2), 5, "cancelled", "by 0"),
         (queue_of("FAILED", end=-500), 5, "running", ""),  # by hand, after the job
+        (queue_of("FAILED", end=-20), 16, "died", "Slurm says FAILED"),  # its own last sign, where clocks differ
+        (queue_of("FAILED", end=-20), 14, "running", ""),
         (GONE, 5, "running", ""),
         (GONE, 119, "running", ""),
         (GONE, 121, "died", "no sign of life for 2 min"),
@@ -128,6 +130,11 @@ def test_who_runs_what_waits_in_the_queue_is_no_attempt_of_it(sweep: Sweep, job:
         # Handed over again: what is told is the new job's, not the old failure.
         ({"state": "failed", "error": "no root", "age": 4000}, queue_of("PENDING", **PENDING), "queued", ""),
         ({"state": "failed", "error": "no root", "age": 4000}, queue_of("RUNNING", start=-9), "starting", "on n3"),
+        # Of this attempt although a little older than its submission or start: clocks differ by as much as 5 s.
+        ({"state": "failed", "error": "no root", "age": 3604}, GONE, "failed", "no root"),
+        ({"state": "failed", "error": "no root", "age": 3606}, GONE, "died", "never said a word"),
+        ({"state": "failed", "error": "no root", "age": 13}, queue_of("RUNNING", start=-9), "failed", "no root"),
+        ({"state": "failed", "error": "no root", "age": 15}, queue_of("RUNNING", start=-9), "starting", "on n3"),
         ({"state": "interrupted"}, queue_of("PENDING", "BeginTime"), "preempted", "BeginTime: was put back"),
         ({"state": "interrupted"}, queue_of("COMPLETING"), "starting", "on n3"),
         ({"state": "interrupted"}, queue_of("PREEMPTED", end=-2), "interrupted", "Slurm says PREEMPTED"),
