@@ -174,6 +174,10 @@ def test_there_are_as_many_lanes_as_end_soonest() -> None:
     # However long three pretrainings take, a fourth place is of no use to them.
     placed = divided(8, 3, {"pretrain": 36000.0, **dict.fromkeys(TASKS, 60.0)})
     assert placed["pretrain"][1] == 3
+    # Six of each: on three places both tasks take 4000 s one after the other, and on two and one 3000 s and 6000 s.
+    placed = divided(4, 6, {"pretrain": 100.0, "linear": 1000.0, "knn": 1000.0})
+    assert placed["linear"] == placed["knn"] != placed["pretrain"]
+    assert [places for _, places in placed.values()] == [1, 3, 3]
     # Short evaluations behind long pretrainings: every other lane would take a place from these.
     placed = divided(4, 30, {"pretrain": 36000.0, **dict.fromkeys(TASKS, 60.0)})
     assert placed["pretrain"][1] == 3

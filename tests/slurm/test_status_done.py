@@ -1,14 +1,17 @@
 """Whether a task is done: all of the results that were asked for are there, whatever else is said."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from run_samples import RESULT
 from sweep_samples import GONE, RUN, SILENT, Sweep, queue_of
 from training_samples import tiny
 
+from repro.errors import UserError
 from repro.runs.detection import VOC
-from repro.runs.records import append
+from repro.runs.records import Result, append
 from slurm.jobs.orders import order_file, write_order
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import State
@@ -99,3 +102,22 @@ def test_a_task_of_no_named_data_set_is_not_done_by_rows_of_another_one(sweep: S
     for protocol in protocols:
         sweep.measured(task="knn", protocol=protocol, dataset=run.data.dataset)
     assert sweep.row(GONE, "knn").state is State.done
+
+
+def test_a_pretraining_is_done_whatever_the_results_beside_it_are_like(sweep: Sweep) -> None:
+    """They are read once, for what was measured: a file that is damaged has nothing trained anew."""
+    tasks = ("pretrain", "linear", "knn")
+    graph = make_graph(sweep.place, [Job(sweep.run, sweep.folder, task) for task in tasks], ())
+    sweep.folder.prepare(sweep.run)
+    sweep.folder.backbone.touch()
+    reads: list[Path] = []
+
+    def damaged(path: Path) -> Sequence[Result]:
+        raise UserError(f"{path} is damaged", mend="delete it")
+
+    def empty(path: Path) -> Sequence[Result]:
+        reads.append(path)
+        return []
+
+    assert graph.finished(damaged) == graph.finished(empty) == {(sweep.key, "pretrain")}
+    assert reads == [sweep.folder.results]

@@ -128,6 +128,13 @@ def test_a_captured_step_reads_orders_that_are_refreshed_in_place(monkeypatch: p
         assert torch.equal(captured, eager[step])
 
 
+def test_a_replayed_step_counts_as_one() -> None:
+    model = moco()
+    model(Views(images(0), images(1)))
+    model.before_replay()
+    assert model.get_extra_state() == {"steps": 2}
+
+
 def test_without_groups_there_is_nothing_to_shuffle() -> None:
     model = moco(bn_splits=1)
     seen = key_inputs(model)
