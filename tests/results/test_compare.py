@@ -20,7 +20,7 @@ from results.collection.runs import find_runs
 from results.comparison.commands import as_data
 from results.comparison.compare import compare, select
 from results.comparison.head_to_head import HeadToHead
-from results.statistics.paired import NO_NUMBERS, p_text
+from results.statistics.paired import NO_NUMBERS, interval_text, p_text
 
 OURS = "mocov2+ours-hp"
 
@@ -385,3 +385,7 @@ def test_a_p_value_is_never_rounded_to_nothing(p: float, text: str) -> None:
 )
 def test_a_p_value_is_not_rounded_to_the_level_that_it_missed(p: float, text: str) -> None:
     assert p_text(p) == text
+
+
+def test_an_interval_is_told_with_signs_and_none_as_a_dash() -> None:
+    assert (interval_text((-0.4, 2.0)), interval_text(None)) == ("-0.40 … +2.00", "–")
