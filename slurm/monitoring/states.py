@@ -132,8 +132,7 @@ def judge(
     # started the job by hand.
     if status is not None and (before(status, entry) or _before_its_start(status, job)) and not status.alive(now):
         status = None
-    is_hidden = just_completed(job, now) and (status is None or status.state == "done")
-    if live or is_hidden:
+    if live or (just_completed(job, now) and _is_of_its_end(status, job)):
         return _on_a_node(status, job, now)
     # From here on nobody who can be asked knows of a living process, and yet one may give signs of life: it was started
     # by hand. Signs from before the job's end are its own last ones and prove nothing.
@@ -322,6 +321,13 @@ def before(status: Status, entry: Submission | None) -> bool:
 def just_completed(job: QueuedJob | None, now: float) -> bool:
     """Returns whether a job ended well by Slurm's word, but so lately that its files may not show here yet."""
     return job is not None and job.state == "COMPLETED" and job.end is not None and now - job.end < HIDDEN_SECONDS
+
+
+def _is_of_its_end(status: Status | None, job: QueuedJob | None) -> bool:
+    """Returns whether a status, as it shows here, may be that of a job whose last words do not show yet."""
+    if status is None or status.state == "done":
+        return True
+    return status.state == "running" and _before_its_end(status, job)
 
 
 def _before_its_start(status: Status, job: QueuedJob | None) -> bool:

@@ -146,6 +146,9 @@ def test_who_runs_what_waits_in_the_queue_is_no_attempt_of_it(sweep: Sweep, job:
         ({"state": "interrupted"}, queue_of("CANCELLED", "by 0", end=-2), "cancelled", "by 0"),
         ({"state": "done"}, GONE, "failed", "it says that it is done, but its result is not there"),
         ({"state": "done"}, queue_of("COMPLETED", end=-80), "starting", "on n3, it ended well, its files do not show"),
+        ({"state": "running", "age": 81}, queue_of("COMPLETED", end=-80), "starting", "on n3, it ended well, its"),
+        ({"state": "running", "age": 99}, queue_of("COMPLETED", end=-99), "died", "Slurm says COMPLETED"),
+        ({"state": "running", "age": 9}, queue_of("COMPLETED", end=-80), "running", ""),  # somebody started it by hand
         ({"state": "done"}, queue_of("COMPLETED", end=-99), "failed", "it says that it is done, but its result is not"),
     ],
 )
