@@ -84,6 +84,9 @@ def _end_later(_: int, __: FrameType | None) -> None:
 def deaths_told() -> Iterator[None]:
     """Says in one line, with the likely cause, that a loader's process was killed or gave no batch within the block.
 
+    Enter it twice: torch tells of a death by an error at whatever line the main process is, and that may be the first
+    one of this block's end, from which only another such block can take it.
+
     Raises:
         UserError: In the place of the errors by which torch or the broken connection tell of it, which may come at any
             line of the main process.

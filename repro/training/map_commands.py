@@ -66,7 +66,7 @@ def data_saliency(
         # A training goes on with maps in memory alone; here they would be worked out, for hours, for nobody.
         check_place(path, mend=f"{CACHE_VARIABLE}=DIR before the command, a folder that this user may write to")
     device = initialise(run.machine.device)
-    with deaths_told():
+    with deaths_told(), deaths_told():
         maps = load_maps(source, images, device, workers=run.machine.workers)
     if exists(path):
         # Where the disk was full, or the file another user's, they were kept in memory, as the log has told.

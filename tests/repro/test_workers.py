@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ class Deadly(Dataset[torch.Tensor]):
 )
 def test_a_process_that_dies_or_hangs_is_one_line_with_its_cause(what: str, said: str) -> None:
     loader = DataLoader(Deadly(what), num_workers=1, timeout=2 if what == "sleep" else workers.timeout(1))
-    with pytest.raises(UserError, match=said), deaths_told():
+    with pytest.raises(UserError, match=said), deaths_told(), deaths_told():
         list(loader)
 
 
@@ -73,6 +75,20 @@ def test_a_death_that_is_told_while_the_broken_connection_is_looked_into(monkeyp
 
     monkeypatch.setattr(workers, "_is_of_a_connection", signalled)
     with pytest.raises(UserError, match=r"a decoding process was killed \(Killed\): perhaps for memory"), deaths_told():
+        raise EOFError
+
+
+def test_a_death_that_is_told_as_the_block_ends_is_taken_by_the_other_one() -> None:
+    """Seen once: the kernel told of the death at the first line of `__exit__`."""
+
+    @contextmanager
+    def signalled() -> Iterator[None]:
+        try:
+            yield
+        except EOFError:
+            raise RuntimeError("DataLoader worker (pid 15615) is killed by signal: Bus error. ") from None
+
+    with pytest.raises(UserError, match=r"a decoding process was killed \(Bus error\)"), deaths_told(), signalled():
         raise EOFError
 
 
