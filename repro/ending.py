@@ -15,7 +15,7 @@ import typer
 from repro.errors import UserError, interruption, one_line, trouble_of_machine, visible_in_line
 from repro.paths import OWN_PACKAGES, check_surroundings
 from repro.runs.stopping import STOP, exits_on_term, heard_everywhere
-from repro.terminal import say, settle_stderr
+from repro.terminal import drop, say, settle_stderr
 from repro.usage import UsageError, as_user_error, shows_help
 
 INTERRUPTED = 130
@@ -62,7 +62,7 @@ def _carry_out(
         # Both typer and rich turn a closed pipe into status 1, which means that something failed.
         if not isinstance(end.__context__, BrokenPipeError):
             raise
-        _drop_output()
+        drop(sys.__stdout__, sys.__stderr__)
         sys.exit(CLOSED_PIPE)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
@@ -133,14 +133,6 @@ def _kept_traceback(error: BaseException) -> str:
         say(text, err=True)
         return "the traceback above, for which no temporary file could be written"
     return f"{file.name}, its traceback"
-
-
-def _drop_output() -> None:
-    """Sends what is still to be written nowhere: else Python would complain of the closed pipe as it ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.__stdout__, sys.__stderr__):
-        if stream is not None:
-            os.dup2(nowhere, stream.fileno())
 
 
 def _end(line: str, status: int) -> NoReturn:

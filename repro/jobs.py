@@ -83,7 +83,7 @@ def _carry_out(
         folder.attempt(task, wait=wait) if rank() == 0 else nullcontext(),
         usage_recorded(folder.path, task, meter, rank(), world_size()),
         deaths_told(),
-        deaths_told(),
+        deaths_told(),  # of a death that comes as the inner one ends
     ):
         work = prepared or _prepare(run, folder, task, device, root, again=again)
         if work is not None:

@@ -47,6 +47,18 @@ class _Telling:
         return getattr(self._stream, name)
 
 
+def drop(*streams: IO[str] | None) -> None:
+    """Sends what is still to be written nowhere: else Python would complain as it ends that it cannot be.
+
+    Args:
+        streams: Of this process, such as `sys.__stdout__`; None: one that whoever called has closed.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+
+
 def settle_stderr() -> None:
     """Lets go of what could not be told on standard error, before the process ends.
 
@@ -57,7 +69,7 @@ def settle_stderr() -> None:
     try:
         sys.stderr.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        drop(sys.stderr)
 
 
 class Console(rich.console.Console):

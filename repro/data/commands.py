@@ -220,14 +220,12 @@ def export_scenes(
     Example: salmask data export-scenes --as voc --out data/scenes-voc --cutouts /usr/share/tuxpaint/stamps
     """
     from repro.data.annotations.scenes_export import write_coco, write_folders, write_voc
-    from repro.runs.stopping import exits_on_term
     from repro.scenes.dataset import Scenes
 
     objects = objects or (1 if layout == "folder" else 4)
     draw = partial(Scenes, classes=classes, size=size, seed=seed, objects=objects, cutouts=cutouts)
     write = {"voc": write_voc, "coco": write_coco, "folder": write_folders}[layout]
-    with exits_on_term():  # through what removes the unfinished folder
-        write(out, draw("train", count=train), draw("val", count=test), workers=workers)
+    write(out, draw("train", count=train), draw("val", count=test), workers=workers)
     say(f"{train} + {test} scenes of {classes} classes in {out}")
 
 

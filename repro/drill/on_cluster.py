@@ -27,7 +27,6 @@ from repro.drill.stories import Story
 from repro.errors import UserError, with_mend
 from repro.progress import doing
 from repro.runs.status import PRETRAIN
-from repro.runs.stopping import exits_on_term
 from repro.terminal import say
 from slurm.monitoring.queue import snapshot
 from slurm.planning.before_launch import check_folder
@@ -84,19 +83,18 @@ class ClusterDrill:
             raise UserError(queue.trouble, mend=queue.mend)
         check_folder(self.place, "another scratch in the profile")
         deadline = time.monotonic() + wait
-        with exits_on_term():
-            try:
-                for name, promise in self.promises.items():
-                    if name != PREEMPTED or self.by is not None:
-                        self.stories[name] = self._story(name, promise)
-                        self.stories[name].launch()
-                with doing(f"{len(self.stories)} jobs are on their way"):
-                    while len(self.over) < len(self.stories) and time.monotonic() < deadline:
-                        self._note()
-                        self._watch(min(time.monotonic() + ASK_SECONDS, deadline))
-                return list(self._rows())
-            finally:
-                self._clear()
+        try:
+            for name, promise in self.promises.items():
+                if name != PREEMPTED or self.by is not None:
+                    self.stories[name] = self._story(name, promise)
+                    self.stories[name].launch()
+            with doing(f"{len(self.stories)} jobs are on their way"):
+                while len(self.over) < len(self.stories) and time.monotonic() < deadline:
+                    self._note()
+                    self._watch(min(time.monotonic() + ASK_SECONDS, deadline))
+            return list(self._rows())
+        finally:
+            self._clear()
 
     def _story(self, name: str, promise: Promise) -> Story:
         resources = replace(in_one_process(self.cluster.resources_of(PRETRAIN)), time=MINUTES)

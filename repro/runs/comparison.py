@@ -140,6 +140,12 @@ def difference(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
     return {name: (setting.value, value) for name, setting, value in _different(first, second)}
 
 
+def difference_texts(first: Run, second: Run) -> list[str]:
+    """Returns the settings in which two runs differ, as `optimization.lr (0.3 and 0.015)`; see `difference`."""
+    different = difference(first, second).items()
+    return [f"{name} ({shown_value(value)} and {shown_value(its)})" for name, (value, its) in different]
+
+
 def at_work_in_first(first: Run, second: Run) -> dict[str, str]:
     """Returns the settings that play a part in the first of two runs alone, by their section, as text.
 

@@ -1,9 +1,9 @@
 """Being asked to stop: a signal is remembered, and a training ends between two steps with its checkpoint saved.
 
-Slurm asks with USR2 before a time limit or a preemption, or with TERM; a person with TERM, or HUP by closing the
-terminal, unless that is ignored, as by nohup. While a training runs, the
-first signal only leaves a note, which `repro.training.resume.SaveCheckpoint` reads; outside of one, at a second signal,
-or where no step ends within `GRACE_SECONDS`, the process ends as soon as Python runs, and its last checkpoint counts.
+Slurm asks with USR2 before a time limit or a preemption, or with TERM; a person with TERM, or with HUP by closing the
+terminal, unless that is ignored, as by nohup. While a training runs, the first signal only leaves a note, which
+`repro.training.resume.SaveCheckpoint` reads; outside of one, at a second signal, or where no step ends within
+`GRACE_SECONDS`, the process ends as soon as Python runs, and its last checkpoint counts.
 Python hears a signal between two of its own instructions: while it waits in a library's call, such as a collective
 whose other ranks are gone, it hears none, and the scheduler's kill ends it; nothing else watches it.
 """

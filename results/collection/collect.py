@@ -11,8 +11,8 @@ from repro.errors import UserError
 from repro.files import write_atomically
 from repro.presence import exists
 from repro.quantities import counted
-from repro.runs.comparison import difference
-from repro.runs.departures import scale_of_both, shown_value
+from repro.runs.comparison import difference_texts
+from repro.runs.departures import scale_of_both
 from repro.runs.detection import recorded_sizes
 from repro.runs.evaluation import is_accuracy
 from results.collection.reading import read_table
@@ -282,10 +282,7 @@ def _difference(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
     first_run, second_run = (RunRecord(Path(row["path"]).parent).run for row in (first, second))
     if first_run is None or second_run is None:
         return ", whose run.yaml is not there to tell the difference" if first["recipe"] != second["recipe"] else ""
-    settings = [
-        f"{name} ({shown_value(value)} and {shown_value(its)})"
-        for name, (value, its) in difference(first_run, second_run).items()
-    ]
+    settings = difference_texts(first_run, second_run)
     # A detector's training has a scale of its own, which is in no run's settings; the paper's has no text.
     apart = {name: [row[name] or "the paper's" for row in (first, second)] for name in _APART}
     settings = settings or [f"{name} ({one} and {other})" for name, (one, other) in apart.items() if one != other]

@@ -9,9 +9,7 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.presence import is_folder
-from repro.runs.comparison import at_work_in_first
-from repro.runs.comparison import difference as settings_difference
-from repro.runs.departures import shown_value
+from repro.runs.comparison import at_work_in_first, difference_texts
 from repro.runs.evaluation import NEXT_BEST, is_accuracy, refuse_no_accuracy
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
@@ -350,8 +348,7 @@ def _differing_settings(first: Side, second: Side) -> list[str]:
     one, other = (next(iter(side.runs.values())).run for side in (first, second))
     if one is None or other is None:
         return ["Settings are not compared: a run.yaml is missing or of another version."]
-    different = settings_difference(one, other)
-    listed = [f"{name} ({shown_value(value)} and {shown_value(its)})" for name, (value, its) in different.items()]
+    listed = difference_texts(one, other)
     notes = [f"They differ in {', '.join(listed)}."] if listed else []
     for side, sections in ((first, at_work_in_first(one, other)), (second, at_work_in_first(other, one))):
         if sections:
