@@ -124,8 +124,8 @@ def _words(change: str) -> str:
     return PARTS[change] + (f" over {CHANGES[change]}" if change in CHANGES else "")
 
 
-def parts_in_words(found: Sequence[MethodPart]) -> str:
-    """Returns what each part adds in the first column that tells, as the report's headline has it.
+def parts_in_words(found: Sequence[MethodPart]) -> tuple[str, ...]:
+    """Returns what each part adds in the first column that tells, a line each, as the report's headline has it.
 
     Args:
         found: What `parts` returns, or some of it.
@@ -135,7 +135,7 @@ def parts_in_words(found: Sequence[MethodPart]) -> str:
     for name in dict.fromkeys(part.part for part in of_first):
         rows = [_in_words(part) for part in of_first if part.part == name]
         words.append(f"{name}: {', '.join(rows)}")
-    return "; ".join(words)
+    return tuple(words)
 
 
 def _in_words(part: MethodPart) -> str:

@@ -29,14 +29,14 @@ class Headline:
         scale: On what data, in what size, with how many runs.
         outcome: The verdict on the first of the sentences, one of `results.claims.verdicts.OUTCOMES`.
         result: Its numbers, and how the other sentences and the tables came out.
-        by_part: What each part of the method adds in the same setting; empty where no two rows tell.
+        by_part: What each part of the method adds in the same setting, a line each; empty where no two rows tell.
     """
 
     asked: str
     scale: str
     outcome: str
     result: str
-    by_part: str = ""
+    by_part: tuple[str, ...] = ()
 
 
 def headline(

@@ -106,7 +106,7 @@ def build(
     families = judge_families(verdicts)
     of_method = parts(frame, task=task, metric=metric)
     pictures, left_out = _plots(runs, frame, task, metric)
-    tables = _tables(runs, frame)
+    tables, published_alone = _tables(runs, frame)
     galleries = embed(runs)
     entries_of_runs = entries(runs, frame, galleries)
     return page(
@@ -134,6 +134,7 @@ def build(
         outcomes=OUTCOMES,
         note=f"{method_note(verdicts)} {NOTE}",
         tables=tables,
+        published_alone=published_alone,
         anchors={entry.run.path_of_rows: entry.anchor for entry in entries_of_runs},
         first_picture=next((picture for picture in pictures if picture.name == FIRST_PLOT), None),
         pictures=[picture for picture in pictures if picture.name != FIRST_PLOT],
@@ -172,15 +173,24 @@ def _without_places(text: str, runs: Sequence[RunRecord]) -> str:
     return text
 
 
-def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[Table]:
-    """Returns each table of the paper, and behind it the same by every other task that was measured."""
-    tables = []
+def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> tuple[list[Table], list[Table]]:
+    """Returns the tables that hold a measured number, and those of the paper's numbers alone.
+
+    Of the former each of the paper's tables comes first, and behind it the same by every other task that was measured.
+    """
+    measured: list[Table] = []
+    published_alone: list[Table] = []
     for name in TABLES:
-        tables.append(whole_table(name, runs, frame))
+        table = whole_table(name, runs, frame)
+        (measured if _is_measured(table) else published_alone).append(table)
         for task in filter(None, [] if frame is None else measured_tasks(frame, name)):
             by_task = render(name, frame, runs=runs, only="measured", task=task, references=True)
-            tables.append(replace(by_task, name=f"{name}-{task}"))
-    return tables
+            measured.append(replace(by_task, name=f"{name}-{task}"))
+    return measured, published_alone
+
+
+def _is_measured(table: Table) -> bool:
+    return "n" in table.records and bool((table.records["n"] > 0).any())
 
 
 def whole_table(
@@ -200,7 +210,7 @@ def whole_table(
         paper = published(name)
         task, metric = asked_of(paper, task, metric)
         table = render(name, frame, runs=runs, rows="all", references=True, task=task, metric=metric)
-        if (table.records["n"] > 0).any():
+        if _is_measured(table):
             return table
         if measured_tasks(frame, name):
             lack = f"No {task or paper.task} evaluation of its rows yet."

@@ -56,7 +56,8 @@ def test_a_part_adds_the_row_with_it_minus_the_row_without() -> None:
     low, high = stats.t.interval(0.95, 2, difference.mean(), stats.sem(difference))
     assert parts_in_words(list(found.values())[:2]) == (
         f"masks and hard negative over filter alone: MoCo v2 + ours (high-pass) {difference.mean():+.2f} "
-        f"({low:+.2f} … {high:+.2f}); saliency over patches at random: MoCo v2 + ours (high-pass) +1.00"
+        f"({low:+.2f} … {high:+.2f})",
+        "saliency over patches at random: MoCo v2 + ours (high-pass) +1.00",
     )
 
 
@@ -87,7 +88,7 @@ def test_parts_are_of_one_column_and_of_runs_altered_alike(tmp_path: Path) -> No
     assert part.comparison.differences == (-2.0, 0.0)
     assert part.unlike == ("optimization.lr",)
     # Nor does the page's first paragraph pass the settings' difference off as the part's.
-    assert parts_in_words([part]).endswith(" … +11.71), where runs differ in optimization.lr too")
+    assert parts_in_words([part])[0].endswith(" … +11.71), where runs differ in optimization.lr too")
 
 
 def test_parts_of_two_splits_are_told_apart_and_those_of_one_name_none(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +116,7 @@ def test_nothing_is_said_where_no_two_rows_tell() -> None:
     assert parts(frame_of(*rows_of("mocov2+ours-hp", WITH))) == []
     no_seed_in_common = rows_of("mocov2+ours-hp-no-masks", (71.5,), seed=7)
     assert parts(frame_of(*rows_of("mocov2+ours-hp", WITH), *no_seed_in_common)) == []
-    assert parts_in_words([]) == ""
+    assert parts_in_words([]) == ()
 
 
 def test_the_page_says_by_which_part_its_verdict_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,10 +130,11 @@ def test_the_page_says_by_which_part_its_verdict_came_out(tmp_path: Path, monkey
     frame = collect_runs(runs)
     told = headline(judge_families(judge(frame)), frame, [], parts=parts(frame))
     assert told.outcome == "supported"
-    assert told.by_part.startswith("masks and hard negative over filter alone: MoCo v2 + ours (high-pass) -1.90 (")
+    (by_part,) = told.by_part
+    assert by_part.startswith("masks and hard negative over filter alone: MoCo v2 + ours (high-pass) -1.90 (")
     monkeypatch.setattr(page, "_plots", lambda *_: ([], []))
     text = page.build(runs, frame)
-    assert f"<dt>Parts add</dt><dd>{told.by_part}" in text
+    assert f"<dt>Parts add</dt><dd>{by_part}</dd>" in text
     assert re.search(r'<h3>Parts</h3>\s*<p class="quiet">What each part adds', text)
     assert "Parts</" not in page.build([], None)
 

@@ -113,6 +113,18 @@ def test_without_any_run_the_page_shows_the_paper() -> None:
     assert "No run folder was found." in text
 
 
+def test_tables_without_a_measured_number_are_folded_behind_the_others(page: Path) -> None:
+    """The paper's Table 1 stood above the one that was measured, wherever that was by another evaluation."""
+    text = page.read_text()
+    measured, _, rest = text.partition('<details class="section"><summary><h3>Published numbers')
+    alone, _, _ = rest.partition("</details>")
+    tables = re.compile(r'<table class="sortable" id="(\w+)"')
+    assert (tables.findall(measured), tables.findall(alone)) == (["table1", "table3"], ["table2"])
+    nothing = build([], None)
+    assert '<details class="section" open><summary><h3>Published numbers' in nothing
+    assert tables.findall(nothing) == ["table1", "table2", "table3"]
+
+
 def test_the_verdict_says_what_was_asked_at_what_scale_and_what_came_out(runs: list[RunRecord]) -> None:
     frame = collect_runs(runs)
     families = judge_families(judge(frame))
