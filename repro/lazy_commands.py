@@ -24,6 +24,8 @@ NARROW = 80
 """Columns of a terminal below which help is laid out without boxes, which would cut the names of options."""
 _PATH = re.compile(r"\b(DIR|FILE|PATH)\b")
 """What help calls the value of an option that takes a path."""
+_ONE_LINE_BREAK = re.compile(r"(?<!\n)\n(?!\n)")
+"""The end of a line within a paragraph."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class LazyGroup(TyperGroup):
         command.name = name
         for each in (command, *getattr(command, "commands", {}).values()):
             _fit_to_terminal(each)
+            # Typer joins the lines of the first paragraph alone: the others would break where the source does.
+            each.help = _ONE_LINE_BREAK.sub(" ", inspect.cleandoc(each.help or ""))
         return command
 
 

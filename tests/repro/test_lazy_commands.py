@@ -58,6 +58,17 @@ def test_the_lines_of_help_are_the_commands_own() -> None:
         assert entry.help == (own.help or "").partition("\n")[0], name
 
 
+def test_help_breaks_its_lines_where_the_terminal_ends() -> None:
+    """A paragraph behind the first broke where its source does, in the middle of a line."""
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, LazyGroup)
+    paragraphs = (group.load("drill").help or "").split("\n\n")
+    assert len(paragraphs) > 2
+    assert not any("\n" in paragraph for paragraph in paragraphs)
+    assert "those of the undisturbed run. Bad inputs" in paragraphs[1]
+    assert "\n" not in (group.load("data").commands["prepare"].help or "").split("\n\n")[1]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
