@@ -297,8 +297,13 @@ def _predictions(
     if metric not in IMAGEWISE:
         return {}, [f"{metric} is no measure of single images: the seeds alone are compared."]
     found: dict[int, Predictions] = {}
-    notes: list[str] = []
+    without = [seed for seed, row in of_seed.items() if not row["predictions"]]
+    seeds = f"seed{'s' if len(without) > 1 else ''} {', '.join(map(str, without))}"
+    why = "the task keeps none, or an older version measured it"
+    notes = [f"{method}, {seeds}, without predictions: {why}."] if without else []
     for seed, row in of_seed.items():
+        if seed in without:
+            continue
         said, note = _predictions_of_run(f"{method}, seed {seed}", row, metric)
         if said is None:
             notes.append(note)
@@ -309,8 +314,6 @@ def _predictions(
 
 def _predictions_of_run(whose: str, row: Mapping[Any, Any], metric: str) -> tuple[Predictions | None, str]:
     """Returns the predictions that a row names; None where they cannot be used, and then a sentence on why."""
-    if not row["predictions"]:
-        return None, f"{whose}, has no predictions: its task keeps none, or an older version measured it."
     named = FileReference(str(row["predictions"]), str(row["predictions_sha256"]))
     try:
         said = read(RunFolder(Path(row["path"]).parent), named)

@@ -142,10 +142,10 @@ def test_rows_of_older_versions_are_compared_by_seeds(tmp_path: Path) -> None:
             finished(tmp_path, method, seed, {("imagenet100", "top1"): base + seed / 5})
     (comparison,) = compared(tmp_path)
     assert comparison.verdict() == f"{OURS} is better"
-    assert any(
-        note.endswith("has no predictions: its task keeps none, or an older version measured it.")
-        for note in comparison.notes
-    )
+    why = "without predictions: the task keeps none, or an older version measured it."
+    assert [note for note in comparison.notes if "predictions" in note] == [
+        f"{method}, seeds 0, 1, 2, {why}" for method in (OURS, "mocov2")
+    ]
     for method, value in (("simclr", 50.0), ("simclr+ours-hp", 55.0)):
         for seed in range(2):
             finished(tmp_path, method, seed, {("imagenet100", "top1"): value})
