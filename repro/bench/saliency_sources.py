@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 from repro.augmentation.draws import COLUMNS
 from repro.augmentation.on_device import apply_on_device
 from repro.data.splits import Images
+from repro.distributed import initialise
 from repro.errors import UserError
 from repro.masking.patches import as_many_at_random, overlap
 from repro.runs.choices import MapOf
@@ -62,8 +63,11 @@ def agreement(run: Run, images: Images, *, views: int) -> list[Row]:
         the view without jitter, grey and blur; `gamma error` the mean difference of the foreground's share from the
         exact one's. First the exact maps of views that lack all or all but one of these, or that are flipped; then the
         maps of whole images, by the grid that they keep; then as many cells at random. With true objects: `mean IoU`.
+
+    Raises:
+        UserError: The run's device is not there.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = initialise(run.machine.device)
     exact = replace(run, localizer=replace(run.localizer.by("network"), map=MapOf.view))
     maker = build_view_maker(exact, device)
     maps = {side: _maps(run, images, side, device) for side in SIDES}
@@ -183,13 +187,13 @@ def sources(run: Run, images: Images, *, count: int) -> list[Row]:
         of `views`, see `repro.training.true_objects.measure_foregrounds`.
 
     Raises:
-        UserError: The images have no true masks.
+        UserError: The images have no true masks, or the run's device is not there.
     """
     masks = true_masks(run, images)
     if masks is None:
         what = f"data.dataset={run.data.dataset} has no true masks to grade sources by"
         raise UserError(what, mend="data.masks=DIR, with a mask of each image")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = initialise(run.machine.device)
     count = min(count, len(images))
     only = range(count) if count < len(images) else None  # maps of all are kept, those of some are not
     network = run.localizer.by("network")

@@ -106,3 +106,11 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     assert refused("bench", "saliency", "agreement", "--crop", "64", "data.crop=32") == (
         "--crop 64 and data.crop=32 contradict; mend: leave one of them out"
     )
+
+
+@pytest.mark.parametrize("table", ["agreement", "sources"])
+def test_the_device_is_the_one_that_the_settings_name(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert refused("bench", "saliency", table, *SMALL, "machine.device=cuda") == (
+        "machine.device=cuda, but torch sees no GPU; mend: machine.device=auto, or see `salmask doctor`"
+    )
