@@ -18,23 +18,24 @@ def info_nce(
 ) -> Tensor:
     """Computes InfoNCE against a queue of negatives and one weighted hard negative for each query.
 
-    `-log exp(s+/t) / (exp(s+/t) + sum_j exp(s_j/t) + exp(rho * s-/t))` with similarities s of unit vectors, temperature
-    t and weight rho (the authors' poster; released moco/builder.py:116-171). The positive stands in the denominator, as
-    in the code and in MoCo; the poster leaves it out.
+    `-log exp(s+/tau) / (exp(s+/tau) + sum_j exp(s_j/tau) + exp(rho * s-/tau))`, s being similarities of unit vectors:
+    s+ with the key, s_j with the queue's keys, s- with the hard negative (the authors' poster; released
+    moco/builder.py:116-171). The positive stands in the denominator, as in the code and in MoCo; the poster leaves it
+    out.
 
     Args:
         query: B×C, unit length.
         key: B×C, unit length, the positives; in MoCo without gradient, as are queue and hard negatives.
         queue: C×K, unit length, the negatives that all queries share.
         hard_negative: B×C, unit length, each query's own; none for plain MoCo.
-        temperature: T, positive.
-        hard_negative_weight: Rho, 0 or more; multiplies the hard negative's similarity within the exponent, so that a
-            rho of 2 is no second copy of the term, but half its temperature.
+        temperature: The formula's tau, positive.
+        hard_negative_weight: The formula's rho, 0 or more. It multiplies the hard negative's similarity within the
+            exponent, so that a rho of 2 is no second copy of the term, but half its temperature.
 
     Returns:
         The mean loss in nats, a scalar; log(K + 2) where all similarities are 0, log(K + 1) without a hard negative.
     """
-    with torch.autocast(query.device.type, enabled=False):  # similarities of half precision would be off by 1e-3 / t
+    with torch.autocast(query.device.type, enabled=False):  # similarities of half precision would be off by 1e-3 / tau
         query, key, queue = query.float(), key.float(), queue.float()
         positive = (query * key).sum(1) / temperature
         # The denominator's logarithm in two steps: joined to the other columns, the B×K similarities of the queue would
@@ -58,14 +59,14 @@ def nt_xent(
     """Computes NT-Xent, SimCLR's loss: each view against its partner, 2B - 2 other views and a weighted hard negative.
 
     Chen et al. 2020, equation 1 and algorithm 1. An anchor a with partner b and hard negative h adds
-    `exp(rho * a.h / t)` to its denominator, as a query does in `info_nce`.
+    `exp(rho * a.h / tau)` to its denominator, as a query does in `info_nce`.
 
     Args:
         query: B×C, unit length.
         key: B×C, unit length; key[i] is the other view of query[i]'s image.
         hard_negative: B×C, unit length, each image's own; none for plain SimCLR. Nobody else's negative.
-        temperature: T, positive.
-        hard_negative_weight: Rho, as in `info_nce`.
+        temperature: Tau, as in `info_nce`.
+        hard_negative_weight: Rho, likewise.
         anchor: Who meets the hard negative: queries alone, as in MoCo, or keys as well.
 
     Returns:

@@ -48,8 +48,8 @@ class MoCo(ContrastiveModel):
             dim: Number of dimensions of the embedding.
             width: Base planes of the ResNet.
             queue: Number of negatives K, a multiple of the global batch.
-            momentum: M of the key encoder.
-            temperature: T of `info_nce`.
+            momentum: Of the key encoder, see `MomentumEncoder`.
+            temperature: Tau of `info_nce`.
             hard_negative_weight: Rho of `info_nce`.
             bn_splits: Number of batch-norm groups on each device.
             seed: Of the permutations of ShuffleBN; the same on every rank.

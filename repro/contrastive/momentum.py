@@ -17,7 +17,7 @@ class MomentumEncoder(nn.Module):
         Args:
             encoder: The one to follow.
             network: Of the same architecture; takes over the encoder's parameters and buffers.
-            momentum: M, 0.999 in the paper.
+            momentum: The m of the equation, 0.999 in the paper.
         """
         super().__init__()
         network.load_state_dict(encoder.state_dict())

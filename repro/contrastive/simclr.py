@@ -40,7 +40,7 @@ class SimCLR(ContrastiveModel):
             arch: A torchvision ResNet.
             dim: Number of dimensions of the embedding.
             width: Base planes of the ResNet.
-            temperature: T of `nt_xent`.
+            temperature: Tau of `nt_xent`.
             hard_negative_weight: Rho of `nt_xent`.
             hard_negative_anchor: Whether the query alone is told from its hard negative, or the key as well.
             hard_negative_stopgrad: Whether to embed hard negatives without a gradient. By default they have one, as

@@ -54,10 +54,10 @@ def patch_counts(
     Returns:
         Two tensors B, whole numbers from 0 to the number of cells of the stratum.
     """
-    # Names: `size` is the number of foreground cells of each image, so that `size / cells` is gamma.
     cells = foreground.shape[-2] * foreground.shape[-1]
-    size = foreground.sum((-2, -1))
-    share = ratio * size / cells
+    front_cells = foreground.sum((-2, -1))
+    back_cells = cells - front_cells
+    share = ratio * front_cells / cells  # alpha * gamma
     if capped and fidelity.cap is Source.released:
         share = torch.where(share >= 0.56, 0.55, share)  # its two numbers: what lies between them passes
     front = torch.round(cells * share).long()  # halves to even, as Python's `round` in the released code
@@ -69,13 +69,13 @@ def patch_counts(
         back = (cells * ratio).floor().long() - front
         if fidelity.negative_count is Source.released:
             # It masks the slice [:back] of the shuffled background, which of -1 is all but one.
-            back = torch.where(back < 0, cells - size + back, back)
+            back = torch.where(back < 0, back_cells + back, back)
     else:
-        back = torch.round(cells * ratio * (1 - size / cells)).long()
+        back = torch.round(cells * ratio * (1 - front_cells / cells)).long()
     # Only released counts leave the range: below 0, and with the cap beyond what background there is.
-    back = back.clamp(min=0).minimum(cells - size)
+    back = back.clamp(min=0).minimum(back_cells)
     if fidelity.single_patch is Source.released:  # it skips a stratum of exactly one cell, whatever the count
-        front, back = front.where(size != 1, 0), back.where(cells - size != 1, 0)
+        front, back = front.where(front_cells != 1, 0), back.where(back_cells != 1, 0)
     return front, back
 
 
@@ -98,12 +98,16 @@ def draw_patches(foreground: Tensor, counts: tuple[Tensor, Tensor], channels: in
     # images, whose counts all differ, without a loop: keys lie in 0..1 in the foreground and in 1..2 in the background,
     # so that the foreground's cells come first, in random order, and then the background's.
     sorting_key = torch.rand(B, channels, h * w, device=foreground.device, generator=generator) + is_back
-    # The first argsort gives the cell at each rank, and the second one its inverse, the rank of each cell. In the
-    # background, the foreground's cells before it do not count.
-    rank = sorting_key.argsort(-1).argsort(-1)
-    size = (~is_back).sum(-1, keepdim=True)
-    masked = torch.where(is_back, rank - size < back, rank < front)
+    rank = ranks(sorting_key)
+    front_cells = (~is_back).sum(-1, keepdim=True)  # which come before the background's, and do not count there
+    masked = torch.where(is_back, rank - front_cells < back, rank < front)
     return masked.view(B, channels, h, w)
+
+
+def ranks(numbers: Tensor) -> Tensor:
+    """Returns the rank of each number along the last dimension, from 0 for the least, in the same shape."""
+    # The first argsort gives the number at each rank, and the second one its inverse, the rank of each number.
+    return numbers.argsort(-1).argsort(-1)
 
 
 def to_pixels(patches: Tensor, size: Sequence[int]) -> Tensor:

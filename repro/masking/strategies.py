@@ -227,8 +227,9 @@ def build_strategy(
     """
     match settings.strategy:
         case Strategy.high_pass:
-            ways = (settings.focal_probability, settings.spatial_share)
-            return HighPass(fidelity, *ways, group_size, settings.noise_area, library)
+            return HighPass(
+                fidelity, settings.focal_probability, settings.spatial_share, group_size, settings.noise_area, library
+            )
         case Strategy.strong_blur:
             return StrongBlur(fidelity, library)
         case Strategy.mean_fill:

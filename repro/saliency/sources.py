@@ -7,6 +7,7 @@ from torch import Generator
 
 from repro.data.splits import Images
 from repro.errors import UserError
+from repro.masking.patches import ranks
 from repro.randomness import Purpose, stream_seed
 from repro.runs.choices import MapOf, Source
 from repro.runs.run import Run
@@ -119,7 +120,6 @@ def _at_random(counted: Foregrounds, run: Run, device: torch.device, images: Ima
     # of it, for another purpose, and recorded runs have these cells, so that both keep the name.
     generator = Generator().manual_seed(stream_seed(run.seed, Purpose.localizer, 0))
     numbers = torch.rand(len(images), grid_of(run.data.crop) ** 2, generator=generator)
-    # The first argsort gives the cell at each rank, and the second one its inverse, the rank of each cell. A row for
-    # each image would not be needed, but as many rows as images are the fewest of which no two images of an epoch share
-    # one. Ranks are small numbers, and two bytes hold them.
-    return RandomCells(counted, numbers.argsort(-1).argsort(-1).to(device, torch.int16))
+    # A row for each image would not be needed, but as many rows as images are the fewest of which no two images of an
+    # epoch share one. Ranks are small numbers, and two bytes hold them.
+    return RandomCells(counted, ranks(numbers).to(device, torch.int16))

@@ -13,6 +13,7 @@ from torch import Tensor
 from training_samples import CPU, OURS, fixed_batch, refused, salmask, tiny, words
 
 from repro.errors import UserError
+from repro.masking.patches import ranks
 from repro.runs.run import Run
 from repro.runs.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
 from repro.saliency.foregrounds import ByMask, ByView, RandomCells
@@ -130,7 +131,7 @@ def test_random_cells_are_as_many_and_anywhere_and_others_each_time() -> None:
     maps = torch.zeros(count, CELLS, CELLS)
     maps[:, :4, :8] = 1.0  # two cells of sixteen, always the same
     numbers = torch.rand(count, 16, generator=torch.Generator().manual_seed(0))
-    random = RandomCells(ByMask(maps, 4), numbers.argsort(-1).argsort(-1))
+    random = RandomCells(ByMask(maps, 4), ranks(numbers))
     draws = {
         (epoch, name): random(maps, whole_images(count, epoch), name) for epoch in (0, 1) for name in ("query", "key")
     }
@@ -152,7 +153,7 @@ def test_random_cells_are_others_each_time_whatever_the_number_of_images(rows: i
     numbers = torch.rand(rows, 16, generator=torch.Generator().manual_seed(0))
     maps = torch.zeros(rows, 4, 4)
     maps[:, 0, :2] = 1
-    random = RandomCells(ByMask(maps, 4), numbers.argsort(-1).argsort(-1))
+    random = RandomCells(ByMask(maps, 4), ranks(numbers))
     kinds = [random(maps[:64], whole_images(64, epoch), name) for epoch in range(3) for name in ("query", "key")]
     assert not any(torch.equal(one, other) for i, one in enumerate(kinds) for other in kinds[:i])
 
