@@ -14,6 +14,8 @@ from repro.randomness import Purpose
 
 Words = NDArray[np.uint32]
 RawNumbers = NDArray[np.uint64]
+Wide = tuple[RawNumbers, RawNumbers]
+"""Numbers of 128 bits, as their upper and lower 64."""
 
 _BLOCK = 32
 """Raw numbers of each stream that are computed at a time."""
@@ -22,7 +24,9 @@ _POOL = 4
 _MULTIPLIER = 2549297995355413924 << 64 | 4865540595714422341
 """Of PCG64's state, a linear congruential generator of 128 bits."""
 _LOW_HALF = np.uint64(0xFFFFFFFF)
+"""Of a raw number's bits."""
 _HALF = np.uint64(32)
+"""Bits of half a raw number."""
 
 
 class BatchedStreams:
@@ -42,7 +46,7 @@ class BatchedStreams:
         words = [*_words(seed), *_words(purpose), *(name.astype(np.uint32) for name in names)]
         first, second, third, fourth = _seed_state(words)
         # PCG64's initialisation: one step from (state + increment).
-        self._increment = _shift_left(third, fourth)
+        self._increment = _odd(third, fourth)
         self._state = _step(_add((first, second), self._increment), self._increment)
         self._rows = np.arange(len(first))
         self._raw: RawNumbers = np.empty((len(first), 0), np.uint64)
@@ -105,10 +109,6 @@ class BatchedStreams:
         self._raw = np.concatenate([self._raw, numbers], 1)
 
 
-Halves = tuple[RawNumbers, RawNumbers]
-"""Numbers of 128 bits as their upper and lower 64."""
-
-
 def _words(number: int) -> list[Words]:
     """Returns a number as 32-bit words, the lowest first, as SeedSequence splits it: without leading zeros."""
     words = [number >> shift & 0xFFFFFFFF for shift in range(0, max(1, number.bit_length()), 32)]
@@ -154,17 +154,17 @@ def _seed_state(words: list[Words]) -> list[RawNumbers]:
     return [low | high << _HALF for low, high in zip(halves[::2], halves[1::2], strict=True)]
 
 
-def _shift_left(high: RawNumbers, low: RawNumbers) -> Halves:
-    """Returns 2n + 1."""
+def _odd(high: RawNumbers, low: RawNumbers) -> Wide:
+    """Returns 2n + 1, of which kind PCG's increment must be."""
     return high << np.uint64(1) | low >> np.uint64(63), low << np.uint64(1) | np.uint64(1)
 
 
-def _add(one: Halves, other: Halves) -> Halves:
+def _add(one: Wide, other: Wide) -> Wide:
     low = one[1] + other[1]
     return one[0] + other[0] + (low < one[1]), low
 
 
-def _multiply(one: Halves, other: Halves) -> Halves:
+def _multiply(one: Wide, other: Wide) -> Wide:
     """Returns the product modulo 2**128."""
     (one_high, one_low), (other_high, other_low) = one, other
     a, b = one_low >> _HALF, one_low & _LOW_HALF
@@ -177,20 +177,20 @@ def _multiply(one: Halves, other: Halves) -> Halves:
     return carried + one_high * other_low + one_low * other_high, one_low * other_low
 
 
-def _step(state: Halves, increment: Halves) -> Halves:
-    return _add(_multiply(state, _halves([_MULTIPLIER])), increment)
+def _step(state: Wide, increment: Wide) -> Wide:
+    return _add(_multiply(state, _wide([_MULTIPLIER])), increment)
 
 
-def _column(numbers: Halves) -> Halves:
+def _column(numbers: Wide) -> Wide:
     return numbers[0][:, None], numbers[1][:, None]
 
 
-def _halves(numbers: list[int]) -> Halves:
+def _wide(numbers: list[int]) -> Wide:
     high, low = (np.array([number >> shift & 2**64 - 1 for number in numbers], np.uint64) for shift in (64, 0))
     return high, low
 
 
 # The state after n steps is power[n] * state + sum[n] * increment, so that a block needs no loop over its numbers.
 _powers = [pow(_MULTIPLIER, number, 2**128) for number in range(_BLOCK + 1)]
-_POWERS = _halves(_powers[1:])
-_SUMS = _halves([sum(_powers[:number]) % 2**128 for number in range(1, _BLOCK + 1)])
+_POWERS = _wide(_powers[1:])
+_SUMS = _wide([sum(_powers[:number]) % 2**128 for number in range(1, _BLOCK + 1)])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from repro.backbones.resnet import build_resnet
-from repro.bench.timing import timed_in_turn
+from repro.bench.timing import best_device, timed_in_turn
 from repro.contrastive.batch_norm import SplitBatchNorm, split_batch_norm
 
 GROUPS = 4
@@ -58,7 +58,7 @@ def _step(
     layout: torch.memory_format, norm: type[SplitBatchNorm] | None, batch: int, size: int
 ) -> Callable[[], object]:
     """Returns a function that runs a network with this batch norm forward and backward, on the GPU if there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     network = build_resnet("resnet18", 128)
     if norm is not None:
         split_batch_norm(network, GROUPS)

@@ -69,8 +69,8 @@ def build(
 
     Args:
         rows: The methods that can be measured, which this room does not know; called when a command needs them.
-        measure_on_node: Times rows on a node of a cluster, which this room does not know either.
         subjects: Of `bench scale`, which rooms above have made; called when the command runs.
+        measure_on_node: Times rows on a node of a cluster, which this room does not know either.
     """
     app = typer.Typer(
         cls=CommandGroup,
@@ -176,7 +176,7 @@ def bench_saliency(
             others = "`agreement`" if given[0] == "--photos" else "`agreement`, `sources`"
             raise UserError(f"'{given[0]}' changes nothing in `maps`", mend=f"leave it out, or {others}")
         grid_of(size)  # refuses a size that patches do not tile before any scene is drawn
-        report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts), size))
+        report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts)))
         return
     if photos is not None and table == "sources":
         mend = "data.dataset=folder machine.data_root=DIR data.masks=DIR in its place"

@@ -20,7 +20,7 @@ from repro.augmentation.reference import apply_reference
 from repro.bench.input_rival import Rival, difference
 from repro.bench.photographs import find_photographs, write_photographs
 from repro.bench.resident_input import ResidentViews
-from repro.bench.timing import Seconds, one_thread, seconds_in_turn
+from repro.bench.timing import Seconds, best_device, one_thread, seconds_in_turn
 from repro.data.folders import FileImages
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.jpeg import Pixels, libjpeg_turbo
@@ -62,7 +62,7 @@ def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, 
         else:
             images, described = find_photographs(photographs, count), f"JPEGs of {photographs}"
         caches = {side: cached(images, side, Path(folder)) for side in (CACHED_SIDE, OWN_SIDE)}
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = best_device()
         rivals = [
             *decoders(images),
             *ViewMakers(images, caches, size).rivals(),
@@ -252,7 +252,7 @@ def augmenters(size: int, count: int, device: torch.device) -> list[Rival]:
 
 
 def usual_pipeline(size: int) -> Callable[[Image.Image], object]:
-    """Returns MoCo v2's augmentation as its authors wrote it (moco, main_moco.py:247-259 and moco/loader.py)."""
+    """Returns MoCo v2's augmentation as its authors wrote it (facebookresearch/moco, main_moco.py `--aug-plus`)."""
 
     def blur(image: Image.Image) -> Image.Image:
         return image.filter(ImageFilter.GaussianBlur(radius=float(np.random.default_rng().uniform(0.1, 2.0))))

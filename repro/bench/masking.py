@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from repro.bench.timing import one_thread, seconds_in_turn
+from repro.bench.timing import best_device, one_thread, seconds_in_turn
 from repro.distributed import device_name
 from repro.masking.branches import SaliencyMasking
 from repro.masking.filters import high_pass
@@ -28,17 +28,15 @@ def masking(batch: int, size: int) -> list[dict[str, Any]]:
     floor.
 
     Args:
-        batch: images.
+        batch: Number of images.
         size: Pixels a side, a multiple of 7.
 
     Returns:
         For each way the milliseconds by the wall's clock and on the processor, how many times as long the loop takes,
         and what was masked on which device.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    query, key = torch.randn(2, batch, 3, size, size, device=device)
-    # Near the foreground's share in scenes, the `gamma` of `salmask bench saliency`.
-    query_foreground, key_foreground = torch.rand(2, batch, GRID, GRID, device=device) < 0.65
+    device = best_device()
+    query, key, query_foreground, key_foreground = noise_to_mask(batch, size, device)
     settings = MaskingSettings(strategy=Strategy.high_pass)
     generator = Generator(device).manual_seed(0)
 
@@ -80,6 +78,14 @@ def masking(batch: int, size: int) -> list[dict[str, Any]]:
         }
         for way, taken in seconds.items()
     ]
+
+
+def noise_to_mask(batch: int, size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns a query and a key of noise, B×3×S×S, and the foregrounds of both, B×g×g, boolean."""
+    query, key = torch.randn(2, batch, 3, size, size, device=device)
+    # Near the foreground's share in scenes, the `gamma` of `salmask bench saliency`.
+    query_foreground, key_foreground = torch.rand(2, batch, GRID, GRID, device=device) < 0.65
+    return query, key, query_foreground, key_foreground
 
 
 def high_pass_of_one(image: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class ResidentViews:
         """Moves the images there.
 
         Args:
-            images: decoded.
+            images: The photographs, decoded.
             size: Side of the views in pixels.
             device: Where they are to lie.
         """

@@ -17,12 +17,11 @@ CHUNK = 50
 """Views that pass through the localizer at a time, so that memory does not grow with the number of scenes."""
 
 
-def saliency(scenes: Scenes, size: int) -> list[dict[str, Any]]:
+def saliency(scenes: Scenes) -> list[dict[str, Any]]:
     """Measures how well the foreground covers the main object, on whole scenes without augmentation.
 
     Args:
-        scenes: An opened `Scenes`; its pictures are size×size.
-        size: Pixels a side.
+        scenes: With S pixels a side.
 
     Returns:
         A row a map: mean intersection over union with the object's mask, precision and recall over pixels, and the
@@ -42,7 +41,7 @@ def saliency(scenes: Scenes, size: int) -> list[dict[str, Any]]:
         "released (rows sorted)": foreground(activations, row_sorted=True),
         "as many cells at random": as_many_at_random(paper, Generator().manual_seed(0)),
     }
-    if size < MIN_GRID * STRIDE:  # the localizer enlarges such views
+    if views.shape[-1] < MIN_GRID * STRIDE:  # the localizer enlarges such views
         shallow = torch.cat([_activations_before_last(localizer, chunk) for chunk in views.split(CHUNK)])
         maps["paper, stride-16 stage"] = foreground(shallow)
     return [{"foreground": name, **overlap(cells, masks)} for name, cells in maps.items()]

@@ -114,16 +114,16 @@ def _rounded(seconds: float) -> float:
 @contextmanager
 def images_to_mask(batch: int) -> Iterator[Work]:
     """Makes a batch of 224 px with its foregrounds; the work masks a query and its hard negative with high-pass."""
-    import torch
+    from torch import Generator
 
-    from repro.bench.masking import GRID
+    from repro.bench.masking import noise_to_mask
+    from repro.bench.timing import best_device
     from repro.masking.branches import SaliencyMasking
     from repro.runs.choices import Strategy
     from repro.runs.sections import FidelitySettings, MaskingSettings
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    query, key = torch.randn(2, batch, 3, 224, 224, device=device)
-    foregrounds = torch.rand(2, batch, GRID, GRID, device=device) < 0.65
+    device = best_device()
+    noise = noise_to_mask(batch, 224, device)
     mask = SaliencyMasking(MaskingSettings(strategy=Strategy.high_pass), FidelitySettings(), group_size=batch)
-    generator = torch.Generator(device).manual_seed(0)
-    yield lambda: mask(query, key, foregrounds[0], foregrounds[1], generator)
+    generator = Generator(device).manual_seed(0)
+    yield lambda: mask(*noise, generator)

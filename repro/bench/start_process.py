@@ -57,8 +57,7 @@ def _import(build: str, clock: StageClock) -> "Build":
 
 def _prepare(folder: RunFolder, build_learner: "Build", clock: StageClock) -> "Training":
     """Opens a run's data and builds what is trained."""
-    import torch
-
+    from repro.bench.timing import wait_for_device
     from repro.distributed import initialise
     from repro.training.pretraining import build_training, open_data, plan_batches
 
@@ -67,8 +66,7 @@ def _prepare(folder: RunFolder, build_learner: "Build", clock: StageClock) -> "T
     images = open_data(run, "train")
     batches = plan_batches(run, images, device)
     learner = build_learner(run, images, device)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    wait_for_device()
     clock.end("open data, build networks and localizer")
     return build_training(run, folder, learner, batches, device)
 

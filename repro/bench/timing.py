@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from repro.distributed import computes_on_gpu
+
 ROUNDS = 7
 """Rounds that count; odd, so that the median is one of them."""
 
@@ -64,6 +66,11 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def best_device() -> torch.device:
+    """Returns the GPU, if there is one, else the CPU: for what has no run whose settings name a device."""
+    return torch.device("cuda" if computes_on_gpu("auto") else "cpu")
 
 
 def wait_for_device() -> None:

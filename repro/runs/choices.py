@@ -14,7 +14,7 @@ class Strategy(StrEnum):
 
 
 FILTER_TAPS = {Strategy.high_pass: 11, Strategy.strong_blur: 31}
-"""Length in pixels of the Gaussian that a strategy filters with (released moco/loader.py:15-16)."""
+"""Length in pixels of the Gaussian that a strategy filters with (released moco/loader.py:15, 17)."""
 
 
 LEAST_CACHED, LONGEST_CACHED = 32, 2**16 - 1

@@ -136,7 +136,7 @@ def _mottled(rng: np.random.Generator, x: Floats, y: Floats, unit: float) -> Flo
     height, width = x.shape
     cells = int(rng.integers(5, 8))
     field = value_noise(rng, (height, width), cells=cells, octaves=3)
-    return _harden(field - np.median(field), 2 * unit / cells * 2)
+    return _harden(field - np.median(field), 4 * unit / cells)
 
 
 def _harden(field: NDArray[np.floating], pixels: float) -> Floats:
