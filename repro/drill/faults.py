@@ -119,6 +119,20 @@ class TinyRun:
                 return f"{words[0]} ended with {ended.code}: {ended.last_line}"
         return self.difference(out, of_metrics=not may_refuse)
 
+    def judge(self, row: Row, out: Path, ended: Ended, codes: Sequence[int], where: str) -> None:
+        """Counts a struck command in its row: how it ended, and whether it goes on; then removes its folder.
+
+        Args:
+            row: Of the fault.
+            out: Folder of the run.
+            ended: How the command ended.
+            codes: The exit statuses with which it may end.
+            where: It was struck.
+        """
+        fault = ended.fault or ("" if ended.code in codes else f"it ended with {ended.code}: {ended.last_line}")
+        row.note(fault or self.goes_on(out), where)
+        shutil.rmtree(out, ignore_errors=True)
+
     def difference(self, out: Path, *, of_metrics: bool = True) -> str:
         """Returns in what a finished run differs from the undisturbed one; empty where it does not."""
         import torch
@@ -165,9 +179,7 @@ def killed(training: TinyRun, points: int) -> Row:
     row = Row("killed", f"SIGKILL before one of the {training.events} file events of a pretraining")
     for event in spread(training.events, points):
         out, ended = _killed_before(training, event)
-        fault = ended.fault or ("" if ended.code == -signal.SIGKILL else f"it ended with {ended.code}")
-        row.note(fault or training.goes_on(out), f"event {event}")
-        shutil.rmtree(out, ignore_errors=True)
+        training.judge(row, out, ended, [-signal.SIGKILL], f"event {event}")
     return row
 
 
@@ -198,8 +210,8 @@ def killed_in_evaluation(training: TinyRun, points: int) -> Row:
     for event in spread(events, points):
         out = training.copy(source)
         ended = run(training.main, training.evaluate(out), out, Strike(event))
-        row.note(ended.fault or training.goes_on(out), f"event {event}")
-        shutil.rmtree(out, ignore_errors=True)
+        # Where it has fewer events than the whole one had, it ends as if nobody had killed it.
+        training.judge(row, out, ended, [-signal.SIGKILL, 0], f"event {event}")
     return row
 
 
@@ -212,9 +224,7 @@ def signalled(training: TinyRun, points: int) -> Row:
         out = training.new()
         ended = run(training.main, training.pretrain(out), out, Strike(event, SIGNALS[name]))
         # Where the last step was made already, it ends as if nobody had asked.
-        fault = ended.fault or ("" if ended.code in (0, 128 + SIGNALS[name]) else f"{ended.code}: {ended.last_line}")
-        row.note(fault or training.goes_on(out), f"{name} at event {event}")
-        shutil.rmtree(out, ignore_errors=True)
+        training.judge(row, out, ended, [128 + SIGNALS[name], 0], f"{name} at event {event}")
     return row
 
 
@@ -232,9 +242,7 @@ def interrupted_in_a_write(training: TinyRun, points: int) -> Row:
         out = training.new()
         ended = run(training.main, training.pretrain(out), out, Strike(event, signal.SIGINT, delay))
         # Where all was written before, it ends as if nobody had asked.
-        fault = ended.fault or ("" if ended.code in (0, 128 + signal.SIGINT) else f"{ended.code}: {ended.last_line}")
-        row.note(fault or training.goes_on(out), f"event {event}, {1000 * delay:.1f} ms")
-        shutil.rmtree(out, ignore_errors=True)
+        training.judge(row, out, ended, [128 + signal.SIGINT, 0], f"event {event}, {1000 * delay:.1f} ms")
     return row
 
 
