@@ -17,8 +17,13 @@ from results.collection.collect import refuse_mixed
 from results.statistics.paired import LEVEL, Comparison, Spread, holm, paired, pooled_spread
 from slurm.planning.sweep import load
 
+Questions = Mapping[str, Sequence[tuple[str, str]]]
+"""What is asked -> pairs of methods, first − second, which are corrected together; in the order of registration."""
+Values = Mapping[str, Mapping[int, float]]
+"""Method -> seed -> top-1 in percent."""
+
 HP = "mocov2+ours-hp"
-QUESTIONS: "Questions" = {
+QUESTIONS: Questions = {
     "1": [
         (f"{framework}+ours-{strategy}", framework)
         for framework in ("mocov2", "simclr")
@@ -49,12 +54,12 @@ def _filter_and_whole(framework: str) -> list[tuple[str, str]]:
     return [(f"{whole}-no-masks", framework), (whole, framework), (whole, f"{whole}-no-masks")]
 
 
-CLIP_ART: "Questions" = {
+CLIP_ART: Questions = {
     "MoCo v2 on clip art": _filter_and_whole("mocov2"),
     "SimCLR on clip art": _filter_and_whole("simclr"),
 }
 """Those of clip art."""
-PHOTOGRAPHS: "Questions" = {
+PHOTOGRAPHS: Questions = {
     "MoCo v2 on photographs": [*_filter_and_whole("mocov2"), ("mocov2+ours-mean", "mocov2")],
     "SimCLR on photographs": _filter_and_whole("simclr"),
     "SimCLR on photographs, no filter": [(f"simclr+ours-{fill}", "simclr") for fill in ("blur", "mean")],
@@ -67,10 +72,6 @@ ONE_REGIME = "give folders of one regime alone"
 """The mend where runs cannot be compared."""
 PAPERS = "the paper's"
 """How an empty scale is spelt."""
-Questions = Mapping[str, Sequence[tuple[str, str]]]
-"""What is asked -> pairs of methods, first − second, which are corrected together; in the order of registration."""
-Values = Mapping[str, Mapping[int, float]]
-"""Method -> seed -> top-1 in percent."""
 
 
 @dataclass(frozen=True)
