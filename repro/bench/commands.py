@@ -157,9 +157,9 @@ def bench_saliency(
 
     Example: salmask bench saliency sources data.dataset=folder machine.data_root=pictures data.masks=masks
     """
+    from repro.bench.photographs import find_photographs
     from repro.bench.saliency import saliency
     from repro.bench.saliency_sources import agreement, sources
-    from repro.data.folders import FileImages, image_files
     from repro.saliency.localizer import grid_of
     from repro.scenes.dataset import Scenes
     from repro.training.pretraining import open_data
@@ -175,7 +175,7 @@ def bench_saliency(
         if given:
             others = "`agreement`" if given[0] == "--photos" else "`agreement`, `sources`"
             raise UserError(f"'{given[0]}' changes nothing in `maps`", mend=f"leave it out, or {others}")
-        grid_of(size)  # refuses a size that patches do not tile before any scene is drawn
+        grid_of(size, "--size")  # refuses a size that patches do not tile before any scene is drawn
         report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts)))
         return
     if photos is not None and table == "sources":
@@ -194,12 +194,9 @@ def bench_saliency(
     run = pinned(build_run([of_scenes, command_settings(settings)]))
     if crop not in (None, run.data.crop):
         raise UserError(f"--crop {crop} and data.crop={run.data.crop} contradict", mend="leave one of them out")
-    grid_of(run.data.crop)
+    grid_of(run.data.crop, "data.crop" if crop is None else "--crop")
     if photos is not None:
-        files = image_files(photos)
-        if not files:
-            raise UserError(f"{photos} holds no images", mend="name a folder of photographs")
-        report(as_json, agreement(run, FileImages(photos, files, [0] * len(files), ("all",)), views=count))
+        report(as_json, agreement(run, find_photographs(photos), views=count))
         return
     if cutouts is not None and not run.data.drawn:
         raise UserError(f"--cutouts makes scenes, and data.dataset={run.data.dataset} has none", mend="leave it out")

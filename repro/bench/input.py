@@ -60,7 +60,7 @@ def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, 
         if photographs is None:
             images, described = write_photographs(Path(folder) / "photographs", count)
         else:
-            images, described = find_photographs(photographs, count), f"JPEGs of {photographs}"
+            images, described = find_photographs(photographs, count, jpegs=True), f"JPEGs of {photographs}"
         caches = {side: cached(images, side, Path(folder)) for side in (CACHED_SIDE, OWN_SIDE)}
         device = best_device()
         rivals = [

@@ -1,4 +1,4 @@
-"""The photographs of the input benchmark: a person's own JPEGs, or some that are at hand everywhere."""
+"""The photographs of benchmarks: a person's own, or some that are at hand everywhere."""
 
 from pathlib import Path
 
@@ -6,12 +6,14 @@ from PIL import Image
 
 from repro.data.errors import PathError
 from repro.data.folders import FileImages, image_files
+from repro.presence import is_folder
 from repro.randomness import Purpose, stream
 from repro.scenes.dataset import Scenes
 
 SIZE = (500, 375)
 """Width and height in pixels of the built-in photographs, those of most of ImageNet's."""
 QUALITY = 92
+_MEND = "name a folder of photographs"
 
 
 def write_photographs(folder: Path, count: int) -> tuple[FileImages, str]:
@@ -45,13 +47,20 @@ def write_photographs(folder: Path, count: int) -> tuple[FileImages, str]:
     return FileImages(folder, files, [0] * count, ["photograph"]), f"{described}, {SIZE[0]}×{SIZE[1]}, q {QUALITY}"
 
 
-def find_photographs(folder: Path, count: int) -> FileImages:
-    """Returns the first JPEGs in a folder and below.
+def find_photographs(folder: Path, count: int | None = None, *, jpegs: bool = False) -> FileImages:
+    """Returns the images in a folder and below.
+
+    Args:
+        folder: Of files in any format that is read; others are passed over.
+        count: How many at most; None: all.
+        jpegs: Whether JPEGs alone count.
 
     Raises:
-        UserError: It cannot be read, or holds none.
+        UserError: There is no such folder, it cannot be read, or it holds none.
     """
-    files = [file for file in image_files(folder) if file.lower().endswith((".jpg", ".jpeg"))][:count]
+    if not is_folder(folder):
+        raise PathError(folder, "no such folder", mend=_MEND)
+    files = [file for file in image_files(folder) if not jpegs or file.lower().endswith((".jpg", ".jpeg"))][:count]
     if not files:
-        raise PathError(folder, "there is no JPEG", mend="name a folder of photographs")
-    return FileImages(folder, files, [0] * len(files), ["photograph"])
+        raise PathError(folder, f"there is no {'JPEG' if jpegs else 'image'}", mend=_MEND)
+    return FileImages(folder, files, [0] * len(files), ["all"])

@@ -56,7 +56,7 @@ class Localizer(nn.Module):
         Raises:
             UserError: The activations of a side×side view have another shape, or the network takes no such view.
         """
-        cells = grid_of(side)
+        cells = grid_of(side, setting)
         try:
             shape = self(torch.zeros(1, 3, side, side, device=self.scale.device)).shape
         except AssertionError as error:  # so do timm's networks that are built for one size
@@ -88,8 +88,12 @@ class Localizer(nn.Module):
         return self.network((views * self.scale + self.shift).contiguous(memory_format=torch.channels_last))
 
 
-def grid_of(crop: int) -> int:
+def grid_of(crop: int, setting: str = "data.crop") -> int:
     """Returns the number of cells a side of the activations of a crop×crop view; a patch is one cell.
+
+    Args:
+        crop: In pixels.
+        setting: Where the crop comes from, for the error.
 
     Raises:
         UserError: The crop is no multiple of the grid, so that patches would not tile it.
@@ -102,6 +106,6 @@ def grid_of(crop: int) -> int:
             STRIDE * round(crop / STRIDE) if crop > MIN_GRID * STRIDE else cells * max(1, round(crop / cells))
         )
         raise UserError(
-            f"data.crop={crop} is not divisible by the {cells}×{cells} grid", mend=f"data.crop={nearest_crop}"
+            f"{setting}={crop} is not divisible by the {cells}×{cells} grid", mend=f"{setting}={nearest_crop}"
         )
     return cells

@@ -80,3 +80,6 @@ def test_photographs_may_be_given(tmp_path: Path) -> None:
     assert refused("bench", "input", "--photographs", str(tmp_path / "none")) == (
         f"{tmp_path / 'none'}: there is no JPEG; mend: name a folder of photographs"
     )
+    assert refused("bench", "input", "--photographs", str(tmp_path / "missing")) == (
+        f"{tmp_path / 'missing'}: no such folder; mend: name a folder of photographs"
+    )

@@ -89,14 +89,20 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         "data.masks=DIR in its place"
     )
     assert refused("bench", "saliency", "agreement", "--photos", str(tmp_path)) == (
-        f"{tmp_path} holds no images; mend: name a folder of photographs"
+        f"{tmp_path}: there is no image; mend: name a folder of photographs"
+    )
+    assert refused("bench", "saliency", "agreement", "--photos", str(tmp_path / "none")) == (
+        f"{tmp_path / 'none'}: no such folder; mend: name a folder of photographs"
     )
     assert refused("bench", "saliency", "sources", "--cutouts", str(tmp_path), "data.dataset=folder") == (
         "--cutouts makes scenes, and data.dataset=folder has none; mend: leave it out"
     )
-    assert refused("bench", "saliency", "agreement", "--crop", "70") == (
-        "data.crop=70 is not divisible by the 4×4 grid; mend: data.crop=72"
-    )
+    for words, name in (
+        (["agreement", "--crop", "70"], "--crop"),
+        (["sources", "data.crop=70"], "data.crop"),
+        (["maps", "--size", "70"], "--size"),
+    ):
+        assert refused("bench", "saliency", *words) == (f"{name}=70 is not divisible by the 4×4 grid; mend: {name}=72")
     assert refused("bench", "saliency", "--photos", str(tmp_path)) == (
         "'--photos' changes nothing in `maps`; mend: leave it out, or `agreement`"
     )
