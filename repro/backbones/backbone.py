@@ -18,8 +18,8 @@ from repro.runs.schemas import BACKBONE
 
 BACKBONE_FORMAT = 1
 """Version of the layout of `backbone.pth`."""
-_GIVE = BACKBONE.mend
-_GIVE_OR_ADOPT = f"{_GIVE}; of others' weights salmask eval --checkpoint FILE makes one"
+_MEND = BACKBONE.mend
+_MEND_OR_ADOPT = f"{_MEND}; of others' weights salmask eval --checkpoint FILE makes one"
 
 
 @dataclass(frozen=True)
@@ -103,21 +103,21 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     """
     content = read_checkpoint(path)
     if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
-        raise UserError(f"{path} is no salmask backbone", mend=_GIVE_OR_ADOPT)
+        raise UserError(f"{path} is no salmask backbone", mend=_MEND_OR_ADOPT)
     BACKBONE.verify(content, path)
     if arch and content["arch"] != arch:
         raise UserError(f"{path} holds a {content['arch']}, not a {arch}", mend=f"encoder.arch={content['arch']}")
     for name, tensor in content["state_dict"].items():
         if not isinstance(name, str):
-            raise UserError(f"{path}: a name of its weights is {type(name).__name__}, not a text", mend=_GIVE)
+            raise UserError(f"{path}: a name of its weights is {type(name).__name__}, not a text", mend=_MEND)
         if not isinstance(tensor, Tensor):
-            raise UserError(f"{path}: '{name}' of its weights is {type(tensor).__name__}, not a tensor", mend=_GIVE)
+            raise UserError(f"{path}: '{name}' of its weights is {type(tensor).__name__}, not a tensor", mend=_MEND)
     # `load_state_dict` takes whole numbers for weights, and drops the imaginary part of complex ones.
     require_floats(content["state_dict"], path)
     width, stem = content.get("width", BASE_WIDTH), content["state_dict"].get("conv1.weight")
     if stem is not None and stem.shape[:1] != (width,):  # before a network of whatever width is built
         misfit = f"size mismatch for conv1.weight, {[*stem.shape]} at width {width}"
-        raise UserError(f"{path} does not fit a {content['arch']}: {misfit}", mend=_GIVE)
+        raise UserError(f"{path} does not fit a {content['arch']}: {misfit}", mend=_MEND)
     return backbone_from(
         content["state_dict"],
         path,
@@ -149,7 +149,7 @@ def backbone_from(
         network.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"{path} does not fit a {arch}: {str(error).splitlines()[1].strip()[:200]}", mend=_GIVE
+            f"{path} does not fit a {arch}: {str(error).splitlines()[1].strip()[:200]}", mend=_MEND
         ) from error
     require_sound(network.state_dict(), path)
     return Backbone(network, arch, input_filter, features, run_id, width)
@@ -185,7 +185,7 @@ def _headless(arch: str, width: int, path: Path) -> tuple[nn.Module, int]:
         The network, and the number of its features. `path` is for errors.
     """
     if arch not in RESNETS:
-        raise UserError(f"{path} holds a '{arch}', which is no ResNet of torchvision's", mend=_GIVE)
+        raise UserError(f"{path} holds a '{arch}', which is no ResNet of torchvision's", mend=_MEND)
     network = planned_resnet(arch, width)
     head = network.fc
     assert isinstance(head, nn.Linear)

@@ -60,7 +60,7 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
 
         On a cluster: salmask doctor --cluster mycluster --sweep table1 --root /data/imagenet
         """
-        needs = _needs(data, root, lambda: needs_of_sweep(sweep, data=data, root=root) if sweep else None)
+        needs = needs_of_sweep(sweep, data=data, root=root) if sweep else _needs_of_data(data, root)
         for option, given in (("--nodes", nodes), ("--wait", wait)):
             if given and not cluster:
                 raise UserError(f"{option} is of a cluster, and none is named", mend="--cluster NAME too")
@@ -86,14 +86,12 @@ def _of_this_machine(needs: Needs | None) -> list[Diagnosis]:
     return check_packages_first(examined)
 
 
-def _needs(data: str, root: str, of_sweep: Callable[[], Needs | None]) -> Needs | None:
-    """Returns what must be there: of a sweep, or the data set that is named; None: nothing in particular.
+def _needs_of_data(data: str, root: str) -> Needs | None:
+    """Returns that the data set that is named must be there; None where none is: nothing in particular.
 
     Raises:
         UserError: A root, and nothing says of which data set.
     """
-    if (needs := of_sweep()) is not None:
-        return needs
     if root and not data:
         raise UserError("--root is of a data set, and none is named", mend="--data NAME or --sweep NAME too")
     return Needs(((data, absolute(root)),)) if data else None
