@@ -77,12 +77,12 @@ def copy_runs(runs: Sequence[Path], target: Path) -> None:
         copy = target / method / run.name
         copy.mkdir(parents=True)
         for path in (path for pattern in KEPT for path in run.glob(pattern)):
-            (copy / path.name).write_text(without_machine(text_of(path)))
+            (copy / path.name).write_text(without_machine(text_of(path)), encoding="utf-8")
         if (run / "predictions").is_dir():
             shutil.copytree(run / "predictions", copy / "predictions")
         for metrics in run.glob("probes/*/metrics.jsonl"):
             (copy / "probes" / metrics.parent.name).mkdir(parents=True)
-            (copy / metrics.relative_to(run)).write_text(text_of(metrics))
+            (copy / metrics.relative_to(run)).write_text(text_of(metrics), encoding="utf-8")
         keep_log(run, copy)
         if method not in methods_with_gallery:
             methods_with_gallery.add(method)
@@ -96,7 +96,7 @@ def text_of(path: Path) -> str:
         UserError: It is damaged.
     """
     with reading(path, DAMAGED):
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
 
 
 def without_machine(text: str) -> str:
@@ -109,9 +109,9 @@ def keep_log(run: Path, copy: Path) -> None:
     """Copies the last lines of a run folder's last log, if it has one."""
     logs = sorted((run / "logs").rglob("*.log"))
     for log in logs[-1:]:
-        lines = without_machine(log.read_text(errors="replace")).splitlines()[-LOG_LINES:]
+        lines = without_machine(log.read_text(encoding="utf-8", errors="replace")).splitlines()[-LOG_LINES:]
         (copy / "logs").mkdir()
-        (copy / "logs" / log.name).write_text("\n".join(lines) + "\n")
+        (copy / "logs" / log.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def keep_gallery(run: Path, copy: Path) -> None:

@@ -1,6 +1,7 @@
 """The worked example: recorded runs of `make demo`, from which everything is made again without training."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -103,9 +104,9 @@ def test_an_unknown_plot_is_refused_before_anything_is_said() -> None:
     assert "unknown plot 'fores'; mend: did you mean 'forest'" in refused.err
 
 
-def record(*words: Path) -> subprocess.CompletedProcess[str]:
+def record(*words: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, EXAMPLE.parent / "record.py", *words]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | variables)
 
 
 def test_the_recorder_keeps_what_the_results_are_made_of(tmp_path: Path) -> None:
@@ -121,6 +122,19 @@ def test_the_recorder_keeps_what_the_results_are_made_of(tmp_path: Path) -> None
     assert (tmp_path / "again" / "mocov2" / run.name / "health.json").read_text() == "[]"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "runs"]
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["mocov2", "mocov2+ours-hp"]
+
+
+def test_the_recorder_reads_and_writes_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    run = shutil.copytree(next((EXAMPLE / "mocov2").iterdir()), tmp_path / "runs" / "mocov2" / "s0")
+    for path in (run / "health.json", run / "probes" / "linear" / "metrics.jsonl", run / "logs" / "z.log"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("3×3\n", encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = record(tmp_path / "runs", tmp_path / "kept", **ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    copy = tmp_path / "kept" / "mocov2" / "s0"
+    for name in ("health.json", "probes/linear/metrics.jsonl", "logs/z.log"):
+        assert (copy / name).read_text(encoding="utf-8") == "3×3\n", name
 
 
 def test_the_recorder_checks_before_it_removes(tmp_path: Path) -> None:
