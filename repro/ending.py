@@ -1,6 +1,5 @@
 """How the process of a command ends: its status, and its last line."""
 
-import io
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ import typer
 from repro.errors import UserError, interruption, one_line, trouble_of_machine, visible_in_line
 from repro.paths import OWN_PACKAGES, check_surroundings
 from repro.runs.stopping import STOP, exits_on_term, heard_everywhere
-from repro.terminal import drop, say, settle_stderr
+from repro.terminal import drop, say, settle_stderr, substitute_letters
 from repro.usage import UsageError, as_user_error, shows_help
 
 INTERRUPTED = 130
@@ -92,11 +91,7 @@ def _prepare_output() -> None:
     """Lets everything be shown and drawn, whatever the terminal or a notebook asks for."""
     # No window is opened. matplotlib cannot be imported where this names what it does not know.
     os.environ["MPLBACKEND"] = "agg"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal in Latin-1 has no dash and no arrow, and none has a name that is no UTF-8: what it cannot show
-            # is substituted. Files are written as UTF-8 all the same.
-            stream.reconfigure(errors="replace")
+    substitute_letters()
     for name in ("COLUMNS", "LINES"):
         # A terminal without a size, as a serial one, has zeros: rich would print nothing, neither table nor help.
         if set(os.environ.get(name, "")) == {"0"}:

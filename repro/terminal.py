@@ -4,6 +4,7 @@ Names of folders, classes and methods, errors and lines of logs may hold what mo
 into the shell. Whoever prints goes through here, which a test sees to.
 """
 
+import io
 import json
 import os
 import sys
@@ -111,6 +112,17 @@ def is_first_process() -> bool:
     """
     # In a batch script, which is one process, Slurm has its number too.
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def substitute_letters() -> None:
+    """Lets standard output and error show something else for what their encoding lacks, in place of an error.
+
+    A terminal in Latin-1 has no dash and no arrow, and none has a name that is no UTF-8. Files are written as UTF-8 all
+    the same.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from repro.errors import UserError, one_line
+from repro.terminal import substitute_letters
 
 
 def print_tables(description: str, tables: Callable[[Sequence[Path]], Iterable[str]]) -> int:
@@ -15,6 +16,7 @@ def print_tables(description: str, tables: Callable[[Sequence[Path]], Iterable[s
         description: What the script does, in a line.
         tables: Makes Markdown of folders of runs.
     """
+    substitute_letters()
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="runs, or a folder above them")
     try:

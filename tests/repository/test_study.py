@@ -1,5 +1,6 @@
 """The study's decisions follow from its runs by the tests that its page registered."""
 
+import io
 import re
 import runpy
 import shutil
@@ -16,6 +17,7 @@ from scipy import stats
 
 from baselines import resolve
 from examples.study.collapse import Ending, endings, guess_of
+from examples.study.command import print_tables
 from examples.study.decide import CLIP_ART, PARTS, QUESTIONS, decide, holm_levels, top1
 from examples.study.decide import STUDY as STUDY_SWEEP
 from examples.study.decide_dose import ENDS, SWEEPS, ends, panel_of, slopes, sources
@@ -279,6 +281,15 @@ def test_what_the_scripts_cannot_use_is_told_in_a_line(
         out, err = capsys.readouterr()
         assert (done.value.code, out) == (2, "")
         assert line in err.splitlines()[-1]
+
+
+def test_a_table_is_printed_where_letters_are_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    monkeypatch.setattr(sys, "argv", ["tables", "folder"])
+    assert print_tables("Prints.", lambda _: ["20.4 ± 0.3"]) == 0
+    sys.stdout.flush()
+    assert printed.getvalue() == b"20.4 ? 0.3\n"
 
 
 def test_the_recorded_runs_are_those_that_the_sweep_plans() -> None:
