@@ -124,10 +124,9 @@ def _end_in_slurm(ids: Sequence[str], unseen: Iterable[Submission]) -> str:
 def _end(process: int) -> bool:
     """Asks a local job to end, all of its ranks, which are of one group; returns whether this user may."""
     try:
-        if os.getpgid(process) == process:
-            os.killpg(process, signal.SIGTERM)
-        else:
-            os.kill(process, signal.SIGTERM)
+        send = os.killpg if os.getpgid(process) == process else os.kill
+        send(process, signal.SIGTERM)
+        send(process, signal.SIGCONT)  # one that is suspended hears the other only then
     except ProcessLookupError:  # it has ended meanwhile
         return True
     except PermissionError:  # of a colleague, in a folder that a group shares

@@ -186,7 +186,7 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
 
 
 def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSnapshot, now: float) -> bool:
-    """Returns whether a job gives signs of life, whoever started it: a launcher, one on another machine, or a person.
+    """Returns whether a job has a process, whoever started it: a launcher, one on another machine, or a person.
 
     Args:
         sweep: The sweep's folder.
@@ -199,7 +199,7 @@ def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSna
     status, _ = status_of(RunFolder(sweep / folder), task)
     if sent is not None and (status is None or before(status, sent)) and _has_just_begun_elsewhere(sent, queue, now):
         return True
-    return status is not None and judge(sweep, key, status, sent, queue, now)[0] is State.running
+    return status is not None and judge(sweep, key, status, sent, queue, now)[0] in {State.running, State.silent}
 
 
 def _has_just_begun_elsewhere(sent: Submission, queue: QueueSnapshot, now: float) -> bool:

@@ -148,9 +148,14 @@ def test_what_was_cancelled_stays_so_when_slurm_has_forgotten_it(slurm: FakeSlur
     assert json.loads(salmask("status", "table1", "--json").out)["counts"] == {"preempted": 1, "cancelled": 2}
 
 
-def test_cancelling_a_local_job_asks_its_process_to_stop(sweep: Sweep, runs: Path, slurm: FakeSlurm) -> None:
+@pytest.mark.parametrize("suspended", [False, True])
+def test_cancelling_a_local_job_asks_its_process_to_stop(
+    sweep: Sweep, runs: Path, slurm: FakeSlurm, *, suspended: bool
+) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "mine"])
     try:
+        if suspended:
+            process.send_signal(signal.SIGSTOP)
         sweep.submitted(job=str(process.pid), executor="local", submission="mine", host=HERE)
         # Of another machine: one that was started anew, one that is done, one that may run.
         sweep.submitted("linear", job="4710", executor="local", submission="before", host=ELSEWHERE)

@@ -1,18 +1,15 @@
 """What has become of a job: told by its folder, the ledger and the queue."""
 
 import json
-import os
-import subprocess
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from json_rows import write_rows
 from presence_samples import close
-from sweep_samples import ELSEWHERE, GONE, HERE, NOW, RUN, SILENT, Sweep, queue_of
+from sweep_samples import ELSEWHERE, GONE, NOW, RUN, SILENT, Sweep, queue_of
 from training_samples import tiny
 
-from repro.runs.lock import STALE_SECONDS
 from slurm.monitoring.queue import QueuedJob, QueueSnapshot
 from slurm.monitoring.states import State, never_starts
 from slurm.monitoring.status import ids_to_ask, jobs_of, pace, rows
@@ -159,17 +156,6 @@ def test_what_a_job_said_at_its_end_is_told(
     sweep.says(**status)
     row = sweep.row(queue)
     assert (row.state, row.note[: len(note)]) == (state, note)
-
-
-def test_a_process_that_is_gone_from_this_machine_is_dead_at_once(sweep: Sweep) -> None:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    sweep.says("running", age=1, host=HERE, pid=process.pid)
-    assert sweep.row(GONE, entry=False).state is State.died
-    sweep.says("running", age=1, host=HERE, pid=os.getpid())
-    assert sweep.row(GONE, entry=False).state is State.running
-    sweep.says("running", age=STALE_SECONDS + 1, host=HERE, pid=os.getpid())
-    assert sweep.row(GONE, entry=False).state is State.died
 
 
 def test_a_run_that_no_launcher_knows_is_told_by_its_folder(sweep: Sweep) -> None:

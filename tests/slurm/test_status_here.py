@@ -1,0 +1,37 @@
+"""What has become of a job whose process is, or was, one of this machine."""
+
+import os
+import subprocess
+
+from sweep_samples import GONE, HERE, NOW, Sweep
+
+from repro.runs.lock import STALE_SECONDS
+from slurm.monitoring.states import State
+from slurm.monitoring.status import is_under_way
+
+
+def test_a_process_that_is_gone_from_this_machine_is_dead_at_once(sweep: Sweep) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    sweep.says("running", age=1, host=HERE, pid=process.pid)
+    assert sweep.row(GONE, entry=False).state is State.died
+    sweep.says("running", age=1, host=HERE, pid=os.getpid())
+    assert sweep.row(GONE, entry=False).state is State.running
+
+
+def test_a_process_that_is_here_and_shows_no_life_has_not_died(sweep: Sweep) -> None:
+    """Suspended, it goes on one day; it was told as died, and handed over again."""
+    sweep.says("running", age=STALE_SECONDS + 5, host=HERE, pid=os.getpid())
+    row = sweep.row(GONE, entry=False)
+    what = f"no sign of life for 2 min from process {os.getpid()}, which is here still"
+    mend = f"kill -CONT {os.getpid()} if it was suspended; else kill it, then salmask retry"
+    assert (row.state, row.note) == (State.silent, f"{what}; mend: {mend}")
+    assert is_under_way(sweep.place, (sweep.key, "pretrain"), None, GONE, NOW)
+    # Its number has been given to another process since.
+    sweep.says("running", age=NOW - 1, host=HERE, pid=os.getpid())
+    assert sweep.row(GONE, entry=False).state is State.died
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    sweep.says("running", age=STALE_SECONDS + 5, host=HERE, pid=zombie.pid)
+    assert sweep.row(GONE, entry=False).state is State.died
+    zombie.wait()
