@@ -265,7 +265,7 @@ COMMANDS = {
         panel=JOBS,
     ),
     "clean": LazyCommand(
-        "Remove what nobody needs any more: checkpoints of what is done, files of old submissions, unused code, locks.",
+        "Remove what nobody needs any more: checkpoints of what is done, files of old submissions, unused code.",
         _jobs,
         panel=JOBS,
     ),

@@ -40,9 +40,10 @@ class Leftover:
 def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
     """Returns everything in a sweep's folder that no job will miss.
 
-    Checkpoints and features of runs all of whose tasks are done; their locks; logs and calls of jobs that are done or
-    were handed over again; code that no job runs; what a killed process had half written. Nothing of a job that runs or
-    waits, or of which that cannot be known.
+    Checkpoints and features of runs all of whose tasks are done; logs and calls of jobs that are done or were handed
+    over again; code that no job runs; what a killed process had half written. Nothing of a job that runs or waits, or
+    of which that cannot be known. Locks stay: a person may have begun with a run since it was looked at, and beside a
+    lock whose file is gone another process has one, too.
 
     Args:
         ledger: Of the sweep.
@@ -112,14 +113,12 @@ def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) ->
     run_folder = RunFolder(sweep / folder)
     if run_folder.pretrained and run_folder.checkpoints.is_dir():
         yield _leftover(run_folder.checkpoints, "checkpoints of a finished pretraining")
-    # A sweep of pretrainings alone may be evaluated by hand later: its features and locks are left.
+    # A sweep of pretrainings alone may be evaluated by hand later: its features are left.
     if all(finished(sweep, *job) for job in jobs) and any(task != PRETRAIN for _, task, _ in jobs):
         for path in sorted(run_folder.path.glob("*/*/checkpoints/")):
             yield _leftover(path, "checkpoints of finished tasks")
         if (run_folder.path / FEATURES).is_dir():
             yield _leftover(run_folder.path / FEATURES, "features, computed again where they are needed")
-        for path in sorted(run_folder.path.glob(".lock*")):
-            yield _leftover(path, "locks of a finished run")
     yield from _torn(run_folder.path.rglob(".*"), now)
 
 

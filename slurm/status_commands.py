@@ -219,7 +219,7 @@ def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
 
 
 def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Remove what nobody needs any more: checkpoints of what is done, files of old submissions, unused code, locks.
+    """Remove what nobody needs any more: checkpoints of what is done, files of old submissions, unused code.
 
     Results, backbones, metrics, pictures and settings stay. Look with --dry-run first.
 

@@ -8,9 +8,10 @@ import pytest
 from sweep_samples import GONE, NOW, SILENT, FakeSlurm, Sweep, queue_of
 from training_samples import files_below, refused, salmask
 
+from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from slurm import clean
-from slurm.clean import leftovers
+from slurm.clean import leftovers, remove
 from slurm.jobs.orders import ordered_tables, write_report_order
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.retry import graph_of
@@ -42,7 +43,8 @@ def make_leftovers(sweep: Sweep) -> None:
 
 
 KEPT = {"run.yaml", "status.json", "status-linear.json", "backbone.pth", "results.jsonl", "metrics.jsonl"} | {
-    "probes/x-linear/metrics.jsonl"
+    "probes/x-linear/metrics.jsonl",
+    ".lock",
 }
 
 
@@ -50,12 +52,12 @@ def test_cleaning_takes_what_nobody_needs_and_no_result(slurm: FakeSlurm, sweep:
     make_leftovers(sweep)
     before = files_below(sweep.place)
     rehearsal = salmask("clean", "table1", "--dry-run")
-    assert rehearsal.out.splitlines()[-1].startswith("would remove 8 things, ")
+    assert rehearsal.out.splitlines()[-1].startswith("would remove 7 things, ")
     assert files_below(sweep.place) == before
     report = json.loads(salmask("clean", "table1", "--json").out)
     assert (report["removed"], sum(item["bytes"] for item in report["found"])) == (
         True,
-        3 * 1000 + 1000 + 4 + 1 + 2 * 35,
+        3 * 1000 + 4 + 1 + 2 * 35,
     )
     assert files_below(sweep.folder.path) == KEPT
     assert files_below(sweep.place / "code") == {"abc123.diff"}
@@ -66,9 +68,9 @@ def test_cleaning_takes_what_nobody_needs_and_no_result(slurm: FakeSlurm, sweep:
 @pytest.mark.parametrize(
     ("queue", "expected"),
     [
-        (queue_of("RUNNING", job="813"), {"checkpoints", "probes", "features", ".lock", "code", "logs-813"}),
-        (SILENT, {"checkpoints", "probes", "features", ".lock", "code", "logs-812", "logs-813"}),
-        (GONE, {"probes", "features", ".lock", "logs-813"}),  # it can go on from its checkpoints
+        (queue_of("RUNNING", job="813"), {"checkpoints", "probes", "features", "code", "logs-813"}),
+        (SILENT, {"checkpoints", "probes", "features", "code", "logs-812", "logs-813"}),
+        (GONE, {"probes", "features", "logs-813"}),  # it can go on from its checkpoints
     ],
 )
 def test_cleaning_leaves_alone_what_a_job_may_still_use(
@@ -82,12 +84,25 @@ def test_cleaning_leaves_alone_what_a_job_may_still_use(
         "checkpoints": f"{sweep.key}/checkpoints",
         "probes": f"{sweep.key}/probes/x-linear/checkpoints",
         "features": f"{sweep.key}/features",
-        ".lock": f"{sweep.key}/.lock",
         "code": "code/abc123",
         "logs-812": "logs/sweep-pretrain-812",
         "logs-813": "logs/sweep-linear-813",
     }
     assert {name for name, path in names.items() if path not in unneeded} == expected
+
+
+def test_a_run_that_begins_while_it_is_cleaned_keeps_its_lock(sweep: Sweep) -> None:
+    """Beside a lock whose file was gone, a second process could do the same."""
+    make_leftovers(sweep)
+    (sweep.folder.path / ".lock-linear").touch()
+    unneeded = leftovers(sweep.ledger, GONE)
+    with sweep.folder.attempt("linear"):
+        remove(unneeded)
+        with (
+            pytest.raises(UserError, match="in use by another process"),
+            RunFolder(sweep.folder.path).attempt("linear"),
+        ):
+            pass
 
 
 def test_what_a_report_renders_outlives_cleaning(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
