@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from repro.errors import UserError, one_line
 from repro.randomness import Purpose, stream_seed
-from repro.rendezvous import ALONE, MEETING_SECONDS, check_launcher, meet, slurm_to_env
+from repro.rendezvous import AGAIN, ALONE, MEETING_SECONDS, MEND, check_launcher, meet, slurm_to_env
 from repro.workers import use_short_sockets
 
 VISIBLE_SECONDS = 90.0
@@ -229,8 +229,8 @@ def computes_on_gpu(device: str) -> bool:
 
 def _join(environ: MutableMapping[str, str], backend: str, patience: float) -> None:
     """Joins the process group; arguments as of `initialise`."""
-    store = None
-    if "RANK" not in environ:
+    store, by_slurm = None, "RANK" not in environ
+    if by_slurm:
         by_person = "MASTER_PORT" in environ
         # What a person has set, such as MASTER_ADDR, stays.
         environ.update({name: environ.get(name, value) for name, value in slurm_to_env(environ).items()})
@@ -239,22 +239,24 @@ def _join(environ: MutableMapping[str, str], backend: str, patience: float) -> N
             environ["MASTER_PORT"] = str(store.port)
     if "RANK" in environ and not dist.is_initialized():
         if store is None:
-            _join_by_address(environ, backend)
+            _join_by_address(environ, backend, MEND if by_slurm else ALONE)
         else:
             dist.init_process_group(
                 backend, store=store, rank=int(environ["RANK"]), world_size=int(environ["WORLD_SIZE"])
             )
 
 
-def _join_by_address(environ: Mapping[str, str], backend: str) -> None:
-    """Joins the process group at MASTER_ADDR and MASTER_PORT."""
-    check_launcher(environ)
+def _join_by_address(environ: Mapping[str, str], backend: str, mend: str) -> None:
+    """Joins the process group at MASTER_ADDR and MASTER_PORT; `mend` is what to do where these lead nowhere."""
+    check_launcher(environ, mend)
     try:
         dist.init_process_group(backend)
     except dist.DistError as error:  # the port is another program's, or nobody is there
         place = f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
+        # Launchers choose a port that is free, and another program may have taken it since.
+        mend = AGAIN if mend == ALONE and "EADDRINUSE" in str(error) else mend
         raise UserError(
-            f"rank {environ['RANK']} cannot join at {place} ({one_line(error)[:200]})", mend=ALONE
+            f"rank {environ['RANK']} cannot join at {place} ({one_line(error)[:200]})", mend=mend
         ) from error
 
 

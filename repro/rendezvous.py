@@ -27,6 +27,7 @@ MEND = "MASTER_ADDR and MASTER_PORT in the profile's setup: a name and a port by
 LAST_PORT = 65535
 """The greatest number that a port has; no launcher has as many processes either."""
 ALONE = "start all processes with torchrun or srun; or for one alone: `unset RANK`"
+AGAIN = "the same again; with another MASTER_PORT, where a person chose it"
 _JOINED = "salmask/joined"
 _FIRST, _COUNT, _STRIDE = 20000, 12768, 1597
 # 20000 to 32767: below the ports that Linux gives to outgoing connections, 32768 and up. The stride has no divisor in
@@ -54,11 +55,12 @@ def slurm_to_env(slurm: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def check_launcher(environ: Mapping[str, str]) -> None:
+def check_launcher(environ: Mapping[str, str], mend: str) -> None:
     """Refuses variables of a launcher, or of whoever set them by hand, by which no processes find each other.
 
     Args:
         environ: The environment of a process, in which RANK is.
+        mend: What to do about them.
 
     Raises:
         UserError: A variable is not there, or is no number that it can be.
@@ -74,7 +76,7 @@ def check_launcher(environ: Mapping[str, str]) -> None:
         what = f"RANK={numbers['RANK']} is none of the ranks below WORLD_SIZE={numbers['WORLD_SIZE']}"
     else:
         return
-    raise UserError(what, mend=ALONE)
+    raise UserError(what, mend=mend)
 
 
 def _first_node(slurm: Mapping[str, str]) -> str:

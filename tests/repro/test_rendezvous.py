@@ -79,14 +79,27 @@ def test_variables_of_no_launcher_are_one_line(changes: dict[str, str], what: st
     )
 
 
-def test_a_port_that_another_program_has_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("launched", "mend"),
+    [
+        (LAUNCHED, "the same again; with another MASTER_PORT, where a person chose it"),
+        (
+            {**SLURM, "SLURM_PROCID": "0", "MASTER_ADDR": "127.0.0.1"},
+            "MASTER_ADDR and MASTER_PORT in the profile's setup: a name and a port by which nodes reach the first one",
+        ),
+    ],
+)
+def test_a_port_that_another_program_has_is_one_line(
+    launched: dict[str, str], mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was launched by a profile was told to start with torchrun."""
     with socket.create_server(("", 0)) as taken:
-        launched = {**LAUNCHED, "MASTER_PORT": str(taken.getsockname()[1])}
-        for name, value in launched.items():
-            monkeypatch.setenv(name, value)
-        told = message_of(lambda: initialise("cpu"))
-    assert told.startswith(f"rank 0 cannot join at 127.0.0.1:{launched['MASTER_PORT']} (")
+        port = str(taken.getsockname()[1])
+        monkeypatch.setattr("os.environ", {**os.environ, **launched, "MASTER_PORT": port})
+        told = message_of(lambda: initialise("cpu", os.environ))
+    assert told.startswith(f"rank 0 cannot join at 127.0.0.1:{port} (")
     assert "EADDRINUSE" in told
+    assert told.endswith(f"; mend: {mend}")
 
 
 @pytest.mark.parametrize("job", ["1", "19999", "20000", "4294967295"])
