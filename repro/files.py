@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from repro.errors import UserError, interruption, machines_error, one_line, syst
 from repro.file_locks import locked
 from repro.presence import is_file, is_odd
 from repro.quantities import size_text
-from repro.writability import refuse_of_others, why_unwritable
+from repro.writability import check_file, refuse_of_others, why_unwritable
 
 
 @contextlib.contextmanager
@@ -209,6 +211,38 @@ file, `.notes.markdown`, would have such a name, and be removed."""
 def is_temporary(path: Path) -> bool:
     """Returns whether a file has a name that `write_atomically` gives to what it has not finished."""
     return _TEMPORARY.fullmatch(path.name) is not None  # mkstemp adds eight such characters to the prefix
+
+
+TORN_SECONDS = 3600.0
+"""A temporary file that is older belongs to a process that was killed; one that is still being written is younger."""
+
+
+def is_torn(path: Path) -> bool:
+    """Returns whether a process that was killed left a file half written.
+
+    Raises:
+        FileNotFoundError: Whoever was writing it has given it its name meanwhile.
+    """
+    if not is_temporary(path):
+        return False
+    status = path.stat()
+    return stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > TORN_SECONDS
+
+
+def make_way(path: Path) -> None:
+    """Prepares for a file that takes its time: refuses its place, and removes what killed processes left beside it.
+
+    Args:
+        path: Of the file, which `write_atomically` is to write.
+
+    Raises:
+        UserError: As of `check_file`.
+    """
+    check_file(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with contextlib.suppress(OSError):
+            if is_torn(left):
+                left.unlink()
 
 
 def _discard(temporary: str) -> None:

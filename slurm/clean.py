@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import folder_size, is_temporary
+from repro.files import folder_size, is_torn
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.status import PRETRAIN
 from repro.runs.step_files import UNFINISHED, checkpoints
@@ -19,9 +19,6 @@ from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import LIVE, State
 from slurm.monitoring.status import TrackedJob, finished, jobs_of, row
 from slurm.sweep_folder.ledger import Key, Ledger, Submission
-
-TORN_SECONDS = 3600.0
-"""A temporary file that is older belongs to a process that was killed; one that is still being written is younger."""
 
 _WRITTEN = (UNFINISHED, "*.npy", ".*.npy.*")
 """Names of features, whole and half written, and of checkpoints half written."""
@@ -64,11 +61,11 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
     unneeded: list[Leftover] = []
     for folder, members in by_folder.items():
         if not any((folder, task) in busy for _, task, _ in members) and folder != ".":
-            unneeded += _of_run(ledger.sweep, folder, members, now)
+            unneeded += _of_run(ledger.sweep, folder, members)
     unneeded += _of_submissions(ledger, queue, states)
     unneeded += _of_code(ledger, queue)
     # Of the sweep itself, as its tables: those of a run are its own.
-    unneeded += _torn(chain(ledger.sweep.glob(".*"), ledger.sweep.glob("*/.*")), now)
+    unneeded += _torn(chain(ledger.sweep.glob(".*"), ledger.sweep.glob("*/.*")))
     return unneeded
 
 
@@ -108,7 +105,7 @@ def _written_behind(link: Path) -> list[Path]:
     return [file for file in chain(checkpoints(link), *map(link.glob, _WRITTEN)) if file.is_file()]
 
 
-def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) -> Iterator[Leftover]:
+def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob]) -> Iterator[Leftover]:
     """Yields what can go of one run, none of whose jobs is busy."""
     run_folder = RunFolder(sweep / folder)
     if run_folder.pretrained and run_folder.checkpoints.is_dir():
@@ -119,14 +116,14 @@ def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob], now: float) ->
             yield _leftover(path, "checkpoints of finished tasks")
         if (run_folder.path / FEATURES).is_dir():
             yield _leftover(run_folder.path / FEATURES, "features, computed again where they are needed")
-    yield from _torn(run_folder.path.rglob(".*"), now)
+    yield from _torn(run_folder.path.rglob(".*"))
 
 
-def _torn(paths: Iterable[Path], now: float) -> Iterator[Leftover]:
+def _torn(paths: Iterable[Path]) -> Iterator[Leftover]:
     """Yields those of some hidden files that a process had half written when it was killed."""
     for path in sorted(paths):
         with suppress(FileNotFoundError):  # whoever writes it, by hand, has given it its name meanwhile
-            if path.is_file() and is_temporary(path) and now - path.stat().st_mtime > TORN_SECONDS:
+            if is_torn(path):
                 yield _leftover(path, "half written by a process that was killed")
 
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from repro.files import make_way
 from repro.quantities import counted
 from repro.terminal import Console
-from repro.writability import check_file
 from results.collection.gathering import OneSweep, Roots, roots_of, warn
 
 
@@ -28,7 +28,7 @@ def collect(
     from results.collection.collect import export
 
     console = Console()
-    check_file(out)
+    make_way(out)
     frame = collect_results(roots_of(runs), context.obj, sweep=sweep)
     warn(frame, console)
     export(frame, out)

@@ -9,13 +9,13 @@ import typer
 
 from repro.console import AsJson
 from repro.errors import UserError
+from repro.files import make_way
 from repro.progress import OPENING, doing
 from repro.quantities import counted, number_text
 from repro.runs.labels import label
 from repro.runs.run import Run
 from repro.terminal import Console, say_json
 from repro.text_tables import TextTable, print_table
-from repro.writability import check_file
 from results.collection.gathering import Roots, roots_of, warn
 from results.collection.row_comparison import Recipe
 from results.collection.runs import find_runs, listed
@@ -70,7 +70,7 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
         Example: salmask compare mocov2+ours-hp mocov2 --runs runs/table1 --out flips.html
         """
         if out is not None:
-            check_file(out)
+            make_way(out)
         with doing("reading runs"):
             from results.collection.collect import collect_runs
             from results.comparison.compare import compare as compare_all

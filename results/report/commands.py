@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
-from repro.files import write_text
+from repro.files import make_way, write_text
 from repro.progress import OPENING, doing, on_terminal
 from repro.quantities import counted, size_text
 from repro.terminal import Console, say
-from repro.writability import check_file
 from results.collection.gathering import OneMetric, OneSweep, OneTask, Roots, gather, heading_of, roots_of
 
 
@@ -31,7 +30,7 @@ def report(
     """
     from results.report.page import build
 
-    check_file(out)
+    make_way(out)
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, Console(stderr=True))
     with doing("drawing the page"):
@@ -66,7 +65,7 @@ def pack(
     if check is not None:
         say(f"{artifact.check(check)} files are as they were packed")
         return
-    check_file(out)
+    make_way(out)
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, Console(stderr=True))
     heading = title or heading_of(roots, sweep)

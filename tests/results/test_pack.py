@@ -255,6 +255,21 @@ def test_a_file_that_cannot_be_written_is_refused_before_runs_are_read(words: li
         assert why in str(outcome.exception)
 
 
+@pytest.mark.parametrize("words", [["report"], ["pack"], ["collect"], ["compare", "mocov2+ours-hp", "mocov2"]])
+def test_what_a_killed_call_left_beside_out_goes_with_the_next_one(words: list[str], tmp_path: Path) -> None:
+    """Of a sweep's own folder `salmask clean` takes it away; anywhere else it stayed for ever."""
+    killed, at_work, another = (
+        tmp_path / f".{name}" for name in ("[a].zip.abcd_123", "[a].zip.abcd_124", "a.zip.abcd_123")
+    )
+    for path in (killed, at_work, another):
+        path.write_text("half")
+    for path in (killed, another):
+        os.utime(path, (1, 1))
+    (tmp_path / "[a].zip").write_text("whole")
+    CliRunner().invoke(app, [*words, "--runs", str(tmp_path / "none"), "--out", str(tmp_path / "[a].zip")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([at_work.name, another.name, "[a].zip"])
+
+
 def _shows_tables_and_writes_them_on_demand(call: Callable[..., str], root: Path, out: Path) -> None:
     before = sorted(root.rglob("*"))
     assert "MoCo v2" in call("table", "table1", "--runs", str(root), "--all")
