@@ -16,6 +16,7 @@ from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.errors import UserError
 from repro.quantities import counted, size_text
+from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say, say_json
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
@@ -26,7 +27,7 @@ from slurm.monitoring.logs import follow, log_files
 from slurm.monitoring.queue import QueueSnapshot, snapshot
 from slurm.monitoring.spending import as_json_of_costs, spendings
 from slurm.monitoring.states import ENDED_BADLY, LIVE, State
-from slurm.monitoring.status import JobRow, as_json_of, ids_to_ask, jobs_of, may_change, rows
+from slurm.monitoring.status import JobRow, as_json_of, counts, ids_to_ask, jobs_of, may_change, rows
 from slurm.monitoring.status_page import Changes, page
 from slurm.options import (
     FASTEST_SECONDS,
@@ -286,9 +287,12 @@ def build(program: Program) -> typer.Typer:
         Example: salmask retry table1 --failed
         """
         selection = find_target(target)
-        retried, unclear = _to_retry(selection, failed=failed)
+        retried, left_out, unclear = _to_retry(selection, failed=failed)
         for row in unclear:
             say(f"{row.task} {row.run}: {row.state}, {row.note}", err=True)
+        if left_out:
+            states = ", ".join(f"{number} {state}" for state, number in counts(left_out).items())
+            say(f"--failed leaves out {counted(len(left_out), 'job')} ({states}): salmask retry without it", err=True)
         if not retried:
             say("nothing to retry")
             raise typer.Exit(1 if unclear else 0)
@@ -311,10 +315,11 @@ def build(program: Program) -> typer.Typer:
     return app
 
 
-def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[JobRow]]:
+def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[JobRow], list[JobRow]]:
     """Returns the jobs that ended badly, but those of old settings; with `failed` not those that were asked to end.
 
-    The second list is of those of which nobody here can tell, each with what to do about it.
+    The second list is of those that `failed` leaves out, among them what an earlier call that was killed was to hand
+    over. The third is of those of which nobody here can tell, each with what to do about it.
 
     Raises:
         UserError: Slurm does not answer, and what became of a job depends on it.
@@ -325,10 +330,15 @@ def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[
     of_slurm = {key for key, entry in newest.items() if entry.executor == "slurm"}
     if queue.trouble and any(row.note == queue.trouble and (row.folder, row.task) in of_slurm for row in table):
         raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend=queue.mend)
-    states = frozenset({State.failed, State.died}) if failed else ENDED_BADLY | {State.planned}
     replaced = {key for key, entry in newest.items() if entry.superseded}
-    retried = [row for row in table if row.state in states and (row.folder, row.task) not in replaced]
-    return retried, [row for row in table if row.state is State.unknown]
+    badly = [
+        row for row in table if row.state in ENDED_BADLY | {State.planned} and (row.folder, row.task) not in replaced
+    ]
+    retried = [row for row in badly if not failed or row.state in {State.failed, State.died}]
+    # With a pretraining goes out what builds on it, and with anything the report.
+    along = {row.folder for row in retried if row.task == PRETRAIN} | {"." for _ in retried}
+    left_out = [row for row in badly if row not in retried and row.folder not in along]
+    return retried, left_out, [row for row in table if row.state is State.unknown]
 
 
 def look(targets: Sequence[SweepTarget]) -> tuple[list[list[JobRow]], QueueSnapshot]:

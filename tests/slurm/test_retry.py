@@ -64,6 +64,25 @@ def test_retry_hands_over_what_ended_badly_with_what_builds_on_it(
     )
 
 
+def test_what_failed_alone_leaves_out_is_told(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, relaunched: list[set[tuple[str, str]]]
+) -> None:
+    """A retry was killed before it handed over what builds on a pretraining; the same again found nothing to retry."""
+    sweep.folder.prepare(sweep.run)
+    for task, job in (("pretrain", "812"), ("linear", "813"), ("pretrain", "900")):
+        sweep.submitted(task, job=job, cluster="slurm", after=("812",) if task == "linear" else ())
+    slurm.says("squeue", "900|sweep-pretrain-900|PENDING|Priority|N/A|N/A||gpu|")
+    slurm.says("sacct", "813|sweep-linear-813|CANCELLED|0:0|Unknown|2||gpu")
+    ended = salmask("retry", "table1", "--failed")
+    assert (ended.code, ended.out) == (0, "nothing to retry\n")
+    assert ended.err == "--failed leaves out 1 job (1 cancelled): salmask retry without it\n"
+    assert (salmask("retry", "table1").err, relaunched) == ("", [{("s0", "pretrain"), ("s0", "linear")}])
+    # What goes along with its pretraining is not left out.
+    sweep.says("failed", error="no root", age=0)
+    slurm.says("squeue")
+    assert salmask("retry", "table1", "--failed").err == ""
+
+
 def test_what_waiting_does_not_mend_is_not_to_be_tried_again_as_it_is(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
