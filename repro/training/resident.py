@@ -5,7 +5,7 @@ Then no pixel crosses the bus and no worker decodes one: the loader sends which 
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from repro.augmentation.batched_draws import largest_boxes
 from repro.augmentation.resampling import resample
 from repro.data.pixel_cache import CachedImages, PixelArrays
 from repro.data.splits import Images, pixels_of, size_of
-from repro.distributed import rank, world_size
+from repro.distributed import gather, in_order, rank, share_of_rank, world_size
 from repro.errors import UserError
 from repro.loader import Loader
 from repro.progress import ProgressBars
@@ -93,7 +93,7 @@ class ResidentImages:
         Raises:
             UserError: An image is broken, or they do not fit into the device's memory.
         """
-        resident = cls(read_sizes(images, workers), device)
+        resident = cls(read_sizes(images, device, workers), device)
         began = time.monotonic()
         shares = [len(images) * number // world_size() for number in range(world_size() + 1)]
         resident._fill(images, range(shares[rank()], shares[rank() + 1]), workers)
@@ -207,12 +207,13 @@ class _ImageSizes(Dataset[Any]):
         return torch.tensor([size_of(self.images, index)[::-1] for index in indices])
 
 
-def read_sizes(images: Images, workers: int) -> Sizes:
-    """Returns the sizes of images, from their headers where these tell.
+def read_sizes(images: Images, device: torch.device, workers: int) -> Sizes:
+    """Returns the sizes of images, from their headers where these tell, each of which one of the ranks reads.
 
     Args:
         images: Of any kind.
-        workers: Reading processes; with 0 this one reads by itself.
+        device: Of this process.
+        workers: Reading processes of this rank; with 0 it reads by itself.
 
     Raises:
         UserError: An image is broken.
@@ -220,10 +221,11 @@ def read_sizes(images: Images, workers: int) -> Sizes:
     if isinstance(images, CachedImages):
         arrays = images.arrays()
         return np.stack([arrays.height, arrays.width], 1).astype(np.int64)
-    return torch.cat(list(_loader(_ImageSizes(images), range(len(images)), workers))).long().numpy()
+    own = torch.cat(list(_loader(_ImageSizes(images), share_of_rank(len(images)), workers)))
+    return in_order(gather(own.to(device)), len(images)).cpu().numpy()
 
 
-def _loader(dataset: Dataset[Any], indices: range, workers: int) -> Loader:
+def _loader(dataset: Dataset[Any], indices: Sequence[int], workers: int) -> Loader:
     """Returns a loader of chunks of images in their order; what the data set gives for one is left as it is."""
     chunks = [list(indices[start : start + CHUNK]) for start in range(0, len(indices), CHUNK)]
     return Loader(dataset, workers=workers, batch_sampler=chunks, collate_fn=_unchanged)

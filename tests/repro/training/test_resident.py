@@ -50,6 +50,7 @@ class Photographs:
         sizes = [(400, 150), *rng.integers(2, 90, (count - 1, 2)).tolist()]
         self.pictures = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
         self.classes, self.targets, self.changed = ["even", "odd"], [i % 2 for i in range(count)], changed
+        self.sizes_read = 0
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -61,6 +62,7 @@ class Photographs:
         return self.pictures[index], self.targets[index]
 
     def size(self, index: int) -> tuple[int, int]:
+        self.sizes_read += 1
         height, width = self.pictures[index].shape[:2]
         return width + (self.changed and index == 2), height
 
@@ -150,8 +152,9 @@ def test_workers_and_the_cache_of_decoded_images_fill_the_same_memory(tmp_path: 
 
 
 def load_on_a_rank(rank: int, place: Path) -> dict[str, Any]:
-    resident = ResidentImages.load(Photographs(CHUNK + 9), CPU, workers=0)
-    return {"pixels": resident.pixels}
+    images = Photographs(CHUNK + 10)
+    resident = ResidentImages.load(images, CPU, workers=0)
+    return {"pixels": resident.pixels, "sizes": resident.sizes, "headers read": images.sizes_read}
 
 
 def test_every_rank_decodes_its_share_and_gets_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,9 +175,11 @@ def test_every_rank_decodes_its_share_and_gets_the_rest(monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_every_rank_has_all_images(tmp_path: Path) -> None:
-    alone = ResidentImages.load(Photographs(CHUNK + 9), CPU, workers=0).pixels
+    alone = ResidentImages.load(Photographs(CHUNK + 10), CPU, workers=0)
     for outcome in on_two_processes(load_on_a_rank, tmp_path):
-        assert torch.equal(outcome["pixels"], alone)
+        assert torch.equal(outcome["pixels"], alone.pixels)
+        assert np.array_equal(outcome["sizes"], alone.sizes)
+        assert outcome["headers read"] == (CHUNK + 10) // 2
 
 
 def test_the_papers_method_trains_the_same_and_goes_on_where_it_was_interrupted(
