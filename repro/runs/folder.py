@@ -29,7 +29,7 @@ from repro.errors import UserError, interruption, one_line, trouble_of_machine
 from repro.files import is_of_a_full_disk, is_temporary, write_json, write_over, write_text
 from repro.presence import exists, is_file
 from repro.runs.detection import COCO, VOC
-from repro.runs.lock import STALE_SECONDS, Holder, held, job_id
+from repro.runs.lock import STALE_SECONDS, Holder, held, is_open_in, job_id
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN, Status, read_status
 
@@ -173,6 +173,15 @@ class RunFolder:
         """Returns who holds a task's lock by its status; nobody where that cannot be read, and flock alone decides."""
         status = self._readable_status(task)
         return status.holder if status else None
+
+    def is_held_here(self, task: str, holder: Holder) -> bool:
+        """Returns whether the holder of a task's lock is a process of this machine that has it still, however silent.
+
+        Args:
+            task: The task.
+            holder: By its status.
+        """
+        return holder.here and is_open_in(holder.pid, self._lock_file(task))
 
     def tasks_begun(self) -> list[str]:
         """Returns the tasks that wrote a status, the pretraining first; whether it can be read is another question."""

@@ -20,7 +20,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -256,6 +256,28 @@ def take_over(lock: Path, generation: int) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def is_open_in(process: int, lock: Path) -> bool:
+    """Returns whether a process of this machine has a lock's newest file open; not where that cannot be seen.
+
+    Its number alone may be that of another process since, or in another container.
+
+    Args:
+        process: Its number.
+        lock: Path of the first generation's file.
+    """
+    newest, _ = _newest(lock)
+    try:
+        descriptors = [*Path(f"/proc/{process}/fd").iterdir()]
+    except OSError:  # another user's, or no Linux
+        return False
+    for descriptor in descriptors:
+        with suppress(OSError):  # closed meanwhile
+            # By its name first: to look at another one may take for ever, where its file system is away.
+            if descriptor.readlink().name == newest.name and descriptor.samefile(newest):
+                return True
+    return False
 
 
 def _runs(pid: int) -> bool:

@@ -322,36 +322,20 @@ def _process_lives(entry: Submission) -> bool | None:
         return of_another_user or not Path("/proc/self").exists()
     # Linux gives the id of a process that ended to another one. Ours name their submission's folder; the debug executor
     # runs in a launcher, whose words may be any. A zombie has no words at all.
-    return entry.submission.encode() in words or (
-        entry.executor == "debug" and bool(words) and _began_before(entry.job, entry.written_at)
-    )
+    return entry.submission.encode() in words or (entry.executor == "debug" and bool(words) and _is_as_old(entry))
 
 
-def lives_since(process: int, moment: float) -> bool:
-    """Returns whether a process of this machine runs that ran at a moment, too; not where that cannot be seen.
-
-    Args:
-        process: Its number.
-        moment: Seconds since the epoch.
-    """
-    try:
-        # A zombie has no words. And by its number alone it may be another process than the one of that moment.
-        return bool(Path(f"/proc/{process}/cmdline").read_bytes()) and _began_before(str(process), moment)
-    except OSError:
-        return False
-
-
-def _began_before(process: str, moment: float) -> bool:
-    """Returns whether a process that runs here began before a moment; so too where that cannot be seen."""
+def _is_as_old(entry: Submission) -> bool:
+    """Returns whether the process with a job's id began before the job was handed to it, as a launcher's did."""
     try:
         # Behind the name in brackets, which may hold anything: field 3 and on, of which the 22nd is the start.
-        ticks = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        ticks = Path(f"/proc/{entry.job}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         system = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
         booted = next(int(line.split()[1]) for line in system if line.startswith("btime "))
         began = booted + int(ticks[22 - 3]) / os.sysconf("SC_CLK_TCK")
     except (OSError, StopIteration, ValueError, IndexError):
         return True  # no Linux as we know it: the id is all there is
-    return began <= moment + ROUNDING_SECONDS
+    return began <= entry.written_at + ROUNDING_SECONDS
 
 
 def newest_arrays(jobs: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from repro.runs.status import Status
 from repro.runs.sweep_names import LOGS
 from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.monitoring.logs import error_tails, last_line, tail
-from slurm.monitoring.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of, lives_since
+from slurm.monitoring.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of
 from slurm.sweep_folder.ledger import REPORT, Key, Submission
 from slurm.sweep_folder.local_lock import is_minded
 
@@ -136,7 +136,7 @@ def judge(
         return _on_a_node(status, job, now)
     # From here on nobody who can be asked knows of a living process, and yet one may give signs of life: it was started
     # by hand. Signs from before the job's end are its own last ones and prove nothing.
-    if status is not None and not _before_its_end(status, job) and (found := _by_hand(status, now)):
+    if status is not None and not _before_its_end(status, job) and (found := _by_hand(sweep, key, status, now)):
         return found
     if status is not None and status.state == "failed":  # its own error says more than Slurm's exit status
         return State.failed, _failure(sweep, status, entry)
@@ -190,14 +190,15 @@ def _by_its_signs(status: Status | None, job: QueuedJob | None, where: str, now:
     return State.running, ""
 
 
-def _by_hand(status: Status, now: float) -> tuple[State, str] | None:
+def _by_hand(sweep: Path, key: Key, status: Status, now: float) -> tuple[State, str] | None:
     """Returns the state of a job whose process nobody minds; None where there is none, as far as can be seen."""
     if status.alive(now):
         return State.running, ""
-    if status.holder is None or not status.holder.here or not lives_since(status.pid, status.heartbeat):
+    folder, task = key
+    if status.holder is None or not RunFolder(sweep / folder).is_held_here(task, status.holder):
         return None
     silence = duration_text(now - status.heartbeat)
-    what = f"no sign of life for {silence} from process {status.pid}, which is here still"
+    what = f"no sign of life for {silence} from process {status.pid}, which is here and holds its lock"
     mend = f"kill -CONT {status.pid} if it was suspended; else kill it, then salmask retry"
     return State.silent, with_mend(what, mend)
 
