@@ -17,7 +17,7 @@ from repro.runs.step_files import UNFINISHED, checkpoints
 from slurm.jobs.snapshot import CODE
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import LIVE, State
-from slurm.monitoring.status import TrackedJob, finished, jobs_of, row
+from slurm.monitoring.status import TrackedJob, finished, jobs_of, rows
 from slurm.sweep_folder.ledger import Key, Ledger, Submission
 
 _WRITTEN = (UNFINISHED, "*.npy", ".*.npy.*")
@@ -48,9 +48,7 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
     """
     now = time.time()
     jobs = jobs_of(ledger)
-    states = {
-        (folder, task): row(ledger.sweep, (folder, task, entry), queue, now).state for folder, task, entry in jobs
-    }
+    states = {row.key: row.state for row in rows(ledger, queue, now)}
     # Two sources, either of which is enough: a job that was started by hand shows in its folder alone, and an older
     # submission of a job that was handed over again may still wait in the queue. "Not known" (None) counts as busy.
     busy = {key for key, state in states.items() if state in LIVE | {State.unknown}}

@@ -27,7 +27,7 @@ from slurm.monitoring.logs import follow, log_files
 from slurm.monitoring.queue import QueueSnapshot, snapshot
 from slurm.monitoring.spending import as_json_of_costs, spendings
 from slurm.monitoring.states import ENDED_BADLY, LIVE, State
-from slurm.monitoring.status import JobRow, as_json_of, counts, ids_to_ask, jobs_of, may_change, rows
+from slurm.monitoring.status import JobRow, as_json_of, counts, ids_to_ask, may_change, rows
 from slurm.monitoring.status_page import Changes, page
 from slurm.options import (
     FASTEST_SECONDS,
@@ -177,7 +177,7 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
         submissions = (with_ids.get((entry.submission, entry.key), entry) for entry in ledger.submissions())
         entries = [entry for entry in submissions if selection.covers(entry.folder)]
         may_live = LIVE | {State.unknown}
-        states = {(row.folder, row.task): row.state for row in rows(ledger, queue, time.time())}
+        states = {row.key: row.state for row in rows(ledger, queue, time.time())}
         over = {key for key, state in states.items() if state not in may_live}
         done = {key for key in over if states[key] is State.done}
         outcome = cancel_jobs(entries, queue, over=over, done=done, dry_run=dry_run)
@@ -229,7 +229,7 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
     ledger = Ledger(find_target(sweep).sweep)
     # A launch writes a folder and an intent before Slurm has the job: what it is at work on would look left over.
     with nullcontext() if dry_run else launch_lock(ledger.sweep, CLEANING_SECONDS):
-        queue = snapshot(ids_to_ask(ledger.sweep, jobs_of(ledger)))
+        queue = snapshot(ids_to_ask(ledger))
         unneeded = leftovers(ledger, queue)
         if not dry_run:
             remove(unneeded)
@@ -302,7 +302,7 @@ def build(program: Program) -> typer.Typer:
             return
         from slurm.retry import relaunch  # submitit takes a second to import
 
-        keys = [(row.folder, row.task) for row in retried]
+        keys = [row.key for row in retried]
         ledger, console = Ledger(selection.sweep), Console(stderr=True)
         outcome = relaunch(ledger, keys, cluster, program, console, allow_dirty=allow_dirty, gpus=gpus)
         say(f"{counted(len(outcome.submitted) + len(outcome.done), 'job')} handed over, {len(outcome.failed)} failed")
@@ -328,12 +328,10 @@ def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[
     newest = Ledger(target.sweep).newest()
     # Of a job of another machine, or one whose files cannot be read, its row tells; Slurm has no word on it.
     of_slurm = {key for key, entry in newest.items() if entry.executor == "slurm"}
-    if queue.trouble and any(row.note == queue.trouble and (row.folder, row.task) in of_slurm for row in table):
+    if queue.trouble and any(row.note == queue.trouble and row.key in of_slurm for row in table):
         raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend=queue.mend)
     replaced = {key for key, entry in newest.items() if entry.superseded}
-    badly = [
-        row for row in table if row.state in ENDED_BADLY | {State.planned} and (row.folder, row.task) not in replaced
-    ]
+    badly = [row for row in table if row.state in ENDED_BADLY | {State.planned} and row.key not in replaced]
     retried = [row for row in badly if not failed or row.state in {State.failed, State.died}]
     # With a pretraining goes out what builds on it, and with anything the report.
     along = {row.folder for row in retried if row.task == PRETRAIN} | {"." for _ in retried}
@@ -373,7 +371,7 @@ def views(targets: Sequence[SweepTarget]) -> Iterator[tuple[list[list[JobRow]], 
 
 def _queue_of(ledgers: Sequence[Ledger]) -> QueueSnapshot:
     """Returns one look at the queue for the jobs of several sweeps."""
-    ids = [job for ledger in ledgers for job in ids_to_ask(ledger.sweep, jobs_of(ledger))]
+    ids = [job for ledger in ledgers for job in ids_to_ask(ledger)]
     # Where no job was handed to Slurm, it has nothing to tell, and is not missed.
     needs_slurm = ids or any(_has_intents(ledger) for ledger in ledgers)
     return snapshot(ids, user=_owners(ledgers)) if needs_slurm else QueueSnapshot()

@@ -103,7 +103,7 @@ class _Costs:
         ledger = Ledger(sweep)
         newest = ledger.newest()
         self.clusters = {key: _cluster(entry.cluster) for key, entry in newest.items()}
-        self.rows = {(row.folder, row.task): row for row in table if row.task != REPORT}
+        self.rows = {row.key: row for row in table if row.task != REPORT}
         jobs = [job for row in self.rows.values() if (job := _job(sweep, row)) is not None]
         pretrained = {job.folder.path for job in jobs if job.task == PRETRAIN}
         jobs = [job for job in jobs if job.folder.path in pretrained]  # what they wait for has to be known too

@@ -106,14 +106,13 @@ def spendings(ledger: Ledger, table: Sequence[JobRow]) -> list[Spending]:
     for entry in ledger.submissions():
         if entry.executor == "slurm" and entry.job:
             earlier.setdefault(entry.key, []).append((entry.submission, entry.job))
-    by_job = accounted({job for row in table for job in earlier.get((row.folder, row.task), [])})
+    by_job = accounted({job for row in table for job in earlier.get(row.key, [])})
     rows = []
     for row in table:
-        key = row.folder, row.task
         own = usage_of(ledger.sweep / row.folder, row.task)
-        slurms = _summed([by_job[job] for job in earlier.get(key, []) if job in by_job])
+        slurms = _summed([by_job[job] for job in earlier.get(row.key, []) if job in by_job])
         if own or slurms:
-            rows.append(_spending(row, newest.get(key), own, slurms))
+            rows.append(_spending(row, newest.get(row.key), own, slurms))
     return rows
 
 

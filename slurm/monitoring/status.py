@@ -7,7 +7,7 @@ judged in `slurm.monitoring.states`.
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -63,6 +63,11 @@ class JobRow:
     silent_s: float | None = None
     """Since its last sign of life."""
 
+    @property
+    def key(self) -> Key:
+        """What names the job in the ledger."""
+        return self.folder, self.task
+
 
 def jobs_of(ledger: Ledger) -> list[TrackedJob]:
     """Returns every job of a sweep: what its ledger names, and what its folders hold besides."""
@@ -84,24 +89,18 @@ def _tasks_of(run_folder: RunFolder) -> Sequence[str]:
         return (PRETRAIN,)
 
 
-def ids_to_ask(sweep: Path, jobs: Iterable[TrackedJob]) -> list[str]:
+def ids_to_ask(ledger: Ledger) -> list[str]:
     """Returns Slurm's ids of the jobs without a result: those whose end it would be good to know."""
     read_results = cache(rows_of)
-    return [
-        entry.job
-        for folder, task, entry in jobs
-        if entry is not None
-        and entry.executor == "slurm"
-        and entry.job
-        and not _surely_finished(sweep, (folder, task, entry), read_results)
-    ]
+    newest = ledger.newest().values()
+    sent = [entry for entry in newest if entry.executor == "slurm" and entry.job]
+    return [entry.job for entry in sent if not _surely_finished(ledger.sweep, entry, read_results)]
 
 
-def _surely_finished(sweep: Path, job: TrackedJob, read_results: ReadResults) -> bool:
+def _surely_finished(sweep: Path, entry: Submission, read_results: ReadResults) -> bool:
     """Returns whether the result of a job is there, as far as that can be read."""
-    folder, task, entry = job
     try:
-        return _look_at(sweep, folder, task, entry, read_results).finished(task, entry)
+        return _files_of(sweep, (*entry.key, entry), read_results).finished
     except UserError:
         return False
 
@@ -123,54 +122,40 @@ def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
     return [replace(row, run=row.folder.replace("/", " ")) if runs[row.run] > 1 else row for row in table]
 
 
-def row(
-    sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float, read_results: ReadResults | None = None
-) -> JobRow:
-    """Returns the state of one job; see `rows`.
-
-    Args:
-        sweep: The sweep's folder.
-        job: Of it.
-        queue: As of `rows`.
-        now: As of `rows`.
-        read_results: Reads a run's `results.jsonl`; for callers that look at several tasks of a run.
-    """
+def row(sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float, read_results: ReadResults) -> JobRow:
+    """Returns the state of one job; arguments as of `rows`."""
     folder, task, entry = job
     name = RunName.of(sweep / folder)
     run = sweep.resolve().name if task == REPORT else f"{name.method} {name.seed}"
     row = JobRow(run, task, State.unknown, folder, job=entry.job if entry else "")
     try:
-        return _judged(row, sweep, entry, queue, now, read_results or rows_of)
+        return _judged(row, _files_of(sweep, job, read_results), sweep, queue, now)
     except UserError as error:  # one file that cannot be read is no reason to tell nothing of all the others
         return replace(row, note=str(error))
 
 
-def _judged(
-    row: JobRow, sweep: Path, entry: Submission | None, queue: QueueSnapshot, now: float, read_results: ReadResults
-) -> JobRow:
+def _judged(row: JobRow, files: "_JobFiles", sweep: Path, queue: QueueSnapshot, now: float) -> JobRow:
     """Returns a row with what its job is doing, or found.
 
     Raises:
         UserError: A file or folder that it stands in cannot be read.
     """
-    task = row.task
-    look = _look_at(sweep, row.folder, task, entry, read_results)
-    run_folder, status = look.run_folder, look.status
+    status = files.status
     if status is not None:
         row = replace(row, step=status.step, steps=status.steps, attempt=status.attempt, host=status.host)
         row = replace(row, silent_s=round(max(0.0, now - status.heartbeat), 1))
     # Before anything else: what is there is done, however the job that made it, or a later one, ended.
-    if look.finished(task, entry):
-        return _with_result(row, look, task, entry)
+    if files.finished:
+        return _with_result(row, files)
     # A recorded run, which no launcher knows of. Of one that was launched here, a missing backbone is a failure.
-    if entry is None and task == PRETRAIN and has_result(run_folder, task, status):
-        return replace(_with_result(row, look, task, entry), note="its backbone is not kept here")
-    state, note = judge(sweep, (row.folder, task), status, entry, queue, now)
-    if look.unreadable and state is not State.unknown:
+    if files.entry is None and row.task == PRETRAIN and has_result(files.run_folder, row.task, status):
+        return replace(_with_result(row, files), note="its backbone is not kept here")
+    state, note = judge(sweep, row.key, status, files.entry, queue, now)
+    if files.unreadable and state is not State.unknown:
         # What is queued, or has a node, writes it anew; of anything else nobody can tell how it ended.
-        state, note = state if state in LIVE else State.failed, look.unreadable
+        state, note = state if state in LIVE else State.failed, files.unreadable
     row = replace(row, state=state, note=note)
-    return _with_pace(row, run_folder, task) if state is State.running else row
+    return _with_pace(row, files.run_folder) if state is State.running else row
 
 
 def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> bool:
@@ -182,7 +167,7 @@ def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> b
         task: Of the job.
         entry: The submission made last; None: no launcher knows of it.
     """
-    return _look_at(sweep, folder, task, entry, rows_of).finished(task, entry)
+    return _files_of(sweep, (folder, task, entry), rows_of).finished
 
 
 def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSnapshot, now: float) -> bool:
@@ -208,46 +193,69 @@ def _has_just_begun_elsewhere(sent: Submission, queue: QueueSnapshot, now: float
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What the files of a task hold at one moment, each read once."""
+class _JobFiles:
+    """What the files of a job hold at one moment, each read once."""
 
     run_folder: RunFolder
+    task: str
+    entry: Submission | None
+    """The submission made last; None: no launcher knows of it."""
     status: Status | None
     unreadable: str
     """What is wrong with the status file."""
     results: Sequence[Result]
     """Rows of the task, whatever their protocol; on the run's own data where nobody asked for another."""
 
-    def finished(self, task: str, entry: Submission | None) -> bool:
-        """Returns whether the result is there; arguments as of the function of this name."""
-        if task == PRETRAIN:
+    @property
+    def finished(self) -> bool:
+        """Whether the result is there."""
+        if self.task == PRETRAIN:
             return self.run_folder.pretrained
-        if task == REPORT:
-            return self._is_rendered(entry)
+        if self.task == REPORT:
+            return self._is_rendered()
         # Rows of the task may be of another protocol than the ones that were asked for, whatever its status says: that
         # may be of an evaluation by hand. Where nobody asked, any will do.
-        if entry is None or not entry.protocols:
+        if self.entry is None or not self.entry.protocols:
             return bool(self.results)
-        rows = _asked_for(self.results, self.run_folder, task, entry)
-        return is_complete(task_and_dataset(task)[0], rows, entry.protocols)
+        return is_complete(task_and_dataset(self.task)[0], self.asked_for(), self.entry.protocols)
 
-    def _is_rendered(self, entry: Submission | None) -> bool:
+    def _is_rendered(self) -> bool:
         """Returns whether a report is there; where it was handed over again, the word of an earlier one does not count.
 
         The job's id tells which one it is of, also where the clock of its node is slow.
         """
         if self.status is None or self.status.state != "done":
             return False
-        by_its_job = entry is not None and bool(entry.job) and self.status.job == entry.job
-        return by_its_job or not before(self.status, entry)
+        by_its_job = self.entry is not None and bool(self.entry.job) and self.status.job == self.entry.job
+        return by_its_job or not before(self.status, self.entry)
+
+    def asked_for(self) -> list[Result]:
+        """Returns the rows whose protocol and data set were asked for; none where nobody asked."""
+        if self.entry is None or not self.entry.protocols:
+            return []
+        datasets = (self.entry.dataset,) if self.entry.dataset else {row.dataset for row in self.results}
+        matching_rows = [
+            row for row in self.results if row.protocol in self.entry.protocols and row.dataset in datasets
+        ]
+        if len(matching_rows) == len(self.results) or task_and_dataset(self.task)[0] not in DETECTION_TASKS:
+            return matching_rows
+        # A detection may leave the batch to the devices at hand. Its rows name the batch that they were measured with,
+        # which the ledger could not know: only the settings say whether the two are the same protocol. They are read
+        # last, since that takes longer than all the rest.
+        try:
+            run = ordered_run(self.run_folder, self.task)
+            return Evaluation.parse(self.task, run).recorded(run, self.results)
+        except UserError:  # the order is gone, or of a version with other settings: the names alone count
+            return matching_rows
 
 
-def _look_at(sweep: Path, folder: str, task: str, entry: Submission | None, read_results: ReadResults) -> _Look:
+def _files_of(sweep: Path, job: TrackedJob, read_results: ReadResults) -> _JobFiles:
+    folder, task, entry = job
     run_folder = RunFolder(sweep / folder)
     results = [] if task in (PRETRAIN, REPORT) else of_task(read_results(run_folder.results), task)
     if entry is None or not entry.protocols:  # nobody wrote down which data set was asked for
         results = own_rows(run_folder, results, task)
-    return _Look(run_folder, *status_of(run_folder, task), results)
+    return _JobFiles(run_folder, task, entry, *status_of(run_folder, task), results)
 
 
 def counts(table: Sequence[JobRow]) -> dict[str, int]:
@@ -286,30 +294,12 @@ def status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
         return None, str(error)
 
 
-def _asked_for(results: Sequence[Result], run_folder: RunFolder, task: str, entry: Submission | None) -> list[Result]:
-    """Returns the rows of a task whose protocol and data set were asked for; none where nobody asked."""
-    if entry is None or not entry.protocols:
-        return []
-    datasets = (entry.dataset,) if entry.dataset else {row.dataset for row in results}
-    matching_rows = [row for row in results if row.protocol in entry.protocols and row.dataset in datasets]
-    if len(matching_rows) == len(results) or task_and_dataset(task)[0] not in DETECTION_TASKS:
-        return matching_rows
-    # A detection may leave the batch to the devices at hand. Its rows name the batch that they were measured with,
-    # which the ledger could not know: only the settings say whether the two are the same protocol. They are read last,
-    # since that takes longer than all the rest.
-    try:
-        run = ordered_run(run_folder, task)
-        return Evaluation.parse(task, run).recorded(run, results)
-    except UserError:  # the order is gone, or of a version with other settings: the names alone count
-        return matching_rows
-
-
-def _with_result(row: JobRow, look: _Look, task: str, entry: Submission | None) -> JobRow:
+def _with_result(row: JobRow, files: _JobFiles) -> JobRow:
     """Returns the row of a job that is done, with its headline number."""
     row = replace(row, state=State.done, silent_s=None, note="")
-    if task == PRETRAIN:
-        return replace(row, images_per_second=pace(look.run_folder.metrics)[1])
-    results = _asked_for(look.results, look.run_folder, task, entry) or look.results
+    if row.task == PRETRAIN:
+        return replace(row, images_per_second=pace(files.run_folder.metrics)[1])
+    results = files.asked_for() or files.results
     if not results:
         return row
     names = [name for name in HEADLINES if any(result.metric == name for result in results)]
@@ -318,10 +308,10 @@ def _with_result(row: JobRow, look: _Look, task: str, entry: Submission | None) 
     return replace(row, metric=metric, value=newest.value, note=f"{newest.protocol}, {newest.dataset}")
 
 
-def _with_pace(row: JobRow, run_folder: RunFolder, task: str) -> JobRow:
+def _with_pace(row: JobRow, run_folder: RunFolder) -> JobRow:
     """Returns the row of a job that runs, with its speed and the time that is left."""
-    name, dataset = task_and_dataset(task)
-    if task == PRETRAIN:
+    name, dataset = task_and_dataset(row.task)
+    if row.task == PRETRAIN:
         files = [run_folder.metrics]
     elif name in TASK_FOLDERS:
         files = [*run_folder.path.glob(f"{TASK_FOLDERS[name]}/{dataset}*/metrics.jsonl")]

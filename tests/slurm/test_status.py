@@ -12,7 +12,7 @@ from training_samples import tiny
 
 from slurm.monitoring.queue import QueuedJob, QueueSnapshot
 from slurm.monitoring.states import State, never_starts
-from slurm.monitoring.status import ids_to_ask, jobs_of, pace, rows
+from slurm.monitoring.status import ids_to_ask, pace, rows
 from slurm.sweep_folder.ledger import Ledger
 from slurm.targets import runs_of, sweeps
 
@@ -201,7 +201,7 @@ def test_results_that_cannot_be_read_are_told_of_their_own_jobs_alone(sweep: Swe
     assert str(sweep.folder.results) in unread.note
     assert table["mocov2 s0", "pretrain"].state is State.silent
     assert table["mocov2 s1", "pretrain"].state is State.running
-    assert ids_to_ask(sweep.place, jobs_of(sweep.ledger)) == ["812", "813"]
+    assert ids_to_ask(sweep.ledger) == ["812", "813"]
 
 
 def test_a_folder_that_is_closed_to_this_user_is_no_reason_to_tell_nothing(

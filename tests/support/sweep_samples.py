@@ -13,6 +13,7 @@ from tiny_runs import tiny
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
 from repro.runs.run import Run
+from repro.runs.task_results import rows_of
 from slurm.monitoring.queue import QueuedJob, QueueSnapshot
 from slurm.monitoring.status import JobRow, row
 from slurm.sweep_folder.ledger import Ledger, Submission
@@ -95,7 +96,7 @@ class Sweep:
 
     def row(self, queue: QueueSnapshot, task: str = "pretrain", *, entry: bool = True) -> JobRow:
         newest = self.ledger.newest().get((self.key, task)) if entry else None
-        return row(self.place, (self.key, task, newest), queue, NOW)
+        return row(self.place, (self.key, task, newest), queue, NOW, rows_of)
 
 
 def queue_of(
