@@ -168,7 +168,7 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     refuse_copied_sweep(selection.sweep)
     ledger = Ledger(selection.sweep)
     with nullcontext() if dry_run else _launches_kept_away(ledger, selection.folder):
-        queue = snapshot()
+        queue = snapshot(user=_owners([ledger]))
         # By its name alone a job of an array that a killed launcher left is all of the array, and not one run's.
         with_ids = {(entry.submission, entry.key): entry for entry in found_again(ledger, queue)}
         if not dry_run:
@@ -229,7 +229,7 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
     ledger = Ledger(find_target(sweep).sweep)
     # A launch writes a folder and an intent before Slurm has the job: what it is at work on would look left over.
     with nullcontext() if dry_run else launch_lock(ledger.sweep, CLEANING_SECONDS):
-        queue = snapshot(ids_to_ask(ledger))
+        queue = snapshot(ids_to_ask(ledger), user=_owners([ledger]))
         unneeded = leftovers(ledger, queue)
         if not dry_run:
             remove(unneeded)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sweep_samples import ELSEWHERE, HERE, FakeSlurm, Sweep
-from training_samples import salmask, tiny
+from training_samples import refused, salmask, tiny
 
 from slurm.sweep_folder.launch_lock import launch_lock
 from slurm.sweep_folder.ledger import CANCELS
@@ -57,6 +57,18 @@ def test_of_an_array_that_a_killed_launcher_left_a_run_loses_its_own_job_alone(
     assert [(e.job, bool(e.cancelled)) for e in sweep.ledger.submissions()] == [("812_0", False), ("812_1", True)]
     assert salmask("cancel", "table1").out == "cancelled 2 jobs: 812_0, 812_1\n"
     assert slurm.calls[-1] == "scancel 812"  # once for the array: a thousand requests would be made to wait
+
+
+def test_a_colleagues_jobs_are_not_said_to_be_none(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in no queue of ours: no job was cancelled, and the command said so as if there were none."""
+    sweep.submitted()
+    slurm.says("squeue", "812|sweep-pretrain-812|RUNNING|None|1|N/A|n1|gpu|")
+    slurm.knows_jobs_of("ada")
+    slurm.fails("scancel", "scancel: error: Kill job error: Access/permission denied")
+    monkeypatch.setattr(Path, "owner", lambda path: "ada")
+    assert "Access/permission denied" in refused("cancel", "table1")
 
 
 def test_jobs_are_cancelled_also_where_their_results_cannot_be_read(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:

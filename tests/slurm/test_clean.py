@@ -105,6 +105,20 @@ def test_a_run_that_begins_while_it_is_cleaned_keeps_its_lock(sweep: Sweep) -> N
             pass
 
 
+def test_what_a_colleagues_job_will_use_is_no_leftover(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits in no queue of ours, and an accounting that could tell is not everywhere: its code was removed."""
+    make_leftovers(sweep)
+    sweep.folder.results.unlink()  # the probe is not done
+    slurm.says("squeue", "813|sweep-linear-813|PENDING|Priority|N/A|N/A||gpu|")
+    slurm.knows_jobs_of("ada")
+    monkeypatch.setattr(Path, "owner", lambda path: "ada")
+    assert salmask("clean", "table1").code == 0
+    assert (sweep.place / "code" / "abc123").exists()
+    assert (sweep.ledger.logs / "sweep-linear-813").exists()
+
+
 def test_what_a_report_renders_outlives_cleaning(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     make_leftovers(sweep)
     write_report_order(sweep.place, ["table1"])

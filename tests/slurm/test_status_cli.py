@@ -49,9 +49,10 @@ def test_a_colleagues_sweep_is_looked_up_among_the_colleagues_jobs(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep.submitted()
+    slurm.says("squeue", "812|sweep-pretrain-812|PENDING|Priority|N/A|N/A||gpu|")
+    slurm.knows_jobs_of("ada")
     monkeypatch.setattr(Path, "owner", lambda path: "ada")
-    salmask("status", "table1")
-    assert "--user=ada" in slurm.calls[0].split()
+    assert json.loads(salmask("status", "table1", "--json").out)["counts"] == {"queued": 1}
 
 
 def test_the_doctor_of_a_cluster_needs_one(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,11 @@ class FakeSlurm:
     def fails(self, command: str, message: str) -> None:
         (self.place / f"{command}.err").write_text(message + "\n")
 
+    def knows_jobs_of(self, user: str) -> None:
+        """Has squeue list what it says only where it is asked for the jobs of this user."""
+        listing = f'case "$*" in *--user={user}*) cat {self.place}/squeue.out;; esac'
+        (self.place / "squeue").write_text(f"#!/bin/sh\n{listing}\n")
+
     @property
     def calls(self) -> list[str]:
         log = self.place / "calls"
