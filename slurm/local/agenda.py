@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable
 
 from repro.errors import UserError
 from slurm.local.endings import reason_of
+from slurm.local.messages import Messages
 from slurm.local.processes import LocalJob
-from slurm.local.telling import Telling
 from slurm.planning.graph import Graph, Job
 from slurm.submission.handover import NOT_STARTED, Outcome
 from slurm.sweep_folder.ledger import Key
@@ -14,18 +14,18 @@ from slurm.sweep_folder.ledger import Key
 class Agenda:
     """The jobs that wait for their turn, in their order, and what became of the others."""
 
-    def __init__(self, graph: Graph, finished: Collection[Key], telling: Telling) -> None:
+    def __init__(self, graph: Graph, finished: Collection[Key], messages: Messages) -> None:
         """Takes up what is missing.
 
         Args:
             graph: The sweep.
             finished: Keys of what is done.
-            telling: Told how jobs end.
+            messages: Told how jobs end.
         """
         self.graph = graph
         self.waiting = [job for job in graph.jobs if graph.key(job) not in finished]
         self.outcome = Outcome(skipped=[job for job in graph.jobs if graph.key(job) in finished])
-        self._telling = telling
+        self._messages = messages
 
     def ready(self) -> list[Job]:
         """Returns the waiting jobs for which what they build on is there; where that cannot be told, a job fails."""
@@ -80,14 +80,14 @@ class Agenda:
         done = self._is_done(job)  # the files are the truth, whatever the process says of itself
         if done:
             self.outcome.done.append(job)
-            self._telling.done(job)
+            self._messages.done(job)
         elif done is not None:
             self.fail(job, reason_of(job, process))
 
     def fail(self, job: Job, reason: str) -> None:
         """Notes that a job has no result, and says why."""
         self.outcome.failed[self.graph.key(job)] = reason
-        self._telling.failed(job, reason)
+        self._messages.failed(job, reason)
 
     def _is_done(self, job: Job) -> bool | None:
         """Returns whether a job's result is there; None where its files cannot be read, which fails that job alone."""

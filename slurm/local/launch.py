@@ -5,26 +5,37 @@ stands in the ledger as an intent, which counts as queued as long as a launcher 
 """
 
 import os
+import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from repro.cores import idle_cores, usable_cores
 from repro.errors import UserError
 from repro.files import mend_of_place
+from repro.progress import ProgressBars
+from repro.quantities import counted
 from repro.terminal import Console
 from repro.writability import why_unwritable
 from slurm.jobs.calls import refuse_foreign_sweep
+from slurm.jobs.job import Call
 from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program
-from slurm.local.cores import cpu_environment
+from slurm.local.agenda import Agenda
 from slurm.local.devices import Places
-from slurm.local.rounds import Rounds
+from slurm.local.messages import Bars, Messages
+from slurm.local.others import Others
+from slurm.local.processes import POLL_SECONDS, call_and_look, ended_on_exit
+from slurm.local.starter import Starter
 from slurm.planning.before_launch import check_roots
-from slurm.planning.graph import Graph
+from slurm.planning.graph import Graph, Job
 from slurm.profiles.profile import Cluster
+from slurm.submission.adoption import adopt_local
 from slurm.submission.handover import Outcome
-from slurm.sweep_folder.ledger import LOCAL_LOCK, Key
-from slurm.sweep_folder.local_lock import minding
+from slurm.submission.sbatch import KEEP_MEMORY
+from slurm.sweep_folder.launch_lock import BusySweepError, between_launches
+from slurm.sweep_folder.ledger import LOCAL_LOCK, Key, Ledger
+from slurm.sweep_folder.local_lock import minding, starting
 
 
 def launch_here(
@@ -67,12 +78,12 @@ def launch_here(
     if cluster.executor == "debug":
         at_once, most = min(at_once, 1), 1  # one job after the other, in this process
     processes = min(parallel, at_once * most) if gpus else min(parallel, at_once) * most
-    for name, value in cpu_environment(processes, console).items():
+    for name, value in _cpu_environment(processes, console).items():
         os.environ.setdefault(name, value)
     with _under_way(graph.sweep_folder):
         write_report_order(graph.sweep_folder, graph.tables)
         places = Places(1 if cluster.executor == "debug" else parallel, gpus)
-        return Rounds(graph, finished, cluster, program, places, console).run()
+        return LocalLaunch(graph, finished, cluster, program, places, console).run()
 
 
 def _most_at_once(graph: Graph, finished: Collection[Key]) -> int:
@@ -80,6 +91,25 @@ def _most_at_once(graph: Graph, finished: Collection[Key]) -> int:
     missing = [job for job in graph.jobs if graph.key(job) not in finished]
     built_on = {graph.key(parent) for job in missing if (parent := graph.parent(job)) is not None}
     return sum(graph.key(job) not in built_on for job in missing)
+
+
+def _cpu_environment(processes: int, console: Console) -> dict[str, str]:
+    """Returns the variables for processes that share the idle cores out; the user's own take precedence.
+
+    Args:
+        processes: How many run at a time; 0: none will.
+        console: Is told where other processes leave fewer threads to each of ours.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return KEEP_MEMORY
+    cores = usable_cores()
+    # What is busy now may be idle later, but too few threads cost a part of the time, and too many a multiple of it.
+    idle = idle_cores() if processes else cores
+    threads, most = (max(1, number // max(1, processes)) for number in (idle, cores))
+    if threads < most:
+        share = f"{counted(threads, 'thread')} a process, and not {most}"
+        console.print(f"{cores - idle} of {cores} cores are busy: {share}", soft_wrap=True)
+    return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
 
 
 @contextmanager
@@ -94,3 +124,107 @@ def _under_way(sweep_folder: Path) -> Iterator[None]:
         raise UserError(what, mend=mend_of_place(error)) from error
     with minding(sweep_folder):
         yield
+
+
+class LocalLaunch:
+    """A launch on this machine, from what is missing to what became of it."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        finished: Collection[Key],
+        cluster: Cluster,
+        program: Program,
+        places: Places,
+        console: Console,
+    ) -> None:
+        """Begins nothing yet.
+
+        Args:
+            graph: The sweep.
+            finished: Keys of what is done.
+            cluster: A profile with the executor `local` or `debug`.
+            program: The names of what the jobs carry out.
+            places: What the launch may take up.
+            console: For progress.
+        """
+        self._cluster, self._places = cluster, places
+        self._messages = Messages(console)
+        self._ledger = Ledger(graph.sweep_folder)
+        self.agenda = Agenda(graph, finished, self._messages)
+        self.starter = Starter(self.agenda, self._ledger, cluster, program)
+        self._others = Others(self.agenda, self._ledger, self._messages)
+
+    def run(self) -> Outcome:
+        """Carries the jobs out and waits for them.
+
+        Raises:
+            UserError: The sweep's folder cannot be written to, or Slurm has jobs of it and does not answer.
+        """
+        self.queue_up()
+        agenda, starter, console = self.agenda, self.starter, self._messages.console
+        with ProgressBars(console=console) as progress, ended_on_exit(starter.processes, console):
+            bars = Bars(progress)
+            # In each round first what has ended, then what can no longer run, then what can start: an end makes room
+            # and makes children ready, or dooms them, and all of that should count in the same round.
+            while agenda.waiting or starter.running:
+                for job, process in starter.take_ended():
+                    agenda.end(job, process)
+                agenda.give_up_what_cannot_run(job for job, _ in starter.running)
+                for job, call in self.start_what_can():
+                    call_and_look(call)
+                    agenda.end(job, None)
+                bars.show({agenda.graph.key(job): job for job, _ in starter.running})
+                if agenda.waiting or starter.running:
+                    time.sleep(POLL_SECONDS)
+        return agenda.outcome
+
+    def queue_up(self) -> None:
+        """Writes down what waits for its turn, but what others have."""
+        with between_launches(self.agenda.graph.sweep_folder):
+            self._others.leave_slurm_its_own()
+            with starting(self.agenda.graph.sweep_folder):
+                adopt_local(self._ledger)
+            jobs = {self.agenda.graph.key(job): job for job in self.agenda.waiting}
+            launched = self._others.launched(jobs)
+            self.starter.write_down(job for key, job in jobs.items() if key not in launched)
+
+    def start_what_can(self) -> list[tuple[Job, Call]]:
+        """Starts the jobs that can start now; returns those that this process is to carry out itself, with their calls.
+
+        These are begun only once other launchers of the sweep may look again: they take as long as they take.
+        """
+        here: list[tuple[Job, Call]] = []
+        with ExitStack() as stack:
+            stack.enter_context(starting(self.agenda.graph.sweep_folder))
+            try:
+                stack.enter_context(between_launches(self.agenda.graph.sweep_folder, wait=0.0))
+            except BusySweepError as error:  # what runs here is minded meanwhile
+                self._messages.launch_is_at_work(error)
+                return []
+            for job, gpus in self.startable():
+                self.agenda.waiting.remove(job)
+                self._messages.started(job, gpus)
+                if self._cluster.executor != "debug":
+                    self.starter.start(job, gpus)
+                elif call := self.starter.claim(job):
+                    here.append((job, call))
+        return here
+
+    def startable(self) -> list[tuple[Job, tuple[str, ...]]]:
+        """Returns the jobs to start now, with their GPUs."""
+        running = self.starter.processes()
+        ready = self.agenda.ready() if len(running) < self._places.jobs else []
+        if not ready:
+            return []
+        others = self._others.running_here({process.id for process in running})
+        room, free = self._places.left([process.gpus for process in running], others)
+        startable: list[tuple[Job, tuple[str, ...]]] = []
+        for job in ready:
+            processes = self._cluster.resources_of(job.task).tasks_per_node
+            if len(startable) >= room or (self._places.gpus and processes > len(free)):
+                break  # in their order: a job of many processes would else wait for ever
+            if not self._others.have(job):
+                startable.append((job, tuple(free[: processes if self._places.gpus else 0])))
+                del free[:processes]
+        return startable

@@ -1,34 +1,39 @@
 """Who else has jobs of a sweep that is launched on this machine: Slurm, another launcher, or a person."""
 
+import math
+import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
+from repro.errors import UserError
+from repro.terminal import Console
 from slurm.local.agenda import Agenda
-from slurm.local.slurms_share import SlurmsShare
-from slurm.local.telling import Telling
-from slurm.monitoring.queue import QueueSnapshot
+from slurm.local.messages import Messages
+from slurm.monitoring.queue import QueueSnapshot, snapshot
 from slurm.monitoring.status import is_under_way
 from slurm.planning.graph import Job
 from slurm.sweep_folder.ledger import Key, Ledger, Submission
 
 HERE = QueueSnapshot()
 """By it, processes of this machine are asked whether they live, and no scheduler."""
+SILENT_SECONDS = 60.0
+"""Before a Slurm that did not answer is asked again."""
 
 
 class Others:
     """What others do with the jobs of a launch, by the ledger and the runs' folders: it is waited for, not doubled."""
 
-    def __init__(self, agenda: Agenda, ledger: Ledger, telling: Telling) -> None:
+    def __init__(self, agenda: Agenda, ledger: Ledger, messages: Messages) -> None:
         """Heeds what is cancelled from now on.
 
         Args:
             agenda: Of the launch.
             ledger: Of the sweep.
-            telling: Told what is waited for.
+            messages: Told what is waited for.
         """
-        self._agenda, self._ledger, self._telling = agenda, ledger, telling
+        self._agenda, self._ledger, self._messages = agenda, ledger, messages
         self._cancels = len(ledger.taken_back())
-        self._slurms_share = SlurmsShare(ledger, telling.console)
+        self._slurm_silent_until = -math.inf  # on the monotonic clock
 
     def leave_slurm_its_own(self) -> None:
         """Takes what Slurm has out of what waits here.
@@ -36,7 +41,8 @@ class Others:
         Raises:
             UserError: There is a Slurm, and it does not answer.
         """
-        self._agenda.leave_to_slurm(self._slurms_share.look(map(self._agenda.graph.key, self._agenda.waiting)))
+        waiting = map(self._agenda.graph.key, self._agenda.waiting)
+        self._agenda.leave_to_slurm(with_slurm(self._ledger, waiting, self._messages.console))
 
     def launched(self, keys: Collection[Key]) -> set[Key]:
         """Returns which of the jobs other launchers run.
@@ -74,7 +80,7 @@ class Others:
             self._agenda.cancel(job)
             return True
         if is_under_way(self._ledger.sweep, key, sent, HERE, time.time()):
-            self._telling.runs_elsewhere(job)  # a person started it, or a launcher on another machine: the same holds
+            self._messages.runs_elsewhere(job)  # a person started it, or a launcher on another machine: the same holds
             return True
         return False
 
@@ -90,7 +96,53 @@ class Others:
         return [e for e in newest if e.executor == "local" and e.job and e.job not in own and HERE.live(e)]
 
     def _went_to_slurm(self, key: Key) -> bool:
-        """Returns whether a job that waits here went out to Slurm since, which may have it; leaves it to it then."""
-        there = self._slurms_share.look_again([key])
-        self._agenda.leave_to_slurm(there or ())
-        return there is None or bool(there)
+        """Returns whether Slurm has, or may have, a job that waits here; leaves it to it then.
+
+        That Slurm is silent is no reason to end what runs here. It is asked again after a while only: a question may
+        take a minute, in which nothing else here is minded.
+        """
+        if time.monotonic() < self._slurm_silent_until:
+            return True
+        try:
+            there = with_slurm(self._ledger, [key], self._messages.console)
+        except UserError:
+            self._slurm_silent_until = time.monotonic() + SILENT_SECONDS
+            return True
+        self._agenda.leave_to_slurm(there)
+        return bool(there)
+
+
+def with_slurm(ledger: Ledger, keys: Iterable[Key], console: Console) -> set[Key]:
+    """Returns which jobs Slurm has queued or running, so that they are not to be started here as well.
+
+    Args:
+        ledger: Of the sweep.
+        keys: Of the jobs that are asked about.
+        console: Told where no Slurm is at hand to be asked.
+
+    Raises:
+        UserError: There is a Slurm, and it does not answer.
+    """
+    wanted = set(keys)
+    sent = [
+        entry
+        for entry in ledger.submissions()
+        if entry.executor == "slurm" and entry.key in wanted
+        if not (entry.refused or entry.cancelled or entry.superseded)
+    ]
+    if not sent:
+        return set()
+    queue = snapshot()
+    if not queue.trouble:
+        return {entry.key for entry in sent if queue.live(entry)}
+    number = len({entry.key for entry in sent})
+    if not queue.absent:
+        what = f"{number} of these jobs went out to Slurm, which does not say whether it has them ({queue.trouble})"
+        named = next((name for name in ("SLURM_CONF", "SLURM_CONF_SERVER") if name in os.environ), "")
+        otherwise = f"; where there is no cluster any more, unset {named}" if named else ""
+        raise UserError(what, mend=f"the same again when Slurm answers{otherwise}")
+    # A sweep that was carried from a cluster to another machine; what runs there holds its own folders there. Where
+    # Slurm's programs are installed without a cluster, they would not answer later either.
+    words = f"{number} of these jobs went out to Slurm, of which there is none here: they are started here"
+    console.print(words, soft_wrap=True)
+    return set()

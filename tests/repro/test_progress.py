@@ -24,7 +24,7 @@ from downstream.progress import reported
 from repro.progress import BYTES, OPENING, ProgressBars, clock_time, doing, tracked
 from repro.runs.folder import RunFolder
 from repro.training.step_bar import SCORED, StepBar
-from slurm.local.telling import show_progress
+from slurm.local.messages import Bars
 from slurm.planning.graph import Job
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -292,7 +292,6 @@ def test_the_bar_of_a_job_counts_what_its_task_counts(tmp_path: Path) -> None:
     with folder.attempt("logistic"), reported(folder, "logistic", "regression", 13, "fits") as tell:
         tell(13)
     progress = ProgressBars(console=Console(quiet=True))
-    bar = progress.add_task("logistic mocov2 s0", total=None)
-    show_progress(progress, bar, Job(tiny(), folder, "logistic"))
+    Bars(progress).show({("mocov2/s0", "logistic"): Job(tiny(), folder, "logistic")})
     (task,) = progress.tasks
     assert (task.completed, task.fields["unit"]) == (13, "fits")

@@ -16,7 +16,6 @@ from waiting import wait_until
 
 from repro.jobs import PROGRAM
 from repro.runs.lock import STALE_SECONDS
-from slurm.local import rounds
 from slurm.planning.graph import Graph
 from slurm.submission.handover import Outcome
 from slurm.submission.launch import submit
@@ -74,7 +73,7 @@ def test_a_launch_with_slurm_holds_up_what_waits_here_and_not_what_runs(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rounds, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr("slurm.local.launch.POLL_SECONDS", 0.05)
     graph = graph_of(tmp_path / "s", 2)
     graph.sweep_folder.mkdir()
     with ThreadPoolExecutor(1) as executor:

@@ -26,8 +26,8 @@ from repro.runs.status import Status
 from slurm.jobs.calls import read_call
 from slurm.jobs.job import Call
 from slurm.local.devices import Places, chosen_devices
+from slurm.local.launch import LocalLaunch
 from slurm.local.processes import LocalJob
-from slurm.local.rounds import Rounds
 from slurm.planning.graph import Graph, Job, make_graph
 from slurm.profiles.profile import Cluster, Resources
 from slurm.status_commands import cancel
@@ -198,11 +198,11 @@ def test_gpus_of_jobs_that_outlived_their_launcher_are_not_handed_out(
     (orphan,) = [entry for entry in Ledger(place).submissions() if entry.job]
     assert orphan.devices == ("0",)
     try:
-        here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(2, ("0", "1")), Console(quiet=True))
+        here = LocalLaunch(graph, (), HERE_CLUSTER, PROGRAM, Places(2, ("0", "1")), Console(quiet=True))
         assert [(job.run.seed, gpus) for job, gpus in here.startable()] == [(1, ("1",))]
-        here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(2), Console(quiet=True))
+        here = LocalLaunch(graph, (), HERE_CLUSTER, PROGRAM, Places(2), Console(quiet=True))
         assert len(here.startable()) == 1
-        here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(2, ("2", "3")), Console(quiet=True))
+        here = LocalLaunch(graph, (), HERE_CLUSTER, PROGRAM, Places(2, ("2", "3")), Console(quiet=True))
         assert [gpus for _, gpus in here.startable()] == [("2",), ("3",)]
     finally:
         os.killpg(int(orphan.job), signal.SIGKILL)
@@ -213,7 +213,7 @@ def test_what_two_launchers_find_missing_is_started_once(programs: Path, tmp_pat
     graph = graph_of(tmp_path / "sweep", 1)
     graph.sweep_folder.mkdir()
     first, second = (
-        Rounds(graph, (), HERE_CLUSTER, replace(PROGRAM, task="job_programs:last"), Places(1), Console(quiet=True))
+        LocalLaunch(graph, (), HERE_CLUSTER, replace(PROGRAM, task="job_programs:last"), Places(1), Console(quiet=True))
         for _ in range(2)
     )
     found: list[int] = []
@@ -241,7 +241,7 @@ def test_what_is_cancelled_between_the_look_and_the_start_is_ended_or_not_begun(
     graph = graph_of(tmp_path / "sweep", 2)
     graph.sweep_folder.mkdir()
     program = replace(PROGRAM, task="job_programs:last")
-    here = Rounds(graph, (), HERE_CLUSTER, program, Places(1), Console(quiet=True))
+    here = LocalLaunch(graph, (), HERE_CLUSTER, program, Places(1), Console(quiet=True))
     here.queue_up()
     thread = threading.Thread(target=lambda: cancel(str(graph.sweep_folder)))
     with starting(graph.sweep_folder):
@@ -265,7 +265,7 @@ def test_a_job_whose_launcher_was_killed_before_it_wrote_its_id_down_is_found(
     graph = graph_of(tmp_path / "sweep", 1)
     graph.sweep_folder.mkdir()
     program = replace(PROGRAM, task="job_programs:last")
-    here = Rounds(graph, (), HERE_CLUSTER, program, Places(1), Console(quiet=True))
+    here = LocalLaunch(graph, (), HERE_CLUSTER, program, Places(1), Console(quiet=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Ledger, "submitted", lambda *_: None)
         process = here.starter.start(graph.jobs[0], ("3",))
@@ -276,7 +276,7 @@ def test_a_job_whose_launcher_was_killed_before_it_wrote_its_id_down_is_found(
             assert f"cancelled 1 job: {process.id}" in capsys.readouterr().out
             wait_until(process.ended, "the job ends")
         else:
-            Rounds(graph, (), HERE_CLUSTER, program, Places(1), Console(quiet=True)).queue_up()
+            LocalLaunch(graph, (), HERE_CLUSTER, program, Places(1), Console(quiet=True)).queue_up()
         (entry,) = Ledger(graph.sweep_folder).submissions()
         assert (entry.job, entry.devices) == (process.id, ("3",))
         assert reader.poll() is None
@@ -351,9 +351,9 @@ def test_words_that_are_no_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_other_processes_use_is_not_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads beyond the idle cores would spin while they wait for each other."""
-    monkeypatch.setattr("slurm.local.cores.usable_cores", lambda: 16)
-    monkeypatch.setattr("slurm.local.cores.idle_cores", lambda: 5)
-    monkeypatch.setattr(Rounds, "run", lambda here: Outcome(skipped=list(here.agenda.graph.jobs)))
+    monkeypatch.setattr("slurm.local.launch.usable_cores", lambda: 16)
+    monkeypatch.setattr("slurm.local.launch.idle_cores", lambda: 5)
+    monkeypatch.setattr(LocalLaunch, "run", lambda here: Outcome(skipped=list(here.agenda.graph.jobs)))
     two = graph_of(tmp_path, 2)
     for given, threads, said in (
         (None, "2", "11 of 16 cores are busy: 2 threads a process, and not 8\n"),
@@ -370,9 +370,9 @@ def test_jobs_share_the_cores_out_among_as_many_as_can_run_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not among as many as there may be: of eight at a time, of which two are missing, each has a half."""
-    monkeypatch.setattr("slurm.local.cores.usable_cores", lambda: 16)
-    monkeypatch.setattr("slurm.local.cores.idle_cores", lambda: 16)
-    monkeypatch.setattr(Rounds, "run", lambda here: Outcome(skipped=list(here.agenda.graph.jobs)))
+    monkeypatch.setattr("slurm.local.launch.usable_cores", lambda: 16)
+    monkeypatch.setattr("slurm.local.launch.idle_cores", lambda: 16)
+    monkeypatch.setattr(LocalLaunch, "run", lambda here: Outcome(skipped=list(here.agenda.graph.jobs)))
 
     def threads(graph: Graph, cluster: Cluster = HERE_CLUSTER, **options: Any) -> str:
         monkeypatch.delenv("OMP_NUM_THREADS")

@@ -23,8 +23,8 @@ from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from slurm.local import processes, starter
 from slurm.local.devices import Places
-from slurm.local.rounds import Rounds
-from slurm.local.slurms_share import SlurmsShare
+from slurm.local.launch import LocalLaunch
+from slurm.local.others import with_slurm
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.planning.graph import Graph, Job, make_graph
 from slurm.profiles.profile import Cluster, Resources
@@ -233,11 +233,11 @@ def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
 ) -> None:
     graph = graph_of(tmp_path / "sweep", 2)
     graph.sweep_folder.mkdir()
-    here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(2), Console(quiet=True))
+    here = LocalLaunch(graph, (), HERE_CLUSTER, PROGRAM, Places(2), Console(quiet=True))
     here.queue_up()
     entry = sent_to_slurm(graph)
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
-    monkeypatch.setattr("slurm.local.slurms_share.SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("slurm.local.others.SILENT_SECONDS", 0.0)
     assert [job for job, _ in here.startable()] == [graph.jobs[1]]  # of the other nobody knows
     assert here.agenda.waiting == list(graph.jobs)
     (slurm.place / "squeue.err").unlink()
@@ -254,7 +254,7 @@ def test_of_what_slurm_refused_or_gave_back_it_is_not_asked(slurm: FakeSlurm, tm
     ledger.cancelled([cancelled])
     ledger.superseded([superseded])
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
-    assert SlurmsShare(ledger, Console(quiet=True)).look(map(graph.key, graph.jobs)) == set()
+    assert with_slurm(ledger, map(graph.key, graph.jobs), Console(quiet=True)) == set()
     assert slurm.calls == []
 
 
@@ -264,7 +264,7 @@ def test_a_silent_slurm_is_asked_once_in_a_while_for_all_that_went_to_it(
     """In each round it was asked for each job, up to a minute each, in which nothing else here was minded."""
     graph = graph_of(tmp_path / "sweep", 3)
     graph.sweep_folder.mkdir()
-    here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(3), Console(quiet=True))
+    here = LocalLaunch(graph, (), HERE_CLUSTER, PROGRAM, Places(3), Console(quiet=True))
     here.queue_up()
     for job in graph.jobs[:2]:
         sent_to_slurm(graph, job=job)
@@ -287,7 +287,7 @@ def test_what_runs_elsewhere_is_waited_for_and_not_started_here(
     there = Submission("sweep-pretrain-1", "local", "local", "", folder, task, job="77", host="elsewhere")
     if launched_there:
         ledger.submitted([there])
-    here = Rounds(graph, (), HERE_CLUSTER, PROGRAM, Places(2), Console(quiet=True))
+    here = LocalLaunch(graph, (), HERE_CLUSTER, PROGRAM, Places(2), Console(quiet=True))
     here.queue_up()
     assert (ledger.newest()[there.key] == there) is launched_there
     assert [job for job, _ in here.startable()] == [graph.jobs[1]]

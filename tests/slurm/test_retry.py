@@ -12,7 +12,7 @@ from training_samples import refused, salmask, tiny
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from slurm import retry
-from slurm.local.rounds import Rounds
+from slurm.local.launch import LocalLaunch
 from slurm.planning.graph import Graph, Job, make_graph
 from slurm.profiles.profile import load_named, user_folder
 from slurm.submission.handover import Outcome
@@ -126,7 +126,7 @@ def test_what_waited_as_its_launcher_was_stopped_can_be_retried(
     ran, lost = (tiny(changes={"seed": seed}) for seed in (0, 1))
     jobs = [Job(run, RunFolder.of(run, place), task) for run in (ran, lost) for task in ("pretrain", "knn")]
     graph = make_graph(place, jobs, ())
-    monkeypatch.setattr(Rounds, "start_what_can", interrupted)
+    monkeypatch.setattr(LocalLaunch, "start_what_can", interrupted)
     with pytest.raises(KeyboardInterrupt):
         launched(graph, "record")
     ledger = Ledger(place)

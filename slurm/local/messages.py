@@ -14,7 +14,7 @@ from slurm.sweep_folder.launch_lock import BusySweepError
 from slurm.sweep_folder.ledger import Key
 
 
-class Telling:
+class Messages:
     """The lines of a launch; what it waits for is said once."""
 
     def __init__(self, console: Console) -> None:
@@ -77,13 +77,8 @@ class Bars:
         for key, job in running.items():
             if key not in self._bars:
                 self._bars[key] = self._progress.add_task(job.name, total=None)
-            show_progress(self._progress, self._bars[key], job)
-
-
-def show_progress(progress: ProgressBars, bar: TaskID, job: Job) -> None:
-    """Moves a job's bar to where its status says that it is; one of which nothing is known is drawn all the same."""
-    status, _ = status_of(job.folder, job.task)
-    if status and status.steps:
-        progress.update(bar, completed=status.step, total=status.steps, unit=status.unit)
-    else:
-        progress.update(bar)
+            status, _ = status_of(job.folder, job.task)
+            if status and status.steps:
+                self._progress.update(self._bars[key], completed=status.step, total=status.steps, unit=status.unit)
+            else:  # nothing is known of it: it is drawn all the same
+                self._progress.update(self._bars[key])
