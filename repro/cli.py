@@ -146,10 +146,16 @@ def _subjects() -> Any:
 
 def _doctor() -> typer.Typer:
     from repro.doctor.commands import build
-    from repro.jobs import PROGRAM
-    from slurm.status_commands import probe_cluster
 
-    return build(partial(probe_cluster, program=PROGRAM), _needs_of_sweep)
+    return build(_probe_cluster, _needs_of_sweep)
+
+
+def _probe_cluster(name: str, **options: Any) -> Any:
+    from repro.jobs import PROGRAM
+    from slurm.nodes.probe import probe  # submitit takes a second, which `salmask doctor` alone does not need
+    from slurm.profiles.profile import load
+
+    return probe(load(name), PROGRAM, **options)
 
 
 def _needs_of_sweep(name: str, **words: str) -> Any:

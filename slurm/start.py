@@ -8,7 +8,7 @@ from types import FrameType
 
 from repro.runs.stopping import SIGNALS
 
-ERRAND_ATTEMPTS = 3
+NODE_JOB_ATTEMPTS = 3
 """How often a look at a node, or a measurement there, may begin: whoever asked may have gone."""
 
 
@@ -37,7 +37,7 @@ def main(folder: Path) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         call = read_call(folder, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
-        if not isinstance(call, Call) and restarts() >= ERRAND_ATTEMPTS:  # a Call minds its own attempts
+        if not isinstance(call, Call) and restarts() >= NODE_JOB_ATTEMPTS:  # a Call minds its own attempts
             raise UserError(f"gave up after {restarts()} requeues", mend="the same again, with a longer time limit")
         call()
     except Exception as error:

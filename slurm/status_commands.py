@@ -12,8 +12,6 @@ import typer
 from rich.live import Live
 
 from repro.console import AsJson
-from repro.doctor.diagnosis import Diagnosis
-from repro.doctor.needs import Needs
 from repro.errors import UserError
 from repro.quantities import counted, size_text
 from repro.runs.status import PRETRAIN
@@ -241,25 +239,6 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
         say(f"{size_text(item.size):>12}  {item.path}  ({item.why})")
     found = f"{counted(len(unneeded), 'thing')}, {size_text(sum(item.size for item in unneeded))}"
     say(f"{'would remove' if dry_run else 'removed'} {found}")
-
-
-def probe_cluster(cluster: str, program: Program, *, needs: Needs, nodes: int, wait: float) -> list[Diagnosis]:
-    """Returns what a short job with a profile's resources finds; see `slurm.nodes.probe`.
-
-    Args:
-        cluster: Name of the profile, or its file.
-        program: Whose `examine` the job carries out.
-        needs: Data sets and weights that must be there.
-        nodes: That the job asks for; 0: as many as the profile says.
-        wait: Seconds to wait for the job.
-
-    Raises:
-        UserError: The profile is unknown, there is no Slurm here, or it refuses the job.
-    """
-    from slurm.nodes.probe import probe  # submitit takes a second to import
-    from slurm.profiles.profile import load
-
-    return probe(load(cluster), program, needs=needs, nodes=nodes, wait=wait)
 
 
 def build(program: Program) -> typer.Typer:

@@ -9,26 +9,22 @@ from repro.errors import UserError
 from repro.runs.status import PRETRAIN
 from slurm.jobs.node_probe import NodeProbe
 from slurm.jobs.program import Program
-from slurm.nodes.errand import NoReportError, carried_out
+from slurm.nodes.node_job import NoReportError, carried_out
 from slurm.profiles.profile import Cluster
 from slurm.submission.batches import Batch, submission_name
 
 MINUTES = 5
 """Time limit of the job; it takes about one."""
-SIGNAL_SECONDS = 60
-"""The longest warning before that limit."""
 FOLDER = ".doctor"
 
 
-def probe(
-    cluster: Cluster, program: Program, *, needs: Needs | None = None, nodes: int = 0, wait: float
-) -> list[Diagnosis]:
+def probe(cluster: Cluster, program: Program, *, needs: Needs, nodes: int, wait: float) -> list[Diagnosis]:
     """Sends a job with what the profile asks for a pretraining, and returns what it found.
 
     Args:
         cluster: A profile with the executor `slurm`.
         program: Whose `examine` the job carries out.
-        needs: Data sets and weights that must be there; None: the weights of the paper's localizer.
+        needs: Data sets and weights that must be there.
         nodes: That the job asks for; 0: as many as the profile says.
         wait: Seconds; then the job is cancelled, and why it waited is a finding.
 
@@ -42,12 +38,8 @@ def probe(
     folder = sweeps_folder / FOLDER / name
     resources = cluster.resources_of(PRETRAIN)
     resources = replace(resources, time=MINUTES, nodes=nodes or resources.nodes)
-    # The profile's warning is meant for its own time limits, and may be longer than that of this job.
-    cluster = replace(cluster, signal_seconds=min(cluster.signal_seconds, SIGNAL_SECONDS))
     batch = Batch(name, "probe", ((".", "probe"),), resources)
-    call = NodeProbe(
-        sweeps_folder, folder / "report.json", resources.gpus, resources.cpus, program.examine, needs or Needs()
-    )
+    call = NodeProbe(sweeps_folder, folder / "report.json", resources.gpus, resources.cpus, program.examine, needs)
     try:
         content, where = carried_out(call, batch, cluster, folder, wait)
     except NoReportError as error:

@@ -40,7 +40,7 @@ def bench_on_node(
     Raises:
         UserError: There is no Slurm here, it refuses the job or does not start it in time, or the job fails.
     """
-    from slurm.nodes.errand import carried_out  # submitit takes a second to import
+    from slurm.nodes.node_job import carried_out  # submitit takes a second to import
     from slurm.submission.batches import Batch, submission_name
 
     profile = load(cluster)
@@ -51,7 +51,6 @@ def bench_on_node(
     minutes = MINUTES + MINUTES_A_ROW * len(runs)
     asked = profile.resources_of(PRETRAIN)
     resources = replace(asked, time=min(asked.time or minutes, minutes))
-    profile = replace(profile, signal_seconds=min(profile.signal_seconds, 60))
     orders = tuple(folder / f"row-{number}.yaml" for number in range(len(runs)))
     call = NodeBench(orders, folder / "report.json", steps, warm_up, program)
     for path, run in zip(orders, runs, strict=True):

@@ -21,6 +21,7 @@ from training_samples import TINY
 from waiting import wait_until
 from yaml_samples import write_yaml
 
+from repro.doctor.needs import Needs
 from repro.errors import UserError
 from repro.jobs import PROGRAM
 from slurm.monitoring.queue import snapshot
@@ -186,7 +187,7 @@ def test_a_probe_that_is_refused_or_unanswered_is_one_line(stand_in: StandInSlur
     for faults, words in (([REFUSED], "sbatch refused the probe: .*qos"), ([SLOW] * 5, "Slurm does not answer: .*out")):
         stand_in.tell("faults", *faults)
         with pytest.raises(UserError, match=words):
-            probe(cluster, PROGRAM, wait=0.0)
+            probe(cluster, PROGRAM, needs=Needs(), nodes=0, wait=0.0)
 
 
 def test_sbatch_gets_nothing_of_the_job_that_it_is_called_in(
@@ -195,7 +196,10 @@ def test_sbatch_gets_nothing_of_the_job_that_it_is_called_in(
     for name in ("SLURM_CONF", "SLURM_CPUS_PER_TASK", "SLURM_JOB_ID"):
         monkeypatch.setenv(name, "7")
     cluster = replace(CLUSTER, scratch=str(tmp_path))
-    for call in (lambda: launch(graph_for(tmp_path)), lambda: probe(cluster, PROGRAM, wait=0.0)):
+    for call in (
+        lambda: launch(graph_for(tmp_path)),
+        lambda: probe(cluster, PROGRAM, needs=Needs(), nodes=0, wait=0.0),
+    ):
         call()
         assert [name for name in stand_in.environment if name.startswith("SLURM_")] == ["SLURM_CONF"]
         (stand_in.place / "environment").unlink()

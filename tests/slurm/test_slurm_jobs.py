@@ -23,6 +23,7 @@ from training_samples import OURS, TINY, Ended, assert_same_training, salmask
 from waiting import wait_until
 from yaml_samples import write_yaml
 
+from repro.doctor.needs import Needs
 from repro.drill import on_cluster
 from repro.drill.on_cluster import ClusterDrill
 from repro.drill.promises import PREEMPTED, PROMISES, UNDISTURBED, went_on
@@ -266,12 +267,12 @@ def test_the_doctor_of_two_nodes_tells_what_holds_between_them(cluster: Cluster,
 def test_the_doctor_does_not_wait_for_what_never_starts(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slurm.nodes.errand.NEVER_SECONDS", 2.0)
-    monkeypatch.setattr("slurm.nodes.errand.ASK_SECONDS", 1.0)
+    monkeypatch.setattr("slurm.nodes.node_job.NEVER_SECONDS", 2.0)
+    monkeypatch.setattr("slurm.nodes.node_job.ASK_SECONDS", 1.0)
     profile = load(write_yaml(tmp_path / "down.yaml", {"cpus": 1, "scratch": str(tmp_path), "partition": "all"}))
     cluster.call("scontrol", "update", "partitionname=all", "state=down")
     try:
-        (finding,) = probe(profile, PROGRAM, wait=3600)
+        (finding,) = probe(profile, PROGRAM, needs=Needs(), nodes=0, wait=3600)
     finally:
         cluster.call("scontrol", "update", "partitionname=all", "state=up")
     job = finding.found.split()[1]
@@ -285,14 +286,14 @@ def test_the_doctor_does_not_wait_for_what_never_starts(
 
 def test_the_doctor_tells_why_its_job_cannot_start_and_takes_it_back(cluster: Cluster, tmp_path: Path) -> None:
     profile = load(write_yaml(tmp_path / "held.yaml", {"cpus": 1, "scratch": str(tmp_path), "extra": {"hold": ""}}))
-    (finding,) = probe(profile, PROGRAM, wait=6)
+    (finding,) = probe(profile, PROGRAM, needs=Needs(), nodes=0, wait=6)
     assert finding.verdict == "wrong"
     assert "did not start within 6 s: JobHeldUser" in finding.found
     job = finding.found.split()[1]
     wait_until(lambda: cluster.state(job) == "CANCELLED", "the probe is cancelled")
     profile = load(write_yaml(tmp_path / "none.yaml", {"cpus": 1, "scratch": str(tmp_path), "partition": "nowhere"}))
     with pytest.raises(UserError, match=r"sbatch refused the probe: .*nowhere|invalid partition.*; mend: the profile"):
-        probe(profile, PROGRAM, wait=6)
+        probe(profile, PROGRAM, needs=Needs(), nodes=0, wait=6)
 
 
 def test_the_drill_tries_what_is_promised_and_leaves_nothing(

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ NEVER_SECONDS = 30.0
 """For so long Slurm must say that waiting is in vain: as it begins, nodes that it has not heard of yet look down."""
 REPORT_SECONDS = 30.0
 """After the end of a job, for its report to come through the file system."""
-
+SIGNAL_SECONDS = 60
+"""The longest warning before the time limit of a job."""
 
 _ASK_FOR_OTHER = "another partition, account or QOS in the profile, or ask for less there"
 """The mend where Slurm's reason has none that would help."""
@@ -108,6 +110,8 @@ def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: P
     if queue.trouble:
         raise UserError(queue.trouble, mend=queue.mend)
     check_folder(folder, "another scratch in the profile")
+    # The profile's warning is meant for its own time limits, and may be longer than that of this job.
+    cluster = replace(cluster, signal_seconds=min(cluster.signal_seconds, SIGNAL_SECONDS))
     write_calls(folder, {0: call})
     write_text(folder / SCRIPT, script_of(batch, cluster, folder, code=CODE_ROOT))
     try:

@@ -23,7 +23,7 @@ from slurm.jobs.calls import write_calls
 from slurm.jobs.node_bench import NodeBench
 from slurm.jobs.node_probe import NodeProbe
 from slurm.monitoring.queue import QueuedJob, QueueSnapshot
-from slurm.nodes.errand import NoReportError, carried_out, wait_for_report
+from slurm.nodes.node_job import NoReportError, carried_out, wait_for_report
 from slurm.submission.batches import Batch
 
 QUEUED = "812|doctor|PENDING|Priority|N/A|N/A||low|"
@@ -47,7 +47,7 @@ def test_a_job_that_nobody_waits_for_any_more_is_cancelled(
     error: type[BaseException],
 ) -> None:
     stand_in.tell("queue", QUEUED)
-    monkeypatch.setattr("slurm.nodes.errand.time.sleep", lambda _: ended())
+    monkeypatch.setattr("slurm.nodes.node_job.time.sleep", lambda _: ended())
     with pytest.raises(error):
         wait_for_report("812", tmp_path / "report.json", 1e12)
     assert stand_in.calls("scancel") == ["scancel 812"]
@@ -94,7 +94,7 @@ def test_a_job_that_runs_longer_than_it_is_waited_for_is_told_as_such(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was told to have printed nothing."""
-    monkeypatch.setattr("slurm.nodes.errand.wait_for_report", lambda *_: QueuedJob("101", "bench", "RUNNING"))
+    monkeypatch.setattr("slurm.nodes.node_job.wait_for_report", lambda *_: QueuedJob("101", "bench", "RUNNING"))
     batch = Batch("bench", "step", ((".", "step"),), CLUSTER.resources)
     call = NodeBench((), tmp_path / "report.json", 2, 1, "a:b")
     with pytest.raises(NoReportError, match=r"^job 101 was not through after 15 min, and was cancelled; mend: wait"):
@@ -107,7 +107,7 @@ def test_what_did_not_start_in_time_is_told_and_nothing_of_the_job_stays(
     batch = Batch("bench", "step", ((".", "step"),), CLUSTER.resources)
     call, folder = NodeBench((), tmp_path / "report.json", 2, 1, "a:b"), tmp_path / "bench"
     waiting = QueuedJob("101", "bench", "PENDING", "Priority")
-    monkeypatch.setattr("slurm.nodes.errand.wait_for_report", lambda *_: waiting)
+    monkeypatch.setattr("slurm.nodes.node_job.wait_for_report", lambda *_: waiting)
     with pytest.raises(NoReportError) as refusal:
         carried_out(call, batch, CLUSTER, folder, 900)
     assert str(refusal.value) == (
@@ -115,7 +115,7 @@ def test_what_did_not_start_in_time_is_told_and_nothing_of_the_job_stays(
         "mend: wait longer (--wait), or ask for less in the profile"
     )
     assert not folder.exists()
-    monkeypatch.setattr("slurm.nodes.errand.wait_for_report", lambda *_: interrupt())
+    monkeypatch.setattr("slurm.nodes.node_job.wait_for_report", lambda *_: interrupt())
     with pytest.raises(KeyboardInterrupt):
         carried_out(call, batch, CLUSTER, folder, 900)
     assert not folder.exists()
@@ -129,7 +129,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr("slurm.nodes.errand.time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr("slurm.nodes.node_job.time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
     return now
 
 
@@ -173,7 +173,7 @@ def test_a_word_of_a_moment_ends_no_wait(
         asked.append(clock[0])
         return next(said)
 
-    monkeypatch.setattr("slurm.nodes.errand.snapshot", snapshot)
+    monkeypatch.setattr("slurm.nodes.node_job.snapshot", snapshot)
     assert wait_for_report("812", tmp_path / "report.json", 1e12) == in_vain.jobs["812"]
     assert len(asked) == 14
 
