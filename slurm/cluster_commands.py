@@ -45,10 +45,9 @@ def check(
 
     refused = False
     for tasks, resources in _distinct(cluster):
-        answer = sbatch_says(resources, cluster)
-        refused = refused or not answer.accepted
-        mark = "ok" if answer.accepted else "REFUSED"
-        console.print(f"{mark}: {tasks}: {answer.words}", soft_wrap=True)
+        is_accepted, words = sbatch_says(resources, cluster)
+        refused = refused or not is_accepted
+        console.print(f"{'ok' if is_accepted else 'REFUSED'}: {tasks}: {words}", soft_wrap=True)
     if refused:
         raise UserError(
             f"sbatch takes no such jobs of '{cluster.name}'", mend="the profile; `sinfo` shows what there is"

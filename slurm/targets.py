@@ -63,12 +63,12 @@ def find_target(word: str) -> SweepTarget:
         raise _several(word, "sweeps", list(matching_sweeps.values()))
     if matching_sweeps:
         return SweepTarget(next(iter(matching_sweeps.values())))
-    matching_runs = sorted({run for root in roots for run in _runs(root) if RunName.of(run).is_meant_by(word)})
+    runs = {run: RunName.of(run) for root in roots for sweep in root.glob("*/") for run in runs_of(sweep)}
+    matching_runs = sorted(run for run, name in runs.items() if name.is_meant_by(word))
     if not matching_runs:
         names = list(dict.fromkeys(sweep.name for sweep in sweeps(roots)))
         if names and "/" in word:  # meant as a run
-            runs = [RunName.of(run) for root in roots for run in _runs(root)]
-            labels = sorted({f"{run.method}/{run.seed}" for run in runs})
+            labels = sorted({f"{name.method}/{name.seed}" for name in runs.values()})
             names = labels if difflib.get_close_matches(word, labels) else names
         raise UserError(f"no sweep or run '{word}'", mend=nearest(word, names)) if names else _nothing(roots)
     if len(matching_runs) > 1:
@@ -127,8 +127,3 @@ def _is_sweep(path: Path) -> bool:
 
 def _is_run(path: Path) -> bool:
     return any(is_file(path / name) for name in ("run.yaml", "status.json"))
-
-
-def _runs(root: Path) -> Iterator[Path]:
-    for sweep in root.glob("*/"):
-        yield from runs_of(sweep)

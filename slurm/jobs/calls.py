@@ -32,20 +32,6 @@ KINDS: Mapping[str, type[Call] | type[NodeProbe] | type[NodeBench]] = {
 }
 
 
-def private_folder(path: Path) -> Path:
-    """Makes a folder that only its owner may look into, and returns its path.
-
-    Raises:
-        UserError: It cannot be made.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {path}: {error.strerror or error}", mend=mend_of_place(error)) from error
-    return path
-
-
 def write_calls(folder: Path, calls: Mapping[int, Call | NodeProbe | NodeBench]) -> None:
     """Writes what the jobs of a submission are to do.
 
@@ -58,7 +44,12 @@ def write_calls(folder: Path, calls: Mapping[int, Call | NodeProbe | NodeBench])
     """
     (kind,) = {kind for kind, type_ in KINDS.items() for call in calls.values() if isinstance(call, type_)}
     content = {"kind": kind, "calls": {str(index): asdict(call) for index, call in calls.items()}}
-    write_text(private_folder(folder) / CALLS, json.dumps(content, indent=1, default=str))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror or error}", mend=mend_of_place(error)) from error
+    write_text(folder / CALLS, json.dumps(content, indent=1, default=str))
 
 
 def read_call(folder: Path, index: int) -> Call | NodeProbe | NodeBench:

@@ -14,9 +14,7 @@ from repro.errors import MEND, with_mend
 _NODE_FAILED = (
     r"NODE FAILURE|DUE TO NODE FAIL|Node failure on|launch failed.*node|lost (contact|connection) (to|with) node"
 )
-_EXCEPTION = re.compile(
-    r"^(?:\[rank\d+\]: )?(?P<name>(?:[A-Za-z_][\w.]*)?(?:Error|Exception|Interrupt|Exit)): (?P<text>.+)"
-)
+_EXCEPTION = re.compile(r"^(?:\[rank\d+\]: )?(?:[A-Za-z_][\w.]*)?(?:Error|Exception|Interrupt|Exit): .")
 
 _LOST_PEER = re.compile(
     r"Connection (closed|reset|refused)|by peer|NCCL|DistBackend|Broken pipe|another process of this run"
@@ -36,8 +34,8 @@ class _Cause:
     pattern: re.Pattern[str]
     words: str
     """What it was; `{line}` is the line itself."""
-    mend: Callable[[float, int], str] = lambda _, __: ""
-    """Of the gigabytes and minutes that were asked for, 0 where the profile left them open."""
+    mend: str | Callable[[float, int], str] = ""
+    """Or how it is made of the gigabytes and minutes that were asked for, 0 where the profile left them open."""
 
 
 def _more_memory(gigabytes: float, _: int) -> str:
@@ -49,11 +47,11 @@ def _more_time(_: float, minutes: int) -> str:
 
 
 CAUSES = (
-    _Cause(re.compile(r"salmask: the setup of the profile failed"), "{line}", lambda *_: "the profile's setup"),
+    _Cause(re.compile(r"salmask: the setup of the profile failed"), "{line}", "the profile's setup"),
     _Cause(
         re.compile(r"CUDA out of memory|CUDA error: out of memory|torch\.OutOfMemoryError"),
         "the GPU's memory was full",
-        lambda *_: "a smaller batch for each GPU, or a GPU with more memory",
+        "a smaller batch for each GPU, or a GPU with more memory",
     ),
     _Cause(
         re.compile(
@@ -65,21 +63,21 @@ CAUSES = (
     _Cause(
         re.compile(r"Bus error|insufficient shared memory|unable to (open|mmap) shared memory"),
         "the node's shared memory was full",
-        lambda *_: "machine.workers=0, or a larger /dev/shm",
+        "machine.workers=0, or a larger /dev/shm",
     ),
     _Cause(re.compile(r"DUE TO TIME LIMIT"), "its time was over", _more_time),
-    _Cause(re.compile(_NODE_FAILED), "its node failed", lambda *_: "salmask retry, or exclude the node in the profile"),
+    _Cause(re.compile(_NODE_FAILED), "its node failed", "salmask retry, or exclude the node in the profile"),
     _Cause(
-        re.compile(r"No module named '?(?P<name>[\w.]+)"),
+        re.compile(r"No module named '?[\w.]"),
         "{line}",
-        lambda *_: "the profile's setup: it must make this Python's packages visible on the node",
+        "the profile's setup: it must make this Python's packages visible on the node",
     ),
     _Cause(
-        re.compile(r"execve\(\): (?P<name>.+): (No such file or directory|Permission denied)"),
+        re.compile(r"execve\(\): .+: (No such file or directory|Permission denied)"),
         "{line}",
-        lambda *_: "the environment in a folder that the nodes see, or `python` in the profile",
+        "the environment in a folder that the nodes see, or `python` in the profile",
     ),
-    _Cause(re.compile(r"No space left on device|Disk quota exceeded"), "{line}", lambda *_: "free some space"),
+    _Cause(re.compile(r"No space left on device|Disk quota exceeded"), "{line}", "free some space"),
 )
 """From the most telling to the least; the first that any line fits counts."""
 
@@ -97,7 +95,8 @@ def cause_of(text: str, memory_gigabytes: float = 0.0, minutes: int = 0) -> str:
         for line in reversed(lines):
             if cause.pattern.search(line):
                 words = cause.words.format(line=line[:300])
-                return words if MEND in words else with_mend(words, cause.mend(memory_gigabytes, minutes))
+                mend = cause.mend if isinstance(cause.mend, str) else cause.mend(memory_gigabytes, minutes)
+                return words if MEND in words else with_mend(words, mend)
     # Of several processes the first whose exception is not the loss of the others tells the cause.
     errors = [line for line in lines if _EXCEPTION.match(line)]
     own = [line for line in errors if not is_lost_peer(line) and "SystemExit" not in line]

@@ -121,7 +121,7 @@ class Graph:
         """Returns the jobs that wait for a pretraining."""
         return list(self._children.get(self.key(job)[0], ()))
 
-    def finished(self, read_results: Callable[[Path], Sequence[Result]] | None = None) -> frozenset[Key]:
+    def finished(self, read_results: Callable[[Path], Sequence[Result]] = rows_of) -> frozenset[Key]:
         """Returns the keys of the jobs whose result is there, reading the results of each run once.
 
         What cannot be read is not finished. Who hands such a job over is told what is wrong
@@ -131,10 +131,9 @@ class Graph:
         keeps other launchers away.
 
         Args:
-            read_results: Reads a run's `results.jsonl`; default: `rows_of`. For callers that read the same files
-                for something else and keep what they read.
+            read_results: Reads a run's `results.jsonl`; for callers that read the same files for something else and
+                keep what they read.
         """
-        read_results = read_results or rows_of
         rows: dict[Path, Sequence[Result]] = {}
         keys = set()
         for job in self.jobs:

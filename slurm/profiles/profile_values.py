@@ -154,7 +154,7 @@ def whole_number(where: str, key: str, value: Any) -> int:
     Raises:
         UserError: It is none, or absurdly large.
     """
-    number = _number(where, key, value)
+    number = any_number(where, key, value)
     if number < 0:
         raise UserError(f"{where}: {key}={number} is below 0", mend=f"for example `{key}: 1`")
     return number
@@ -166,10 +166,6 @@ def any_number(where: str, key: str, value: Any) -> int:
     Raises:
         UserError: It is none, or absurdly large.
     """
-    return _number(where, key, value)
-
-
-def _number(where: str, key: str, value: Any) -> int:
     written = text(where, key, value)
     if not re.fullmatch(r"-?\d{1,7}", written, re.ASCII) or abs(int(written)) > LARGEST_NUMBER:
         raise UserError(f"{where}: {key}={written} is no whole number", mend=f"for example `{key}: 1`")

@@ -85,9 +85,9 @@ def in_lanes(
         planned: Seconds that jobs are planned to take.
     """
     batches = list(batches)
-    working = [batch for batch in batches if batch.task != REPORT]
     if not throttle:
         return batches
+    working = [batch for batch in batches if batch.task != REPORT]
     weights = Weights(planned)
     lanes = _live_lanes(live, throttle, weights)
     free = throttle - sum(lane.places for lane in lanes)
@@ -106,11 +106,15 @@ def jobs_by_lane(live: Iterable[Submission]) -> dict[str, list[str]]:
     Args:
         live: What is, since earlier launches.
     """
-    jobs: dict[str, list[str]] = {}
+    return {lane: [entry.job for entry in entries if entry.job] for lane, entries in _by_lane(live).items()}
+
+
+def _by_lane(live: Iterable[Submission]) -> dict[str, list[Submission]]:
+    by_lane: dict[str, list[Submission]] = {}
     for entry in live:
-        if entry.executor == "slurm" and entry.task != REPORT and entry.job:
-            jobs.setdefault(entry.lane or EARLIER, []).append(entry.job)
-    return jobs
+        if entry.executor == "slurm" and entry.task != REPORT:
+            by_lane.setdefault(entry.lane or EARLIER, []).append(entry)
+    return by_lane
 
 
 def behind(batch: Batch, lanes: Mapping[str, Sequence[str]]) -> list[str]:
@@ -130,12 +134,8 @@ def _placed(batch: Batch, lane: Lane) -> Batch:
 
 def _live_lanes(live: Iterable[Submission], throttle: int, weights: Weights) -> list[Lane]:
     """Returns the lanes of earlier launches, each with as many places as its jobs can still take."""
-    members: dict[str, list[Submission]] = {}
-    for entry in live:
-        if entry.executor == "slurm" and entry.task != REPORT:
-            members.setdefault(entry.lane or EARLIER, []).append(entry)
     lanes = []
-    for name, entries in members.items():
+    for name, entries in _by_lane(live).items():
         # Of what went out without a lane nothing says how many run at a time: as many as there are.
         most = max(entry.at_a_time or len(entries) for entry in entries)
         places = min(most, len(entries), throttle)

@@ -1,7 +1,6 @@
 """What sbatch says of a job that it is not to submit."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError
@@ -13,27 +12,21 @@ from slurm.submission.sbatch import script_of
 from slurm.submission.sbatch_call import classify
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Slurm's verdict on a job."""
-
-    accepted: bool
-    words: str
-    """When and where it would start, or why not."""
-
-
-def sbatch_says(resources: Resources, cluster: Cluster) -> Answer:
+def sbatch_says(resources: Resources, cluster: Cluster) -> tuple[bool, str]:
     """Asks `sbatch --test-only`, which submits nothing; where there is no sbatch, that is the answer.
 
     Args:
         resources: What the job asks for.
         cluster: Its profile.
 
+    Returns:
+        Whether Slurm would take the job; and when and where it would start, or why not.
+
     Raises:
         UserError: There is an sbatch, and this machine belongs to no cluster, or Slurm does not answer.
     """
     if not shutil.which("sbatch"):
-        return Answer(accepted=True, words="as far as can be told without sbatch, which is not on this machine")
+        return True, "as far as can be told without sbatch, which is not on this machine"
     batch = Batch("salmask-check", PRETRAIN, ((".", "check"),), resources)
     script = script_of(batch, cluster, Path(batch.name).absolute())
     reply = ask(["sbatch", "--test-only"], script=script, environment=outside_of_any_job())
@@ -43,4 +36,4 @@ def sbatch_says(resources: Resources, cluster: Cluster) -> Answer:
         raise UserError(reply.trouble, mend="try again when Slurm answers")
     # It tells when and where on standard error, as it tells why not.
     said = [line.removeprefix("sbatch: ") for line in (reply.errors or reply.output).splitlines() if line.strip()]
-    return Answer(not reply.trouble, said[-1] if said else reply.trouble or "it says no more")
+    return not reply.trouble, said[-1] if said else reply.trouble or "it says no more"

@@ -156,7 +156,7 @@ class Ledger:
         if looks and looks == self._read[0]:
             return list(self._read[1])
         latest: dict[tuple[str, str, str], Submission] = {}
-        for entry in self._entries():
+        for entry in filter(None, map(_parsed, self._lines(self.path))):
             # The line with the scheduler's id takes the place of its intent, and the order stays that of the intents.
             latest[(entry.submission, *entry.key)] = entry
         self._read = looks, list(latest.values())
@@ -276,12 +276,6 @@ class Ledger:
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"cannot write {path}: {reason}", mend=mend_of_place(error)) from error
-
-    def _entries(self) -> Iterable[Submission]:
-        for line in self._lines(self.path):
-            entry = _parsed(line)
-            if entry is not None:
-                yield entry
 
     def _lines(self, path: Path) -> list[bytes]:
         # Split as bytes: a line that was torn within a character would break the decoding of all the others.

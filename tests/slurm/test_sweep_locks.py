@@ -18,7 +18,8 @@ from waiting import wait_until
 
 from repro.errors import UserError
 from repro.jobs import PROGRAM
-from slurm.jobs.calls import private_folder
+from slurm.jobs.calls import write_calls
+from slurm.jobs.job import Call
 from slurm.local import launch as local
 from slurm.local.launch import launch_here
 from slurm.monitoring.states import State
@@ -78,7 +79,7 @@ def test_on_a_full_disk_nobody_is_told_to_begin_anew_elsewhere(tmp_path: Path, m
     for write in (
         starting(tmp_path).__enter__,
         launch_lock(tmp_path).__enter__,
-        lambda: private_folder(tmp_path / "logs" / "s-1"),
+        lambda: write_calls(tmp_path / "logs" / "s-1", {0: Call(tmp_path, "linear", "module:function")}),
         lambda: Ledger(tmp_path).take_back(""),
     ):
         with pytest.raises(UserError, match=": No space left on device; mend: free some space there"):
