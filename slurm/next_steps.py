@@ -20,7 +20,7 @@ from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import before
 from slurm.monitoring.status import finished, status_of
 from slurm.sweep_folder.ledger import Ledger, Submission
-from slurm.sweep_folder.local_lock import is_minded
+from slurm.sweep_folder.local_lock import has_local_launcher
 from slurm.targets import roots_of_sweeps, runs_of, sweeps
 
 
@@ -73,14 +73,14 @@ def _states(sweep: Path, now: float) -> Counter[str]:
     with suppress(UserError):  # a ledger that cannot be read tells nothing
         for entry in Ledger(sweep).newest().values():
             by_folder.setdefault(entry.folder, []).append(entry)
-    minded = is_minded(sweep)
+    launching = has_local_launcher(sweep)
     return Counter(
-        _state(sweep, RunFolder(path), by_folder.get(str(path.relative_to(sweep)), ()), now, minded=minded)
+        _state(sweep, RunFolder(path), by_folder.get(str(path.relative_to(sweep)), ()), now, launching=launching)
         for path in runs_of(sweep)
     )
 
 
-def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: float, *, minded: bool) -> str:
+def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: float, *, launching: bool) -> str:
     """Returns what a run's folder and the ledger alone tell: whether something is under way, all is done, or neither.
 
     Args:
@@ -88,7 +88,7 @@ def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: f
         folder: Of the run.
         entries: The newest submission of each of its jobs.
         now: The time, in seconds since the epoch.
-        minded: Whether a launcher minds the sweep's jobs on this machine.
+        launching: Whether a launcher on this machine is at work on the sweep.
     """
     try:
         statuses = {task: status_of(folder, task)[0] for task in folder.tasks_begun()}  # None: it cannot be read
@@ -101,14 +101,14 @@ def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: f
     if pretraining and pretraining.state == "failed" and not folder.pretrained:
         # What builds on it does not come, unless the pretraining was handed over again.
         entries = [entry for entry in entries if entry.task == PRETRAIN]
-    if any(_may_come(sweep, statuses.get(entry.task), entry, minded=minded) for entry in entries):
+    if any(_may_come(sweep, statuses.get(entry.task), entry, launching=launching) for entry in entries):
         return _HANDED_OVER
     # Recorded runs have no backbone any more: a pretraining's word is enough. Imported weights had no pretraining.
     begun = bool(statuses) or folder.pretrained
     return _DONE if begun and all(status and status.state == "done" for status in said) else _STOPPED
 
 
-def _may_come(sweep: Path, status: Status | None, entry: Submission, *, minded: bool) -> bool:
+def _may_come(sweep: Path, status: Status | None, entry: Submission, *, launching: bool) -> bool:
     """Returns whether a job has not begun and may do so, for all that is known without asking a scheduler."""
     has_begun = status is not None and not before(status, entry)
     if has_begun or entry.cancelled or entry.superseded or entry.refused:
@@ -118,7 +118,7 @@ def _may_come(sweep: Path, status: Status | None, entry: Submission, *, minded: 
         return False
     if entry.executor == "slurm":
         return True
-    return QueueSnapshot().live(entry) is not False if entry.job else minded
+    return QueueSnapshot().live(entry) is not False if entry.job else launching
 
 
 _BEGIN = (

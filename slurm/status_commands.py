@@ -48,7 +48,7 @@ from slurm.options import (
 from slurm.submission.adoption import adopt, adopt_local, found_again
 from slurm.sweep_folder.launch_lock import launch_lock
 from slurm.sweep_folder.ledger import LOCAL_START_LOCK, Ledger
-from slurm.sweep_folder.local_lock import starting
+from slurm.sweep_folder.local_lock import local_start_lock
 from slurm.targets import SweepTarget, all_sweeps, find_target
 
 CLEANING_SECONDS = 10.0
@@ -208,10 +208,10 @@ def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            ledger.take_back(folder)  # before the lock: a launch that is at work ends by it
+            ledger.request_cancel(folder)  # before the lock: a launch that is at work ends by it
             stack.enter_context(launch_lock(ledger.sweep, CANCELLING_SECONDS))
             if (ledger.sweep / LOCAL_START_LOCK).exists():
-                stack.enter_context(starting(ledger.sweep, CANCELLING_SECONDS))
+                stack.enter_context(local_start_lock(ledger.sweep, CANCELLING_SECONDS))
         except UserError as error:
             say(f"{error.what}: `salmask cancel` once more ends what it may still hand over", err=True)
         yield

@@ -182,7 +182,7 @@ class SweepCall:
         failed: dict[Key, str] = {}
         unsent: frozenset[Key] | None = None
         ledger = Ledger(graph.sweep_folder)
-        cancels = len(ledger.taken_back())
+        cancels = len(ledger.cancel_requests())
         code = _TakenOnce(take_code)
         while True:
             replaces = self.replace and unsent is None

@@ -216,7 +216,7 @@ def _of_sweeps() -> dict[str, OwnFile]:
         ),
         CANCELS: OwnFile(
             _lines({"time": "2026-11-22T10:00:00+00:00", "folder": "mocov2/s0-0000000000"}),
-            _beside({}, CANCELS, lambda folder: Ledger(folder).taken_back()),
+            _beside({}, CANCELS, lambda folder: Ledger(folder).cancel_requests()),
         ),
         CALLS: OwnFile(
             json.dumps({"kind": "task", "calls": {"0": call}}, indent=1).encode(),

@@ -35,7 +35,7 @@ from slurm.submission.handover import Outcome
 from slurm.submission.sbatch import KEEP_MEMORY
 from slurm.sweep_folder.launch_lock import BusySweepError, between_launches
 from slurm.sweep_folder.ledger import LOCAL_LOCK, Key, Ledger
-from slurm.sweep_folder.local_lock import minding, starting
+from slurm.sweep_folder.local_lock import local_lock, local_start_lock
 
 
 def launch_here(
@@ -122,7 +122,7 @@ def _under_way(sweep_folder: Path) -> Iterator[None]:
     except OSError as error:
         what = f"cannot write to {sweep_folder}: {why_unwritable(sweep_folder, error)}"
         raise UserError(what, mend=mend_of_place(error)) from error
-    with minding(sweep_folder):
+    with local_lock(sweep_folder):
         yield
 
 
@@ -183,7 +183,7 @@ class LocalLaunch:
         """Writes down what waits for its turn, but what others have."""
         with between_launches(self.agenda.graph.sweep_folder):
             self._others.leave_slurm_its_own()
-            with starting(self.agenda.graph.sweep_folder):
+            with local_start_lock(self.agenda.graph.sweep_folder):
                 adopt_local(self._ledger)
             jobs = {self.agenda.graph.key(job): job for job in self.agenda.waiting}
             launched = self._others.launched(jobs)
@@ -196,7 +196,7 @@ class LocalLaunch:
         """
         here: list[tuple[Job, Call]] = []
         with ExitStack() as stack:
-            stack.enter_context(starting(self.agenda.graph.sweep_folder))
+            stack.enter_context(local_start_lock(self.agenda.graph.sweep_folder))
             try:
                 stack.enter_context(between_launches(self.agenda.graph.sweep_folder, wait=0.0))
             except BusySweepError as error:  # what runs here is minded meanwhile

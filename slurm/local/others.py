@@ -32,7 +32,7 @@ class Others:
             messages: Told what is waited for.
         """
         self._agenda, self._ledger, self._messages = agenda, ledger, messages
-        self._cancels = len(ledger.taken_back())
+        self._cancels = len(ledger.cancel_requests())
         self._slurm_silent_until = -math.inf  # on the monotonic clock
 
     def leave_slurm_its_own(self) -> None:
@@ -76,7 +76,7 @@ class Others:
             return True
         if self._agenda.is_over(job):
             return True
-        if self._ledger.taken_back_since(self._cancels, [key]):
+        if self._ledger.cancelled_since(self._cancels, [key]):
             self._agenda.cancel(job)
             return True
         if is_under_way(self._ledger.sweep, key, sent, HERE, time.time()):

@@ -21,7 +21,7 @@ from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.monitoring.logs import error_tails, last_line, tail
 from slurm.monitoring.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of
 from slurm.sweep_folder.ledger import REPORT, Key, Submission
-from slurm.sweep_folder.local_lock import is_minded
+from slurm.sweep_folder.local_lock import has_local_launcher
 
 HIDDEN_SECONDS = 90.0
 """For so long a network file system may hide a new file: the 60 s of NFS, and half as much again."""
@@ -282,7 +282,7 @@ def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
         return State.planned, with_mend(what, mend)
     if entry.executor != "slurm" and entry.host != socket.gethostname():
         return State.unknown, _only(entry.host)  # whether a launcher minds it shows in that machine's locks
-    if entry.executor != "slurm" and is_minded(sweep):
+    if entry.executor != "slurm" and has_local_launcher(sweep):
         return State.queued, "waits for its turn on this machine"
     return State.planned, with_mend("its launcher ended before it was handed over", "salmask retry")
 

@@ -85,7 +85,7 @@ def submit(
             mend="launch from a login node, or --local",
         )
     ledger = Ledger(graph.sweep_folder)
-    cancels = len(ledger.taken_back()) if cancels is None else cancels
+    cancels = len(ledger.cancel_requests()) if cancels is None else cancels
     asked_again = frozenset(again or ())
 
     def tell(text: str) -> None:
@@ -97,8 +97,8 @@ def submit(
         read_results = cache(rows_of)
         found = _look(graph, ledger, tell, read_results, replace_old=replace_old)
         missing = found.missing if again is None else found.missing & asked_again
-        taken_back = ledger.taken_back_since(cancels, missing)
-        missing -= taken_back
+        cancelled = ledger.cancelled_since(cancels, missing)
+        missing -= cancelled
         # What an earlier round had no room for, and now runs outside, is asked for until it is done: it may be killed.
         outcome = Outcome(outdated=found.outdated, unsent=dict.fromkeys(found.outside & asked_again, OUTSIDE))
         outcome.unsent |= _without_parent(graph, missing, found)
@@ -115,7 +115,7 @@ def submit(
             tell=tell,
             read_results=read_results,
             cancels=cancels,
-            taken_back=taken_back,
+            cancelled=cancelled,
             lanes=jobs_by_lane(found.live.values()),
             others_are_in=bool(found.live),
             at_once=0 if again is None else 1,
@@ -126,7 +126,7 @@ def submit(
                 break  # of damaged runs, or what builds on failed ones, alone there is nothing to tabulate
             sender.send(batch)
         _replace_report(graph, found, outcome, tell)
-    if jobs := sender.taken_back - {graph.report}:
+    if jobs := sender.cancelled - {graph.report}:
         tell(f"left out: {counted(len(jobs), 'job')}, cancelled before going out")
     if sender.refused:
         if not (outcome.submitted or found.live or found.outside):

@@ -46,7 +46,7 @@ class Sender:
     """Reads a run's `results.jsonl`, which what is measured is added to."""
     cancels: int
     """How many calls of `salmask cancel` there had been as the launch began."""
-    taken_back: set[Key]
+    cancelled: set[Key]
     """What does not go out since it was cancelled meanwhile."""
     lanes: dict[str, list[str]]
     """Ids of the jobs of each lane, those of earlier launches first."""
@@ -133,9 +133,9 @@ class Sender:
 
         Of some of them it does not ask: whoever cancels waits for the launch to be through, and ends what went out.
         """
-        if len(self.ledger.taken_back_since(self.cancels, batch.keys)) < len(batch.keys):
+        if len(self.ledger.cancelled_since(self.cancels, batch.keys)) < len(batch.keys):
             return False
-        self.taken_back |= set(batch.keys)
+        self.cancelled |= set(batch.keys)
         return True
 
     def _divide(self, batch: Batch, error: RefusedError) -> None:

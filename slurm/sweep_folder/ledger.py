@@ -163,7 +163,7 @@ class Ledger:
         return list(latest.values())
 
     def newest(self) -> dict[Key, Submission]:
-        """Returns the submission of each job that was made last.
+        """Returns the newest submission of each job.
 
         Raises:
             UserError: The file is there and cannot be read.
@@ -171,7 +171,7 @@ class Ledger:
         return {entry.key: entry for entry in self.submissions()}
 
     def newest_sent(self) -> dict[Key, Submission]:
-        """Returns the submission of each job that a scheduler, or this machine, took last: what only was to go is none.
+        """Returns the newest submission of each job that a scheduler, or this machine, took; an intent is none.
 
         Raises:
             UserError: The file is there and cannot be read.
@@ -230,8 +230,8 @@ class Ledger:
         when = now()
         self._append(replace(entry, superseded=when) for entry in entries)
 
-    def take_back(self, folder: str) -> None:
-        """Writes down that a person cancels a run or the whole sweep, also what no scheduler has: a launch heeds it.
+    def request_cancel(self, folder: str) -> None:
+        """Writes down that a person cancels a run or the whole sweep, so that a launch leaves out what is yet to go.
 
         Args:
             folder: Of the run, relative to the sweep's; empty: of the whole sweep.
@@ -241,10 +241,11 @@ class Ledger:
         """
         self._append_text(self.sweep / CANCELS, json.dumps({"time": now(), "folder": folder}) + "\n")
 
-    def taken_back(self) -> list[str]:
-        """Returns the folder of each `take_back`, oldest first: a launch heeds those that are there since it began.
+    def cancel_requests(self) -> list[str]:
+        """Returns the folder of each request, oldest first.
 
-        Their number tells that, and not their times: the clocks of two machines differ.
+        A launch heeds those that came after it began, which it knows by their number: times would not tell, as the
+        clocks of two machines differ.
 
         Raises:
             UserError: The file is there and cannot be read.
@@ -255,14 +256,14 @@ class Ledger:
                 wishes.append(str(json.loads(line)["folder"]))
         return wishes
 
-    def taken_back_since(self, number: int, keys: Iterable[Key]) -> set[Key]:
-        """Returns which jobs were cancelled since there had been so many `take_back`.
+    def cancelled_since(self, number: int, keys: Iterable[Key]) -> set[Key]:
+        """Returns which jobs are cancelled by the requests after the first so many.
 
         Args:
-            number: How long `taken_back` was then.
+            number: How many requests do not count.
             keys: Of the jobs that are asked about.
         """
-        folders = set(self.taken_back()[number:])
+        folders = set(self.cancel_requests()[number:])
         return {key for key in keys if "" in folders or key[0] in folders}
 
     def _append(self, entries: Iterable[Submission]) -> None:

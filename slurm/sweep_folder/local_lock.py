@@ -1,4 +1,4 @@
-"""The locks of launchers that run a sweep's jobs on this machine: one minds them, and one alone starts some."""
+"""The locks of launchers that run a sweep's jobs on this machine: any number at once, of which one starts jobs."""
 
 import math
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ POLL_SECONDS = 0.05
 
 
 @contextmanager
-def minding(sweep_folder: Path) -> Iterator[None]:
+def local_lock(sweep_folder: Path) -> Iterator[None]:
     """Holds the lock during the block; several launchers may do so at once.
 
-    Where the file system knows no locks the block runs without, and what waits in it looks as if nobody minded it.
+    Where the file system knows no locks the block runs without, and what waits looks as if its launcher had ended.
 
     Args:
         sweep_folder: The sweep's folder, which is there.
@@ -31,8 +31,8 @@ def minding(sweep_folder: Path) -> Iterator[None]:
         yield
 
 
-def is_minded(sweep_folder: Path) -> bool:
-    """Returns whether a launcher holds the lock; of two that look at once neither takes the other for one.
+def has_local_launcher(sweep_folder: Path) -> bool:
+    """Returns whether a launcher holds `local_lock`; of two that ask at once neither takes the other for one.
 
     Args:
         sweep_folder: The sweep's folder.
@@ -51,7 +51,7 @@ def is_minded(sweep_folder: Path) -> bool:
 
 
 @contextmanager
-def starting(sweep_folder: Path, wait: float = math.inf) -> Iterator[None]:
+def local_start_lock(sweep_folder: Path, wait: float = math.inf) -> Iterator[None]:
     """Keeps other launchers of the sweep on this machine, and `salmask cancel`, out during the block.
 
     What a launcher looks at and starts within it, the next one finds; what is cancelled is found running, or not begun.

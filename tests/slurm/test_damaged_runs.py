@@ -140,7 +140,7 @@ def test_what_a_run_beside_it_measured_is_planned_by_although_its_own_results_ar
         job.folder.prepare(job.run)
     os.mkfifo(damaged.folder.results)
     append(fine.folder.results, [RESULT])
-    Ledger(graph.sweep_folder).take_back("")
+    Ledger(graph.sweep_folder).request_cancel("")
     _, evidence = survey(graph)
     assert [*evidence.durations.values()] == [RESULT.duration_s]
 

@@ -239,7 +239,7 @@ def test_a_launch_under_way_ends_as_its_sweep_is_cancelled(stand_in: StandInSlur
     graph = graph_for(tmp_path)
 
     def take_code() -> None:  # the first array is about to go out
-        Ledger(graph.sweep_folder).take_back("")
+        Ledger(graph.sweep_folder).request_cancel("")
 
     outcome = submit(graph, CLUSTER, take_code, PROGRAM, Console(quiet=True))
     assert len(outcome.submitted) == len(stand_in.queue) == 4

@@ -33,7 +33,7 @@ from slurm.profiles.profile import Cluster, Resources
 from slurm.status_commands import cancel
 from slurm.submission.handover import Outcome
 from slurm.sweep_folder.ledger import Ledger
-from slurm.sweep_folder.local_lock import starting
+from slurm.sweep_folder.local_lock import local_start_lock
 
 
 def test_one_run_a_gpu_and_never_two(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,11 +219,11 @@ def test_what_two_launchers_find_missing_is_started_once(programs: Path, tmp_pat
     found: list[int] = []
 
     def look() -> None:
-        with starting(second.agenda.graph.sweep_folder):
+        with local_start_lock(second.agenda.graph.sweep_folder):
             found.append(len(second.startable()))
 
     thread = threading.Thread(target=look)
-    with starting(first.agenda.graph.sweep_folder):
+    with local_start_lock(first.agenda.graph.sweep_folder):
         ((job, gpus),) = first.startable()
         thread.start()
         time.sleep(0.3)
@@ -244,7 +244,7 @@ def test_what_is_cancelled_between_the_look_and_the_start_is_ended_or_not_begun(
     here = LocalLaunch(graph, (), HERE_CLUSTER, program, Places(1), Console(quiet=True))
     here.queue_up()
     thread = threading.Thread(target=lambda: cancel(str(graph.sweep_folder)))
-    with starting(graph.sweep_folder):
+    with local_start_lock(graph.sweep_folder):
         ((job, gpus),) = here.startable()
         thread.start()
         time.sleep(0.3)

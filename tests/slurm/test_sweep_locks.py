@@ -27,7 +27,7 @@ from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster
 from slurm.sweep_folder.launch_lock import launch_lock
 from slurm.sweep_folder.ledger import CANCELS, LOCAL_LOCK, LOCAL_START_LOCK, Ledger
-from slurm.sweep_folder.local_lock import starting
+from slurm.sweep_folder.local_lock import local_start_lock
 
 FLOCK = fcntl.flock
 
@@ -57,7 +57,7 @@ def test_a_launch_here_needs_no_more_than_the_file_system_has(
     nothing = Graph(tmp_path / "sweep", (), ())
     cluster = Cluster("local", executor="local")
     assert launch_here(nothing, cluster, PROGRAM, parallel=1, console=Console(quiet=True)).done == []
-    with starting(nothing.sweep_folder), launch_lock(nothing.sweep_folder):
+    with local_start_lock(nothing.sweep_folder), launch_lock(nothing.sweep_folder):
         pass
 
 
@@ -77,10 +77,10 @@ def test_on_a_full_disk_nobody_is_told_to_begin_anew_elsewhere(tmp_path: Path, m
     for name in ("pathlib.Path.mkdir", "os.open", "slurm.sweep_folder.ledger.append_lines"):
         monkeypatch.setattr(name, refuse)
     for write in (
-        starting(tmp_path).__enter__,
+        local_start_lock(tmp_path).__enter__,
         launch_lock(tmp_path).__enter__,
         lambda: write_calls(tmp_path / "logs" / "s-1", {0: Call(tmp_path, "linear", "module:function")}),
-        lambda: Ledger(tmp_path).take_back(""),
+        lambda: Ledger(tmp_path).request_cancel(""),
     ):
         with pytest.raises(UserError, match=": No space left on device; mend: free some space there"):
             write()
@@ -107,7 +107,7 @@ def test_a_lock_that_a_dead_machine_left_is_told_and_can_be_removed(
     for module in ("repro.runs.lock", "slurm.sweep_folder.signed_lock"):
         monkeypatch.setattr(f"{module}.TELL_SECONDS", 0.0)
     monkeypatch.setattr("repro.runs.lock.RETRY_SECONDS", 0.01)
-    take = starting if signed == ".local-start.lock" else launch_lock
+    take = local_start_lock if signed == ".local-start.lock" else launch_lock
     monkeypatch.setattr(socket, "gethostname", lambda: "login1")
     with take(place):
         pass
@@ -135,18 +135,18 @@ def test_a_wait_for_the_ledgers_lock_is_told(
 ) -> None:
     monkeypatch.setattr("repro.file_locks.TELL_SECONDS", 0.0)
     ledger = Ledger(tmp_path)
-    ledger.take_back("")
+    ledger.request_cancel("")
     left = os.open(tmp_path / CANCELS, os.O_RDWR)
     FLOCK(left, fcntl.LOCK_EX)
     with ThreadPoolExecutor(1) as pool:
-        written = pool.submit(ledger.take_back, "a")
+        written = pool.submit(ledger.request_cancel, "a")
         try:
             wait_until(lambda: bool(caplog.messages), "a word on the lock", every=0.01)
         finally:
             os.close(left)
         written.result()
     assert caplog.messages[0].startswith(f"{tmp_path / CANCELS}: another process has its lock, and is waited for; if")
-    assert ledger.taken_back() == ["", "a"]
+    assert ledger.cancel_requests() == ["", "a"]
 
 
 def test_on_nfs_what_waits_for_a_launcher_is_queued(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,15 +208,15 @@ def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
         FLOCK(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", removed_before)
-    starting_too = starting(tmp_path, 0.0)
-    with starting(tmp_path, 20.0), pytest.raises(UserError, match="is still starting jobs"):
+    starting_too = local_start_lock(tmp_path, 0.0)
+    with local_start_lock(tmp_path, 20.0), pytest.raises(UserError, match="is still starting jobs"):
         starting_too.__enter__()
 
 
 def test_a_wait_for_a_lock_leaves_no_file_open(tmp_path: Path) -> None:
     """Of a wait of minutes, with many tries a second, a process would run out of them."""
-    with starting(tmp_path):
+    with local_start_lock(tmp_path):
         before = len([*Path("/proc/self/fd").iterdir()])
         with pytest.raises(UserError, match="is still starting jobs"):
-            starting(tmp_path, wait=0.2).__enter__()
+            local_start_lock(tmp_path, wait=0.2).__enter__()
         assert len([*Path("/proc/self/fd").iterdir()]) == before
