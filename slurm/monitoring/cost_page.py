@@ -66,7 +66,7 @@ def _methods(methods: Sequence[MethodSpending]) -> TextTable:
             "jobs": str(method.jobs),
             "GPU-hours": f"{method.gpu_hours:.2f}" if method.gpu_hours else "",
             "CPU-hours without a GPU": f"{method.cpu_hours:.2f}" if method.cpu_hours else "",
-            "of planned": _ratio(method.spent_of_planned, method.planned_hours),
+            "of planned": _percent(method.spent_of_planned / method.planned_hours if method.planned_hours else None),
         }
         for method in methods
     ]
@@ -82,7 +82,3 @@ def _table(lines: Sequence[dict[str, str]]) -> TextTable:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
-
-
-def _ratio(spent: float, planned: float | None) -> str:
-    return f"{100 * spent / planned:.0f} %" if planned else ""

@@ -83,8 +83,6 @@ class Evidence:
     """Bytes of main memory that a job used at most, by task and the run's kind."""
     reference: Reference | None = None
     """What was measured elsewhere; None: it is not asked."""
-    on_gpu: bool = True
-    """Whether figures of GPUs come first among those from elsewhere."""
 
 
 def survey(graph: Graph) -> tuple[frozenset[Key], Evidence]:
@@ -214,20 +212,23 @@ def _cost(job: Job, cluster: Cluster | None, evidence: Evidence, here: bool) -> 
         resources = cluster.resources_of(job.task)
         gpus = resources.nodes * resources.gpus if cluster.executor == "slurm" else int(here)
         processes, on_gpu = resources.nodes * resources.tasks_per_node, gpus > 0
-    evidence = replace(evidence, on_gpu=on_gpu)
     if job.task == PRETRAIN:
-        return _pretraining(job.run, gpus, processes, evidence)
-    return _evaluation(job, gpus, evidence)
+        cost = _pretraining(job.run, processes, evidence, on_gpu=on_gpu)
+    else:
+        cost = _evaluation(job, evidence, on_gpu=on_gpu)
+    return replace(cost, gpus=gpus)
 
 
-def _pretraining(run: Run, gpus: int, processes: int, evidence: Evidence) -> JobCost:
+def _pretraining(run: Run, processes: int, evidence: Evidence, *, on_gpu: bool) -> JobCost:
+    """Returns what a pretraining costs; `on_gpu` is whether figures of GPUs come first among those from elsewhere."""
     images, kind = train_images(run), kind_of(run)
     if images is None:
-        return JobCost(None, gpus, None, f"how many images {run.data.dataset} has is unknown", "--root")
+        source = f"how many images {run.data.dataset} has is unknown"
+        return JobCost(None, disk=None, source=source, mend="--root")
     if kind in evidence.runs:
         rate, size, name = evidence.runs[kind]
         seconds = run.optimization.epochs * images / rate + evidence.start_ups.get(kind, 0.0)
-        return JobCost(seconds, gpus, size, f"run {name}, {rate:.0f} images/s")
+        return JobCost(seconds, disk=size, source=f"run {name}, {rate:.0f} images/s")
     if kind in evidence.steps:
         step = evidence.steps[kind]
         # As if each process were as fast as one alone: communication and a shared disk are not measured.
@@ -235,67 +236,47 @@ def _pretraining(run: Run, gpus: int, processes: int, evidence: Evidence) -> Job
         scaled = "" if processes == step.processes else f", scaled from {step.processes} to {processes} processes"
         return JobCost(
             run.optimization.epochs * images / rate,
-            gpus,
-            step_files.KEPT * step.checkpoint_bytes + step.backbone_bytes,
-            f"bench step on {step.device}, {step.images_per_second:.0f} images/s{scaled}",
+            disk=step_files.KEPT * step.checkpoint_bytes + step.backbone_bytes,
+            source=f"bench step on {step.device}, {step.images_per_second:.0f} images/s{scaled}",
         )
-    return _reference_pretraining(run, images, gpus, processes, evidence) or JobCost(
-        None, gpus, None, NEVER, "salmask bench step"
-    )
-
-
-def _reference_pretraining(run: Run, images: int, gpus: int, processes: int, evidence: Evidence) -> JobCost | None:
-    """Returns what a pretraining costs by figures of another machine; None: there are none."""
-    known = evidence.reference.step(kind_of(run), on_gpu=evidence.on_gpu) if evidence.reference else None
+    known = evidence.reference.step(kind, on_gpu=on_gpu) if evidence.reference else None
     if known is None:
-        return None
-    rate, how = known
+        return JobCost(None, disk=None, source=NEVER, mend="salmask bench step")
+    figure, how = known
     # Of a GPU each process has one; how many cores the recorded runs on CPUs would have done with, nobody knows.
-    scale = processes if rate.device.startswith(NVIDIA) else 1
-    source = f"reference: {rate.device}, {rate.images_per_second:.0f} images/s{how}; {rate.source}"
-    seconds = run.optimization.epochs * images / (rate.images_per_second * scale)
-    return JobCost(seconds, gpus, None, source, reference=True)
+    scale = processes if figure.device.startswith(NVIDIA) else 1
+    source = f"reference: {figure.device}, {figure.images_per_second:.0f} images/s{how}; {figure.source}"
+    seconds = run.optimization.epochs * images / (figure.images_per_second * scale)
+    return JobCost(seconds, disk=None, source=source, reference=True)
 
 
-def _evaluation(job: Job, gpus: int, evidence: Evidence) -> JobCost:
+def _evaluation(job: Job, evidence: Evidence, *, on_gpu: bool) -> JobCost:
+    """Returns what an evaluation costs; `on_gpu` as of `_pretraining`."""
     run = job.run
     evaluation = Evaluation.parse(job.task, run)
-    durations = [
-        evidence.durations.get(evaluation_kind(run, evaluation, protocol)) for protocol in evaluation.protocols(run)
-    ]
-    recorded_seconds = [seconds for seconds in durations if seconds is not None]
-    if recorded_seconds and len(recorded_seconds) == len(durations):
+    kinds = [evaluation_kind(run, evaluation, protocol) for protocol in evaluation.protocols(run)]
+    recorded_seconds = [evidence.durations[kind] for kind in kinds if kind in evidence.durations]
+    if recorded_seconds and len(recorded_seconds) == len(kinds):
         # The protocols of a task (kNN's, of several k) are measured together, and each records how long all took.
-        return JobCost(max(recorded_seconds), gpus, 0, "recorded results of the same protocol")
+        return JobCost(max(recorded_seconds), source="recorded results of the same protocol")
     step = evidence.steps.get(kind_of(run))
     images = train_images(run) if evaluation.dataset == run.data.dataset else probe_images(evaluation.dataset)
-    if evaluation.task == "linear" and step and images:
-        # Its forward pass is nearly all that a linear probe does; loading and validation come on top.
-        seconds = run.probe.epochs * images / step.forward_images_per_second
-        return JobCost(seconds, gpus, 0, f"forward pass on {step.device}, at least")
-    return _reference_evaluation(run, evaluation, images, gpus, evidence) or JobCost(
-        None, gpus, 0, "no such evaluation was recorded yet"
-    )
-
-
-def _reference_evaluation(
-    run: Run, evaluation: Evaluation, images: int | None, gpus: int, evidence: Evidence
-) -> JobCost | None:
-    """Returns what an evaluation costs by figures of another machine; None: there are none."""
-    if evidence.reference is None:
-        return None
-    network, crop = run.encoder.network, str(run.data.crop)
-    keys = [evaluation_kind(run, evaluation, protocol) for protocol in evaluation.protocols(run)]
-    known = [evidence.reference.evaluation(key, on_gpu=evidence.on_gpu) for key in keys]
-    timed = [values for values in known if values]
-    if timed and len(timed) == len(known):
-        seconds, device, source = max(timed)
-        return JobCost(seconds, gpus, 0, f"reference: {device}, the same protocol; {source}", reference=True)
-    rate = evidence.reference.forward(network, crop)
-    if evaluation.task == "linear" and rate and images:
-        source = f"reference: forward pass on {rate.device}, at least; {rate.source}"
-        return JobCost(run.probe.epochs * images / rate.images_per_second, gpus, 0, source, reference=True)
-    return None
+    # A linear probe's forward pass is nearly all that it does; loading and validation come on top.
+    forward_images = run.probe.epochs * images if evaluation.task == "linear" and images else 0
+    if step and forward_images:
+        seconds = forward_images / step.forward_images_per_second
+        return JobCost(seconds, source=f"forward pass on {step.device}, at least")
+    if evidence.reference:
+        known = [evidence.reference.evaluation(kind, on_gpu=on_gpu) for kind in kinds]
+        timed = [figures for figures in known if figures]
+        if timed and len(timed) == len(known):
+            seconds, device, origin = max(timed)
+            return JobCost(seconds, source=f"reference: {device}, the same protocol; {origin}", reference=True)
+        rate = evidence.reference.forward(run.encoder.network, str(run.data.crop))
+        if rate and forward_images:
+            source = f"reference: forward pass on {rate.device}, at least; {rate.source}"
+            return JobCost(forward_images / rate.images_per_second, source=source, reference=True)
+    return JobCost(None, source="no such evaluation was recorded yet")
 
 
 def of_known_cost(graph: Graph, costs: Mapping[Key, JobCost]) -> tuple[Graph, dict[JobCost, list[Job]]]:
