@@ -351,19 +351,16 @@ def views(targets: Sequence[SweepTarget]) -> Iterator[tuple[list[list[JobRow]], 
 def _queue_of(ledgers: Sequence[Ledger]) -> QueueSnapshot:
     """Returns one look at the queue for the jobs of several sweeps."""
     ids = [job for ledger in ledgers for job in ids_to_ask(ledger)]
-    # Where no job was handed to Slurm, it has nothing to tell, and is not missed.
-    needs_slurm = ids or any(_has_intents(ledger) for ledger in ledgers)
+    # Where no job was handed to Slurm, it has nothing to tell, and is not missed. One without an id may be in too: its
+    # launcher was killed before it wrote that down.
+    newest = [entry for ledger in ledgers for entry in ledger.newest().values()]
+    needs_slurm = ids or any(entry.executor == "slurm" and not entry.job for entry in newest)
     return snapshot(ids, user=_owners(ledgers)) if needs_slurm else QueueSnapshot()
 
 
 def _tables(targets: Sequence[SweepTarget], ledgers: Sequence[Ledger], queue: QueueSnapshot) -> list[list[JobRow]]:
     tables = [rows(ledger, queue, time.time()) for ledger in ledgers]
     return [[row for row in table if target.covers(row.folder)] for target, table in zip(targets, tables, strict=True)]
-
-
-def _has_intents(ledger: Ledger) -> bool:
-    """Returns whether a launcher may have been killed before it wrote down Slurm's ids."""
-    return any(entry.executor == "slurm" and not entry.job for entry in ledger.newest().values())
 
 
 def _owners(ledgers: Sequence[Ledger]) -> str:

@@ -1,6 +1,6 @@
 """Whether a task on a run has its result: one answer for `salmask status` and for the report."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from repro.errors import UserError
@@ -9,6 +9,9 @@ from repro.runs.evaluation import Evaluation, task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read
 from repro.runs.status import PRETRAIN, Status
+
+ReadResults = Callable[[Path], Sequence[Result]]
+"""Returns every row of a `results.jsonl`: `rows_of`, or one that keeps what it read for whoever asks again."""
 
 
 def rows_of(path: Path) -> list[Result]:

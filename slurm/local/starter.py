@@ -1,14 +1,13 @@
 """Beginning jobs on this machine, each written down before and after, so that no launcher's end leaves one unknown."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 from repro.errors import UserError
 from repro.files import is_of_a_full_disk
-from repro.runs.task_results import rows_of
+from repro.runs.task_results import ReadResults, rows_of
 from slurm.jobs.job import Call
 from slurm.jobs.program import Program
 from slurm.local.agenda import Agenda
@@ -98,7 +97,7 @@ class Starter:
         self._ledger.submitted([replace(entry, job=str(os.getpid()))])
         return call
 
-    def _prepared(self, job: Job, read_results: Callable[[Path], object] = rows_of) -> Call | None:
+    def _prepared(self, job: Job, read_results: ReadResults = rows_of) -> Call | None:
         """Returns the call of a job; None where its folder is damaged, which fails that job alone."""
         graph = self._agenda.graph
         try:

@@ -7,7 +7,7 @@ judged in `slurm.monitoring.states`.
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from repro.runs.metrics import parse_metrics
 from repro.runs.records import Result
 from repro.runs.run_name import RunName
 from repro.runs.status import PRETRAIN, Status
-from repro.runs.task_results import has_result, of_task, own_rows, rows_of
+from repro.runs.task_results import ReadResults, has_result, of_task, own_rows, rows_of
 from slurm.jobs.orders import ordered_run
 from slurm.monitoring.logs import tail
 from slurm.monitoring.queue import QueueSnapshot
@@ -32,8 +32,6 @@ from slurm.sweep_folder.ledger import REPORT, Key, Ledger, Submission
 
 PACE_ROWS = 5
 """Log lines that a pace is the median of: the last ones."""
-ReadResults = Callable[[Path], Sequence[Result]]
-"""Returns every row of a `results.jsonl`; none where there is no such file."""
 TrackedJob = tuple[str, str, Submission | None]
 """Folder relative to the sweep's, task, and the submission made last; None: no launcher knows of it."""
 

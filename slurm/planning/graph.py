@@ -1,6 +1,6 @@
 """Jobs and what each waits for: pretrain -> every downstream task of the run -> the report of the sweep."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +12,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.records import Result
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
-from repro.runs.task_results import rows_of
+from repro.runs.task_results import ReadResults, rows_of
 from slurm.sweep_folder.ledger import REPORT, Key
 
 
@@ -121,7 +121,7 @@ class Graph:
         """Returns the jobs that wait for a pretraining."""
         return list(self._children.get(self.key(job)[0], ()))
 
-    def finished(self, read_results: Callable[[Path], Sequence[Result]] = rows_of) -> frozenset[Key]:
+    def finished(self, read_results: ReadResults = rows_of) -> frozenset[Key]:
         """Returns the keys of the jobs whose result is there, reading the results of each run once.
 
         What cannot be read is not finished. Who hands such a job over is told what is wrong
@@ -131,8 +131,7 @@ class Graph:
         keeps other launchers away.
 
         Args:
-            read_results: Reads a run's `results.jsonl`; for callers that read the same files for something else and
-                keep what they read.
+            read_results: For callers that read the same files for something else, and keep what they read.
         """
         rows: dict[Path, Sequence[Result]] = {}
         keys = set()

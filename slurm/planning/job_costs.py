@@ -11,7 +11,7 @@ import functools
 import heapq
 import shutil
 import statistics
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from repro.runs.resource_usage import memories_of, seconds_by_start, usage_of
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.sweep_names import LEDGER
-from repro.runs.task_results import rows_of
+from repro.runs.task_results import ReadResults, rows_of
 from slurm.planning.graph import Graph, Job
 from slurm.planning.hours import Hours
 from slurm.planning.reference import NVIDIA, Reference, reference
@@ -102,13 +102,13 @@ def survey(graph: Graph) -> tuple[frozenset[Key], Evidence]:
     return graph.finished(read_once), replace(evidence, reference=reference())
 
 
-def gather(sweeps: Sequence[Path], steps: Path, read_results: Callable[[Path], Sequence[Result]] = rows_of) -> Evidence:
+def gather(sweeps: Sequence[Path], steps: Path, read_results: ReadResults = rows_of) -> Evidence:
     """Reads the runs below some sweeps' folders, and the file of `salmask bench step`.
 
     Args:
         sweeps: Folders; of several runs of a kind the one that comes first counts.
         steps: The file of `salmask bench step`.
-        read_results: Reads a run's `results.jsonl`.
+        read_results: As of `Graph.finished`.
     """
     runs: dict[Kind, tuple[float, int, str]] = {}
     start_ups: dict[Kind, float] = {}

@@ -5,14 +5,13 @@ the same, so that a sweep may be begun in one way and gone on with in the other.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from repro.errors import with_mend
 from repro.quantities import counted
 from repro.runs.status import PRETRAIN
-from repro.runs.task_results import rows_of
+from repro.runs.task_results import ReadResults, rows_of
 from slurm.jobs.job import Call
 from slurm.jobs.orders import write_order
 from slurm.jobs.program import Program
@@ -101,9 +100,7 @@ class Outcome:
         return with_mend(self.unsent_words, mend)
 
 
-def prepare_call(
-    graph: Graph, key: Key, attempts: int, program: Program, read_results: Callable[[Path], object] = rows_of
-) -> Call:
+def prepare_call(graph: Graph, key: Key, attempts: int, program: Program, read_results: ReadResults = rows_of) -> Call:
     """Writes a job's order into its run's folder, and returns what its process is to call.
 
     Args:
@@ -111,7 +108,7 @@ def prepare_call(
         key: Of the job, or of the sweep's report.
         attempts: How often the job may begin.
         program: The names of what jobs carry out.
-        read_results: Reads a run's `results.jsonl`; for callers that prepare several jobs of a run.
+        read_results: For callers that prepare several jobs of a run.
 
     Raises:
         UserError: The folder cannot be written to, holds another run, or its results cannot be read.

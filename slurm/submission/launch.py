@@ -16,7 +16,8 @@ from repro.errors import UserError
 from repro.quantities import counted
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
-from repro.runs.task_results import rows_of
+from repro.runs.sweep_names import LOGS
+from repro.runs.task_results import ReadResults, rows_of
 from repro.terminal import Console
 from slurm.ask import ask
 from slurm.jobs.calls import refuse_foreign_sweep
@@ -24,8 +25,8 @@ from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program
 from slurm.monitoring.queue import PARENT_FAILED, QueueSnapshot, SilentSlurmError, scancel
 from slurm.monitoring.states import just_completed
-from slurm.monitoring.status import ReadResults, is_under_way
 from slurm.monitoring.status import finished as is_finished
+from slurm.monitoring.status import is_under_way
 from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster
 from slurm.submission.adoption import adopt, settled_queue
@@ -33,7 +34,8 @@ from slurm.submission.batches import Batch, Parent, plan_batches
 from slurm.submission.handover import NO_PARENT, Outcome
 from slurm.submission.lanes import behind, in_lanes, jobs_by_lane
 from slurm.submission.outdated import outdated
-from slurm.submission.sender import Sender, TakeCode, listed, script
+from slurm.submission.sbatch import script_of
+from slurm.submission.sender import Sender, TakeCode, listed
 from slurm.sweep_folder.launch_lock import launch_lock
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger, Submission
 
@@ -213,10 +215,12 @@ def scripts(graph: Graph, cluster: Cluster, code: Path) -> Iterator[tuple[str, s
     """
     ids: dict[Key, str] = {}
     lanes: dict[str, list[str]] = {}
+    logs = graph.sweep_folder.resolve() / LOGS
     batches = plan_batches(graph, cluster, cluster.max_array or MAX_ARRAY, {})
     for batch in in_lanes(batches, cluster.resources.throttle, (), graph.planned):
         for part in batch.resolved(ids):
-            yield part.name, script(part, graph, cluster, code, part.dependency(ids, behind(part, lanes)))
+            dependency = part.dependency(ids, behind(part, lanes))
+            yield part.name, script_of(part, cluster, logs / part.name, dependency=dependency, code=code)
             ids |= {key: part.job_id(key, f"<{part.name}>") for key in part.keys}
             lanes.setdefault(part.lane, []).append(f"<{part.name}>")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from repro.errors import UserError
 from repro.files import is_of_a_full_disk, write_text
 from repro.runs.status import PRETRAIN
+from repro.runs.sweep_names import LOGS
+from repro.runs.task_results import ReadResults
 from slurm.jobs.calls import write_calls
 from slurm.jobs.job import Call
 from slurm.jobs.program import Program
@@ -42,8 +44,7 @@ class Sender:
     descriptor: int
     """Of the lock that sbatch inherits."""
     tell: Callable[[str], object]
-    read_results: Callable[[Path], object]
-    """Reads a run's `results.jsonl`, which what is measured is added to."""
+    read_results: ReadResults
     cancels: int
     """How many calls of `salmask cancel` there had been as the launch began."""
     cancelled: set[Key]
@@ -190,7 +191,8 @@ class Sender:
         """
         submitted = self.outcome.submitted
         dependency = batch.dependency(submitted, behind(batch, self.lanes))
-        text = script(batch, self.graph, self.cluster, self.code, dependency)
+        absolute = self.ledger.sweep.resolve() / LOGS / batch.name
+        text = script_of(batch, self.cluster, absolute, dependency=dependency, code=self.code)
         after = batch.after(submitted)
         entries = [
             replace(
@@ -227,20 +229,6 @@ class Sender:
 def _pool(batch: Batch) -> Pool:
     asked = batch.resources
     return asked.partition, asked.account, asked.qos
-
-
-def script(batch: Batch, graph: Graph, cluster: Cluster, code: Path | None, dependency: str) -> str:
-    """Returns what sbatch is handed for a batch.
-
-    Args:
-        batch: As it goes out.
-        graph: The sweep.
-        cluster: A profile with the executor `slurm`.
-        code: Folder of the code that the jobs import; None: what they find.
-        dependency: As `Batch.dependency` has it.
-    """
-    folder = Ledger(graph.sweep_folder.resolve()).logs / batch.name
-    return script_of(batch, cluster, folder, dependency=dependency, code=code)
 
 
 def listed(ids: Iterable[str]) -> str:
