@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 OF_A_PERSON = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SPRIO_")
-"""How variables begin by which a person filters and formats what these programs show; our questions are whole."""
+"""Beginnings of variables that filter or format what these programs show a person; our calls go without them."""
 WHICH_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
 """Variables that say which cluster is talked to, and who does; the same for a submission and for a look at it."""
 LOGIN_NODE = "call this on a login node of the cluster"

@@ -13,7 +13,7 @@ from slurm.sweep_folder.ledger import Key, Submission
 
 @dataclass(frozen=True)
 class Cancelled:
-    """What became of a wish to end jobs."""
+    """What came of telling jobs to end."""
 
     jobs: list[str] = field(default_factory=list)
     """Ids of those that were told to end."""

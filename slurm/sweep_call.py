@@ -162,9 +162,8 @@ class SweepCall:
     def submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> Outcome:
         """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in.
 
-        What went out once is not this call's to hand over again: whatever failed or was cancelled since would take the
-        places of what never went. What is cancelled before it went is nobody's to hand over, nor is a sweep whose
-        folder is removed.
+        A call submits each job once: one that failed or was cancelled since would take the place of one that never went
+        out. What is cancelled before it goes out is left out, and the call ends where the sweep's folder is removed.
 
         Args:
             graph: The sweep.
@@ -261,7 +260,7 @@ def _removed(folder: Path, jobs: Iterable[str]) -> UserError:
 
 
 class _TakenOnce:
-    """The code of all rounds of a call: what is edited or committed meanwhile is for the next call."""
+    """Takes the code once for all rounds of a call: what is edited meanwhile is for the next call."""
 
     def __init__(self, take_code: "TakeCode") -> None:
         self._take_code = take_code

@@ -91,12 +91,12 @@ def all_sweeps() -> list[Path]:
 
 
 def sweeps(roots: Iterable[Path]) -> list[Path]:
-    """Returns the sweeps' folders directly below some folders; what cannot be looked at is nobody's here."""
+    """Returns the sweeps' folders directly below some folders, but those that cannot be looked at."""
     return [path for root in roots for path in sorted(root.glob("*/")) if _surely(_is_sweep, path)]
 
 
 def runs_of(sweep: Path) -> Iterator[Path]:
-    """Yields the folders of a sweep's runs; what cannot be looked at is none that is known here."""
+    """Yields the folders of a sweep's runs, but those that cannot be looked at."""
     return (path for path in sweep.glob("*/s*-*/") if _surely(_is_run, path))
 
 
@@ -114,7 +114,7 @@ def _nothing(roots: Sequence[Path]) -> UserError:
 
 
 def _surely(question: Callable[[Path], bool], path: Path) -> bool:
-    """Returns the answer to a question of a folder; no where its file system does not tell."""
+    """Returns the answer to a question about a folder; False where its file system does not tell."""
     try:
         return question(path)
     except UserError:

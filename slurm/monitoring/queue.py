@@ -123,7 +123,7 @@ class QueueSnapshot:
         return job.live
 
     def arrays_as_one(self, ids: Sequence[str]) -> list[str]:
-        """Returns ids for `scancel`, those of an array as one where nothing else of it lives.
+        """Returns ids for `scancel`, the array's in place of those of its jobs where no other job of it is alive.
 
         scancel asks Slurm for each id by itself, and Slurm may make users wait who ask a lot (`rl_enable`).
 

@@ -36,7 +36,7 @@ class Batch:
     """`aftercorr`: each waits for the job of its own number in the parents' array; `afterok`: for one that must
     succeed; `afterany`: for all to end, however; empty: for nothing. `resolved` chooses between the first two."""
     parents: tuple[Key, ...] = ()
-    """What is waited for; but with `afterany`, one for each job."""
+    """What is waited for: of each job its own, in their order; with `afterany` all that every job waits for."""
     earlier_ids: tuple[tuple[Key, str], ...] = ()
     """Slurm's ids of the parents that went out before this launch."""
     indices: tuple[int, ...] = ()

@@ -47,11 +47,11 @@ class Outcome:
     """Jobs on their way that are of other settings than the sweep has now."""
 
     def merged(self, earlier: Mapping[Key, str], failed: Mapping[Key, str], graph: Graph) -> "Outcome":
-        """Returns how a call ended of which this is the last round: what its earlier ones handed over is its own work.
+        """Returns how a call of several rounds ended, of which this is the last.
 
         Args:
-            earlier: Slurm's ids of that.
-            failed: What failed in them.
+            earlier: Slurm's ids of what the rounds before it handed over.
+            failed: What failed in those.
             graph: The sweep.
         """
         submitted, failed = {**earlier, **self.submitted}, {**failed, **self.failed}
@@ -68,9 +68,9 @@ class Outcome:
 
     @property
     def comes_later(self) -> str:
-        """Why Slurm did not take something that may go out yet; empty where all that may is in.
+        """Why Slurm did not take a job that may go out later; empty where there is no such job.
 
-        What builds on a pretraining that failed since waits for a person.
+        A job whose pretraining failed does not go out by waiting: a person has to look.
         """
         return next((reason for reason in self.unsent.values() if reason != NO_PARENT), "")
 

@@ -54,17 +54,17 @@ class Sender:
     others_are_in: bool
     """Whether Slurm has taken such jobs, of this launch or an earlier one."""
     at_once: int
-    """How many jobs an array may have, twice as many each time that one is taken; 0: as many as there are. A Slurm that
-    was full a minute ago is asked for little first: each array that it refuses, and each half, is a line of the ledger
+    """How many jobs an array may have, twice as many each time that one is taken; 0: as many as there are. It begins
+    with one where Slurm was full a minute ago: each array that is refused, and each half of it, is a line of the ledger
     for each of its jobs."""
     refused: UserError | None = None
     """The first refusal that waiting does not mend."""
     stopped: str = ""
     """Why nothing more is tried: Slurm is silent, or the disk is full."""
     hopeless: str = ""
-    """Slurm's words for a refusal that waiting does not mend, of a job that all others of its batch are like."""
+    """Slurm's words where it refused a job of this batch for good: the others ask for the same."""
     full: dict[Pool, str] = field(default_factory=dict)
-    """Slurm's words for that there is no more room; then nothing more of the pool is tried."""
+    """Slurm's words where a pool has no room; then nothing more of that pool is tried."""
     known_ids: set[str] = field(default_factory=set)
     prepared: dict[Key, Call] = field(default_factory=dict)
     """The calls of the jobs that are ready to go out: an array that is tried in parts is prepared once."""
