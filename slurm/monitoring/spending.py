@@ -111,16 +111,16 @@ def spendings(ledger: Ledger, table: Sequence[JobRow]) -> list[Spending]:
     for row in table:
         own = usage_of(ledger.sweep / row.folder, row.task)
         slurms = _summed([by_job[job] for job in earlier.get(row.key, []) if job in by_job])
-        if own or slurms:
+        if own or slurms.seconds:
             rows.append(_spending(row, newest.get(row.key), own, slurms))
     return rows
 
 
-def _summed(attempts: Sequence[Accounted]) -> Accounted | None:
-    """Returns what several submissions of a job used together; None of none, or of those that never began."""
+def _summed(attempts: Sequence[Accounted]) -> Accounted:
+    """Returns what several submissions of a job used together; nothing where none of them began."""
     attempts = [attempt for attempt in attempts if attempt.seconds]
     if not attempts:
-        return None
+        return Accounted()
     last = attempts[-1]
     busy = [attempt.gpu_busy for attempt in attempts if attempt.gpu_busy is not None]
     return Accounted(
@@ -134,11 +134,10 @@ def _summed(attempts: Sequence[Accounted]) -> Accounted | None:
     )
 
 
-def _spending(row: JobRow, entry: Submission | None, own: TaskUsage | None, slurms: Accounted | None) -> Spending:
+def _spending(row: JobRow, entry: Submission | None, own: TaskUsage | None, slurms: Accounted) -> Spending:
     asked = entry or Submission("", "", "", "", row.folder, row.task)
-    timed = slurms or own
-    assert timed is not None
-    busy = own.gpu_busy if own and own.gpu_busy is not None else slurms.gpu_busy if slurms else None
+    timed = slurms if slurms.seconds or own is None else own
+    busy = own.gpu_busy if own and own.gpu_busy is not None else slurms.gpu_busy
     return Spending(
         run=row.run,
         method=Path(row.folder).parent.name or row.task,
@@ -148,16 +147,16 @@ def _spending(row: JobRow, entry: Submission | None, own: TaskUsage | None, slur
         seconds=timed.seconds,
         longest_seconds=timed.longest_seconds,
         planned_s=asked.planned_s,
-        gpus=asked.gpus or (slurms.gpus if slurms else 0) or (own.gpus if own else 0),
+        gpus=asked.gpus or slurms.gpus or (own.gpus if own else 0),
         gpu_busy=busy,
         gpu_memory=own.gpu_memory if own else 0,
         gpu_used=_used_gpu(own, busy),
-        cpus=asked.cpus or (slurms.cpus if slurms else 0) or (own.cores if own else 0),
+        cpus=asked.cpus or slurms.cpus or (own.cores if own else 0),
         cpus_asked=asked.cpus,
         processes=max(1, asked.processes),
         # Both witnesses miss something: Slurm what ran outside its steps, the job's own word a process that was killed.
-        cpu_seconds=max(slurms.cpu_seconds if slurms else 0.0, own.cpu_seconds if own else 0.0),
-        memory=max(slurms.memory if slurms else 0, own.memory if own else 0),
+        cpu_seconds=max(slurms.cpu_seconds, own.cpu_seconds if own else 0.0),
+        memory=max(slurms.memory, own.memory if own else 0),
         memory_asked=asked.memory,
         minutes_asked=asked.minutes,
         nodes=asked.nodes,
