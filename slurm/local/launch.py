@@ -76,14 +76,13 @@ def launch_here(
     parallel = len(gpus) or parallel
     at_once = _most_at_once(graph, finished)
     if cluster.executor == "debug":
-        at_once, most = min(at_once, 1), 1  # one job after the other, in this process
+        parallel = most = 1  # one job after the other, in this process
     processes = min(parallel, at_once * most) if gpus else min(parallel, at_once) * most
     for name, value in _cpu_environment(processes, console).items():
         os.environ.setdefault(name, value)
     with _under_way(graph.sweep_folder):
         write_report_order(graph.sweep_folder, graph.tables)
-        places = Places(1 if cluster.executor == "debug" else parallel, gpus)
-        return LocalLaunch(graph, finished, cluster, program, places, console).run()
+        return LocalLaunch(graph, finished, cluster, program, Places(parallel, gpus), console).run()
 
 
 def _most_at_once(graph: Graph, finished: Collection[Key]) -> int:
