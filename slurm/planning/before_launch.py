@@ -53,7 +53,7 @@ def check_folder(folder: Path, other: str = "another --out") -> None:
 
     Args:
         folder: Of the sweep, or of a single job; it need not be there.
-        other: The mend of a name.
+        other: What to choose in its place.
 
     Raises:
         UserError: A part of its path is a file, holds a line's end or such, or what Slurm takes for a pattern; or a
@@ -62,7 +62,7 @@ def check_folder(folder: Path, other: str = "another --out") -> None:
     for part in (folder, *folder.parents):
         if exists(part):
             if not is_folder(part):
-                raise UserError(f"cannot write to {folder}: {part} is no folder", mend="choose another --out")
+                raise UserError(f"cannot write to {folder}: {part} is no folder", mend=f"choose {other}")
             break
     # Also where links lead to: that is what stands in a script. (`Path.resolve` fails where they go in a circle.)
     named, real = str(folder.absolute()), os.path.realpath(folder)

@@ -80,6 +80,15 @@ def test_no_job_goes_out_from_a_folder_whose_name_slurm_takes_for_a_pattern(
     assert not stand_in.calls("sbatch")
 
 
+def test_who_cannot_choose_another_out_is_sent_to_the_profile(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    """`salmask doctor --cluster` and `bench step --cluster` have no --out."""
+    (tmp_path / "scratch").touch()
+    folder = tmp_path / "scratch" / "files"
+    batch = Batch("bench-1", "bench", ((".", "bench"),), CLUSTER.resources)
+    with pytest.raises(UserError, match=r"scratch is no folder; mend: choose another scratch in the profile$"):
+        carried_out(NodeBench((), folder / "report.json", 1, 1, "m:f"), batch, CLUSTER, folder, 0.0)
+
+
 def test_a_job_of_which_slurm_never_said_anything_is_cancelled_and_named(
     stand_in: StandInSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
