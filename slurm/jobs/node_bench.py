@@ -14,7 +14,7 @@ from repro.terminal import is_first_process
 class NodeBench:
     """Rows to be timed on a node."""
 
-    runs: tuple[Path, ...]
+    runs: tuple[str, ...]
     """Their settings, as YAML."""
     report: Path
     """Where to write what was measured."""
@@ -30,8 +30,7 @@ class NodeBench:
         Raises:
             TypeError, KeyError: It is none.
         """
-        paths = tuple(Path(path) for path in content["runs"])
-        return cls(**{**content, "runs": paths, "report": Path(content["report"])})
+        return cls(**{**content, "runs": tuple(content["runs"]), "report": Path(content["report"])})
 
     def __call__(self) -> None:
         """Times each row, and writes what was measured.
@@ -39,10 +38,12 @@ class NodeBench:
         Raises:
             UserError: Data or settings do not fit.
         """
-        from repro.runs.reading import load
+        from repro.runs.reading import build
+        from repro.runs.yaml_text import parse_yaml
 
         measure = pkgutil.resolve_name(self.program)
-        measured = [measure(load(path), warm_up=self.warm_up, steps=self.steps) for path in self.runs]
+        runs = [build([parse_yaml(text)]) for text in self.runs]
+        measured = [measure(run, warm_up=self.warm_up, steps=self.steps) for run in runs]
         # Every process takes part in a step; one of them reports.
         if is_first_process():
             write_json(self.report, [asdict(measurement) for measurement in measured])

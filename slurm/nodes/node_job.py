@@ -117,6 +117,7 @@ def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: P
     try:
         return submit_script(folder / SCRIPT, batch.name)
     except RefusedError as error:
+        shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"sbatch refused the {batch.task}: {error}", mend=f"the profile '{cluster.name}'") from error
     except UnclearError as error:
         mend = f"later; if the job went out all the same: scancel --name={batch.name}"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from repro.bench.throughput import StepMeasurement
 from repro.errors import UserError
-from repro.files import write_text
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from slurm.jobs.node_bench import NodeBench
@@ -51,9 +50,6 @@ def bench_on_node(
     minutes = MINUTES + MINUTES_A_ROW * len(runs)
     asked = profile.resources_of(PRETRAIN)
     resources = replace(asked, time=min(asked.time or minutes, minutes))
-    orders = tuple(folder / f"row-{number}.yaml" for number in range(len(runs)))
-    call = NodeBench(orders, folder / "report.json", steps, warm_up, program)
-    for path, run in zip(orders, runs, strict=True):
-        write_text(path, run.to_yaml())
+    call = NodeBench(tuple(run.to_yaml() for run in runs), folder / "report.json", steps, warm_up, program)
     content, _ = carried_out(call, Batch(name, "step", ((".", "step"),), resources), profile, folder, wait)
     return [StepMeasurement(**{**row, "kind": tuple(row["kind"])}) for row in content]

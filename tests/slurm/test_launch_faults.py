@@ -183,11 +183,16 @@ def test_a_refusal_stops_only_what_builds_on_it_and_is_told_once(stand_in: Stand
 
 
 def test_a_probe_that_is_refused_or_unanswered_is_one_line(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    """What a refused one would have started from stayed in the folder of sweeps; an unanswered one may start yet."""
     cluster = replace(CLUSTER, scratch=str(tmp_path))
-    for faults, words in (([REFUSED], "sbatch refused the probe: .*qos"), ([SLOW] * 5, "Slurm does not answer: .*out")):
+    for faults, words, left in (
+        ([REFUSED], "sbatch refused the probe: .*qos", 0),
+        ([SLOW] * 5, "Slurm does not answer: .*out", 1),
+    ):
         stand_in.tell("faults", *faults)
         with pytest.raises(UserError, match=words):
             probe(cluster, PROGRAM, needs=Needs(), nodes=0, wait=0.0)
+        assert len([*(tmp_path / ".doctor").iterdir()]) == left
 
 
 def test_sbatch_gets_nothing_of_the_job_that_it_is_called_in(

@@ -153,8 +153,7 @@ def test_the_plan_says_whose_figures_they_are(tmp_path: Path) -> None:
 
 def test_a_row_is_timed_by_a_call_that_is_text(tmp_path: Path) -> None:
     run = tiny()
-    (tmp_path / "row-0.yaml").write_text(run.to_yaml(), encoding="utf-8")
-    call = NodeBench((tmp_path / "row-0.yaml",), tmp_path / "report.json", 2, 1, PROGRAM.measure)
+    call = NodeBench((run.to_yaml(),), tmp_path / "report.json", 2, 1, PROGRAM.measure)
     write_calls(tmp_path / "calls", {0: call})
     read = read_call(tmp_path / "calls", 0)
     assert read == call
@@ -173,5 +172,9 @@ def test_a_node_that_does_not_come_is_told_of(
     assert stand_in.option(101, "time") == "20"
     assert stand_in.option(101, "gpus-per-node") == "2"
     assert stand_in.queue == []  # it is taken back
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="there is no squeue on this machine"):
+        bench_on_node(profile, [tiny()], program=PROGRAM.measure, steps=2, warm_up=1, wait=1.0)
+    assert not any((tmp_path / ".bench").iterdir())  # what a row is had been written down, and stayed
     assert "'local' runs on this machine" in refused("bench", "step", "--cluster", "local")
     assert "on this machine" in refused("bench", "step", "--rivals", "--cluster", "slurm")
