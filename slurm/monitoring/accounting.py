@@ -4,13 +4,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slurm.monitoring.queue import cells_of, expand, newest_arrays, sacct, whole
+from slurm.monitoring.queue import cells_of, expand, int_or_0, newest_arrays, sacct
 
 FIELDS: tuple[str, ...] = (
     *("JobID", "JobName", "ElapsedRaw", "TotalCPU", "AllocCPUS", "AllocTRES", "NNodes"),
     *("MaxRSS", "TRESUsageInTot", "TRESUsageInAve"),
 )
-Job = tuple[str, str]
+SlurmJob = tuple[str, str]
 """(Name of its submission, Slurm's id): the id alone may come again, where a cluster counts anew or is another one."""
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -34,7 +34,7 @@ class Accounted:
     """Share of the time in which kernels ran, in 0…1; None: Slurm does not watch GPUs."""
 
 
-def accounted(jobs: Collection[Job]) -> dict[Job, Accounted]:
+def accounted(jobs: Collection[SlurmJob]) -> dict[SlurmJob, Accounted]:
     """Returns what jobs used; nothing of those that the accounting does not know, or without any accounting.
 
     Args:
@@ -47,7 +47,7 @@ def accounted(jobs: Collection[Job]) -> dict[Job, Accounted]:
     return {job: used for job, used in parse(lines).items() if job in jobs}
 
 
-def parse(lines: Sequence[str]) -> dict[Job, Accounted]:
+def parse(lines: Sequence[str]) -> dict[SlurmJob, Accounted]:
     """Returns what the lines of `sacct` say of each job: a line of the job for each attempt, and those of its steps.
 
     A step has a name of its own, `batch` or that of its program, and is of the job whose line came before it.
@@ -55,7 +55,7 @@ def parse(lines: Sequence[str]) -> dict[Job, Accounted]:
     Args:
         lines: The fields `FIELDS`, separated by `|`; broken ones are left out.
     """
-    jobs: dict[Job, Accounted] = {}
+    jobs: dict[SlurmJob, Accounted] = {}
     names: dict[str, str] = {}
     for line in lines:
         cells = cells_of(line.strip(), len(FIELDS))
@@ -75,24 +75,24 @@ def parse(lines: Sequence[str]) -> dict[Job, Accounted]:
 
 def _with_attempt(before: Accounted, cell: Mapping[str, str]) -> Accounted:
     """Returns what a job used, an attempt more."""
-    seconds = float(whole(cell["ElapsedRaw"]))
+    seconds = float(int_or_0(cell["ElapsedRaw"]))
     return replace(
         before,
         seconds=before.seconds + seconds,
         longest_seconds=max(before.longest_seconds, seconds),
         cpu_seconds=before.cpu_seconds + _duration(cell["TotalCPU"]),
-        cpus=whole(cell["AllocCPUS"]) or before.cpus,
-        gpus=whole(_resource(cell["AllocTRES"], "gres/gpu")) or before.gpus,
+        cpus=int_or_0(cell["AllocCPUS"]) or before.cpus,
+        gpus=int_or_0(_resource(cell["AllocTRES"], "gres/gpu")) or before.gpus,
     )
 
 
 def _with_step(before: Accounted, cell: Mapping[str, str]) -> Accounted:
     """Returns what a job used, with what a step of it tells."""
-    nodes = max(1, whole(cell["NNodes"]))
+    nodes = max(1, int_or_0(cell["NNodes"]))
     # Of all tasks of the step together, each at its most; where Slurm is too old to say so, of the largest task.
     memory = _bytes(_resource(cell["TRESUsageInTot"], "mem")) // nodes or _bytes(cell["MaxRSS"])
     busy = _resource(cell["TRESUsageInAve"], "gres/gpuutil")
-    share = min(1.0, whole(busy) / 100) if busy else None
+    share = min(1.0, int_or_0(busy) / 100) if busy else None
     gpu_busy = before.gpu_busy if share is None else max(share, before.gpu_busy or 0.0)
     return replace(before, memory=max(before.memory, memory), gpu_busy=gpu_busy)
 

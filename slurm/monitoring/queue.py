@@ -96,7 +96,7 @@ class QueueSnapshot:
 
         Slurm may have taken it twice, of two tries that timed out: then the first that lives counts.
         """
-        jobs = sorted(self.named(name), key=lambda job: (not job.live, whole(array_of(job.job))))
+        jobs = sorted(self.named(name), key=lambda job: (not job.live, int_or_0(array_of(job.job))))
         return array_of(jobs[0].job) if jobs else ""
 
     def find(self, entry: Submission) -> QueuedJob | None:
@@ -344,7 +344,7 @@ def newest_arrays(jobs: Iterable[str]) -> list[str]:
     Args:
         jobs: Ids, `812` or `812_3`.
     """
-    return sorted({array_of(job) for job in jobs}, key=whole)[-IDS_A_CALL:]
+    return sorted({array_of(job) for job in jobs}, key=int_or_0)[-IDS_A_CALL:]
 
 
 def array_of(job: str) -> str:
@@ -352,7 +352,7 @@ def array_of(job: str) -> str:
     return job.partition("_")[0]
 
 
-def whole(text: str) -> int:
+def int_or_0(text: str) -> int:
     """Returns a whole number, 0 for what is none."""
     return int(text) if text.isdecimal() else 0
 

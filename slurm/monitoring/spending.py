@@ -15,7 +15,7 @@ from typing import Any
 from repro.quantities import counted, memory_text
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.resource_usage import TaskUsage, usage_of
-from slurm.monitoring.accounting import Accounted, Job, accounted
+from slurm.monitoring.accounting import Accounted, SlurmJob, accounted
 from slurm.monitoring.states import State
 from slurm.monitoring.status import JobRow
 from slurm.planning.hours import Hours
@@ -102,7 +102,7 @@ def spendings(ledger: Ledger, table: Sequence[JobRow]) -> list[Spending]:
         table: Its jobs, as `salmask status` has them.
     """
     newest = ledger.newest()
-    earlier: dict[Key, list[Job]] = {}
+    earlier: dict[Key, list[SlurmJob]] = {}
     for entry in ledger.submissions():
         if entry.executor == "slurm" and entry.job:
             earlier.setdefault(entry.key, []).append((entry.submission, entry.job))
