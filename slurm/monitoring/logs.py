@@ -62,7 +62,7 @@ def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
     Raises:
         UserError: Another user launched it: what was submitted is its owner's alone.
     """
-    entry = newest_submission(ledger, folder, task)
+    entry = _newest_submission(ledger, folder, task)
     if entry is not None:
         logs = ledger.logs / entry.submission
         if is_folder(logs) and not os.access(logs, os.R_OK | os.X_OK):
@@ -77,14 +77,8 @@ def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
     return own_logs[-1:]
 
 
-def newest_submission(ledger: Ledger, folder: str, task: str = "") -> Submission | None:
-    """Returns the job of a run that was handed over last; one that has not begun counts only where no other has.
-
-    Args:
-        ledger: Of the sweep.
-        folder: Of the run, relative to the sweep's.
-        task: Only of this one; empty: of any.
-    """
+def _newest_submission(ledger: Ledger, folder: str, task: str) -> Submission | None:
+    """Returns the job of a run that was handed over last; one that has not begun counts only where no other has."""
     entries = [e for e in ledger.submissions() if e.folder == folder and task in ("", e.task) and e.job]
     with_logs = [entry for entry in entries if any((ledger.logs / entry.submission).glob(f"{entry.job}_*_log.*"))]
     return next(reversed(with_logs or entries), None)
