@@ -34,6 +34,12 @@ def groups_around(controller: str) -> Iterator[tuple[Path, bool]]:
 def kernel_text(path: Path) -> str:
     """Returns the text of a file of the kernel; empty where there is none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="surrogateescape")  # names in it may be any bytes
     except OSError:
         return ""
+
+
+def kernel_numbers(path: Path) -> dict[str, int]:
+    """Returns the numbers of a file of the kernel with a line `NAME: NUMBER` for each; none where there is no file."""
+    words = (line.replace(":", " ").split() for line in kernel_text(path).splitlines())
+    return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.background import repeated
+from repro.control_groups import kernel_numbers, kernel_text
 from repro.cores import usable_cores
 from repro.errors import UserError
 from repro.files import write_json
@@ -146,31 +147,21 @@ def _family() -> list[int]:
 
 def _cpu_seconds_of(pid: int) -> float:
     """Returns the CPU seconds of a process and of those of its children that have ended; 0 where it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 0.0
     # The name, in brackets, may hold anything; utime, stime, cutime and cstime are fields 14 to 17.
-    return sum(int(word) for word in stat.rpartition(")")[2].split()[11:15]) / _TICKS
+    words = kernel_text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return sum(map(int, words[11:15])) / _TICKS
 
 
 def _memory(pid: int) -> int:
     """Returns the bytes of main memory of a process, its shared pages shared out among those who have them."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-            if line.startswith("Pss:"):
-                return 1024 * int(line.split()[1])
-    return 0
+    return 1024 * kernel_numbers(Path(f"/proc/{pid}/smaps_rollup")).get("Pss", 0)
 
 
 def _largest_memory(pid: int) -> int:
     """Returns the most bytes of main memory that a process had at one time; 0 where nobody knows."""
     # Not getrusage's maximum: it goes on over an exec, and would be the launcher's.
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-        return 0
+    if status := kernel_numbers(Path(f"/proc/{pid}/status")):
+        return 1024 * status.get("VmHWM", 0)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes; others count in kilobytes
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if pid == os.getpid() else 0
 

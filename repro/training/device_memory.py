@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from repro.control_groups import groups_around, kernel_text
+from repro.control_groups import groups_around, kernel_numbers, kernel_text
 
 MEMORY = Path("/proc/meminfo")
 """What the kernel says of the whole machine's memory; not there on macOS."""
@@ -31,7 +31,7 @@ def free_bytes(device: torch.device) -> float:
         # What torch holds for later use is free too.
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
-    kibibytes = _numbers(MEMORY).get("MemAvailable", float("inf"))
+    kibibytes = kernel_numbers(MEMORY).get("MemAvailable", float("inf"))
     return min([1024.0 * kibibytes, *(limit - used for limit, used in _limits())])
 
 
@@ -41,10 +41,4 @@ def _limits() -> Iterator[tuple[int, int]]:
         limit_file, use_file, dropped = _SECOND_VERSION if is_second else _FIRST_VERSION
         limit, used = (kernel_text(folder / name).strip() for name in (limit_file, use_file))
         if limit.isdecimal() and used.isdecimal():
-            yield int(limit), int(used) - _numbers(folder / "memory.stat").get(dropped, 0)
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """Returns the numbers of a file of lines `NAME NUMBER`; none where there is no such file."""
-    words = (line.replace(":", " ").split() for line in kernel_text(path).splitlines())
-    return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}
+            yield int(limit), int(used) - kernel_numbers(folder / "memory.stat").get(dropped, 0)

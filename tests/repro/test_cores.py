@@ -55,6 +55,7 @@ def test_a_busy_core_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
         ("0::/pod/a\n", {"pod/a/cpu.max": "max 100000", "pod/cpu.max": "250000 100000", "cpu.max": "max 100000"}, 2),
         ("0::/pod\n", {"pod/cpu.max": "50000 100000"}, 1),  # half a core is one thread
         ("0::/pod\n", {"pod/cpu.max": "1600000 100000"}, 8),
+        ("0::/p\udcf6d\n", {"p\udcf6d/cpu.max": "300000 100000"}, 3),  # a name in Latin-1
         (
             "3:cpu,cpuacct:/a\n2:cpuset:/\n",
             {"cpu,cpuacct/a/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n"},
@@ -66,7 +67,7 @@ def test_a_busy_core_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_container_has_the_cores_whose_time_it_may_take(
     groups: str, files: dict[str, str], usable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "groups").write_text(groups)
+    (tmp_path / "groups").write_bytes(os.fsencode(groups))
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
