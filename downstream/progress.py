@@ -6,11 +6,7 @@ from contextlib import contextmanager
 
 from repro.distributed import rank
 from repro.progress import ProgressBars
-from repro.runs.folder import RunFolder
-from repro.runs.heartbeat import tell_progress
-
-SECONDS = 10.0
-"""Least time between two entries in the run's status; a step may take a millisecond, and a file is written for each."""
+from repro.runs.folder import PROGRESS_SECONDS, RunFolder
 
 
 @contextmanager
@@ -35,9 +31,9 @@ def reported(folder: RunFolder, task: str, label: str, total: int, unit: str) ->
             """Moves the bar, and now and then writes the status."""
             nonlocal last_entry
             bars.update(bar, completed=steps)
-            if rank() == 0 and (time.monotonic() - last_entry > SECONDS or steps == total):
+            if rank() == 0 and (time.monotonic() - last_entry > PROGRESS_SECONDS or steps == total):
                 last_entry = time.monotonic()
-                tell_progress(folder, task, steps, total, unit, work="evaluation")
+                folder.tell_progress(task, steps, total, unit, work="evaluation")
 
         tell(0)  # what an earlier piece of work left in the status would be taken for this one's
         yield tell

@@ -24,10 +24,10 @@ from repro.distributed import barrier, in_ddp, rank, world_size
 from repro.files import write_atomically
 from repro.progress import OPENING, REDRAW_SECONDS, ProgressBars
 from repro.randomness import Purpose, stream_seed
-from repro.runs.heartbeat import tell_progress
+from repro.runs.folder import PROGRESS_SECONDS
 from repro.runs.step_files import checkpoints
 from repro.runs.stopping import STOP
-from repro.training.hooks import HEARTBEAT_SECONDS, append_metrics, forget_after
+from repro.training.hooks import append_metrics, forget_after
 
 log = logging.getLogger("salmask")
 
@@ -180,7 +180,7 @@ class Reporter(HookBase):
         """Writes a line of metrics every `log_every` steps; detectron2 counts steps from 0."""
         step, now = self.trainer.iter + 1, time.monotonic()
         is_last, is_logged = step == self.trainer.max_iter, step % self.trial.machine.log_every == 0
-        if now - self._last_entry > HEARTBEAT_SECONDS or is_last:
+        if now - self._last_entry > PROGRESS_SECONDS or is_last:
             self._set_status(step)
         if rank():
             return
@@ -204,4 +204,4 @@ class Reporter(HookBase):
         """Writes how many steps are made; rank 0 only."""
         if rank() == 0:
             self._last_entry = time.monotonic()
-            tell_progress(self.trial.folder, self.trial.task, step, self.trainer.max_iter, "steps")
+            self.trial.folder.tell_progress(self.trial.task, step, self.trainer.max_iter, "steps")

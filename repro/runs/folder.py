@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,8 @@ from repro.runs.status import PRETRAIN, Status, read_status
 
 BEAT_SECONDS = 15.0
 """Time between two signs of life; far below `repro.runs.lock.STALE_SECONDS`, so that a late one proves nothing."""
+PROGRESS_SECONDS = 10.0
+"""Least time between two entries of a task's progress: a step may take a millisecond, and each entry writes a file."""
 FEATURES = "features"
 """Folder below a run's for the pooled features that its linear, logistic and kNN tasks share."""
 TASK_FOLDERS: Mapping[str, str] = {
@@ -224,6 +225,27 @@ class RunFolder:
             }
             self._write_status(self._status_file(task), {**asdict(before), **changes})
 
+    def tell_progress(self, task: str, step: int, steps: int, unit: str, *, work: str = "training") -> None:
+        """Writes how many steps of a task are made; of what keeps it from being written only a full disk is an error.
+
+        Args:
+            task: Whose status it is.
+            step: How many steps are made.
+            steps: Of how many.
+            unit: What a step is, in the plural.
+            work: What goes on, for the log.
+
+        Raises:
+            UserError: The disk is full.
+        """
+        try:
+            self.set_status("running", task=task, step=step, steps=steps, unit=unit)
+        except UserError as error:
+            if is_of_a_full_disk(error):
+                raise
+            # A server that is away for a moment: that is no reason to lose the steps since the last checkpoint.
+            log.warning("%s; the %s goes on", error.what, work)
+
     def _write_status(self, path: Path, content: Mapping[str, Any]) -> None:
         """Writes a status, on a full disk over the one that is there: it is what tells of the full disk."""
         try:
@@ -323,13 +345,14 @@ class RunFolder:
 
     def _is_free(self, task: str) -> bool:
         """Returns whether nobody carries a task out at this moment."""
-
-        def taken() -> UserError:
-            return UserError(f"{task} is being carried out")
-
         try:
-            holder = partial(self._holder, task)
-            with held(self._lock_file(task), taken=taken, unwritable="", holder=holder, watch=False):
+            with held(
+                self._lock_file(task),
+                taken=lambda: UserError(f"{task} is being carried out"),
+                unwritable="",
+                holder=lambda: self._holder(task),
+                watch=False,
+            ):
                 return True
         except UserError:
             return False

@@ -17,13 +17,10 @@ from repro.distributed import gather, mean_of_ranks, world_size
 from repro.errors import UserError, one_line, system_mend, with_mend
 from repro.files import read_regular, reading, write_bytes
 from repro.presence import exists
-from repro.runs.folder import RunFolder
-from repro.runs.heartbeat import tell_progress
+from repro.runs.folder import PROGRESS_SECONDS, RunFolder
 from repro.runs.metrics import LARGEST_BYTES, parse_row
 from repro.training.feed import Feed
 
-HEARTBEAT_SECONDS = 10.0
-"""Least time between two entries of a training's progress in its status."""
 LONGEST_DATA_WAIT = 0.1
 """Share of the time that steps may wait for data before a warning says so."""
 
@@ -259,9 +256,9 @@ class DataWait(Hook):
 class Heartbeat(Hook):
     """Keeps `status.json` true while a training runs; rank 0 only. Of errors only a full disk ends the training."""
 
-    def __init__(self, folder: RunFolder, task: str, seconds: float = HEARTBEAT_SECONDS) -> None:
-        """Writes the state of a task on a run at most every so many seconds."""
-        self.folder, self.task, self.seconds, self._last = folder, task, seconds, 0.0
+    def __init__(self, folder: RunFolder, task: str) -> None:
+        """Writes the state of a task on a run at most every `PROGRESS_SECONDS`."""
+        self.folder, self.task, self._last = folder, task, 0.0
 
     def before_train(self, runner: Any) -> None:
         """Writes that the training runs."""
@@ -271,7 +268,7 @@ class Heartbeat(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
         """Writes how far the training is."""
-        if time.monotonic() - self._last > self.seconds:
+        if time.monotonic() - self._last > PROGRESS_SECONDS:
             self._write(runner, runner.iter + 1)
 
     def after_train(self, runner: Any) -> None:
@@ -281,7 +278,7 @@ class Heartbeat(Hook):
     def _write(self, runner: Any, step: int) -> None:
         if runner.rank == 0:
             self._last = time.monotonic()
-            tell_progress(self.folder, self.task, step, runner.max_iters, "steps")
+            self.folder.tell_progress(self.task, step, runner.max_iters, "steps")
 
 
 class MetricsFile(BaseVisBackend):

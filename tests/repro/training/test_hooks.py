@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from repro.errors import UserError
+from repro.files import write_json
 from repro.runs.folder import RunFolder
 from repro.training.hooks import DivergenceError, FiniteGuard, Heartbeat, RuntimeInfo
 
@@ -25,7 +26,8 @@ def failing(code: int) -> Any:
 def test_a_status_that_cannot_be_written_is_no_reason_to_lose_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hook, runner = Heartbeat(RunFolder(tmp_path), "pretrain", seconds=0), SimpleNamespace(rank=0, iter=3, max_iters=9)
+    hook, runner = Heartbeat(RunFolder(tmp_path), "pretrain"), SimpleNamespace(rank=0, iter=3, max_iters=9)
+    monkeypatch.setattr("repro.training.hooks.PROGRESS_SECONDS", 0)
     monkeypatch.setattr("repro.runs.folder.write_json", failing(errno.ESTALE))
     with caplog.at_level(logging.WARNING, "salmask"):
         hook.after_train_iter(runner, 0)
@@ -33,7 +35,7 @@ def test_a_status_that_cannot_be_written_is_no_reason_to_lose_steps(
     monkeypatch.setattr("repro.runs.folder.write_json", failing(errno.ENOSPC))
     with pytest.raises(UserError, match="cannot write"):
         hook.after_train_iter(runner, 0)
-    monkeypatch.undo()
+    monkeypatch.setattr("repro.runs.folder.write_json", write_json)
     hook.after_train_iter(runner, 0)
     status = RunFolder(tmp_path).status()
     assert status is not None
