@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from repro.runs.choices import Guidance, MapOf, Optimizer, Schedule, Source, Strategy
 from repro.runs.departures import DATA, Departure, shown_value
 from repro.runs.frameworks import FRAMEWORKS
-from repro.runs.identity import Smaller, plain
+from repro.runs.identity import Smaller, identity_fields, plain
 from repro.runs.reading import build
 from repro.runs.run import Run
 from repro.runs.sections import Framework, RunSettings
@@ -37,12 +37,8 @@ def settings(run: Run) -> dict[str, Setting]:
 
 
 def _settings(section: Any, prefix: str, smaller: Smaller | None) -> Iterator[tuple[str, Setting]]:
-    for f in dataclasses.fields(section):
-        value = getattr(section, f.name)
-        replaced = "unless" in f.metadata and getattr(section, f.metadata["unless"]) != ""
-        if replaced or not f.metadata.get("identity", True):
-            continue
-        of_field = f.metadata.get("smaller", smaller)
+    for f in identity_fields(section):
+        value, of_field = getattr(section, f.name), f.metadata.get("smaller", smaller)
         if dataclasses.is_dataclass(value):
             yield from _settings(value, f"{prefix}{f.name}.", of_field)
         else:

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import field
 from enum import Enum
 from typing import Any
@@ -58,11 +58,21 @@ def size(default: Any, smaller: Smaller = operator.lt) -> Any:
     return field(**factory, metadata={"smaller": smaller})
 
 
+def identity_fields(section: Any) -> Iterator[dataclasses.Field[Any]]:
+    """Yields the fields of a run, or of one of its sections, that are part of its identity.
+
+    Not a file's path where the hash of its content is known (metadata `unless`, which names the hash's field).
+    """
+    for f in dataclasses.fields(section):
+        is_replaced = "unless" in f.metadata and getattr(section, f.metadata["unless"]) != ""
+        if f.metadata.get("identity", True) and not is_replaced:
+            yield f
+
+
 def identity(value: Any) -> Any:
     """Returns the part of a run that its id is made of, as JSON values.
 
-    Left out are fields that are no part of the identity, fields added later that hold what older runs did (`added`),
-    and a file's path where the hash of its content is known (metadata `unless`, which names the hash's field).
+    Of the `identity_fields` those are left out that were added later and hold what older runs did (`added`).
 
     Args:
         value: A run, one of its sections, or a single value.
@@ -70,11 +80,9 @@ def identity(value: Any) -> Any:
     if not dataclasses.is_dataclass(value):
         return value.name if isinstance(value, Enum) else value
     content = {}
-    for f in dataclasses.fields(value):
+    for f in identity_fields(value):
         item = getattr(value, f.name)
-        absent = "absent" in f.metadata and item == f.metadata["absent"]
-        replaced = "unless" in f.metadata and getattr(value, f.metadata["unless"]) != ""
-        if f.metadata.get("identity", True) and not absent and not replaced:
+        if "absent" not in f.metadata or item != f.metadata["absent"]:
             # 1 and 1.0 are the same learning rate, but not the same JSON.
             content[f.name] = float(item) if f.type is float else identity(item)
     return content
