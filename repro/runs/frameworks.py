@@ -17,10 +17,6 @@ SINGLE_CELL_CROP = 32
 one value a channel, and no statistics."""
 
 
-def _no_problems(run: RunSettings) -> Iterator[Problem]:
-    yield from ()
-
-
 @dataclass(frozen=True)
 class FrameworkEntry:
     """Everything about a framework that is not its model."""
@@ -39,7 +35,7 @@ class FrameworkEntry:
     """Ranges of its own settings, by `section.key`."""
     batch_norm_groups: Callable[[RunSettings], int] = lambda _run: 1
     """Returns into how many batch-norm groups, equally large, a run's global batch is divided."""
-    problems: Callable[[RunSettings], Iterator[Problem]] = _no_problems
+    problems: Callable[[RunSettings], Iterator[Problem]] = lambda _run: iter(())
     """Yields what is wrong with a run of this framework alone; what holds for every run is in `repro.runs.limits`."""
 
     def group_size(self, run: RunSettings) -> int:

@@ -51,12 +51,17 @@ def _is_number(value: Any) -> bool:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a file of metrics, which a run may still be writing; none where there is no such file.
+    """Returns the rows of a file of metrics, which a run may still be writing; raises as `metrics_text`."""
+    return parse_metrics(metrics_text(path))
+
+
+def metrics_text(path: Path) -> str:
+    """Returns the text of a file of metrics; empty where there is no such file.
 
     Raises:
         UserError: It cannot be read.
     """
     if not exists(path):
-        return []
+        return ""
     with reading(path, "remove it, or put the run's own in its place"):
-        return parse_metrics(read_regular(path, LARGEST_BYTES).decode(errors="replace"))
+        return read_regular(path, LARGEST_BYTES).decode(errors="replace")

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from repro.distributed import gather, mean_of_ranks, world_size
 from repro.errors import UserError, one_line, system_mend, with_mend
-from repro.files import read_regular, reading, write_bytes
-from repro.presence import exists
+from repro.files import write_text
 from repro.runs.folder import PROGRESS_SECONDS, RunFolder
-from repro.runs.metrics import LARGEST_BYTES, parse_row
+from repro.runs.metrics import metrics_text, parse_row
 from repro.training.feed import Feed
 
 LONGEST_DATA_WAIT = 0.1
@@ -339,14 +338,11 @@ def forget_after(path: Path, step: int) -> int:
     Raises:
         UserError: The file cannot be read, or not be written.
     """
-    if not exists(path):
-        return 0
-    with reading(path, "remove it, or put the run's own in its place"):
-        lines = read_regular(path, LARGEST_BYTES).decode(errors="replace").splitlines()
-    rows = [(line, parse_row(line)) for line in lines]
+    rows = [(line, parse_row(line)) for line in metrics_text(path).splitlines()]
     # The last one may have been torn by a kill; of the others somebody else is at fault.
     if odd := sum(row is None for _, row in rows[:-1]):
         log.warning("%s: %d lines are none of a training's metrics, and are left out", path, odd)
     kept = [line for line, row in rows if row is not None and row["step"] <= step]
-    write_bytes(path, "".join(line + "\n" for line in kept).encode())
+    if rows:
+        write_text(path, "".join(line + "\n" for line in kept))
     return len(kept)
