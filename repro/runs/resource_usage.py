@@ -9,7 +9,7 @@ import contextlib
 import glob
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -42,9 +42,6 @@ class Usage:
     host: str = ""
     job: str = ""
     """The scheduler's id; empty without one."""
-
-
-_FIELDS = frozenset(field.name for field in fields(Usage))
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def attempts_of(path: Path) -> list[Usage]:
     """Returns the entries of a file; none where it is missing or of another content."""
     with contextlib.suppress(UserError):
         entries = ENTRY.read_list(path) if exists(path) else []
-        return [Usage(**{name: value for name, value in entry.items() if name in _FIELDS}) for entry in entries]
+        return [Usage(**{name: value for name, value in entry.items() if name in ENTRY.fields}) for entry in entries]
     return []
 
 

@@ -1,6 +1,6 @@
 """How a task on a run goes, as its status file tells it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from repro.presence import exists
@@ -62,9 +62,6 @@ class Status:
         return Holder(self.host, self.pid, self.heartbeat, self.job) if self.state == "running" else None
 
 
-_FIELDS = frozenset(f.name for f in fields(Status))
-
-
 def read_status(path: Path) -> Status | None:
     """Returns the status that a file holds, or None where there is no such file.
 
@@ -74,4 +71,4 @@ def read_status(path: Path) -> Status | None:
     # Status files are written atomically, so a torn one comes from elsewhere: it is not passed over here.
     if not exists(path):
         return None
-    return Status(**{name: value for name, value in STATUS.read(path).items() if name in _FIELDS})
+    return Status(**{name: value for name, value in STATUS.read(path).items() if name in STATUS.fields})
