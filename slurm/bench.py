@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from repro.runs.folder import RunFolder
+from repro.runs.rows import Resolve
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.status import as_json_of, rows
 from slurm.plan import SweepPlan, say_plan_as_json
 from slurm.planning.job_costs import estimate, survey
-from slurm.planning.sweep import Part, Resolve, Sweep, expand
+from slurm.planning.sweep import Part, Sweep, expand
 from slurm.sweep_folder.ledger import Ledger
 
 METHODS = ("mocov2", "mocov2+ours-hp")

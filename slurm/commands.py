@@ -11,6 +11,7 @@ from repro.data.options import DataName, DataRoot, Settings
 from repro.errors import UserError
 from repro.quantities import whole_number
 from repro.runs.reading import command_settings
+from repro.runs.rows import Resolve
 from repro.terminal import Console
 from slurm.jobs.program import Program
 from slurm.local.devices import chosen_devices
@@ -33,7 +34,7 @@ from slurm.options import (
     methods_option,
 )
 from slurm.planning.before_launch import check_folder, check_neighbours, check_tables
-from slurm.planning.sweep import Resolve, expand, load, narrowed
+from slurm.planning.sweep import expand, load, narrowed
 from slurm.profiles.profile import DEFAULT, RUNS, Cluster, available
 from slurm.profiles.profile import load as load_cluster
 from slurm.sweep_call import Show, SweepCall

@@ -94,20 +94,11 @@ def common_sizes(departures: Iterable[Departure]) -> list[Departure]:
     return [size for size in sizes if size.what not in OF_A_FRAMEWORK] or sizes
 
 
-def common_scale(departures: Iterable[Departure]) -> str:
-    """Returns the text of the sizes that `common_sizes` leaves.
-
-    Args:
-        departures: Those that make a run tiny.
-    """
-    return scale_of(common_sizes(departures))
-
-
 def scale_of_both(of_pretraining: str, of_evaluation: str) -> str:
     """Returns the scale of a result: that of the pretraining, and that of the evaluation behind it.
 
     Args:
-        of_pretraining: Text of its departures, as `scale_of` or `common_scale` makes it.
+        of_pretraining: Text of its departures, as `scale_of` makes it.
         of_evaluation: As `repro.runs.records.Result.evaluation_scale`.
     """
     return _SEPARATOR.join(filter(None, (of_pretraining, of_evaluation)))

@@ -12,12 +12,11 @@ from repro.data.options import DataName, DataRoot, Settings
 from repro.progress import suggest
 from repro.runs.folder import RunFolder
 from repro.runs.reading import command_settings, read_settings
+from repro.runs.rows import Resolve
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.terminal import is_first_process
 
-Resolve = Callable[..., Run]
-"""`resolve(method, *layers)` returns the run of a method, with layers of settings on top."""
 CarryOut = Callable[[Run, Path, str], None]
 """`carry_out(run, folder, task)` carries out a task of a run in the run's folder."""
 

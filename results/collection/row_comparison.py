@@ -7,7 +7,7 @@ from typing import Any
 
 from repro.errors import UserError
 from repro.runs.comparison import departures, plays_a_part, settings
-from repro.runs.departures import Departure, common_scale, listed, scale_of, scale_of_both
+from repro.runs.departures import Departure, common_sizes, listed, scale_of, scale_of_both
 from repro.runs.evaluation import PROTOCOLS, Evaluation
 from repro.runs.run import Run
 from repro.runs.sections import Framework
@@ -79,7 +79,7 @@ class RowComparison:
     @property
     def scale(self) -> str:
         """The sizes that decide the run's column in a table, `64 px, 2 epochs`; empty at the row's own."""
-        return common_scale(self.smaller)
+        return scale_of(common_sizes(self.smaller))
 
     @cached_property
     def by_name(self) -> Mapping[str, Departure]:

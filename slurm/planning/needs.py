@@ -6,9 +6,10 @@ from repro.doctor.needs import Needs
 from repro.errors import UserError
 from repro.runs.localizer_weights import LocalizerWeights, weights_of
 from repro.runs.reading import command_settings
+from repro.runs.rows import Resolve
 from repro.runs.status import PRETRAIN
 from slurm.planning.graph import Graph
-from slurm.planning.sweep import Resolve, expand, load
+from slurm.planning.sweep import expand, load
 from slurm.profiles.profile import RUNS
 from slurm.sweep_folder.ledger import Key
 

@@ -34,7 +34,7 @@ from repro.paths import CODE_ROOT
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.reading import nested, read_yaml
-from repro.runs.run import Run
+from repro.runs.rows import Resolve
 from repro.runs.status import PRETRAIN
 from repro.runs.yaml_text import decimal
 from slurm.planning.graph import Graph, Job, make_graph
@@ -42,8 +42,6 @@ from slurm.planning.graph import Graph, Job, make_graph
 SWEEPS = CODE_ROOT / "slurm" / "sweeps"
 FILES = (".yaml", ".yml")
 """How the name of a person's own file ends; all else is the name of a sweep that comes with salmask."""
-Resolve = Callable[..., Run]
-"""`resolve(method, *layers, origin=...) -> Run`; the caller knows the methods, a launcher does not."""
 
 
 @dataclass(frozen=True)

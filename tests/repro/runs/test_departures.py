@@ -10,7 +10,7 @@ import pytest
 from baselines import METHODS, TABLE1, resolve
 from repro.errors import UserError
 from repro.runs.comparison import PARTS, departures, plays_a_part, settings, sizes_below_recipe
-from repro.runs.departures import Departure, common_scale, common_sizes, scale_of
+from repro.runs.departures import Departure, common_sizes, scale_of
 from repro.runs.detection import recorded_sizes
 from repro.runs.identity import added
 from repro.runs.reading import build, keys
@@ -208,11 +208,9 @@ def test_sizes_without_the_row_are_those_below_the_frameworks_recipe() -> None:
 def test_batch_and_queue_decide_a_column_only_where_nothing_else_is_smaller() -> None:
     batch, queue = Departure("optimization.batch", 64), Departure("moco.queue", 1024)
     crop, epochs = Departure("data.crop", 64), Departure("optimization.epochs", 2)
-    assert common_scale([queue, batch, epochs, crop]) == "64 px, 2 epochs"
-    assert common_scale([queue, batch]) == "batch 64, queue 1024"
-    assert common_scale([]) == ""
     assert common_sizes([queue, batch, epochs, crop]) == [crop, epochs]
     assert common_sizes([queue, batch]) == [batch, queue]
+    assert common_sizes([]) == []
 
 
 def test_of_an_older_results_scale_the_detectors_part_is_kept() -> None:
