@@ -1,4 +1,4 @@
-"""When Python looks for garbage: not while very many objects are made, all of which stay."""
+"""Python's cyclic garbage collector: off while very many objects are made, all of which stay."""
 
 import gc
 import sys
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Keeps Python from looking for circles of garbage for the length of a `with` block."""
+    """Turns the collector off within the block."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -19,13 +19,12 @@ def collection_paused() -> Iterator[None]:
 
 
 @contextmanager
-def imports_unwalked() -> Iterator[None]:
-    """Keeps Python from looking for garbage while a `with` block imports, and from looking among what it has imported.
+def imports_frozen() -> Iterator[None]:
+    """Turns the collector off while the block imports, and keeps it off what is there then (`gc.freeze`).
 
-    A package makes objects by the hundred thousand, and all of them stay. With each more of them Python walks through
-    all that there are, again and again, to find next to none to free: of a training's imports that is a quarter. Left
-    for later, the first steps would pay for it: so what is there when the block has imported anything is never walked
-    again.
+    A package makes objects by the hundred thousand, and all of them stay. The more there are, the longer each
+    collection takes, and it finds next to nothing to free: of a training's imports that is a quarter of the time. Left
+    for later, the first steps would pay for it.
     """
     modules = len(sys.modules)
     with collection_paused():

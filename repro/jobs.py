@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from repro.console import show_log
 from repro.errors import interruption
-from repro.garbage import imports_unwalked
+from repro.garbage import imports_frozen
 from repro.progress import OPENING
 from repro.runs.folder import RunFolder
 from repro.runs.resumption import goes_on
@@ -69,7 +69,7 @@ def _carry_out(
     """Carries out a task in a process that listens to signals and says what it does."""
     # Imported here: the launcher and `salmask status` need the names above, and no torch. What a pretraining needs is
     # imported only for one, and likewise for an evaluation: either takes as long as torch itself.
-    with imports_unwalked():
+    with imports_frozen():
         from repro.distributed import initialise, rank, world_size
 
     device = initialise(run.machine.device)
@@ -110,12 +110,12 @@ def _prepare(
     """
     OPENING.say(f"{task}: importing what it needs")
     if task == PRETRAIN:
-        with imports_unwalked():
+        with imports_frozen():
             from baselines import build_learner
             from repro.training.pretraining import prepare_pretraining
 
         return prepare_pretraining(run, folder, device, build_learner)
-    with imports_unwalked():
+    with imports_frozen():
         from downstream.tasks import prepare_evaluation
 
     OPENING.say(f"{task}: reading the backbone")

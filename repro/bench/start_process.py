@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from repro.bench.stage_clock import StageClock
 from repro.bench.start import REFUSED
 from repro.errors import UserError
-from repro.garbage import imports_unwalked
+from repro.garbage import imports_frozen
 from repro.runs.folder import RunFolder
 from repro.terminal import say
 
@@ -42,7 +42,7 @@ def main(folder: Path, build: str) -> None:
 
 def _import(build: str, clock: StageClock) -> "Build":
     """Imports all that a training needs, and returns what makes its learner."""
-    with imports_unwalked():  # as jobs import
+    with imports_frozen():  # as jobs import
         import torch  # noqa: F401  # to be timed; whoever needs it below imports it again, at no cost
 
         clock.end("import torch")

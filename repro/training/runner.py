@@ -31,7 +31,6 @@ from repro.runs.folder import RunFolder
 from repro.runs.sections import MachineSettings
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
-from repro.training.crowding import CrowdedCores
 from repro.training.feed import Feed
 from repro.training.hooks import (
     WHEN_DIVERGED,
@@ -43,6 +42,7 @@ from repro.training.hooks import (
     Throughput,
     forget_after,
 )
+from repro.training.oversubscription import OversubscribedCores
 from repro.training.precision import wrap_optimizers
 from repro.training.resume import SaveCheckpoint, restore
 from repro.training.step_bar import StepBar
@@ -285,7 +285,7 @@ class Training:
                 Throughput(self.batch, log_every),
                 DataWait(feed, log_every, self._data_mend()),
                 Heartbeat(self.folder, self.task),
-                *([CrowdedCores()] if self.device.type == "cpu" else []),
+                *([OversubscribedCores()] if self.device.type == "cpu" else []),
                 saver,
                 StepBar(self.task, log_every, bars),
                 *self.hooks,

@@ -1,4 +1,4 @@
-"""Python looks for no garbage while it makes what stays, and later not among what was imported."""
+"""The garbage collector is off while what stays is made, and leaves out later what was imported."""
 
 import gc
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.garbage import collection_paused, imports_unwalked
+from repro.garbage import collection_paused, imports_frozen
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def collecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     sys.modules.pop("salmask_test_module", None)
 
 
-@pytest.mark.parametrize("pause", [collection_paused, imports_unwalked])
+@pytest.mark.parametrize("pause", [collection_paused, imports_frozen])
 def test_no_garbage_is_looked_for_within_a_block(pause: Callable[[], AbstractContextManager[None]]) -> None:
     with pause():
         assert not gc.isenabled()
@@ -37,12 +37,12 @@ def test_no_garbage_is_looked_for_within_a_block(pause: Callable[[], AbstractCon
     assert not gc.isenabled()
 
 
-def test_what_a_block_imported_is_never_walked_again() -> None:
-    with imports_unwalked():
+def test_what_a_block_imported_is_frozen() -> None:
+    with imports_frozen():
         pass
     # Nothing was imported: this process's garbage stays where it is found.
     assert gc.get_freeze_count() == 0
-    with imports_unwalked():
+    with imports_frozen():
         import salmask_test_module  # type: ignore[import-not-found]
     assert len(salmask_test_module.objects) == 5000
     assert gc.get_freeze_count() >= 5000

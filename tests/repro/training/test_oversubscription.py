@@ -9,8 +9,8 @@ import torch
 from training_samples import make_training, tiny
 
 from repro.runs.folder import RunFolder
-from repro.training import crowding
-from repro.training.crowding import caution
+from repro.training import oversubscription
+from repro.training.oversubscription import caution
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,14 @@ def test_threads_without_a_core_of_their_own_are_too_many(threads: int, number: 
         )
 
 
-@pytest.mark.parametrize("crowded", [True, False])
-def test_a_training_says_it_once(crowded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_training_says_it_once(busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # set for real, they would wait on a busy machine
     said: list[str] = []
     monkeypatch.setattr(logging.getLogger("salmask"), "warning", lambda line, *words: said.append(line % words))
     growing = itertools.count(step=1000)
-    monkeypatch.setattr(crowding, "cores_beside", lambda busy: 2 - max(0.0, busy))
-    monkeypatch.setattr(crowding, "busy_seconds", lambda: float(next(growing)) if crowded else 0.0)
-    monkeypatch.setattr(crowding, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(oversubscription, "cores_beside", lambda busy: 2 - max(0.0, busy))
+    monkeypatch.setattr(oversubscription, "busy_seconds", lambda: float(next(growing)) if busy else 0.0)
+    monkeypatch.setattr(oversubscription, "LOOK_SECONDS", 0.0)
     make_training(tiny(changes={"optimization.epochs": 2}), RunFolder(tmp_path / "run")).run()
-    assert len([line for line in said if line.startswith("2 threads wait for each other: ")]) == crowded
+    assert len([line for line in said if line.startswith("2 threads wait for each other: ")]) == busy

@@ -1,4 +1,4 @@
-"""Says so where the threads of a training on the CPU have fewer cores than they are, and wait for each other.
+"""Warns of oversubscribed cores: a training on the CPU whose threads have fewer cores than they are.
 
 oneDNN's threads meet several times in the backward pass of a convolution, and spin until the last one is there. If
 another process has the core of that one, all the others burn theirs meanwhile: beside two busy processes, a step of two
@@ -18,13 +18,13 @@ from repro.errors import with_mend
 
 LOOK_SECONDS = 20.0
 """How long a training is looked at before something is said; the first look begins after the first step."""
-MOST_CROWDED = 0.3
+TOLERANCE = 0.3
 """Cores that others may take of those which the threads need; the kernel's own tasks take less."""
 
 log = logging.getLogger("salmask")
 
 
-class CrowdedCores(Hook):
+class OversubscribedCores(Hook):
     """Warns once where a limit, or other processes, the loader's among them, leave less than a core to each thread."""
 
     def before_train(self, runner: Any) -> None:
@@ -62,7 +62,7 @@ def caution(threads: int, cores: float) -> str:
         threads: Of this process.
         cores: How many it has to itself.
     """
-    if threads <= max(1.0, cores + MOST_CROWDED):
+    if threads <= max(1.0, cores + TOLERANCE):
         return ""
     left = f"{max(0.0, cores):.1f} cores"
     what = f"{threads} threads wait for each other: other processes, or a limit, leave {left} to them"
