@@ -113,6 +113,15 @@ def gather(local: Tensor) -> Tensor:
     return torch.cat(of_ranks)
 
 
+def gather_objects(value: T) -> list[T]:
+    """Returns every rank's value, which is pickled, in the order of ranks."""
+    if world_size() == 1:
+        return [value]
+    of_ranks: list[Any] = [None] * world_size()
+    dist.all_gather_object(of_ranks, value)
+    return of_ranks
+
+
 def mean_of_ranks(local: Tensor) -> Tensor:
     """Returns the mean of every rank's tensor, the same on every rank; no gradient.
 

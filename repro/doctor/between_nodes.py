@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
-import torch.distributed as dist
-
-from repro.distributed import barrier, rank, world_size
+from repro.distributed import barrier, gather_objects, rank
 from repro.doctor.diagnosis import Diagnosis
 from repro.runs.lock import CLOCKS_SECONDS
 
-T = TypeVar("T")
 SKEW_ROUNDS = 5
 SEEN_SECONDS = 20.0
 """How long a change of a file is waited for on another node; the job of the doctor has five minutes."""
@@ -35,22 +32,13 @@ def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def told_by_all(value: T) -> list[T]:
-    """Returns what each process says, in the order of ranks."""
-    if world_size() == 1:
-        return [value]
-    said: list[Any] = [None] * world_size()
-    dist.all_gather_object(said, value)
-    return said
-
-
 def check_between_nodes(place: Path) -> Iterator[Diagnosis]:
     """Yields what holds between the nodes of a job; nothing where it has only one.
 
     Args:
         place: Folder where sweeps go; the nodes are to share it.
     """
-    nodes = told_by_all(node_name())
+    nodes = gather_objects(node_name())
     if len(set(nodes)) < 2:
         return
     yield Diagnosis("nodes", "ok", f"{len(set(nodes))}: {', '.join(dict.fromkeys(nodes))}")
@@ -70,7 +58,7 @@ def _clocks(nodes: Sequence[str]) -> Diagnosis:
     rounds = []
     for _ in range(SKEW_ROUNDS):
         barrier()
-        rounds.append(told_by_all(time.time()))
+        rounds.append(gather_objects(time.time()))
     ahead = [median(said[number] - said[0] for said in rounds) for number in range(len(nodes))]
     furthest = max(range(len(nodes)), key=lambda number: abs(ahead[number]))
     found = f"{abs(ahead[furthest]):.2f} s apart at most ({nodes[0]} and {nodes[furthest]})"
@@ -127,7 +115,7 @@ def _on(number: int, act: Callable[[], Any]) -> Any:
             result = act()
         except OSError as error:
             result = error.strerror or str(error)
-    return told_by_all(result)[number]
+    return gather_objects(result)[number]
 
 
 def _put(file: Path, text: str) -> None:

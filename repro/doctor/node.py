@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from repro.cores import usable_cores
-from repro.distributed import initialise, rank, world_size
-from repro.doctor.between_nodes import LOCKS_BETWEEN_NODES, check_between_nodes, node_name, told_by_all
+from repro.distributed import gather_objects, initialise, rank, world_size
+from repro.doctor.between_nodes import LOCKS_BETWEEN_NODES, check_between_nodes, node_name
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.machine import FREE_GIB, check_devices, check_needs
 from repro.doctor.needs import Needs
@@ -139,7 +139,7 @@ def _all_reduce(device: torch.device) -> Diagnosis:
 
 def _of_other_nodes(findings: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
     """Yields what is not in order on other nodes than the first; of each its first process tells."""
-    told = told_by_all((node_name(), list(findings)))
+    told = gather_objects((node_name(), list(findings)))
     seen = {told[0][0]}
     for node, rows in told:
         if node not in seen:

@@ -5,9 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-
-from repro.distributed import world_size
 
 
 def generators() -> dict[str, Any]:
@@ -29,15 +26,6 @@ def set_generators(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def gather_generators() -> list[dict[str, Any]]:
-    """Returns the states of every process's generators, in the order of ranks; a collective."""
-    if world_size() == 1:
-        return [generators()]
-    gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, generators())
-    return gathered
 
 
 def _plain(value: Any) -> Any:

@@ -16,14 +16,14 @@ from mmengine.optim import _ParamScheduler
 
 from repro.backbones.weights import not_finite
 from repro.contrastive.batch_norm import gather_statistics, set_statistics
-from repro.distributed import rank, unwrapped, world_size
+from repro.distributed import gather_objects, rank, unwrapped, world_size
 from repro.errors import UserError, one_line, shortened
 from repro.files import reading
 from repro.runs.schemas import CHECKPOINT
 from repro.runs.stopping import STOP
 from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, refusing, save_checkpoint
 from repro.training.checkpoint_writer import BackgroundWriter
-from repro.training.generators import gather_generators, set_generators
+from repro.training.generators import generators, set_generators
 from repro.training.hooks import DivergenceError, FiniteGuard, RuntimeInfo, restore_window
 from repro.training.stop_agreement import StopAgreement
 
@@ -118,7 +118,7 @@ class SaveCheckpoint(Hook):
                 mend=self.guard.mend,
             )
         # Collectives, so every rank takes part, also those that write nothing.
-        rank_generators, window = gather_generators(), self.info.window(runner)
+        rank_generators, window = gather_objects(generators()), self.info.window(runner)
         rank_statistics = gather_statistics(unwrapped(runner.model)) if world_size() > 1 else []
         if rank() == 0:
             content = {
