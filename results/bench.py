@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import resource
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ from typing import Any
 
 from repro.runs.records import Result
 from repro.runs.run_name import folder_name
+from repro.runs.usage_meter import largest_memory
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
 from results.formats.table_files import markdown
@@ -46,8 +47,7 @@ def collecting(rows: int) -> dict[str, Any]:
         "run folders": folder_count,
         "collect_s": round(collected - start, 2),
         "render_s": round(end - collected, 2),
-        # Linux tells it in KiB.
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_memory_gib": round(largest_memory(os.getpid()) / 2**30, 2),
         "characters": len(page),
     }
 

@@ -1,10 +1,11 @@
 """What the training of a detector took."""
 
-import resource
-import sys
+import os
 from dataclasses import dataclass
 
 import torch
+
+from repro.runs.usage_meter import largest_memory
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,4 @@ def peak_memory_gib(device: torch.device) -> float:
     """Returns the most memory that this process used: of its GPU, or on a CPU of the machine, in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    # The kernel's unit: bytes on macOS, kibibytes on Linux.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return largest_memory(os.getpid()) / 2**30

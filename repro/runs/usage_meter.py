@@ -58,7 +58,7 @@ class UsageMeter:
         """
         family = _family()
         # The kernel's own maxima are of one process each, but miss nothing between two looks.
-        at_least = max(map(_largest_memory, family))
+        at_least = max(map(largest_memory, family))
         self._memory = max(self._memory, at_least, sum(map(_memory, family)))
         device, gpu_memory = _own_gpu()
         # mmengine sets PyTorch's maximum back at each line of a log, and the capture of a graph gives memory back.
@@ -157,7 +157,7 @@ def _memory(pid: int) -> int:
     return 1024 * kernel_numbers(Path(f"/proc/{pid}/smaps_rollup")).get("Pss", 0)
 
 
-def _largest_memory(pid: int) -> int:
+def largest_memory(pid: int) -> int:
     """Returns the most bytes of main memory that a process had at one time; 0 where nobody knows."""
     # Not getrusage's maximum: it goes on over an exec, and would be the launcher's.
     if status := kernel_numbers(Path(f"/proc/{pid}/status")):
