@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from repro.paths import OWN_PACKAGES
+from repro.paths import CODE_ROOT, OWN_PACKAGES
 
 log = logging.getLogger("salmask")
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "pillow", "pandas", "submitit")
@@ -37,17 +37,16 @@ class CodeState:
 
 def source() -> CodeState:
     """Returns the commit of the code that runs and whether it was edited since; `unknown` where nobody knows it."""
-    package = Path(__file__).resolve().parent
-    snapshot = package.parents[1] / SNAPSHOT
+    snapshot = CODE_ROOT / SNAPSHOT
     if snapshot.exists():  # before git is asked: a copy may lie within a checkout that has moved on
         content = json.loads(snapshot.read_text(encoding="utf-8"))
         return CodeState(content["commit"], content["dirty"])
 
     try:
         # Installed into a virtual environment that lies in another project's checkout, git would tell that one's.
-        git(package, "ls-files", "--error-unmatch", "--", Path(__file__).name)
-        edits = git(package, "status", "--porcelain", "--untracked-files=no")
-        return CodeState(git(package, "rev-parse", "HEAD"), bool(edits))
+        git(CODE_ROOT, "ls-files", "--error-unmatch", "--", OWN_PACKAGES[0])
+        edits = git(CODE_ROOT, "status", "--porcelain", "--untracked-files=no")
+        return CodeState(git(CODE_ROOT, "rev-parse", "HEAD"), bool(edits))
     except (OSError, subprocess.CalledProcessError) as error:  # no git on this machine, or no checkout
         if (state := installed()) is not None:
             return state
@@ -55,8 +54,8 @@ def source() -> CodeState:
             log.warning(
                 "git does not tell the commit of %s, which belongs to somebody else, and 'unknown' is recorded; "
                 "mend: git config --global --add safe.directory %s",
-                package.parents[1],
-                package.parents[1],
+                CODE_ROOT,
+                CODE_ROOT,
             )
         return CodeState("unknown", False)
 
@@ -66,35 +65,34 @@ def installed() -> CodeState | None:
 
     None of a checkout, and where the code came as an archive or from a package index, which tell no commit.
     """
-    root = Path(__file__).resolve().parents[2]
     try:
         distribution = metadata.distribution("salmask")
         read = distribution.read_text  # as UTF-8, on every machine
         commit = json.loads(read("direct_url.json") or "{}")["vcs_info"]["commit_id"]
         # Python may have found another copy than the one that was installed.
-        is_this = Path(str(distribution.locate_file(""))).resolve() == root
+        is_this = Path(str(distribution.locate_file(""))).resolve() == CODE_ROOT
         if is_this and re.fullmatch(r"[0-9a-f]{40,64}", str(commit)):
-            return CodeState(commit, _differs(root, distribution.files or ()))
+            return CodeState(commit, _differs(distribution.files or ()))
     except (metadata.PackageNotFoundError, OSError, ValueError, KeyError, TypeError):
         pass
     return None
 
 
-def _differs(root: Path, installed_files: Iterable[metadata.PackagePath]) -> bool:
-    """Returns whether files of our packages below `root` are others than an installer has on record, more, or fewer."""
+def _differs(installed_files: Iterable[metadata.PackagePath]) -> bool:
+    """Returns whether files of our packages are others than an installer has on record, more, or fewer."""
     hashes = {
         str(file): file.hash
         for file in installed_files
         if file.parts[0] in OWN_PACKAGES and "__pycache__" not in file.parts
     }
     here = {
-        path.relative_to(root).as_posix()
+        path.relative_to(CODE_ROOT).as_posix()
         for package in OWN_PACKAGES
-        for path in (root / package).rglob("*")
+        for path in (CODE_ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     return here != hashes.keys() or any(
-        entry is not None and _digest(root / name, entry.mode) != entry.value for name, entry in hashes.items()
+        entry is not None and _digest(CODE_ROOT / name, entry.mode) != entry.value for name, entry in hashes.items()
     )
 
 

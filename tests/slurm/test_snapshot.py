@@ -241,7 +241,7 @@ def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.Monke
     was = git(tree, "rev-parse", "HEAD")
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
     commit(tree)  # the checkout around the copy has moved on
-    monkeypatch.setattr(provenance, "__file__", str(snapshot / "repro" / "runs" / "provenance.py"))
+    monkeypatch.setattr(provenance, "CODE_ROOT", snapshot)
     assert written(snapshot) == {"commit": was, "dirty": False}
     assert provenance.source() == provenance.CodeState(was, dirty=False)
 
@@ -296,9 +296,9 @@ def test_the_commit_of_a_project_around_an_installation_is_not_taken_for_ours(
     """A virtual environment mostly lies in the checkout of what it is for, which git ignores it in."""
     site_packages = tree / "ignored" / "site-packages"
     for package in OWN_PACKAGES:
-        (site_packages / package / "runs").mkdir(parents=True)
-    monkeypatch.setattr(provenance, "__file__", str(site_packages / "repro" / "runs" / "provenance.py"))
-    Path(provenance.__file__).touch()
+        (site_packages / package).mkdir(parents=True)
+        (site_packages / package / "__init__.py").touch()
+    monkeypatch.setattr(provenance, "CODE_ROOT", site_packages)
     assert provenance.source() == provenance.CodeState("unknown", dirty=False)
     with pytest.raises(UserError, match=r"run could not be told: git ls-files in .*did not match any file.*; mend: "):
         take(tmp_path / "sweep", allow_dirty=False, tree=site_packages)

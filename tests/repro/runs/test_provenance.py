@@ -45,9 +45,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of installed packages, the first on Python's path, from which the code seems to run."""
     root = tmp_path / "site-packages"
     monkeypatch.syspath_prepend(root)
-    monkeypatch.setattr(provenance, "__file__", str(root / "repro" / "runs" / "provenance.py"))
-    monkeypatch.setattr(snapshot, "CODE_ROOT", root)
-    (root / "repro" / "runs").mkdir(parents=True)
+    for module in (provenance, snapshot):
+        monkeypatch.setattr(module, "CODE_ROOT", root)
+    root.mkdir()
     return root
 
 
