@@ -8,7 +8,7 @@ from weakref import ref
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
-from repro.workers import outlive_signals, timeout
+from repro.workers import LONGEST_WAIT, outlive_signals
 
 
 class Loader(DataLoader[Any]):
@@ -30,7 +30,11 @@ class Loader(DataLoader[Any]):
             options: torch's others.
         """
         super().__init__(
-            dataset, num_workers=workers, timeout=timeout(workers), worker_init_fn=outlive_signals, **options
+            dataset,
+            num_workers=workers,
+            timeout=LONGEST_WAIT if workers else 0,
+            worker_init_fn=outlive_signals,
+            **options,
         )
 
     def __iter__(self) -> _BaseDataLoaderIter:

@@ -33,11 +33,6 @@ _CONNECTION = "multiprocessing/connection.py"
 _GO_ON = "then the same command goes on"
 
 
-def timeout(workers: int) -> int:
-    """Returns a loader's `timeout`: seconds for one batch; 0, none, where the main process reads."""
-    return LONGEST_WAIT if workers else 0
-
-
 def use_short_sockets() -> None:
     """Puts the sockets of this process and its workers into a short folder, where the temporary one's path is too long.
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from repro.backbones.backbone import require_backbone, save_backbone
 from repro.contrastive.batch_norm import joint_statistics
@@ -114,22 +113,17 @@ def _train(
     with joint_statistics(learner.encoder):
         if rank() == 0:
             # Written last of all: that the file is there is what tells a finished pretraining.
-            _save_encoder(run, folder, learner.encoder)
+            save_backbone(
+                folder.backbone,
+                learner.encoder.state_dict(),
+                arch=run.encoder.arch,
+                width=run.encoder.width,
+                input_filter=run.input_filter,
+                run_id=run.id,
+            )
     # Whoever goes on to an evaluation reads the file on every rank.
     barrier()
     await_file(folder.backbone)
-
-
-def _save_encoder(run: Run, folder: RunFolder, encoder: nn.Module) -> None:
-    """Writes the encoder of a run as its `backbone.pth`."""
-    save_backbone(
-        folder.backbone,
-        encoder.state_dict(),
-        arch=run.encoder.arch,
-        width=run.encoder.width,
-        input_filter=run.input_filter,
-        run_id=run.id,
-    )
 
 
 def is_pretrained(folder: RunFolder) -> bool:

@@ -62,7 +62,7 @@ class Deadly(Dataset[torch.Tensor]):
     ],
 )
 def test_a_process_that_dies_or_hangs_is_one_line_with_its_cause(what: str, said: str) -> None:
-    loader = DataLoader(Deadly(what), num_workers=1, timeout=2 if what == "sleep" else workers.timeout(1))
+    loader = DataLoader(Deadly(what), num_workers=1, timeout=2 if what == "sleep" else workers.LONGEST_WAIT)
     with pytest.raises(UserError, match=said), deaths_told(), deaths_told():
         list(loader)
 
