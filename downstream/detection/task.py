@@ -32,6 +32,7 @@ from repro.runs.detection import COCO, VOC, DetectionSettings
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.predictions import FileReference, reference
 from repro.runs.run import Run
+from repro.runs.sections import is_drawn
 from repro.scenes.dataset import Scenes
 
 if TYPE_CHECKING:
@@ -324,7 +325,7 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
 
 def _require_boxes(task: str, target: Target) -> None:
     """Raises a UserError where a data set has no boxes for a task."""
-    if target.dataset != task and not target.dataset.startswith("scenes"):
+    if target.dataset != task and not is_drawn(target.dataset):
         raise UserError(
             f"{task} cannot be done on {target.dataset}, which has no boxes", mend=f"--data {task}, or --data scenes"
         )

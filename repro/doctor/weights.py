@@ -8,6 +8,7 @@ from repro.data.errors import reason_of
 from repro.doctor.diagnosis import Diagnosis
 from repro.errors import UserError, one_line
 from repro.runs.localizer_weights import FILES_OF_RESNET50, HUB_FILES, LocalizerWeights
+from repro.runs.network_names import TIMM
 
 ANSWER_SECONDS = 10.0
 """How long a server is waited for."""
@@ -66,12 +67,12 @@ def _with_tag(weights: LocalizerWeights) -> LocalizerWeights:
     if weights.network == "resnet50" and weights.weights not in FILES_OF_RESNET50:
         mend = f"one of {', '.join(FILES_OF_RESNET50)}"
         raise UserError(f"localizer.weights={weights.weights} is unknown for resnet50", mend=mend)
-    if not weights.network.startswith("timm/"):
+    if not weights.network.startswith(TIMM):
         return weights
     from timm.models import get_pretrained_cfg
 
     try:
-        config = get_pretrained_cfg(weights.network.removeprefix("timm/"))
+        config = get_pretrained_cfg(weights.network.removeprefix(TIMM))
     except RuntimeError as error:  # an unknown tag
         raise UserError(one_line(error), mend="timm.list_models(pretrained=True) has the names") from error
     if config is None or not config.hf_hub_id:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from repro.paths import CACHE_VARIABLE, cache_home, expanded
 from repro.presence import is_file
+from repro.runs.network_names import TIMM
 from repro.runs.run import Run
 
 FILES_OF_RESNET50 = {
@@ -93,7 +94,7 @@ def weights_named(network: str, weights: str) -> LocalizerWeights | None:
     """
     if network == "efficientnet-lite0" or (weights == "random" and network != "checkpoint"):
         return None
-    return LocalizerWeights(network, "" if network.startswith("timm/") else weights)
+    return LocalizerWeights(network, "" if network.startswith(TIMM) else weights)
 
 
 def weights_cache() -> Path | None:
