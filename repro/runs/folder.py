@@ -2,9 +2,9 @@
 
 `runs/<sweep>/<method>/s<seed>-<id>/` holds `run.yaml`, `provenance.json`, `status.json`, `metrics.jsonl`,
 `results.jsonl`, `predictions/`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/`, `usage/`; `health.json` where a
-training exploded or collapsed, and `foregrounds.json` of runs on scenes with maps of whole images. Its name follows
-from the run alone. Downstream tasks of a run may be carried out at once: each has a status and a lock of its own,
-`status-TASK.json` and `.lock-TASK`.
+training exploded or collapsed, and `foregrounds.json` where the true masks are known and maps are of whole images. Its
+name follows from the run alone. Downstream tasks of a run may be carried out at once: each has a status and a lock of
+its own, `status-TASK.json` and `.lock-TASK`.
 """
 
 import contextlib
@@ -190,7 +190,7 @@ class RunFolder:
         return [task for task in (PRETRAIN, *evaluations) if exists(self._status_file(task))]
 
     def _status_file(self, task: str) -> Path:
-        return self.path / ("status.json" if task in (PRETRAIN, "") else f"status-{task}.json")
+        return self.path / ("status.json" if task == PRETRAIN else f"status-{task}.json")
 
     def _lock_file(self, task: str) -> Path:
         return self.path / (".lock" if task == PRETRAIN else f".lock-{task}")

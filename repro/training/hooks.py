@@ -127,12 +127,12 @@ class FiniteGuard(Hook):
         self.every, self.mend = every, mend
         self.kept: Callable[[], str] = lambda: "no checkpoint is written"
         """What is there to go back to, as the error says it; whoever writes checkpoints knows."""
-        self._first_bad: Tensor | None = None
+        self._first_bad = torch.tensor(-1)
+        """The number of the first bad step, -1 for none; a tensor, as an `if` on the host would wait at each step."""
 
     def before_train(self, runner: Any) -> None:
         """Begins to watch the optimizers."""
-        # The number of the first bad step, -1 for none, as a tensor: an `if` on the host would wait at each step.
-        self._first_bad = torch.full((), -1, dtype=torch.long, device=next(runner.model.parameters()).device)
+        self._first_bad = torch.tensor(-1, device=next(runner.model.parameters()).device)
         self._step = runner.iter
         # mmengine clears the gradients within the step, so that hooks of the training find none. Those of the optimizer
         # see them just before they are used: without fp16's scale, and reduced by DDP, so alike on every rank.
@@ -156,7 +156,7 @@ class FiniteGuard(Hook):
         """Looks at the losses and what is logged beside them; every so often, at the verdict."""
         for value in (outputs or {}).values():
             self._note(~value.detach().isfinite())
-        is_free = self._first_bad is None or not (self._first_bad.is_cuda or world_size() > 1)
+        is_free = not (self._first_bad.is_cuda or world_size() > 1)
         # The logger comes later: no line of the log has a bad number.
         if is_free or is_logged(runner, batch_idx, self.every):
             self.verify()
@@ -167,8 +167,6 @@ class FiniteGuard(Hook):
         Raises:
             DivergenceError: The gradient or a loss of a step was not finite; it names the first such step.
         """
-        if self._first_bad is None:
-            return
         if bad := [step for step in gather(self._first_bad.unsqueeze(0)).tolist() if step >= 0]:
             raise DivergenceError(
                 f"the gradient or loss of step {min(bad) + 1} is not finite; {self.kept()}",
@@ -183,7 +181,6 @@ class FiniteGuard(Hook):
 
     def _note(self, bad: Tensor) -> None:
         """Remembers this step as the first bad one if `bad`, a boolean scalar, is true and no earlier one was."""
-        assert self._first_bad is not None
         self._first_bad.copy_(
             torch.where((self._first_bad < 0) & bad.to(self._first_bad.device), self._step, self._first_bad)
         )
