@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, completion, report, show_log
-from repro.data.catalogue import DATASETS
+from repro.console import AsJson, report, show_log
+from repro.data.commands import Name
 from repro.errors import UserError
 from repro.paths import CACHE_VARIABLE
 from repro.presence import exists
@@ -20,12 +20,7 @@ from repro.writability import check_place
 
 
 def data_saliency(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help=f"One of: {', '.join(DATASETS)}.", autocompletion=completion(lambda: DATASETS)
-        ),
-    ],
+    name: Name,
     settings: Annotated[
         list[str] | None,
         typer.Argument(
