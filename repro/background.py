@@ -35,9 +35,9 @@ def repeated(
 
 @contextmanager
 def kept_errors_unprinted() -> Iterator[None]:
-    """Within the block, the error of a thread that keeps it as its `exception` is not printed, with its traceback.
+    """Within the block, Python prints no traceback of an error that its thread keeps as its attribute `exception`.
 
-    Whoever next hands such a thread work, as tensorboard's writer of events, meets the error there, and tells it.
+    Whoever next hands such a thread work, as to tensorboard's writer of events, meets the error there, and tells it.
     """
     before = threading.excepthook
 

@@ -18,9 +18,9 @@ from typing import IO, Any, cast
 
 from repro.errors import UserError, interruption, machines_error, one_line, system_errors, system_mend
 from repro.file_locks import locked
-from repro.presence import is_file, is_odd
+from repro.presence import is_file, is_special
 from repro.quantities import size_text
-from repro.writability import check_file, refuse_of_others, why_unwritable
+from repro.writability import check_file, refuse_special, why_unwritable
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def reading(path: Path, mend: str) -> Iterator[None]:
     Raises:
         UserError: In the place of any error but this one; and where a pipe or a device stands in the file's place.
     """
-    if is_odd(path):
+    if is_special(path):
         raise UserError(f"{path} is no regular file", mend="put a file in its place, or remove it")
     try:
         yield
@@ -100,7 +100,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         UserError: The folder cannot be written to, or the disk is full; the old file is untouched. Or what stands there
             is a device, a pipe or a way to this process's own output.
     """
-    refuse_of_others(path)
+    refuse_special(path)
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,8 +42,8 @@ def is_filled(path: Path) -> bool:
     return status is not None and not (stat.S_ISREG(status.st_mode) and status.st_size == 0)
 
 
-def is_odd(path: Path) -> bool:
-    """Returns whether a pipe, a device or alike stands at a path: whoever opens it waits, perhaps for ever.
+def is_special(path: Path) -> bool:
+    """Returns whether a special file, such as a pipe or a device, stands at a path: opening it may wait for ever.
 
     Raises as `exists` does.
     """

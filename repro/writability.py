@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from repro.errors import UserError, one_line
-from repro.presence import exists, is_file, is_folder, is_odd
+from repro.presence import exists, is_file, is_folder, is_special
 
 
 def check_place(path: Path, mend: str) -> None:
@@ -36,15 +36,15 @@ def check_file(path: Path) -> None:
     Raises:
         UserError: A device or a pipe stands there, or its folder is refused by `check_place`.
     """
-    refuse_of_others(path)
+    refuse_special(path)
     mend = "choose another --out"
     if is_file(path.parent):  # to which `check_place` would let a line be added
         raise UserError(f"cannot write {path}: {_no_folder(path.parent)}", mend=mend)
     check_place(path.parent, mend=mend)
 
 
-def refuse_of_others(path: Path) -> None:
-    """Refuses to have a file take the place of a device or pipe: by root's `--out /dev/null` the device would be lost.
+def refuse_special(path: Path) -> None:
+    """Refuses to have a file take the place of a special one: by root's `--out /dev/null` the device would be lost.
 
     `/dev/stdout` is a link to what this process has open, perhaps a regular file; the link would go.
 
@@ -52,13 +52,13 @@ def refuse_of_others(path: Path) -> None:
         path: Where the file is to be.
 
     Raises:
-        UserError: Something of others is there.
+        UserError: A special file is there.
     """
     try:
-        of_others = is_odd(path) or (path.is_symlink() and path.readlink().is_relative_to("/proc"))
+        special = is_special(path) or (path.is_symlink() and path.readlink().is_relative_to("/proc"))
     except (OSError, UserError):  # what writes tells why it cannot
         return
-    if of_others:
+    if special:
         raise UserError(f"cannot write {path}: it is no regular file", mend="name a file")
 
 

@@ -11,7 +11,7 @@ import torch
 from repro.data.errors import reason_of
 from repro.errors import UserError, memory_shortage
 from repro.files import write_atomically
-from repro.presence import is_folder, is_odd
+from repro.presence import is_folder, is_special
 
 _BEGINNING = 64
 """Bytes of a file that are looked at before it is read."""
@@ -98,7 +98,7 @@ def beginning_of(path: Path) -> bytes:
     """
     if is_folder(path):
         raise UserError(f"checkpoint {path} is a folder", mend="name a file in it")
-    if is_odd(path):
+    if is_special(path):
         raise UserError(f"checkpoint {path} is no regular file", mend="check the path")
     try:
         with path.open("rb") as file:

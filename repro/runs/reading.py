@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from repro.errors import UserError, one_line
 from repro.files import read_regular
 from repro.paths import absolute, expanded
-from repro.presence import exists, is_odd
+from repro.presence import exists, is_special
 from repro.runs.image_files import hash_once
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings, LocalizerSettings
@@ -364,7 +364,7 @@ def pinned(run: Run) -> Run:
 
 def _hash_of_checkpoint(path: Path, localizer: LocalizerSettings) -> str:
     mend = "the backbone.pth of a finished run"
-    if is_odd(path):  # a reader would wait for it
+    if is_special(path):  # a reader would wait for it
         raise UserError(f"localizer.weights={localizer.weights} is no regular file", mend=mend)
     try:
         with path.open("rb") as file:

@@ -28,10 +28,10 @@ _AGAIN_SECONDS = 0.05
 
 @contextmanager
 def heard_everywhere() -> Iterator[None]:
-    """Within the block, lets a signal that came where nobody can be told of it come again, a moment later.
+    """Within the block, sends a signal again, a moment later, where Python dropped the exception that it raised.
 
     What is raised in a `__del__`, or in what is registered for forks, as logging's lock is, Python prints with its
-    traceback, and forgets: of Ctrl-C while a loader began its processes, one in four did nothing.
+    traceback, and drops: of Ctrl-C while a loader began its processes, one in four did nothing.
     """
     before, process = sys.unraisablehook, os.getpid()
 

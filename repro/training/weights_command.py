@@ -11,7 +11,7 @@ from repro.data.errors import PathError, reason_of
 from repro.errors import UserError
 from repro.files import write_atomically
 from repro.paths import expanded
-from repro.presence import is_odd
+from repro.presence import is_special
 from repro.runs.localizer_weights import FILES_OF_RESNET50, LocalizerWeights, torchs_folder, weights_named
 from repro.runs.reading import build, command_settings, flat
 
@@ -86,7 +86,7 @@ def _copy(weights: LocalizerWeights, source: Path) -> None:
         mend = "without --from, where there is a network: the Hub's client lays its files out itself"
         raise UserError(f"--from is of ResNet-50, not of {weights.network}", mend=mend)
     name = FILES_OF_RESNET50[weights.weights]
-    if is_odd(source):  # it can be read but once, to compare it or to copy it
+    if is_special(source):  # it can be read but once, to compare it or to copy it
         raise PathError(source, "is no regular file", mend="name the downloaded file")
     try:
         if weights.is_damaged(source):

@@ -10,7 +10,7 @@ from training_samples import refused
 from repro.data.roots import ROOT_VARIABLE
 from repro.distributed import await_file
 from repro.errors import UserError
-from repro.presence import exists, is_file, is_filled, is_folder, is_odd
+from repro.presence import exists, is_file, is_filled, is_folder, is_special
 
 TOO_LONG = "x" * 300
 """A name that no file system takes; it needs no other user, whose folders are closed to root alone."""
@@ -25,13 +25,13 @@ def test_what_stands_at_a_path_is_told(tmp_path: Path) -> None:
     assert [exists(path) for path in (file, pipe, tmp_path, *nothing)] == [True] * 3 + [False] * 4
     assert [is_file(path) for path in (file, pipe, tmp_path, *nothing)] == [True] + [False] * 6
     assert [is_folder(path) for path in (file, pipe, tmp_path, *nothing)] == [False, False, True] + [False] * 4
-    assert [is_odd(path) for path in (file, pipe, tmp_path, *nothing)] == [False, True] + [False] * 5
+    assert [is_special(path) for path in (file, pipe, tmp_path, *nothing)] == [False, True] + [False] * 5
     assert [is_filled(path) for path in (file, pipe, tmp_path, *nothing)] == [False, True, True] + [False] * 4
     file.write_text("x")
     assert is_filled(file)
 
 
-@pytest.mark.parametrize("ask", [exists, is_file, is_filled, is_folder, is_odd])
+@pytest.mark.parametrize("ask", [exists, is_file, is_filled, is_folder, is_special])
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ESTALE, errno.ENAMETOOLONG, errno.EIO])
 def test_that_nobody_can_tell_is_one_line(ask: object, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
