@@ -1,13 +1,16 @@
 """What a training said of itself while it went wrong: `health.json` in its folder."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from repro.errors import UserError
+from repro.errors import UserError, with_mend
 from repro.files import write_json
 from repro.presence import exists
 from repro.runs.schemas import SYMPTOM
+
+log = logging.getLogger("salmask")
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,14 @@ def read_symptoms(path: Path) -> list[Symptom]:
     return [Symptom(**{name: entry[name] for name in SYMPTOM.fields}) for entry in entries]
 
 
-def write_symptoms(path: Path, symptoms: Sequence[Symptom]) -> None:
-    """Writes a `health.json`.
+def tell_symptoms(path: Path, symptoms: Sequence[Symptom]) -> None:
+    """Says symptoms, and records them in a `health.json`, in the place of earlier ones of their kinds.
 
     Raises:
         UserError: It cannot be written.
     """
-    write_json(path, [asdict(symptom) for symptom in symptoms])
+    for symptom in symptoms:
+        log.warning("%s", with_mend(str(symptom), symptom.mend))
+    kinds = {symptom.kind for symptom in symptoms}
+    earlier = [symptom for symptom in read_symptoms(path) if symptom.kind not in kinds]
+    write_json(path, [asdict(symptom) for symptom in (*earlier, *symptoms)])

@@ -1,7 +1,6 @@
 """A picture of what the network sees: image, foreground, query, key and hard negative of the first images of a run."""
 
 import io
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,14 @@ from torch.utils.data import default_collate
 from torchvision.transforms.v2.functional import to_pil_image
 
 from repro.distributed import rank, unwrapped
-from repro.errors import with_mend
 from repro.files import write_bytes
 from repro.masking.patches import to_pixels
 from repro.presence import exists
 from repro.runs.folder import RunFolder
-from repro.runs.health import Symptom, read_symptoms, write_symptoms
+from repro.runs.health import Symptom, tell_symptoms
 from repro.saliency.foregrounds import Everywhere
 from repro.training.preprocess import Stages, ViewMaker
 
-log = logging.getLogger("salmask")
 IMAGES = 8
 """Images of the data set that a gallery shows, from the first on."""
 
@@ -61,10 +58,7 @@ class MaskGallery(Hook):
         }
         mend = "; ".join([f"see {self.path}", *(mend for mend, applies in mends.items() if applies)])
         what = f"each view of the first {images} images is all foreground, and masks fall anywhere"
-        blind = Symptom("blind localizer", step, what, mend)
-        log.warning("%s", with_mend(str(blind), blind.mend))
-        earlier = [symptom for symptom in read_symptoms(folder.health) if symptom.kind != blind.kind]
-        write_symptoms(folder.health, [*earlier, blind])
+        tell_symptoms(folder.health, [Symptom("blind localizer", step, what, mend)])
 
 
 def tells_nothing_apart(stages: Stages) -> bool:

@@ -19,11 +19,11 @@ from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
 from repro.distributed import decided_by_first, rank
-from repro.errors import one_line, with_mend
+from repro.errors import one_line
 from repro.randomness import Purpose, stream
 from repro.runs.choices import OnCollapse
 from repro.runs.folder import RunFolder
-from repro.runs.health import Symptom, read_symptoms, write_symptoms
+from repro.runs.health import Symptom, read_symptoms, tell_symptoms
 from repro.runs.run import Run
 from repro.training.hooks import DivergenceError
 from repro.training.preprocess import Augmenter, ViewMaker
@@ -157,9 +157,7 @@ class Monitor(Hook):
         known = {symptom.kind for symptom in read_symptoms(self.folder.health)} if symptoms else set()
         new = [symptom for symptom in symptoms if symptom.kind not in known]
         if rank() == 0 and new:
-            for symptom in new:
-                log.warning("%s", with_mend(str(symptom), symptom.mend))
-            write_symptoms(self.folder.health, [*read_symptoms(self.folder.health), *new])
+            tell_symptoms(self.folder.health, new)
         if symptoms and self.policy is OnCollapse.stop:
             raise DivergenceError(f"{symptoms[0]}; machine.on_collapse=stop ends the run", mend=symptoms[0].mend)
 

@@ -10,7 +10,7 @@ from training_samples import salmask
 
 from baselines import resolve
 from repro.runs.folder import RunFolder
-from repro.runs.health import Symptom, write_symptoms
+from repro.runs.health import Symptom, tell_symptoms
 from repro.runs.reading import build
 from results.claims.compared_runs import notes_on_runs
 from results.claims.parts import parts
@@ -79,8 +79,8 @@ def test_a_row_none_of_whose_runs_gave_a_number_is_named(folders: Folders, tmp_p
 def test_trainings_that_warned_are_named(folders: Folders, tmp_path: Path) -> None:
     """Two networks that had collapsed were a tie, and a lead over one was supported, without a word."""
     collapsed = [Symptom("collapsed embeddings", 40, "all alike", "a lower rate")]
-    write_symptoms(folders["mocov2", 1].health, collapsed)
-    write_symptoms(finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 1.0}).health, collapsed)  # not compared
+    tell_symptoms(folders["mocov2", 1].health, collapsed)
+    tell_symptoms(finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 1.0}).health, collapsed)  # not compared
     told = "collapsed embeddings in 1 of 2 runs (first at step 40)"
     assert notes(tmp_path) == [f"Warned of while it trained: MoCo v2 ({told})."]
     for sides in ((HP, "mocov2"), ("mocov2", HP)):

@@ -12,7 +12,7 @@ from table_samples import BASE, TINY, frame_of, markdown_rows, records_of, rows_
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.health import Symptom, write_symptoms
+from repro.runs.health import Symptom, tell_symptoms
 from repro.runs.reading import build
 from repro.runs.records import append
 from results.collection.collect import collect, collect_runs
@@ -344,7 +344,7 @@ def test_every_note_is_referred_to_by_a_cell_that_is_shown(only: Only) -> None:
 def test_a_cell_notes_trainings_that_went_wrong(tmp_path: Path) -> None:
     for seed in range(2):
         folder = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
-    write_symptoms(folder.health, [Symptom("exploded weights", 7, "norm 9e17, 90 at the beginning", "a lower rate")])
+    tell_symptoms(folder.health, [Symptom("exploded weights", 7, "norm 9e17, 90 at the beginning", "a lower rate")])
     finished(tmp_path, "mocov2+mscn", 0, {("imagenet100", "top1"): 60.0})
     runs = find_runs([tmp_path], resolve)
     table = render("table1", collect_runs(runs), runs=runs)

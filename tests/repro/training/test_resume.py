@@ -33,7 +33,7 @@ from repro.backbones.checkpoint import read_checkpoint
 from repro.errors import UserError
 from repro.files import write_atomically
 from repro.runs.folder import RunFolder
-from repro.runs.health import Symptom, write_symptoms
+from repro.runs.health import Symptom, tell_symptoms
 from repro.runs.step_files import checkpoint_file, checkpoints
 from repro.training.checkpoint_files import kept_checkpoint, refusing, save_checkpoint
 from repro.training.generators import generators, set_generators
@@ -112,7 +112,7 @@ def test_the_checkpoint_to_go_back_to_is_the_one_that_resuming_takes(tmp_path: P
     (tmp_path / "step_00000005.pth").write_bytes(b"PK\x03\x04 half")
     assert kept_checkpoint(tmp_path) == "no checkpoint of an earlier step can be read"
     health = tmp_path / "health.json"
-    write_symptoms(health, [Symptom("exploded weights", step, "norm 9, 1 at the beginning", "") for step in (4, 5)])
+    tell_symptoms(health, [Symptom("exploded weights", step, "norm 9, 1 at the beginning", "") for step in (4, 5)])
     save_checkpoint(tmp_path, 4, {})
     told = kept_checkpoint(tmp_path, health)
     assert told.startswith("the checkpoint of step 4 is kept, of a run with exploded weights")
