@@ -1,4 +1,7 @@
-"""How much memory a device has, and how much of it is free: of main memory, what this process was given."""
+"""How much memory a device has and has free; a run that surely takes more is refused before it is built.
+
+Of main memory a process has what it was given, which may be less than the machine has.
+"""
 
 import os
 from collections.abc import Iterator
@@ -7,6 +10,11 @@ from pathlib import Path
 import torch
 
 from repro.control_groups import groups_around, kernel_numbers, kernel_text
+from repro.distributed import world_size
+from repro.errors import UserError
+from repro.quantities import memory_text
+from repro.runs.run import Run
+from repro.runs.sections import Framework
 
 MEMORY = Path("/proc/meminfo")
 """What the kernel says of the whole machine's memory; not there on macOS."""
@@ -15,6 +23,12 @@ _FIRST_VERSION = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inact
 _SECOND_VERSION = ("memory.max", "memory.current", "inactive_file")
 """Of either version of control groups the files of a group's limit and use, and the line of `memory.stat` that tells
 how much of the latter the kernel drops when it must."""
+_BYTES = 4
+"""Of a number in single precision."""
+_COPIES = 3
+"""Of each weight that is learned: itself, its gradient and its momentum."""
+_BASIC = ("resnet18", "resnet34")
+"""Networks whose last stage is eight times as wide as their first; the others' is thirty-two times as wide."""
 
 
 def total_bytes(device: torch.device) -> float:
@@ -42,3 +56,39 @@ def _limits() -> Iterator[tuple[int, int]]:
         limit, used = (kernel_text(folder / name).strip() for name in (limit_file, use_file))
         if limit.isdecimal() and used.isdecimal():
             yield int(limit), int(used) - kernel_numbers(folder / "memory.stat").get(dropped, 0)
+
+
+def least_bytes(run: Run) -> dict[tuple[str, ...], int]:
+    """Returns the bytes that parts of a pretraining take at least on each device, by what makes them large."""
+    encoder, crop = run.encoder, run.data.crop
+    views = 2 * (run.optimization.batch // world_size())  # of this process's share of a batch
+    features = encoder.width * (8 if encoder.arch in _BASIC else 32)
+    parts: dict[tuple[str, ...], int] = {
+        ("encoder.dim", "encoder.width"): _COPIES * _BYTES * features * encoder.dim,
+        ("optimization.batch", "data.crop"): _BYTES * 3 * crop * crop * views,
+    }
+    if run.framework is Framework.mocov2:
+        parts["moco.queue", "encoder.dim"] = _BYTES * run.moco.queue * encoder.dim
+    return parts
+
+
+def require_memory(run: Run, device: torch.device) -> None:
+    """Refuses a run that surely takes more memory than its device has.
+
+    Args:
+        run: To be trained.
+        device: where.
+
+    Raises:
+        UserError: Names the settings that take the most, what they take, and what there is.
+    """
+    parts = least_bytes(run)
+    needed, available = sum(parts.values()), total_bytes(device)
+    if needed <= available:
+        return
+    largest = max(parts, key=lambda keys: parts[keys])
+    raise UserError(
+        f"the run takes {memory_text(needed)} of memory at least, most of it for {', '.join(largest)}, and there are "
+        f"{memory_text(available)}",
+        mend=f"a smaller {largest[0]}",
+    )

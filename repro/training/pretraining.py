@@ -32,9 +32,9 @@ from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.saliency.true_masks import true_masks
 from repro.training.compilation import compile_step
+from repro.training.device_memory import require_memory
 from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, RandomViews, make_loader
-from repro.training.memory import require_memory
 from repro.training.monitor import build_monitor
 from repro.training.precision import arithmetic
 from repro.training.preprocess import Augmenter, ViewMaker

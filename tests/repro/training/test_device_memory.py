@@ -7,9 +7,8 @@ from training_samples import CPU, tiny
 
 from repro import control_groups
 from repro.errors import UserError
-from repro.training import device_memory, memory
-from repro.training.device_memory import free_bytes, total_bytes
-from repro.training.memory import require_memory
+from repro.training import device_memory
+from repro.training.device_memory import free_bytes, require_memory, total_bytes
 
 GIB = 2**30
 
@@ -78,5 +77,5 @@ def test_processes_share_the_memory_of_a_batch(kernel: Path, monkeypatch: pytest
     run = tiny("simclr", {"optimization.batch": 2048, "data.crop": 224})  # 2.3 GiB of views
     with pytest.raises(UserError, match=r"most of it for optimization\.batch, data\.crop"):
         require_memory(run, CPU)
-    monkeypatch.setattr(memory, "world_size", lambda: 8)
+    monkeypatch.setattr(device_memory, "world_size", lambda: 8)
     require_memory(run, CPU)
