@@ -42,7 +42,7 @@ from repro.training.gallery import draw_columns, first_stages
 from repro.training.learner import Learner, build_model, build_view_maker
 from repro.training.loading import TwoViews
 from repro.training.memory_layout import lay_out_network
-from repro.training.optimization import build_lars, build_optimizer, build_schedulers
+from repro.training.optimization import build_lars, build_optimizer
 from repro.training.preprocess import ViewMaker
 
 ENCODER, OCCLUSION = "encoder", "occlusion"
@@ -338,14 +338,10 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
             run.optimization.lars_eta,
         ),
     }
-    steps = len(images) // run.optimization.batch
     return Learner(
         model=model,
         encoder=substrate.encoder,
         optimizers=optimizers,
-        schedulers={
-            name: build_schedulers(optimizer, run.optimization, steps) for name, optimizer in optimizers.items()
-        },
         dataset=TwoViews(images, run.data.crop, run.augmentation, run.seed),
         gallery=partial(OcclusionGallery, model),
     )

@@ -22,7 +22,7 @@ from repro.runs.sections import AugmentationSettings
 from repro.training.learner import Learner
 from repro.training.loading import OneView
 from repro.training.memory_layout import lay_out_images, lay_out_network
-from repro.training.optimization import build_optimizer, build_schedulers
+from repro.training.optimization import build_optimizer
 from repro.training.preprocess import Augmenter
 
 
@@ -99,11 +99,9 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
         encoder = run.encoder
         model = Classifier(encoder.arch, len(images.classes), width=encoder.width, data_preprocessor=maker).to(device)
     lay_out_network(model, channels_last=run.machine.channels_last)
-    optimizer = build_optimizer(model.parameters(), run.optimization)
     return Learner(
         model=model,
         encoder=model.encoder,
-        optimizers={"main": optimizer},
-        schedulers={"main": build_schedulers(optimizer, run.optimization, len(images) // run.optimization.batch)},
+        optimizers={"main": build_optimizer(model.parameters(), run.optimization)},
         dataset=OneView(images, run.data.crop, run.augmentation, run.seed),
     )

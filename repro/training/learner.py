@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.optim import _ParamScheduler
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -25,7 +24,7 @@ from repro.saliency.sources import build_foregrounds
 from repro.training.gallery import MaskGallery
 from repro.training.loading import TwoViews
 from repro.training.memory_layout import lay_out_network
-from repro.training.optimization import build_optimizer, build_schedulers
+from repro.training.optimization import build_optimizer
 from repro.training.preprocess import ViewMaker
 
 
@@ -38,9 +37,7 @@ class Learner:
     encoder: nn.Module
     """The part of the model that becomes `backbone.pth`."""
     optimizers: Mapping[str, torch.optim.Optimizer]
-    """One optimizer, named `main`, or several by name."""
-    schedulers: Mapping[str, Sequence[_ParamScheduler]]
-    """The schedulers of each optimizer, by its name."""
+    """One optimizer, named `main`, or several by name; all follow the schedule of the run."""
     dataset: Dataset[Any]
     """What the loader reads; its items are named by (epoch, index)."""
     gallery: Callable[[Path], Hook] = MaskGallery
@@ -82,14 +79,12 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     with seeded_weights(run.seed):
         model = build_model(run, maker).to(device)
     lay_out_network(model, channels_last=run.machine.channels_last)
-    # The encoder's parameters alone: what else a framework holds, such as MoCo's key encoder, is not learned. All of
-    # them decay, biases and norms too, as in main_moco.py; LARS makes its own exception.
-    optimizer = build_optimizer(model.encoder.parameters(), run.optimization)
     return Learner(
         model=model,
         encoder=model.encoder,
-        optimizers={"main": optimizer},
-        schedulers={"main": build_schedulers(optimizer, run.optimization, len(images) // run.optimization.batch)},
+        # The encoder's parameters alone: what else a framework holds, such as MoCo's key encoder, is not learned. All
+        # of them decay, biases and norms too, as in main_moco.py; LARS makes its own exception.
+        optimizers={"main": build_optimizer(model.encoder.parameters(), run.optimization)},
         dataset=TwoViews(images, run.data.crop, run.augmentation, run.seed),
     )
 

@@ -36,6 +36,7 @@ from repro.training.device_memory import require_memory
 from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, RandomViews, make_loader
 from repro.training.monitor import build_monitor
+from repro.training.optimization import build_schedulers
 from repro.training.precision import arithmetic
 from repro.training.preprocess import Augmenter, ViewMaker
 from repro.training.resident import ResidentImages
@@ -266,7 +267,10 @@ def build_training(
         model=learner.model,
         loader=make_loader(learner.dataset, batches, run.machine.workers),
         optimizers=learner.optimizers,
-        schedulers=learner.schedulers,
+        schedulers={
+            name: build_schedulers(optimizer, run.optimization, len(batches))
+            for name, optimizer in learner.optimizers.items()
+        },
         epochs=run.optimization.epochs,
         batch=run.optimization.batch,
         folder=folder,

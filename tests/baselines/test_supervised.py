@@ -45,7 +45,7 @@ def learner_of(run: Run) -> Learner:
     return build_learner(run, open_data(run, "train"), CPU)
 
 
-def test_the_recipe_is_torchvisions_reference() -> None:
+def test_the_recipe_is_torchvisions_reference(tmp_path: Path) -> None:
     run = resolve("supervised")
     optimization = run.optimization
     assert (optimization.lr, optimization.batch, optimization.epochs) == (0.1, 256, 100)
@@ -54,11 +54,12 @@ def test_the_recipe_is_torchvisions_reference() -> None:
     assert (augmentation.crop_scale_min, augmentation.flip_probability) == (0.08, 0.5)
     assert augmentation.jitter_probability == augmentation.grey_probability == augmentation.blur_probability == 0
     rates = []
-    learner = learner_of(tiny("supervised", {"optimization.lr": 0.1, "optimization.epochs": 100}))
+    run = tiny("supervised", {"optimization.lr": 0.1, "optimization.epochs": 100})
+    training = make_training(run, RunFolder(tmp_path))
     for _ in range(100):
-        rates.append(learner.optimizers["main"].param_groups[0]["lr"])
-        learner.optimizers["main"].step()
-        for scheduler in learner.schedulers["main"]:
+        rates.append(training.optimizers["main"].param_groups[0]["lr"])
+        training.optimizers["main"].step()
+        for scheduler in training.schedulers["main"]:
             scheduler.step()
     assert rates == pytest.approx([0.1] * 30 + [0.01] * 30 + [0.001] * 30 + [0.0001] * 10)
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_samples import CPU, EPOCH, OURS, fixed_batch, tiny, with_random_backbone
+from training_samples import CPU, EPOCH, OURS, fixed_batch, make_training, tiny, with_random_backbone
 
-from baselines import build_learner, resolve
+from baselines import resolve
 from downstream import logistic
 from downstream.features import FeatureStore
 from downstream.finetune import FineTuned
@@ -22,10 +22,10 @@ from repro.backbones.backbone import load_backbone
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.masking.filters import high_pass
 from repro.runs.choices import Anchor
+from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.sections import Framework
 from repro.training.learner import build_view_maker
-from repro.training.pretraining import open_data
 
 RUN = tiny(changes={"logistic.values": 5})
 SMALL = {"arch": "resnet18", "width": 8, "dim": 24}
@@ -58,14 +58,14 @@ def test_simclrs_own_settings_reach_its_model() -> None:
     assert (model.hard_negative_anchor, model.hard_negative_stopgrad) == (Anchor.both, True)
 
 
-def test_a_rate_that_changes_by_steps_ends_with_the_last_of_them() -> None:
+def test_a_rate_that_changes_by_steps_ends_with_the_last_of_them(tmp_path: Path) -> None:
     run = tiny("simclr", {"optimization.epochs": 10, "optimization.warmup_share": 0.2, "encoder.width": 8})
-    learner = build_learner(run, open_data(run, "train"), CPU)
+    training = make_training(run, RunFolder(tmp_path))
     rates = []
     for _ in range(10 * EPOCH):
-        rates.append(learner.optimizers["main"].param_groups[0]["lr"] / run.optimization.lr)
-        learner.optimizers["main"].step()
-        for scheduler in learner.schedulers["main"]:
+        rates.append(training.optimizers["main"].param_groups[0]["lr"] / run.optimization.lr)
+        training.optimizers["main"].step()
+        for scheduler in training.schedulers["main"]:
             scheduler.step()
     warmup = [1e-4 + (1 - 1e-4) * step / 3 for step in range(4)]
     assert rates == pytest.approx(warmup + [(1 + cos(pi * step / 16)) / 2 for step in range(16)], rel=1e-6)
