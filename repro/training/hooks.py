@@ -192,61 +192,46 @@ def _wrappers(wrapper: OptimWrapper) -> list[OptimWrapper]:
 
 
 class Throughput(Hook):
-    """Logs the images per second over all devices since the last log line, as `images_per_second`."""
+    """Logs the images per second over all devices, and the share of the time in which steps waited for data.
 
-    priority = "ABOVE_NORMAL"  # before the logger, which reads the number
-
-    def __init__(self, batch: int, every: int) -> None:
-        """Counts `batch` images for each step, over all devices, and logs every so many steps."""
-        self.batch, self.every = batch, every
-
-    def before_train_epoch(self, runner: Any) -> None:
-        """Starts the clock, so that what lies between two epochs does not count."""
-        self._since, self._from = time.perf_counter(), runner.iter
-
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
-    ) -> None:
-        """Hands the throughput to the log where that writes a line, and starts the clock anew."""
-        steps = runner.iter + 1 - self._from
-        if is_logged(runner, batch_idx, self.every):
-            elapsed = time.perf_counter() - self._since
-            runner.message_hub.update_scalar("train/images_per_second", self.batch * steps / elapsed)
-            self._since, self._from = time.perf_counter(), runner.iter + 1
-
-
-class DataWait(Hook):
-    """Logs the share of the time since the last log line in which steps waited for data, as `data_wait`, 0 to 1.
-
-    Where it is large it says so once, with the mend. The first line of a process does not count for that: the loader's
-    processes start up in it.
+    Both are since the last log line, as `images_per_second` and `data_wait`, 0 to 1. A large share is said once, with
+    the mend; not at the first line of a process, before which the loader's processes start up.
     """
 
-    priority = "ABOVE_NORMAL"  # before the logger, which reads the number
+    priority = "ABOVE_NORMAL"  # before the logger, which reads the numbers
 
-    def __init__(self, feed: Feed, every: int, mend: str) -> None:
-        """Asks `feed` every so many steps; `mend` is what a person can do about long waits."""
-        self.feed, self.every, self.mend = feed, every, mend
+    def __init__(self, feed: Feed, batch: int, every: int, mend: str) -> None:
+        """Prepares to count.
+
+        Args:
+            feed: Knows how long steps waited for data.
+            batch: Images of a step, over all devices.
+            every: Steps between two log lines.
+            mend: What a person can do about long waits.
+        """
+        self.feed, self.batch, self.every, self.mend = feed, batch, every, mend
         self._is_first, self._is_said = True, False
 
     def before_train_epoch(self, runner: Any) -> None:
         """Starts the clock, so that what lies between two epochs does not count."""
         self.feed.waited()
-        self._since = time.perf_counter()
+        self._since, self._from = time.perf_counter(), runner.iter
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Hands the share to the log where that writes a line, and starts the clock anew."""
+        """Hands both numbers to the log where that writes a line, and starts the clock anew."""
         if not is_logged(runner, batch_idx, self.every):
             return
-        waited, now = self.feed.waited(), time.perf_counter()
-        share = min(1.0, waited / (now - self._since))
+        waited, now, step = self.feed.waited(), time.perf_counter(), runner.iter + 1
+        seconds = now - self._since
+        share = min(1.0, waited / seconds)
+        runner.message_hub.update_scalar("train/images_per_second", self.batch * (step - self._from) / seconds)
         runner.message_hub.update_scalar("train/data_wait", share)
         if share > LONGEST_DATA_WAIT and not self._is_first and not self._is_said and runner.rank == 0:
             log.warning("%s", with_mend(f"steps wait for data {share:.0%} of the time", self.mend))
             self._is_said = True
-        self._is_first, self._since = False, now
+        self._is_first, self._since, self._from = False, now, step
 
 
 class Heartbeat(Hook):

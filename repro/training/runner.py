@@ -34,7 +34,6 @@ from repro.runs.stopping import STOP
 from repro.training.feed import Feed
 from repro.training.hooks import (
     WHEN_DIVERGED,
-    DataWait,
     FiniteGuard,
     Heartbeat,
     MetricsFile,
@@ -282,8 +281,7 @@ class Training:
             },
             custom_hooks=[
                 guard,
-                Throughput(self.batch, log_every),
-                DataWait(feed, log_every, self._data_mend()),
+                Throughput(feed, self.batch, log_every, self._data_mend()),
                 Heartbeat(self.folder, self.task),
                 *([OversubscribedCores()] if self.device.type == "cpu" else []),
                 saver,
