@@ -84,6 +84,9 @@ def _answer(app: Callable[..., Any]) -> Any:
     except Exception as error:
         if asked := interruption(error):
             raise asked from None
+        if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
+            # What typer answers to an end of input, as nobody is asked anything here: it is that of a damaged file.
+            raise error.__cause__ from None
         raise
 
 

@@ -1,15 +1,18 @@
 """How the process of a command ends, and what it makes of its surroundings: Ctrl-C, closed pipes, odd terminals."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from training_samples import salmask, tiny, words
 
+from repro.data.catalogue import DATASETS
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
 from repro.training.hooks import Heartbeat
@@ -106,6 +109,21 @@ def test_outside_of_a_run_too_an_interruption_is_no_fault(tmp_path: Path, monkey
     monkeypatch.setattr("repro.data.annotations.scenes_export.write_voc", press)
     ended = salmask("data", "export-scenes", "--as", "voc", "--out", str(tmp_path / "out"))
     assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted"])
+
+
+def test_an_end_of_input_that_a_reader_meets_is_a_fault_and_no_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty pickle of one's own data set ended in "interrupted" and status 130, as typer takes it for Ctrl-D."""
+
+    def open_empty(*_: Any) -> Any:
+        return pickle.loads(b"")
+
+    monkeypatch.setitem(DATASETS, "own", replace(DATASETS["scenes"], name="own", open=open_empty))
+    ended = salmask("data", "cache", "own", "--to", str(tmp_path))
+    last = ended.err.splitlines()[-1]
+    assert (ended.code, last.split(": ")[2:]) == (1, ["EOFError", "Ran out of input; its traceback is above"])
+    assert last.startswith("salmask: a fault of code that was added to salmask, at tests/repro/test_ending.py, line ")
 
 
 def test_no_backend_of_a_notebooks_is_asked_to_draw() -> None:
