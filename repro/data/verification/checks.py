@@ -18,9 +18,10 @@ from repro.data.splits import SPLITS, Images, Split, read_image
 from repro.data.subsets import Subset
 from repro.data.verification.files import File, check_decoding, check_files, stat_all
 from repro.data.verification.report import Report
-from repro.errors import UserError, one_line
+from repro.errors import UserError, memory_shortage, one_line
 from repro.progress import ProgressBars
 from repro.quantities import counted
+from repro.runs.added_code import added_place
 from repro.runs.sections import ScenesSettings
 
 _SAMPLE = ScenesSettings(train_count=40, val_count=40)
@@ -144,8 +145,8 @@ def _check_opened(report: Report, entry: Dataset, deep: bool, progress: Progress
         except UserError as error:
             report.end_with(Path(where), error)
             return
-        except OSError as error:  # of its first image, too, which is looked at
-            report.end_with(Path(where), UserError(f"{split}: {one_line(error)}", mend=_UNREADABLE))
+        except Exception as error:  # of its first image, too, which is looked at
+            report.end_with(Path(where), _refusal_of(split, error))
             return
     digests: dict[Split, dict[bytes, int]] = {}
     for split, images in images_of.items():
@@ -171,14 +172,31 @@ def _digests_of_readable(
             pixels = image.tobytes()  # PIL may have read no more than the beginning of its file until here
         except UserError as error:
             report.add("unreadable", where, f"{split}: {error.what}", error.mend)
-        except OSError as error:
-            # Of a file that is missing or damaged; anything else is a fault of the code that reads it.
-            reason = f"{split}: image {index} of {type(images).__name__}: {one_line(error)}"
-            report.add("unreadable", where, reason, _UNREADABLE)
+        except Exception as error:  # decoders raise anything, and of each image it is wanted which one it is
+            refusal = _refusal_of(f"{split}: image {index} of {type(images).__name__}", error)
+            report.add("unreadable", where, refusal.what, refusal.mend)
         else:
             digests[hashlib.sha256(pixels).digest()] = index
         progress.advance(task)
     return digests
+
+
+def _refusal_of(what: str, error: Exception) -> UserError:
+    """Returns an error of code that somebody added as what is wrong and the mend; full memory is raised again.
+
+    Args:
+        what: What was being read.
+        error: Of the operating system, where a file is missing or damaged; or whatever else that code lets through.
+    """
+    if isinstance(error, OSError):
+        return UserError(f"{what}: {one_line(error)}", mend=_UNREADABLE)
+    if memory_shortage(error):
+        raise error
+    place, kind = added_place(error), type(error).__name__
+    told = ": ".join(dict.fromkeys([kind, one_line(error)]))  # the kind alone, where there is no message
+    return UserError(
+        f"{what}: {told}{f' ({place})' if place else ''}", mend="correct its file, or the code that reads it"
+    )
 
 
 def _counts(images: Images) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from places import ROOT
 
 from repro.data import catalogue
 from repro.data.splits import Images, Split, pixels_of
@@ -188,3 +189,51 @@ def test_images_of_a_class_of_ones_own_are_verified(
     report = verify("own", folder)
     assert [(problem.kind, problem.path) for problem in report.problems] == [("unusable", where)]
     assert report.depth == "no image decoded"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("no IHDR\nchunk"), "ValueError: no IHDR chunk"),
+        (KeyError("pixels"), "KeyError: 'pixels'"),
+        (EOFError(), "EOFError"),
+        (SyntaxError("broken PNG file"), "SyntaxError: broken PNG file"),
+    ],
+)
+def test_whatever_a_class_of_ones_own_raises_the_image_is_named_and_the_others_are_read(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    """Anything but an OSError ended the verification in a traceback, which told neither image nor mend."""
+
+    class Raising(Shaded):
+        def __getitem__(self, index: int) -> Any:
+            if self.first + index in (1, 7):
+                raise error
+            return super().__getitem__(index)
+
+    line = Raising.__getitem__.__code__.co_firstlineno + 2
+    mend = f"({Path(__file__).relative_to(ROOT)}, line {line}); mend: correct its file, or the code that reads it"
+    entry = catalogue.Dataset("own", "", "", lambda _, split, *__: Raising(split), needs_root=False)
+    monkeypatch.setitem(catalogue.DATASETS, "own", entry)
+    problems = [(problem.kind, problem.message) for problem in verify("own", None).problems]
+    assert problems == [
+        ("unreadable", f"train: image 1 of Raising: {told} {mend}"),
+        ("unreadable", f"val: image 1 of Raising: {told} {mend}"),
+    ]
+    # Of the first image, and of the opener.
+    monkeypatch.setattr(Raising, "__getitem__", lambda *_: (_ for _ in ()).throw(error))
+    (problem,) = verify("own", None).problems
+    assert (problem.kind, problem.message.partition(" (")[0]) == ("unusable", f"train: {told}")
+
+
+def test_full_memory_is_no_image_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Large(Shaded):
+        def __getitem__(self, index: int) -> Any:
+            if index == 1:
+                raise MemoryError
+            return super().__getitem__(index)
+
+    entry = catalogue.Dataset("own", "", "", lambda _, split, *__: Large(split), needs_root=False)
+    monkeypatch.setitem(catalogue.DATASETS, "own", entry)
+    with pytest.raises(MemoryError):
+        verify("own", None)
