@@ -181,8 +181,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     many = len(names) > LONGEST_LIST
-    close = difflib.get_close_matches(name, names, n=3 if many else 1)
-    guess = "did you mean " + " or ".join(f"'{word}'" for word in close) + "? " if close else ""
+    # Without the dashes of options, by which alone `--val` would be taken for `--as`.
+    words = {each.lstrip("-"): each for each in names}
+    close = [words[word] for word in difflib.get_close_matches(name.lstrip("-"), words, n=3 if many else 1)]
+    guess = "did you mean " + " or ".join(f"'{each}'" for each in close) + "? " if close else ""
     if many:
         return f"{guess}{len(names)} are known"
     return f"{guess}{'known:' if guess else 'one of'} {', '.join(names)}"

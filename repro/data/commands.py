@@ -205,7 +205,7 @@ def export_scenes(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; must not exist.")],
     *,
     train: Annotated[int, typer.Option(min=2, help="Scenes to train on.")] = 1000,
-    test: Annotated[int, typer.Option(min=1, help="Scenes to test on.")] = 200,
+    test: Annotated[int, typer.Option("--test", "--val", min=1, help="Scenes to test on.")] = 200,
     classes: Annotated[int, typer.Option(min=1, help="Classes.")] = 20,
     size: Annotated[int, typer.Option(min=64, max=512, help="Pixels a side.")] = 224,
     objects: Annotated[

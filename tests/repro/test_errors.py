@@ -124,6 +124,9 @@ def test_an_unknown_name_is_answered_with_all_names_and_the_nearest() -> None:
     assert nearest("xyz", ["linear", "knn"]) == "one of linear, knn"
     assert nearest("linaer", ["linear", "knn"]) == "did you mean 'linear'? known: linear, knn"
     assert nearest("semi", iter(["semi-1", "semi-10"])).startswith("did you mean 'semi-1'? known: ")
+    # Two dashes that all options have are no likeness.
+    assert nearest("--val", ["--as", "--out"]) == "one of --as, --out"
+    assert nearest("--tets", ["--as", "--test"]) == "did you mean '--test'? known: --as, --test"
 
 
 def test_of_many_names_only_near_ones_are_named() -> None:

@@ -226,7 +226,8 @@ def test_the_command_writes_what_verify_finds_whole(tmp_path: Path) -> None:
 
 
 def test_class_folders_hold_the_scenes_and_the_masks_of_their_objects(tmp_path: Path) -> None:
-    sizes = ("--train", "9", "--test", "4", "--classes", "4", "--size", "64", "--seed", "5", "--workers", "2")
+    # `--val` as the folder is called is `--test`.
+    sizes = ("--train", "9", "--val", "4", "--classes", "4", "--size", "64", "--seed", "5", "--workers", "2")
     outcome = salmask("data", "export-scenes", "--as", "folder", "--out", str(tmp_path / "out"), *sizes)
     assert outcome.code == 0, outcome.err
     checked = salmask("data", "verify", "folder", "--root", str(tmp_path / "out"), "--workers", "1", "--json")
