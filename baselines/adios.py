@@ -328,7 +328,7 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     ).to(device)
     lay_out_network(model, channels_last=run.machine.channels_last)
     optimizers = {
-        ENCODER: build_optimizer(substrate.encoder.parameters(), run.optimization),
+        ENCODER: build_optimizer(substrate.learned, run.optimization),
         # LARS whatever optimises the encoder, as in the authors' code.
         OCCLUSION: build_lars(
             occlusion.parameters(),

@@ -68,3 +68,8 @@ class ContrastiveModel(LossModel):
 
     encoder: nn.Module
     """The network that learns, and whose weights become `backbone.pth`."""
+
+    @property
+    def learned(self) -> list[nn.Parameter]:
+        """All parameters that take a gradient: the encoder's, and what else is trained with it, such as a predictor."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -28,15 +28,30 @@ class FrameworkEntry:
     released: bool = False
     """Whether the paper's authors released code for it, which `fidelity` can follow."""
     hard_negative_weight: Callable[[RunSettings], float] | None = None
-    """Returns a run's weight of the hard negative, the paper's rho; None where there is no hard negative."""
+    """Returns a run's weight of the hard negative, the paper's rho; None where there is no hard negative.
+
+    The recipe of a contrastive framework without one has `"masking": {"hard_negative": False}`.
+    """
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """How its rows differ from the default Run, but for the masking, as nested settings."""
+    """How its rows differ from the default Run, but for what is masked and how, as nested settings."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """Ranges of its own settings, by `section.key`."""
     batch_norm_groups: Callable[[RunSettings], int] = lambda _run: 1
     """Returns into how many batch-norm groups, equally large, a run's global batch is divided."""
     problems: Callable[[RunSettings], Iterator[Problem]] = lambda _run: iter(())
     """Yields what is wrong with a run of this framework alone; what holds for every run is in `repro.runs.limits`."""
+
+    def all_problems(self, run: RunSettings) -> Iterator[Problem]:
+        """Yields what is wrong with a run of this framework: its own `problems`, and a hard negative that it has not.
+
+        That would be made of each image, and looked at by nobody.
+        """
+        if self.model and self.hard_negative_weight is None and run.masks and run.masking.hard_negative:
+            yield Problem(
+                f"masking.hard_negative=true, and {self.title} has no hard negative",
+                mend='"masking": {"hard_negative": False} in the recipe of its entry of FRAMEWORKS',
+            )
+        yield from self.problems(run)
 
     def group_size(self, run: RunSettings) -> int:
         """Returns how many images of a run's global batch one batch-norm group has.

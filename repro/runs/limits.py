@@ -207,7 +207,7 @@ def _resizer_problems(run: RunSettings) -> Iterator[Problem]:
 
 def _framework_problems(run: RunSettings) -> Iterator[Problem]:
     """Yields what is wrong with a run of its framework alone."""
-    yield from FRAMEWORKS[run.framework].problems(run)
+    yield from FRAMEWORKS[run.framework].all_problems(run)
 
 
 def _kernel_problems(run: RunSettings) -> Iterator[Problem]:

@@ -82,9 +82,8 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     return Learner(
         model=model,
         encoder=model.encoder,
-        # The encoder's parameters alone: what else a framework holds, such as MoCo's key encoder, is not learned. All
-        # of them decay, biases and norms too, as in main_moco.py; LARS makes its own exception.
-        optimizers={"main": build_optimizer(model.encoder.parameters(), run.optimization)},
+        # All of them decay, biases and norms too, as in main_moco.py; LARS makes its own exception.
+        optimizers={"main": build_optimizer(model.learned, run.optimization)},
         dataset=TwoViews(images, run.data.crop, run.augmentation, run.seed),
     )
 

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from training_samples import CPU, tiny
 
-from baselines import build_learner
+from baselines import METHODS, build_learner, resolve
 from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.simclr import SimCLR, build
 from repro.errors import UserError
+from repro.masking.views import Views
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.sections import Framework
+from repro.scenes.dataset import Scenes
 from repro.training.learner import build_model
 from repro.training.pretraining import prepare_pretraining
 
@@ -130,3 +132,58 @@ def test_losses_are_returned_as_they_are() -> None:
     assert model(torch.zeros(1)) is parts
     with torch.no_grad():
         assert model(torch.zeros(1)) is parts
+
+
+class Predicting(SimCLR):
+    """BYOL in short: a predictor on the encoder, which learns the embedding of the other view."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.predictor = nn.Linear(24, 24)
+        self.frozen = nn.Linear(24, 24).requires_grad_(False)
+
+    def losses(self, views: Views) -> dict[str, Tensor]:
+        query, key = self.predictor(self.embed(views.query)), self.frozen(self.embed(views.key)).detach()
+        return {"loss": -nn.functional.cosine_similarity(query, key).mean()}
+
+
+def test_what_a_framework_trains_beside_its_encoder_is_trained(framework: Callable[..., None]) -> None:
+    """A predictor kept the weights that it began with, and nothing said so: the optimizer had the encoder's alone."""
+
+    def predicting(run: Any, preprocessor: nn.Module | None) -> SimCLR:
+        return Predicting("resnet18", 24, width=8, data_preprocessor=preprocessor)
+
+    framework(SimpleNamespace(build=predicting))
+    images = Scenes("train", count=8, classes=2, size=64)
+    learner = build_learner(RUN, images, CPU)
+    model, optimizer = cast(Predicting, learner.model), learner.optimizers["main"]
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    optimizer.param_groups[0]["lr"] = 1.0
+    model(Views(*torch.randn(2, 4, 3, 64, 64)))["loss"].backward()
+    optimizer.step()
+    stays = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
+    assert {name for name in stays if "encoder" not in name} == {"frozen.weight", "frozen.bias"}
+
+
+@pytest.mark.parametrize("method", ["mocov2", "simclr"])
+def test_of_the_papers_frameworks_the_encoder_alone_is_trained(method: str) -> None:
+    learner = build_learner(tiny(method), Scenes("train", count=8, classes=2, size=64), CPU)
+    moved = {parameter for group in learner.optimizers["main"].param_groups for parameter in group["params"]}
+    assert moved == set(learner.encoder.parameters())
+
+
+def test_a_hard_negative_is_refused_where_a_framework_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was made of each image and looked at by nobody, and tables called the row ours."""
+    entry = replace(FRAMEWORKS[Framework.simclr], hard_negative_weight=None, title="BYOL")
+    monkeypatch.setitem(cast(dict[Framework, object], FRAMEWORKS), Framework.simclr, entry)
+    with pytest.raises(UserError) as refusal:
+        resolve("simclr+ours-mean")
+    assert str(refusal.value).endswith(
+        'masking.hard_negative=true, and BYOL has no hard negative; mend: "masking": {"hard_negative": False} in the '
+        "recipe of its entry of FRAMEWORKS"
+    )
+    # As its rows are made where the recipe says so, and the plain one, which has no masks.
+    mended = METHODS["simclr+ours-mean"].but({"masking": {"hard_negative": False}})
+    monkeypatch.setitem(cast(dict[str, object], METHODS), "simclr+ours-mean", mended)
+    assert not resolve("simclr+ours-mean").masking.hard_negative
+    assert resolve("simclr").framework is Framework.simclr
