@@ -1,7 +1,7 @@
 """How the process of a command ends, and what it makes of its surroundings: Ctrl-C, closed pipes, odd terminals."""
 
+import importlib
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -116,14 +116,17 @@ def test_an_end_of_input_that_a_reader_meets_is_a_fault_and_no_interruption(
 ) -> None:
     """An empty pickle of one's own data set ended in "interrupted" and status 130, as typer takes it for Ctrl-D."""
 
-    def open_empty(*_: Any) -> Any:
-        return pickle.loads(b"")
-
-    monkeypatch.setitem(DATASETS, "own", replace(DATASETS["scenes"], name="own", open=open_empty))
+    (tmp_path / "own_data.py").write_text("import pickle\ndef open_empty(*_):\n    return pickle.loads(b'')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own_data = importlib.import_module("own_data")
+    monkeypatch.setitem(DATASETS, "own", replace(DATASETS["scenes"], name="own", open=own_data.open_empty))
     ended = salmask("data", "cache", "own", "--to", str(tmp_path))
-    last = ended.err.splitlines()[-1]
-    assert (ended.code, last.split(": ")[2:]) == (1, ["EOFError", "Ran out of input; its traceback is above"])
-    assert last.startswith("salmask: a fault of code that was added to salmask, at tests/repro/test_ending.py, line ")
+    place = f"{tmp_path}/own_data.py, line 3"
+    assert (ended.code, ended.err.splitlines()[-1]) == (
+        1,
+        f"salmask: a fault of code that was added to salmask, at {place}: EOFError: Ran out of input; its traceback is "
+        "above",
+    )
 
 
 def test_no_backend_of_a_notebooks_is_asked_to_draw() -> None:
