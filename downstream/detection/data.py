@@ -34,6 +34,8 @@ from repro.randomness import Purpose, stream, stream_seed
 from repro.runs.detection import VOC
 
 log = logging.getLogger("salmask")
+OWN_DATA = "the {} that is downloaded, --data scenes for built-in scenes, or your own under its name (docs/extend.md)"
+"""The mend where other images come under the name of a published data set."""
 Record = dict[str, Any]
 """An image and its objects, in detectron2's dataset format."""
 
@@ -126,7 +128,7 @@ def open_voc(root: Path, name: str = VOC) -> DetectionData:
     if name == VOC and set(kit.classes) != set(voc.CLASSES):
         raise UserError(
             f"{kit.folder}: its {len(kit.classes)} classes are not VOC's 20 (the first is '{kit.classes[0]}')",
-            mend="the VOC that is downloaded, or --data scenes for built-in scenes",
+            mend=OWN_DATA.format("VOC"),
         )
     (test,) = voc.TEST
     warn_absent(kit.objects[test], str(test))
@@ -182,7 +184,7 @@ def open_coco(root: Path, name: str = "coco") -> DetectionData:
     if name == "coco" and len(folder.classes) != coco.CLASS_COUNT:
         raise UserError(
             f"{root}: has {len(folder.classes)} classes, COCO has {coco.CLASS_COUNT}",
-            mend="the COCO that is downloaded, or --data scenes for built-in scenes",
+            mend=OWN_DATA.format("COCO"),
         )
     train_split, test_split = coco.SPLITS
     warn_absent(folder.objects[test_split], test_split)

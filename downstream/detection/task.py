@@ -1,8 +1,8 @@
 """Detection and instance segmentation: a pretrained backbone becomes a detector and is fine-tuned whole, as MoCo does.
 
-Two tasks, `voc07+12` (Faster R-CNN, 24k) and `coco` (Mask R-CNN, 1x or 2x), each on its own data set or on built-in
-scenes written in its layout. detectron2 is imported only when one is carried out, so modules that need it are imported
-inside functions here; the package's docstring says why.
+Two tasks, `voc07+12` (Faster R-CNN, 24k) and `coco` (Mask R-CNN, 1x or 2x), each on its own data set, on another one in
+its layout, or on built-in scenes written in its layout. detectron2 is imported only when one is carried out, so modules
+that need it are imported inside functions here; the package's docstring says why.
 """
 
 import importlib.util
@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ from downstream.detection.cost import peak_memory_gib
 from downstream.measurement import Measurement, Target
 from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.backbones.resnet import BASE_WIDTH
-from repro.data.annotations import coco, voc
+from repro.data.catalogue import find_dataset, required_root
 from repro.data.splits import SPLITS
 from repro.distributed import await_file, computes_on_gpu, decided_by_first, rank, world_size
 from repro.errors import UserError
@@ -32,7 +33,6 @@ from repro.runs.detection import COCO, VOC, DetectionSettings
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.predictions import FileReference, reference
 from repro.runs.run import Run
-from repro.runs.sections import is_drawn
 from repro.scenes.dataset import Scenes
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class DetectionTask:
 
         Args:
             run: `detection` is used.
-            target: The task's own data set, or built-in scenes.
+            target: A data set in the task's layout, or built-in scenes.
             backbone: What the detectors are to be built on.
 
         Raises:
@@ -74,14 +74,9 @@ class DetectionTask:
 
         resnet_of(backbone.arch)
         batch_on(run.detection, world_size())
-        _require_boxes(self.name, target)
-        if target.dataset == self.name:
-            assert target.root is not None
+        if (find := _finder(self.name, target)) is not None:
             # All that it holds is read when it is opened, which takes minutes.
-            if self.name == VOC:
-                voc.require_lists(target.root)
-            else:
-                coco.require_parts(target.root)
+            find(required_root(target.root))
         settings = run.detection
         unbounded = not (settings.iterations or settings.force or settings.evaluate_only)
         if unbounded and not computes_on_gpu(run.machine.device):
@@ -100,7 +95,7 @@ class DetectionTask:
         Args:
             run: `detection`, `seed` and `machine` are used.
             folder: Of the run, with its `backbone.pth`.
-            target: The task's own data set, or built-in scenes.
+            target: A data set in the task's layout, or built-in scenes.
             device: From `repro.distributed.initialise`.
 
         Returns:
@@ -304,7 +299,7 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
     Args:
         task: `voc07+12` or `coco`.
         run: `detection.scene_objects` and `machine.workers` are used.
-        target: The task's own data set, or built-in scenes.
+        target: A data set in the task's layout, or built-in scenes.
 
     Raises:
         UserError: The task cannot be done on this data set, or its root is broken.
@@ -312,10 +307,9 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
     from downstream.detection.data import open_coco, open_voc
     from downstream.detection.drawn import open_scenes
 
-    if target.dataset == task:
-        assert target.root is not None
-        return open_voc(target.root) if task == VOC else open_coco(target.root)
-    _require_boxes(task, target)
+    if _finder(task, target) is not None:
+        open_layout = open_voc if task == VOC else open_coco
+        return open_layout(required_root(target.root), target.dataset)
     train, test = (
         Scenes.by_settings(split, target.scenes, objects=run.detection.scene_objects, cutouts=target.root)
         for split in SPLITS
@@ -323,12 +317,20 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
     return open_scenes(task, train, test, target.dataset, workers=run.machine.workers)
 
 
-def _require_boxes(task: str, target: Target) -> None:
-    """Raises a UserError where a data set has no boxes for a task."""
-    if target.dataset != task and not is_drawn(target.dataset):
-        raise UserError(
-            f"{task} cannot be done on {target.dataset}, which has no boxes", mend=f"--data {task}, or --data scenes"
-        )
+def _finder(task: str, target: Target) -> Callable[[Path], object] | None:
+    """Returns what looks for the parts of a task's layout in a data set's root; None for scenes, which are drawn.
+
+    Raises:
+        UserError: The data set is of another layout, or without boxes.
+    """
+    entry, layout = find_dataset(target.dataset), find_dataset(task)
+    if entry.generated:
+        return None
+    if entry.find is not layout.find:
+        what = "which has another layout" if entry.find else "which has no boxes"
+        mend = f"--data {task}, --data scenes, or a data set of your own in its layout (docs/extend.md)"
+        raise UserError(f"{task} cannot be done on {target.dataset}, {what}", mend=mend)
+    return layout.find
 
 
 def require_detectron2() -> None:

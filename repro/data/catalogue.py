@@ -44,6 +44,7 @@ class Dataset:
         parts: Opens the published parts by name, for data sets whose splits are no folders; `verify` looks at these.
         survey: Reads the annotations of a data set of annotated objects, for `verify`.
         find: Refuses a root that lacks a part of a data set of annotated objects, without a look into the annotations.
+            Whose data sets share it share a layout, and a task of detection.
     """
 
     name: str
@@ -229,7 +230,7 @@ DATASETS: dict[str, Dataset] = {
             root_names=("voc07+12", "voc", "VOCdevkit"),
             mend="unpack with `salmask data prepare voc07+12 --from ARCHIVES`",
             prepare=detection_archives.prepare_voc,
-            survey=voc.survey_root,
+            survey=voc.survey_published,
             find=voc.require_lists,
         ),
         Dataset(
@@ -241,7 +242,7 @@ DATASETS: dict[str, Dataset] = {
             root_names=("coco",),
             mend="unpack with `salmask data prepare coco --from ARCHIVES`",
             prepare=detection_archives.prepare_coco,
-            survey=coco.survey_root,
+            survey=coco.survey_published,
             find=coco.require_parts,
         ),
         Dataset(

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import sys
 import types
 from dataclasses import replace
@@ -18,19 +19,26 @@ from training_samples import CPU, tiny, with_random_backbone
 import baselines
 from baselines import TABLE1, ablations
 from downstream import tasks
+from downstream.detection.task import DetectionTask, open_data
 from downstream.features import FeatureStore, labels_of
 from downstream.measurement import Target, measurements
+from repro.backbones.backbone import load_backbone_of
 from repro.data import catalogue
+from repro.data.annotations import voc
 from repro.data.sizes import train_images
+from repro.data.verification.checks import verify
 from repro.errors import UserError
 from repro.masking import strategies
 from repro.masking.patches import Mode
 from repro.runs import evaluation
 from repro.runs.comparison import departures
+from repro.runs.detection import COCO, VOC
 from repro.runs.sections import MaskingSettings, ScenesSettings
 
 PAGE = DOCS / "extend.md"
-METHOD, STRATEGY, DATASET, TASK = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+METHOD, STRATEGY, DATASET, WITH_BOXES, TASK = re.findall(
+    r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL
+)
 
 
 def test_the_method_is_a_row_in_which_one_thing_differs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +77,51 @@ def test_the_data_set_opens_its_folders(tmp_path: Path, monkeypatch: pytest.Monk
     assert train_images(tiny(changes={"data.dataset": "imagenette", "machine.data_root": str(tmp_path)})) == 6
     with pytest.raises(UserError, match=r"mend: unpack its archive, and name the folder by --root$"):
         catalogue.open_images("imagenette", "train", tmp_path / "val", ScenesSettings())
+
+
+def test_the_data_set_with_boxes_is_verified_and_opened_by_its_task(
+    coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = eval(WITH_BOXES, dict(vars(catalogue)))
+    monkeypatch.setitem(catalogue.DATASETS, entry.name, entry)
+    report = verify(entry.name, coco_root, workers=1)
+    assert (report.problems, report.warnings) == ([], [])
+    run = tiny(changes={"encoder.width": 64, "detection.iterations": 4})
+    target, task = Target(entry.name, coco_root, run.data.scenes), DetectionTask(COCO)
+    backbone = load_backbone_of(run, with_random_backbone(run, tmp_path))
+    task.check(run, target, backbone)
+    data = open_data(COCO, run, target)
+    assert (data.name, data.split, len(data.classes)) == ("pets", "val2017", 4)
+    # No run of it is taken for one of COCO.
+    assert "detection data" in {departure.what for departure in task.departures(run.detection, data)}
+    with pytest.raises(UserError, match=r"^voc07\+12 cannot be done on pets, which has another layout; mend: "):
+        open_data(VOC, run, target)
+    (tmp_path / "annotations").mkdir()
+    with pytest.raises(
+        UserError, match=r"train2017: the folder of images is missing or empty .*; mend: .* or correct your own$"
+    ):
+        task.check(run, replace(target, root=tmp_path), backbone)
+
+
+def test_a_data_set_in_vocs_layout_has_the_classes_that_have_lists(
+    voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the page says: the lists may be empty, and the second year may be a link to the first."""
+    shutil.copytree(voc_root / "VOC2007", tmp_path / "VOC2007")
+    (tmp_path / "VOC2012").symlink_to("VOC2007")
+    for path in (tmp_path / "VOC2007/ImageSets/Main").glob("*_trainval.txt"):
+        path.write_text("")
+    names = dict(vars(catalogue))
+    entry = eval(
+        WITH_BOXES.replace("coco.survey_root", "voc.survey_root").replace("coco.require_parts", "voc.require_lists"),
+        names,
+    )
+    monkeypatch.setitem(catalogue.DATASETS, entry.name, entry)
+    report = verify(entry.name, tmp_path, workers=1)
+    assert (report.problems, report.warnings) == ([], [])
+    data = open_data(VOC, tiny(), Target(entry.name, tmp_path, ScenesSettings()))
+    listed = voc.image_ids(tmp_path, voc.TRAIN[0])
+    assert (data.classes, len(data.train)) == (voc.class_names(voc_root), 2 * len(listed))
 
 
 def test_no_data_set_takes_the_name_of_another() -> None:

@@ -176,7 +176,7 @@ def _survey_folder_of(survey: CocoSurvey, root: Path, split: str) -> frozenset[s
 
 def _mend(root: Path, archive: str) -> str:
     """Returns what to do about a part of COCO that is not whole."""
-    return f"unpack {archive} into {root}"
+    return f"unpack {archive} into {root}, or correct your own"
 
 
 def survey_root(root: Path) -> Survey:
@@ -188,6 +188,12 @@ def survey_root(root: Path) -> Survey:
     require_coco(root)
     survey = survey_folder(root)
     survey.instances.clear()  # a million masks, which the report need not hold
+    return survey
+
+
+def survey_published(root: Path) -> Survey:
+    """Surveys COCO 2017 itself, and warns where the classes are not as many; as `survey_root`."""
+    survey = survey_root(root)
     if survey.classes and len(survey.classes) != CLASS_COUNT:
         survey.warnings.append(f"{len(survey.classes)} classes, where COCO has {CLASS_COUNT}")
     return survey
@@ -221,9 +227,9 @@ def _survey_images(
         other_split = next(other_splits, "")
         owner = f", but in {other_split}: annotations of another split" if other_split else ""
         message = f"none of its {len(names)} images is in {split}{owner}"
-        survey.add("other-split", path, message, f"unpack {ANNOTATION_ARCHIVE} into {root} again")
+        survey.add("other-split", path, message, _mend(root, ANNOTATION_ARCHIVE))
         return
-    mend = f"unpack {IMAGE_ARCHIVES[split]} into {root} again"
+    mend = _mend(root, IMAGE_ARCHIVES[split])
     for image in instances.images:
         file = f"{root}/{split}/{image.file_name}"
         if image.file_name in present:

@@ -205,16 +205,21 @@ def _survey_lists(survey: VocSurvey, folder: Path) -> dict[ImageSet, tuple[str, 
 
 def _mend(folder: Path, image_set: ImageSet) -> str:
     """Returns what to do about a set of a kit that is not whole."""
-    return f"unpack {ARCHIVES[image_set]} into {folder.parent}"
+    return f"unpack {ARCHIVES[image_set]} into {folder.parent}, or correct your own"
 
 
 def survey_root(root: Path) -> Survey:
-    """Surveys all that VOC07+12 detection needs, as `salmask data verify` asks for it; see `survey_devkit`.
+    """Surveys all that detection in VOC's layout needs, as `salmask data verify` asks for it; see `survey_devkit`.
 
     Raises:
         UserError: There is no kit, or a folder of it cannot be listed.
     """
-    survey = survey_devkit(find_devkit(root))
+    return survey_devkit(find_devkit(root))
+
+
+def survey_published(root: Path) -> Survey:
+    """Surveys VOC07+12 itself, and warns of other classes than VOC's; as `survey_root`."""
+    survey = survey_root(root)
     if survey.classes != CLASSES:
         survey.warnings.append(
             f"its {len(survey.classes)} classes are not VOC's 20 (the first is '{survey.classes[0]}')"
