@@ -183,8 +183,8 @@ def sources(run: Run, images: Images, *, count: int) -> list[Row]:
         count: How many of them are looked at; all where there are fewer.
 
     Returns:
-        A row a source: `mean IoU` with the true mask of the main object, `precision`, `recall`, `gamma` and the number
-        of `views`, see `repro.training.true_objects.measure_foregrounds`.
+        A row a source, the run's own among them: `mean IoU` with the true mask of the main object, `precision`,
+        `recall`, `gamma` and the number of `views`, see `repro.training.true_objects.measure_foregrounds`.
 
     Raises:
         UserError: The images have no true masks, or the run's device is not there.
@@ -201,7 +201,8 @@ def sources(run: Run, images: Images, *, count: int) -> list[Row]:
         f"{network.network}, of each view": replace(network, map=MapOf.view),
         f"{network.network}, of whole images": replace(network, map=MapOf.image),
         **({"maps": run.localizer.by("maps")} if run.localizer.files else {}),
-        **{grade: run.localizer.by(grade) for grade in GRADES},
+        # And the one that is asked for, where it is none of these: another grade, or one that somebody added.
+        **{source: run.localizer.by(source) for source in (*GRADES, run.localizer.source) if source != "network"},
     }
     rows = []
     for name, localizer in variants.items():

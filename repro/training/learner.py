@@ -72,7 +72,7 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
                 f"framework={run.framework.value} with masking.strategy={run.masking.strategy.value} is no part of the "
                 "core"
             ),
-            mend="hand `baselines.build_learner` in",
+            mend="`baselines.build_learner`, with a line for it",
         )
     maker = build_view_maker(run, device, images)
     # Built on the CPU and then moved: a seed gives the same weights whatever the device.

@@ -56,11 +56,13 @@ def test_photographs_are_compared_without_true_objects(tmp_path: Path) -> None:
 
 
 def test_every_source_is_graded() -> None:
-    ended = salmask("bench", "saliency", "sources", *SMALL)
+    ended = salmask("bench", "saliency", "sources", *SMALL, "localizer.source=truth-dilated-3")
     assert ended.code == 0, ended
     iou = {row["source"]: row["mean IoU"] for row in json.loads(ended.out)}
     assert list(iou)[:2] == ["efficientnet-lite0, of each view", "efficientnet-lite0, of whole images"]
     assert iou["truth"] == max(iou.values())
+    # The one that was asked for, too, which is none of those that are always compared.
+    assert iou["truth-dilated-2"] > iou["truth-dilated-3"] > iou["truth-dilated-4"]
     assert iou["truth"] > iou["random"] > iou["inverted"]
     assert iou["efficientnet-lite0, of each view"] > iou["network-shuffled"] > iou["inverted"]
 
