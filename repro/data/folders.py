@@ -14,6 +14,7 @@ from repro.clutter import is_clutter
 from repro.data import images
 from repro.data.errors import LINK_TO_NOTHING, PathError, is_broken_link, mend_of, reason_of, refuse_circle
 from repro.data.jpeg import Pixels
+from repro.data.splits import SPLITS
 from repro.errors import shortened
 from repro.presence import is_folder
 
@@ -222,7 +223,10 @@ def class_folders(folder: Path, *, mend: str) -> list[str]:
             names = sorted(entry.name for entry in visible if entry.is_dir())
     except OSError as error:
         refuse_circle(error)
-        layout = f"expected {folder.name}/CLASS/IMAGE in the data root"
+        layout, root = f"expected {folder.name}/CLASS/IMAGE in the data root", folder.parent
+        # Perhaps a split was named in the place of the folder that holds both.
+        if root.name in SPLITS and not any(is_folder(root / split) for split in SPLITS):
+            mend = f"name the folder above as the root: {root.parent}"
         raise PathError(folder, f"{error.strerror}; {layout}", mend=mend_of(error, mend)) from error
     if not names:
         reason = "the images lie flat, without class folders" if visible else "the folder is empty"

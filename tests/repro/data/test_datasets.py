@@ -206,6 +206,18 @@ def test_scenes_are_opened_with_the_settings_of_their_split() -> None:
     assert train.fingerprint() != val.fingerprint()
 
 
+@pytest.mark.parametrize("name", ["folder", "imagenet100"])
+def test_a_split_in_the_place_of_the_root_is_answered_with_the_folder_above(name: str, imagenet_root: Path) -> None:
+    """The mend was to put images into class folders, where they are, or to unpack archives again."""
+    split = imagenet_root / "train"
+    with pytest.raises(UserError, match=f"; mend: name the folder above as the root: {imagenet_root}$"):
+        open_images(name, "train", split, TINY)
+    # A root that is only called so is one nevertheless.
+    (split / "val").mkdir()
+    with pytest.raises(UserError, match=r"expected train/CLASS/IMAGE in the data root; mend: (?!name the folder)"):
+        open_images(name, "train", split, TINY)
+
+
 def test_cutouts_need_a_folder() -> None:
     with pytest.raises(UserError, match=r"read from a folder, .*; mend: give machine\.data_root=DIR"):
         open_images("scenes-cutouts", "train", None, TINY)
