@@ -76,7 +76,7 @@ def test_the_data_set_opens_its_folders(tmp_path: Path, monkeypatch: pytest.Monk
     assert replace(entry, root_names=()).root_names == ("imagenette",)
     assert train_images(tiny(changes={"data.dataset": "imagenette", "machine.data_root": str(tmp_path)})) == 6
     with pytest.raises(UserError, match=r"mend: unpack its archive, and name the folder by --root$"):
-        catalogue.open_images("imagenette", "train", tmp_path / "val", ScenesSettings())
+        catalogue.open_images("imagenette", "train", tmp_path.parent, ScenesSettings())
 
 
 def test_the_data_set_with_boxes_is_verified_and_opened_by_its_task(
