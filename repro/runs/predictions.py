@@ -119,9 +119,8 @@ class Predictions:
 
         An image that several drawn splits score is one image: it adds what it adds in all of them.
         """
-        _, place = self._images
         earned = 100 * self.weights(metric) * self.correct(metric)
-        points: NDArray[np.float64] = np.bincount(place, weights=earned).astype(np.float64)
+        points: NDArray[np.float64] = np.bincount(self._place, weights=earned).astype(np.float64)
         return points
 
     def accuracy(self, metric: str = "top1") -> float:
@@ -129,15 +128,10 @@ class Predictions:
         return float(100 * self.weights(metric) @ self.correct(metric))
 
     @cached_property
-    def _images(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-        """The distinct images, ascending, and N, the place of each scored one among them."""
-        images, place = np.unique(self.image, return_inverse=True)
-        return images, place
-
-    @property
-    def distinct_images(self) -> int:
-        """Number of images, each counted once however many drawn splits score it."""
-        return len(self._images[0])
+    def _place(self) -> NDArray[np.intp]:
+        """N, the place of each scored image among the distinct ones, which ascend."""
+        place: NDArray[np.intp] = np.unique(self.image, return_inverse=True)[1]
+        return place
 
     @property
     def drawn_splits(self) -> int:

@@ -1,7 +1,6 @@
 """Predictions behind the paper's comparisons: with them, seeds and images judge a difference, and not seeds alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,33 +16,6 @@ from results.tables.columns import Column
 
 KEPT = 256
 """Files of predictions that stay in memory: those of several claims on the same runs, of 5,000 images each 100 kB."""
-
-
-@dataclass(frozen=True)
-class ByImages:
-    """A difference that is judged by images and seeds; a `results.statistics.paired.Judgement`.
-
-    Attributes:
-        difference: How sure it is.
-        images: Number of distinct images.
-    """
-
-    difference: Difference
-    images: int
-
-    @property
-    def p(self) -> float | None:
-        """The two-sided p value of no difference; None where all are alike."""
-        return self.difference.p
-
-    def interval(self, confidence: float) -> tuple[float, float] | None:
-        """Returns the interval that holds the difference with this confidence, in points."""
-        return self.difference.interval(confidence)
-
-    @property
-    def smallest(self) -> float | None:
-        """The smallest true difference, in points, that such data would show with a chance of 80 %."""
-        return self.difference.smallest
 
 
 class ColumnPredictions:
@@ -70,7 +42,7 @@ class ColumnPredictions:
                 float(value),
             )
 
-    def judge(self, better: str, worse: str, metric: str, seeds: Sequence[int]) -> ByImages | None:
+    def judge(self, better: str, worse: str, metric: str, seeds: Sequence[int]) -> Difference | None:
         """Judges the difference of two methods by the images of the runs with these seeds.
 
         Args:
@@ -97,7 +69,7 @@ class ColumnPredictions:
         points = [np.stack([side[seed].points(metric) for seed in seeds]) for side in (low, high)]
         names = map(ord, "|".join((*sorted((better, worse)), self._where, metric)))
         difference = difference_of_images(points[0], points[1], *names)
-        return ByImages(difference if low is first else difference.reversed(), points[0].shape[1])
+        return difference if low is first else difference.reversed()
 
     def _read(self, method: str, metric: str, seed: int) -> Predictions | None:
         """Returns the predictions of a run; None where there are none, or they do not give the row's number."""

@@ -132,8 +132,7 @@ def basis(comparison: "HeadToHead") -> str:
     """Returns what the verdict rests on: seeds, images, or both."""
     difference = comparison.difference
     seeds = f"{len(comparison.first.values)} and {len(comparison.second.values)} seeds" if difference.of_seeds else ""
-    count = next(iter(comparison.first.predictions.values())).distinct_images if comparison.imagewise else 0
-    images = f"{count:,} images" if difference.of_images else ""
+    images = f"{difference.images:,} images" if difference.of_images else ""
     return " and ".join(filter(None, [seeds, images])) or "one run each"
 
 

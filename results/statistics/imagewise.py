@@ -65,7 +65,7 @@ class Difference:
         spread: Standard error; NaN where values are no numbers, or too large to compute with.
         freedom: Degrees of freedom of that standard error (Satterthwaite).
         of_seeds: Whether the spread of seeds is part of it; without, it is of these very runs and not of the methods.
-        of_images: Whether the spread of images is part of it; without, it is of these very images.
+        images: Number of distinct images whose predictions it is made of; 0 where it is made of seeds alone.
     """
 
     mean: float
@@ -73,7 +73,12 @@ class Difference:
     spread: float
     freedom: float
     of_seeds: bool
-    of_images: bool
+    images: int = 0
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the spread of images is part of it, of which a single one tells none; else it is of these images."""
+        return self.images > 1
 
     @property
     def finite(self) -> bool:
@@ -144,9 +149,10 @@ def difference_of_images(first: Floats, second: Floats, *names: int) -> Differen
         names: Whole numbers that name the draws.
     """
     count = first.shape[1]
-    spread, freedom = _spread_of_seeds(first.sum(axis=1), second.sum(axis=1))
-    if count < 2:  # a single image tells nothing of how images scatter
-        return _difference(float(first.sum(axis=1).mean() - second.sum(axis=1).mean()), spread, freedom, None, names)
+    values = first.sum(axis=1), second.sum(axis=1)
+    if count < 2:
+        return replace(difference_of_seeds(*values, *names), images=count)
+    spread, freedom = _spread_of_seeds(*values)
     contributions = count * (first.mean(axis=0) - second.mean(axis=0))
     noise = count**2 * _noise_of_seeds(first, second)
     return _difference(float(contributions.mean()), spread, freedom, (contributions, noise), names)
@@ -183,7 +189,7 @@ def _difference(
     """
     rng = stream(0, Purpose.bootstrap, *names)
     # By products, which are infinite where a power of too large a number raises an error.
-    noise, variance = np.zeros(REPLICATES), spread * spread
+    noise, variance, count = np.zeros(REPLICATES), spread * spread, 0
     of_freedom = variance * variance / max(freedom, 1)
     if 0 < spread < math.inf:
         noise = spread * rng.standard_normal(REPLICATES)
@@ -200,11 +206,11 @@ def _difference(
     # Of rounding alone a test would be certain of everything, and of values that are no numbers of anything.
     if not 1e-18 < variance < math.inf:
         known = 0.0 if variance <= 1e-18 else math.nan
-        return Difference(mean, np.empty(0), known, 0.0, freedom > 0, images is not None)
+        return Difference(mean, np.empty(0), known, 0.0, freedom > 0, count)
     degrees = variance**2 / of_freedom
     # Drawn with the rest, how far off a spread of so few seeds may be: of seeds alone it makes Student's t.
     stretch = np.sqrt(degrees / rng.chisquare(degrees, REPLICATES))
-    return Difference(mean, mean + noise * stretch, math.sqrt(variance), degrees, freedom > 0, images is not None)
+    return Difference(mean, mean + noise * stretch, math.sqrt(variance), degrees, freedom > 0, count)
 
 
 def _kinds(contributions: Floats) -> tuple[Floats, NDArray[np.intp]]:

@@ -47,7 +47,7 @@ class Spread:
 
 
 class Judgement(Protocol):
-    """How sure a difference is by more than its seeds."""
+    """How sure a difference is by more than its seeds, as `results.statistics.imagewise.Difference` tells it."""
 
     @property
     def images(self) -> int:

@@ -63,9 +63,7 @@ def test_images_and_seeds_judge_what_compare_judges(root: Path) -> None:
 
 def test_both_directions_of_a_claim_are_one_test(root: Path) -> None:
     (verdict,) = verdicts_on(root)
-    by_images = verdict.comparison.by_images
-    assert by_images is not None
-    difference = by_images.difference  # type: ignore[attr-defined]
+    difference = verdict.comparison.by_images
     assert isinstance(difference, Difference)
     back = difference.reversed()
     assert (back.mean, back.p) == (-difference.mean, difference.p)
@@ -77,7 +75,7 @@ def test_whichever_name_comes_first_in_the_alphabet_images_judge_better_minus_wo
     frame = collected(root)
     ((column, _),) = measured_columns(frame, published("table1"))
     judged = [ColumnPredictions(column, frame).judge(*pair, "top1", (0, 1, 2)) for pair in SIDES]
-    there, back = (found.difference for found in judged if found is not None)
+    there, back = (found for found in judged if found is not None)
     assert there.mean > 2 > -2 > back.mean == -there.mean
     assert there.p == back.p
     assert there.interval() == pytest.approx([-end for end in reversed(back.interval() or ())], abs=1e-9)

@@ -230,7 +230,7 @@ def test_a_single_image_tells_nothing_of_how_images_scatter() -> None:
 
 
 def test_p_counts_one_more_draw_on_either_side_than_there_are() -> None:
-    difference = Difference(50.0, np.arange(1.0, 100.0), 1.0, 4.0, of_seeds=True, of_images=True)
+    difference = Difference(50.0, np.arange(1.0, 100.0), 1.0, 4.0, of_seeds=True, images=9)
     assert difference.p == pytest.approx(2 * 1 / 100)  # of 99 draws none is below zero: not 0
     assert difference.p_of_equivalence(50.0, 10.0) == pytest.approx((1 + 40) / 100)  # 1 … 40, as 60 … 99
     assert difference.p_of_equivalence(200.0, 50.0) == 1.0
