@@ -35,7 +35,7 @@ def notes_on_runs(
     of_parts = [(part.column, {part.method, part.without}) for part in parts]
     for column, methods in _by_column([*_pairs(verdicts, told=True), *of_parts]):
         for method in methods:
-            of_method = _rows(trained, column, method)
+            of_method = column.rows_of(trained[trained["method"] == method])
             compared.append(of_method)
             # A run may lack its number in several columns: of each state the most that any of these lacks.
             states = unfinished(method, column, lacking, set(of_method["run_id"]))
@@ -44,7 +44,7 @@ def notes_on_runs(
     # Where no run of a row has a number its comparisons are "not run", which would pass for: nobody began any.
     for column, methods in _by_column(_pairs(verdicts, told=False)):
         for method in methods:
-            if _rows(trained, column, method).empty:
+            if column.rows_of(trained[trained["method"] == method]).empty:
                 alone[method] = alone.get(method, Counter()) | unfinished(method, column, lacking)
     notes = []
     if compared and not is_of_one_known_state(measured := pd.concat(compared)):
@@ -65,10 +65,6 @@ def notes_on_runs(
         if told := [f"{label(method)} ({states_text(states)})" for method, states in sorted(missing.items()) if states]:
             notes.append(f"{what}: {first_few(told)}.")
     return notes
-
-
-def _rows(trained: pd.DataFrame, column: Column, method: str) -> pd.DataFrame:
-    return column.rows_of(trained[(trained["task"] == column.task) & (trained["method"] == method)])
 
 
 def _pairs(verdicts: Sequence[Verdict], *, told: bool) -> Iterator[tuple[Column, set[str]]]:

@@ -34,7 +34,7 @@ class ColumnPredictions:
         if named.empty:
             return
         names = ("method", "metric", "seed", "path", "predictions", "predictions_sha256", "value")
-        rows = column.rows_of(named[named["task"] == column.task])
+        rows = column.rows_of(named)
         for method, metric, seed, path, name, checksum, value in rows[list(names)].itertuples(index=False, name=None):
             self._named[str(method), str(metric), int(seed)] = (
                 Path(path).parent,

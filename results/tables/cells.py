@@ -104,8 +104,7 @@ def _of_no_row(method: str, column: Column, metric: str, every_result: pd.DataFr
 
     None where there are none, or they are no seeds of one recipe: nobody has refused these.
     """
-    rows = every_result[every_result["method"] == method]
-    rows = column.rows_of(rows[(rows["task"] == column.task) & (rows["metric"] == metric)])
+    rows = column.rows_of(every_result[(every_result["method"] == method) & (every_result["metric"] == metric)])
     return None if rows.empty or rows["seed"].duplicated().any() or rows["recipe"].nunique() > 1 else rows
 
 

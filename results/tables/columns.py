@@ -183,8 +183,8 @@ class Column:
         return title + (f" ({self.mark})" if self.mark else "")
 
     def rows_of(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Returns the results that belong into this column group, for all of its metrics."""
-        belongs = frame["metric"].isin([metric for metric, _ in self.metrics])
+        """Returns the results of its task that belong into this column group, for all of its metrics."""
+        belongs = (frame["task"] == self.task) & frame["metric"].isin([metric for metric, _ in self.metrics])
         for name, value in zip(KEYS, self.key, strict=True):
             belongs &= frame[name] == value
         return frame[belongs]
