@@ -46,11 +46,10 @@ class Verdict:
 
     Attributes:
         question: What is asked.
-        outcome: One of `OUTCOMES`, to the claim in whose direction the question is asked.
         comparison: The differences, seed by seed.
         column: Our column in which the two methods were compared; None where nothing was run.
+        outcome: One of `OUTCOMES`, to the claim in whose direction the question is asked.
         p: The p value, corrected for `tested` comparisons; None where no test could be taken.
-        margin: Points within which a difference counts as none.
         tested: Number of different comparisons of its sentence that were tested in this setting, this one included.
         told: Whether runs of both methods are at hand, compared or not, so that there is more to tell than "not run".
         unlike: Settings in which the two methods' runs differ although the rows do not; then none are compared.
@@ -61,11 +60,10 @@ class Verdict:
     """
 
     question: Question
-    outcome: str
     comparison: Comparison
-    column: Column | None
-    p: float | None
-    margin: float
+    column: Column | None = None
+    outcome: str = UNDECIDED
+    p: float | None = None
     tested: int = 1
     told: bool = False
     unlike: tuple[str, ...] = ()
@@ -147,13 +145,13 @@ class Verdict:
         return {
             SUPPORTED: "the difference is there after correction",
             CONTRADICTED: "the difference is there after correction, the other way round",
-            TIE: f"the interval lies within ±{points_text(self.margin)}",
+            TIE: f"the interval lies within ±{points_text(margin())}",
         }.get(self.outcome) or self._why_undecided()
 
     def _why_undecided(self) -> str:
         """Returns why two or more pairs were not enough."""
         # The difference that is worth finding: the paper's, but nothing within the margin.
-        size = max(abs(self.claim.published), self.margin)
+        size = max(abs(self.claim.published), margin())
         # Bonferroni's level: stricter than Holm's at every step but the first, so the number is rather too high.
         images = self.comparison.by_images
         seeds = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1)) if images is None else None
@@ -167,7 +165,7 @@ class Verdict:
                 f"alone it would count (p = {p_text(p)}), among the {self.tested} comparisons of its "
                 f"sentence it does not{more}"
             )
-        return f"the interval holds no difference as well as more than {points_text(self.margin)}{more}"
+        return f"the interval holds no difference as well as more than {points_text(margin())}{more}"
 
 
 def judge(
@@ -233,7 +231,7 @@ def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: Spre
         comparisons = [
             _compare(question, *of_column, shared) for of_column, shared in columns if _fits(claim, of_column[0])
         ]
-        undecided += comparisons or [_compare(question, None, {}, None, SharedSpreads({}, spread))]
+        undecided += comparisons or [Verdict(question, Comparison(()), spread_of=spread)]
     ways = _ways_of_measuring(column for columns in measured.values() for column, *_ in columns)
     undecided = [
         replace(verdict, apart=_apart(verdict.column, ways)) if verdict.column else verdict for verdict in undecided
@@ -309,31 +307,23 @@ def _metric(claim: Claim, column: Column) -> str:
 
 def _compare(
     question: Question,
-    column: Column | None,
+    column: Column,
     values: ValuesByCell,
     predictions: ColumnPredictions | None,
     spreads: SharedSpreads,
 ) -> Verdict:
     """Pairs the two methods of a question by seed; what that means is decided when all comparisons are known."""
     claim = question.claim
-    if column is None:
-        return Verdict(question, UNDECIDED, paired({}, {}), column, None, margin(), spread_of=spreads.spread_of)
     metric = _metric(claim, column)
     better, worse = (values.get((method, metric), {}) for method in (claim.better, claim.worse))
     told = bool(better and worse)
-    unlike = _unlike(claim, column) if told else ()
+    unlike = tuple(name for name in column.unlike(claim.better, claim.worse) if name not in _IMAGES) if told else ()
     # Of methods whose runs were not altered alike, the difference is the settings' as well.
-    comparison = paired({}, {}) if unlike else paired(better, worse)
+    comparison = Comparison(()) if unlike else paired(better, worse)
     if comparison.n > 1:
         images = predictions.judge(claim.better, claim.worse, metric, comparison.seeds) if predictions else None
         comparison = replace(comparison, by_images=images, spread=None if images else spreads.of(claim, metric))
-    undecided = Verdict(question, UNDECIDED, comparison, column, None, margin(), spread_of=spreads.spread_of)
-    return replace(undecided, told=told, unlike=unlike)
-
-
-def _unlike(claim: Claim, column: Column) -> tuple[str, ...]:
-    """Returns the settings in which the runs of a claim's two methods differ although the rows do not."""
-    return tuple(name for name in column.unlike(claim.better, claim.worse) if name not in _IMAGES)
+    return Verdict(question, comparison, column, told=told, unlike=unlike, spread_of=spreads.spread_of)
 
 
 def _key(verdict: Verdict) -> tuple[Any, ...]:
