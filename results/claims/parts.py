@@ -41,7 +41,7 @@ class MethodPart:
         part: Its words, and what stands in its place: `saliency over patches at random`.
         column: Our column that both were measured in.
         metric: The metric's printed name; empty where the table leaves it open.
-        comparison: With − without, seed by seed, in points.
+        comparison: With − without, seed by seed, in points; of no seed where none is common to both.
         unlike: In what the two rows' runs differ besides (`Column.unlike`); the difference is theirs too.
         apart: Split, fidelity or both of the column, where others that read the same were measured by other ones.
     """
@@ -106,10 +106,9 @@ def _of_column(column: Column, cells: ValuesByCell) -> list[MethodPart]:
     order = list(PARTS)
     found = []
     for method, without, change in sorted(pairs, key=lambda pair: (pair[0], order.index(pair[2]))):
-        comparison = paired(values[method], values[without])
-        if comparison.n:
-            unlike = column.unlike(method, without)
-            found.append(MethodPart(method, without, _words(change), column, printed_name, comparison, unlike))
+        # Without a seed that both have there is no difference, and a line that says so: nothing would pass for not run.
+        comparison, unlike = paired(values[method], values[without]), column.unlike(method, without)
+        found.append(MethodPart(method, without, _words(change), column, printed_name, comparison, unlike))
     return found
 
 
@@ -130,6 +129,7 @@ def parts_in_words(found: Sequence[MethodPart]) -> tuple[str, ...]:
     Args:
         found: What `parts` returns, or some of it.
     """
+    found = [part for part in found if part.comparison.n]
     of_first = [part for part in found if part.column == found[0].column]
     words = []
     for name in dict.fromkeys(part.part for part in of_first):
@@ -139,14 +139,10 @@ def parts_in_words(found: Sequence[MethodPart]) -> tuple[str, ...]:
 
 
 def _in_words(part: MethodPart) -> str:
-    too = f", where runs differ in {', '.join(part.unlike)} too" if part.unlike else ""
-    return f"{label(part.method)} {_difference(part.comparison)}{too}"
-
-
-def _difference(comparison: Comparison) -> str:
-    interval = comparison.interval()
+    interval = part.comparison.interval()
     spread = f" ({interval_text(interval)})" if interval else ""
-    return f"{difference_text(comparison.mean)}{spread}"
+    too = f", where runs differ in {', '.join(part.unlike)} too" if part.unlike else ""
+    return f"{label(part.method)} {difference_text(part.comparison.mean)}{spread}{too}"
 
 
 def parts_as_frame(found: Sequence[MethodPart]) -> pd.DataFrame:

@@ -111,12 +111,26 @@ def test_parts_of_two_splits_are_told_apart_and_those_of_one_name_none(capsys: p
     assert titles == [f"{alone.where}, {alone.how}, split {name}" for name in ("test", "val")]
 
 
-def test_nothing_is_said_where_no_two_rows_tell() -> None:
+def test_nothing_is_said_where_there_are_no_two_rows() -> None:
     assert parts(None) == []
     assert parts(frame_of(*rows_of("mocov2+ours-hp", WITH))) == []
-    no_seed_in_common = rows_of("mocov2+ours-hp-no-masks", (71.5,), seed=7)
-    assert parts(frame_of(*rows_of("mocov2+ours-hp", WITH), *no_seed_in_common)) == []
     assert parts_in_words([]) == ()
+
+
+def test_two_rows_without_a_seed_in_common_are_told_and_not_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """Who had run both was told nothing of them, as of rows that were never run."""
+    no_seed_in_common = rows_of("mocov2+ours-hp-no-masks", (71.5,), seed=7)
+    of_random = rows_of("mocov2+ours-hp-random", (69.0,))
+    masks, saliency = parts(frame_of(*rows_of("mocov2+ours-hp", WITH), *no_seed_in_common, *of_random))
+    assert (masks.without, masks.comparison.n, masks.comparison.mean) == ("mocov2+ours-hp-no-masks", 0, None)
+    line = json.loads(parts_as_frame([masks, saliency]).to_json(orient="records"))[0]
+    assert (line["n"], line["difference"], line["low"], line["p"]) == (0, None, None, None)
+    print_parts([masks], Console())
+    cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[4].strip("|").split("|")]
+    assert cells[1:] == ["masks and hard negative over filter alone", "–", "–", "–", "–"]
+    # The page's first paragraph names what tells something.
+    assert parts_in_words([masks, saliency]) == parts_in_words([saliency]) != ()
+    assert parts_in_words([masks]) == ()
 
 
 def test_the_page_says_by_which_part_its_verdict_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
