@@ -22,7 +22,7 @@ def curves(material: Material) -> Figure:
     """Draws training curves: a line for the mean over seeds, a band from the lowest to the highest."""
     courses = [
         # Losses of frameworks have scales of their own, by the number of their negatives or classes.
-        *((f"pretraining loss, {name}", "step", series) for name, series in _loss_by_framework(material.runs).items()),
+        *((f"pretraining loss, {name}", "step", series) for name, series in _loss_series(material.runs).items()),
         ("linear probe, top-1 on the validation images, %", "step of the probe", _probe_series(material.runs)),
     ]
     courses = [course for course in courses if course[2]]  # no empty panel before the first probe
@@ -52,21 +52,14 @@ def curves(material: Material) -> Figure:
     return figure
 
 
-def _loss_by_framework(runs: Sequence[RunRecord]) -> dict[str, Series]:
-    """Returns the pretraining losses by their framework's printed name."""
+def _loss_series(runs: Sequence[RunRecord]) -> dict[str, Series]:
+    """Returns the pretraining loss of each run, by its framework's printed name."""
     by_framework: dict[str, Series] = {}
-    for key, courses in _loss_series(runs).items():
-        by_framework.setdefault(label(MethodName.parse(key[1]).framework), {})[key] = courses
-    return by_framework
-
-
-def _loss_series(runs: Sequence[RunRecord]) -> Series:
-    """Returns the pretraining loss of each run."""
-    series: Series = {}
     for run in runs:
-        points = {row["step"]: row["loss"] for row in run.metrics if "loss" in row}
-        _add(series, (_label(run, runs), run.method), run, points)
-    return series
+        if points := {row["step"]: row["loss"] for row in run.metrics if "loss" in row}:
+            of_framework = by_framework.setdefault(label(MethodName.parse(run.method).framework), {})
+            _add(of_framework, (_label(run, runs), run.method), run, points)
+    return by_framework
 
 
 def _probe_series(runs: Sequence[RunRecord]) -> Series:
