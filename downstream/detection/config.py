@@ -170,9 +170,3 @@ def norm_of(devices: int) -> str:
     Of several, its own synchronised norm, as MoCo has it: unlike torch's, it works on CPUs as well.
     """
     return "naiveSyncBN" if devices > 1 else "BN"
-
-
-def as_yaml(cfg: CfgNode) -> str:
-    """Returns the whole config as text, for `config.yaml` beside the checkpoints; detectron2 can read it back."""
-    text: str = cfg.dump()
-    return text

@@ -67,14 +67,10 @@ def refuse_endless(cfg: CfgNode, trials: int) -> None:
     hours = seconds * cfg.SOLVER.MAX_ITER * trials / 3600
     if hours > PATIENCE_HOURS:
         raise UserError(
-            (
-                f"no GPU: {trials} training(s) of {cfg.SOLVER.MAX_ITER} iterations at about {seconds:.1f} s each would "
-                f"take {hours / 24:.0f} days here"
-            ),
-            mend=(
-                "a GPU, a smaller schedule (detection.iterations, detection.rois, detection.min_size, "
-                "detection.trials), or detection.force=true"
-            ),
+            f"no GPU: {trials} training(s) of {cfg.SOLVER.MAX_ITER} iterations at about {seconds:.1f} s each would "
+            f"take {hours / 24:.0f} days here",
+            mend="a GPU, a smaller schedule (detection.iterations, detection.rois, detection.min_size, "
+            "detection.trials), or detection.force=true",
         )
 
 

@@ -14,9 +14,9 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from downstream.detection.config import NARROW
+from repro.augmentation.normalization import Normalization
 from repro.backbones.backbone import Backbone
 from repro.backbones.convert import to_detectron2
-from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError, shortened
 from repro.masking.filters import high_pass
 
@@ -197,7 +197,8 @@ def check_detector(model: GeneralizedRCNN, cfg: CfgNode, backbone: Backbone, *, 
     # A generator of its own: the check must not change what the training draws. Both sides are multiples of 32, so that
     # detectron2 pads nothing.
     pixels = torch.randint(0, 256, (3, 96, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    images = _backbone_input(pixels.to(device), high_passed=high_passed)
+    images = Normalization().to(device)(pixels.to(device).unsqueeze(0).float() / 255)
+    images = high_pass(images) if high_passed else images
     detector_input = model.preprocess_image([{"image": pixels}]).tensor
     if cfg.INPUT.FORMAT != "RGB" or (detector_input - images).abs().max() > TOLERANCE:
         raise RuntimeError("the detector does not see the images that its backbone was trained on")
@@ -213,13 +214,6 @@ def check_detector(model: GeneralizedRCNN, cfg: CfgNode, backbone: Backbone, *, 
     if not error <= TOLERANCE:  # so that NaN fails too
         raise RuntimeError(f"res5 of the detector differs from the backbone's by {error:.1e}: it is not that backbone")
     return error
-
-
-def _backbone_input(pixels: Tensor, *, high_passed: bool) -> Tensor:
-    """Returns 1×3×H×W as the backbone was pretrained on, from uint8 pixels 3×H×W in RGB."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    images = pixels.float().div(255).sub(mean).div(std).unsqueeze(0)
-    return high_pass(images) if high_passed else images
 
 
 def _check_layers(model: GeneralizedRCNN, cfg: CfgNode) -> None:

@@ -76,7 +76,6 @@ class Saver(HookBase):
     def __init__(
         self,
         trial: Trial,
-        identity: dict[str, Any],
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         scheduler: Any,
@@ -85,14 +84,13 @@ class Saver(HookBase):
         """Prepares to save.
 
         Args:
-            trial: Says where to, and how often.
-            identity: Of the trial; it stands in every checkpoint.
+            trial: Says where to, and how often; its identity stands in every checkpoint.
             model: Without DDP's wrapper.
             optimizer: Of the model.
             scheduler: Of the optimizer.
             clock: Seconds of all attempts so far.
         """
-        self.trial, self.identity, self.clock = trial, identity, clock
+        self.trial, self.clock = trial, clock
         self._agreement = StopAgreement()
         self.stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
 
@@ -111,7 +109,7 @@ class Saver(HookBase):
         # The trainer looks at losses only, and a weight may turn infinite in the step that follows a finite loss.
         if not_finite(content["model"]):
             raise divergence(self.trial, f"a weight of step {step} is not finite;")
-        content |= {**self.identity, "step": step, "seconds": self.clock.seconds()}
+        content |= {**self.trial.identity(), "step": step, "seconds": self.clock.seconds()}
         save_checkpoint(self.trial.path, step, content)
 
 

@@ -137,7 +137,6 @@ class DetectionTask:
         Raises:
             UserError: Settings do not fit.
         """
-        from downstream.detection.config import as_yaml
         from downstream.detection.trial import Trial
 
         settings = run.detection
@@ -152,7 +151,7 @@ class DetectionTask:
             folder.path / TASK_FOLDERS[self.name] / f"{data.name}-{settings.protocol_of_one(self.name, scaling.batch)}"
         )
         if rank() == 0:
-            write_text(trials_folder / "config.yaml", as_yaml(cfg))
+            write_text(trials_folder / "config.yaml", cfg.dump())  # detectron2 can read it back
         return [
             Trial(
                 task=self.name,

@@ -14,7 +14,6 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 from fvcore.nn.precise_bn import update_bn_stats
-from torch import nn
 
 from downstream.detection.cost import Cost, peak_memory_gib
 from downstream.detection.data import make_train_loader
@@ -50,17 +49,18 @@ def train(trial: Trial, model: GeneralizedRCNN) -> Cost:
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
     start, seconds = restore(trial, model, optimizer, scheduler)
-    identity = trial.identity()
     clock = Stopwatch(seconds)
     if start < solver.MAX_ITER:
         trainer = SimpleTrainer(
-            distributed(model, trial.device),
+            # No buffers are broadcast: while they train, the synchronised norms keep their running statistics equal on
+            # all ranks by themselves, and `estimate_norms` makes the averages equal that it puts in their place.
+            in_ddp(model, trial.device),
             training_batches(trial, start),
             optimizer,
             gather_metric_period=trial.machine.log_every,  # to gather waits for the device
         )
         bars = ProgressBars(shown=rank() == 0)
-        saver = Saver(trial, identity, model, optimizer, scheduler, clock)
+        saver = Saver(trial, model, optimizer, scheduler, clock)
         trainer.register_hooks(
             # In this order after each step: the checkpoint holds the learning rate of the next one.
             [SeedRegions(trial.seed), LRScheduler(optimizer, scheduler), Reporter(trial, bars), saver]
@@ -82,21 +82,12 @@ def train(trial: Trial, model: GeneralizedRCNN) -> Cost:
     estimate_norms(trial, model)
     peak = peak_memory_gib(trial.device)
     if rank() == 0:
-        content = {**identity, "model": model.state_dict(), "seconds": clock.seconds(), "peak_memory_gib": peak}
+        content = {**trial.identity(), "model": model.state_dict(), "seconds": clock.seconds(), "peak_memory_gib": peak}
         write_atomically(trial.final, lambda file: torch.save(content, file))
         for checkpoint in checkpoints(trial.path):  # only now: until the detector is written they are all there is
             checkpoint.unlink()
     barrier()
     return Cost(clock.seconds(), peak)
-
-
-def distributed(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wraps a model in DDP where there is a process group.
-
-    Buffers are not broadcast: the synchronised norms keep their running statistics equal on all ranks by themselves
-    while they train. Averages over batches, which `estimate_norms` puts in their place, it makes equal itself.
-    """
-    return in_ddp(model, device)
 
 
 def training_batches(trial: Trial, start: int) -> Iterable[list[dict[str, Any]]]:

@@ -72,7 +72,7 @@ def test_a_resumed_training_ends_in_the_same_bits(
 def saver_of(trial: Trial, model: GeneralizedRCNN) -> tuple[Saver, torch.optim.Optimizer, Any]:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    return Saver(trial, trial.identity(), model, optimizer, scheduler, Stopwatch(5.0)), optimizer, scheduler
+    return Saver(trial, model, optimizer, scheduler, Stopwatch(5.0)), optimizer, scheduler
 
 
 def save(saver: Saver, step: int) -> None:
