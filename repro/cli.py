@@ -46,7 +46,7 @@ def _comparisons() -> typer.Typer:
 
 
 def _pictures() -> Any:
-    from downstream.flips import pictures_of_scored
+    from downstream.scored_pictures import pictures_of_scored
 
     return pictures_of_scored
 

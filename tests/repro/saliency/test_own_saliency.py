@@ -15,7 +15,7 @@ from PIL import Image
 from training_samples import CPU, OURS, TINY, refused, salmask, tiny, words
 
 from baselines import resolve
-from downstream.flips import pictures_of_scored
+from downstream.scored_pictures import pictures_of_scored
 from repro.data.folders import FolderImages
 from repro.data.image_numbers import ImageNumbers
 from repro.data.subsets import Subset
