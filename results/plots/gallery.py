@@ -2,9 +2,8 @@
 
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,12 +20,10 @@ LARGEST_PICTURE = 256 * 2**20
 
 log = logging.getLogger("salmask")
 
-T = TypeVar("T")
-
 
 def gallery(material: Material) -> Figure:
     """Draws what the networks see: the first gallery of each method that has one."""
-    pictures = first_galleries(material.runs, lambda run, path: shrunk(path, 760, 1000))
+    pictures = _first_galleries(material.runs)
     if not pictures:
         raise NothingToDrawError("no run has a gallery yet", mend="start one")
     names = list(pictures)
@@ -50,19 +47,14 @@ def gallery(material: Material) -> Figure:
     return figure
 
 
-def first_galleries(runs: Sequence[RunRecord], load: Callable[[RunRecord, Path], T]) -> dict[str, T]:
-    """Returns the first gallery of each method; one that is no picture is told of, and the next one takes its place.
-
-    Args:
-        runs: Run folders.
-        load: Makes what is wanted of a run's gallery; raises a UserError where it is no picture.
-    """
-    pictures: dict[str, T] = {}
+def _first_galleries(runs: Sequence[RunRecord]) -> dict[str, Image.Image]:
+    """Returns the first gallery of each method; one that is no picture is told of, and the next one takes its place."""
+    pictures: dict[str, Image.Image] = {}
     for run in runs:
         for path in run.galleries:
             if run.method not in pictures:
                 try:
-                    pictures[run.method] = load(run, path)
+                    pictures[run.method] = shrunk(path, 760, 1000)
                 except UserError as error:
                     log.warning("%s; it is left out", error)
     return pictures
