@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from repro.runs.method_name import MethodName
 from results.paper.paper_claims import Claim, compared_rows
-from results.statistics.paired import PAIR_TEST, POOLED_TEST, SENTENCE_TEST, Spread, pooled_spread, spreading_alike
+from results.statistics.paired import Spread, pooled_spread, spreading_alike
 from results.tables.selection import ValuesByCell
 
 
@@ -20,7 +20,18 @@ class SpreadOf(StrEnum):
     """The two rows alone."""
 
 
-TESTS = {SpreadOf.sentence: SENTENCE_TEST, SpreadOf.framework: POOLED_TEST, SpreadOf.pair: PAIR_TEST}
+TESTS = {
+    SpreadOf.sentence: (
+        "Each comparison is a two-sided t-test on the seeds that both methods have. Its spread is pooled over all rows "
+        "that the sentence compares in the column (residuals of row + seed within each framework); a row that spreads "
+        "unlike the others is judged by its own pairs."
+    ),
+    SpreadOf.framework: (
+        "Each comparison is a two-sided t-test on the seeds that both methods have. Its spread is pooled over all rows "
+        "of the framework in the same setting (residuals of row + seed), which assumes that they spread alike."
+    ),
+    SpreadOf.pair: "Each comparison is a two-sided paired t-test on the seeds that both methods have.",
+}
 """The test that each takes, as pages name it."""
 
 

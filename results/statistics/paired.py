@@ -10,19 +10,6 @@ from scipy import stats
 
 from repro.quantities import counted, number_text
 
-PAIR_TEST = "Each comparison is a two-sided paired t-test on the seeds that both methods have."
-"""The test by the seeds of two rows alone, as pages name it."""
-SENTENCE_TEST = (
-    "Each comparison is a two-sided t-test on the seeds that both methods have. Its spread is pooled over all rows "
-    "that the sentence compares in the column (residuals of row + seed within each framework); a row that spreads "
-    "unlike the others is judged by its own pairs."
-)
-"""The test where the rows of a sentence share their spread, as pages name it."""
-POOLED_TEST = (
-    "Each comparison is a two-sided t-test on the seeds that both methods have. Its spread is pooled over all rows "
-    "of the framework in the same setting (residuals of row + seed), which assumes that they spread alike."
-)
-"""The test where the spread is pooled, as pages name it."""
 LEVEL = 0.05
 """The level of the test, shared by the comparisons that are corrected together."""
 NO_NUMBERS = "values that are no numbers, or too large to compute with"
