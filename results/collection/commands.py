@@ -30,7 +30,7 @@ def collect(
     console = Console()
     make_way(out)
     frame = collect_results(roots_of(runs), context.obj, sweep=sweep)
-    warn(frame, console)
+    warn(frame.attrs["warnings"], console)
     export(frame, out)
     many = counted(frame["run_id"].nunique(), "run")
     console.print(f"{counted(len(frame), 'row')} of {many} in {out}", soft_wrap=True)

@@ -56,7 +56,7 @@ def gather(
         if not runs:
             raise UserError(f"no run folder below {listed(roots)}", mend="give a folder with runs")
         frame, warnings = results_of(runs)
-    _print_warnings(warnings, console)
+    warn(warnings, console)
     return runs, frame
 
 
@@ -78,11 +78,7 @@ def results_of(runs: Sequence[RunRecord]) -> "tuple[pd.DataFrame | None, Sequenc
     return frame, frame.attrs["warnings"]
 
 
-def warn(frame: "pd.DataFrame | None", console: Console) -> None:
-    """Prints a line for each kind of trouble with results; None: there are none."""
-    _print_warnings(frame.attrs["warnings"] if frame is not None else [], console)
-
-
-def _print_warnings(warnings: Sequence[str], console: Console) -> None:
+def warn(warnings: Sequence[str], console: Console) -> None:
+    """Prints a line for each kind of trouble with results."""
     for warning in warnings:
         console.print(f"warning: {warning}", soft_wrap=True)

@@ -90,7 +90,7 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
         console = Console()
         for comparison in comparisons:
             _print(comparison, console)
-        warn(frame, console)
+        warn(frame.attrs["warnings"], console)
         if out is not None:
             console.print(str(out), soft_wrap=True)
 

@@ -72,7 +72,7 @@ def table(
     # The paper's numbers alone need no run, not even a folder of runs.
     records = [] if only == "paper" else find_runs(roots, context.obj, sweep=sweep)
     frame = None if only == "paper" else collect_runs(records, listed(roots))
-    warn(frame, console)
+    warn([] if frame is None else frame.attrs["warnings"], console)
     refuse_unknown(frame, task, metric)
     rows: Any = "all" if every else "measured"
     only_checked: Any = only  # `render` refuses what is none of its choices
@@ -143,7 +143,7 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
 
     runs = find_runs([sweep_folder], recipe)
     frame = collect_runs(runs, listed([sweep_folder]))
-    warn(frame, console)
+    warn(frame.attrs["warnings"], console)
     for name in tables:
         task = measured_task(frame, name)
         if task is None:
