@@ -46,18 +46,17 @@ def read_scores(metrics: Path, epochs: int) -> Sequence[EpochScores]:
     Raises:
         UserError: The scores of an epoch are missing; the best of the others would be another number.
     """
-    return decided_by_first(lambda: _read_scores(metrics, epochs))
 
+    def read() -> Sequence[EpochScores]:
+        rows = [row for row in read_metrics(metrics) if "epoch" in row and any(key.startswith("top1") for key in row)]
+        if [row["epoch"] for row in rows] != list(range(1, epochs + 1)):
+            raise UserError(
+                f"{metrics} does not hold the scores of each of the {epochs} epochs",
+                mend=f"put the file back, or remove {metrics.parent} and evaluate again",
+            )
+        return rows
 
-def _read_scores(metrics: Path, epochs: int) -> Sequence[EpochScores]:
-    """Does the work of `read_scores`, whose arguments it takes."""
-    rows = [row for row in read_metrics(metrics) if "epoch" in row and any(key.startswith("top1") for key in row)]
-    if [row["epoch"] for row in rows] != list(range(1, epochs + 1)):
-        raise UserError(
-            f"{metrics} does not hold the scores of each of the {epochs} epochs",
-            mend=f"put the file back, or remove {metrics.parent} and evaluate again",
-        )
-    return rows
+    return decided_by_first(read)
 
 
 def final_scores(epochs: Sequence[EpochScores], ending: str = "") -> dict[str, float]:

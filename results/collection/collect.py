@@ -228,12 +228,7 @@ def _first(rows: pd.DataFrame) -> str:
     return f"the first: {row['metric']} on {row['dataset']} of run {row['run_id']} in {row['path']}"
 
 
-def refuse_mixed(
-    frame: pd.DataFrame,
-    cell: Sequence[str] = CELL,
-    *,
-    mend: str = "",
-) -> None:
+def refuse_mixed(frame: pd.DataFrame, cell: Sequence[str] = CELL, *, mend: str = "") -> None:
     """Refuses rows that would be averaged although they are of different recipes, or are of the same seed.
 
     Args:

@@ -122,7 +122,7 @@ def compare(
         pairs = [(method, method) for method in methods[0] if method in methods[1]]
     comparisons = []
     for pair in pairs:
-        of_sides = [_of_method(side, method) for side, method in zip(sides, pair, strict=True)]
+        of_sides = [[run for run in side if run.method == method] for side, method in zip(sides, pair, strict=True)]
         _refuse_shared(of_sides[0], of_sides[1], words)
         of_first, of_second = (SideRows.of(frame, runs, word) for runs, word in zip(of_sides, words, strict=True))
         comparisons += _of_pair(of_first, of_second, task, metric)
@@ -171,10 +171,6 @@ def select(runs: Sequence[RunRecord], word: str) -> list[RunRecord]:
 def _is_meant(run: RunRecord, word: str) -> bool:
     name = RunName(run.sweep, run.method, run.path.name)
     return word in (run.method, run.sweep, f"{run.sweep}/{run.method}", run.name) or name.is_meant_by(word)
-
-
-def _of_method(runs: Sequence[RunRecord], method: str) -> list[RunRecord]:
-    return [run for run in runs if run.method == method]
 
 
 def _of_pair(first: SideRows, second: SideRows, task: str, metric: str) -> list[HeadToHead]:

@@ -132,14 +132,13 @@ def reason(
 
 def lacking_a_number(runs: Sequence[RunRecord]) -> list[BegunRun]:
     """Returns the runs that were begun and lack a number, of all or of one evaluation, as the functions here expect."""
-    begun: list[tuple[RunRecord, str, Mapping[str, str]]] = [
-        (run, "", run.unfinished_evaluations) if is_filled(run.folder.results) else (run, run.state, {}) for run in runs
-    ]
     # To read and check a run's settings takes a tenth of a second. Seeds of one recipe differ in nothing that is asked
     # here, and a cluster's sweep has thousands of them: one of each is read.
     shared: dict[str, _Belongs | None] = {}
     lacking = []
-    for run, state, evaluations in begun:
+    for run in runs:
+        is_measured = is_filled(run.folder.results)
+        state, evaluations = "" if is_measured else run.state, run.unfinished_evaluations if is_measured else {}
         if state in UNFINISHED or evaluations:
             settings = _settings_but_the_seed(run)
             if shared.get(settings) is None:  # also again where the one before could not be read

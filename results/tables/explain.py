@@ -17,7 +17,7 @@ from results.collection.runs import RunRecord, by_path_of_rows, code_label
 from results.paper.published import Published, has_row, published
 from results.tables.absence import BegunRun, lacking_a_number, measured_otherwise, reason
 from results.tables.cells import summary
-from results.tables.columns import Column, find_columns
+from results.tables.columns import find_columns
 from results.tables.references import without_untrained
 from results.tables.selection import by_task, measured_task, select_results
 
@@ -172,7 +172,8 @@ def _measured(
     for column in find_columns(results, address.table, metric, every=True):
         if column.dataset != address.dataset or address.metric not in dict(column.metrics):
             continue
-        rows = _rows_of_cell(address, column, results)
+        rows = column.rows_of(results)
+        rows = rows[(rows["method"] == address.method) & (rows["metric"] == address.metric)].sort_values("seed")
         dataset, split, protocol, fidelity, scale = column.key
         comparison = column.comparisons.get(address.method)
         if rows.empty:
@@ -195,12 +196,6 @@ def _measured(
             }
         )
     return entries
-
-
-def _rows_of_cell(address: CellAddress, column: Column, results: pd.DataFrame) -> pd.DataFrame:
-    # The key of a column that nothing was run for is no key of any row: its empty texts stand for "none".
-    rows = results.iloc[:0] if column.planned else column.rows_of(results)
-    return rows[(rows["method"] == address.method) & (rows["metric"] == address.metric)].sort_values("seed")
 
 
 def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord]) -> dict[str, Any]:

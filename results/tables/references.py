@@ -1,6 +1,6 @@
 """What a number is to be held against: chance, and the network before its training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -122,9 +122,7 @@ def _before_training(column: Column, metric: str, untrained: pd.DataFrame) -> Ce
 
 def _alike(untrained: Run, trained: Run) -> bool:
     """Returns whether two runs' networks are of one shape and see images of one kind and size."""
-    shapes: list[Mapping[str, object]] = [
-        {"arch": run.encoder.arch, "width": run.encoder.width, "crop": run.data.crop} for run in (untrained, trained)
-    ]
+    shapes = {(run.encoder.arch, run.encoder.width, run.data.crop) for run in (untrained, trained)}
     # Weights from elsewhere name no images that they were trained on.
     same_images = untrained.imported.weights != "" or untrained.data.scenes == trained.data.scenes
-    return shapes[0] == shapes[1] and same_images
+    return len(shapes) == 1 and same_images

@@ -154,8 +154,8 @@ def judged_task(frame: pd.DataFrame | None, task: str = "", metric: str = "") ->
 def _measures(frame: pd.DataFrame) -> str:
     """Returns the measures of classifiers by the evaluation that gave them, `knn (top1, top5)`."""
     rows = frame[frame["metric"].isin(METRICS) & ~frame["task"].isin(DETECTION_TASKS)]
-    by_task = {str(task): set(of_task["metric"]) for task, of_task in rows.groupby("task", observed=True)}
-    return "; ".join(f"{task} ({', '.join(name for name in METRICS if name in by_task[task])})" for task in by_task)
+    measured = {str(task): set(of_task["metric"]) for task, of_task in rows.groupby("task", observed=True)}
+    return "; ".join(f"{task} ({', '.join(name for name in METRICS if name in its)})" for task, its in measured.items())
 
 
 def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> None:
