@@ -29,18 +29,12 @@ class ColumnPredictions:
             results: Rows, with those of the column among them.
         """
         self._where = "|".join(column.key)
-        self._named: dict[tuple[str, str, int], tuple[Path, FileReference, float]] = {}
-        named = results[results["predictions"].astype(str) != ""]
-        if named.empty:
-            return
-        names = ("method", "metric", "seed", "path", "predictions", "predictions_sha256", "value")
-        rows = column.rows_of(named)
-        for method, metric, seed, path, name, checksum, value in rows[list(names)].itertuples(index=False, name=None):
-            self._named[str(method), str(metric), int(seed)] = (
-                Path(path).parent,
-                FileReference(str(name), str(checksum)),
-                float(value),
-            )
+        named = column.rows_of(results[results["predictions"] != ""])
+        cells = named[["method", "metric", "seed", "path", "predictions", "predictions_sha256", "value"]]
+        self._named = {
+            (str(method), str(metric), int(seed)): (Path(path).parent, FileReference(name, checksum), float(value))
+            for method, metric, seed, path, name, checksum, value in cells.itertuples(index=False, name=None)
+        }
 
     def judge(self, better: str, worse: str, metric: str, seeds: Sequence[int]) -> Difference | None:
         """Judges the difference of two methods by the images of the runs with these seeds.
