@@ -62,7 +62,7 @@ def table(
     """
     from results.collection.collect import collect_runs
     from results.paper.published import published
-    from results.tables.references import has_both
+    from results.tables.references import has_untrained_among_trained
     from results.tables.rendering import render
     from results.tables.selection import fuller_task, measured_task, refuse_unknown
 
@@ -80,7 +80,7 @@ def table(
         task = measured_task(frame, name, metric) or ""
         if fuller := fuller_task(frame, name, metric):
             Console(stderr=True).print(fuller, soft_wrap=True)
-    references = frame is not None and has_both(frame)
+    references = frame is not None and has_untrained_among_trained(frame)
     content = render(
         name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task, references=references
     )
@@ -137,7 +137,7 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
         UserError: There is nothing to show, or it cannot be written.
     """
     from results.collection.collect import collect_runs
-    from results.tables.references import has_both
+    from results.tables.references import has_untrained_among_trained
     from results.tables.rendering import render
     from results.tables.selection import measured_task
 
@@ -150,7 +150,7 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
             measured = ", ".join(sorted(frame["task"].unique()))
             console.print(f"no {name}: nothing of what was measured ({measured}) stands in it")
         else:
-            content = render(name, frame, runs=runs, task=task, references=has_both(frame))
+            content = render(name, frame, runs=runs, task=task, references=has_untrained_among_trained(frame))
             _print_table(content, console)
             _write_table(content, sweep_folder / "tables", console)
     for gallery in (gallery for run in runs for gallery in run.galleries):

@@ -39,8 +39,8 @@ def without_untrained(results: pd.DataFrame) -> pd.DataFrame:
     return results[trained] if trained.any() else results
 
 
-def has_both(results: pd.DataFrame) -> bool:
-    """Returns whether untrained networks stand among trained ones, for whose runs their numbers would be taken.
+def has_untrained_among_trained(results: pd.DataFrame) -> bool:
+    """Returns whether there are results of both: numbers of the untrained would be taken for those of trained ones.
 
     Args:
         results: As for `without_untrained`.

@@ -10,7 +10,7 @@ from table_samples import frame_of, markdown_rows, rows_of
 
 from baselines import resolve
 from results.collection.collect import collect
-from results.tables.references import has_both
+from results.tables.references import has_untrained_among_trained
 from results.tables.rendering import render
 
 
@@ -83,7 +83,7 @@ def test_a_run_whose_settings_cannot_be_read_is_no_untrained_network(tmp_path: P
     assert rows["chance"] == ["1.00"]
     finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 50.0})
     frame = collect([tmp_path], resolve)
-    assert not has_both(frame)
+    assert not has_untrained_among_trained(frame)
     rows = markdown_rows(render("table1", frame, only="measured", references=True))
     assert rows["MoCo v2"][0].startswith("60.00 (1)")
 
@@ -98,10 +98,10 @@ def test_of_detection_there_is_no_chance(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changed", [{"split": "test"}, {"protocol": "linear-other-v1"}, {"metric": "top1_best"}, {}])
 def test_an_untrained_network_was_measured_as_the_columns_runs_were(tmp_path: Path, changed: dict[str, str]) -> None:
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
-    assert not has_both(collect([tmp_path], resolve))
+    assert not has_untrained_among_trained(collect([tmp_path], resolve))
     untrained = finished(tmp_path, "mocov2", 7, {("imagenet100", "top1"): 5.0}, optimization__lr=1e-9)
     rewritten(untrained.results, **changed)
     frame = collect([tmp_path], resolve)
-    assert has_both(frame)
+    assert has_untrained_among_trained(frame)
     rows = markdown_rows(render("table1", frame, only="measured", references=True))
     assert rows.get("untrained network (MoCo v2)") == (None if changed else ["5.00 (1)"])
