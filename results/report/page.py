@@ -67,8 +67,8 @@ class Picture:
     caption: str
     light: str
     """The picture for a light page, as a data URI."""
-    dark: str = ""
-    """The picture for a dark page; empty where one does for both."""
+    dark: str
+    """The picture for a dark page, likewise."""
 
 
 def build(

@@ -181,10 +181,10 @@ def spreading_alike(values: Mapping[str, Mapping[Any, float]]) -> set[str]:
                 # The others do not scatter at all, as rows that collapsed to a guess. Of one degree of freedom that is
                 # no news: two seeds differ by the same count of images now and then.
                 chances[row] = 0.0
-        wildest = min(chances, key=lambda row: chances[row], default="")
-        if not wildest or chances[wildest] >= LEVEL / len(rows):
+        outlier = min(chances, key=lambda row: chances[row], default="")
+        if not outlier or chances[outlier] >= LEVEL / len(rows):
             break
-        del rows[wildest]
+        del rows[outlier]
     return set(rows)
 
 
