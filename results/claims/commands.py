@@ -50,7 +50,7 @@ def claims(
     spread = SpreadOf.framework if pooled else SpreadOf.pair if paired else SpreadOf.sentence
     verdicts = judge(frame, spread=spread, task=task, metric=metric)
     families = judge_families(verdicts)
-    listed_verdicts = [verdict for verdict in verdicts if every or verdict.told]
+    listed_verdicts = [verdict for verdict in verdicts if every or verdict.both_run]
     of_method = parts(frame, task=task, metric=metric)
     for note in notes_on_runs(verdicts, of_method, frame, records):
         console.print(note, soft_wrap=True)

@@ -33,7 +33,7 @@ def notes_on_runs(
     compared: list[pd.DataFrame] = []
     further: dict[str, Counter[str]] = {}
     of_parts = [(part.column, {part.method, part.without}) for part in parts]
-    for column, methods in _by_column([*_pairs(verdicts, told=True), *of_parts]):
+    for column, methods in _by_column([*_pairs(verdicts, both_run=True), *of_parts]):
         for method in methods:
             of_method = column.rows_of(trained[trained["method"] == method])
             compared.append(of_method)
@@ -42,7 +42,7 @@ def notes_on_runs(
             further[method] = further.get(method, Counter()) | states
     alone: dict[str, Counter[str]] = {}
     # Where no run of a row has a number its comparisons are "not run", which would pass for: nobody began any.
-    for column, methods in _by_column(_pairs(verdicts, told=False)):
+    for column, methods in _by_column(_pairs(verdicts, both_run=False)):
         for method in methods:
             if column.rows_of(trained[trained["method"] == method]).empty:
                 alone[method] = alone.get(method, Counter()) | unfinished(method, column, lacking)
@@ -67,10 +67,10 @@ def notes_on_runs(
     return notes
 
 
-def _pairs(verdicts: Sequence[Verdict], *, told: bool) -> Iterator[tuple[Column, set[str]]]:
+def _pairs(verdicts: Sequence[Verdict], *, both_run: bool) -> Iterator[tuple[Column, set[str]]]:
     """Yields the two methods of each comparison that was made; or else of each that lacks one of the two alone."""
     for verdict in verdicts:
-        if verdict.column is not None and verdict.told == told and (told or verdict.comparison.unpaired):
+        if verdict.column is not None and verdict.both_run == both_run and (both_run or verdict.comparison.unpaired):
             yield verdict.column, {verdict.claim.better, verdict.claim.worse}
 
 

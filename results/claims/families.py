@@ -94,7 +94,7 @@ def judge_families(verdicts: Sequence[Verdict]) -> list[FamilyVerdict]:
         members = [
             (verdict, claim) for verdict in verdicts for claim in verdict.question.claims if claim.family == family
         ]
-        settings = sorted({setting_of(verdict) for verdict, _ in members if verdict.told}) or [""]
+        settings = sorted({setting_of(verdict) for verdict, _ in members if verdict.both_run}) or [""]
         rolled += [_roll_up(family, setting, members) for setting in settings]
     return [_decided(verdict) for verdict in rolled]
 
@@ -144,7 +144,7 @@ def setting_of(verdict: Verdict) -> str:
 
 def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Claim]]) -> FamilyVerdict:
     """Counts a family's outcomes in one setting and takes the mean of its differences, seed by seed."""
-    here = [(verdict, claim) for verdict, claim in members if verdict.told and setting_of(verdict) == setting]
+    here = [(verdict, claim) for verdict, claim in members if verdict.both_run and setting_of(verdict) == setting]
     counts = Counter(verdict.outcome_for(claim) for verdict, claim in here)
     run = {claim for _, claim in here}
     counts[NOT_RUN] = len({claim for _, claim in members} - run)

@@ -45,7 +45,7 @@ def claim_power(seeds: Sequence[int], *, noise: float, draws: int) -> list[dict[
         for spread in SPREADS:
             what = f"{number} seeds, {spread}"
             judged = [
-                [verdict for verdict in judge_columns(reproduction, spread) if verdict.told]
+                [verdict for verdict in judge_columns(reproduction, spread) if verdict.both_run]
                 for reproduction in tracked(reproductions, what, draws, unit="draws")
             ]
             lines.append({"seeds": number, "spread of": spread.value, **_summary(judged)})

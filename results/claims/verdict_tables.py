@@ -94,7 +94,7 @@ def _print_own_departures(verdicts: Sequence[Verdict], settings: Mapping[str, st
     """
     methods: dict[tuple[str, str], dict[str, None]] = {}
     for verdict in verdicts:
-        if verdict.column is None or not verdict.told:
+        if verdict.column is None or not verdict.both_run:
             continue
         for method in (verdict.claim.better, verdict.claim.worse):
             if words := verdict.column.own_words(method):

@@ -51,7 +51,7 @@ class Verdict:
         outcome: One of `OUTCOMES`, to the claim in whose direction the question is asked.
         p: The p value, corrected for `tested` comparisons; None where no test could be taken.
         tested: Number of different comparisons of its sentence that were tested in this setting, this one included.
-        told: Whether runs of both methods are at hand, compared or not, so that there is more to tell than "not run".
+        both_run: Whether runs of both methods are at hand, compared or not; else the outcome is `NOT_RUN`.
         unlike: Settings in which the two methods' runs differ although the rows do not; then none are compared.
         spread_of: By whose spread it is judged, where the images do not judge.
         apart: Its split, its protocol or both, where other ones measured the same data, at one fidelity and scale, as
@@ -65,7 +65,7 @@ class Verdict:
     outcome: str = UNDECIDED
     p: float | None = None
     tested: int = 1
-    told: bool = False
+    both_run: bool = False
     unlike: tuple[str, ...] = ()
     spread_of: SpreadOf = SpreadOf.sentence
     apart: str = ""
@@ -135,7 +135,7 @@ class Verdict:
         # From what was not run to what was run and does not tell; only then do the outcomes differ.
         if self.comparison.n == 0:
             one_of_them = "one of the two alone was run" if self.comparison.unpaired else "not run"
-            return "no seed that both have" if self.told else one_of_them
+            return "no seed that both have" if self.both_run else one_of_them
         if self.comparison.n == 1:
             return "one pair tells nothing about its spread"
         if not self.comparison.finite:
@@ -316,14 +316,14 @@ def _compare(
     claim = question.claim
     metric = _metric(claim, column)
     better, worse = (values.get((method, metric), {}) for method in (claim.better, claim.worse))
-    told = bool(better and worse)
-    unlike = tuple(name for name in column.unlike(claim.better, claim.worse) if name not in _IMAGES) if told else ()
+    both_run = bool(better and worse)
+    unlike = tuple(name for name in column.unlike(claim.better, claim.worse) if name not in _IMAGES) if both_run else ()
     # Of methods whose runs were not altered alike, the difference is the settings' as well.
     comparison = Comparison(()) if unlike else paired(better, worse)
     if comparison.n > 1:
         images = predictions.judge(claim.better, claim.worse, metric, comparison.seeds) if predictions else None
         comparison = replace(comparison, by_images=images, spread=None if images else spreads.of(claim, metric))
-    return Verdict(question, comparison, column, told=told, unlike=unlike, spread_of=spreads.spread_of)
+    return Verdict(question, comparison, column, both_run=both_run, unlike=unlike, spread_of=spreads.spread_of)
 
 
 def _key(verdict: Verdict) -> tuple[Any, ...]:
@@ -380,5 +380,5 @@ def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:
 def _decided(verdict: Verdict, corrected: Mapping[tuple[Any, ...], float]) -> Verdict:
     """Comes to an outcome; `corrected` are the p values of all that it is corrected together with."""
     p = corrected.get(_key(verdict))
-    outcome = outcome_of(verdict.comparison, p) if verdict.told else NOT_RUN
+    outcome = outcome_of(verdict.comparison, p) if verdict.both_run else NOT_RUN
     return replace(verdict, p=p, outcome=outcome, tested=len(corrected))

@@ -128,7 +128,7 @@ def build(
         facts=_facts(runs, frame),
         counts=count(verdicts),
         state_classes=STATE_CLASSES,
-        verdicts=[verdict for verdict in verdicts if verdict.told],
+        verdicts=[verdict for verdict in verdicts if verdict.both_run],
         families=families,
         letters=letters(families),
         outcomes=OUTCOMES,

@@ -33,7 +33,7 @@ def collected(root: Path) -> pd.DataFrame:
 
 def verdicts_on(root: Path, better: str = OURS, worse: str = "mocov2", **options: SpreadOf) -> list[Verdict]:
     verdicts = judge(collected(root), **options)
-    return [v for v in verdicts if v.told and (v.claim.better, v.claim.worse) == (better, worse)]
+    return [v for v in verdicts if v.both_run and (v.claim.better, v.claim.worse) == (better, worse)]
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_pooled_spread_that_is_asked_for_judges_alone(root: Path) -> None:
 def test_the_correction_stays_and_the_row_says_by_what(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     two_methods(root, {"mocov2+ours-blur": 0.705, "mocov2+random": 0.70, "mocov2+adios": 0.70})
-    verdicts = [verdict for verdict in judge(collected(root)) if verdict.told]
+    verdicts = [verdict for verdict in judge(collected(root)) if verdict.both_run]
     corrected = [v for v in verdicts if v.tested > 1]
     assert corrected
     for verdict in corrected:

@@ -198,7 +198,7 @@ def test_on_a_terminal_comparisons_stand_below_their_place_and_setting() -> None
     assert "ImageNet-100; in A; linear-moco-v1; sweep full" in lines
     assert "Caltech-101: not run" in lines
     piped = Console(file=StringIO(), width=120)
-    print_verdicts([verdict for verdict in verdicts if verdict.told], letters(judge_families(verdicts)), piped)
+    print_verdicts([verdict for verdict in verdicts if verdict.both_run], letters(judge_families(verdicts)), piped)
     assert isinstance(piped.file, StringIO)
     assert re.search(r"\| ImageNet-100 \| A +\| linear-moco-v1 \| full +\|", piped.file.getvalue())
 

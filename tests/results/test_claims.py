@@ -346,8 +346,8 @@ def test_untrained_networks_are_no_runs_of_the_method_whose_name_they_have() -> 
 def test_values_that_are_no_numbers_decide_nothing_and_leave_the_others_as_they_are(values: tuple[float, ...]) -> None:
     """It said that all pairs differ by the same amount."""
     others = [*rows_of("mocov2", (60.0, 61.0, 62.5)), *rows_of("mocov2+ours-blur", (65.0, 66.2, 67.0))]
-    alone = {verdict.claim: verdict for verdict in judge(frame_of(*others)) if verdict.told}
-    verdicts = [verdict for verdict in judge(frame_of(*others, *rows_of("mocov2+ours-hp", values))) if verdict.told]
+    alone = {verdict.claim: verdict for verdict in judge(frame_of(*others)) if verdict.both_run}
+    verdicts = [verdict for verdict in judge(frame_of(*others, *rows_of("mocov2+ours-hp", values))) if verdict.both_run]
     of_it = [verdict for verdict in verdicts if "mocov2+ours-hp" in (verdict.claim.better, verdict.claim.worse)]
     assert len(of_it) == 2
     for verdict in of_it:

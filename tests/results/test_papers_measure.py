@@ -56,7 +56,7 @@ def shown(verdicts: Sequence[Verdict], families: Sequence[FamilyVerdict], *, ter
 )
 def test_the_heading_names_it(changes: dict[str, str], options: dict[str, str], heads: int, terminal: bool) -> None:
     """A difference in top-5 stood beside one in top-1, "paper", and a sentence at the end told."""
-    verdicts = [verdict for verdict in judge(rows(**changes), **options) if verdict.told]
+    verdicts = [verdict for verdict in judge(rows(**changes), **options) if verdict.both_run]
     text = shown(verdicts, judge_families(verdicts), terminal=terminal)
     assert text.count(PAPER) == heads
     assert text.count("+5.58") == 2  # of the sentence and of the comparison
@@ -64,7 +64,7 @@ def test_the_heading_names_it(changes: dict[str, str], options: dict[str, str], 
 
 def test_beside_what_is_judged_by_the_papers_own_measure_the_cell_names_it() -> None:
     frame = pd.concat([rows(**KNN), rows(**AP50)])
-    verdicts = [verdict for verdict in judge(frame, task="knn") if verdict.told]
+    verdicts = [verdict for verdict in judge(frame, task="knn") if verdict.both_run]
     assert len(verdicts) == 2
     families = judge_families(verdicts)
     text = shown(verdicts, families, terminal=False)

@@ -62,7 +62,7 @@ def test_a_difference_of_runs_that_were_scored_on_other_images_is_not_the_method
     for seed in range(3):
         evaluated(tmp_path, "mocov2+ours-hp", seed, predictions(np.full(800, 0.8), seed, "others"))
     frame = collect_runs(find_runs([tmp_path], resolve))
-    (verdict,) = [verdict for verdict in judge(frame) if verdict.told]
+    (verdict,) = [verdict for verdict in judge(frame) if verdict.both_run]
     assert verdict.why == f"{SEEDS_TELL}; their runs were not scored on the same images"
     assert [part.unlike for part in parts(frame)] == [("the scored images",)]
     assert {effect.method: effect.unlike for effect in effects(frame)} == {

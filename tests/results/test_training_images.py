@@ -77,7 +77,7 @@ def test_a_difference_of_runs_that_were_trained_on_other_images_is_not_the_metho
         trained(tmp_path, HP, seed, 60.0 + seed / 9, "other")
         trained(tmp_path, f"{HP}-random", seed, 55.0 + seed / 8, "first")
     frame = collect_runs(find_runs([tmp_path], resolve))
-    (verdict,) = [verdict for verdict in judge(frame) if verdict.told]
+    (verdict,) = [verdict for verdict in judge(frame) if verdict.both_run]
     assert verdict.why.endswith("; their runs were not trained on the same images")
     assert [part.unlike for part in parts(frame)] == [("the training images",)]
     unlike = {effect.method: effect.unlike for effect in effects(frame)}
