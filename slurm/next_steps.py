@@ -95,8 +95,10 @@ def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: f
     except UserError:
         return _STOPPED
     said = statuses.values()
-    if any(status and status.alive(now) for status in said):
-        return _RUNNING
+    if any(
+        status and (status.alive(now) or folder.is_held_here(task, status.holder)) for task, status in statuses.items()
+    ):
+        return _RUNNING  # also one that was suspended, as `salmask status` has it: to retry it would begin nothing
     pretraining = statuses.get(PRETRAIN)
     if pretraining and pretraining.state == "failed" and not folder.pretrained:
         # What builds on it does not come, unless the pretraining was handed over again.

@@ -175,14 +175,14 @@ class RunFolder:
         status = self._readable_status(task)
         return status.holder if status else None
 
-    def is_held_here(self, task: str, holder: Holder) -> bool:
+    def is_held_here(self, task: str, holder: Holder | None) -> bool:
         """Returns whether the holder of a task's lock is a process of this machine that has it still, however silent.
 
         Args:
             task: The task.
-            holder: By its status.
+            holder: By its status; None: nobody.
         """
-        return holder.here and is_open_in(holder.pid, self._lock_file(task))
+        return holder is not None and holder.here and is_open_in(holder.pid, self._lock_file(task))
 
     def tasks_begun(self) -> list[str]:
         """Returns the tasks that wrote a status, the pretraining first; whether it can be read is another question."""

@@ -195,9 +195,9 @@ def _by_hand(sweep: Path, key: Key, status: Status, now: float) -> tuple[State, 
     if status.alive(now):
         return State.running, ""
     folder, task = key
-    if status.holder is None or not RunFolder(sweep / folder).is_held_here(task, status.holder):
+    if not RunFolder(sweep / folder).is_held_here(task, status.holder):
         return None
-    silence = duration_text(now - status.heartbeat)
+    silence = duration_text(max(0.0, now - status.heartbeat))  # of a clock that jumped it may lie ahead
     what = f"no sign of life for {silence} from process {status.pid}, which is here and holds its lock"
     mend = f"kill -CONT {status.pid} if it was suspended; else kill it, then salmask retry"
     return State.silent, with_mend(what, mend)

@@ -1,6 +1,7 @@
 """What a newcomer meets first: version, help, the next steps, and the files that say on what terms."""
 
 import json
+import os
 import re
 import shlex
 import tomllib
@@ -180,6 +181,21 @@ def test_what_status_calls_dead_is_not_in_progress(
     """A clock that jumped, and a process of this machine that is gone."""
     sweep.says("running", age=age, **changes)
     assert sweep.row(GONE).state is State.died
+    assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 stopped."
+
+
+@pytest.mark.parametrize(("age", "silence"), [(600.0, "10 min"), (-300.0, "0 s")])
+def test_what_status_calls_silent_is_in_progress(sweep: Sweep, runs: Path, age: float, silence: str) -> None:
+    """It was to be retried, of which `salmask retry` said that there is nothing to do. A jumped clock gave -300 s."""
+    sweep.says("running", age=age, host=HERE, pid=os.getpid())
+    with (sweep.folder.path / ".lock").open("w"):
+        row = sweep.row(GONE)
+        assert (row.state, row.note.split(" from ")[0]) == (State.silent, f"no sign of life for {silence}")
+        here = standing(NOW_HERE)
+    assert (here.sentence, here.steps[0].command) == (
+        "Runs in runs/table1: 1 in progress.",
+        "salmask status runs/table1 --watch",
+    )
     assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 stopped."
 
 
