@@ -311,10 +311,11 @@ def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[
         raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend=queue.mend)
     replaced = {key for key, entry in newest.items() if entry.superseded}
     badly = [row for row in table if row.state in ENDED_BADLY | {State.planned} and row.key not in replaced]
-    retried = [row for row in badly if not failed or row.state in {State.failed, State.died}]
+    states = {State.failed, State.died} if failed else ENDED_BADLY | {State.planned}
+    retried = [row for row in badly if row.state in states]
     # With a pretraining goes out what builds on it, and with anything the report.
     along = {row.folder for row in retried if row.task == PRETRAIN} | {"." for _ in retried}
-    left_out = [row for row in badly if row not in retried and row.folder not in along]
+    left_out = [row for row in badly if row.state not in states and row.folder not in along]
     return retried, left_out, [row for row in table if row.state is State.unknown]
 
 
