@@ -40,6 +40,6 @@ def kernel_text(path: Path) -> str:
 
 
 def kernel_numbers(path: Path) -> dict[str, int]:
-    """Returns the numbers of a file of the kernel with a line `NAME: NUMBER` for each; none where there is no file."""
+    """Returns the numbers of a file of the kernel, by lines `NAME: NUMBER` or `NAME NUMBER`; none without a file."""
     words = (line.replace(":", " ").split() for line in kernel_text(path).splitlines())
     return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}

@@ -77,7 +77,7 @@ def require_memory(run: Run, device: torch.device) -> None:
 
     Args:
         run: To be trained.
-        device: where.
+        device: Where.
 
     Raises:
         UserError: Names the settings that take the most, what they take, and what there is.
