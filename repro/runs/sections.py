@@ -51,7 +51,7 @@ class Framework(StrEnum):
     external = auto()
 
 
-def is_drawn(dataset: str) -> bool:
+def _is_drawn(dataset: str) -> bool:
     """Returns whether a data set is of built-in scenes."""
     return dataset.startswith("scenes")
 
@@ -93,7 +93,7 @@ class DataSettings:
     """What is learned from."""
 
     # Drawn scenes, which stand in for photographs, make a run tiny whatever their settings.
-    dataset: str = size("imagenet100", lambda here, _: is_drawn(here))  # `salmask data list` has all names
+    dataset: str = size("imagenet100", lambda here, _: _is_drawn(here))  # `salmask data list` has all names
     crop: int = size(224)  # side of a view in pixels
     cached_side: int = added(0, absent=0)  # short side of decoded images to train on, 32 or more; 0: the originals
     scenes: ScenesSettings = size(ScenesSettings, lambda *_: True)
@@ -104,7 +104,7 @@ class DataSettings:
     @property
     def drawn(self) -> bool:
         """Whether the images are built-in scenes: `scenes` of drawn shapes, or `scenes-cutouts` of pasted cut-outs."""
-        return is_drawn(self.dataset)
+        return _is_drawn(self.dataset)
 
 
 @dataclass(frozen=True)
