@@ -65,6 +65,13 @@ class MethodPart:
         """How both were measured: protocol, what tells the column from others, and scale."""
         return ", ".join(filter(None, [self.column.protocol, self.apart, self.column.scale]))
 
+    @property
+    def remark(self) -> str:
+        """Why there is no difference, or what else it may be of; empty where it is the part's."""
+        if not self.comparison.n:
+            return "no seed that both have"
+        return f"runs differ in {', '.join(self.unlike)} too" if self.unlike else ""
+
 
 def parts(frame: pd.DataFrame | None, *, task: str = "", metric: str = "") -> list[MethodPart]:
     """Returns what each part adds, in the order of the tables, their columns, the rows' names and `PARTS`.
@@ -141,7 +148,7 @@ def parts_in_words(found: Sequence[MethodPart]) -> tuple[str, ...]:
 def _in_words(part: MethodPart) -> str:
     interval = part.comparison.interval()
     spread = f" ({interval_text(interval)})" if interval else ""
-    too = f", where runs differ in {', '.join(part.unlike)} too" if part.unlike else ""
+    too = f", where {part.remark}" if part.remark else ""
     return f"{label(part.method)} {difference_text(part.comparison.mean)}{spread}{too}"
 
 

@@ -114,7 +114,7 @@ def print_parts(parts: Sequence[MethodPart], console: Console) -> None:
         rows = [
             [
                 label(part.method),
-                part.part + (f" (and {', '.join(part.unlike)})" if part.unlike else ""),
+                f"{part.part} ({part.remark})" if part.remark else part.part,
                 *_numbers(part.comparison, None, part.comparison.p)[1:],
             ]
             for part in of_place

@@ -127,7 +127,7 @@ def test_two_rows_without_a_seed_in_common_are_told_and_not_left_out(capsys: pyt
     assert (line["n"], line["difference"], line["low"], line["p"]) == (0, None, None, None)
     print_parts([masks], Console())
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[4].strip("|").split("|")]
-    assert cells[1:] == ["masks and hard negative over filter alone", "–", "–", "–", "–"]
+    assert cells[1:] == ["masks and hard negative over filter alone (no seed that both have)", "–", "–", "–", "–"]
     # The page's first paragraph names what tells something.
     assert parts_in_words([masks, saliency]) == parts_in_words([saliency]) != ()
     assert parts_in_words([masks]) == ()
