@@ -11,7 +11,7 @@ from repro.data.archives import TORN, blaming, locate, preparing, unpack_folder
 from repro.data.downloads import obtain
 from repro.data.errors import PathError, reason_of
 from repro.data.folders import FileImages, class_folders, files_below, folder_above
-from repro.data.subsets import Subset, divide
+from repro.data.subsets import Subset, divide, sizes
 from repro.errors import UserError
 from repro.presence import is_folder
 
@@ -90,9 +90,7 @@ def split(pool: FileImages, seed: int) -> tuple[Subset, Subset, Subset]:
     Raises:
         UserError: A class has too few images.
     """
-    counts = [0] * len(pool.classes)
-    for target in pool.targets:
-        counts[target] += 1
+    counts = sizes(pool)
     if min(counts) <= TRAIN_EACH:
         name = pool.classes[counts.index(min(counts))]
         reason = f"{min(counts)} images, where more than {TRAIN_EACH} are needed"

@@ -81,23 +81,6 @@ def apportion(sizes: Sequence[int], total: int) -> list[int]:
     return counts.tolist()
 
 
-def shuffled_classes(targets: Sequence[int], classes: int, seed: int) -> list[Indices]:
-    """Puts the images of each class into a random order.
-
-    Each class has a stream of its own, so that its order does not change with the other classes.
-
-    Args:
-        targets: The label of each image.
-        classes: The number of classes.
-        seed: The seed of the orders.
-
-    Returns:
-        The indices of each class's images.
-    """
-    labels = np.asarray(targets)
-    return [stream(seed, Purpose.split, label).permutation(np.flatnonzero(labels == label)) for label in range(classes)]
-
-
 def divide(images: Images, counts: Sequence[Sequence[int]], seed: int) -> list[Subset]:
     """Draws disjoint parts class by class; the last one is what remains.
 
@@ -109,7 +92,9 @@ def divide(images: Images, counts: Sequence[Sequence[int]], seed: int) -> list[S
     Returns:
         `len(counts) + 1` parts, indices ascending.
     """
-    orders = shuffled_classes(images.targets, len(images.classes), seed)
+    labels, classes = np.asarray(images.targets), range(len(images.classes))
+    # Each class has a stream of its own, so that its order does not change with the other classes.
+    orders = [stream(seed, Purpose.split, label).permutation(np.flatnonzero(labels == label)) for label in classes]
     # Each part continues where the one before it stopped in every class's order. The last asks for more than is left,
     # and a slice ends with the list.
     parts, starts = [], [0] * len(orders)
@@ -138,16 +123,10 @@ def share_of(images: Images, share: float, seed: int) -> Subset:
         seed: The seed of the draw.
     """
     class_sizes = sizes(images)
-    even_counts = _balanced(class_sizes, share)
-    counts = [min(size, max(1, count)) for size, count in zip(class_sizes, even_counts, strict=True)]
+    each, rest = divmod(round(share * sum(class_sizes)), len(class_sizes))
+    # The first classes get one more each where there is a rest.
+    counts = [min(size, max(1, each + (label < rest))) for label, size in enumerate(class_sizes)]
     return divide(images, [counts], seed)[0]
-
-
-def _balanced(class_sizes: Sequence[int], share: float) -> list[int]:
-    """Spreads a share of all images evenly over the classes; the first ones get one more each where there is a rest."""
-    total = round(share * sum(class_sizes))
-    each, rest = divmod(total, len(class_sizes))
-    return [each + (label < rest) for label in range(len(class_sizes))]
 
 
 def join(first: Subset, second: Subset) -> Subset:
