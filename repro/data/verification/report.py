@@ -10,16 +10,10 @@ from repro.errors import UserError
 
 ProblemKind = Literal[
     FindingKind,
-    "missing-split",
     "missing-class",
     "empty-class",
     "class-lists-differ",
-    "zero-byte",
-    "unreadable",
-    "too-small",
-    "overlap",
     "unusable",
-    "wrong-size",
     "not-deterministic",
     "label-range",
 ]
