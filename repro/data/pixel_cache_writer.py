@@ -54,19 +54,17 @@ _READ_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be written, and where.
+    """What is to be written.
 
     Attributes:
         images: The images to decode.
         side: Their short side in pixels, see `size_at`.
-        target: The cache's folder in the end.
         index: A row of `INDEX` for each image.
         missing: The chunks that are not written yet.
     """
 
     images: Images
     side: int
-    target: Path
     index: NDArray
     missing: tuple[int, ...]
 
@@ -136,7 +134,7 @@ def cache_images(
 
 def _write_or_repair(
     images: Images, side: int, target: Path, workers: int, damaged: Sequence[int], say: Callable[[str], object]
-) -> list[int]:
+) -> Sequence[int]:
     """Makes a cache whole, once nobody else is at it; returns the chunks that were decoded.
 
     See `cache_images`; `damaged` are the chunks of a whole cache that were found so.
@@ -148,7 +146,12 @@ def _write_or_repair(
             say(f"{target}: another process is writing this cache; waiting until it has finished")
             stack.enter_context(writing(target, wait=math.inf))
         if is_folder(target):
-            return repair(images, side, target, damaged, workers) if damaged else []
+            if not damaged:
+                return ()
+            # Looked at again: another process may have mended them meanwhile.
+            still_damaged = tuple(damaged_chunks(target, workers, damaged))
+            write_missing(Plan(images, side, read_index(target), still_damaged), target, workers)
+            return still_damaged
         if exists(target) or target.is_symlink():
             # Refused now: the finished cache could not take the name, after hours of decoding perhaps.
             raise UserError(f"{target} is no folder, and stands in a cache's place", mend="move it away")
@@ -159,8 +162,11 @@ def _write_or_repair(
             f"{target.name}: {len(images)} images at {side} px are {size_text(planned.bytes)}; "
             f"{size_text(planned.missing_bytes)} are to be written to {root}, where {size_text(free)} are free"
         )
-        write(planned, workers)
-        return list(planned.missing)
+        folder = unfinished(target)
+        write_missing(planned, folder, workers)
+        folder.rename(target)
+        sync_folder(root)
+        return planned.missing
 
 
 def writing(target: Path, *, wait: float) -> AbstractContextManager[None]:
@@ -200,7 +206,7 @@ def plan(images: Images, side: int, target: Path, workers: int) -> Plan:
     index = read_index(folder)
     written = set(read_checksums(folder))
     missing = tuple(chunk for chunk in range(chunks_of(index)) if chunk not in written)
-    planned = Plan(images, side, target, index, missing)
+    planned = Plan(images, side, index, missing)
     free = shutil.disk_usage(folder).free
     if planned.missing_bytes * (1 + SPARE_SHARE) > free:
         raise PathError(
@@ -211,25 +217,13 @@ def plan(images: Images, side: int, target: Path, workers: int) -> Plan:
     return planned
 
 
-def write(planned: Plan, workers: int) -> None:
-    """Decodes what is missing of a cache and gives it its name; under the lock.
-
-    Args:
-        planned: What `plan` returned.
-        workers: Decoding threads.
+def write_missing(planned: Plan, folder: Path, workers: int) -> None:
+    """Decodes the missing chunks, and writes their pixels and then their checksums into a folder; under the lock.
 
     Raises:
         UserError: A file is damaged or is not what it was when the cache was planned, or the disk is full; what is
             finished is kept.
     """
-    folder = unfinished(planned.target)
-    write_missing(planned, folder, workers)
-    folder.rename(planned.target)
-    sync_folder(planned.target.parent)
-
-
-def write_missing(planned: Plan, folder: Path, workers: int) -> None:
-    """Decodes the missing chunks, and writes their pixels and then their checksums into a folder; raises as `write`."""
     with (
         blaming(folder, folder.parent, planned.missing_bytes),
         os.fdopen(os.open(folder / PIXELS, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file,
@@ -280,27 +274,6 @@ def _checksum_at(descriptor: int, start: int, end: int) -> int:
     while start < end and (piece := os.pread(descriptor, min(end - start, _READ_BYTES), start)):
         crc, start = zlib.crc32(piece, crc), start + len(piece)
     return crc
-
-
-def repair(images: Images, side: int, target: Path, suspects: Sequence[int], workers: int) -> list[int]:
-    """Decodes the damaged chunks of a whole cache again; under the lock.
-
-    Args:
-        images: The images to decode.
-        side: Their short side in pixels.
-        target: The cache's folder.
-        suspects: The chunks that were found damaged before the lock was held; another process may have mended them.
-        workers: Threads.
-
-    Returns:
-        The chunks that were damaged still.
-
-    Raises:
-        UserError: As `write`.
-    """
-    damaged = damaged_chunks(target, workers, suspects)
-    write_missing(Plan(images, side, target, read_index(target), tuple(damaged)), target, workers)
-    return damaged
 
 
 def unfinished(target: Path) -> Path:
