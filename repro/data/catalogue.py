@@ -204,7 +204,6 @@ DATASETS: dict[str, Dataset] = {
             layout="caltech101/101_ObjectCategories/CLASS/image_0001.jpg, as torchvision keeps it",
             open=_open_caltech,
             expected={"all": caltech.EXPECTED},
-            root_names=("caltech101",),
             mend=caltech.MEND,
             prepare=caltech.prepare_caltech101,
             parts=lambda root: {"all": caltech.open_pool(root)},
@@ -239,7 +238,6 @@ DATASETS: dict[str, Dataset] = {
             layout="train2017/, val2017/ and annotations/instances_train2017.json, instances_val2017.json",
             open=_open_annotated,
             expected=coco.EXPECTED,
-            root_names=("coco",),
             mend="unpack with `salmask data prepare coco --from ARCHIVES`",
             prepare=detection_archives.prepare_coco,
             survey=coco.survey_published,
@@ -250,7 +248,6 @@ DATASETS: dict[str, Dataset] = {
             title="your own images",
             layout="train/CLASS/**/IMAGE and val/CLASS/**/IMAGE, the same classes in both",
             open=_open_folder,
-            root_names=("folder",),
         ),
         Dataset(
             name="scenes",
@@ -259,7 +256,6 @@ DATASETS: dict[str, Dataset] = {
             open=_open_scenes,
             needs_root=False,
             generated=True,
-            root_names=("scenes",),
         ),
         Dataset(
             name="scenes-cutouts",
@@ -268,7 +264,6 @@ DATASETS: dict[str, Dataset] = {
             "with data.scenes.members every folder",
             open=_open_cutouts,
             generated=True,
-            root_names=("scenes-cutouts",),
             mend="name a folder of PNG files with transparency",
         ),
     )
