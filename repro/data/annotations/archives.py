@@ -76,8 +76,8 @@ COCO_ARCHIVES = (
     Archive(
         f"{_COCO_URL}/annotations/{coco.ANNOTATION_ARCHIVE}", "f4bbac642086de4f52a3fdda2de5fa2c", _is_annotation_file
     ),
-    Archive(f"{_COCO_URL}/zips/{coco.IMAGE_ARCHIVES[coco.TEST]}", "442b8da7639aecaf257c1dceb8ba8c80", _is_coco_image),
-    Archive(f"{_COCO_URL}/zips/{coco.IMAGE_ARCHIVES[coco.TRAIN]}", "cced6f7f71b7629ddf16f17bbcfab6b2", _is_coco_image),
+    Archive(f"{_COCO_URL}/zips/{coco.TEST}.zip", "442b8da7639aecaf257c1dceb8ba8c80", _is_coco_image),
+    Archive(f"{_COCO_URL}/zips/{coco.TRAIN}.zip", "cced6f7f71b7629ddf16f17bbcfab6b2", _is_coco_image),
 )
 
 
@@ -95,9 +95,8 @@ def prepare_voc(archives: Sequence[Path], root: Path) -> None:
         UserError: An archive is missing, torn or another one, there is no network, the disk is full, the root cannot be
             written to, or another process is preparing it.
     """
-    expected = {str(image_set): count for image_set, count in voc.EXPECTED.items()}
     above = folder_above(root, voc.DEVKIT)
-    _prepare(VOC_ARCHIVES, "voc07+12", archives, root, above, lambda: _is_whole(voc.survey_root, root, expected))
+    _prepare(VOC_ARCHIVES, "voc07+12", archives, root, above, lambda: _is_whole(voc.survey_root, root, voc.EXPECTED))
 
 
 def prepare_coco(archives: Sequence[Path], root: Path) -> None:

@@ -31,8 +31,8 @@ EXPECTED: Mapping[str, int] = {"train2017": 118_287, "val2017": 5_000}
 """Images of each split (cocodataset.org)."""
 CLASS_COUNT = 80
 
-IMAGE_ARCHIVES: Mapping[str, str] = {"train2017": "train2017.zip", "val2017": "val2017.zip"}
 ANNOTATION_ARCHIVE = "annotations_trainval2017.zip"
+"""The archive of both splits' annotations; that of a split's images is `SPLIT.zip`."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _survey_folder_of(survey: CocoSurvey, root: Path, split: str) -> frozenset[s
     """Returns the names of a split's images; adds to a survey that there is none."""
     names = listing(root / split)
     if not names:
-        mend = _mend(root, IMAGE_ARCHIVES[split])
+        mend = _mend(root, f"{split}.zip")
         survey.add("missing-split", root / split, "the folder of images is missing or empty", mend)
     return names
 
@@ -229,7 +229,7 @@ def _survey_images(
         message = f"none of its {len(names)} images is in {split}{owner}"
         survey.add("other-split", path, message, _mend(root, ANNOTATION_ARCHIVE))
         return
-    mend = _mend(root, IMAGE_ARCHIVES[split])
+    mend = _mend(root, f"{split}.zip")
     for image in instances.images:
         file = f"{root}/{split}/{image.file_name}"
         if image.file_name in present:

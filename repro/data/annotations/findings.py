@@ -43,8 +43,8 @@ class BrokenFileError(PathError):
     A survey turns it into a finding, with a mend that names the archive to unpack.
     """
 
-    def __init__(self, path: Path, reason: str, *, mend: str = "unpack its archive again") -> None:
-        super().__init__(path, reason, mend=mend)
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason, mend="unpack its archive again")
 
 
 TOLERANCE = 1.0

@@ -25,7 +25,7 @@ from repro.scenes.dataset import Scenes
 
 JPEG_QUALITY = 95  # and full resolution of colour: edges stay where the masks say they are
 
-_SHARE_OF_2007 = voc.EXPECTED[voc.TRAIN[0]] / sum(voc.EXPECTED[image_set] for image_set in voc.TRAIN)
+_SHARE_OF_2007 = voc.EXPECTED[str(voc.TRAIN[0])] / sum(voc.EXPECTED[str(image_set)] for image_set in voc.TRAIN)
 _CHUNK = 16  # scenes handed to a drawing process at a time: the progress bar still moves
 
 

@@ -66,8 +66,8 @@ TRAIN = (ImageSet(2007, "trainval"), ImageSet(2012, "trainval"))
 TEST = (ImageSet(2007, "test"),)
 IMAGE_SETS = TRAIN + TEST
 
-EXPECTED: Mapping[ImageSet, int] = dict(zip(IMAGE_SETS, (5_011, 11_540, 4_952), strict=True))
-"""Images of each set (host.robots.ox.ac.uk/pascal/VOC, the development kits' tables)."""
+EXPECTED: Mapping[str, int] = {"VOC2007 trainval": 5_011, "VOC2012 trainval": 11_540, "VOC2007 test": 4_952}
+"""Images of each set, by its name (host.robots.ox.ac.uk/pascal/VOC, the development kits' tables)."""
 
 DEVKIT = "VOCdevkit"
 """The folder in which each archive holds its year's."""
