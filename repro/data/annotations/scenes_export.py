@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -30,21 +30,6 @@ _CHUNK = 16  # scenes handed to a drawing process at a time: the progress bar st
 
 
 _Annotation = TypeVar("_Annotation")
-
-
-class _CocoImage(NamedTuple):
-    """What COCO says of one image.
-
-    Attributes:
-        width: The image's width in pixels.
-        height: The image's height in pixels.
-        objects: The entries of its objects, still without the ids of objects and image: processes that draw scenes side
-            by side could not number them.
-    """
-
-    width: int
-    height: int
-    objects: list[dict[str, Any]]
 
 
 def write_voc(root: Path, train: Scenes, test: Scenes, *, workers: int = 1) -> Path:
@@ -116,8 +101,8 @@ def write_coco(root: Path, train: Scenes, val: Scenes, *, workers: int = 1) -> P
             names = [f"{number:012d}" for number in range(first_image_id, first_image_id + len(scenes))]
             (folder / split).mkdir()
             write = partial(_write_coco_scene, scenes, folder / split)
-            images = _write_all(write, range(len(scenes)), names, workers, progress, split)
-            _write_instances(coco.annotation_file(folder, split), scenes.classes, names, images, object_ids)
+            objects = _write_all(write, range(len(scenes)), names, workers, progress, split)
+            _write_instances(coco.annotation_file(folder, split), scenes, names, objects, object_ids)
             first_image_id += len(scenes)
     return root
 
@@ -221,8 +206,11 @@ def _write_image_sets(
         (folder / f"{class_name}_{split}.txt").write_text("".join(lines), encoding="utf-8")
 
 
-def _write_coco_scene(scenes: Scenes, folder: Path, index: int, name: str) -> _CocoImage:
-    """Writes the image of one scene; returns what COCO says of it."""
+def _write_coco_scene(scenes: Scenes, folder: Path, index: int, name: str) -> list[dict[str, Any]]:
+    """Writes the image of one scene; returns COCO's entries of its objects.
+
+    They lack the ids of objects and image: processes that draw scenes side by side could not number them.
+    """
     scene = scenes.scene(index)
     _save_jpeg(scene.image, folder / f"{name}.jpg")
     objects: list[dict[str, Any]] = []
@@ -237,24 +225,27 @@ def _write_coco_scene(scenes: Scenes, folder: Path, index: int, name: str) -> _C
                 "segmentation": rle(instance.mask),
             }
         )
-    return _CocoImage(scene.image.width, scene.image.height, objects)
+    return objects
 
 
 def _write_instances(
-    path: Path, classes: Sequence[str], names: Sequence[str], images: Sequence[_CocoImage], object_ids: Iterator[int]
+    path: Path, scenes: Scenes, names: Sequence[str], objects: Sequence[list[dict[str, Any]]], object_ids: Iterator[int]
 ) -> None:
     """Writes the annotations of a split; an image's id is the number that its name is."""
-    image_entries, annotations = [], []
-    for name, (width, height, objects) in zip(names, images, strict=True):
-        size = {"width": width, "height": height}
-        image_entries.append({"id": int(name), "file_name": f"{name}.jpg", **size, "license": 1})
-        annotations += [{"id": next(object_ids), "image_id": int(name), **entry} for entry in objects]
+    width, height = scenes.size(0)  # of every scene
+    image = {"width": width, "height": height, "license": 1}
     content = {
         "info": {"description": "salmask scenes", "version": "1.0", "year": 2017},
         "licenses": [{"id": 1, "name": "drawn"}],
-        "images": image_entries,
-        "annotations": annotations,
-        "categories": [{"id": label, "name": name, "supercategory": name} for label, name in enumerate(classes, 1)],
+        "images": [{"id": int(name), "file_name": f"{name}.jpg", **image} for name in names],
+        "annotations": [
+            {"id": next(object_ids), "image_id": int(name), **entry}
+            for name, entries in zip(names, objects, strict=True)
+            for entry in entries
+        ],
+        "categories": [
+            {"id": label, "name": name, "supercategory": name} for label, name in enumerate(scenes.classes, 1)
+        ],
     }
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
