@@ -144,7 +144,13 @@ def backbone_from(
     Raises:
         UserError: The weights do not fit the network, or no training leaves such values.
     """
-    network, features = _headless(arch, width, path)
+    if arch not in RESNETS:
+        raise UserError(f"{path} holds a '{arch}', which is no ResNet of torchvision's", mend=_MEND)
+    network = planned_resnet(arch, width)
+    head = network.fc
+    assert isinstance(head, nn.Linear)
+    network.fc = nn.Identity()
+    network.to_empty(device="cpu")  # whatever the memory holds, for the weights to take the place of
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -152,7 +158,7 @@ def backbone_from(
             f"{path} does not fit a {arch}: {str(error).splitlines()[1].strip()[:200]}", mend=_MEND
         ) from error
     require_sound(network.state_dict(), path)
-    return Backbone(network, arch, input_filter, features, run_id, width)
+    return Backbone(network, arch, input_filter, head.in_features, run_id, width)
 
 
 def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:
@@ -176,19 +182,3 @@ def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:
     if weights and weights_digest(backbone.network.state_dict()) != weights:
         raise UserError(f"{path} holds other weights than those of run {run.id}", mend="adopt these by --checkpoint")
     return backbone
-
-
-def _headless(arch: str, width: int, path: Path) -> tuple[nn.Module, int]:
-    """Builds a network without its head, and with whatever the memory holds for weights, which are to be loaded.
-
-    Returns:
-        The network, and the number of its features. `path` is for errors.
-    """
-    if arch not in RESNETS:
-        raise UserError(f"{path} holds a '{arch}', which is no ResNet of torchvision's", mend=_MEND)
-    network = planned_resnet(arch, width)
-    head = network.fc
-    assert isinstance(head, nn.Linear)
-    features = head.in_features
-    network.fc = nn.Identity()
-    return network.to_empty(device="cpu"), features

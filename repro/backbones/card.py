@@ -131,8 +131,8 @@ def _data(run: Run, folder: RunFolder) -> str:
     """Returns the sentence that says what the weights were learned from."""
     if run.framework is Framework.external:
         return "Unknown: the weights were trained elsewhere."
-    # Of the last attempt; none stands on record where a folder was put together by hand.
-    fingerprints: dict[str, str] = next((attempt["data"] for attempt in _attempts(folder)[-1:]), {})
+    attempt = _last_attempt(folder)
+    fingerprints: dict[str, str] = attempt["data"] if attempt else {}
     by_split = ", ".join(f"{escaped(split)} `{as_code(str(digest))}`" for split, digest in fingerprints.items())
     labels = "with" if run.framework is Framework.supervised else "without"
     fingerprint = f" (fingerprint: {by_split})" if by_split else ""
@@ -142,7 +142,7 @@ def _data(run: Run, folder: RunFolder) -> str:
 def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
     """Returns lines that say where the weights come from; the machine's name and its paths stay at home."""
     lines = [f"run `{facts.run}`, weights SHA-256 `{facts.sha256}`"]
-    for attempt in _attempts(folder)[-1:]:
+    if attempt := _last_attempt(folder):
         edited = " (edited since)" if attempt["dirty"] else ""
         packages = attempt["packages"]
         verb = "imported" if not facts.dataset else "trained"
@@ -153,9 +153,10 @@ def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
     return [_Markdown(line) for line in lines]
 
 
-def _attempts(folder: RunFolder) -> list[dict[str, Any]]:
-    """Returns what is on record of each attempt at the run, the last one last."""
-    return ATTEMPT.read_list(folder.provenance) if exists(folder.provenance) else []
+def _last_attempt(folder: RunFolder) -> dict[str, Any] | None:
+    """Returns what is on record of the last attempt at the run; None of a folder that was put together by hand."""
+    attempts = ATTEMPT.read_list(folder.provenance) if exists(folder.provenance) else []
+    return attempts[-1] if attempts else None
 
 
 class _Markdown(str):
