@@ -77,7 +77,7 @@ def _lists() -> dict[str, str]:
     """Returns the MD5 of the two files of labels and of splits, by name."""
     from torchvision.datasets import Flowers102
 
-    return {Flowers102._file_dict[key][0]: Flowers102._file_dict[key][1] for key in ("label", "setid")}
+    return dict(Flowers102._file_dict[key] for key in ("label", "setid"))
 
 
 def eighty_ten_ten(pool: FileImages, seed: int) -> tuple[Subset, Subset, Subset]:

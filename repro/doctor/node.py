@@ -148,12 +148,7 @@ def _of_other_nodes(findings: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
 
 
 def _nccl(device: torch.device) -> str:
-    return f", NCCL {'.'.join(map(str, _nccl_version()))}" if device.type == "cuda" else ""
-
-
-def _nccl_version() -> tuple[int, ...]:
-    version: tuple[int, ...] = torch.cuda.nccl.version()
-    return version
+    return f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}" if device.type == "cuda" else ""
 
 
 def _scheduler() -> Iterator[Diagnosis]:
