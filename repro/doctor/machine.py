@@ -30,7 +30,7 @@ def examine(needs: Needs | None = None) -> list[Diagnosis]:
     Returns:
         One diagnosis for each check, in the order in which they are printed.
     """
-    findings = [*check_devices(), *_installed_weights(), *_disk()]
+    findings = [*check_devices(), _installed_weights(), _disk()]
     if needs is None:
         return [*findings, check_weights(PAPERS_WEIGHTS, needed=False), *check_needs(Needs(weights=()))]
     return [*findings, *check_needs(needs)]
@@ -61,24 +61,24 @@ def check_devices() -> Iterator[Diagnosis]:
         yield Diagnosis(f"device {index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
 
 
-def _installed_weights() -> Iterator[Diagnosis]:
-    """Yields whether the weights are whole that come with the installation."""
+def _installed_weights() -> Diagnosis:
+    """Returns whether the weights are whole that come with the installation."""
+    check = "weights of efficientnet-lite0"
     try:
         build_localizer("efficientnet-lite0", "")
-        yield Diagnosis("weights of efficientnet-lite0", "ok", "installed with salmask")
     except (UserError, OSError) as error:
         # Whatever mend the error itself has, of a file that belongs to the installation it is to install again.
-        what = error.what if isinstance(error, UserError) else str(error)
-        yield Diagnosis("weights of efficientnet-lite0", "wrong", what, "make setup")
+        return Diagnosis(check, "wrong", error.what if isinstance(error, UserError) else str(error), "make setup")
+    return Diagnosis(check, "ok", "installed with salmask")
 
 
-def _disk() -> Iterator[Diagnosis]:
-    """Yields the free space where runs go unless `--out` says otherwise: below the current folder."""
+def _disk() -> Diagnosis:
+    """Returns the free space where runs go unless `--out` says otherwise: below the current folder."""
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    verdict, mend = (
-        ("ok", "") if free >= FREE_GIB else ("wrong", f"free at least {FREE_GIB} GiB, or use --out elsewhere")
-    )
-    yield Diagnosis("disk", verdict, f"{free:.0f} GiB free here", mend)
+    found = f"{free:.0f} GiB free here"
+    if free < FREE_GIB:
+        return Diagnosis("disk", "wrong", found, f"free at least {FREE_GIB} GiB, or use --out elsewhere")
+    return Diagnosis("disk", "ok", found)
 
 
 def check_data(name: str, root: Path | None, *, needed: bool) -> Diagnosis:

@@ -51,7 +51,7 @@ def examine_node(place: Path, *, gpus: int, cpus: int, needs: Needs) -> list[Dia
         a node checks what is the same for all on it: the folder, weights and data.
     """
     findings = [Diagnosis("node", "ok", f"{node_name()}, {sys.executable}")]
-    findings += [*_gpus_of_job(gpus), *_cores_of_job(cpus), *_scheduler(), *_shared_memory()]
+    findings += [*_gpus_of_job(gpus), _cores_of_job(cpus), _requeue(), *_shared_memory()]
     if os.environ.get("SLURM_LOCALID", "0") == "0":
         findings += [*_writing(place), *check_needs(needs)]
     return [*findings, *_together(place, findings)]
@@ -80,14 +80,13 @@ def _gpus_of_job(requested: int) -> Iterator[Diagnosis]:
     yield from check_devices()
 
 
-def _cores_of_job(requested: int) -> Iterator[Diagnosis]:
-    """Yields whether this process may run on as many cores as it asked for, whatever the node has."""
+def _cores_of_job(requested: int) -> Diagnosis:
+    """Returns whether this process may run on as many cores as it asked for, whatever the node has."""
     cores = usable_cores()
     if cores < requested:
         mend = "the profile's cpus, or ask the administrators why the job is bound to fewer"
-        yield Diagnosis("cores", "wrong", f"{cores} of {requested} that each process asked for", mend)
-    else:
-        yield Diagnosis("cores", "ok", f"{cores} for each process")
+        return Diagnosis("cores", "wrong", f"{cores} of {requested} that each process asked for", mend)
+    return Diagnosis("cores", "ok", f"{cores} for each process")
 
 
 def _together(place: Path, findings: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
@@ -151,13 +150,12 @@ def _nccl(device: torch.device) -> str:
     return f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}" if device.type == "cuda" else ""
 
 
-def _scheduler() -> Iterator[Diagnosis]:
-    """Yields whether the node has the command by which a job puts itself back in the queue."""
+def _requeue() -> Diagnosis:
+    """Returns whether the node has the command by which a job puts itself back in the queue."""
     if shutil.which("scontrol"):
-        yield Diagnosis("requeue", "ok", "jobs can put themselves back in the queue (scontrol)")
-    else:
-        mend = "put Slurm's commands on the PATH in the profile's setup"
-        yield Diagnosis("requeue", "wrong", "no scontrol: a job cannot put itself back in the queue", mend)
+        return Diagnosis("requeue", "ok", "jobs can put themselves back in the queue (scontrol)")
+    mend = "put Slurm's commands on the PATH in the profile's setup"
+    return Diagnosis("requeue", "wrong", "no scontrol: a job cannot put itself back in the queue", mend)
 
 
 def _shared_memory() -> Iterator[Diagnosis]:
