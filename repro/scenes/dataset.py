@@ -280,13 +280,12 @@ class Scenes:
             raise IndexError(f"scene {number} of {len(self)}")
         return number % len(self)
 
-    def _streams(self, index: int) -> tuple[np.random.Generator, np.random.Generator, np.random.Generator]:
-        """Makes independent randomness for the ground, the lighting and the objects of one scene.
+    def _streams(self, index: int) -> list[np.random.Generator]:
+        """Returns the streams of the ground, the lighting and the objects of one scene.
 
-        It is independent so that `backdrop` draws the same ground and the same light without drawing the objects.
+        They are independent so that `backdrop` draws the same ground and the same light without drawing the objects.
         """
-        ground, lighting, objects = scene_streams(self._seed, _SPLIT_NUMBERS[self._split], index)
-        return ground, lighting, objects
+        return scene_streams(self._seed, _SPLIT_NUMBERS[self._split], index)
 
     def _balanced_labels(self, count: int) -> list[int]:
         """Returns one permutation of the classes after another, cut to `count`."""

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from repro.errors import UserError
 from repro.randomness import Purpose, stream
@@ -71,7 +70,7 @@ class Grounds:
         """Leaves the textures out: a spawned worker draws its own."""
         return self.__dict__ | {"_sheets": {}}
 
-    def _sheet(self, number: int) -> NDArray[np.uint8]:
+    def _sheet(self, number: int) -> Bytes:
         """Returns a texture of the pool, 3 channels; drawn once a process as long as `_MOST_BYTES` allow."""
         sheet = self._sheets.get(number)
         if sheet is None:
