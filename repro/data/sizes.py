@@ -47,7 +47,7 @@ def own_train_images(run: Run, dataset: str) -> int | None:
     return train_images(run) if is_own else None
 
 
-def size_of(run: Run, dataset: str) -> str:
+def dataset_size(run: Run, dataset: str) -> str:
     """Returns what tells data sets of one name and other sizes apart; empty of one that has a size of its own.
 
     Args:

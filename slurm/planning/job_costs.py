@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measurements, record_file
-from repro.data.sizes import probe_images, size_of, train_images
+from repro.data.sizes import dataset_size, probe_images, train_images
 from repro.errors import UserError
 from repro.files import folder_size
 from repro.runs import step_files
@@ -156,7 +156,7 @@ def _start_up(run: Run, folder: RunFolder, rate: float) -> float:
 
 def evaluation_kind(run: Run, evaluation: Evaluation, protocol: str) -> tuple[str, ...]:
     """Returns what makes two evaluations take equally long: task, data set, its size, protocol, network and crop."""
-    size = size_of(run, evaluation.dataset)
+    size = dataset_size(run, evaluation.dataset)
     return evaluation.task, evaluation.dataset, size, protocol, run.encoder.network, str(run.data.crop)
 
 
