@@ -140,7 +140,7 @@ def _data(run: Run, folder: RunFolder) -> str:
 
 
 def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
-    """Returns lines that say where the weights come from; the machine's name and its paths stay at home."""
+    """Returns lines that say where the weights come from; the machine's name and its paths are left out."""
     lines = [f"run `{facts.run}`, weights SHA-256 `{facts.sha256}`"]
     if attempt := _last_attempt(folder):
         edited = " (edited since)" if attempt["dirty"] else ""
@@ -171,7 +171,7 @@ def _as_markdown(value: Any) -> Any:
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("repro.backbones", "templates"),
-        undefined=StrictUndefined,  # a card with a hole must not be published
+        undefined=StrictUndefined,  # a card that lacks something must not be published
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,

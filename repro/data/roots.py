@@ -145,7 +145,7 @@ def read_roots(path: Path) -> dict[str, Path]:
         raise PathError(path, reason, mend="write one `NAME: DIR` a line")
     root_names = sorted({name for entry in DATASETS.values() for name in entry.root_names})
     for name in folders:
-        if name not in root_names:  # else a slip of the pen would read as "no root set"
+        if name not in root_names:  # else a mistyped name would read as "no root set"
             raise PathError(path, f"unknown data set {name!r}", mend=nearest(str(name), root_names))
     try:
         # A relative folder is relative to the list, which means the same from wherever a command is started.
