@@ -47,25 +47,27 @@ def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | No
     workers = usable_cores() if workers is None else workers
     report = Report(name, root if entry.needs_root else None, decoded=deep)
     with ProgressBars() as progress:
+        files: list[File] | None = None
+        sizes: dict[str, tuple[int, int]] = {}
         if entry.generated:
             # Cut-outs first: a file that does not decode is a problem of its own, and ends the drawing of scenes.
             _check_cutouts(report, deep, workers, progress)
             _check_scenes(report, entry)
         elif entry.survey is not None and root is not None:
-            _check_annotations(report, entry, entry.survey, root, deep=deep, workers=workers, progress=progress)
+            files, sizes = _check_annotations(report, entry, entry.survey, root, progress)
         elif entry.parts is not None and root is not None:
-            _check_parts(report, entry, entry.parts, root, deep=deep, workers=workers, progress=progress)
+            files = _check_parts(report, entry, entry.parts, root)
         elif entry.in_class_folders and root is not None:
-            _check_folders(report, entry, root, deep=deep, workers=workers, progress=progress)
+            files = _check_folders(report, entry, root)
         else:
             _check_opened(report, entry, deep, progress)
+        if files is not None:
+            check_files(report, files, sizes, deep=deep, workers=workers, progress=progress)
     return report
 
 
-def _check_folders(
-    report: Report, entry: Dataset, root: Path, *, deep: bool, workers: int, progress: ProgressBars
-) -> None:
-    """Checks a data set that has one folder for each split, and in it one for each class."""
+def _check_folders(report: Report, entry: Dataset, root: Path) -> list[File]:
+    """Checks a data set that has one folder for each split, and in it one for each class; returns its files."""
     present = {split: _class_folders(report, root / split, entry) for split in SPLITS}
     if entry.classes is None:  # else a split is held against the classes that the data set has anyway
         _compare_class_lists(report, root, present)
@@ -75,51 +77,45 @@ def _check_folders(
     for split, classes in present.items():
         if classes is not None:
             files += _count_split(report, entry, root, split, classes)
-    check_files(report, files, deep=deep, workers=workers, progress=progress)
+    return files
 
 
 def _check_parts(
-    report: Report,
-    entry: Dataset,
-    parts: Callable[[Path], Mapping[str, Images]],
-    root: Path,
-    *,
-    deep: bool,
-    workers: int,
-    progress: ProgressBars,
-) -> None:
-    """Checks a data set with published lists in place of folders for its splits."""
+    report: Report, entry: Dataset, parts: Callable[[Path], Mapping[str, Images]], root: Path
+) -> list[File] | None:
+    """Checks a data set with published lists in place of folders for its splits.
+
+    Returns:
+        Its files; None where it cannot be opened.
+    """
     try:
         images_of = parts(root)
     except UserError as error:
         report.end_with(root, error)
-        return
+        return None
     files: list[File] = []
     for split, images in images_of.items():
         report.counts[split] = _counts(images)
         labels = [images.classes[target] for target in images.targets]
         files += list(stat_all(report, split, _paths(images), labels))
         _compare_number(report, entry, split, len(images))
-    check_files(report, files, deep=deep, workers=workers, progress=progress)
+    return files
 
 
 def _check_annotations(
-    report: Report,
-    entry: Dataset,
-    survey_root: Callable[[Path], Survey],
-    root: Path,
-    *,
-    deep: bool,
-    workers: int,
-    progress: ProgressBars,
-) -> None:
-    """Checks a data set of images with annotated objects."""
+    report: Report, entry: Dataset, survey_root: Callable[[Path], Survey], root: Path, progress: ProgressBars
+) -> tuple[list[File] | None, dict[str, tuple[int, int]]]:
+    """Checks a data set of images with annotated objects.
+
+    Returns:
+        Its files, None where it cannot be opened; and width and height in pixels that annotations give to a path.
+    """
     task = progress.add_task("reading annotations", total=None)  # nobody knows how long: one large file, or thousands
     try:
         survey = survey_root(root)
     except UserError as error:
         report.end_with(root, error)
-        return
+        return None, {}
     progress.update(task, total=1, completed=1)
     for finding in survey.findings:
         report.add(finding.kind, finding.path, finding.message, finding.mend)
@@ -131,8 +127,7 @@ def _check_annotations(
     files: list[File] = []
     for role, test in (("train", False), ("test", True)):
         files += stat_all(report, role, [image.path for image in survey.files if image.test is test])
-    sizes = {image.path: image.size for image in survey.files}
-    check_files(report, files, sizes, deep=deep, workers=workers, progress=progress)
+    return files, {image.path: image.size for image in survey.files}
 
 
 def _check_opened(report: Report, entry: Dataset, deep: bool, progress: ProgressBars) -> None:

@@ -70,7 +70,7 @@ def stat_all(report: Report, split: str, paths: Iterable[str], labels: Iterable[
 def check_files(
     report: Report,
     files: Sequence[File],
-    sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    sizes: Mapping[str, tuple[int, int]],
     *,
     deep: bool,
     workers: int,
