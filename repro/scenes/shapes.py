@@ -216,9 +216,8 @@ class Shapes:
         scale, centre = extent / (high - low).max(), (low + high) / 2
         width, height = np.maximum(np.rint((high - low) * scale), 1).astype(int).tolist()
         middle = np.array([width, height]) / 2
-        hole = outline.hole
-        holes = [] if hole is None else [(hole @ pose.T - centre) * scale + middle]
-        alpha = fill_outline((height, width), [(solid - centre) * scale + middle], holes)
+        hole = None if outline.hole is None else (outline.hole @ pose.T - centre) * scale + middle
+        alpha = fill_outline((height, width), (solid - centre) * scale + middle, hole)
 
         x, y = _object_coordinates(pose, (height, width), extent)
         first, second = contrasting_colours(surface)[:, :, None, None]

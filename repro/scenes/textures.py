@@ -5,7 +5,7 @@ H×W uint8. Every function draws from the generator it is handed and from nothin
 """
 
 import colorsys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,15 +65,13 @@ def contrasting_colours(rng: np.random.Generator) -> Floats:
     return np.array(rows, dtype=np.float32)
 
 
-def fill_outline(
-    shape: tuple[int, int], solids: Sequence[NDArray[np.float64]], holes: Sequence[NDArray[np.float64]] = ()
-) -> Bytes:
-    """Computes the coverage of every pixel by closed outlines, less what the holes cut out.
+def fill_outline(shape: tuple[int, int], solid: NDArray[np.float64], hole: NDArray[np.float64] | None = None) -> Bytes:
+    """Computes the coverage of every pixel by a closed outline, less what a hole cuts out of it.
 
     Args:
         shape: (H, W) in pixels.
-        solids: The outlines to fill, each N×2 (x, y) in pixels.
-        holes: The outlines to cut out afterwards, each N×2 (x, y) in pixels.
+        solid: The outline to fill, N×2 (x, y) in pixels.
+        hole: The outline to cut out afterwards, M×2 (x, y) in pixels; None for none.
 
     Returns:
         H×W alpha, 0..255, from 4×4 samples a pixel.
@@ -81,8 +79,8 @@ def fill_outline(
     height, width = shape
     canvas = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE))
     draw = ImageDraw.Draw(canvas)
-    for outlines, value in ((solids, 255), (holes, 0)):
-        for outline in outlines:
+    for outline, value in ((solid, 255), (hole, 0)):
+        if outline is not None:
             draw.polygon((outline * _SUPERSAMPLE).ravel().tolist(), fill=value)
     return np.asarray(canvas.reduce(_SUPERSAMPLE))
 

@@ -173,8 +173,8 @@ def test_validation_shows_other_members(monkeypatch: pytest.MonkeyPatch) -> None
 def silhouette(outline: Outline) -> np.ndarray[Any, Any]:
     low, high = outline.solid.min(axis=0), outline.solid.max(axis=0)
     scale, centre = 60 / (high - low).max(), (low + high) / 2
-    solid, *holes = ((points - centre) * scale + 32 for points in (outline.solid, outline.hole) if points is not None)
-    return fill_outline((64, 64), [solid], holes) >= 128
+    hole = None if outline.hole is None else (outline.hole - centre) * scale + 32
+    return fill_outline((64, 64), (outline.solid - centre) * scale + 32, hole) >= 128
 
 
 def test_a_members_outline_is_its_own_and_still_its_classs() -> None:

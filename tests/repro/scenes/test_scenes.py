@@ -269,8 +269,8 @@ def test_any_two_outlines_differ_by_a_tenth_of_their_area() -> None:
     masks = {}
     for name, outline in OUTLINES.items():
         scale = 31 / np.abs(outline.solid).max()
-        holes = [] if outline.hole is None else [outline.hole * scale + 32]
-        masks[name] = fill_outline((64, 64), [outline.solid * scale + 32], holes) >= 128
+        hole = None if outline.hole is None else outline.hole * scale + 32
+        masks[name] = fill_outline((64, 64), outline.solid * scale + 32, hole) >= 128
     for (first, a), (second, b) in itertools.combinations(masks.items(), 2):
         assert np.count_nonzero(a & b) / np.count_nonzero(a | b) < 0.9, (first, second)
 
@@ -278,8 +278,8 @@ def test_any_two_outlines_differ_by_a_tenth_of_their_area() -> None:
 def test_filled_outlines_cover_the_area_they_enclose() -> None:
     square = np.array([[2.5, 3.5], [12.5, 3.5], [12.5, 11.5], [2.5, 11.5]])
     hole = np.array([[5.0, 5.0], [8.0, 5.0], [8.0, 9.0], [5.0, 9.0]])
-    assert fill_outline((16, 16), [square]).sum() / 255 == pytest.approx(80, rel=0.06)
-    assert fill_outline((16, 16), [square], [hole]).sum() / 255 == pytest.approx(68, rel=0.06)
+    assert fill_outline((16, 16), square).sum() / 255 == pytest.approx(80, rel=0.06)
+    assert fill_outline((16, 16), square, hole).sum() / 255 == pytest.approx(68, rel=0.06)
 
 
 def test_noise_spans_zero_to_one_and_more_octaves_are_rougher() -> None:
