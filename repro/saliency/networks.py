@@ -48,7 +48,7 @@ def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = 
         if network == "efficientnet-lite0":
             return _efficientnet_lite0(weights)
         if network == "resnet50":
-            return Localizer(_without_head(_torchvision("resnet50", weights)))
+            return Localizer(_without_head(_resnet50(weights)))
         if network == "checkpoint":
             return _checkpoint(weights, sha256)
         if network.startswith(TIMM):
@@ -76,20 +76,20 @@ def _checkpoint(weights: str, sha256: str) -> Localizer:
     return Localizer(nn.Sequential(_HighPassed(), stages) if backbone.input_filter == InputFilter.high_pass else stages)
 
 
-def _torchvision(arch: str, weights: str) -> nn.Module:
-    """Builds a torchvision network with the named weights, which are downloaded at the first use, or random ones."""
+def _resnet50(weights: str) -> nn.Module:
+    """Builds torchvision's network with the named weights, which are downloaded at the first use, or random ones."""
     if weights == "random":
-        return get_model(arch, weights=None)
-    names = (*get_model_weights(arch).__members__, "random")
+        return get_model("resnet50", weights=None)
+    names = (*get_model_weights("resnet50").__members__, "random")
     if weights not in names:
-        raise UserError(f"localizer.weights={weights} is unknown for {arch}", mend=nearest(weights, names))
+        raise UserError(f"localizer.weights={weights} is unknown for resnet50", mend=nearest(weights, names))
     torchs_own = torch.hub.get_dir()
     folder = weights_cache() or Path(torchs_own)
     torch.hub.set_dir(str(folder))
-    wanted = LocalizerWeights(arch, weights)
+    wanted = LocalizerWeights("resnet50", weights)
     file = wanted.file()  # before torchvision may have downloaded it
     try:
-        return get_model(arch, weights=weights)
+        return get_model("resnet50", weights=weights)
     except Exception as error:  # a file that is cut off surfaces as any of half a dozen types
         if memory_shortage(error):
             raise
@@ -99,9 +99,9 @@ def _torchvision(arch: str, weights: str) -> nn.Module:
                 "is cut off, or another file: its SHA-256 is not that of its name",
                 mend="remove it, and salmask data weights where there is a network, or with --from FILE",
             ) from error
-        _refuse_closed_place(error, f"{weights} of {arch}")
+        _refuse_closed_place(error, f"{weights} of resnet50")
         raise UserError(
-            f"the weights {weights} of {arch} cannot be downloaded ({reason_of(error)})",
+            f"the weights {weights} of resnet50 cannot be downloaded ({reason_of(error)})",
             mend=(
                 f"salmask data weights where there is a network and {folder / 'checkpoints'} is seen, or with --from "
                 "FILE; else localizer.network=efficientnet-lite0"
