@@ -20,7 +20,7 @@ def draw_boxes(sizes: NDArray[np.int64], scale_min: float, streams: BatchedStrea
         B×4: top, left, height and width in pixels of the image.
     """
     heights, widths = sizes.T
-    # What ten misses leave; whoever hits overwrites it.
+    # The box after ten misses; a hit overwrites it.
     h = np.minimum(heights, np.rint(widths * RATIO_MAX).astype(np.int64))
     w = np.minimum(widths, np.rint(heights * RATIO_MAX).astype(np.int64))
     top, left = (heights - h) // 2, (widths - w) // 2

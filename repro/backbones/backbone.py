@@ -150,7 +150,7 @@ def backbone_from(
     head = network.fc
     assert isinstance(head, nn.Linear)
     network.fc = nn.Identity()
-    network.to_empty(device="cpu")  # whatever the memory holds, for the weights to take the place of
+    network.to_empty(device="cpu")  # not initialised: the weights are loaded next
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

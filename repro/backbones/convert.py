@@ -29,7 +29,6 @@ DETECTRON2_RESNETS: dict[str, Mapping[str, Any]] = {
 """What `MODEL.RESNETS` must say for detectron2 to build the network, by torchvision's name of it."""
 
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
-_HEAD = "fc."
 _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), rename)
     for pattern, rename in (
@@ -64,9 +63,9 @@ def to_detectron2(state: Mapping[str, Value]) -> dict[str, Value]:
     # All keys that fit no rule are told at once: which they are shows what kind of file it is.
     converted, unmatched = {}, []
     for key, value in state.items():
-        if key.startswith(_HEAD):
+        if key.startswith("fc."):
             continue
-        name = _renamed(key)
+        name = next((rename(match) for pattern, rename in _RULES if (match := pattern.fullmatch(key))), None)
         if name is None:
             unmatched.append(key)
         else:
@@ -79,11 +78,3 @@ def to_detectron2(state: Mapping[str, Value]) -> dict[str, Value]:
     if not converted:
         raise UserError("there are no weights of a torchvision ResNet to convert", mend="give a backbone's state dict")
     return converted
-
-
-def _renamed(key: str) -> str | None:
-    """Returns the new name of a key by the only rule that matches it, or nothing where none does."""
-    for pattern, rename in _RULES:
-        if match := pattern.fullmatch(key):
-            return rename(match)
-    return None
