@@ -256,9 +256,13 @@ def _count_split(report: Report, entry: Dataset, root: Path, split: Split, prese
         if name not in present_names:
             report.add("missing-class", folder, "the class folder is missing")
             continue
-        class_files = _files_below(report, split, folder, left_out)
-        if class_files is None:
+        try:
+            names, others = folders.files_below(folder)
+        except UserError as error:
+            report.add_error("unreadable", folder, error)
             continue
+        left_out += others
+        class_files = list(stat_all(report, split, [f"{folder}/{file}" for file in names], repeat(name)))
         counts[name] = len(class_files)
         if not class_files:
             report.add("empty-class", folder, "the class folder has no image")
@@ -274,24 +278,6 @@ def _count_left_out(report: Report, where: str, names: Sequence[str]) -> None:
         counts = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names)
         kinds = ", ".join(f"{count} {ending}" for ending, count in counts.most_common())
         report.warnings.append(f"{where}: {counted(len(names), 'file')} left out, without an image's ending: {kinds}")
-
-
-def _files_below(report: Report, split: Split, folder: Path, left_out: list[str]) -> list[File] | None:
-    """Returns the image files of a class; None, and a problem, where its folder cannot be read.
-
-    Args:
-        report: The report that gets the problems.
-        split: The split's name.
-        folder: The class's folder.
-        left_out: Gets the names of the files that are no images by their ending.
-    """
-    try:
-        names, others = folders.files_below(folder)
-    except UserError as error:
-        report.add_error("unreadable", folder, error)
-        return None
-    left_out += others
-    return list(stat_all(report, split, [f"{folder}/{name}" for name in names], repeat(folder.name)))
 
 
 def _check_cutouts(report: Report, deep: bool, workers: int, progress: ProgressBars) -> None:
