@@ -34,18 +34,16 @@ def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | No
 
     Args:
         name: The data set's name.
-        root: The data set's folder, from `repro.data.roots.find_root`.
+        root: The data set's folder, from `repro.data.roots.find_root`; None for one that is read from none.
         deep: Decode every image; False only looks at sizes (and at the content of files that may overlap).
         workers: The number of decoding processes; None: one for each core that this process may use.
 
     Raises:
-        UserError: The name is unknown, or the data set needs a root and none was given.
+        UserError: The name is unknown.
     """
     entry = find_dataset(name)
-    if entry.needs_root and root is None:
-        raise UserError(f"data set {name!r} is read from a folder", mend="give --root DIR")
     workers = usable_cores() if workers is None else workers
-    report = Report(name, root if entry.needs_root else None, decoded=deep)
+    report = Report(name, root, decoded=deep)
     with ProgressBars() as progress:
         files: list[File] | None = None
         sizes: dict[str, tuple[int, int]] = {}
