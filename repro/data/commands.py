@@ -49,18 +49,18 @@ def list_datasets(as_json: AsJson = False) -> None:
 
     Example: salmask data list
     """
-    locations = {name: _location(entry) for name, entry in DATASETS.items()}
+    located = [(entry, _location(entry)) for entry in DATASETS.values()]
     if as_json:
         rows = [
             {
                 "name": entry.name,
                 "title": entry.title,
                 "classes": None if entry.classes is None else len(entry.classes),
-                "root": locations[entry.name].root,
-                "note": locations[entry.name].note,
+                "root": location.root,
+                "note": location.note,
                 "layout": entry.layout,
             }
-            for entry in DATASETS.values()
+            for entry, location in located
         ]
         say_json(rows, indent=2)
         return
@@ -69,11 +69,11 @@ def list_datasets(as_json: AsJson = False) -> None:
         (
             entry.name,
             "as set" if entry.classes is None else str(len(entry.classes)),
-            visible_in_line(locations[entry.name].root or locations[entry.name].short),
+            visible_in_line(location.root or location.short),
             entry.title,
             entry.layout,
         )
-        for entry in DATASETS.values()
+        for entry, location in located
     ]
     print_table(TextTable(("name", "classes", "root", "what", "where"), lines, right=("classes",)), console)
     console.print(f"To set a root: {how_to_set_root('NAME')}.", soft_wrap=True)
