@@ -3,7 +3,6 @@ import multiprocessing
 import os
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import filelock
 import pytest
 
 from repro.errors import UserError
-from repro.runs.lock import STALE_SECONDS, Holder, held, take_over
+from repro.runs.lock import RETRY_SECONDS, STALE_SECONDS, WATCHED_SECONDS, Holder, held, take_over
 
 HERE = socket.gethostname()
 OLD = STALE_SECONDS + 60
@@ -23,10 +22,26 @@ def lock(tmp_path: Path) -> Path:
     return tmp_path / ".lock"
 
 
+class Clock:
+    """Time that a test need not wait for: what is slept has passed at once, and nothing else moves the clock."""
+
+    time = staticmethod(time.time)  # files and signs of life have the machine's
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+
+    def monotonic(self) -> float:
+        return 86_400 + self.slept  # of a machine that began a day ago
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent holders of other machines are watched for as long as one try after another takes."""
-    monkeypatch.setattr("repro.runs.lock.WATCHED_SECONDS", 0.5)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("repro.runs.lock.time", clock)
+    return clock
 
 
 def hold(lock: Path, holder: Callable[[], Holder | None] = lambda: None, wait: float = 0.0) -> list[str]:
@@ -72,15 +87,12 @@ def test_where_flock_does_not_reach_other_machines_their_signs_of_life_count(
 
 @pytest.mark.parametrize("flocked", [True, False])
 @pytest.mark.parametrize("ago", [5 * OLD, -5 * OLD])
-def test_a_live_holder_whose_clock_is_wrong_keeps_its_lock(
-    lock: Path, flocked: bool, ago: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("repro.runs.lock.RETRY_SECONDS", 0.01)
+def test_a_live_holder_whose_clock_is_wrong_keeps_its_lock(lock: Path, flocked: bool, ago: float) -> None:
     aged(lock)
     beats = iter(range(1000))
     beating = lambda: Holder("elsewhere", 1, time.time() - ago + next(beats))  # noqa: E731
     with filelock.FileLock(lock) if flocked else contextlib.nullcontext():
-        for wait in (0.0, 0.7):
+        for wait in (0.0, WATCHED_SECONDS + 5):
             with pytest.raises(UserError, match="it is taken"):
                 hold(lock, beating, wait)
 
@@ -135,13 +147,13 @@ def test_only_one_process_makes_the_file_of_a_generation_also_without_flock(lock
     assert [take_over(lock, 4), take_over(lock, 4), take_over(lock, 5)] == [True, False, True]
 
 
-def test_who_took_over_waits_for_one_who_only_looks(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looker = filelock.FileLock(lock.with_name(".lock.1"), thread_local=False)
+def test_who_took_over_waits_for_one_who_only_looks(lock: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    looker = filelock.FileLock(lock.with_name(".lock.1"))
 
     def made_and_looked_at(lock: Path, generation: int) -> bool:
         succeeded = take_over(lock, generation)
         looker.acquire()
-        threading.Timer(0.5, looker.release).start()
+        monkeypatch.setattr(clock, "sleep", lambda _: looker.release())
         return succeeded
 
     monkeypatch.setattr("repro.runs.lock.take_over", made_and_looked_at)
@@ -150,60 +162,65 @@ def test_who_took_over_waits_for_one_who_only_looks(lock: Path, monkeypatch: pyt
         assert hold(lock, holder(ago=OLD)) == [".lock", ".lock.1"]
 
 
-def take(lock: Path, results: "multiprocessing.Queue[str]", go: "multiprocessing.synchronize.Event") -> None:
-    stale = Holder("elsewhere", 1, time.time() - OLD)
+def take(
+    lock: Path,
+    results: "multiprocessing.Queue[str]",
+    go: "multiprocessing.synchronize.Event",
+    told: "multiprocessing.synchronize.Event",
+) -> None:
     go.wait()
     try:
-        with held(lock, taken=lambda: UserError("taken"), unwritable="", holder=lambda: stale):
+        with held(lock, taken=lambda: UserError("taken"), unwritable="", holder=holder(ago=OLD)):
             results.put("had it")
-            time.sleep(2)
+            told.wait(60)
     except UserError:
         results.put("taken")
 
 
-def test_of_several_that_take_over_at_once_one_succeeds(lock: Path) -> None:
+def test_of_several_that_take_over_at_once_one_succeeds(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.runs.lock.time", time)  # who took over waits for the others
+    monkeypatch.setattr("repro.runs.lock.WATCHED_SECONDS", 0.5)
     context = multiprocessing.get_context("fork")
-    results, go = context.Queue(), context.Event()
+    results, go, told = context.Queue(), context.Event(), context.Event()
     with filelock.FileLock(lock):
         aged(lock)
-        processes = [context.Process(target=take, args=(lock, results, go)) for _ in range(6)]
+        processes = [context.Process(target=take, args=(lock, results, go, told)) for _ in range(6)]
         for process in processes:
             process.start()
         go.set()
         outcomes = sorted(results.get(timeout=60) for _ in processes)
+        told.set()
         for process in processes:
             process.join()
     assert outcomes == ["had it", *["taken"] * 5]
 
 
-def test_who_only_asks_whether_a_lock_is_free_watches_nobody(lock: Path) -> None:
+def test_who_only_asks_whether_a_lock_is_free_watches_nobody(lock: Path, clock: Clock) -> None:
     aged(lock)
-    began = time.monotonic()
     with (
         pytest.raises(UserError, match="it is taken"),
         held(lock, taken=lambda: UserError("it is taken"), unwritable="", holder=holder(ago=OLD), watch=False),
     ):
         pytest.fail("nobody knows whether it is dead")
-    assert time.monotonic() - began < 0.4
+    assert clock.slept == 0
 
 
 def test_a_heartbeat_of_the_future_is_judged_by_whether_it_moves(
-    lock: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lock: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A clock that jumped would lock a folder for a year."""
-    monkeypatch.setattr("repro.runs.lock.RETRY_SECONDS", 0.01)
     year = 365 * 86_400.0
     aged(lock)
     assert hold(lock, holder(ago=-year)) == [".lock"]  # where flock does not reach
     with filelock.FileLock(lock):
-        began = time.monotonic()
+        clock.slept = 0
         assert hold(lock, holder(ago=-year)) == [".lock", ".lock.1"]
-        assert time.monotonic() - began > 0.5
+        assert clock.slept > WATCHED_SECONDS
     assert "is of the future, so a clock has jumped" in caplog.text
 
     beats = iter(range(1000))
     beating = lambda: Holder("elsewhere", 1, time.time() + year + next(beats))  # noqa: E731
-    began = time.monotonic()
+    clock.slept = 0
     with pytest.raises(UserError, match="it is taken"):
         hold(lock, beating)
-    assert time.monotonic() - began < 0.4
+    assert clock.slept == RETRY_SECONDS
