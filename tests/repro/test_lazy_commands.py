@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 from training_samples import refused, salmask
+from typer.testing import CliRunner
 
 from repro import cli
 from repro.lazy_commands import LazyGroup
@@ -115,6 +116,11 @@ def test_a_wrong_word_is_refused_with_the_nearest_right_one() -> None:
     assert refused("bench", "norm", "--zzz").endswith("mend: one of --batch, --size, --json, --help, -h")
 
 
+def asking(line: str) -> dict[str, str]:
+    """What a shell sets to ask how a line goes on."""
+    return {"_SALMASK_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -128,19 +134,25 @@ def test_a_wrong_word_is_refused_with_the_nearest_right_one() -> None:
         ),
         ("salmask methods diff simclr+ms", {"simclr+mscn"}),
         ("salmask data verify scenes-", {"scenes-cutouts"}),
-        ("salmask sweep table", {"table1", "table2", "table3"}),
         ("salmask sweep table1 --methods mocov2,supe", {"mocov2,supervised"}),
         ("salmask sweep table1 --tasks linear,semi", {"linear,semi-1", "linear,semi-10"}),
         ("salmask eval RUN --task lin", {"linear"}),
         ("salmask ret", {"retry"}),
         ("salmask ben", {"bench"}),
+        ("salmask sweep demo --parallel 1_0 --tasks lin", {"linear"}),  # a line that would be refused, were it called
+        ("salmask swep table", {"table"}),
+        ("salmask data verfy scenes", set()),
     ],
 )
 def test_a_shell_completes_names(line: str, expected: set[str]) -> None:
-    environment = {**os.environ, "_SALMASK_COMPLETE": "complete_bash", "COMP_WORDS": line}
-    environment["COMP_CWORD"] = str(len(line.split()) - 1)
+    outcome = CliRunner().invoke(cli.app, env=asking(line), prog_name="salmask")
+    assert (outcome.exit_code, set(outcome.output.split())) == (0, expected)
+
+
+def test_a_shell_asks_a_process_of_its_own() -> None:
     program = "from repro.cli import app; app(prog_name='salmask')"
+    environment = {**os.environ, **asking("salmask sweep table")}
     ended = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
     )
-    assert set(ended.stdout.split()) == expected, ended.stderr
+    assert set(ended.stdout.split()) == {"table1", "table2", "table3"}, ended.stderr

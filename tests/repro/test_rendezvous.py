@@ -24,9 +24,9 @@ SLURM = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_store_outlives_its_test() -> Iterator[None]:
-    """A store has a thread of C++: a process that is forked from here and collects a forgotten one is aborted."""
+@pytest.fixture(autouse=True, scope="module")
+def no_store_outlives_these_tests() -> Iterator[None]:
+    """A store has a thread of C++: a process that is forked by later tests and collects a forgotten one is aborted."""
     yield
     gc.collect()  # an error's traceback holds the store in a circle
 

@@ -78,7 +78,7 @@ def test_long_waits_are_said_once_with_the_mend(
     read = TwoViews.__getitem__
 
     def slowly(self: TwoViews, item: tuple[int, int]) -> dict[str, Any]:
-        time.sleep(0.1)
+        time.sleep(0.03)
         return read(self, item)
 
     monkeypatch.setattr(TwoViews, "__getitem__", slowly)
