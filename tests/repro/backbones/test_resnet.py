@@ -37,8 +37,10 @@ def embedded(narrow: nn.Module, arch: str) -> nn.Module:
     return wide
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "wide_resnet50_2"])
-@pytest.mark.parametrize("width", [4, 16])
+@pytest.mark.parametrize(
+    ("arch", "width"),
+    [("resnet18", 4), ("resnet34", 4), ("resnet50", 4), ("wide_resnet50_2", 4), ("resnet18", 16), ("resnet50", 16)],
+)
 def test_a_narrow_network_is_torchvisions_with_its_other_planes_at_zero(arch: str, width: int) -> None:
     """In double precision and with batch statistics, so that every stride, padding and residual is compared."""
     torch.manual_seed(0)
