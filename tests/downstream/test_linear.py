@@ -128,19 +128,6 @@ def test_the_full_protocol_is_main_lincls(tmp_path: Path) -> None:
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (30.0, 0.9, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        ({}, "linear-moco-v1"),
-        ({"epochs": 20}, "linear-moco-v1[epochs=20]"),
-        ({"lr": 10.0, "batch": 128}, "linear-moco-v1[batch=128,lr=10]"),
-        ({"splits": 1}, "linear-moco-v1"),
-    ],
-)
-def test_the_protocol_names_every_departure(settings: dict[str, Any], name: str) -> None:
-    assert ProbeSettings(**settings).protocol().name == name
-
-
 def test_the_last_partial_batch_is_trained_on(probed: tuple[RunFolder, list[Result]]) -> None:
     loader = training(probed[0]).loader
     batches = loader.batch_sampler

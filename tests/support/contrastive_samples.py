@@ -46,6 +46,6 @@ def draws(count: int, settings: AugmentationSettings, seed: int = 0) -> list[Dra
     return [draw_view(rng, settings) for _ in range(count)]
 
 
-def unit(*shape: int, seed: int, dim: int = 1) -> Tensor:
+def unit(*shape: int, seed: int = 0, dim: int = 1) -> Tensor:
     """Embeddings of length 1 along a dimension."""
     return F.normalize(torch.randn(*shape, generator=Generator().manual_seed(seed)), dim=dim)

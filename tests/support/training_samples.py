@@ -25,7 +25,9 @@ from repro.contrastive.encoders import build_encoder
 from repro.runs.folder import RunFolder
 from repro.runs.run import Run
 from repro.runs.step_files import checkpoints
+from repro.training.learner import build_view_maker
 from repro.training.loading import TwoViews
+from repro.training.preprocess import Stages
 from repro.training.pretraining import build_training, open_data, plan_batches
 from repro.training.runner import Training
 
@@ -65,6 +67,19 @@ def fixed_batch(run: Run, count: int = 8) -> dict[str, Any]:
     """The first images of the first epoch, as the loader hands them to contrastive learning."""
     dataset = TwoViews(open_data(run, "train"), run.data.crop, run.augmentation, run.seed)
     return default_collate([dataset[0, index] for index in range(count)])
+
+
+def stages_of(run: Run, count: int = 8) -> Stages:
+    """What the run makes of `fixed_batch`, up to the network's inputs."""
+    return build_view_maker(run, CPU, open_data(run, "train")).stages(fixed_batch(run, count))
+
+
+def foregrounds_of(run: Run, count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the query and of the key, each B×g×g."""
+    stages = stages_of(run, count)
+    assert stages.query_foreground is not None
+    assert stages.key_foreground is not None
+    return stages.query_foreground, stages.key_foreground
 
 
 class StopBefore(Hook):

@@ -265,7 +265,9 @@ def test_replacing_changes_a_copy_and_a_run_itself_never_changes() -> None:
 
 def test_the_probes_protocol_names_every_departure() -> None:
     assert ProbeSettings().protocol().name == "linear-moco-v1"
-    assert ProbeSettings(epochs=20, lr=1.5).protocol().name == "linear-moco-v1[epochs=20,lr=1.5]"
+    others = ProbeSettings(lr=1.5, batch=128, epochs=20)
+    assert others.protocol().name == "linear-moco-v1[epochs=20,batch=128,lr=1.5]"  # in the order of the fields
+    assert ProbeSettings(splits=1).protocol().name == "linear-moco-v1"  # of data that are split by whoever made them
 
 
 def test_settings_that_six_digits_cannot_tell_apart_are_protocols_of_their_own() -> None:

@@ -18,6 +18,7 @@ from training_samples import (
     OURS,
     assert_same_training,
     fixed_batch,
+    foregrounds_of,
     interrupt,
     make_training,
     refused,
@@ -30,14 +31,12 @@ import repro.saliency.image_maps
 from repro.augmentation.normalization import Normalization
 from repro.masking.patches import as_many_at_random
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
 from repro.runs.sections import LocalizerSettings
 from repro.saliency.cropping import SMOOTHING, crop_maps
 from repro.saliency.foregrounds import FLIP
 from repro.saliency.image_maps import MapSource, load_maps, load_some_maps, network_maps
 from repro.saliency.map_file import CHUNK, map_path
 from repro.saliency.scda import foreground
-from repro.training.learner import build_view_maker
 from repro.training.pretraining import open_data
 
 pytestmark = pytest.mark.usefixtures("own_maps")
@@ -255,19 +254,12 @@ def test_a_map_is_what_the_runs_network_finds_in_the_normalised_image_in_its_own
     assert foreground(maps.unsqueeze(1))[2].all()
 
 
-def stages_of(run: Run, count: int) -> tuple[Tensor, Tensor]:
-    stages = build_view_maker(run, CPU, open_data(run, "train")).stages(fixed_batch(run, count))
-    assert stages.query_foreground is not None
-    assert stages.key_foreground is not None
-    return stages.query_foreground, stages.key_foreground
-
-
 def test_foregrounds_of_a_batch_are_read_off_the_cropped_maps() -> None:
     run = tiny(OURS, BY_IMAGE | {"localizer.relax": 0.2})
     images, batch = open_data(run, "train"), fixed_batch(run)
     maps = load_maps(network_maps(run.localizer, images, 0), images, CPU)
     assert maps.shape == (20, 4, 4)
-    for name, found in zip(("query", "key"), stages_of(run, 8), strict=True):
+    for name, found in zip(("query", "key"), foregrounds_of(run), strict=True):
         flips = batch[f"{name}_draw"][:, FLIP] > 0
         cells = crop_maps(maps[batch["index"]].float(), batch[f"{name}_box"], batch["size"], flips, 4)
         assert torch.equal(found, foreground(cells.unsqueeze(1), 0.2))
@@ -277,8 +269,8 @@ def test_foregrounds_of_a_batch_are_read_off_the_cropped_maps() -> None:
 def test_cached_maps_depart_no_further_from_the_views_own_than_was_measured() -> None:
     """On 60 drawn scenes: what `salmask bench saliency agreement` measures, against that of random cells."""
     large = {"data.crop": 64, "data.scenes.size": 96, "data.scenes.train_count": 60, "localizer.image_side": 192}
-    cached = torch.cat(stages_of(tiny(OURS, large | {"localizer.map": "image"}), 60))
-    exact = torch.cat(stages_of(tiny(OURS, large), 60))
+    cached = torch.cat(foregrounds_of(tiny(OURS, large | {"localizer.map": "image"}), 60))
+    exact = torch.cat(foregrounds_of(tiny(OURS, large), 60))
 
     def agreement(cells: Tensor) -> float:
         return ((cells & exact).sum((1, 2)) / (cells | exact).sum((1, 2))).mean().item()

@@ -9,19 +9,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from training_samples import CPU, OURS, fixed_batch, refused, salmask, tiny, words
+from training_samples import CPU, OURS, foregrounds_of, refused, salmask, stages_of, tiny, words
 
 from repro.errors import UserError
 from repro.masking.patches import ranks
-from repro.runs.run import Run
 from repro.runs.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
 from repro.saliency.foregrounds import ByMask, ByView, RandomCells
 from repro.saliency.sources import build_foregrounds
 from repro.saliency.true_maps import TrueMaps, centre_prior, changed
 from repro.scenes.dataset import Scenes
 from repro.training.learner import build_view_maker
-from repro.training.preprocess import Stages
 from repro.training.pretraining import open_data
 from repro.training.true_objects import measure_foregrounds
 
@@ -183,17 +180,6 @@ def test_sources_are_graded_and_each_role_has_its_own() -> None:
     apart = measured("truth", hard="inverted")
     assert apart["query"]["mean IoU"] == iou["truth"]
     assert apart["hard negative"]["mean IoU"] == pytest.approx(iou["inverted"], abs=0.05)
-
-
-def stages_of(run: Run) -> Stages:
-    return build_view_maker(run, CPU, open_data(run, "train")).stages(fixed_batch(run))
-
-
-def foregrounds_of(run: Run) -> tuple[Tensor, Tensor]:
-    stages = stages_of(run)
-    assert stages.query_foreground is not None
-    assert stages.key_foreground is not None
-    return stages.query_foreground, stages.key_foreground
 
 
 def test_a_runs_localizer_is_built_from_its_settings_and_seed_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:

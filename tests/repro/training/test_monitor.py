@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from contrastive_samples import unit
 from json_rows import read_rows
 from training_samples import CPU, assert_same, assert_same_training, make_training, tiny
 
@@ -37,10 +37,6 @@ LARGER = {"data.scenes.train_count": 64, "optimization.epochs": 2, "optimization
 EXPLODING = {"optimization.lr": 1000.0, "encoder.width": 8, "optimization.epochs": 1}
 
 
-def unit(count: int, dim: int, seed: int = 0) -> torch.Tensor:
-    return F.normalize(torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
-
-
 def monitored(run: Any, folder: RunFolder) -> Any:
     """A training with its monitor alone."""
     images = open_data(run, "train")
@@ -56,13 +52,13 @@ def test_the_numbers_are_what_the_equations_say() -> None:
     assert effective_rank(torch.full((10, 3), 0.3)) == 0
     assert spread(corners) == pytest.approx(1)
     assert spread(unit(1, 5).repeat(9, 1)) == pytest.approx(0, abs=1e-6)
-    query, key = unit(12, 6), unit(12, 6, 1)
+    query, key = unit(12, 6), unit(12, 6, seed=1)
     assert alignment(query, key) == pytest.approx(float((2 - 2 * (query * key).sum(1)).mean()))
     distances = [float((key[i] - key[j]).square().sum()) for i in range(12) for j in range(i)]
     assert uniformity(key) == pytest.approx(math.log(np.mean(np.exp(-2 * np.array(distances)))))
     assert uniformity(unit(1, 6).repeat(5, 1)) == pytest.approx(0, abs=1e-6)
     # The share of the hard negative is the derivative of the loss by its logit.
-    hard, queue = unit(12, 6, 2), unit(30, 6, 3).T
+    hard, queue = unit(12, 6, seed=2), unit(30, 6, seed=3).T
     share = hard_negative_share(query, key, hard, query @ queue, temperature=0.2, weight=2.0)
     moved = hard.clone().requires_grad_()
     info_nce(query, key, queue, moved, temperature=0.2, hard_negative_weight=2.0).backward()
