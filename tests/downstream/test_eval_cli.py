@@ -29,11 +29,6 @@ SMALL = {"data.dataset": "scenes", "machine.workers": 0, "machine.device": "cpu"
 pytestmark = pytest.mark.usefixtures("miniatures")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return with_random_backbone(tiny(), tmp_path / "runs")
-
-
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")

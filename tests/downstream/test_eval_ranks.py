@@ -36,8 +36,7 @@ def printed(rank: int, place: Path) -> dict[str, str]:
     return {"out": salmask(*knn(RunFolder(run))).out}
 
 
-def test_two_processes_print_one_answer(tmp_path: Path) -> None:
-    folder = with_random_backbone(tiny(), tmp_path / "runs")
+def test_two_processes_print_one_answer(folder: RunFolder, tmp_path: Path) -> None:
     command = knn(folder)
     ended = subprocess.run([*TORCHRUN, *command, "--json"], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

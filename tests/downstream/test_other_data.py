@@ -36,11 +36,6 @@ def data(root: Path, seed: int, side: int = 12) -> Path:
     return root
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return with_random_backbone(tiny(), tmp_path / "runs")
-
-
 def test_numbers_of_other_images_are_not_given_for_those_of_a_root(folder: RunFolder, tmp_path: Path) -> None:
     first, other = data(tmp_path / "a", 0), data(tmp_path / "b", 50, side=16)
     moved = shutil.copytree(first, tmp_path / "moved")

@@ -18,11 +18,6 @@ from repro.runs.folder import RunFolder
 KNN = ("--task", "knn", "knn.neighbours=[5]", "machine.workers=0", "machine.device=cpu")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return with_random_backbone(tiny(), tmp_path / "runs")
-
-
 def edit(folder: RunFolder, old: str, new: str) -> None:
     text = folder.run_yaml.read_text()
     assert text.count(old) == 1
