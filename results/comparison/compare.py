@@ -298,7 +298,7 @@ def _predictions(
     why = "the task keeps none, or an older version measured it"
     notes = [f"{method}, {seeds}, without predictions: {why}."] if without else []
     for seed, row in of_seed.items():
-        if seed in without:
+        if not row["predictions"]:
             continue
         said, note = _predictions_of_run(f"{method}, seed {seed}", row, metric)
         if said is None:

@@ -98,7 +98,7 @@ def test_the_data_set_with_boxes_is_verified_and_opened_by_its_task(
         open_data(VOC, run, target)
     (tmp_path / "annotations").mkdir()
     with pytest.raises(
-        UserError, match=r"train2017: the folder of images is missing or empty .*; mend: .* or correct your own$"
+        UserError, match=r"train2017: the folder of images is missing or empty .*; mend: .* or correct your files$"
     ):
         task.check(run, replace(target, root=tmp_path), backbone)
 

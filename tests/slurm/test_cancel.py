@@ -65,9 +65,8 @@ def test_a_colleagues_jobs_are_not_said_to_be_none(
     """They are in no queue of ours: no job was cancelled, and the command said so as if there were none."""
     sweep.submitted()
     slurm.says("squeue", "812|sweep-pretrain-812|RUNNING|None|1|N/A|n1|gpu|")
-    slurm.knows_jobs_of("ada")
+    slurm.is_a_colleagues(monkeypatch)
     slurm.fails("scancel", "scancel: error: Kill job error: Access/permission denied")
-    monkeypatch.setattr(Path, "owner", lambda path: "ada")
     assert "Access/permission denied" in refused("cancel", "table1")
 
 

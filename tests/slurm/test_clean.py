@@ -112,8 +112,7 @@ def test_what_a_colleagues_job_will_use_is_no_leftover(
     make_leftovers(sweep)
     sweep.folder.results.unlink()  # the probe is not done
     slurm.says("squeue", "813|sweep-linear-813|PENDING|Priority|N/A|N/A||gpu|")
-    slurm.knows_jobs_of("ada")
-    monkeypatch.setattr(Path, "owner", lambda path: "ada")
+    slurm.is_a_colleagues(monkeypatch)
     assert salmask("clean", "table1").code == 0
     assert (sweep.place / "code" / "abc123").exists()
     assert (sweep.ledger.logs / "sweep-linear-813").exists()

@@ -50,8 +50,7 @@ def test_a_colleagues_sweep_is_looked_up_among_the_colleagues_jobs(
 ) -> None:
     sweep.submitted()
     slurm.says("squeue", "812|sweep-pretrain-812|PENDING|Priority|N/A|N/A||gpu|")
-    slurm.knows_jobs_of("ada")
-    monkeypatch.setattr(Path, "owner", lambda path: "ada")
+    slurm.is_a_colleagues(monkeypatch)
     assert json.loads(salmask("status", "table1", "--json").out)["counts"] == {"queued": 1}
 
 

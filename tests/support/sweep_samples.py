@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from run_samples import RESULT
 from tiny_runs import tiny
 
@@ -133,9 +134,10 @@ class FakeSlurm:
     def fails(self, command: str, message: str) -> None:
         (self.place / f"{command}.err").write_text(message + "\n")
 
-    def knows_jobs_of(self, user: str) -> None:
-        """Has squeue list what it says only where it is asked for the jobs of this user."""
-        listing = f'case "$*" in *--user={user}*) cat {self.place}/squeue.out;; esac'
+    def is_a_colleagues(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Gives all files to ada, and has squeue list what it says only where it is asked for ada's jobs."""
+        monkeypatch.setattr(Path, "owner", lambda path: "ada")
+        listing = f'case "$*" in *--user=ada*) cat {self.place}/squeue.out;; esac'
         (self.place / "squeue").write_text(f"#!/bin/sh\n{listing}\n")
 
     @property

@@ -176,7 +176,7 @@ def _survey_folder_of(survey: CocoSurvey, root: Path, split: str) -> frozenset[s
 
 def _mend(root: Path, archive: str) -> str:
     """Returns what to do about a part of COCO that is not whole."""
-    return f"unpack {archive} into {root}, or correct your own"
+    return f"unpack {archive} into {root}, or correct your files"
 
 
 def survey_root(root: Path) -> Survey:

@@ -205,7 +205,7 @@ def _survey_lists(survey: VocSurvey, folder: Path) -> dict[ImageSet, tuple[str, 
 
 def _mend(folder: Path, image_set: ImageSet) -> str:
     """Returns what to do about a set of a kit that is not whole."""
-    return f"unpack {ARCHIVES[image_set]} into {folder.parent}, or correct your own"
+    return f"unpack {ARCHIVES[image_set]} into {folder.parent}, or correct your files"
 
 
 def survey_root(root: Path) -> Survey:

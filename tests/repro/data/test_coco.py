@@ -72,7 +72,7 @@ def test_broken_files_say_what_is_wrong(root: Path, text: str, reason: str) -> N
     with pytest.raises(BrokenFileError, match=f"^{root / VAL}: {reason}"):
         read_instances(root / VAL)
     assert refusal(root).startswith(f"{root / VAL}: ")
-    assert refusal(root).endswith(f"; mend: unpack annotations_trainval2017.zip into {root}, or correct your own")
+    assert refusal(root).endswith(f"; mend: unpack annotations_trainval2017.zip into {root}, or correct your files")
     coco.require_parts(root)
 
 
@@ -132,7 +132,7 @@ def test_wrong_roots_and_missing_parts_are_named(root: Path, tmp_path: Path) -> 
     (root / "val2017").rename(root / "val")
     assert refusal(root) == (
         f"{root}/val2017: the folder of images is missing or empty; "
-        f"mend: unpack val2017.zip into {root}, or correct your own"
+        f"mend: unpack val2017.zip into {root}, or correct your files"
     )
     assert refusal_by_parts(root) == refusal(root)
     (root / "val").rename(root / "val2017")
@@ -148,7 +148,7 @@ def test_annotations_of_another_split(root: Path) -> None:
     (root / VAL).write_bytes((root / TRAIN).read_bytes())
     another = f"{root / VAL}: none of its 8 images is in val2017, but in train2017: annotations of another split"
     assert refusal(root).startswith(f"{another} (and 8 more: {root}/val2017/000000000001.jpg: is listed in train2017 ")
-    assert refusal(root).endswith(f"; mend: unpack annotations_trainval2017.zip into {root}, or correct your own")
+    assert refusal(root).endswith(f"; mend: unpack annotations_trainval2017.zip into {root}, or correct your files")
 
 
 def test_an_image_of_another_size_than_is_listed_is_refused(root: Path) -> None:
@@ -163,7 +163,7 @@ def test_missing_images_are_counted(root: Path) -> None:
     assert refusal(root) == (
         f"{root}/train2017/000000000002.jpg: the image is missing (train2017) "
         f"(and 1 more: {root}/train2017/000000000007.jpg: the image is missing (train2017)); "
-        f"mend: unpack train2017.zip into {root}, or correct your own"
+        f"mend: unpack train2017.zip into {root}, or correct your files"
     )
 
 

@@ -68,7 +68,7 @@ def test_broken_annotations_say_what_is_wrong(root: Path, old: str, new: str, re
     with pytest.raises(BrokenFileError, match=f"^{path}: .*{reason}"):
         read_annotation(path)
     assert refusal(root).startswith(f"{path}: ")
-    assert refusal(root).endswith(f"mend: unpack VOCtrainval_06-Nov-2007.tar into {root}, or correct your own")
+    assert refusal(root).endswith(f"mend: unpack VOCtrainval_06-Nov-2007.tar into {root}, or correct your files")
     voc.require_lists(root)
 
 
@@ -113,7 +113,7 @@ def test_voc_without_2012_is_refused_where_it_is_needed(root: Path) -> None:
     (root / "VOCdevkit/VOC2012").rename(root / "elsewhere")
     assert refusal(root) == (
         f"{root}/VOCdevkit/VOC2012: the folder is missing (VOC2007 is there); "
-        f"mend: unpack VOCtrainval_11-May-2012.tar into {root}, or correct your own"
+        f"mend: unpack VOCtrainval_11-May-2012.tar into {root}, or correct your files"
     )
     assert refusal_by_lists(root) == refusal(root)
 
@@ -166,7 +166,7 @@ def test_annotations_of_the_other_split_alone(root: Path) -> None:
         (year / "Annotations" / f"{name}.xml").unlink()
     assert refusal(root) == (
         f"{year}/Annotations: no annotation of test is there, 6 are listed; "
-        f"mend: unpack VOCtest_06-Nov-2007.tar into {root}, or correct your own"
+        f"mend: unpack VOCtest_06-Nov-2007.tar into {root}, or correct your files"
     )
 
 
