@@ -57,7 +57,7 @@ class DetectionSettings:
 
     head: DetectionHead = DetectionHead.c4
     coco_schedule: str = "2x"  # "1x" or "2x"; the paper does not say which
-    trials: int = 0  # trainings of one checkpoint; 0: `TRIALS`
+    trials: int = 0  # trainings of one checkpoint; 0: five on VOC, one on COCO
     high_pass_input: bool = False  # whether backbones trained on high-passed images see such here too
     batch: int = 0  # images a step over all devices; 0: two for each device, 16 at most
     iterations: int = 0  # steps; 0: the schedule's, scaled to the batch

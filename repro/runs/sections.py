@@ -71,7 +71,7 @@ class ScenesSettings:
     train_count: int = 1024  # scenes to learn from
     val_count: int = 512  # scenes to be measured on
     seed: int = 0  # random seed of the drawing; the run's own seed does not change the data
-    # Textures that all scenes' grounds are pieces of; 0: each scene has a texture that no other has.
+    # Number of textures that all scenes' grounds are taken from; 0: each scene has a texture of its own.
     grounds: int = added(0, absent=0)
     context: float = added(0.0, absent=0.0)  # the probability that a scene's ground is one of its class's own
     # Different objects of a class in training, none of which validation shows. 0: a drawn class is an outline and a
@@ -145,7 +145,7 @@ class LocalizerSettings:
     map: MapOf = added(MapOf.view, absent=MapOf.view)
     source: str = added("network", absent="network")  # where the foreground comes from; docs/saliency.md lists all
     hard_negative_source: str = added("", absent="")  # the same for hard negatives; empty: as `source`
-    # With `source=maps`: a folder with a map of each image, of which the contents count.
+    # With `source=maps`: a folder with a map of each image; what counts for the id is the contents.
     files: str = added("", absent="", unless="files_sha256")
     files_sha256: str = added("", absent="")  # SHA-256 of the folder's files, set by itself
     image_side: int = added(256, absent=256)  # side of whole images in pixels: see `salmask bench saliency agreement`
@@ -289,7 +289,7 @@ class OptimizationSettings:
     lr: float = 0.015  # highest learning rate, as it is: not scaled by the batch
     momentum: float = 0.9  # momentum of the optimiser
     weight_decay: float = 1e-4  # L2 penalty in the optimiser
-    precision: Precision = Precision.fp32  # fp32: on a GPU with convolutions in TF32, which is torch's default
+    precision: Precision = Precision.fp32  # with fp32, convolutions on a GPU use TF32, torch's default
     optimizer: Optimizer = added(Optimizer.sgd, absent=Optimizer.sgd)
     lars_eta: float = added(0.02, absent=0.02)  # trust coefficient (solo-learn)
     schedule: Schedule = added(Schedule.cosine, absent=Schedule.cosine)
@@ -300,7 +300,7 @@ class OptimizationSettings:
 
 @dataclass(frozen=True)
 class ImportedSettings:
-    """Weights that were not trained here; how they were, no other setting of the run tells."""
+    """Weights that were not trained here; no other setting of the run tells how they were."""
 
     weights: str = ""  # SHA-256 of the backbone's tensors
     input_filter: InputFilter = InputFilter.none  # what the weights were trained on
@@ -321,7 +321,7 @@ class MachineSettings:
     log_every: int = 20  # steps between two log lines
     checkpoint_every: int = 500  # steps between two checkpoints; the end of an epoch is always kept
     monitor_images: int = 256  # images that are looked at after each epoch, at most a quarter of all; 0: none
-    on_collapse: OnCollapse = OnCollapse.warn  # weights that explode, features that collapse: said, or the run's end
+    on_collapse: OnCollapse = OnCollapse.warn  # exploded weights, collapsed features: warn, or end the run
     channels_last: bool = False  # images and features lie in memory as NHWC; rounds differently
     compile: bool = False  # the step by torch.compile: faster on a GPU, after a minute; rounds differently
     graphs: bool = False  # on one GPU: each step's forward and backward pass is replayed as one CUDA graph

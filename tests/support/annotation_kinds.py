@@ -155,10 +155,11 @@ def page() -> str:
     ]
     return f"""# Annotations as people have them
 
-Annotations that `salmask data verify voc07+12` and `salmask data verify coco` accept can be trained on and scored. All
-others are refused before that, by file and field. Each line below is a test (`pytest
-tests/repro/data/test_annotation_faults.py -k kinds`): it makes this one change to a sound data set of drawn scenes,
-verifies it, opens it as a training does, trains for two steps and scores. For a refusal, part of the message is shown.
+If `salmask data verify voc07+12` or `salmask data verify coco` accepts annotations, they can be trained on and scored.
+All others are refused before that, by file and field; part of the message is shown.
+
+Each line below is a test (`pytest tests/repro/data/test_annotation_faults.py -k kinds`). The test makes this one change
+to a sound data set of drawn scenes, verifies it, opens it as a training does, trains for two steps, and scores.
 `python tests/support/annotation_kinds.py` writes this page.
 
 | data set | variant | outcome |
