@@ -14,8 +14,8 @@ class Cost:
 
     seconds: float
     """Over all attempts."""
-    peak_memory_gib: float | None
-    """The most memory of the last attempt; None of a detector that an older version trained."""
+    peak_memory_gib: float
+    """The most memory of the last attempt."""
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -74,28 +74,14 @@ class DetectionData:
 
         What is scored on is no part of it: a training is the same whatever is corrected there.
         """
-        return self._fingerprint_of(self.train, masks=True)
-
-    @cached_property
-    def train_fingerprint_of_boxes(self) -> str:
-        """What older versions took for `train_fingerprint`, without masks and crowds, of which they cannot tell."""
-        return self._fingerprint_of(self.train)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Twelve hex digits over the images to train on and to score on, by which older versions told trainings."""
-        return self._fingerprint_of([*self.train, *self.test])
-
-    def _fingerprint_of(self, records: list[Record], *, masks: bool = False) -> str:
         digest = hashlib.sha256(json.dumps(self.classes).encode())
-        for record in records:
+        for record in self.train:
             objects = record["annotations"]
             # Rounded, so that no machine's last bit of a sum makes other data of the same annotations.
             boxes = [[item["category_id"], *(round(float(edge), 2) for edge in item["bbox"])] for item in objects]
             name = Path(record["file_name"]).name
             digest.update(json.dumps([name, record["width"], record["height"], boxes]).encode())
-            if masks:
-                digest.update(b"".join(map(_crowd_and_mask, objects)))
+            digest.update(b"".join(map(_crowd_and_mask, objects)))
         return digest.hexdigest()[:12]
 
 

@@ -26,7 +26,7 @@ _TRAINED = Schema(
     {
         "model": Field(dict),
         "seconds": Field(float, low=0),
-        "peak_memory_gib": Field(float, low=0, required=False),  # older versions wrote none
+        "peak_memory_gib": Field(float, low=0),
     },
     mend="remove it: the detector is trained again",
 )
@@ -190,4 +190,4 @@ def load_trained(trial: Trial, model: nn.Module) -> Cost:
     require_same(content, trial, trial.final)
     _TRAINED.verify(content, trial.final)
     _load(model, content["model"], trial.final, _TRAINED.mend)
-    return Cost(float(content["seconds"]), content.get("peak_memory_gib"))
+    return Cost(float(content["seconds"]), float(content["peak_memory_gib"]))

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from downstream.detection.cost import peak_memory_gib
 from downstream.measurement import Measurement, Target
 from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.backbones.resnet import BASE_WIDTH
@@ -221,7 +220,7 @@ def summary(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def detections_by_metric(trials: "Sequence[Trial]") -> Callable[[str], FileReference | None]:
     """Returns how a number's detections are found by its metric: an AP of a single trial has those of its trial.
 
-    A mean over several trials has no file of its own, nor has what an older version scored.
+    A mean over several trials has no file of its own.
     """
     files: dict[str, FileReference] = {}
     for trial in trials:
@@ -259,7 +258,7 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     earlier_scores, has_detections, trained = decided_by_first(
         lambda: (trial.recorded_scores(), trial.detections.exists(), trial.final.exists())
     )
-    # Scores of an older version have no detections beside them: the detector, where it is there, detects once more.
+    # Where the detections beside the scores are gone, the detector, if it is there, detects once more.
     if earlier_scores and not settings.evaluate_only and (has_detections or not trained):
         return earlier_scores
     if settings.evaluate_only and not trained:
@@ -279,11 +278,9 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     scores = evaluate_detector(trial, model)
     if rank():
         return {}
-    # What scoring takes is not asked for. Of a detector that an older version trained, it is all that can be told.
-    peak = cost.peak_memory_gib or earlier_scores.get("peak_memory_gib") or peak_memory_gib(trial.device)
     scores |= {
         "seconds_per_iteration": cost.seconds / trial.cfg.SOLVER.MAX_ITER,
-        "peak_memory_gib": peak,
+        "peak_memory_gib": cost.peak_memory_gib,  # what training took; that of scoring is not asked for
         "training_seconds": cost.seconds,
     }
     write_json(trial.scores, {**trial.scored_identity(), "scores": scores})

@@ -72,7 +72,7 @@ class Trial:
         """
         if not self.scores.exists():
             return {}
-        content = self._with_split_data(SCORES.read(self.scores))
+        content = SCORES.read(self.scores)
         # The folder's name leaves the data out, whose annotations may have changed since.
         if any(content.get(name) != value for name, value in self.scored_identity().items()):
             return {}
@@ -95,27 +95,7 @@ class Trial:
 
     def difference(self, content: Mapping[str, Any]) -> str:
         """Says in what a checkpoint's content is of another training; returns "" where it is of this one."""
-        content = self._with_split_data(content)
         for name, expected in self.identity().items():
             if content.get(name) != expected:
-                # Older versions wrote one fingerprint of both splits, which cannot tell which of them has changed.
-                if name not in content and "data" in content:
-                    return f"its data is {content['data']}, not {self.data.fingerprint}"
                 return f"its {name} is {content.get(name)}, not {expected}"
         return ""
-
-    def _with_split_data(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns a file's content with fingerprints of both splits as this version makes them.
-
-        Older versions wrote one of both, `data`, and later ones `train_data` without masks.
-        """
-        boxes = content.get("train_data")
-        if boxes and boxes != self.data.train_fingerprint and boxes == self.data.train_fingerprint_of_boxes:
-            return {**content, "train_data": self.data.train_fingerprint}
-        if content.get("data") != self.data.fingerprint:
-            return content
-        return {
-            "train_data": self.data.train_fingerprint,
-            "test_data": self.data.test_fingerprint,
-            **content,
-        }

@@ -153,7 +153,7 @@ def restore(runner: Any, folder: Path, run_id: str, data: str = "") -> int:
         runner: Built, not yet trained.
         folder: Of the training's checkpoints.
         run_id: The run that the checkpoints must belong to.
-        data: Fingerprint of the images, which must be those of the checkpoints, where these hold one; empty: any.
+        data: Fingerprint of the images, which must be those of the checkpoints; empty where these hold none.
 
     Returns:
         The step to go on from; 0 where there is no checkpoint.
@@ -167,10 +167,9 @@ def restore(runner: Any, folder: Path, run_id: str, data: str = "") -> int:
             CHECKPOINT.verify(content, path)
         if content["run_id"] != run_id:
             raise UserError(f"{path} belongs to run {content.get('run_id')}, not {run_id}", mend="choose another --out")
-        # Older versions wrote none.
-        if data and content.get("data", data) != data:
+        if (recorded := content.get("data", "")) != data:
             raise UserError(
-                f"{path} is of a training on other data (fingerprint {content['data']}, now {data})",
+                f"{path} is of a training on other data (fingerprint {recorded}, now {data})",
                 mend=f"delete {folder.parent} to start anew, or restore the data",
             )
 

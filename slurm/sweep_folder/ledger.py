@@ -291,7 +291,7 @@ class Ledger:
 def _parsed(line: bytes) -> Submission | None:
     """Returns what a line says; None where it is torn. Keys of later versions are left out."""
     try:
-        content: Any = _of_this_version(json.loads(line))
+        content: Any = json.loads(line)
         values = {key: value for key, value in content.items() if key in _FIELDS and value is not None}
         if not all(_has_its_type(key, value) for key, value in values.items()):
             return None
@@ -299,15 +299,6 @@ def _parsed(line: bytes) -> Submission | None:
         return Submission(**fields_of_line)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _of_this_version(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a line says in the words of today: older versions joined protocols and devices to a text."""
-    if isinstance(joined := content.pop("protocol", None), str):
-        content["protocols"] = joined.split(", ") if joined else []
-    if isinstance(joined := content.get("devices"), str):
-        content["devices"] = joined.split(",") if joined else []
-    return content
 
 
 def _has_its_type(key: str, value: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from json_rows import write_rows
 from presence_samples import close
-from sweep_samples import ELSEWHERE, GONE, NOW, RUN, SILENT, Sweep, queue_of
+from sweep_samples import ELSEWHERE, GONE, NOW, SILENT, Sweep, queue_of
 from training_samples import tiny
 
 from slurm.monitoring.queue import QueuedJob, QueueSnapshot
@@ -338,20 +338,9 @@ def test_the_pace_of_a_task_is_its_own(sweep: Sweep) -> None:
     assert sweep.row(queue_of("RUNNING", name=entry.submission), "linear@caltech101").eta_s == 10.0
 
 
-def test_ledgers_of_older_versions_are_read(sweep: Sweep) -> None:
-    """They joined protocols and devices to one text each; a sweep may be under way while salmask is updated."""
+def test_lines_of_no_submission_are_passed_over(sweep: Sweep) -> None:
     entry = sweep.submitted("linear", "813", devices=("0", "GPU-5f/1"))
     text = sweep.ledger.path.read_text()
-    (of_today,) = sweep.ledger.submissions()
-    assert of_today == entry
-    old = text.replace(
-        f'"protocols": ["{RUN.probe.protocol().name}"]', f'"protocol": "{RUN.probe.protocol().name}, knn-v1[k=1,x=2]"'
-    )
-    old = old.replace('"devices": ["0", "GPU-5f/1"]', '"devices": "0,GPU-5f/1"')
-    assert old.count('"protocol"') == old.count('"devices": "0,') == 2
-    sweep.ledger.path.write_text(old)
-    (of_then,) = Ledger(sweep.place).submissions()
-    assert of_then == replace(entry, protocols=(RUN.probe.protocol().name, "knn-v1[k=1,x=2]"))
     sweep.ledger.path.write_text('["no", "object"]\n{"devices": [3]}\n' + text)
     assert Ledger(sweep.place).submissions() == [entry]
 
