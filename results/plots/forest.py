@@ -49,10 +49,12 @@ class Effect:
 
     @property
     def text(self) -> str:
-        """The difference as the plot prints it: `+1.20 [+0.40, +2.00] (3)`."""
+        """The difference as the plot prints it, `+1.20 [+0.40, +2.00] (3)`, or why there is none."""
         interval = self.comparison.interval()
         spread = f" [{difference_text(interval[0])}, {difference_text(interval[1])}]" if interval else ""
         star = "*" if self.unlike else ""
+        if not self.comparison.n:
+            return f"no seed that both have{star}"
         return f"{difference_text(self.comparison.mean)}{spread} ({self.comparison.n}){star}"
 
     @property
@@ -110,9 +112,6 @@ def _of_column(
         base = frameworks[method]  # a framework's row without masking has the framework's name
         if method == base or base not in values:
             continue
-        comparison = paired(values[method], values[base])
-        if not comparison.n:
-            continue
         of_paper = [
             paper.values.get((name, column.group.name, in_the_paper)) if paper.prints(metric) else None
             for name in (method, base)
@@ -120,14 +119,15 @@ def _of_column(
         target = None if None in of_paper else round(of_paper[0] - of_paper[1], 2)  # type: ignore[operator]  # no None
         unlike = column.unlike(method, base)
         compares = column.compares(method) and column.compares(base)
-        gathered.append(Effect(method, panel, comparison, target, compares, unlike))
+        # Without a seed that both have there is no difference, and a line that says so: nothing would pass for not run.
+        gathered.append(Effect(method, panel, paired(values[method], values[base]), target, compares, unlike))
     return gathered
 
 
 def forest(material: Material) -> Figure:
     """Draws each masking's difference to its framework without masking, paired by seed, with its 95 % interval."""
     drawn = [] if material.frame is None else effects(material.frame, task=material.task, metric=material.metric)
-    if not drawn:
+    if not any(effect.comparison.n for effect in drawn):
         others = _tasks_that_both_have(material)
         raise NothingToDrawError(
             "no masking has a seed in common with its framework without masking",
@@ -151,7 +151,7 @@ def _tasks_that_both_have(material: Material) -> list[str]:
     if frame is None:
         return []
     tasks = filter(None, measured_tasks(frame, "table1", metric))
-    return [task for task in tasks if effects(frame, task=task, metric=metric)]
+    return [task for task in tasks if any(effect.comparison.n for effect in effects(frame, task=task, metric=metric))]
 
 
 def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) -> bool:
@@ -163,7 +163,7 @@ def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) ->
     low, high = _range(effects_of_panel)
     goes_on = False
     for position, effect in enumerate(effects_of_panel):
-        mean, style = effect.comparison.mean or 0.0, look(effect.method)
+        style = look(effect.method)
         fill = style.colour if effect.clear else surface(theme)
         if interval := effect.comparison.interval():
             ends = [max(interval[0], low), min(interval[1], high)]
@@ -172,7 +172,8 @@ def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) ->
             for end, beyond, sign in zip(ends, (interval[0] < low, interval[1] > high), "<>", strict=True):
                 # An arrow where the interval goes on beyond the axis, else its end.
                 axes.plot(end, position, sign if beyond else "|", color=style.colour, markersize=6)
-        axes.plot(mean, position, style.marker, color=style.colour, markerfacecolor=fill, markersize=7)
+        if (mean := effect.comparison.mean) is not None:
+            axes.plot(mean, position, style.marker, color=style.colour, markerfacecolor=fill, markersize=7)
         if effect.published is not None:
             axes.vlines(effect.published, position - 0.36, position + 0.36, **_tick(theme, compares=effect.compares))
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
@@ -204,7 +205,7 @@ def _legend(figure: Figure, drawn: Sequence[Effect], theme: Theme, *, beyond: bo
     signs: dict[str, dict[str, Any]] = {}
     if any(effect.clear for effect in drawn):
         signs["the interval excludes zero"] = {"marker": "o"}
-    if not all(effect.clear for effect in drawn):
+    if not all(effect.clear or not effect.comparison.n for effect in drawn):
         signs["it includes zero, or there is none (one seed)"] = {"marker": "o", "markerfacecolor": surface(theme)}
     if beyond:
         signs["it goes on beyond the axis"] = {"marker": ">"}

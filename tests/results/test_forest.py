@@ -63,6 +63,16 @@ def test_one_seed_and_an_interval_with_zero_are_not_clear(tmp_path: Path) -> Non
     assert legend == ["it includes zero, or there is none (one seed)", "it goes on beyond the axis", "published"]
 
 
+def test_without_a_seed_in_common_a_row_says_so(tmp_path: Path) -> None:
+    """It was left out, and passed for one that was not run."""
+    content = material(tmp_path, {"mocov2": PLAIN, "mocov2+ours-hp": MASKED, "mocov2+mscn": {8: 70.0}})
+    figure = forest(content)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["no seed that both have", "+4.67 [+3.23, +6.10] (3)"]
+    assert not [line for line in axes.lines if list(line.get_ydata()) == [0.0]]  # nor a point at no difference
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the interval excludes zero", "published"]
+
+
 def test_runs_altered_unlike_are_marked(tmp_path: Path) -> None:
     material(tmp_path, {"mocov2": PLAIN})
     content = material(tmp_path, {"mocov2+ours-hp": MASKED}, optimization__lr=0.03)
