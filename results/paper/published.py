@@ -192,7 +192,7 @@ def table1() -> Published:
         "table1",
         source="Table 1",
         title="Linear evaluation, the paper's Table 1",
-        title_without_task="the paper's Table 1",
+        title_without_task="The paper's Table 1",
         task="linear",
         metrics=("top1", "top1_best"),
         groups=(
