@@ -112,6 +112,17 @@ def test_equivalence_needs_the_whole_interval_within_the_margin() -> None:
     assert (wide.p_of_equivalence(2.0, 1.0) or 0) > 0.05
 
 
+@pytest.mark.parametrize(("fewer", "expected"), [(5, 0.062), (3, 0.123), (1, 0.295)])
+def test_a_wide_side_of_fewer_runs_is_called_different_too_often(
+    fewer: int, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2,000 null pairs against five runs that scatter 2.5 times less: docs/results.md says so."""
+    monkeypatch.setattr(imagewise, "REPLICATES", 1000)
+    rng = np.random.default_rng(13)
+    ps = [difference_of_seeds(rng.normal(60, 1, 5), rng.normal(60, 2.5, fewer), name).p for name in range(2000)]
+    assert np.mean([p is not None and p < 0.05 for p in ps]) == pytest.approx(expected, abs=0.025)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("luck", "other"), [(0.0, 0.0), (0.5, 0.0), (0.5, 0.5)])
 def test_without_an_effect_five_in_a_hundred_are_false_alarms(
