@@ -74,6 +74,20 @@ def test_without_an_effect_one_comparison_in_twenty_is_a_false_alarm() -> None:
 
 
 @pytest.mark.slow  # thousands of F tests
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_that_rows_may_be_left_out_costs_little_where_all_spread_alike(seeds: int) -> None:
+    rng, alarms = np.random.default_rng(seeds), 0
+    for _ in range(TRIALS):
+        rows = {name: dict(enumerate(rng.normal(20, 1, seeds))) for name in "abcd"}
+        alike = spreading_alike(rows)
+        spread = pooled_spread(rows[row] for row in alike) if alike >= {"a", "b"} else None
+        p = paired(rows["a"], rows["b"], spread).p
+        alarms += p is not None and p < LEVEL
+    # 2,000 trials: the standard error is half a point.
+    assert 100 * alarms / TRIALS == pytest.approx(6, abs=1.5)
+
+
+@pytest.mark.slow  # thousands of F tests
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_where_rows_spread_unlike_every_tenth_comparison_of_the_widest_is_a_false_alarm(seeds: int) -> None:
     """As MoCo v2's rows do in examples/study; docs/results.md says so, and that `--paired` keeps to one in twenty."""
