@@ -191,6 +191,18 @@ def test_an_interval_of_the_seeds_alone_would_not_hold_for_other_images(monkeypa
     assert alarms / 400 > 0.1  # not 5 %
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_the_smallest_difference_has_its_power_with_few_seeds_too(seeds: int) -> None:
+    """By the quantiles of Student's t, whose tails are the same on both sides, two seeds each had 77 %."""
+    values = np.random.default_rng(seeds).normal(60, 1, (2, seeds))
+    difference = difference_of_seeds(values[0], values[1], seeds)
+    freedom = 2 * seeds - 2
+    assert difference.freedom == pytest.approx(freedom)
+    assert difference.smallest is not None
+    found = stats.nct.sf(stats.t.isf(0.025, freedom), freedom, difference.smallest / difference.spread)
+    assert found == pytest.approx(0.8, abs=1e-6)
+
+
 def test_the_smallest_difference_is_found_four_times_in_five(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imagewise, "REPLICATES", 1000)
     rng, found, smallest = np.random.default_rng(9), [], []
