@@ -210,6 +210,7 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
         *notes_on_second,
         *notes_on_images,
         *notes_on_exact,
+        *_unequal_numbers(len(first.values), len(second.values)),
         *_warned_of(first, second),
         *_differing_settings(first, second),
         *_differing_code((of_first, of_second), (first, second)),
@@ -334,6 +335,14 @@ def _of_the_same_images(first: Side, second: Side) -> tuple[tuple[Side, Side], l
     if not same_images([*first.predictions.values(), *second.predictions.values()]):
         return without, ["Their predictions are of different images: the seeds alone are compared."]
     return (first, second), []
+
+
+def _unequal_numbers(first: int, second: int) -> list[str]:
+    """Returns a sentence on what is assumed of sides that have unlike numbers of runs."""
+    if first == second:
+        return []
+    assumed = "the interval assumes that both sides spread alike from seed to seed"
+    return [f"{first} and {second} runs: {assumed}. If the side with fewer runs spreads more, it is too narrow."]
 
 
 def _warned_of(*sides: Side) -> list[str]:

@@ -92,6 +92,16 @@ def test_of_one_run_each_no_seeds_are_told(tmp_path: Path) -> None:
     assert "most" not in told
 
 
+def test_sides_of_unlike_numbers_of_runs_say_what_is_assumed(tmp_path: Path) -> None:
+    two_methods(tmp_path, {"mocov2": 0.7}, count=100, seeds=(0, 1, 2))
+    two_methods(tmp_path, {"simclr": 0.8}, count=100, seeds=(0, 1))
+    (comparison,) = compared(tmp_path, "mocov2", "simclr")
+    assert [note for note in comparison.notes if "runs" in note] == [
+        "3 and 2 runs: the interval assumes that both sides spread alike from seed to seed. If the side with fewer "
+        "runs spreads more, it is too narrow."
+    ]
+
+
 def test_values_too_large_to_compute_with_decide_nothing(tmp_path: Path) -> None:
     """One was called better with p = 0.0001; of smaller ones an error was shown as a bug."""
     for seed, value in enumerate((1e308, -1e308, 1e160)):
