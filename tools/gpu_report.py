@@ -207,6 +207,9 @@ class Report:
             if self.ended_well(step) and step.follows not in anew:
                 print(f"{step.name}: kept, {self.state.steps[step.name].end}", flush=True)
                 continue
+            if step.follows and step.follows not in self.state.steps:
+                print(f"{step.name}: left out, {step.follows} comes first", flush=True)
+                continue
             left = deadline - time.monotonic()
             if 60 * step.minutes + GRACE_SECONDS > left:
                 print(f"{step.name}: left out, its {step.minutes:g} minutes do not fit", flush=True)

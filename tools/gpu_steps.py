@@ -91,12 +91,13 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
     study = folder.with_name(f"{folder.name}-runs")
     cost = (*salmask, "methods", "cost", "--json", "--batch", str(batch))
     timed = (*cost, "--rounds", str(rounds))
-    trace = ("--trace", str(folder / "trace.txt"))
+    # The step is built and compiled once more for it, which no number is to wait for.
+    traced = (*cost, "--rounds", "1", "--trace", str(folder / "trace.txt"))
     return [
         # The goals first, and with limits that let a call of ten minutes judge most. A row each, so that none waits for
-        # another or is lost with it. The trace is made when the numbers are out.
+        # another or is lost with it.
         Step("supervised", (*timed, "supervised", "--bound", *FAST), 3.5, "benches.jsonl"),
-        Step("mocov2", (*timed, "mocov2", "--bound", *trace, *FAST), 4, "benches.jsonl"),
+        Step("mocov2", (*timed, "mocov2", "--bound", *FAST), 4, "benches.jsonl"),
         # The same step fed by real images, which the loader's workers draw and the device's memory keeps: so many that
         # all of its steps lie within one epoch.
         Step(
@@ -120,8 +121,8 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
         ),
         # Without the fast switches: what those bring is told beside them, and nothing is compiled or captured.
         *(Step(f"plain {row}", (*timed, row, *FAST[:2]), 2, "benches.jsonl") for row in ("supervised", "mocov2")),
-        # Beside MoCo v2's trace: the same kernels, each less often.
-        Step("supervised, traced", (*cost, "supervised", "--rounds", "1", *trace, *FAST), 2, "benches.jsonl"),
+        # Side by side: the same kernels, in the supervised row's each less often.
+        *(Step(f"{row}, traced", (*traced, row, *FAST), 3, "benches.jsonl") for row in ("mocov2", "supervised")),
         # Each test with a line of its own: what a stopped one has told remains.
         Step(
             "tests", (*test, "tests/test_gpu.py", "tests/test_gpu_waiting.py", "-v", "--durations=10"), 6, "tests.txt"

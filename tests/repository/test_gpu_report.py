@@ -81,6 +81,7 @@ def test_each_step_is_told_with_its_end(report: ModuleType, call: Callable[..., 
         report.Step("bad", ("-c", "import sys; print('half'); sys.exit('why')"), 0.3, "benches.jsonl"),
         report.Step("long", ("-c", "import time; print('begun', flush=True); time.sleep(60)"), 0.05, "tests.txt"),
         report.Step("late", ("-c", "print('never')"), 1, "tests.txt"),
+        report.Step("table of it", ("-c", "print('of nothing')"), 0.05, "tests.txt", follows="late"),
         report.Step("short", ("-c", "print('still')"), 0.05, "tests.txt"),
     ]
     assert call(steps, "--minutes", "0.9") == 1
@@ -93,6 +94,7 @@ def test_each_step_is_told_with_its_end(report: ModuleType, call: Callable[..., 
         "bad": "exit 1",
         "long": "stopped after",
         "late": "not run yet",  # it began only if all of its minute fitted
+        "table of it": "not run yet",
         "short": "exit 0",
     }
     assert (folder / "benches.jsonl").read_text() == '{"ms": 1}\nhalf\n'
@@ -275,6 +277,7 @@ def test_how_many_tests_passed_is_told(report: ModuleType, call: Callable[..., i
 def test_a_call_of_ten_minutes_judges_the_first_goals(report: ModuleType, tmp_path: Path) -> None:
     steps = report.steps(tmp_path, 128, 15)
     assert [step.name for step in steps[:3]] == ["supervised", "mocov2", "real data"]
+    assert not any("--trace" in step.arguments for step in steps[:5])  # which would keep the next goal waiting
     # The third begins although the two before it took two thirds of their time.
     most = 2 / 3 * sum(60 * step.minutes for step in steps[:2]) + 60 * steps[2].minutes
     assert most + importlib.import_module("sessions").GRACE_SECONDS < 60 * 9.5
