@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from imitated_gpu import GPU, ImitatedGenerator, WaitError, imitated_gpu
+from imitated_gpu import GPU, ImitatedGenerator, TwoDevices, WaitError, imitated_gpu
 from torch import Tensor
-from training_samples import CPU, EPOCH, tiny
+from training_samples import CPU, tiny
 
 from baselines import METHODS, TABLE1, build_learner
 from repro.contrastive.loss_model import LossModel
@@ -80,6 +80,22 @@ def test_waits_are_refused(wait: Callable[[Tensor], Any]) -> None:
             wait(values)
 
 
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda: torch.zeros(3).to(GPU),
+        lambda: torch.zeros(3, device=GPU).copy_(torch.zeros(3)),
+        lambda: torch.tensor(1.0, device=GPU),
+    ],
+)
+def test_a_step_waits_for_no_copy_to_the_device_either(wait: Callable[[], Any]) -> None:
+    with imitated_gpu() as gpu:
+        with pytest.raises(WaitError), gpu.step():
+            wait()
+        with gpu.step():
+            torch.zeros(3, device=GPU).copy_(torch.zeros(3), non_blocking=True).to(torch.float64)
+
+
 def test_tensors_of_two_devices_are_refused() -> None:
     with imitated_gpu():
         values = torch.zeros(3, device=GPU)
@@ -98,12 +114,15 @@ def test_the_hosts_own_numbers_stay_numbers() -> None:
 # Steps
 
 
-def make_steps(learner: Learner, batches: list[dict[str, Tensor]], precision: Precision) -> dict[str, Tensor]:
+def make_steps(
+    gpu: TwoDevices, learner: Learner, batches: list[dict[str, Tensor]], precision: Precision
+) -> dict[str, Tensor]:
     """Two steps, as optimizers make their state in the first; the scalars of the second."""
     wrapper = wrap_optimizers(learner.optimizers, precision, GPU)
-    for batch in batches:
-        losses = learner.model.train_step(batch, wrapper)
-    assert len(batches) == EPOCH
+    first, second = batches
+    learner.model.train_step(first, wrapper)
+    with gpu.step():
+        losses: dict[str, Tensor] = learner.model.train_step(second, wrapper)
     return losses
 
 
@@ -114,9 +133,9 @@ def test_a_step_stays_on_the_device_and_never_waits(method: str) -> None:
     images = open_data(run, "train")
     if "-by-" in method:
         build_learner(run, images, CPU)  # makes maps of the objects, whose copies to their file may well be waited for
-    with imitated_gpu():
+    with imitated_gpu() as gpu:
         learner = build_learner(run, images, GPU)
-        losses = make_steps(learner, loaded(run, learner), run.optimization.precision)
+        losses = make_steps(gpu, learner, loaded(run, learner), run.optimization.precision)
     assert {value.device for value in losses.values()} == {GPU}
     assert {parameter.device for parameter in learner.model.parameters()} == {GPU}
     stepped = {parameter for optimizer in learner.optimizers.values() for parameter in optimizer.state}
@@ -127,10 +146,10 @@ def test_autocast_is_on() -> None:
     run = on_gpu("simclr")
     images = open_data(run, "train")
     dtypes = []
-    with imitated_gpu():
+    with imitated_gpu() as gpu:
         learner = build_learner(run, images, GPU)
         learner.encoder.layer1.register_forward_hook(lambda *passed: dtypes.append(passed[2].dtype))
-        make_steps(learner, loaded(run, learner), run.optimization.precision)
+        make_steps(gpu, learner, loaded(run, learner), run.optimization.precision)
     assert set(dtypes) == {torch.bfloat16}
 
 
@@ -139,9 +158,9 @@ def test_maps_of_whole_images_stay_on_the_device(monkeypatch: pytest.MonkeyPatch
     run = on_gpu(FAST, localizer__map="image")
     images = open_data(run, "train")
     build_learner(run, images, CPU)  # makes the maps, whose copies to their file may well be waited for
-    with imitated_gpu():
+    with imitated_gpu() as gpu:
         learner = build_learner(run, images, GPU)
-        losses = make_steps(learner, loaded(run, learner), run.optimization.precision)
+        losses = make_steps(gpu, learner, loaded(run, learner), run.optimization.precision)
     assert losses["loss"].device == GPU
 
 
@@ -158,7 +177,7 @@ def test_resident_images_are_cropped_on_the_device(
     monkeypatch.setattr("repro.training.resident.free_bytes", lambda device: float("inf"))
     run = on_gpu(FAST)
     images = open_data(run, "train")
-    with imitated_gpu():
+    with imitated_gpu() as gpu:
         learner = build_learner(run, images, GPU)
         maker, views = learner.model.data_preprocessor, learner.dataset
         assert isinstance(maker, Augmenter)
@@ -167,7 +186,7 @@ def test_resident_images_are_cropped_on_the_device(
         maker.crop_from(resident, run.data.crop)
         learner = replace(learner, dataset=ViewDraws(views, resident.sizes))
         batches = list(make_loader(learner.dataset, plan_batches(run, images, CPU), 0))
-        losses = make_steps(learner, batches, run.optimization.precision)
+        losses = make_steps(gpu, learner, batches, run.optimization.precision)
     assert losses["loss"].device == GPU
 
 
@@ -181,7 +200,7 @@ def test_what_a_graph_captures_asks_the_host_for_nothing(method: str, monkeypatc
     with imitated_gpu() as gpu:
         learner = build_learner(run, images, GPU)
         batches = loaded(run, learner)
-        make_steps(learner, batches, run.optimization.precision)
+        make_steps(gpu, learner, batches, run.optimization.precision)
         model, maker = learner.model, learner.model.data_preprocessor
         assert isinstance(model, LossModel)
         assert isinstance(maker, Augmenter)

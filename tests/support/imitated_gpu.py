@@ -2,8 +2,9 @@
 
 Torch's fake tensors stand for those on the device, real ones for those on the host. What would stop or delay a step
 there is refused here: an operation on tensors of two devices, and whatever makes the host wait for a number of the
-device's, such as `.item()`, an `if` on a tensor, `nonzero`, or a copy to the host. Autograd's engine asks the driver
-for its devices, so `backward` is imitated too: it gives each trained parameter some gradient.
+device's, such as `.item()`, an `if` on a tensor, `nonzero`, or a copy to the host; within a step, a copy to the device
+that is waited for. Autograd's engine asks the driver for its devices, so `backward` is imitated too: it gives each
+trained parameter some gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,11 +46,17 @@ class ImitatedGenerator(torch.Generator):
         return self.made_for
 
 
-class NoCopyToTheHost(TorchDispatchMode):
-    """Refuses results on the host of what is on the device."""
+class NoWaitingCopy(TorchDispatchMode):
+    """Refuses results on the host of what is on the device; within a step, also a blocking copy to the device."""
+
+    def __init__(self, stepping: bool) -> None:
+        super().__init__()
+        self.stepping = stepping
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if self.stepping and func in UPLOADS and _on_gpu(out) and not _is_queued(func, args, kwargs or {}):
+            raise WaitError(f"{func} waits until it has copied to the device")
         if any(map(_on_gpu, tree_leaves(args))) and any(
             isinstance(each, Tensor) and each.is_cpu for each in tree_leaves(out)
         ):
@@ -63,7 +70,16 @@ class TwoDevices(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.capturing = False
+        self.capturing = self.stepping = False
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Within it the host waits for no copy to the device either, as it may while a network is built."""
+        self.stepping = True
+        try:
+            yield
+        finally:
+            self.stepping = False
 
     @contextmanager
     def capture(self) -> Iterator[None]:
@@ -81,10 +97,20 @@ class TwoDevices(TorchFunctionMode):
         if self.capturing and any(type(each) is Tensor and each.is_cpu and each.ndim for each in leaves):
             raise WaitError(f"{func} copies from the host, which a replay would not repeat")
         try:
-            with self.fake, NoCopyToTheHost():
+            with self.fake, NoWaitingCopy(self.stepping):
                 return func(*args, **(kwargs or {}))
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise WaitError(f"{func} waits for the device") from error
+
+
+UPLOADS = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+"""What copies to the device; what is made there of numbers, such as `torch.full`, is not copied."""
+
+
+def _is_queued(func: Any, args: Any, kwargs: Any) -> bool:
+    """Returns whether a copy comes from the device itself, or is one that nobody waits for."""
+    source, *flags = args if func is UPLOADS[0] else args[1:]
+    return not source.is_cpu or any(flags) or kwargs.get("non_blocking", False)
 
 
 def _on_gpu(value: Any) -> bool:
