@@ -367,9 +367,10 @@ def test_packages_are_imported_and_not_only_found(monkeypatch: pytest.MonkeyPatc
 def test_the_command_is_called_and_not_only_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(TOOLS))
     fault_of_command = importlib.import_module("gpu_steps").fault_of_command
-    assert fault_of_command({**os.environ, "PYTHONPATH": str(ROOT)}) == ""
+    environment = importlib.import_module("gpu_report").environment()
+    assert fault_of_command(environment) == ""
     (tmp_path / "typer.py").write_text("import its_other_half")
-    told = fault_of_command({**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
+    told = fault_of_command({**environment, "PYTHONPATH": os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])})
     assert "No module named 'its_other_half'" in told
 
 
