@@ -14,7 +14,7 @@ import typer
 from repro.errors import UserError, interruption, one_line, trouble_of_machine, visible_in_line
 from repro.paths import OWN_PACKAGES, check_surroundings
 from repro.runs.stopping import STOP, exits_on_term, heard_everywhere
-from repro.terminal import drop, say, settle_stderr, substitute_letters
+from repro.terminal import drop, open_closed_streams, say, settle_stderr, substitute_letters
 from repro.usage import UsageError, as_user_error, shows_help
 
 INTERRUPTED = 130
@@ -94,6 +94,7 @@ def _prepare_output() -> None:
     """Lets everything be shown and drawn, whatever the terminal or a notebook asks for."""
     # No window is opened. matplotlib cannot be imported where this names what it does not know.
     os.environ["MPLBACKEND"] = "agg"
+    open_closed_streams()
     substitute_letters()
     for name in ("COLUMNS", "LINES"):
         # A terminal without a size, as a serial one, has zeros: rich would print nothing, neither table nor help.

@@ -19,14 +19,15 @@ from repro.errors import UNSEEN, visible
 
 
 class _Telling:
-    """Standard error, on which no work depends: what cannot be written there is not told.
+    """A standard stream, whose errors say which it is; of standard error there are none, for no work depends on it.
 
-    Its terminal may be gone while a training goes on (`disown`), or the disk of its log be full. A closed pipe ends the
-    work nevertheless: whoever closed it, as `head` does, wants no more.
+    The terminal of standard error may be gone while a training goes on (`disown`), or the disk of its log be full: what
+    cannot be written there is not told. A closed pipe ends the work nevertheless: whoever closed it, as `head` does,
+    wants no more.
     """
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[str], *, is_needed: bool) -> None:
+        self._stream, self._is_needed = stream, is_needed
 
     def write(self, text: str) -> int:
         """Writes a text, or does not; returns its length."""
@@ -43,6 +44,8 @@ class _Telling:
         except OSError as error:  # the text stays in the stream's buffer, and is tried again with what comes next
             if isinstance(error, BrokenPipeError):
                 raise
+            if self._is_needed:
+                raise OSError(error.errno, error.strerror, "standard output") from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -91,9 +94,11 @@ class Console(rich.console.Console):
 
     @property
     def file(self) -> IO[str]:
-        """Where it prints; standard error never fails."""
+        """Where it prints; standard error never fails, standard output by its name."""
         stream = super().file
-        return cast("IO[str]", _Telling(stream)) if self.stderr else stream
+        if not self.stderr and stream is not sys.stdout:
+            return stream
+        return cast("IO[str]", _Telling(stream, is_needed=not self.stderr))
 
     @file.setter
     def file(self, stream: IO[str]) -> None:
@@ -112,6 +117,20 @@ def is_first_process() -> bool:
     """
     # In a batch script, which is one process, Slurm has its number too.
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def open_closed_streams() -> None:
+    """Opens in the place of standard input, output or error that whoever called has closed (`>&-`) what keeps nothing.
+
+    Else the next file that is opened takes its number, and whatever a library prints there stands in that file; and
+    libraries ask `sys.stdout` whether it is a terminal, which is None then.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def substitute_letters() -> None:
@@ -135,7 +154,7 @@ def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:
     """
     stream = sys.stderr if err else sys.stdout
     if stream is not None:  # closed by whoever called
-        told = cast("IO[str]", _Telling(stream)) if err else stream
+        told = cast("IO[str]", _Telling(stream, is_needed=not err))
         print(visible(str(text)), end=end, file=told, flush=True)
 
 
@@ -148,4 +167,5 @@ def say_json(content: Any, indent: int | None = 1) -> None:
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     # Within JSON's texts a letter's code is `\u009b`; `\x9b` is none.
-    print(UNSEEN.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text), flush=True)
+    told = cast("IO[str]", _Telling(sys.stdout, is_needed=True))
+    print(UNSEEN.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text), file=told, flush=True)

@@ -58,6 +58,18 @@ def test_a_closed_pipe_ends_a_command_quietly(words: list[str]) -> None:
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_was_closed_is_one_that_keeps_nothing(closed: str) -> None:
+    """A training, an evaluation and a sweep failed by a fault of salmask's own: they ask where their output goes."""
+    code = (
+        "import sys; sys.argv = ['salmask', '-h']\nfrom repro.cli import main\n"
+        "try: main()\nfinally:\n    asked = [s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)]\n"
+        "    assert open('/dev/null').fileno() > 2"
+    )
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("every", "told"),
     [(1, "the same command goes on from its last checkpoint"), (1000, "the same command begins anew")],
