@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook, RuntimeInfoHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.visualization.vis_backend import BaseVisBackend
+from mmengine.visualization.vis_backend import BaseVisBackend, TensorboardVisBackend
 from torch import Tensor
 
 from repro.distributed import gather, mean_of_ranks, world_size
-from repro.errors import UserError, one_line, system_mend, with_mend
-from repro.files import write_text
+from repro.errors import UserError, one_line, with_mend
+from repro.files import mend_of_place, write_text
 from repro.runs.folder import PROGRESS_SECONDS, RunFolder
 from repro.runs.metrics import metrics_text, parse_row
 from repro.training.feed import Feed
@@ -289,6 +289,21 @@ class MetricsFile(BaseVisBackend):
         append_metrics(self.path, {"step": step, **values})
 
 
+class EventsFile(TensorboardVisBackend):
+    """Writes them for TensorBoard, in a thread of its own, whose errors are told where it is next given some."""
+
+    def add_scalars(self, *args: Any, **kwargs: Any) -> None:
+        """Hands the scalars of a step over.
+
+        Raises:
+            UserError: Earlier ones could not be written.
+        """
+        try:
+            super().add_scalars(*args, **kwargs)
+        except OSError as error:
+            raise not_written(Path(self._save_dir), error) from error
+
+
 def append_metrics(path: Path, row: Mapping[str, float]) -> None:
     """Appends a line to a file of metrics.
 
@@ -303,8 +318,19 @@ def append_metrics(path: Path, row: Mapping[str, float]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
-        mend = f"{system_mend(error, 'free some space')}, then the same command goes on"
-        raise UserError(f"cannot write {path}: {error.strerror or one_line(error)}", mend=mend) from error
+        raise not_written(path, error) from error
+
+
+def not_written(path: Path, error: OSError) -> UserError:
+    """Returns what is said where a record of a training cannot be written to.
+
+    Args:
+        path: Of the file, or its folder.
+        error: What kept it from being written.
+    """
+    mend = mend_of_place(error, "see that its folder is there, and can be written to")
+    what = f"cannot write {path}: {error.strerror or one_line(error)}"
+    return UserError(what, mend=f"{mend}, then the same command goes on")
 
 
 def forget_after(path: Path, step: int) -> int:

@@ -16,7 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, Runner
-from mmengine.visualization import TensorboardVisBackend, Visualizer
+from mmengine.visualization import Visualizer
 from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -34,6 +34,7 @@ from repro.runs.stopping import STOP
 from repro.training.feed import Feed
 from repro.training.hooks import (
     WHEN_DIVERGED,
+    EventsFile,
     FiniteGuard,
     Heartbeat,
     MetricsFile,
@@ -256,7 +257,7 @@ class Training:
         logs = self.folder.logs
         for folder in (logs, self.metrics.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        tensorboard = TensorboardVisBackend(save_dir=str(logs / "tensorboard"))
+        tensorboard = EventsFile(save_dir=str(logs / "tensorboard"))
         writers = [MetricsFile(self.metrics), tensorboard, *self.more_writers]
         # mmengine keeps loggers and message hubs by name for the process's life; a second training of a run in one
         # process would go on with the first one's numbers.

@@ -93,6 +93,32 @@ def test_ctrl_c_is_one_line_and_the_run_says_so(
     assert status.state == "interrupted"
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "what"),
+    [("logs", "logs/tensorboard", "No such file or directory"), ("metrics.jsonl", "metrics.jsonl", "Is a directory")],
+)
+def test_a_record_that_goes_away_during_a_training_is_named_and_no_fault(
+    out: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str, what: str
+) -> None:
+    """Without TensorBoard's folder it was a fault of salmask's own; of the other, space was to be freed."""
+    longer = {"optimization.epochs": 20}  # a thread writes TensorBoard's events, and its error is met a step later
+    folder = RunFolder.of(tiny(changes=longer), out)
+
+    def remove(_: Heartbeat, runner: Any, *__: Any, **___: Any) -> None:
+        if runner.iter == 1:
+            (folder.path / name).rename(out / "away")
+            if name == "metrics.jsonl":
+                (folder.path / name).mkdir()
+
+    monkeypatch.setattr(Heartbeat, "after_train_iter", remove)
+    ended = salmask("pretrain", "mocov2", "--out", str(out), *words(longer))
+    mend = "see that its folder is there, and can be written to, then the same command goes on"
+    assert (ended.code, ended.err.splitlines()[-1]) == (
+        2,
+        f"salmask: cannot write {folder.path / place}: {what}; mend: {mend}",
+    )
+
+
 @pytest.mark.parametrize(("asked", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
 def test_an_interruption_that_a_library_takes_for_a_fault_is_none(
     out: Path, monkeypatch: pytest.MonkeyPatch, asked: BaseException, code: int
