@@ -140,7 +140,7 @@ def _was_written_since(path: Path, line: int) -> bool:
     base = _base()
     if not base:
         return False
-    if _git("ls-files", "--error-unmatch", "--", str(path)) is None:
+    if _git("ls-files", "--", str(path)) == "":  # and not where git gives no answer
         return True
     # By its line and not by its file: who adds a task writes a line into the very module that calls it.
     told = _git("blame", "--porcelain", f"-L{line},{line}", f"^{base}", "--", str(path))

@@ -113,6 +113,19 @@ def test_an_edited_line_of_salmasks_own_module_is_its_editors(tree: Path) -> Non
     assert str(added_place(raised(lambda: module(path).apply(None)))) == "downstream/tasks.py, line 2"
 
 
+def test_of_a_file_that_git_does_not_answer_about_in_time_no_line_is_added(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a fault of salmask's own was told to be one of added code."""
+    assert added_code._base()
+
+    def late(*words: object, **_: object) -> str:
+        raise subprocess.TimeoutExpired("git", 10)
+
+    monkeypatch.setattr(added_code, "git", late)
+    assert not added_code.is_added(added_code.Place(tree / "downstream" / "tasks.py", 2))
+
+
 def test_without_a_checkout_what_lies_in_the_packages_is_salmasks_own(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
