@@ -220,8 +220,14 @@ def _contents(
 
 
 def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
-    """Returns what the page is made of, and predictions; never a checkpoint unasked."""
+    """Returns what the page is made of, and predictions; never a checkpoint unasked.
+
+    Raises:
+        UserError: The run's folder is gone: what was read of it stands in tables that nothing in the archive bears out.
+    """
     folder = run.folder
+    if not run.path.is_dir():
+        raise UserError(f"{run.path} is gone since its results were read", mend="put it back, or repeat without it")
     statuses = sorted(run.path.glob("status*.json"))  # each task has one of its own
     paths = [
         folder.run_yaml,

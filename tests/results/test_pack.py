@@ -157,6 +157,18 @@ def test_checkpoints_come_only_when_asked_for(
     assert added == {f"runs/{run.name}/backbone.pth" for run in runs}
 
 
+def test_a_run_that_goes_away_meanwhile_is_not_left_out_unsaid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The artifact had the run's numbers in its tables, none of its files, and was called whole."""
+    _without_plots(monkeypatch)
+    folder = finished(tmp_path / "runs", "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    runs = find_runs([tmp_path / "runs"], resolve)
+    frame = collect_runs(runs)
+    folder.path.rename(tmp_path / "away")
+    with pytest.raises(UserError, match=f"{folder.path.name} is gone since its results were read"):
+        pack(tmp_path / "x.zip", runs, frame, title="A title")
+    assert not (tmp_path / "x.zip").exists()
+
+
 def _rewritten(artifact: Path, path: Path, change: dict[str, bytes | None]) -> Path:
     with zipfile.ZipFile(artifact) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
