@@ -70,6 +70,22 @@ def with_home(word: str) -> str:
     return word if match is None else match[1] + os.path.expanduser(match[2])  # noqa: PTH111  # text, kept if no path
 
 
+def require_utf8(path: Path) -> None:
+    """Refuses a path that is no UTF-8 where it is to be recorded: neither TensorBoard nor a table of results takes it.
+
+    Args:
+        path: As Python has it.
+
+    Raises:
+        UserError: It is so.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise UserError(f"{shown} is no UTF-8", mend="rename that folder, or name another place") from error
+
+
 def absolute(path: str) -> str:
     """Returns a path that is to be recorded, with `~` expanded, as it counts from any folder; an empty one stays empty.
 

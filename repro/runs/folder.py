@@ -26,6 +26,7 @@ from typing import Any
 from repro.background import repeated
 from repro.errors import UserError, interruption, one_line, trouble_of_machine
 from repro.files import is_of_a_full_disk, is_temporary, write_json, write_over, write_text
+from repro.paths import require_utf8
 from repro.presence import exists, is_file
 from repro.runs.detection import COCO, VOC
 from repro.runs.lock import STALE_SECONDS, Holder, held, is_open_in, job_id
@@ -101,7 +102,11 @@ class RunFolder:
         Args:
             run: The run.
             out: The sweep's folder.
+
+        Raises:
+            UserError: Its name is no UTF-8.
         """
+        require_utf8(out)
         return cls(out / run.folder)
 
     @property

@@ -2,11 +2,13 @@
 
 import os
 import pwd
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from foreign_parts import network
+from run_samples import finished
 from training_samples import TINY, refused, salmask, words
 
 from repro.data.roots import ROOT_VARIABLE, find_root, root_of
@@ -199,3 +201,16 @@ def test_in_a_folder_that_was_removed_a_command_ends_in_a_line(tmp_path: Path, m
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert refused("pretrain", "mocov2") == "the working folder is gone; mend: cd to one that is there"
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_refused_where_it_is_recorded(tmp_path: Path) -> None:
+    """Either was a fault of salmask's own, in a library, the training after it had begun."""
+    odd = tmp_path / os.fsdecode(b"\xff.x")
+    mend = "rename that folder, or name another place"
+    assert refused("pretrain", "mocov2", "--out", str(odd), *words()) == f"{tmp_path}/\\xff.x is no UTF-8; mend: {mend}"
+    assert not odd.exists()
+    finished(tmp_path / "fine", "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    (tmp_path / "fine").rename(odd)
+    assert re.fullmatch(
+        rf".*/\\xff\.x/.*results\.jsonl is no UTF-8; mend: {mend}", refused("table", "table1", "--runs", str(odd))
+    )
