@@ -188,7 +188,7 @@ class _Counter(io.RawIOBase):
 
 def _full_disk(path: Path, write: Callable[[IO[bytes]], object]) -> UserError:
     """Returns the error of a file that did not fit, with what it takes, what is free, and what is missing."""
-    counter, free = _Counter(), shutil.disk_usage(path.parent).free
+    counter, free = _Counter(), _free_space(path.parent)
     # Whatever fails here, the disk is full all the same, which is what is to be said.
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         write(cast(IO[bytes], counter))
@@ -199,8 +199,12 @@ def _full_disk(path: Path, write: Callable[[IO[bytes]], object]) -> UserError:
 
 def full_disk_reason(folder: Path, size: str) -> str:
     """Returns that the disk of a folder is full, with the size of what is or was written there, and what is free."""
-    free = shutil.disk_usage(folder).free
-    return f"the disk of {folder} is full, or its quota ({size}, {size_text(free)} are free)"
+    return f"the disk of {folder} is full, or its quota ({size}, {size_text(_free_space(folder))} are free)"
+
+
+def _free_space(folder: Path) -> int:
+    """Returns the bytes that are free where a folder is, or was to be made: that may be what failed."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
 _TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")

@@ -21,7 +21,7 @@ from repro.clutter import is_clutter
 from repro.data.folders import FolderImages, class_folders
 from repro.data.roots import find_root
 from repro.errors import UserError
-from repro.files import append_lines, write_atomically
+from repro.files import append_lines, write_atomically, write_bytes
 from repro.new_folders import new_folder
 from repro.runs import provenance
 from results.collection.runs import RunRecord
@@ -163,6 +163,17 @@ def test_a_full_disk_is_said_with_what_is_missing(
     )
     assert full.value.mend == "free 2.0 MB there"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_has_no_room_for_a_folder_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of inodes, the folder that is not there was asked for the space that it has: a fault of salmask's own."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}/a/b/x: the disk of {tmp_path}/a/b is full"):
+        write_bytes(tmp_path / "a" / "b" / "x", b"x")
 
 
 def test_a_full_disk_is_said_of_lines_that_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
