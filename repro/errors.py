@@ -108,6 +108,16 @@ def lost_process(error: BaseException) -> str:
     return with_mend(what, "see what that one printed; then the same command goes on")
 
 
+def process_shortage(error: BaseException) -> str:
+    """Returns what is wrong, and the mend, where no more processes may be begun, or threads; empty for any other."""
+    text = one_line(error)
+    if not isinstance(error, BlockingIOError) and text != "can't start new thread":  # the latter: Python's RuntimeError
+        return ""
+    return with_mend(
+        f"no more processes or threads can be begun ({text})", "end other processes, or raise `ulimit -u`, and repeat"
+    )
+
+
 _ACCESS, _ROOM = "have it made accessible, or name another place", "free some space, and repeat"
 _HEALTH = "see whether the disk, or the network file system, is well, and repeat"
 _OPEN_FILES = "raise `ulimit -n`, and repeat"
@@ -138,9 +148,10 @@ def system_refusal(error: BaseException) -> str:
 def trouble_of_machine(error: BaseException) -> str:
     """Returns what is wrong, and the mend, where it is the machine's matter, of which no traceback tells more.
 
-    Its memory is full, another process is gone, or the operating system refused something; empty for any other error.
+    Its memory is full, it takes no more processes, another one is gone, or the operating system refused something;
+    empty for any other error.
     """
-    return memory_shortage(error) or lost_process(error) or system_refusal(error)
+    return memory_shortage(error) or process_shortage(error) or lost_process(error) or system_refusal(error)
 
 
 def system_errors(error: BaseException) -> Iterator[OSError]:

@@ -7,7 +7,16 @@ import pytest
 from torch.utils.data import Dataset
 
 from repro.data.roots import RootNotSetError
-from repro.errors import LONGEST_LIST, UserError, interruption, lost_process, nearest, one_line, shortened
+from repro.errors import (
+    LONGEST_LIST,
+    UserError,
+    interruption,
+    lost_process,
+    nearest,
+    one_line,
+    shortened,
+    trouble_of_machine,
+)
 from repro.loader import Loader
 from slurm.jobs.causes import is_lost_peer
 
@@ -82,6 +91,15 @@ def test_a_message_of_several_lines_becomes_one_and_no_message_the_errors_kind()
     assert one_line(ValueError("two\n  lines")) == "two lines"
     assert one_line(AssertionError()) == "AssertionError"
     assert one_line(UserError("/my  photos\n/a.png: truncated")) == "/my  photos /a.png: truncated"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("can't start new thread"), BlockingIOError(11, "Resource temporarily unavailable")]
+)
+def test_that_no_more_processes_may_be_begun_is_no_fault(error: Exception) -> None:
+    """Under `ulimit -u` a training ended in a fault of salmask's own."""
+    told = trouble_of_machine(error)
+    assert told.startswith(f"no more processes or threads can be begun ({error}); mend: end other processes, or raise")
 
 
 GLOO = "[/pytorch/gloo/transport/tcp/pair.cc:561] "
