@@ -306,19 +306,24 @@ class RunFolder:
                 with self._beating(task, number):
                     yield
             except BaseException as error:
-                if self._is_gone():  # whatever the error is, it came of that
-                    what = f"{self.path} was moved or removed while it was in use"
-                    mend = "put it back, in the place of what was written there since, and repeat"
-                    raise UserError(what, mend=mend) from error
+                self._require_place(error)  # whatever the error is, it came of that
                 if asked := interruption(error):
                     self._end("interrupted")
                     raise asked from None
                 self._end("failed", error=(trouble_of_machine(error) or one_line(error))[:LONGEST_ERROR])
                 raise
             else:
+                self._require_place()
                 self.set_status("done")
             finally:
                 self._attempt = None
+
+    def _require_place(self, error: BaseException | None = None) -> None:
+        """Raises a UserError, caused by another error, where the folder of an attempt is gone."""
+        if self._is_gone():
+            what = f"{self.path} was moved or removed while it was in use"
+            mend = "put it back, in the place of what was written there since, and repeat"
+            raise UserError(what, mend=mend) from error
 
     def _is_gone(self) -> bool:
         """Returns whether the folder of an attempt is not where it was; what is written since made another one."""

@@ -151,3 +151,14 @@ def test_scores_that_are_nan_are_no_accuracy() -> None:
         scores(logits, torch.tensor([0, 1, 1]))
     # A class that a classifier never saw has no chance, which is a score.
     assert scores(torch.tensor([[0.0, -torch.inf]]), torch.tensor([0]))["top1"] == 100.0
+
+
+def test_a_run_that_is_moved_while_it_is_measured_is_not_measured(place: Path, tmp_path: Path) -> None:
+    """Its rows lay at its old place, without its settings, and the command ended well."""
+    folder = finished(tmp_path)
+    moved = tmp_path / "moved"
+    place.write_text(TASK.replace("    return", f"    folder.path.rename({str(moved)!r})\n    return"))
+    ended = salmask("eval", str(folder.path), "--task", "means")
+    mend = "put it back, in the place of what was written there since, and repeat"
+    what = f"{folder.path} was moved or removed while it was in use; mend: {mend}"
+    assert (ended.code, ended.out, ended.err.splitlines()[-1]) == (2, "", f"salmask: {what}")

@@ -219,10 +219,14 @@ def test_who_writes_where_a_folder_was_moved_from_is_ended(
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     folder.path.mkdir(parents=True)
     folder.run_yaml.touch()
-    with folder.attempt("pretrain"):
+
+    def go_on() -> None:
         folder.path.rename(tmp_path / "moved")
         folder.set_status("running", step=5)
         wait_until(lambda: signals, "the end of who writes there", every=0.02)
+
+    with pytest.raises(UserError, match="was moved or removed while it was in use"), folder.attempt("pretrain"):
+        go_on()
     assert signals == [signal.SIGTERM]
 
 
