@@ -61,6 +61,8 @@ def test_the_published_penalty_turns_into_a_reward_where_ours_stays_one() -> Non
     for share in (0.0, 1e-9, 1 - 1e-7, 1.0):
         penalty = sparsity_penalty(torch.tensor([[share]]))
         assert 300 < float(penalty) < 700
+    # At an end the tangent from a thousandth has gone up once more by what the curve has there.
+    assert float(sparsity_penalty(torch.zeros(1, 1))) == pytest.approx(2 / (math.pi * 1e-3), rel=1e-4)
 
 
 @pytest.mark.parametrize("end", [0.0, 1.0])

@@ -32,7 +32,7 @@ from repro.augmentation.normalization import Normalization
 from repro.masking.patches import as_many_at_random
 from repro.runs.folder import RunFolder
 from repro.runs.sections import LocalizerSettings
-from repro.saliency.cropping import SMOOTHING, crop_maps
+from repro.saliency.cropping import crop_maps
 from repro.saliency.foregrounds import FLIP
 from repro.saliency.image_maps import MapSource, load_maps, load_some_maps, network_maps
 from repro.saliency.map_file import CHUNK, map_path
@@ -88,7 +88,7 @@ def test_a_smooth_crop_weighs_cells_by_a_triangle_around_each_patch() -> None:
             across = 3 - column if flips[number] else column
 
             def weights(start: float, extent: float, place: int) -> list[float]:
-                centre, reach = 8 * (start + (place + 0.5) * extent / 4), SMOOTHING * max(1.0, 8 * extent / 4)
+                centre, reach = 8 * (start + (place + 0.5) * extent / 4), 1.5 * max(1.0, 8 * extent / 4)
                 shares = [max(0.0, 1 - abs(centre - (cell + 0.5)) / reach) for cell in range(8)]
                 return [share / sum(shares) for share in shares]
 

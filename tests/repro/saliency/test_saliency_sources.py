@@ -72,6 +72,7 @@ def test_each_image_is_shifted_into_a_direction_of_its_own_and_the_mask_comes_in
     assert len({one.tobytes() for one in shifted}) == 20
     assert all(one.sum() == mask.sum() for one in shifted)
     assert np.array_equal(changed(mask, source, 3), shifted[3])
+    assert [np.argwhere(one)[0].tolist() for one in shifted[:2]] == [[0, 11], [25, 25]]  # one direction for ever
 
 
 @pytest.mark.parametrize("cells", [1, 15])
@@ -81,6 +82,13 @@ def test_erosion_leaves_something_of_the_thinnest_object(cells: int) -> None:
     everything = np.ones((64, 64), dtype=bool)
     for mask in (line, everything, disc(1.5)):
         assert changed(mask, SaliencySource(SourceKind.eroded, cells), 0).any()
+
+
+def test_a_square_loses_and_gains_whole_cells_on_each_side() -> None:
+    square = np.zeros((64, 64), dtype=bool)
+    square[12:52, 12:52] = True  # 40 pixels; a cell has 4
+    assert changed(square, SaliencySource(SourceKind.eroded, 1), 0).sum() == 32**2
+    assert changed(square, SaliencySource(SourceKind.dilated, 1), 0).any(0).sum() == 48
 
 
 def test_a_true_map_is_the_share_of_each_cell_and_drawn_without_the_scene() -> None:
