@@ -125,6 +125,10 @@ def test_close_runs_are_a_tie_and_scattered_ones_too_few() -> None:
     close = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [70.1, 70.2, 70.05]})
     assert verdict(close)["verdict"] == TIE
     assert verdict(close)["why"] == "the interval lies within ±1 point"
+    # Within the margin on one side alone: -2.66 … 0.72, and the same the other way round.
+    for lopsided in ([69.8, 69.0, 68.6], [70.2, 71.4, 71.6]):
+        frame = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": lopsided})
+        assert verdict(frame)["verdict"] == UNDECIDED
     scattered = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [65.0, 75.0, 71.0]})
     line = verdict(scattered)
     assert line["verdict"] == UNDECIDED

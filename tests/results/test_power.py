@@ -20,6 +20,7 @@ def test_pairs_have_the_gain_and_the_luck_that_they_are_drawn_with() -> None:
     drawn = [of_pair.draw(stream(0, Purpose.bootstrap, 1, number)) for number in range(300)]
     means = np.array([[100 * correct.mean(axis=1) for correct in pair] for pair in drawn])
     assert (means[:, 0] - means[:, 1]).mean() == pytest.approx(2.0, abs=0.2)
+    assert means[:, 1].mean() == pytest.approx(70 * 0.98, abs=0.7)  # of 70 % where there is no gain to leave room for
     # Of a run: its luck and its images' own chance, of which those of one pair are the same.
     scatter = means[:, 0].std(axis=1, ddof=1) ** 2
     chance = 100**2 * 0.7 * 0.3 / 2 / 2000  # of Beta(.7, .3) the mean of p (1 − p) is half of that of its mean
