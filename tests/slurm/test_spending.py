@@ -118,6 +118,9 @@ def test_a_job_that_was_submitted_twice_has_used_both(slurm: FakeSlurm, sweep: S
     assert (job["seconds"], job["cpu_seconds"], job["memory"]) == (3600.0, 3600.0, 3_200_000 * 1024)
     assert (job["gpu_busy"], job["gpu_used"], job["gpu_memory"]) == (0.8, True, 0)
     assert (job["cpus"], job["gpus"], job["gpu_hours"]) == (8, 1, 1.0)  # of the newest that began
+    slurm.says("sacct", ALLOCATION, STEP.replace("gpuutil=80", "gpuutil=0"), waiting)
+    (job,) = json.loads(salmask("status", "table1", "--cost", "--json").out)["jobs"]
+    assert (job["gpu_busy"], job["gpu_used"]) == (0.0, False)
     second = waiting.replace("|0|00:00|0||", "|1800|00:10:00|4|cpu=4|")
     slurm.says("sacct", ALLOCATION, STEP, second, "990.0|python|1800|00:10:00|4|cpu=4|1|5G||")
     written(sweep.folder.path, "pretrain", [used(seconds=9.0, cpu_seconds=1.0, memory=GB, cores=2)])
