@@ -43,10 +43,9 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
         device: Where features and votes are computed.
 
     Raises:
-        UserError: The backbone or the data do not fit, or there are fewer training images than neighbours.
+        UserError: The backbone or the data do not fit.
     """
     partition = standard(target, seed=0)
-    run.knn.refuse_fewer(target.dataset, len(partition.train))
     train, test = partition.train, partition.scored
     store = FeatureStore.of(run, folder, device, "knn", channels_last=run.knn.channels_last)
     bank, queries = (torch.from_numpy(store(images)).to(device) for images in (train, test))

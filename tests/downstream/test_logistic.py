@@ -13,7 +13,7 @@ from transfer_samples import make_caltech, make_flowers, recognise_miniatures
 
 from downstream import logistic
 from downstream.features import FeatureStore
-from downstream.logistic import fit, fit_path, grid, log_probabilities
+from downstream.logistic import RegularisationPath, fit, fit_path, grid, log_probabilities
 from downstream.measurement import Target
 from downstream.partitions import standard
 from downstream.tasks import evaluate
@@ -221,6 +221,19 @@ def test_the_weight_is_chosen_on_training_images_alone(tmp_path: Path, monkeypat
         assert np.array_equal(features, store(part))
         assert labels.tolist() == part.targets
         assert part.pool.fingerprint() == open_data(RUN, "train").fingerprint()
+
+
+def test_a_weight_chosen_at_either_edge_of_the_grid_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tiny(changes={"logistic.values": 3, "logistic.iterations": 9})
+    folder = with_random_backbone(run, tmp_path)
+    for best in range(3):
+        path = RegularisationPath(tuple(float(place == best) for place in range(3)), (True,) * 3)
+        monkeypatch.setattr(logistic, "fit_path", lambda *_, path=path, **__: path)
+        caplog.clear()
+        logistic.measure(run, folder, Target("scenes", None, run.data.scenes), CPU)
+        assert ("lies at the edge of the grid" in caplog.text) == (best != 1)
 
 
 def test_a_second_call_fits_nothing(evaluated: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
