@@ -49,7 +49,7 @@ class ColumnPredictions:
             None where a run has no predictions of this measure that can be read, or they are of different images: then
             the seeds decide.
         """
-        if metric not in IMAGEWISE or len(seeds) < 2:
+        if metric not in IMAGEWISE:
             return None
         sides: list[dict[int, Predictions]] = []
         for method in (better, worse):

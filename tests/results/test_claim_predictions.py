@@ -79,6 +79,10 @@ def test_whichever_name_comes_first_in_the_alphabet_images_judge_better_minus_wo
     assert there.mean > 2 > -2 > back.mean == -there.mean
     assert there.p == back.p
     assert there.interval() == pytest.approx([-end for end in reversed(back.interval() or ())], abs=1e-9)
+    # The best epoch's accuracy is of other predictions than the last one's, equal though they may be.
+    best = frame[frame["metric"] == "top1"].assign(metric="top1_best")
+    ((column, _),) = measured_columns(best, published("table1"), metric="top1_best")
+    assert ColumnPredictions(column, best).judge(*SIDES[0], "top1_best", (0, 1, 2)) is None
 
 
 def test_of_two_seeds_images_judge_as_well(tmp_path: Path) -> None:
