@@ -95,7 +95,9 @@ def test_of_detection_there_is_no_chance(tmp_path: Path) -> None:
     assert "chance" not in markdown_rows(table)
 
 
-@pytest.mark.parametrize("changed", [{"split": "test"}, {"protocol": "linear-other-v1"}, {"metric": "top1_best"}, {}])
+@pytest.mark.parametrize(
+    "changed", [{"split": "test"}, {"protocol": "linear-other-v1"}, {"metric": "top1_best"}, {"dataset": "dogs"}, {}]
+)
 def test_an_untrained_network_was_measured_as_the_columns_runs_were(tmp_path: Path, changed: dict[str, str]) -> None:
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
     assert not has_untrained_among_trained(collect([tmp_path], resolve))
