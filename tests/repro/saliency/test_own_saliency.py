@@ -200,6 +200,7 @@ def test_masks_that_only_measure_make_no_other_run(folder_root: Path, maps: Path
     with patch("repro.data.image_numbers.hash_once", side_effect=AssertionError):
         masks = true_masks(measured, FolderImages(folder_root, "train"))
         assert isinstance(masks, FileMasks)
+        assert masks.numbers.colours
         assert masks(0).any()
 
 
