@@ -83,6 +83,10 @@ def test_a_full_schedule_on_a_cpu_is_refused_with_an_estimate_before_any_task_be
         match=r"no GPU: 5 training\(s\) of 192000 iterations at about 3\.0 s each would take 33 days here; mend",
     ):
         DetectionTask(VOC).check(run, scenes, backbone)
+    with monkeypatch.context() as patch:
+        patch.setattr("downstream.detection.estimate.world_size", lambda: 2)
+        with pytest.raises(UserError, match=r"at about 1\.5 s each would take 17 days here; mend"):
+            DetectionTask(VOC).check(run, scenes, backbone)
     for setting in ("force", "evaluate_only"):
         detection = replace(run.detection, **{setting: True})
         DetectionTask(VOC).check(replace(run, detection=detection), scenes, backbone)

@@ -21,7 +21,9 @@ from downstream.detection.data import (
     voc_records,
 )
 from downstream.detection.drawn import open_scenes
+from downstream.detection.ground_truth import area_of
 from repro.data.annotations import coco, voc
+from repro.data.annotations.coco_instances import ObjectEntry
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC
 
@@ -189,3 +191,10 @@ def test_an_image_that_cannot_be_read_is_named_with_what_mends_it(error: OSError
 
     with pytest.raises(UserError, match=rf"^a\.jpg: cannot be read \(.*\); mend: {mend} \(`salmask data verify`"):
         map_record(mapper, {"file_name": "a.jpg"})
+
+
+def test_an_objects_area_is_the_files_or_that_of_its_mask_or_of_its_box() -> None:
+    square = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 1.0, 5.0]]
+    entry = ObjectEntry(1, 1, 1, (0.0, 0.0, 6.0, 7.0), crowd=False, area=3.5, mask=square)
+    without = entry._replace(area=None)
+    assert [area_of(each, (8, 9)) for each in (entry, without, without._replace(mask=None))] == [3.5, 16, 42]

@@ -119,7 +119,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(voc_root: Path, tmp_path:
     newest.write_bytes(newest.read_bytes()[:-1000])
     (trial.path / ".step_00000003.pth.x").write_bytes(b"torn")
     step, seconds = restore(trial, model, optimizer, scheduler)
-    assert (step, seconds >= 5.0) == (1, True)
+    assert (step, 5.0 <= seconds < 35.0) == (1, True)  # those of before, and of no more than this test
     assert not list(trial.path.glob(".step_*"))
     for path in checkpoints(trial.path):
         path.write_bytes(b"")
