@@ -110,6 +110,7 @@ def test_uneven_last_batches_are_filled_up_from_the_epochs_beginning(
 def test_too_little_data_for_a_batch_is_refused() -> None:
     with pytest.raises(UserError, match=r"a batch of 8 is larger than the data \(7 images\); mend: a smaller"):
         EpochBatches(7, 8, seed=0)
+    assert len(EpochBatches(8, 8, seed=0)) == 1
     assert [len(batch) for batch in EpochBatches(7, 8, seed=0, drop_last=False)] == [7]
 
 
