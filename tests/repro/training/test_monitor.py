@@ -194,6 +194,15 @@ def test_stop_ends_the_run_and_is_recorded(tmp_path: Path) -> None:
     assert not list(folder.checkpoints.glob("*.pth"))  # none of the weights that exploded
 
 
+def test_a_collapse_is_seen_after_its_epoch_and_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.training.monitor.SETTLED", 0)
+    monkeypatch.setattr("repro.training.monitor.LEAST_SPREAD", 2.0)  # the most is 1
+    folder = RunFolder(tmp_path)
+    monitored(tiny(changes=LARGER), folder).run()
+    told = [symptom.step for symptom in read_symptoms(folder.health) if symptom.kind == "collapsed embeddings"]
+    assert told == [2]  # of two epochs with two steps each
+
+
 def test_collapse_and_a_guess_are_told_from_learning() -> None:
     fine = {"spread": 0.5, "effective_rank": 30.0}
     assert judge(100, fine, 4.0, 7.6) == []
