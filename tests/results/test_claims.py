@@ -67,7 +67,7 @@ def test_holm_keeps_the_chance_of_any_false_alarm_below_the_level() -> None:
 def test_the_number_of_seeds_needed_has_the_power_it_promises() -> None:
     seeds = seeds_needed(Comparison((0.0, 4.0, 2.0)), 2.0)  # an effect of one spread, which is 2
     assert seeds == 10
-    assert seeds_needed(Comparison((0.0, 4.0, 2.0)), 4.0) == 5
+    assert [seeds_needed(Comparison((0.0, 4.0, 2.0)), size) for size in (4.0, 4.2, 6.0, 8.0)] == [5, 5, 4, 3]
     assert seeds_needed(Comparison((0.0, 9.0), spread=Spread(2.0, 8)), 2.0) == seeds
     for small in (0.1, 0.0):
         assert seeds_needed(Comparison((0.0, 4.0, 2.0)), small) is None  # more than anybody is told to run

@@ -52,6 +52,20 @@ def test_of_complete_rows_it_is_the_residual_of_a_randomised_block_design() -> N
     assert spread.deviation == pytest.approx(np.sqrt(2 * (residuals**2).sum() / 12), rel=1e-9)
 
 
+def test_of_rows_that_lack_seeds_it_is_the_residual_of_one_fit_of_rows_and_seeds() -> None:
+    rng = np.random.default_rng(1)
+    seeds_of_rows = ((0, 1, 2), (1, 2, 3), (0, 2, 3, 4), (0, 1))
+    rows = [{seed: float(rng.normal(20 + row, 2)) for seed in seeds} for row, seeds in enumerate(seeds_of_rows)]
+    cells = [(row, seed, value) for row, by_seed in enumerate(rows) for seed, value in by_seed.items()]
+    design = np.array([[row == r for r in range(4)] + [seed == s for s in range(5)] for row, seed, _ in cells], float)
+    measured = np.array([value for *_, value in cells])
+    left = measured - design @ np.linalg.lstsq(design, measured, rcond=None)[0]
+    spread = pooled_spread(rows)
+    assert spread is not None
+    assert spread.degrees == 12 - (4 + 5 - 1)
+    assert spread.deviation == pytest.approx(np.sqrt(2 * left @ left / 4), rel=1e-9)
+
+
 def test_a_row_alone_and_rows_without_a_seed_in_common_have_no_spread() -> None:
     assert pooled_spread([]) is None
     assert pooled_spread([{0: 1.0, 1: 2.0}]) is None
@@ -136,6 +150,7 @@ def test_rows_that_do_not_scatter_lend_their_certainty_to_none_that_does() -> No
     moving = {"a": {0: 20.0, 1: 20.5, 2: 20.2}, "b": {0: 22.0, 1: 22.3, 2: 22.4}}
     assert spreading_alike(still | {"d": {0: 1.3, 1: 2.9, 2: 1.8}}) == set(still)
     assert spreading_alike(still) == set(still)
+    assert spreading_alike({"a": still["a"], "b": still["b"], "d": {0: 1.3, 1: 2.9, 2: 1.8}}) == {"a", "b"}
     # With one degree of freedom two rows may agree by chance, and then the third saves the test of those.
     two = {name: {0: 20.0, 1: 20.2} for name in "ab"}
     assert spreading_alike(two | {"c": {0: 20.0, 1: 20.5}}) == {"a", "b", "c"}
