@@ -65,6 +65,10 @@ def test_classes_and_flips_are_counted_by_hand(root: Path) -> None:
     flips = comparison.flips
     assert len(flips) == int((first != second).sum())
     assert int((flips["right"] == "first").sum()) == int((first & ~second).sum())
+    shares = [side.correct("top1").mean(axis=0)[flips["image"]] for side in (comparison.first, comparison.second)]
+    gaps = np.abs(shares[0] - shares[1]).round(6).tolist()
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[0] > gaps[-1]
     clearest = flips.iloc[0]
     assert clearest["class"] == CLASSES[clearest["image"] % 4]
     assert clearest["first"].count("0.75") == 3
