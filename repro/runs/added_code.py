@@ -124,7 +124,8 @@ def is_added(place: Place) -> bool:
 
 def _is_installed(path: Path) -> bool:
     """Returns whether a file is one of Python's or of a library's, wherever these lie: on a cluster in many places."""
-    return bool(_INSTALLED.intersection(path.parts)) or any(path.is_relative_to(folder) for folder in _python_folders())
+    folders = (*_python_folders(), *_target_folders(tuple(sys.path)))
+    return bool(_INSTALLED.intersection(path.parts)) or any(path.is_relative_to(folder) for folder in folders)
 
 
 @cache
@@ -133,6 +134,16 @@ def _python_folders() -> Sequence[Path]:
     paths = sysconfig.get_paths()
     folders = [Path(paths[name]) for name in ("stdlib", "platstdlib", "scripts")]
     return [*folders, *(folder.resolve() for folder in folders)]
+
+
+@cache
+def _target_folders(search_path: Sequence[str]) -> Sequence[Path]:
+    """Returns the folders, whatever their names, that libraries were installed to (`pip install --target`).
+
+    Args:
+        search_path: Where Python looks for modules; "": in the working folder.
+    """
+    return [Path(place).resolve() for place in search_path if any(Path(place).glob("*.dist-info"))]
 
 
 def _was_written_since(path: Path, line: int) -> bool:

@@ -138,6 +138,19 @@ def test_without_a_checkout_what_lies_in_the_packages_is_salmasks_own(
     assert added_place(error.with_traceback(trace.tb_next)) is None
 
 
+def test_a_library_in_a_folder_of_any_name_is_nobodys_added_code(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `pip install --target` makes it, for `PYTHONPATH`: its errors were told to be those of added code."""
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    path = tmp_path / "site" / "means.py"
+    (tmp_path / "site" / "means-1.0.dist-info").mkdir(parents=True)
+    path.write_text(TASK)
+    assert not added_code.is_added(added_code.Place(path, 2))
+    (tmp_path / "own.py").write_text(TASK)
+    assert added_code.is_added(added_code.Place(tmp_path / "own.py", 2))
+
+
 def test_libraries_are_nobodys_added_code() -> None:
     assert not added_code.is_added(added_code.Place(Path(torch.__file__), 1))
     assert not added_code.is_added(added_code.Place(Path(json.__file__), 1))
@@ -177,11 +190,11 @@ def test_a_file_named_like_a_library_is_told_to_stand_in_its_place(
 ) -> None:
     """`timm.py` beside a person's runs was a fault of salmask's own, to be reported."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, name, raising=False)
+    importlib.import_module(name)  # which the library's own is again after this test
+    monkeypatch.delitem(sys.modules, name)
     (tmp_path / f"{name}.py").write_text("MINE = 1\n")
     error = raised(lambda: exec(use, {}))
     assert stand_in(error) == tmp_path / f"{name}.py"
-    monkeypatch.delitem(sys.modules, name)
 
 
 def test_an_error_of_a_module_that_hides_no_other_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
