@@ -231,10 +231,8 @@ class _JobFiles:
         """Returns the rows whose protocol and data set were asked for; none where nobody asked."""
         if self.entry is None or not self.entry.protocols:
             return []
-        datasets = (self.entry.dataset,) if self.entry.dataset else {row.dataset for row in self.results}
-        matching_rows = [
-            row for row in self.results if row.protocol in self.entry.protocols and row.dataset in datasets
-        ]
+        asked, dataset = self.entry.protocols, self.entry.dataset
+        matching_rows = [row for row in self.results if row.protocol in asked and row.dataset == dataset]
         if len(matching_rows) == len(self.results) or task_and_dataset(self.task)[0] not in DETECTION_TASKS:
             return matching_rows
         # A detection may leave the batch to the devices at hand. Its rows name the batch that they were measured with,

@@ -65,7 +65,7 @@ class Submission:
     protocols: tuple[str, ...] = ()
     """Names of those that it measures by."""
     dataset: str = ""
-    """That it measures on; empty of what measures nothing, and where an older version launched."""
+    """That it measures on; empty of what measures nothing."""
     after: tuple[str, ...] = ()
     """Ids of the jobs that it waits for."""
     host: str = field(default_factory=socket.gethostname)
@@ -79,7 +79,7 @@ class Submission:
     superseded: str = ""
     """When `--replace` took the job out since the sweep had other settings, ISO 8601, UTC; empty: it did not."""
     nodes: int = 0
-    """Asked for, as the five below; 0 of all six where an older version launched."""
+    """Asked for, as the five below."""
     processes: int = 0
     """Of all nodes."""
     gpus: int = 0

@@ -31,7 +31,7 @@ def test_a_result_that_is_there_is_done_whatever_slurm_says(sweep: Sweep, queue:
     assert sweep.row(queue).state is State.done
     row = sweep.row(queue, "linear")
     assert (row.state, row.metric, row.value) == (State.done, "top1", 70.1)
-    assert row.note == f"{RUN.probe.protocol().name}, imagenet100"
+    assert row.note == f"{RUN.probe.protocol().name}, {RUN.data.dataset}"
 
 
 def test_the_headline_of_a_detection_is_the_ap_of_its_boxes(sweep: Sweep) -> None:

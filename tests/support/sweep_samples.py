@@ -11,6 +11,7 @@ import pytest
 from run_samples import RESULT
 from tiny_runs import tiny
 
+from repro.runs.evaluation import task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
 from repro.runs.run import Run
@@ -51,6 +52,7 @@ class Sweep:
     def submitted(self, task: str = "pretrain", job: str = "812", **changes: Any) -> Submission:
         """Put a job into the ledger, an hour ago."""
         protocols = () if task == "pretrain" else (self.run.probe.protocol().name,)
+        dataset = "" if task == "pretrain" else task_and_dataset(task)[1] or self.run.data.dataset
         entry = Submission(
             **{
                 "submission": f"sweep-{task}-{job or 'none'}",
@@ -61,6 +63,7 @@ class Sweep:
                 "task": task,
                 "job": job,
                 "protocols": protocols,
+                "dataset": dataset,
                 "time": iso(NOW - 3600),
                 **changes,
             }
@@ -85,6 +88,7 @@ class Sweep:
                 RESULT,
                 **{
                     "run_id": self.run.id,
+                    "dataset": self.run.data.dataset,
                     "protocol": self.run.probe.protocol().name,
                     "metric": m,
                     "value": v,
