@@ -156,7 +156,7 @@ def page() -> str:
     return f"""# Annotations as people have them
 
 If `salmask data verify voc07+12` or `salmask data verify coco` accepts annotations, they can be trained on and scored.
-All others are refused before that, by file and field; part of the message is shown.
+All others are refused before that, by file and field; the table shows part of the message.
 
 Each line below is a test (`pytest tests/repro/data/test_annotation_faults.py -k kinds`). The test makes this one change
 to a sound data set of drawn scenes, verifies it, opens it as a training does, trains for two steps, and scores.
