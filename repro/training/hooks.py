@@ -290,7 +290,7 @@ class MetricsFile(BaseVisBackend):
 
 
 class EventsFile(TensorboardVisBackend):
-    """Writes them for TensorBoard, in a thread of its own, whose errors are told where it is next given some."""
+    """Writes a training's scalars for TensorBoard, by a thread whose errors are told where it is next given some."""
 
     def add_scalars(self, *args: Any, **kwargs: Any) -> None:
         """Hands the scalars of a step over.
