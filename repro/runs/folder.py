@@ -93,7 +93,7 @@ class RunFolder:
         self._attempt: tuple[str, int] | None = None
         """Task and number of the attempt that this process makes."""
         self._has_settings = False
-        """Whether `run.yaml` was there as that began: it stays until somebody moves or removes the folder."""
+        """Whether `run.yaml` has been there since that began: it stays until somebody moves or removes the folder."""
 
     @classmethod
     def of(cls, run: Run, out: Path) -> "RunFolder":
@@ -124,8 +124,9 @@ class RunFolder:
             run_there = self.load("remove it, and the same again writes it anew")
             if run_there.id != run.id:
                 raise UserError(f"{self.path} holds run {run_there.id}, not {run.id}", mend="choose another --out")
-            return
-        write_text(self.run_yaml, f"# run {run.id}\n{run.to_yaml()}")
+        else:
+            write_text(self.run_yaml, f"# run {run.id}\n{run.to_yaml()}")
+        self._has_settings = True
 
     def load(self, unreadable: str = "") -> Run:
         """Returns the run that this folder belongs to; `unreadable` is the mend as `repro.runs.reading.load` takes it.

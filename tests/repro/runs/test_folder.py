@@ -196,11 +196,9 @@ def test_of_a_folder_that_was_moved_meanwhile_that_is_told_and_nothing_is_writte
 ) -> None:
     """It was a fault of salmask's own, with its traceback."""
 
-    folder.path.mkdir(parents=True)
-    folder.run_yaml.touch()
-
     def moved() -> None:
         with folder.attempt("pretrain"):
+            folder.prepare(RUN)  # as a training does that was never begun before
             folder.path.rename(tmp_path / "moved")
             raise came_of_it
 
