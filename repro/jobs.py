@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from repro.console import show_log
 from repro.errors import interruption
 from repro.garbage import imports_frozen
+from repro.paths import require_utf8
 from repro.progress import OPENING
 from repro.runs.folder import RunFolder
 from repro.runs.resumption import goes_on
@@ -53,8 +54,9 @@ def carry_out(
         again: Whether an evaluation whose rows have no predictions is carried out once more.
 
     Raises:
-        UserError: Bad input, or another process holds the folder.
+        UserError: Bad input, the folder's name is no UTF-8, or another process holds it.
     """
+    require_utf8(path)
     meter = UsageMeter()
     show_log()
     STOP.install()

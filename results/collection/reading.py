@@ -13,7 +13,6 @@ from pyarrow import json as arrow_json
 
 from repro.errors import UserError
 from repro.files import read_regular
-from repro.paths import require_utf8
 from repro.runs.records import ADDED, FIELDS, SCHEMA, Result, is_time, read_rows
 
 BATCH_BYTES = 32 * 2**20
@@ -144,8 +143,6 @@ def _with_paths(table: pa.Table, paths: Sequence[Path], counts: Sequence[int]) -
     """Adds the column `path`, of which each path stands in as many rows as its count says, and encodes the texts."""
     columns = [column.dictionary_encode() if pa.types.is_string(column.type) else column for column in table.columns]
     indices = pa.array(np.repeat(np.arange(len(paths), dtype=np.int32), counts))
-    for each in paths:
-        require_utf8(each)
     path = pa.DictionaryArray.from_arrays(indices, pa.array([str(path) for path in paths], pa.string()))
     return pa.table([*columns, pa.chunked_array([path])], [*FIELDS, "path"])
 

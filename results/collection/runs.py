@@ -13,6 +13,7 @@ import yaml
 from repro.clutter import is_clutter
 from repro.errors import UserError, nearest
 from repro.files import read_regular
+from repro.paths import require_utf8
 from repro.presence import is_filled, is_folder
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.health import Symptom, read_symptoms
@@ -231,7 +232,7 @@ def find_runs(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str
         sweep: Only runs of this sweep, where given.
 
     Raises:
-        UserError: A root is missing, a folder cannot be listed, or there is no such sweep.
+        UserError: A root is missing, a folder cannot be listed or its name is no UTF-8, or there is no such sweep.
     """
     # By resolved path, as two roots may overlap, or a link lead from one to the other; what it leads to is taken then.
     folders: dict[Path, Path] = {}
@@ -239,6 +240,8 @@ def find_runs(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str
         real = path.resolve()
         if folders.get(real, Path()).absolute() != real:
             folders[real] = path
+    for path in folders.values():
+        require_utf8(path)
     runs = [RunRecord(path, recipe) for path in sorted(folders.values())]
     if not sweep:
         return runs

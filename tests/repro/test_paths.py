@@ -2,14 +2,12 @@
 
 import os
 import pwd
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from foreign_parts import network
-from run_samples import finished
-from training_samples import TINY, refused, salmask, words
+from training_samples import TINY, refused, salmask, tiny, with_random_backbone, words
 
 from repro.data.roots import ROOT_VARIABLE, find_root, root_of
 from repro.errors import UserError
@@ -204,13 +202,13 @@ def test_in_a_folder_that_was_removed_a_command_ends_in_a_line(tmp_path: Path, m
 
 
 def test_a_folder_whose_name_is_no_utf_8_is_refused_where_it_is_recorded(tmp_path: Path) -> None:
-    """Either was a fault of salmask's own, in a library, the training after it had begun."""
+    """Each was a fault of salmask's own, in a library, or a line after all had been computed."""
     odd = tmp_path / os.fsdecode(b"\xff.x")
     mend = "rename that folder, or name another place"
     assert refused("pretrain", "mocov2", "--out", str(odd), *words()) == f"{tmp_path}/\\xff.x is no UTF-8; mend: {mend}"
     assert not odd.exists()
-    finished(tmp_path / "fine", "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    folder = with_random_backbone(tiny(), tmp_path / "fine").path.relative_to(tmp_path / "fine")
     (tmp_path / "fine").rename(odd)
-    assert re.fullmatch(
-        rf".*/\\xff\.x/.*results\.jsonl is no UTF-8; mend: {mend}", refused("table", "table1", "--runs", str(odd))
-    )
+    for asked in (("eval", str(odd / folder), "--task", "knn"), ("table", "table1", "--runs", str(odd))):
+        assert refused(*asked) == f"{tmp_path}/\\xff.x/{folder} is no UTF-8; mend: {mend}"
+    assert not (odd / folder / "status-knn.json").exists()
