@@ -169,7 +169,7 @@ def restore(runner: Any, folder: Path, run_id: str, data: str = "") -> int:
             raise UserError(f"{path} belongs to run {content.get('run_id')}, not {run_id}", mend="choose another --out")
         if (recorded := content.get("data", "")) != data:
             raise UserError(
-                f"{path} is of a training on other data (fingerprint {recorded}, now {data})",
+                f"{path} is of a training on other data (fingerprint {recorded or 'unknown'}, now {data})",
                 mend=f"delete {folder.parent} to start anew, or restore the data",
             )
 

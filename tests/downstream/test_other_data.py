@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from image_samples import write_image
 from json_rows import read_rows, write_rows
 from training_samples import CPU, refused, salmask, tiny, with_random_backbone
@@ -122,6 +123,12 @@ def test_a_training_goes_on_on_the_images_that_it_began_on_alone(task: str, tmp_
     assert refusal.value.mend == f"delete {checkpoints.parent} to start anew, or restore the data"
     assert (metrics.read_bytes(), folder.results.exists()) == (before, False)
     assert [row.value for row in evaluate(run, folder, f"{task}@folder", CPU, first)] == [row.value for row in expected]
+    folder.results.unlink()
+    for path in checkpoints.glob("*.pth"):
+        content = torch.load(path, weights_only=True)
+        torch.save({name: value for name, value in content.items() if name != "data"}, path)
+    with pytest.raises(UserError, match=r"is of a training on other data \(fingerprint unknown, now \w"):
+        evaluate(run, folder, f"{task}@folder", CPU, first)
 
 
 @pytest.mark.parametrize("task", ["linear", "finetune"])
