@@ -146,7 +146,7 @@ def schedulers_of(runner: Any) -> list[_ParamScheduler]:
     return list(chain.from_iterable(schedulers.values())) if isinstance(schedulers, dict) else schedulers
 
 
-def restore(runner: Any, folder: Path, run_id: str, data: str = "") -> int:
+def restore(runner: Any, folder: Path, run_id: str, data: str) -> int:
     """Puts a runner where its newest readable checkpoint left off.
 
     Args:
