@@ -103,8 +103,8 @@ def _resnet50(weights: str) -> nn.Module:
         raise UserError(
             f"the weights {weights} of resnet50 cannot be downloaded ({reason_of(error)})",
             mend=(
-                f"salmask data weights where there is a network and {folder / 'checkpoints'} is seen, or with --from "
-                "FILE; else localizer.network=efficientnet-lite0"
+                f"call salmask data weights on a machine that has a network and sees {folder / 'checkpoints'}, or give "
+                "it --from FILE; or set localizer.network=efficientnet-lite0"
             ),
         ) from error
     finally:
