@@ -45,11 +45,11 @@ AuditFolder = Annotated[
 
 
 _AUDIT_COLUMNS = """\
-lean: mean column of the foreground, -1 all in the left one, 1 all in the right one
-of foreground, of background: share hidden of the saliency map's foreground and of all else, whoever drew the patches
-± difference: standard deviation over views of 'of foreground' less 'of background', in points
-of object, of ground: share hidden of the true object and of all that is not it, where that is known
-own image's %: queries whose hard negative is made of their own image"""
+lean: mean column of the foreground, from -1 (all in the leftmost) to 1 (all in the rightmost)
+of foreground, of background: hidden share of each, by the saliency map, however the patches were chosen
+± difference: standard deviation over views of 'of foreground' minus 'of background', in points
+of object, of ground: hidden share of the true object, and of everything else, where the object is known
+own image's %: queries whose hard negative is made from their own image"""
 """What the columns of the two tables of `salmask audit` hold."""
 
 
@@ -253,7 +253,7 @@ def _say_at_work(names: Sequence[str], runs: Sequence[Run]) -> None:
     """Tells which settings play a part in one of two runs alone: a table of what differs has none of them."""
     for name, run, other in zip(names, runs, reversed(runs), strict=True):
         if sections := at_work_in_first(run, other):
-            say(f"\nAt work in {name} alone:")
+            say(f"\nHas an effect in {name} only:")
             for section, text in sections.items():
                 say(f"  {section}: {text}")
 

@@ -361,7 +361,7 @@ def _differing_settings(first: Side, second: Side) -> list[str]:
     for side, sections in ((first, at_work_in_first(one, other)), (second, at_work_in_first(other, one))):
         if sections:
             told = ", ".join(f"{section} ({text})" for section, text in sections.items())
-            notes.append(f"At work in {side.name} alone: {told}.")
+            notes.append(f"Has an effect in {side.name} only: {told}.")
     return notes
 
 

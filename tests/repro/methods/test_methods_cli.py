@@ -114,7 +114,7 @@ def test_diff_shows_two_rows_beside_each_other() -> None:
         ["masking.strategy", "|", "none", "|", "high_pass"],
     ]
     heading, *sections = at_work.splitlines()
-    assert heading == "At work in mocov2+ours-hp alone:"
+    assert heading == "Has an effect in mocov2+ours-hp only:"
     assert [line.split(":")[0].strip() for line in sections] == ["localizer", "masking", "fidelity", "moco"]
     assert "  masking: guidance=saliency, branch=query, hard_negative=true, ratio_min=0.05" in at_work
     assert ended.err == ""
