@@ -124,7 +124,7 @@ class Verdict:
         unlike = self.column.unlike(self.claim.better, self.claim.worse) if self.column and self.comparison.n else ()
         done = " and ".join(done for images, done in _IMAGES.items() if images in unlike)
         alone = self.comparison.unpaired if self.comparison.n else 0
-        left_out = f"; {counted(alone, 'seed')} of one of the two alone left out" if alone else ""
+        left_out = f"; left out: {counted(alone, 'seed')} that only one of the two has" if alone else ""
         return self._why + left_out + (f"; their runs were not {done} on the same images" if done else "")
 
     @property
@@ -165,7 +165,7 @@ class Verdict:
                 f"alone it would count (p = {p_text(p)}), among the {self.tested} comparisons of its "
                 f"sentence it does not{more}"
             )
-        return f"the interval holds no difference as well as more than {points_text(margin())}{more}"
+        return f"the interval contains zero as well as more than {points_text(margin())}{more}"
 
 
 def judge(

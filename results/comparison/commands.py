@@ -193,7 +193,8 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
     console.print()
     if class_rows:
         heads = ("class", "images", "A %", "B %", "Δ")
-        print_table(TextTable(heads, class_rows, right=heads[1:], title="By class, the ends:"), console)
+        title = "Classes with the largest differences:"
+        print_table(TextTable(heads, class_rows, right=heads[1:], title=title), console)
         console.print()
     by = "by most seeds" if comparison.most_runs > 1 else "of these two runs"
     for line in [*([f"{'; '.join(flipped)} ({by})."] if flipped else []), *comparison.notes]:

@@ -100,7 +100,7 @@ def test_seeds_that_have_no_pair_are_said_where_others_have_one() -> None:
     """Those of the longer row were left out without a word."""
     line = verdict(frame_of(*rows_of("mocov2", [60.0, 61.0]), *rows_of("mocov2+ours-hp", [70.0, 70.4, 73.0, 74.0])))
     assert line["n"] == 2
-    assert line["why"].endswith("; 2 seeds of one of the two alone left out")
+    assert line["why"].endswith("; left out: 2 seeds that only one of the two has")
 
 
 def test_the_note_names_the_test() -> None:
@@ -133,7 +133,7 @@ def test_close_runs_are_a_tie_and_scattered_ones_too_few() -> None:
     line = verdict(scattered)
     assert line["verdict"] == UNDECIDED
     too_few = "; about 9 seeds would show 5.58 points at this spread"
-    assert line["why"] == f"the interval holds no difference as well as more than 1 point{too_few}"
+    assert line["why"] == f"the interval contains zero as well as more than 1 point{too_few}"
     # The only comparison of its sentence: nothing is corrected.
     assert (line["low_corrected"], line["high_corrected"], line["p_corrected"]) == (
         line["low"],
