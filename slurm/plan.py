@@ -133,7 +133,8 @@ def _headline(graph: Graph, done_count: int) -> str:
     runs = len({folder for folder, _ in graph.by_key})
     counts = {task: sum(job.task == task for job in graph.jobs) for task in graph.tasks}
     after = ", ".join(f"{number} {task}" for task, number in counts.items() if task != PRETRAIN)
-    flow = f"{counts[PRETRAIN]} {PRETRAIN}" + (f" -> {after} -> report ({', '.join(graph.tables)})" if after else "")
+    tables = f" ({', '.join(graph.tables)})" if graph.tables else ""
+    flow = f"{counts[PRETRAIN]} {PRETRAIN}" + (f" -> {after} -> report{tables}" if after else "")
     return f"{counted(runs, 'run')}, {counted(len(graph.jobs), 'job')}, {done_count} done: {flow}"
 
 

@@ -337,6 +337,8 @@ def test_the_command_measures_and_plans_from_it(tmp_path: Path, monkeypatch: pyt
 
     text = salmask("sweep", str(sweep), "--plan", "--out", str(out)).out
     assert "2 runs, 4 jobs, 0 done: 2 pretrain -> 2 linear -> report (table1)" in text
+    sweep.write_text(json.dumps({"methods": ["mocov2"], "seeds": [0, 1], "settings": TINY, "table": []}))
+    assert "2 pretrain -> 2 linear -> report\n" in salmask("sweep", str(sweep), "--plan", "--out", str(out)).out
     assert "bench step on cpu" in text
     caution = "moco.queue=32 is 160% of the 20 training images: keys of an image from up to 1.6 epochs ago are"
     assert plan["cautions"] == [f"{caution} negatives of its own query: mocov2"]
