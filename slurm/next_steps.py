@@ -139,7 +139,7 @@ def _watch(folder: Path) -> Sequence[NextStep]:
         NextStep(f"salmask logs {run} -f", "what the newest run prints"),
         NextStep(f"salmask table table1 --runs {sweep}", "the table so far"),
         NextStep(f"salmask cancel {sweep}", "end its jobs; each saves a checkpoint"),
-        NextStep(f"salmask retry {sweep}", "hand over again what failed meanwhile"),
+        NextStep(f"salmask retry {sweep}", "start again what failed meanwhile"),
     )
 
 
@@ -149,7 +149,7 @@ def _mend(folder: Path) -> Sequence[NextStep]:
         NextStep(f"salmask status {sweep}", "why they stopped"),
         NextStep(f"salmask logs {run}", "what the newest run printed"),
         NextStep("salmask doctor", "whether this machine has what it takes"),
-        NextStep(f"salmask retry {sweep}", "hand over again what stopped, from its last checkpoint if it has one"),
+        NextStep(f"salmask retry {sweep}", "start again what stopped, from its last checkpoint if it has one"),
         NextStep(f"salmask table table1 --runs {sweep}", "the table so far"),
     )
 
@@ -164,12 +164,12 @@ def _read(folder: Path) -> Sequence[NextStep]:
             ),
             NextStep(f"salmask eval {run} --task logistic", "by logistic regression"),
             NextStep(f"salmask eval {run} --task linear", "by the paper's linear probe"),
-            NextStep(table, "then: the paper's table with these numbers beside"),
+            NextStep(table, "then: the paper's table with these numbers beside it"),
             NextStep(f"salmask report --runs {sweep}", "then: all of it as one page"),
         )
     return (
-        NextStep(table, "the paper's table with these numbers beside"),
-        NextStep(f"salmask claims --runs {sweep}", "what these runs say to the paper's claims"),
+        NextStep(table, "the paper's table with these numbers beside it"),
+        NextStep(f"salmask claims --runs {sweep}", "what these runs say about the paper's claims"),
         NextStep(f"salmask report --runs {sweep}", "all of it as one page"),
         NextStep(f"salmask eval {run} --task {_not_measured(folder)}", "evaluate the newest backbone by another task"),
         NextStep(f"salmask pack --runs {sweep}", "one archive of results, settings and pages, to pass on"),

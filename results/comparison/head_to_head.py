@@ -113,7 +113,7 @@ class HeadToHead:
         smallest = self.difference.smallest
         if smallest is None:
             return f"undecided: {self._why_undecided}, nothing tells the spread"
-        of = "" if self.difference.of_seeds else ", of these two runs and not of the methods"
+        of = "" if self.difference.of_seeds else " (these two runs, not the methods)"
         if self.better is not None:
             return f"{spell(self.better)} is better{of}"
         return f"no difference found{of}; this data could show {number_text(smallest)} points"

@@ -196,7 +196,7 @@ def test_single_runs_and_sweeps_go_by_their_names(root: Path) -> None:
     assert sweeps.verdict().startswith("mocov2 of full is better")
     assert "They differ in moco.queue (65536 and 32768)." in sweeps.notes
     (single,) = compared(root, f"full/{OURS}/s0", "full/mocov2/s0")
-    assert single.verdict() == f"{OURS} is better, of these two runs and not of the methods"
+    assert single.verdict() == f"{OURS} is better (these two runs, not the methods)"
     (at_work,) = [note for note in single.notes if note.startswith(f"Has an effect in {single.first.name} only: ")]
     assert "masking (guidance=saliency, branch=query, hard_negative=true, " in at_work
     with pytest.raises(UserError, match=r"no method, sweep or run 'mocov3'; mend: did you mean 'mocov2'"):
