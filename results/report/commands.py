@@ -80,4 +80,4 @@ def pack(
 
         shown = {"title": heading, "task": task, "metric": metric}
         files = artifact.pack(out, records, frame, **shown, checkpoints=checkpoints, tell=tell)
-    say(f"{counted(files, 'file')}, {size_text(out.stat().st_size)} in {out}")
+    say(f"{counted(files, 'file')} and their checksums, {size_text(out.stat().st_size)} in {out}")

@@ -89,7 +89,7 @@ def pack(
         tell: Is told what comes next, in a few words.
 
     Returns:
-        The number of files in it.
+        The number of files in it, without the manifest.
 
     Raises:
         UserError: The path has another suffix or cannot be written, runs exclude each other, or there is no such task
@@ -116,7 +116,7 @@ def pack(
         names.extend(sums)
 
     write_atomically(path, fill)
-    return len(names) + 1
+    return len(names)
 
 
 def check(path: Path) -> int:
