@@ -63,7 +63,7 @@ class FeatureStore:
     device: torch.device
     workers: int
     task: str
-    channels_last: bool = False
+    channels_last: bool
     _last_pool: dict[str, Features] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod

@@ -59,6 +59,9 @@ def test_features_match_direct_computation(
     folder = with_random_backbone(RUN, tmp_path, input_filter)
     expected = direct(load_backbone(folder.backbone))
     stored = store_of(folder)(open_data(RUN, "val"))
+    status = folder.status("knn")
+    assert status is not None
+    assert (status.step, status.steps) == (len(stored), len(stored))
     assert stored.dtype == np.float32
     np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
@@ -85,7 +88,7 @@ def test_the_memory_layout_of_a_training_changes_no_bit_of_its_features(tmp_path
 
 def test_channels_last_in_memory_change_features_by_rounding_alone_and_are_kept_apart(tmp_path: Path) -> None:
     folder, val = with_random_backbone(RUN, tmp_path), open_data(RUN, "val")
-    plain, last = store_of(folder), store_of(folder, channels_last=True)
+    plain, last = FeatureStore.of(RUN, folder, CPU, "knn"), store_of(folder, channels_last=True)
     assert last.backbone.network.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     departures = np.linalg.norm(last(val) - plain(val), axis=1) / np.linalg.norm(plain(val), axis=1)
     assert departures.max() < 1e-5
@@ -217,6 +220,7 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: py
     assert np.array_equal(store_of(folder)(val), expected)
     assert f"{path} " in caplog.text
     assert "computed anew" in caplog.text
+    assert "of object" not in caplog.text  # a pickle is not opened: it may run anybody's code
     assert np.array_equal(np.load(path), expected)
 
 
