@@ -17,6 +17,7 @@ from downstream.logistic import RegularisationPath, fit, fit_path, grid, log_pro
 from downstream.measurement import Target
 from downstream.partitions import standard
 from downstream.tasks import evaluate
+from repro.data.subsets import Subset, sizes
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.protocols import LogisticSettings
@@ -202,6 +203,15 @@ def test_the_rows_are_those_of_the_chosen_weight_fitted_on_all_training_images(e
     hits = model.predict(store(partition.scored)) == labels
     assert values["top1"] == pytest.approx(100 * hits.mean())
     assert values["mean_per_class"] == pytest.approx(100 * np.mean([hits[labels == c].mean() for c in range(8)]))
+
+
+def test_a_tenth_of_each_class_is_held_out_and_one_image_at_least_is_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, counts = open_data(RUN, "train"), [1, 2, 3, 14, 16, 20, 100, 1300]
+    images = Subset(train, np.repeat([train.targets.index(label) for label in range(8)], counts))
+    monkeypatch.setattr(Target, "open_both", lambda _: (images, images))
+    partition = standard(Target("scenes", None, RUN.data.scenes), seed=0)
+    assert sizes(partition.held_out) == [0, 1, 1, 1, 2, 2, 10, 130]
+    assert sizes(partition.fit) == [1, 1, 2, 13, 14, 18, 90, 1170]
 
 
 def test_the_weight_is_chosen_on_training_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

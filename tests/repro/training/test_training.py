@@ -184,9 +184,14 @@ def test_bf16_trains_with_weights_in_single_precision(tmp_path: Path) -> None:
     assert half[0] == pytest.approx(exact[0], abs=0.2)
 
 
-def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"precision=fp16 needs a GPU; mend: "):
-        make_training(tiny(changes={"optimization.precision": "fp16"}), RunFolder(tmp_path))
+@pytest.mark.parametrize(
+    ("device", "graphs", "said"),
+    [("cpu", False, "optimization.precision=fp16 needs a GPU"), ("cuda", True, "graphs=true replays no steps in fp16")],
+)
+def test_fp16_is_refused_on_a_cpu_and_in_a_graph(tmp_path: Path, device: str, graphs: bool, said: str) -> None:
+    run = tiny(changes={"optimization.precision": "fp16", "machine.graphs": graphs})
+    with pytest.raises(UserError, match=f"{said}; mend: "):
+        make_training(run, RunFolder(tmp_path), device=torch.device(device))
 
 
 def test_reference_and_device_augmentation_train_alike(tmp_path: Path) -> None:
