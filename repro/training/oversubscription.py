@@ -31,8 +31,7 @@ class OversubscribedCores(Hook):
         """Forgets an earlier look: the first step pays for what is allocated and compiled once."""
         self._since: float | None = None
         self._busy = 0.0
-        # The first process speaks for all, and a single thread waits for nobody.
-        self._is_said = runner.rank > 0 or torch.get_num_threads() == 1
+        self._is_said = runner.rank > 0  # the first process speaks for all
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
@@ -66,4 +65,4 @@ def caution(threads: int, cores: float) -> str:
         return ""
     left = f"{max(0.0, cores):.1f} cores"
     what = f"{threads} threads wait for each other: other processes, or a limit, leave {left} to them"
-    return with_mend(what, f"OMP_NUM_THREADS={max(1, min(threads - 1, int(cores)))} before the command")
+    return with_mend(what, f"OMP_NUM_THREADS={max(1, int(cores))} before the command")

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,3 +145,11 @@ def test_a_classifier_that_does_not_give_its_trainings_number_makes_no_row(task:
     with pytest.raises(UserError, match=rf"{task} on scenes: .*, not the 99\.00 %.*; mend: remove what .* of scenes"):
         evaluate(run, folder, task, CPU)
     assert not folder.results.exists()
+
+
+def test_splits_whose_labels_mean_other_classes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a data set of a person's own; those that come along refuse it themselves."""
+    classes = {"train": ("ant", "bee"), "val": ("bee", "ant")}
+    monkeypatch.setattr(Target, "open", lambda _, split: SimpleNamespace(classes=classes[split]))
+    with pytest.raises(UserError, match="own: train and val have different classes; mend: salmask data verify"):
+        Target("own", None, tiny().data.scenes).open_both()

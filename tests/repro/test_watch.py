@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from baselines import resolve
 from repro.bench.throughput import StepMeasurement, kind_of, record
 from repro.cli import app
 from repro.errors import UserError
+from repro.quantities import duration_text
 from repro.runs.folder import RunFolder
 from repro.runs.reading import build as build_run
 from results.collection.collect import collect_runs
@@ -25,6 +27,7 @@ from results.report.page import build
 from results.report.server import PageServer
 from slurm.monitoring.progress import progress
 from slurm.monitoring.spending import spendings
+from slurm.monitoring.states import State
 from slurm.profiles.profile import Cluster, Resources
 from slurm.status_commands import look
 from slurm.sweep_folder.ledger import Ledger, Submission
@@ -172,6 +175,10 @@ def test_what_is_left_holds_the_gpus_of_the_newest_profile(
     state = progress(sweep, [waiting], queue, every=60)
     hours = run.optimization.epochs * 126_689 / 1000 / 3600
     assert state.hours == f"0.00 of {hours:.2f} {unit} spent."
+    # One at a time, it comes after the one that runs.
+    both = [row for row in table if row.run == "mocov2 s1"] + [replace(waiting, state=State.queued)]
+    left = duration_text(3240 + 3600 * hours)
+    assert progress(sweep, both, queue, every=60).summary == f"1 running, 1 queued; {left} left, 1 at a time."
 
 
 def test_the_page_shows_progress_before_anything_else(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

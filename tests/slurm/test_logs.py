@@ -9,7 +9,7 @@ from sweep_samples import NOW, FakeSlurm, Sweep
 from training_samples import refused, salmask
 
 from slurm.monitoring import logs
-from slurm.monitoring.logs import follow, last_line, log_files
+from slurm.monitoring.logs import follow, last_line, log_files, tail
 
 
 def test_logs_are_those_of_the_newest_attempt_that_has_begun(sweep: Sweep, runs: Path) -> None:
@@ -111,3 +111,5 @@ def test_the_last_line_is_not_submitits(tmp_path: Path) -> None:
     assert last_line(log) == ""
     log.write_text("x" * 9000 + "\nValueError: no\n\nsubmitit WARNING (2026) - Bypassing signal SIGTERM\n")
     assert last_line(log) == "ValueError: no"
+    log.write_text("é" * 9000 + "x", encoding="utf-8")
+    assert tail(log) == "\N{REPLACEMENT CHARACTER}" + "é" * 4095 + "x"  # it begins within a character

@@ -150,6 +150,7 @@ def test_the_message_on_an_indivisible_crop_names_the_grid_and_the_mend() -> Non
         ),
         ("timm/resnet18x", "random", "timm has no model 'resnet18x'; mend: timm.list_models() has the names"),
         ("timm/resnet18.bogus", "IMAGENET1K_V2", "timm"),
+        ("timm/test_vit", "random", "timm/test_vit has no last stage of stride 32; mend: choose a convolutional"),
         ("checkpoint", "nowhere/backbone.pth", "checkpoint nowhere/backbone.pth does not exist"),
         ("checkpoint", "", "localizer.network=checkpoint without a file; mend: localizer.weights=RUN/backbone.pth"),
     ],

@@ -19,6 +19,7 @@ from downstream.scored_pictures import pictures_of_scored
 from repro.data.folders import FolderImages
 from repro.data.image_numbers import ImageNumbers
 from repro.data.subsets import Subset
+from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.health import read_symptoms
 from repro.runs.identity import plain as plain_settings
@@ -86,6 +87,9 @@ def test_maps_are_kept_with_mean_0_and_deviation_1(folder_root: Path, maps: Path
     assert kept.shape == (12, CELLS, CELLS)
     assert kept.mean((1, 2)).abs().max() < 1e-3
     assert kept.std((1, 2), correction=0) == pytest.approx(1, abs=1e-3)
+    save_numbers(maps / "ant/0.png", np.zeros((4, 4, 3), dtype=np.uint8))
+    with pytest.raises(UserError, match="its mode is RGB, and not one channel of grey"):
+        maps_of_files(LocalizerSettings(files=str(maps)), images).prepare(images.names.index("ant/0.png"))
 
 
 @pytest.fixture

@@ -201,6 +201,19 @@ def test_a_runs_localizer_is_built_from_its_settings_and_seed_and_checked(monkey
     assert (foregrounds.relax, foregrounds.row_sorted) == (0.2, False)
 
 
+def test_sources_of_true_masks_have_the_maps_that_they_are_named_after() -> None:
+    def built(source: str) -> Any:
+        run = tiny(OURS, {"localizer.source": source})
+        return build_foregrounds(run, CPU, open_data(run, "train"))[0]
+
+    truth, grown, inverted, random = map(built, ("truth", "truth-dilated-2", "inverted", "random"))
+    assert [source.inverted for source in (truth, grown, inverted, random.counted)] == [False, False, True, False]
+    assert torch.equal(inverted.maps, truth.maps)
+    assert torch.equal(random.counted.maps, truth.maps)
+    assert grown.maps.sum() > 1.2 * truth.maps.sum()
+    assert random.ranks[0].tolist() == [10, 13, 9, 15, 11, 2, 3, 5, 7, 14, 6, 12, 4, 1, 8, 0]  # as recorded runs had it
+
+
 def test_a_hard_negative_of_another_source_leaves_the_query_and_loses_other_patches() -> None:
     alike, apart = (
         tiny(OURS, {"localizer.source": "truth", "localizer.hard_negative_source": h}) for h in ("", "random")

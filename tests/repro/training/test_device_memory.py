@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from training_samples import CPU, tiny
 
+from baselines import resolve
 from repro import control_groups
 from repro.errors import UserError
 from repro.training import device_memory
-from repro.training.device_memory import free_bytes, require_memory, total_bytes
+from repro.training.device_memory import free_bytes, least_bytes, require_memory, total_bytes
 
 GIB = 2**30
 
@@ -63,12 +65,28 @@ def test_a_system_that_tells_nothing_sets_no_limit(kernel: Path) -> None:
     assert free_bytes(CPU) == float("inf")
 
 
+def test_of_a_gpu_what_torch_holds_for_later_use_is_free_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"mem_get_info": (10 * GIB, 80 * GIB), "memory_reserved": 7 * GIB, "memory_allocated": 4 * GIB}
+    for name, answer in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, answer=answer: answer)
+    gpu = torch.device("cuda")
+    assert (free_bytes(gpu), total_bytes(gpu)) == (13 * GIB, 80 * GIB)
+
+
 def test_a_run_that_a_job_was_given_too_little_for_is_refused(kernel: Path) -> None:
     (kernel / "HIERARCHIES" / "memory.max").write_text(f"{GIB // 2}\n")
     (kernel / "HIERARCHIES" / "memory.current").write_text("0\n")
     run = tiny("mocov2", {"moco.queue": 2**21, "encoder.dim": 128})
     with pytest.raises(UserError, match=r"takes 1\.\d GiB of memory at least, .* and there are 0\.5 GiB; mend: "):
         require_memory(run, CPU)
+
+
+def test_what_a_run_takes_at_least_is_of_its_widest_layer_its_views_and_its_queue() -> None:
+    width, views, queue = ("encoder.dim", "encoder.width"), ("optimization.batch", "data.crop"), "moco.queue"
+    papers = least_bytes(resolve("mocov2"))
+    assert papers == {width: 3 * 2048 * 128 * 4, views: 2 * 128 * 3 * 224**2 * 4, (queue, "encoder.dim"): 2**16 * 512}
+    small = least_bytes(tiny("simclr", {"encoder.width": 16, "encoder.dim": 8}))
+    assert (small[width], len(small)) == (3 * 8 * 16 * 8 * 4, 2)  # resnet18's last stage is but eight times as wide
 
 
 def test_processes_share_the_memory_of_a_batch(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:

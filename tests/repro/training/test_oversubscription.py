@@ -3,6 +3,7 @@
 import itertools
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from training_samples import make_training, tiny
 
 from repro.runs.folder import RunFolder
 from repro.training import oversubscription
-from repro.training.oversubscription import caution
+from repro.training.oversubscription import OversubscribedCores, caution
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,19 @@ def test_threads_without_a_core_of_their_own_are_too_many(threads: int, number: 
             f"{threads} threads wait for each other: other processes, or a limit, leave {max(number, 0):.1f} cores to "
             f"them; mend: OMP_NUM_THREADS={fewer} before the command"
         )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_it_looks_for_twenty_seconds_at_a_time_on_the_first_process(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, hook, looks = [0.0], OversubscribedCores(), []
+    seconds = SimpleNamespace(monotonic=lambda: clock[0], process_time=lambda: clock[0])
+    monkeypatch.setattr(oversubscription, "time", seconds)
+    monkeypatch.setattr(oversubscription, "busy_seconds", lambda: 3 * clock[0])  # two of them are others'
+    monkeypatch.setattr(oversubscription, "cores_beside", lambda others: looks.append((clock[0], others)) or 64.0)
+    hook.before_train(SimpleNamespace(rank=rank))
+    for clock[0] in (5.0, 6.0, 24.0, 25.0, 26.0, 44.0, 46.0):
+        hook.after_train_iter(None, 0)
+    assert looks == ([] if rank else [(25.0, 2.0), (46.0, 2.0)])
 
 
 @pytest.mark.parametrize("busy", [True, False])

@@ -192,6 +192,7 @@ def test_fp16_is_refused_on_a_cpu_and_in_a_graph(tmp_path: Path, device: str, gr
     run = tiny(changes={"optimization.precision": "fp16", "machine.graphs": graphs})
     with pytest.raises(UserError, match=f"{said}; mend: "):
         make_training(run, RunFolder(tmp_path), device=torch.device(device))
+    make_training(tiny(changes={"machine.graphs": graphs}), RunFolder(tmp_path))  # the one without the other
 
 
 def test_reference_and_device_augmentation_train_alike(tmp_path: Path) -> None:
