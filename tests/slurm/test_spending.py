@@ -94,8 +94,12 @@ def test_what_slurm_accounts_for_stands_beside_what_was_asked_and_planned(
         }
     ]
     page = salmask("status", "table1", "--cost").out
-    assert "runs/table1: 1 job used 1.00 GPU-hours" in page
-    assert "120 %" in page  # an hour of 50 minutes planned
+    assert "runs/table1: 1 job used 1.00 GPU-hours\n" in page
+    cells = " ".join(page.split())
+    assert (
+        "| mocov2 s0 | pretrain | done | 60 min | 50 min | 24.0 h | 1 | 80 % | 8 | 12 % | 3.1 GiB | 24 GiB |" in cells
+    )
+    assert "| mocov2 | 1 | 1.00 | 120 % |" in cells  # an hour of 50 minutes planned
     # 1.5 times 3.05 GB and one more; 60 minutes by half, and ten; 1 core and a quarter
     assert content["too_much"] == [
         "pretrain: memory: 24 GiB asked, 3.1 GiB used at most of 1 job: memory: 6",
@@ -206,7 +210,7 @@ def test_a_sweep_of_this_machine_is_told_by_cpu_hours_and_method(slurm: FakeSlur
     }
     assert content["too_much"] == []  # nothing was asked for
     assert slurm.calls == []
-    assert "4.50 CPU-hours without a GPU" in salmask("status", "table1", "--cost").out
+    assert "2 jobs used 4.50 CPU-hours without a GPU\n" in salmask("status", "table1", "--cost").out
 
 
 def test_what_did_not_end_well_proposes_nothing(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:

@@ -121,3 +121,12 @@ def test_a_pretraining_is_done_whatever_the_results_beside_it_are_like(sweep: Sw
 
     assert graph.finished(damaged) == graph.finished(empty) == {(sweep.key, "pretrain")}
     assert reads == [sweep.folder.results]
+
+
+def test_a_recorded_run_without_its_backbone_was_pretrained_and_one_that_was_launched_was_not(sweep: Sweep) -> None:
+    sweep.says("done")
+    sweep.measured()
+    recorded = sweep.row(GONE, entry=False)
+    assert (recorded.state, recorded.note) == (State.done, "its backbone is not kept here")
+    sweep.submitted()
+    assert sweep.row(GONE).state is State.failed
