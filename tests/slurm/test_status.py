@@ -1,6 +1,7 @@
 """What has become of a job: told by its folder, the ledger and the queue."""
 
 import json
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -316,7 +317,7 @@ def test_progress_pace_and_time_left_are_those_of_the_last_log_lines(sweep: Swee
     sweep.submitted()
     sweep.says("running", step=60, steps=100, attempt=3)
     lines = [{"step": s, "time": 9.0, "images_per_second": 1.0} for s in range(10)]
-    lines += [{"step": s, "time": t, "images_per_second": 64 / t} for s, t in enumerate([0.5, 0.4, 0.5, 0.8, 0.5])]
+    lines += [{"step": s, "time": t, "images_per_second": 64 / t} for s, t in enumerate([0.5, 0.4, 0.6, 0.8, 0.5])]
     write_rows(sweep.folder.metrics, lines)
     with sweep.folder.metrics.open("a") as file:
         file.write('{"step": 60, "ti')
@@ -331,10 +332,12 @@ def test_the_pace_of_a_task_is_its_own(sweep: Sweep) -> None:
     entry = sweep.submitted("linear@caltech101", "812")
     sweep.says("running", task="linear@caltech101", step=5, steps=10)
     sweep.folder.metrics.write_text(json.dumps({"step": 1, "time": 99.0}) + "\n")
-    for dataset, seconds in (("imagenet100", 7.0), ("caltech101", 2.0)):
-        path = sweep.folder.path / "probes" / f"{dataset}-linear-v1" / "metrics.jsonl"
+    earlier = ("caltech101-linear-v1[epochs=9]", 5.0)  # by another protocol, and done
+    for changed, (name, seconds) in enumerate((earlier, ("caltech101-linear-v1", 2.0), ("imagenet100-linear-v1", 7.0))):
+        path = sweep.folder.path / "probes" / name / "metrics.jsonl"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"step": 1, "time": seconds}) + "\n")
+        os.utime(path, (changed, changed))
     assert sweep.row(queue_of("RUNNING", name=entry.submission), "linear@caltech101").eta_s == 10.0
 
 

@@ -204,15 +204,16 @@ def test_a_collapse_is_seen_after_its_epoch_and_recorded_once(tmp_path: Path, mo
 
 
 def test_collapse_and_a_guess_are_told_from_learning() -> None:
-    fine = {"spread": 0.5, "effective_rank": 30.0}
-    assert judge(100, fine, 4.0, 7.6) == []
+    fine = {"spread": 0.0101, "effective_rank": 1.51}
+    assert judge(100, fine, 0.989 * 7.6, 7.6) == []
     assert judge(100, fine, None, None) == []
-    assert [f.kind for f in judge(100, fine | {"spread": 0.001}, 4.0, 7.6)] == ["collapsed embeddings"]
-    assert [f.kind for f in judge(100, fine | {"effective_rank": 1.1}, 4.0, 7.6)] == ["collapsed features"]
-    assert [f.kind for f in judge(100, {}, 7.6, 7.6)] == ["loss of a guess"]
+    assert [f.kind for f in judge(100, fine | {"spread": 0.0099}, 4.0, 7.6)] == ["collapsed embeddings"]
+    assert [f.kind for f in judge(100, fine | {"effective_rank": 1.49}, 4.0, 7.6)] == ["collapsed features"]
+    assert [f.kind for f in judge(100, {}, 0.991 * 7.6, 7.6)] == ["loss of a guess"]
     assert judge(99, {"spread": 0.0, "effective_rank": 1.0}, 7.6, 7.6) == []  # statistics and queue begin to be filled
-    assert [f.kind for f in exploded(3, float("nan"), 5.0)] == ["exploded weights"]
-    assert exploded(3, 49.0, 5.0) == []
+    for norm in (float("nan"), 50.1):
+        assert [f.kind for f in exploded(3, norm, 5.0)] == ["exploded weights"]
+    assert exploded(3, 50.0, 5.0) == []
 
 
 def test_the_loss_of_a_guess_is_that_of_orthogonal_embeddings() -> None:
