@@ -244,3 +244,19 @@ def test_the_core_trains_no_competitor() -> None:
         run = tiny(name)
         with pytest.raises(UserError, match=r"is no part of the core; mend: `baselines\.build_learner`, with a"):
             build_core_learner(run, open_data(run, "train"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("mocov2+ours-hp-rho1", "moco.hard_negative_weight", 1.0),
+        ("mocov2+ours-hp-rho4", "moco.hard_negative_weight", 4.0),
+        ("simclr+ours-hp-rho1", "simclr.hard_negative_weight", 1.0),
+        ("mocov2+ours-hp-no-focal", "masking.focal_probability", 0.0),
+        ("mocov2+ours-hp-no-hard-negative", "masking.hard_negative", False),
+        ("simclr+adios-all-masks", "adios.single", False),
+        ("mocov2+queue16k", "moco.queue", 2**14),
+    ],
+)
+def test_an_ablation_changes_what_its_name_says(name: str, setting: str, value: object) -> None:
+    assert differences(row(CHANGES[name].row), row(name)) == {setting: value}
