@@ -14,13 +14,13 @@ from training_samples import CPU, OURS, foregrounds_of, refused, salmask, stages
 from repro.errors import UserError
 from repro.masking.patches import ranks
 from repro.runs.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
-from repro.saliency.foregrounds import ByMask, ByView, RandomCells
+from repro.saliency.foregrounds import FLIP, ByMask, ByView, RandomCells
 from repro.saliency.sources import build_foregrounds
 from repro.saliency.true_maps import TrueMaps, centre_prior, changed
 from repro.scenes.dataset import Scenes
 from repro.training.learner import build_view_maker
 from repro.training.pretraining import open_data
-from repro.training.true_objects import measure_foregrounds
+from repro.training.true_objects import load_batch, measure_foregrounds
 
 pytestmark = pytest.mark.usefixtures("own_maps")
 
@@ -161,6 +161,19 @@ def test_random_cells_are_others_each_time_whatever_the_number_of_images(rows: i
     random = RandomCells(ByMask(maps, 4), ranks(numbers))
     kinds = [random(maps[:64], whole_images(64, epoch), name) for epoch in range(3) for name in ("query", "key")]
     assert not any(torch.equal(one, other) for i, one in enumerate(kinds) for other in kinds[:i])
+
+
+def test_true_objects_are_flipped_sideways_where_their_views_are() -> None:
+    run, upper = tiny(OURS), np.arange(64)[:, None].repeat(64, 1) < 32
+    batch, high = load_batch(run, open_data(run, "train"), lambda _: upper, range(20), CPU)
+    _, left = load_batch(run, open_data(run, "train"), lambda _: upper.T, range(20), CPU)
+    for name in ("query", "key"):
+        down, across = high[name].int().diff(dim=1), left[name].int().diff(dim=2)
+        flipped = batch[f"{name}_draw"][:, FLIP] > 0
+        assert down.min() == -1
+        assert down.max() == 0
+        assert across[flipped].unique().tolist() == [0, 1]
+        assert across[~flipped].unique().tolist() == [-1, 0]
 
 
 LARGE = {"data.crop": 64, "data.scenes.size": 96, "data.scenes.train_count": 150, "localizer.map": "image"}
