@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from sweep_samples import NOW, FakeSlurm, Sweep
-from training_samples import refused, salmask
+from training_samples import refused, salmask, tiny
 
 from slurm.monitoring import logs
 from slurm.monitoring.logs import follow, last_line, log_files, tail
@@ -58,7 +58,11 @@ def test_logs_of_many_processes_come_in_their_order(sweep: Sweep) -> None:
     names = [f"812_3_{process}_log.{stream}" for stream in ("err", "out") for process in (0, 2, 10)]
     for name in names:
         (folder / name).touch()
-    assert [path.name for path in log_files(sweep.ledger, sweep.key)] == names
+    for other in (Sweep(sweep.place, tiny("simclr")).submitted(job="900"), sweep.submitted("linear", "901")):
+        path = other.log(sweep.place, "err")
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert [path.name for path in log_files(sweep.ledger, sweep.key, "pretrain")] == names
 
 
 def test_following_asks_slurm_seldom_and_ends_with_the_job(
