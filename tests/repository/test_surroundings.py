@@ -165,24 +165,21 @@ def test_a_full_disk_is_said_with_what_is_missing(
     assert not list(tmp_path.iterdir())
 
 
+def have_no_room(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_a_disk_that_has_no_room_for_a_folder_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of inodes, the folder that is not there was asked for the space that it has: a fault of salmask's own."""
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, "mkdir", have_no_room)
     with pytest.raises(UserError, match=f"cannot write {tmp_path}/a/b/x: the disk of {tmp_path}/a/b is full"):
         write_bytes(tmp_path / "a" / "b" / "x", b"x")
 
 
 def test_a_full_disk_is_said_of_lines_that_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     path = tmp_path / "jobs.jsonl"
     append_lines(path, b"old\n")
-    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", have_no_room)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: USAGE(10**9, 10**9, 0))
     with pytest.raises(OSError, match="is full") as full:
         append_lines(path, b"x" * 5_000 + b"\n")
@@ -345,9 +342,8 @@ def test_a_checkout_that_git_refuses_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(words: list[str], **_: object) -> None:
-        raise subprocess.CalledProcessError(
-            128, words, stderr="fatal: detected dubious ownership in repository at '/x'"
-        )
+        trouble = "fatal: detected dubious ownership in repository at '/x'"
+        raise subprocess.CalledProcessError(128, words, stderr=trouble)
 
     monkeypatch.setattr(subprocess, "run", refuse)
     assert provenance.source().commit == "unknown"
