@@ -95,6 +95,8 @@ def _prepare_output() -> None:
     # No window is opened. matplotlib cannot be imported where this names what it does not know.
     os.environ["MPLBACKEND"] = "agg"
     open_closed_streams()
+    # Into a pipe that is full and does not wait, Python drops what it prints, and says nothing.
+    os.set_blocking(1, True)
     substitute_letters()
     for name in ("COLUMNS", "LINES"):
         # A terminal without a size, as a serial one, has zeros: rich would print nothing, neither table nor help.
