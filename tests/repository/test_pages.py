@@ -162,6 +162,11 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, link
 
 
+def test_no_code_in_a_table_has_a_bar() -> None:
+    r"""GitHub shows `a\|b` without the backslash, the site with it."""
+    assert [name_of(page) for page in SHOWN if r"\|" in page.read_text()] == []
+
+
 def test_the_readme_is_short_and_has_the_commands_of_the_ci() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 100
