@@ -1,4 +1,4 @@
-"""The draws of a whole batch of views in array operations: what `draws` draws image by image, bit for bit."""
+"""The draws of a whole batch of views in array operations, bit for bit what `draws` draws image by image."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ def draw_boxes(sizes: NDArray[np.int64], scale_min: float, streams: BatchedStrea
 
     Args:
         sizes: B×2, height and width of the images in pixels.
-        scale_min: Smallest share of the area.
-        streams: The samples' own.
+        scale_min: Smallest share of the image's area.
+        streams: One for each sample; they advance by what is drawn.
 
     Returns:
         B×4: top, left, height and width in pixels of the image.
@@ -43,7 +43,7 @@ def draw_views(streams: BatchedStreams, settings: AugmentationSettings) -> NDArr
     """Draws all but the crops of a batch of views as `draws.draw_view` does.
 
     Args:
-        streams: The samples' own.
+        streams: One for each sample, after the view's box was drawn from it.
         settings: Probabilities and strengths.
 
     Returns:

@@ -1,8 +1,8 @@
 """Many random streams at once: the numbers of `repro.randomness.stream` for a whole batch of names.
 
-NumPy makes a generator in some 15 microseconds and draws a number in one, which for a view of a small image is more
-than all other work on the host. Here NumPy's `SeedSequence`, its `PCG64` and the ways in which its `Generator` makes
-doubles and bounded integers of raw numbers are carried out on arrays. The numbers are the same, bit for bit.
+NumPy takes some 15 microseconds to make a generator and one to draw a number. For a view of a small image, this is more
+than all other work on the host. So this module carries out on arrays what NumPy's `SeedSequence` and `PCG64` do, and
+how its `Generator` turns raw numbers into doubles and bounded integers. The numbers are the same, bit for bit.
 """
 
 from collections.abc import Iterator
@@ -15,24 +15,25 @@ from repro.randomness import Purpose
 Words = NDArray[np.uint32]
 RawNumbers = NDArray[np.uint64]
 Wide = tuple[RawNumbers, RawNumbers]
-"""Numbers of 128 bits, as their upper and lower 64."""
+"""128-bit numbers: their upper 64 bits and their lower 64 bits."""
 
 _BLOCK = 32
 """Raw numbers of each stream that are computed at a time."""
 _POOL = 4
 """Words of a SeedSequence's pool."""
 _MULTIPLIER = 2549297995355413924 << 64 | 4865540595714422341
-"""Of PCG64's state, a linear congruential generator of 128 bits."""
+"""Multiplier of PCG64's state, a linear congruential generator of 128 bits."""
 _LOW_HALF = np.uint64(0xFFFFFFFF)
-"""Of a raw number's bits."""
+"""Mask of the lower 32 bits of a raw number."""
 _HALF = np.uint64(32)
-"""Bits of half a raw number."""
+"""Number of bits in half a raw number."""
 
 
 class BatchedStreams:
-    """B streams, each at a place of its own: which of them draw is told by `where`, B booleans, default all.
+    """B random streams, each of which advances independently.
 
-    The methods are those of `numpy.random.Generator`, with a number for each stream.
+    The methods are those of `numpy.random.Generator`, and return one number for each stream. Their argument `where`,
+    B booleans, says which streams draw; by default all do.
     """
 
     def __init__(self, seed: int, purpose: Purpose, *names: NDArray[np.int64]) -> None:
@@ -41,7 +42,7 @@ class BatchedStreams:
         Args:
             seed: Of the run.
             purpose: What the streams are for.
-            names: Further whole numbers, B each, 0 to 2**32 - 1.
+            names: Arrays of B whole numbers each, 0 to 2**32 - 1.
         """
         words = [*_words(seed), *_words(purpose), *(name.astype(np.uint32) for name in names)]
         first, second, third, fourth = _seed_state(words)
@@ -51,16 +52,16 @@ class BatchedStreams:
         self._rows = np.arange(len(first))
         self._raw: RawNumbers = np.empty((len(first), 0), np.uint64)
         self._place = np.zeros(len(first), np.int64)
-        # The upper half of a raw number that gave its lower half to an integer waits for the next integer.
+        # A bounded integer takes the lower half of a raw number; the upper half is kept for the next integer.
         self._kept = np.zeros(len(first), np.uint64)
         self._keeps = np.zeros(len(first), np.bool_)
 
     def random(self, where: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        """Returns B numbers in 0..1, below 1; what stands where no stream drew is arbitrary."""
+        """Returns B numbers in 0..1, below 1; those of streams that did not draw are arbitrary."""
         return (self._next(where) >> np.uint64(11)) * np.float64(2.0**-53)
 
     def uniform(self, low: ArrayLike, high: ArrayLike, where: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        """Returns B numbers in low..high; what stands where no stream drew is arbitrary."""
+        """Returns B numbers in low..high; those of streams that did not draw are arbitrary."""
         return np.asarray(low) + np.subtract(high, low) * self.random(where)
 
     def integers(self, high: ArrayLike, where: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
@@ -68,7 +69,7 @@ class BatchedStreams:
 
         Args:
             high: B numbers or one, 1 to 2**32 - 1.
-            where: Which streams draw; what stands where none did is arbitrary.
+            where: Which streams draw; the numbers of the others are arbitrary.
         """
         bounds = np.broadcast_to(np.asarray(high, np.uint64), self._place.shape)
         drawing = bounds > 1  # where there is no choice, nothing is drawn
@@ -116,7 +117,7 @@ def _words(number: int) -> list[Words]:
 
 
 def _constants(first: int, multiplier: int) -> Iterator[np.uint32]:
-    """Yields the constants of a hash of SeedSequence, each of which is a multiple of the one before."""
+    """Yields the constants of one of SeedSequence's hashes: each is the one before times `multiplier`, in 32 bits."""
     while True:
         yield np.uint32(first)
         first = first * multiplier & 0xFFFFFFFF
@@ -155,7 +156,7 @@ def _seed_state(words: list[Words]) -> list[RawNumbers]:
 
 
 def _odd(high: RawNumbers, low: RawNumbers) -> Wide:
-    """Returns 2n + 1, of which kind PCG's increment must be."""
+    """Returns 2n + 1, as PCG's increment must be odd."""
     return high << np.uint64(1) | low >> np.uint64(63), low << np.uint64(1) | np.uint64(1)
 
 

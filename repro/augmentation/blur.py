@@ -1,8 +1,9 @@
 """Gaussian blur as a product with banded matrices: torchvision's, and the one that PIL approximates with boxes.
 
-A separable blur of an H×W image is `M_H @ image @ M_W.T`, where row i of M holds the kernel around pixel i and M says
-what lies beyond the border. Two matrix products replace padding and depthwise convolution: faster than torchvision's
-`gaussian_blur`, the more so the longer the kernel, and exact in fp32 on GPUs, where convolution may use TF32.
+A separable blur of an H×W image is `M_H @ image @ M_W.T`. Row i of M holds the kernel around pixel i, with the weights
+beyond the border moved to the pixels that stand in there. Two matrix products replace padding and depthwise
+convolution. They are faster than torchvision's `gaussian_blur`, especially with long kernels, and exact in fp32 on
+GPUs, where convolution may use TF32.
 """
 
 import math
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 32
-"""Pixels of a line that a CPU computes in one product, from these and the pixels that their kernels reach."""
+"""Pixels of a line that a CPU computes in one product."""
 
 CACHED_NUMBERS = 2**19
 """Numbers that a CPU blurs at a time, 2 MiB: they stay in its cache."""
@@ -38,7 +39,7 @@ def gaussian_matrix(size: int, kernel: int, sigma: Tensor) -> Tensor:
     offsets = torch.arange(-radius, radius + 1, device=sigma.device)
     weights = torch.exp(-(offsets**2) / (2 * sigma.unsqueeze(-1) ** 2))
     weights = weights / weights.sum(-1, keepdim=True)
-    # The pixel that each tap reads: `abs` reflects what lies before the first one, `where` what lies beyond the last.
+    # The pixel that each tap reads: `abs` reflects before the first pixel, `where` beyond the last one.
     columns = (torch.arange(size, device=sigma.device).unsqueeze(1) + offsets).abs()
     columns = torch.where(columns >= size, 2 * (size - 1) - columns, columns)
     return _scatter_taps(weights, columns)
@@ -47,8 +48,9 @@ def gaussian_matrix(size: int, kernel: int, sigma: Tensor) -> Tensor:
 def box_matrix(size: int, reach: int, sigma: Tensor) -> Tensor:
     """Returns the matrix that blurs a line of pixels as PIL's `GaussianBlur` does, up to its rounding to 8 bits.
 
-    PIL blurs thrice by a box, whose ends are pixels of less weight so that the three have the Gaussian's variance
-    (Gwosdek et al. 2011, equations 7 to 14; libImaging/BoxBlur.c). Each time the pixel at the border is repeated.
+    PIL blurs three times by a box. The end pixels of the box have less weight, so that the three together have the
+    Gaussian's variance (Gwosdek et al. 2011, equations 7 to 14; libImaging/BoxBlur.c). Each time, the pixel at the
+    border is repeated.
 
     Args:
         size: Pixels of the line.
@@ -58,7 +60,7 @@ def box_matrix(size: int, reach: int, sigma: Tensor) -> Tensor:
     Returns:
         S×size×size; each row sums to 1.
     """
-    variance = sigma.unsqueeze(-1) ** 2 / 3  # of each of the three
+    variance = sigma.unsqueeze(-1) ** 2 / 3  # of each of the three boxes
     whole = ((torch.sqrt(12 * variance + 1) - 1) / 2).floor()  # pixels of full weight to each side
     end = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
     offsets = torch.arange(-reach, reach + 1, device=sigma.device)
@@ -77,7 +79,7 @@ def box_reach(sigma_max: float) -> int:
 
 
 def _scatter_taps(weights: Tensor, columns: Tensor) -> Tensor:
-    """Returns a matrix S×size×size with weights S×taps in each row, in the columns size×taps; what meets is added."""
+    """Returns a matrix S×size×size: the weights S×taps at the columns size×taps of each row, added where they meet."""
     size, taps = columns.shape
     shape = (*weights.shape[:-1], size, taps)
     matrix = torch.zeros(*weights.shape[:-1], size, size, device=weights.device, dtype=weights.dtype)
@@ -123,7 +125,7 @@ def box_blur(images: Tensor, sigma: Tensor, sigma_max: float) -> Tensor:
 
 
 def _blur(images: Tensor, matrix: Callable[[int], Tensor], radius: int) -> Tensor:
-    """Blurs images B×C×H×W by the matrix for a line of a given size, whose rows reach `radius` to each side."""
+    """Blurs images B×C×H×W by `matrix(size)`, the matrix for lines of a size, zero beyond `radius` off the diagonal."""
     # Weights of half precision would blur by a wrong amount; the pixels themselves may be of any precision.
     with torch.autocast(images.device.type, enabled=False):
         H, W = images.shape[-2:]
@@ -132,7 +134,7 @@ def _blur(images: Tensor, matrix: Callable[[int], Tensor], radius: int) -> Tenso
         pixels = images.float()
         if images.is_cpu:
             return _multiply_blocks(pixels, rows, columns, radius).to(images.dtype)
-        # One large product each: a GPU is done with it before it could start several.
+        # One large product for each direction: on a GPU, launching several small ones would take longer.
         if rows.ndim == 3:  # B×1×H×H, for all channels of an image
             rows, columns = rows.unsqueeze(1), columns.unsqueeze(1)
         return (rows @ (pixels @ columns.mT)).to(images.dtype)
@@ -141,8 +143,8 @@ def _blur(images: Tensor, matrix: Callable[[int], Tensor], radius: int) -> Tenso
 def _multiply_blocks(images: Tensor, rows: Tensor, columns: Tensor, radius: int) -> Tensor:
     """Returns `rows @ images @ columns.T` on a CPU, for matrices that are zero further than `radius` off the diagonal.
 
-    It saves the products with these zeros, which are three quarters at 224 pixels. A few images go through both
-    products at a time, so that what the first one gives is still in the cache for the second.
+    It skips the products with these zeros, which are three quarters of all at 224 pixels. A few images at a time go
+    through both products, so that the result of the first is still in the cache for the second.
     """
     B, C, H, W = images.shape
     blurred = torch.empty_like(images, memory_format=torch.contiguous_format)
@@ -150,7 +152,7 @@ def _multiply_blocks(images: Tensor, rows: Tensor, columns: Tensor, radius: int)
     for start in range(0, B, count):
         some = slice(start, start + count)
         lines, result = (tensor[some].reshape(-1, H, W) for tensor in (images, blurred))
-        # Of each image, one for all of its channels; or one for all images.
+        # One matrix for each image, repeated for its channels; or one for all images.
         down, along = (
             matrix[some].repeat_interleave(C, 0) if matrix.ndim == 3 else matrix.expand(len(lines), -1, -1)
             for matrix in (rows, columns.mT)

@@ -1,4 +1,4 @@
-"""Parts of images, resized to squares: by Pillow, or three times as fast by torch, a level of 255 off at most."""
+"""Crops of images, resized to squares: by Pillow, or three times as fast by torch, at most one level of 255 off."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def resized_crop(
 ) -> Image.Image:
     """Cuts a box out of an image and resizes it to a square of `size` pixels a side, with antialiasing.
 
-    As torchvision's `resized_crop` does to an image of PIL's, which RandomResizedCrop calls.
+    Equals torchvision's `resized_crop` of a PIL image, which RandomResizedCrop calls.
 
     Args:
         image: Any size and mode.
@@ -29,7 +29,7 @@ def resized_crop(
         size: Side of the result in pixels.
         interpolation: Of the resizing.
     """
-    # Cropped first: with PIL's own `box` alone, it would blend in pixels from outside it.
+    # Cropped first: `resize` with a `box` would blend in pixels from outside the box.
     cut = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     return cut.resize((size, size), RESAMPLING[interpolation])
 
@@ -37,8 +37,8 @@ def resized_crop(
 def resized_pixels(pixels: Pixels, box: CropBox, size: int) -> Tensor:
     """Cuts a box out of an image and resizes it bilinearly with antialiasing, as `resized_crop` does but for rounding.
 
-    torch weighs with 16 bits where Pillow has 22: on photographs one pixel in twenty is a level of 255 off, and none is
-    more. Its bicubic resizing is as many as 31 off, which is why a run cannot choose it.
+    torch's weights have 16 bits and Pillow's 22: on photographs, one pixel in twenty is off by one level of 255, and
+    none by more. torch's bicubic resizing is off by up to 31 levels, which is why a run cannot choose it.
 
     Args:
         pixels: H×W×3, which may be read-only.
@@ -49,8 +49,8 @@ def resized_pixels(pixels: Pixels, box: CropBox, size: int) -> Tensor:
         3×S×S, uint8.
     """
     rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
-    # A copy of its own, as torch wants memory that can be written to. With its channels last in memory, which
-    # `permute` leaves them, torch has a faster way for them.
+    # A copy, as torch wants writable memory. `permute` leaves the channels last in memory, for which torch has a
+    # faster kernel.
     cut = torch.from_numpy(np.array(pixels[rows, columns], order="C")).permute(2, 0, 1).unsqueeze(0)
     resize = torch.nn.functional.interpolate
     return resize(cut, size=(size, size), mode="bilinear", antialias=True, align_corners=False).squeeze(0)

@@ -1,8 +1,7 @@
 """What is drawn at random for a view of an image.
 
-The draw is made once, for each sample from its own stream. `reference` applies it with PIL as MoCo v2 does, image by
-image; `on_device` applies the same draw to the whole batch. How far the two views depart from each other is stated at
-`repro.runs.choices.Backend`.
+Each sample's draw comes from the sample's own random stream. `reference` applies it with PIL as MoCo v2 does, image by
+image; `on_device` applies the draws of a whole batch. `repro.runs.choices.Backend` states how far the results differ.
 """
 
 from dataclasses import dataclass, fields
@@ -42,7 +41,7 @@ class Draw:
 
 
 COLUMNS = tuple(field.name for field in fields(Draw))
-"""What stands in a row of `Draw.row`, number by number."""
+"""Names of the numbers in a row of `Draw.row`, in order."""
 
 
 def draw_view(rng: np.random.Generator, settings: AugmentationSettings) -> Draw:
@@ -53,14 +52,14 @@ def draw_view(rng: np.random.Generator, settings: AugmentationSettings) -> Draw:
         settings: Probabilities and strengths.
 
     Returns:
-        What happens to the view, drawn whether it happens or not, but for the blur: only a view that is blurred draws
-        its sigma.
+        What happens to the view. All amounts are drawn, even those that are not applied, except for the blur: only a
+        view that is blurred draws its sigma.
     """
 
     def around(value: float) -> float:
         return rng.uniform(max(0.0, 1 - value), 1 + value)
 
-    # The lines below read the stream one after the other: in another order, every view of every run would be another.
+    # The lines below read the stream in this order: another order would change every view of every run.
     return Draw(
         jitter=rng.random() < settings.jitter_probability,
         order=int(rng.integers(len(ORDERS))),
@@ -86,9 +85,9 @@ class CropBox(NamedTuple):
 
 
 RATIO_MIN, RATIO_MAX = 3 / 4, 4 / 3
-"""Least and largest width of a box in heights, as in torchvision's RandomResizedCrop."""
+"""Least and largest aspect ratio (width by height) of a box, as in torchvision's RandomResizedCrop."""
 TRIES = 10
-"""Boxes that are drawn until one lies within the image."""
+"""How many boxes are drawn at most until one lies within the image."""
 
 
 def draw_box(width: int, height: int, scale_min: float, rng: np.random.Generator) -> CropBox:
@@ -105,11 +104,11 @@ def draw_box(width: int, height: int, scale_min: float, rng: np.random.Generator
     """
     for _ in range(TRIES):
         area = width * height * rng.uniform(scale_min, 1.0)
-        # Uniform in the logarithm: a box is as often so much wider than high as it is higher than wide.
+        # Uniform in the logarithm, so that a ratio and its inverse are equally likely.
         ratio = np.exp(rng.uniform(np.log(RATIO_MIN), np.log(RATIO_MAX)))
         w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return CropBox(int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h)
-    # Ten misses, as they happen with long and narrow images: the largest central crop of an allowed ratio.
+    # After ten misses, which happen with long and narrow images: the largest central crop of an allowed ratio.
     w, h = min(width, round(height * RATIO_MAX)), min(height, round(width * RATIO_MAX))
     return CropBox((width - w) // 2, (height - h) // 2, w, h)

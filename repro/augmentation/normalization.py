@@ -7,9 +7,9 @@ from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Normalization(nn.Module):
-    """Normalises images on its device, as torchvision's `Normalize`; it has no place in checkpoints.
+    """Normalises images on its device, as torchvision's `Normalize`; it adds nothing to checkpoints.
 
-    A step of its own, after the augmentation: that works on colours in 0..1, as PIL does (released moco/loader.py:28-29
+    A separate step after the augmentation, which works on colours in 0..1 as PIL does (released moco/loader.py:28-29
     normalises last, too).
     """
 

@@ -1,8 +1,8 @@
 """A batch of draws applied on the device to the whole batch at once.
 
-Each image changes its brightness, contrast, saturation and hue in an order of its own. The first three are blends of
-one form (`colour.blend_`), so that three blends, the hue and three blends again are every order at once: an image whose
-hue comes second goes through its first blend before it, and through the other two after it.
+Each image changes its brightness, contrast, saturation and hue in its own order. The first three are blends of one form
+(`colour.blend_`). Three blends, the hue, and three blends again therefore cover all orders: an image whose hue comes
+second goes through its first blend before the hue, and through the other two after it.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from repro.runs.choices import Blur
 from repro.runs.sections import AugmentationSettings
 
 CONTRAST, SATURATION, HUE = 1, 2, 3
-"""Numbers of `ORDERS`; brightness is 0."""
+"""How `ORDERS` numbers these changes; brightness is 0."""
 
 MOCO = AugmentationSettings()
-"""MoCo v2's views."""
+"""MoCo v2's augmentation."""
 
 
 def apply_on_device(
@@ -30,16 +30,16 @@ def apply_on_device(
 ) -> Tensor:
     """Applies a batch of draws, each to its image.
 
-    On a CPU a step is computed for the images that need it. On other devices all images go through all steps, and
-    `where` picks: shapes never depend on what was drawn, so that nothing waits for the device, and the whole can be
-    compiled or captured. Both ways give the same views up to rounding.
+    On a CPU, a step is computed only for the images that need it. On other devices, all images go through all steps,
+    and `where` selects: shapes never depend on the draws, so that the host does not wait for the device, and the whole
+    can be compiled or captured. Both ways give the same views up to rounding.
 
     Args:
         images: B×3×H×W in 0..1, on any device; left as they are.
         rows: B×9, rows of `Draw.row`; on the host, or on the images' device.
-        settings: What the draws were drawn from; says how to blur.
-        compiled: Whether `torch.compile` is to fuse the steps, which takes most of their time on a GPU to memory and
-            back; the first call then takes long.
+        settings: Those that the draws were made from; they say how to blur.
+        compiled: Whether `torch.compile` fuses the steps, which spend most of their time on a GPU on reading and
+            writing memory; the first call then takes long.
 
     Returns:
         B×3×H×W in 0..1.
@@ -54,11 +54,11 @@ def apply_on_device(
 def apply_to_selected(images: Tensor, rows: Tensor, settings: AugmentationSettings) -> Tensor:
     """Applies draws as `apply_on_device` does, each step to the images that need it; all on the host.
 
-    Arguments and what is returned are those of `apply_on_device`, B×3×H×W in 0..1 both.
+    Arguments and result are those of `apply_on_device`.
     """
     draws = _Draws.read(rows)
-    # Jittered images come first, those with the most blends before their hue in front. So the images that need a step
-    # are neighbours, a view that is changed in place.
+    # Jittered images come first, sorted by how many blends come before their hue, most first. So the images that need
+    # a step are consecutive: a slice, which is changed in place.
     turn = torch.where(draws.jitter, draws.hue_position, -1).flatten()
     order = turn.argsort(descending=True)
     views, jittered = images.index_select(0, order), int(draws.jitter.sum())
@@ -94,14 +94,14 @@ def apply_to_selected(images: Tensor, rows: Tensor, settings: AugmentationSettin
 def apply_to_all(images: Tensor, rows: Tensor, settings: AugmentationSettings) -> Tensor:
     """Applies draws as `apply_on_device` does, with shapes and kernels that are the same for every batch.
 
-    Arguments and what is returned are those of `apply_on_device`, on one device; B×3×H×W in 0..1 both.
+    Arguments and result are those of `apply_on_device`, all on one device.
     """
     return _apply(images, _Draws.read(rows), settings)
 
 
 @cache
 def _compiled() -> Callable[[Tensor, "_Draws", AugmentationSettings], Tensor]:
-    # Without `dynamic=False` the second size of a process would make slower kernels, for any size.
+    # Without `dynamic=False`, the second image size in a process would be compiled to slower kernels for any size.
     return torch.compile(_apply, dynamic=False)
 
 
@@ -122,7 +122,7 @@ def _apply(images: Tensor, draws: "_Draws", settings: AugmentationSettings) -> T
         blend(number, draws.jitter & (draws.hue_position <= number))
     views = torch.where(draws.grey, luma(views), views)
     if settings.blur_probability:
-        # No blur of sigma 0 can be computed; what stands for it is not taken.
+        # A blur of sigma 0 cannot be computed: sigma is 1 there, and the result is not used.
         sigma = torch.where(draws.sigma > 0, draws.sigma, 1).flatten()
         views = torch.where(draws.sigma > 0, _blur(views, sigma, settings), views)
     return torch.where(draws.flip, views.flip(-1), views)
@@ -151,7 +151,7 @@ class _Draws:
 
     @classmethod
     def read(cls, rows: Tensor) -> "_Draws":
-        """Reads rows B×9 of `Draw.row`, on any device; nothing waits for it."""
+        """Reads rows B×9 of `Draw.row`, on any device, without waiting for it."""
         column = dict(zip(COLUMNS, rows.T.reshape(-1, len(rows), 1, 1, 1), strict=True))
         order = column["order"].flatten().long()
         kinds, hue_position = (table[..., order] for table in _tables(rows.device))
@@ -170,6 +170,6 @@ class _Draws:
 
 @cache
 def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns the blends of each of `ORDERS` (3×24) and the position of its hue (24); kept, as copying them waits."""
+    """Returns the blends of each of `ORDERS` (3×24) and its hue's position (24); cached, as each copy would wait."""
     blends = [[change for change in order if change != HUE] for order in ORDERS]
     return torch.tensor(blends, device=device).T, torch.tensor([order.index(HUE) for order in ORDERS], device=device)

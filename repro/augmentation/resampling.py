@@ -1,12 +1,12 @@
 """Crops of different sizes resized in one batch, on any device, to the very bytes that PIL's `resize` gives.
 
-PIL resizes along the rows, then along the columns (or the other way round, where that is quicker), and after each of
-the two rounds to 8 bits. Its weights are whole multiples of 2**-22 (Pillow, src/libImaging/Resample.c). Here each pass
-is a product with a matrix of these weights for each image. The matrix is split in two, of whole multiples of 2**-10 and
-of 2**-22: all sums of products with bytes are then whole numbers below 2**24 (with up to 32 weights a pixel), which
-single precision, and TF32's 11 bits of a factor, hold exactly. So nothing is lost to rounding, and the rounding to 8
-bits falls as PIL's does. 32 weights are those of boxes 15 times as long as the view (bicubic 7 times); beyond, a pixel
-may be off by a level where it all but lies between two.
+PIL resizes along the rows, then along the columns (or the other way round, where that is quicker), and rounds to 8 bits
+after each of the two passes. Its weights are whole multiples of 2**-22 (Pillow, src/libImaging/Resample.c). Here each
+pass is a product with a matrix of these weights for each image. The matrix is split into a coarse one, of whole
+multiples of 2**-10, and a fine one, of multiples of 2**-22. All sums of products with bytes are then whole numbers
+below 2**24 (with up to 32 weights a pixel). Single precision holds them exactly, and all factors fit into TF32's 11
+bits. So the sums are exact, and are rounded to 8 bits as PIL's are. Boxes up to 15 times as long as the view (bicubic:
+7 times) need no more than 32 weights. With longer ones, a pixel very near the middle of two levels may be off by one.
 """
 
 import math
@@ -22,9 +22,9 @@ WEIGHT_BITS = 22
 _COARSE_BITS = 10
 _FINE_STEPS = 2 ** (WEIGHT_BITS - _COARSE_BITS)
 _TURNS = int(PIL.__version__.split(".")[0]) >= 13
-"""Whether the Pillow that is installed begins with the columns where much is gained by it."""
+"""Whether the installed Pillow resizes along the columns first where that is much quicker."""
 SUPPORT = {Interpolation.bilinear: 1.0, Interpolation.bicubic: 2.0}
-"""Half the width of each filter, in pixels of what it resizes to, or from where it enlarges."""
+"""Half the width of each filter, in pixels of the result; where it enlarges, in pixels of the original."""
 
 
 def resample(windows: Tensor, heights: Tensor, widths: Tensor, size: int, interpolation: Interpolation) -> Tensor:
@@ -41,13 +41,13 @@ def resample(windows: Tensor, heights: Tensor, widths: Tensor, size: int, interp
         B×3×S×S floats, whole numbers in 0..255.
     """
     B, L = windows.shape[:2]
-    # Where PIL begins with the columns, the window is turned over its diagonal, and the result is turned back. Chosen
-    # on the device, and without groups whose sizes would differ from batch to batch.
+    # Where PIL begins with the columns, the window is transposed, and the result is transposed back. `where` chooses on
+    # the device: groups of windows would differ in size from batch to batch.
     rows_first = ~_columns_first(heights, widths, size)
     across, down = torch.where(rows_first, torch.stack([widths, heights]), torch.stack([heights, widths]))
     rows_first = rows_first.view(-1, 1, 1, 1)
-    # Line by line, each line red, green and blue: the colours stay in the place of rows in the first pass, and in that
-    # of columns in the second, so that nothing is transposed between them.
+    # Line by line, each line as red, green and blue: colours count as rows in the first pass and as columns in the
+    # second, so that nothing is transposed between them.
     lines = torch.where(rows_first, windows.permute(0, 1, 3, 2).contiguous(), windows.permute(0, 2, 3, 1))
     pixels = lines.to(torch.float32, memory_format=torch.contiguous_format).view(B, L * 3, L)
     pixels = _rounded(torch.bmm(pixels, _weights(across, size, L, interpolation).mT), dim=2)
@@ -69,9 +69,9 @@ def taps(longest: int, size: int, interpolation: Interpolation) -> int:
 
 
 def _rounded(sums: Tensor, dim: int) -> Tensor:
-    """Rounds sums of pixels to 0..255, given those of coarse weights and of fine ones one after the other along `dim`.
+    """Returns pixels, whole numbers in 0..255, of the sums with coarse weights and those with fine ones.
 
-    In place: the halves are of no use any more.
+    The two lie one after the other along `dim`, and are overwritten.
     """
     coarse, fine = sums.chunk(2, dim)
     # floor((coarse * steps + fine + half) / 2**22), one division after the other so that no number needs over 24 bits.
@@ -94,7 +94,7 @@ def _weights(lengths: Tensor, size: int, longest: int, interpolation: Interpolat
     # In double precision, and in the order of PIL's own lines, so that weights round as there.
     length = lengths.to(torch.float64).view(-1, 1, 1)
     scale = length / size
-    stretch = scale.clamp(min=1.0)  # of the filter: it is as wide as the pixels that become one
+    stretch = scale.clamp(min=1.0)  # the filter is as wide as the pixels that become one
     support = SUPPORT[interpolation] * stretch
     centre = (torch.arange(size, device=lengths.device, dtype=torch.float64).view(1, -1, 1) + 0.5) * scale
     first = (centre - support + 0.5).floor().clamp_(min=0)
@@ -106,7 +106,7 @@ def _weights(lengths: Tensor, size: int, longest: int, interpolation: Interpolat
     whole = (weights.abs() * 2**WEIGHT_BITS + 0.5).floor_().copysign_(weights)
     coarse = (whole / _FINE_STEPS).round_()
     fine = whole - coarse * _FINE_STEPS
-    # Weights of 0 beyond a line's end may lie beyond the matrix too.
+    # Weights of 0 beyond the end of the longest line need columns too, which are cut off again.
     matrix = torch.zeros(len(lengths), 2 * size, longest + count, device=lengths.device)
     matrix.scatter_(2, places.long().repeat(1, 2, 1), torch.cat([coarse, fine], 1).float())
     return matrix[:, :, :longest]
