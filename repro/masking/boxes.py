@@ -30,7 +30,7 @@ class Box:
             generator: On the device where the boxes are wanted.
 
         Returns:
-            The boxes, each place as likely as any other, those at the image's edges included.
+            The boxes; all places inside the image are equally likely, those at its edges included.
         """
         size = (round(image[0] * share), round(image[1] * share))
         top, left = (

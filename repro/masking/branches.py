@@ -28,10 +28,10 @@ class SaliencyMasking:
 
         Args:
             settings: Strategy, branch and rates; the strategy is not `none`.
-            fidelity: Where to do as the released code does instead of the paper.
-            group_size: Images of a batch-norm group, which stands for the share of one of the paper's GPUs: what the
-                released code does once for its whole batch, it does on each GPU. A batch of fewer images is one group.
-            library: Who computes the strategy's filter on a CPU.
+            fidelity: Where to follow the released code instead of the paper.
+            group_size: Images of a batch-norm group, which stands for the batch of one of the paper's GPUs: what the
+                released code draws once on each GPU is drawn once for each group. A batch of fewer images is one group.
+            library: Which library computes the strategy's filter on a CPU.
         """
         one_for_all = fidelity.hard_negative is Source.released
         # The released code hands image 0's hard negative to every query of a GPU's batch (main_moco.py:362,375).
@@ -44,12 +44,12 @@ class SaliencyMasking:
 
     @property
     def needs_query_foreground(self) -> bool:
-        """Whether the query's foreground changes anything: a view that is not masked needs no pass of the localizer."""
+        """Whether the query's foreground is used: a view that is not masked needs no pass of the localizer."""
         return self.branch is not Branch.key
 
     @property
     def needs_key_foreground(self) -> bool:
-        """Whether the key's foreground changes anything."""
+        """Whether the key's foreground is used."""
         return self.branch is not Branch.query or self.hard_negative
 
     def __call__(
@@ -67,12 +67,13 @@ class SaliencyMasking:
             key: The other view of the same images.
             query_foreground: B×g×g, boolean; g divides H and W. None only where `needs_query_foreground` is False.
             key_foreground: Likewise, of the key.
-            generator: Of all that is drawn, on the batch's device.
+            generator: Random generator on the batch's device.
 
         Returns:
             The network's inputs, B×3×H×W each; one hard negative for each `hard_negative_serves` images, or none.
         """
-        # The masks are drawn from one stream: query, key, hard negative. Their order is part of what a seed means.
+        # All masks are drawn from one stream, in the order query, key, hard negative; another order would change what
+        # a seed gives.
         strategy = self.strategy
         clean_query, clean_key = strategy.clean(query), strategy.clean(key)
         masked_query, masked_key, hard_negative = clean_query, clean_key, None
@@ -84,7 +85,7 @@ class SaliencyMasking:
             masked_key = strategy.mask(clean_key, key, key_foreground, self.positive, generator)
         if self.hard_negative:
             assert key_foreground is not None
-            # Made of the clean key, whichever branch is masked: what it has lost is foreground alone.
+            # Made from the clean key, whichever branch is masked, so that it loses nothing but foreground.
             first = slice(None, None, self.hard_negative_serves)
             hard_negative = self.hard_strategy.mask(
                 clean_key[first], key[first], key_foreground[first], self.hard, generator

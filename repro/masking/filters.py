@@ -1,4 +1,4 @@
-"""The filters of the masking strategies: one fills patches, through the other one views are seen."""
+"""The filters of the masking strategies: the strong blur fills masked patches, the high-pass filters whole views."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -13,15 +13,15 @@ from repro.runs.choices import FILTER_TAPS, FilterLibrary, Strategy
 def high_pass(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> Tensor:
     """Returns `x - blur(x)` with an 11×11 Gaussian of sigma 5 (released moco/loader.py:15,68-78).
 
-    The filter is linear and leaves nothing of a constant, so that it gives the same before a normalisation as after it,
-    but for the division. It writes in place and has no gradient: torch refuses images that require one.
+    The filter is linear and removes constants, so that filtering before or after normalisation gives the same, but for
+    the division. It has no gradient, as it writes in place: torch refuses images that require one.
 
     Args:
         images: B×3×H×W, normalised, H and W at least 6.
-        library: Who blurs on a CPU.
+        library: Which library blurs on a CPU.
 
     Returns:
-        B×3×H×W in normalised units, of mean about 0 and of a standard deviation of some .1 to .5 on photographs.
+        B×3×H×W in normalised units; on photographs with a mean of about 0 and a standard deviation of some 0.1 to 0.5.
 
     Raises:
         ValueError: H or W is too small to be reflected at the border.
@@ -37,7 +37,7 @@ def strong_blur(images: Tensor, library: FilterLibrary = FilterLibrary.torch) ->
 
     Args:
         images: B×3×H×W, normalised, H and W at least 16.
-        library: Who blurs on a CPU.
+        library: Which library blurs on a CPU.
 
     Returns:
         B×3×H×W, in the units of the images.
@@ -49,7 +49,8 @@ def strong_blur(images: Tensor, library: FilterLibrary = FilterLibrary.torch) ->
 
 
 def _blur(images: Tensor, kernel: int, sigma: float, library: FilterLibrary) -> Tensor:
-    # OpenCV reflects at a border again and again; what torch refuses as too small, it is to refuse for both.
+    # OpenCV reflects at a border repeatedly, and takes images that torch refuses as too small: they go to torch, so
+    # that both libraries refuse them.
     if library is FilterLibrary.torch or not images.is_cpu or min(images.shape[-2:]) <= kernel // 2:
         return gaussian_blur(images, kernel, sigma)
     return _blur_with_opencv(images, kernel, sigma)
@@ -67,7 +68,7 @@ def _blur_with_opencv(images: Tensor, kernel: int, sigma: float) -> Tensor:
         for plane, result in zip(planes[some], results[some], strict=True):
             cv2.GaussianBlur(plane, (kernel, kernel), sigma, dst=result, borderType=cv2.BORDER_REFLECT_101)
 
-    # OpenCV has one thread for a plane, and torch's setting says how many threads are this process's.
+    # OpenCV blurs a plane in one thread; torch's setting says how many threads this process may use.
     threads = torch.get_num_threads()
     share = -(-len(planes) // threads)
     parts = [slice(start, start + share) for start in range(0, len(planes), share)]

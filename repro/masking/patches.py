@@ -21,7 +21,7 @@ class Mode:
     ratio: tuple[float, float]
     """Range of alpha, the share of patches that are masked in each stratum; drawn uniformly for each image."""
     background: bool
-    """Whether background is masked too, at the same rate: of a positive it is, of a hard negative it is not."""
+    """Whether the background is masked too, at the same rate: true for a positive, false for a hard negative."""
     noise_std: float
     """Standard deviation of the noise that replaces high-passed patches, in normalised units."""
 
@@ -59,34 +59,34 @@ def patch_counts(
     back_cells = cells - front_cells
     share = ratio * front_cells / cells  # alpha * gamma
     if capped and fidelity.cap is Source.released:
-        share = torch.where(share >= 0.56, 0.55, share)  # its two numbers: what lies between them passes
+        share = torch.where(share >= 0.56, 0.55, share)  # the released code's numbers: shares between them stay
     front = torch.round(cells * share).long()  # halves to even, as Python's `round` in the released code
     if not mode.background:
         back = torch.zeros_like(front)
     elif fidelity.counts is Source.released:
-        # Its total is rounded down and its foreground is not: the background takes the whole difference, and the count
-        # can be -1.
+        # The released code rounds the total down, but the foreground to the nearest number. The background is the
+        # difference, which can be -1.
         back = (cells * ratio).floor().long() - front
         if fidelity.negative_count is Source.released:
-            # It masks the slice [:back] of the shuffled background, which of -1 is all but one.
+            # The released code masks the slice [:back] of the shuffled background, for -1 all cells but one.
             back = torch.where(back < 0, back_cells + back, back)
     else:
         back = torch.round(cells * ratio * (1 - front_cells / cells)).long()
-    # Only released counts leave the range: below 0, and with the cap beyond what background there is.
+    # Only the released code's counts leave the range: below 0, or, with the cap, above the number of background cells.
     back = back.clamp(min=0).minimum(back_cells)
-    if fidelity.single_patch is Source.released:  # it skips a stratum of exactly one cell, whatever the count
+    if fidelity.single_patch is Source.released:  # which skips a stratum of exactly one cell, whatever the count
         front, back = front.where(front_cells != 1, 0), back.where(back_cells != 1, 0)
     return front, back
 
 
 def draw_patches(foreground: Tensor, counts: tuple[Tensor, Tensor], channels: int, generator: Generator) -> Tensor:
-    """Draws patches uniformly without replacement, so many in the foreground and so many in the background.
+    """Draws patches uniformly without replacement, a given number each in the foreground and in the background.
 
     Args:
         foreground: B×g×g, boolean.
         counts: Numbers of patches in the foreground and in the background, B each.
         channels: Number C of independent draws for each image.
-        generator: Of what is drawn, on the batch's device.
+        generator: Random generator on the batch's device.
 
     Returns:
         B×C×g×g, true where masked.
@@ -94,12 +94,12 @@ def draw_patches(foreground: Tensor, counts: tuple[Tensor, Tensor], channels: in
     B, h, w = foreground.shape
     front, back = (count.view(B, 1, 1) for count in counts)
     is_back = ~foreground.reshape(B, 1, h * w)
-    # A draw without replacement is a shuffle of which the first cells are taken. One sort shuffles both strata of all
-    # images, whose counts all differ, without a loop: keys lie in 0..1 in the foreground and in 1..2 in the background,
-    # so that the foreground's cells come first, in random order, and then the background's.
+    # To draw without replacement, cells are shuffled and the first ones taken. One sort shuffles both strata of all
+    # images, although their counts differ: sorting keys lie in 0..1 in the foreground and in 1..2 in the background, so
+    # that the foreground's cells come first, in random order, and then the background's.
     sorting_key = torch.rand(B, channels, h * w, device=foreground.device, generator=generator) + is_back
     rank = ranks(sorting_key)
-    front_cells = (~is_back).sum(-1, keepdim=True)  # which come before the background's, and do not count there
+    front_cells = (~is_back).sum(-1, keepdim=True)  # these rank before the background's cells
     masked = torch.where(is_back, rank - front_cells < back, rank < front)
     return masked.view(B, channels, h, w)
 
@@ -126,24 +126,24 @@ def draw_counts(
         foreground: B×g×g, boolean.
         mode: The range of the share, and whether background is masked.
         fidelity: See `patch_counts`.
-        generator: Of what is drawn, on the batch's device.
+        generator: Random generator on the batch's device.
         capped: See `patch_counts`.
 
     Returns:
         Two tensors B, as `draw_patches` takes them.
     """
     low, high = mode.ratio
-    # One share for each image, as in the released code, and for all of its channels.
+    # One share for each image, the same in all of its channels, as in the released code.
     ratio = low + (high - low) * torch.rand(len(foreground), device=foreground.device, generator=generator)
     return patch_counts(foreground, ratio, mode, fidelity, capped=capped)
 
 
 def as_many_at_random(cells: Tensor, generator: Generator) -> Tensor:
-    """Returns what chance would find: as many cells as the given ones in each image, anywhere.
+    """Returns a random foreground of the same size: in each image as many cells as given, at random places.
 
     Args:
         cells: B×g×g, boolean.
-        generator: Of what is drawn, on the same device.
+        generator: Random generator on the same device.
 
     Returns:
         B×g×g, boolean.
@@ -167,7 +167,7 @@ def overlap(cells: Tensor, masks: Tensor) -> dict[str, float]:
     intersection, union = (pixels.sum((1, 2)).float() for pixels in (foreground & masks, foreground | masks))
     return {
         "mean IoU": round((intersection / union).mean().item(), 3),
-        # An empty foreground has a precision of 0, not none.
+        # An empty foreground has a precision of 0 instead of NaN.
         "precision": round((intersection / foreground.sum((1, 2)).clamp(min=1)).mean().item(), 3),
         "recall": round((intersection / masks.sum((1, 2))).mean().item(), 3),
         "gamma": round(cells.float().mean().item(), 3),

@@ -1,4 +1,4 @@
-"""What stands in the place of a masked patch: strong blur, mean colour, or noise on a high-passed view.
+"""What replaces a masked patch: strong blur, mean colour, or noise on a high-passed view.
 
 Images are B×3×H×W, normalised; foregrounds B×g×g.
 """
@@ -39,7 +39,7 @@ class MaskingStrategy(Protocol):
             views: B×3×H×W, normalised.
             foreground: B×g×g of the views, boolean; g divides H and W.
             mode: How strongly to mask.
-            generator: Of what is drawn, on the batch's device.
+            generator: Random generator on the batch's device.
 
         Returns:
             The masked inputs, B×3×H×W.
@@ -49,13 +49,13 @@ class MaskingStrategy(Protocol):
 
 @dataclass(frozen=True)
 class PatchFill(ABC):
-    """Replaces whole patches, in all channels alike, by what `fill` makes of the view."""
+    """Replaces whole patches, in all channels alike, by what `fill` returns for the view."""
 
     fidelity: FidelitySettings = field(default_factory=FidelitySettings)
 
     @abstractmethod
     def fill(self, views: Tensor) -> Tensor:
-        """Returns what stands in masked patches of views B×3×H×W: B×3×H×W, or B×3×1×1 for one colour each."""
+        """Returns what replaces masked patches of views B×3×H×W: B×3×H×W, or B×3×1×1 for one colour each."""
 
     def clean(self, views: Tensor) -> Tensor:
         """Returns the views themselves, B×3×H×W."""
@@ -71,8 +71,8 @@ class PatchFill(ABC):
 class StrongBlur(PatchFill):
     """Shows the strongly blurred view in masked patches (random_mask_blur.py).
 
-    The whole view is blurred, and not each patch by itself: a patch goes on from its neighbours' colours, so that the
-    mask adds hardly an edge of its own.
+    The whole view is blurred, not each patch by itself: a patch continues its neighbours' colours, so that the mask
+    adds hardly any edges.
     """
 
     library: FilterLibrary = FilterLibrary.torch
@@ -98,16 +98,16 @@ class HighPass:
     random box, whatever the saliency), *spatial* (patches hidden in all channels alike) or *channel-wise* (patches
     drawn for each channel on its own).
 
-    The noise replaces what was there. Its strength is of the order of a high-passed photograph's own contrast, so that
-    a mask's border stands out less than a constant's would.
+    The noise replaces the masked content. It is about as strong as the contrast of a high-passed photograph, so that
+    the border of a mask stands out less than with a constant.
     """
 
     fidelity: FidelitySettings = field(default_factory=FidelitySettings)
     focal_probability: float = 0.2
     spatial_share: float = 0.3
-    """Share of the spatial ones among the images that are not focal; by default 0.24 of all images."""
+    """Share of spatial images among those that are not focal; by default 0.24 of all images."""
     group_size: int = sys.maxsize
-    """How many images, one after the other, share the released code's noise; by default the whole batch."""
+    """How many consecutive images share the released code's noise; by default the whole batch."""
     noise_area: NoiseArea = NoiseArea.view
     library: FilterLibrary = FilterLibrary.torch
 
@@ -117,18 +117,18 @@ class HighPass:
 
     def mask(self, clean: Tensor, views: Tensor, foreground: Tensor, mode: Mode, generator: Generator) -> Tensor:
         """Masks the network's inputs as `MaskingStrategy.mask` describes it."""
-        # Each image goes its way without a branch, which would wait for the device: all three are drawn for all images,
-        # and `where` picks. In this order, as each draw moves the stream on.
+        # A branch for each image would wait for the device, so all three ways are drawn for all images, and `where`
+        # selects. The order of the draws must stay, as each of them advances the stream.
         B, C, H, W = clean.shape
         counts = draw_counts(foreground, mode, self.fidelity, generator, capped=True)
         patches = draw_patches(foreground, counts, C, generator)
         focal_draw, spatial_draw = torch.rand(2, B, 1, 1, 1, device=clean.device, generator=generator)
         spatial = spatial_draw < self.spatial_share
         patches = torch.where(spatial, patches[:, :1], patches)  # the first channel's patches in all channels
-        # A query keeps most of itself: all but what lies inside a large window is hidden. A hard negative loses a box.
+        # A query keeps only what lies inside a large window; a hard negative loses what lies inside a box.
         box = Box.draw(B, (H, W), FOCAL_WINDOW if mode.background else FOCAL_BOX, generator)
         focal = focal_draw < self.focal_probability
-        # Only the host knows without waiting which pixels are masked; see `NoiseArea`.
+        # On a CPU alone can the masked pixels be looked up without waiting for the device; see `NoiseArea`.
         if self.noise_area is NoiseArea.masked and self.fidelity.noise is Source.paper and clean.is_cpu:
             return fill_with_noise(clean, patches & ~focal, focal.flatten(), box, mode, generator)
         hidden = box.outside() if mode.background else ~box.outside()
@@ -142,11 +142,11 @@ class HighPass:
     def _shared_noise(
         self, shape: torch.Size, grid: int, box: Box, focal: Tensor, spatial: Tensor, mode: Mode, generator: Generator
     ) -> Tensor:
-        """Returns the released code's noise B×3×H×W, of which much is shared over each group, a GPU's batch there.
+        """Returns the released code's noise B×3×H×W, much of which is shared by a group (there: a GPU's batch).
 
-        One tile stands in every spatially masked patch of the group and one in every channel-wise masked one
-        (hp:122,140-155). Hard negatives share the noise in their focal box; only that around a query's focal window is
-        drawn afresh for each image (hp:28-36).
+        One tile fills every spatially masked patch of the group, another one every channel-wise masked patch
+        (random_mask_hp.py:122,140-155). Hard negatives share the noise in their focal box. Only the noise around a
+        query's focal window is drawn afresh for each image (random_mask_hp.py:28-36).
         """
         B, C, H, W = shape
         group = torch.arange(B, device=focal.device) // self.group_size
@@ -157,8 +157,8 @@ class HighPass:
             focal_noise = torch.randn(shape, device=focal.device, generator=generator)
         else:
             box_noise = torch.randn(groups, C, *box.size, device=focal.device, generator=generator)
-            # The same noise wherever the box lies: each pixel reads it at its coordinates in the box. Outside, where
-            # nothing is masked, any coordinates do that exist.
+            # The noise is the same wherever the box lies: each pixel reads it at its coordinates in the box. Outside,
+            # where nothing is masked, coordinates are clamped to valid ones.
             rows, columns = (
                 offsets.clamp(0, side - 1) for offsets, side in zip(box.coordinates(), box.size, strict=True)
             )
@@ -173,11 +173,11 @@ def fill_with_noise(
 
     Args:
         clean: B×C×H×W, on the host; left as it is.
-        patches: B×C×g×g, true where masked; of no focal image.
-        focal: B, true for images of which all but a window, or a box, is masked.
+        patches: B×C×g×g, true where masked; all false in focal images.
+        focal: B, true for focal images: a query is masked outside a window, a hard negative inside a box.
         box: The window or the box of each image.
-        mode: A query is masked outside its window, a hard negative inside its box; and how strong the noise is.
-        generator: Of the noise.
+        mode: Whether the images are queries or hard negatives, and how strong the noise is.
+        generator: Random generator of the noise, on the host.
 
     Returns:
         B×C×H×W.
@@ -196,8 +196,8 @@ def fill_with_noise(
     rows, columns = (place[focal] for place in (box.top, box.left))
     height, width = box.size
     if mode.background:
-        # What lies outside the window begins where it ends, and goes on at the other border: first whole rows, then
-        # whole columns, which replace the corners once more.
+        # The rows outside the window begin below it and wrap around to those above it; columns likewise. Whole rows are
+        # replaced first, then whole columns, which replace the corners a second time.
         rows, columns = (rows + torch.arange(height, H)) % H, (columns + torch.arange(width, W)) % W
         masked[images, :, rows] = noise(len(images), H - height, C, W)
         masked[images, :, :, columns] = noise(len(images), W - width, C, H)
@@ -218,9 +218,9 @@ def build_strategy(
 
     Args:
         settings: Strategy and rates.
-        fidelity: Where to do as the released code does instead of the paper.
+        fidelity: Where to follow the released code instead of the paper.
         group_size: Images of a batch-norm group, see `HighPass`; by default the whole batch.
-        library: Who computes the strategy's filter on a CPU.
+        library: Which library computes the strategy's filter on a CPU.
 
     Raises:
         ValueError: The strategy masks no patches.

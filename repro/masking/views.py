@@ -14,6 +14,6 @@ class Views:
     key: Tensor
     """B×3×H×W."""
     hard_negative: Tensor | None = None
-    """B×3×H×W; in the released code's way one image for each group of `hard_negative_serves` queries."""
+    """B×3×H×W; as in the released code, one image for each group of `hard_negative_serves` queries."""
     hard_negative_serves: int = 1
-    """How many queries, one after the other, each hard negative serves; it is made from the first one's key."""
+    """How many consecutive queries share a hard negative, which is made from the key of the first one."""
