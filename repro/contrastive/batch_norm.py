@@ -13,15 +13,15 @@ from repro.distributed import gather, gather_with_gradient, rank, world_size
 class SplitBatchNorm(nn.BatchNorm2d):
     """Batch norm over groups of the batch, so that one device has the statistics of several.
 
-    Group 0 is the first N / splits images, group 1 the next, and so on, as the shares of several devices lie in a
-    global batch. Without groups a recipe of 4 × 32 images would have other statistics on one device than on four, and
-    there would be nothing to shuffle keys over (`repro.contrastive.moco`).
+    Group 0 is the first N / splits images, group 1 the next, and so on, like the shares of several devices in a global
+    batch. Without groups, a recipe of 4 × 32 images would have other statistics on one device than on four, and
+    ShuffleBN would have no groups to shuffle keys between (`repro.contrastive.moco`).
 
-    The running statistics follow the mean over the groups. Those of a MoCo checkpoint are of its first device alone, as
-    DDP hands that one's buffers to all others before each step: the same in expectation, and noisier.
+    The running statistics follow the mean over the groups. In a checkpoint of MoCo's own code they are those of the
+    first device alone, whose buffers DDP sends to all others before each step: the same in expectation, but noisier.
 
-    After the cell "SplitBatchNorm" of MoCo's one-GPU demo (branch colab-notebook), which deals the images out in turn
-    instead; that takes a copy to another memory layout and back where channels come last.
+    Based on the cell "SplitBatchNorm" of MoCo's one-GPU demo (branch colab-notebook). The demo assigns images to groups
+    in turn, which takes a copy to another memory layout and back where channels come last.
     """
 
     running_mean: Tensor
@@ -36,21 +36,21 @@ class SplitBatchNorm(nn.BatchNorm2d):
     def forward(self, images: Tensor) -> Tensor:
         """Normalises N×C×H×W; N is a multiple of `splits`.
 
-        Groups may be of one image each (the released code's hard negatives), whose statistics are those of its pixels.
+        A group may be a single image (the released code's hard negatives), normalised by the statistics of its pixels.
 
         Raises:
-            ValueError: N is no such multiple.
+            ValueError: N is not a multiple of `splits`.
         """
         if not self.training or self.splits == 1:
             return super().forward(images)
         if len(images) % self.splits:
             raise ValueError(f"{len(images)} images are no multiple of {self.splits} batch-norm groups")
-        # A compiler fuses one expression over all groups into two kernels, with what follows; called as it stands, the
-        # expression would write each of its intermediate results, and the library's kernel for each group is faster.
+        # `torch.compile` fuses one expression over all groups, and what follows it, into two kernels. Uncompiled, the
+        # expression would write each intermediate result to memory; the library's kernel for each group is faster then.
         if torch.compiler.is_compiling():
             return self._all_groups_at_once(images)
-        # Each group moves running statistics of its own, which start as the common ones. Their mean is what one step
-        # with the mean of the groups' statistics would give, since the step is linear in them. Rows are views, so that
+        # Each group updates its own copy of the running statistics. The update is linear in a batch's statistics, so
+        # the mean of the copies is what one update with the mean over the groups would give. Rows are views, so that
         # `F.batch_norm` writes into `means` and `variances`.
         means, variances = self.running_mean.repeat(self.splits, 1), self.running_var.repeat(self.splits, 1)
         # Slices of the batch are views in either memory layout.
@@ -105,22 +105,25 @@ def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
 def own_statistics(network: nn.Module) -> list[Tensor]:
     """Returns the running means and variances that follow this process's groups alone: those of `SplitBatchNorm`.
 
-    A vector for each layer and kind, as many numbers as the layer has channels. Batch norm that spans the processes has
-    the same ones on each of them, so that there is nothing to join.
+    The mean, then the variance of each layer, with a number for each of its channels. Batch norm that spans the
+    processes has the same statistics on all of them, so that there is nothing to average.
     """
     norms = (module for module in network.modules() if isinstance(module, SplitBatchNorm))
     return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
 
 
 def gather_statistics(network: nn.Module) -> list[Tensor]:
-    """Returns the `own_statistics` of every process, in the order of ranks and of N numbers each; a collective."""
+    """Returns the `own_statistics` of every rank, as one vector of N numbers each; a collective.
+
+    Empty, and no collective, where the network has none.
+    """
     own = own_statistics(network)
     return list(gather(torch.cat(own).unsqueeze(0))) if own else []
 
 
 @torch.no_grad()
 def set_statistics(network: nn.Module, statistics: Tensor) -> None:
-    """Gives a network other `own_statistics`.
+    """Replaces a network's `own_statistics`.
 
     Args:
         network: Is changed.
@@ -134,15 +137,15 @@ def set_statistics(network: nn.Module, statistics: Tensor) -> None:
 
 @contextmanager
 def joint_statistics(network: nn.Module) -> Iterator[None]:
-    """Lets running statistics be those of all processes' groups while the context lasts; entering is a collective.
+    """Sets running statistics to their mean over all processes while the context lasts; entering is a collective.
 
-    In training each process moves statistics of its own, as nothing reads them there. Their mean is what one process
-    with all groups has, up to rounding, since each step is linear in them; whoever evaluates the network or saves it
-    for others wants that. Afterwards they are each process's own again, to the last bit: when somebody has looked
-    changes nothing of the training.
+    In training, each process updates statistics of its own, which nothing reads there. Their mean is what one process
+    with all groups would have, up to rounding, since each update is linear in them. That is what an evaluation or a
+    saved backbone needs. On leaving, each process gets its own statistics back bit for bit, so that looking at the
+    network never changes the training.
 
     Args:
-        network: Is changed.
+        network: Is changed while the context lasts.
     """
     if world_size() == 1 or not (of_ranks := gather_statistics(network)):
         yield
@@ -170,8 +173,8 @@ class ReducedBatchNorm(nn.BatchNorm2d):
         # In single precision, as torch's own: sums over a batch are beyond half precision.
         values = images.float()
         mean = _total(values.sum((0, 2, 3))) / count
-        # A second pass over centred values costs one more collective than `E[x²] - E[x]²`, which cancels where the mean
-        # is large against the deviation.
+        # A second pass over centred values costs one more collective than `E[x²] - E[x]²`, but that loses its digits
+        # where the mean is much larger than the deviation.
         centred = values - mean.view(-1, 1, 1)
         variance = _total(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
@@ -189,7 +192,7 @@ def _total(local: Tensor) -> Tensor:
 
 
 def sync_batch_norm(network: nn.Module) -> nn.Module:
-    """Lets every batch norm of a network span all processes: by torch's own on GPUs, by ours where the backend is gloo.
+    """Makes every batch norm of a network span all processes: torch's own on GPUs, ours where the backend is gloo.
 
     Args:
         network: May be changed in place; names in its state dict stay as they are.

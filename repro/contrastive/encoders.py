@@ -23,6 +23,6 @@ def build_encoder(arch: str, dim: int, width: int = BASE_WIDTH) -> nn.Module:
     head = network.fc
     assert isinstance(head, nn.Linear)
     features = head.in_features
-    # In the place of `fc`, so that the backbone is what remains of the state dict without `fc.*`.
+    # The projector replaces `fc`, so that the state dict without `fc.*` is the backbone.
     network.fc = nn.Sequential(nn.Linear(features, features), nn.ReLU(inplace=True), nn.Linear(features, dim))
     return network

@@ -1,4 +1,4 @@
-"""The models that mmengine's Runner trains: they turn a batch into a loss, and do nothing else."""
+"""The base classes of the models that mmengine's Runner trains: they turn a batch into a loss, and do nothing else."""
 
 from abc import abstractmethod
 from typing import Any
@@ -11,13 +11,13 @@ from repro.errors import UserError
 
 
 class LossModel(BaseModel):
-    """An mmengine model that is only trained; what it learned is used without it, as a backbone."""
+    """An mmengine model that only computes losses; its networks are used for evaluation without it."""
 
     def forward(self, *inputs: Any, mode: str = "loss", **named_inputs: Any) -> dict[str, Tensor]:
         """Returns the losses of one step, as mmengine's `train_step` asks for them.
 
-        Subclasses define `losses` instead. It is called from here, as DDP reduces the gradients of what is computed
-        within a call of the model.
+        Subclasses define `losses` instead. It is called from here, as DDP reduces only gradients of what is computed
+        within `forward`.
 
         Args:
             inputs: What `losses` takes, where the data preprocessor makes a sequence.
@@ -25,7 +25,7 @@ class LossModel(BaseModel):
             named_inputs: What `losses` takes by name, where the data preprocessor makes a dictionary.
 
         Raises:
-            ValueError: The mode is another.
+            ValueError: The mode is not "loss".
             UserError: `losses` returns no loss that can be trained.
         """
         if mode != "loss":
@@ -45,16 +45,16 @@ class LossModel(BaseModel):
         return losses
 
     def before_replay(self) -> None:
-        """Does what a step does on the host, before a step that is replayed from a CUDA graph; by default nothing.
+        """Does the host's part of a step, before the step is replayed from a CUDA graph; by default nothing.
 
-        A replay repeats what was computed on the device and runs none of the model's Python.
+        A replay repeats the step's kernels on the device, and runs none of the model's Python code.
         """
 
     @abstractmethod
     def losses(self, *inputs: Any, **named_inputs: Any) -> dict[str, Tensor]:
         """Returns the scalar `loss` of one step, and scalars to log beside it.
 
-        mmengine adds up all whose name contains "loss"; the others are logged only.
+        mmengine adds up all entries whose name contains "loss"; the others are only logged.
         """
 
 
@@ -64,7 +64,7 @@ def _is_tensor(part: object) -> bool:
 
 
 class ContrastiveModel(LossModel):
-    """A contrastive framework's model: it compares views, and so trains its `encoder`."""
+    """A contrastive framework's model, which trains its `encoder` by comparing views."""
 
     encoder: nn.Module
     """The network that learns, and whose weights become `backbone.pth`."""

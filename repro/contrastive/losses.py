@@ -30,16 +30,16 @@ def info_nce(
         hard_negative: B×C, unit length, each query's own; none for plain MoCo.
         temperature: The formula's tau, positive.
         hard_negative_weight: The formula's rho, 0 or more. It multiplies the hard negative's similarity within the
-            exponent, so that a rho of 2 is no second copy of the term, but half its temperature.
+            exponent: a rho of 2 halves the term's temperature, and does not count the term twice.
 
     Returns:
         The mean loss in nats, a scalar; log(K + 2) where all similarities are 0, log(K + 1) without a hard negative.
     """
-    with torch.autocast(query.device.type, enabled=False):  # similarities of half precision would be off by 1e-3 / tau
+    with torch.autocast(query.device.type, enabled=False):  # in half precision, logits would be off by 1e-3 / tau
         query, key, queue = query.float(), key.float(), queue.float()
         positive = (query * key).sum(1) / temperature
-        # The denominator's logarithm in two steps: joined to the other columns, the B×K similarities of the queue would
-        # be copied once more than the division copies them. All terms are logarithms, as `exp` would overflow at a low
+        # The logarithm of the denominator is taken in two steps: to concatenate the queue's B×K similarities with the
+        # other columns would copy them once more. All terms stay logarithms, as `exp` would overflow at a low
         # temperature.
         terms = [positive, (query @ queue / temperature).logsumexp(1)]
         if hard_negative is not None:
@@ -64,21 +64,21 @@ def nt_xent(
     Args:
         query: B×C, unit length.
         key: B×C, unit length; key[i] is the other view of query[i]'s image.
-        hard_negative: B×C, unit length, each image's own; none for plain SimCLR. Nobody else's negative.
+        hard_negative: B×C, unit length, each a negative of its own image alone; none for plain SimCLR.
         temperature: Tau, as in `info_nce`.
         hard_negative_weight: Rho, likewise.
-        anchor: Who meets the hard negative: queries alone, as in MoCo, or keys as well.
+        anchor: Which views have the hard negative in their denominator: queries alone, as in MoCo, or keys as well.
 
     Returns:
         The mean over the 2B anchors in nats, a scalar.
     """
     with torch.autocast(query.device.type, enabled=False):  # in single precision, as `info_nce`
         z = torch.cat([query.float(), key.float()])
-        logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)  # no view is told from itself
+        logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)  # no view is its own negative
         # Queries are rows 0..B-1 and keys B..2B-1, so that a partner is half the rows away.
         partner = torch.arange(len(z), device=z.device).roll(len(query))
         if hard_negative is not None:
-            # One more column of logits, where each row has its own image's hard negative and nobody else's.
+            # One more column of logits: in each row the hard negative of the row's own image.
             hard = hard_negative_weight * (z * hard_negative.float().repeat(2, 1)).sum(1) / temperature
             if anchor is Anchor.query:
                 hard = torch.cat([hard[: len(query)], torch.full_like(hard[len(query) :], -torch.inf)])

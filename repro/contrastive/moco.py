@@ -1,6 +1,6 @@
 """MoCo v2 (Chen et al. 2020), with the paper's hard negative as an optional third view.
 
-It takes views as they are, and never knows whether, by whom or how they were masked.
+It takes views as they are, and does not depend on whether or how they were masked.
 """
 
 import torch
@@ -22,7 +22,7 @@ from repro.runs.run import Run
 
 
 class MoCo(ContrastiveModel):
-    """A query encoder that learns to tell its key, of the momentum encoder, from a queue of other images' keys.
+    """A query encoder that learns to tell a query's key, embedded by the momentum encoder, from other images' keys.
 
     The encoders have MoCo's names, `encoder_q` and `encoder_k`.
     """
@@ -48,7 +48,7 @@ class MoCo(ContrastiveModel):
             dim: Number of dimensions of the embedding.
             width: Base planes of the ResNet.
             queue: Number of negatives K, a multiple of the global batch.
-            momentum: Of the key encoder, see `MomentumEncoder`.
+            momentum: Momentum of the key encoder, see `MomentumEncoder`.
             temperature: Tau of `info_nce`.
             hard_negative_weight: Rho of `info_nce`.
             bn_splits: Number of batch-norm groups on each device.
@@ -59,13 +59,13 @@ class MoCo(ContrastiveModel):
         self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
         self.groups = bn_splits * world_size()
         self.encoder_q = split_batch_norm(build_encoder(arch, dim, width), bn_splits)
-        # Drawn anew although it takes over the other's weights, as in MoCo: with a copy in its place the queue would be
-        # drawn from another point of the seeded stream, and every seed would be another run.
+        # Built with fresh weights although `MomentumEncoder` overwrites them, as in MoCo: with a copy, the queue would
+        # be drawn from another point of the seeded stream, and every seed would give another run.
         key_network = split_batch_norm(build_encoder(arch, dim, width), bn_splits)
         self.encoder_k = MomentumEncoder(self.encoder_q, key_network, momentum)
         self.queue = Queue(dim, queue)
         self.shuffles = Shuffles(seed)
-        # Steps so far, on the host: it only seeds the shuffles, and reading it must not wait for the device.
+        # Number of steps so far, on the host: it only seeds the shuffles, and reading it must not wait for the device.
         self.steps = 0
 
     @property
@@ -92,39 +92,39 @@ class MoCo(ContrastiveModel):
             `loss`, a scalar.
         """
         query = self.embed(views.query)
-        # The key encoder follows the query encoder as the last step left it, before it embeds keys (moco/builder.py).
+        # Updated before it embeds keys, with the query encoder as the last step left it (moco/builder.py).
         self.encoder_k.update(self.encoder_q)
         key = self.embed_keys(views.key)
         hard_negative = None
         if views.hard_negative is not None:
-            # A pass and a shuffle of its own: joined to the keys it would change their batch statistics, and a query's
-            # hard negative is as near to the query as its key is, so that it must not share the query's group either.
+            # In a pass of their own, as they would change the batch statistics of keys in the same pass. In a shuffle
+            # of their own, as a hard negative, like a key, must not share batch statistics with its query.
             hard_negative = self.embed_keys(views.hard_negative, stream=1)
             hard_negative = hard_negative.repeat_interleave(views.hard_negative_serves, dim=0)
         loss = self.contrast(query, key, hard_negative)
-        # Only after the loss: a query's own key must not stand among its negatives. Keys alone: the queue stands for
-        # other images as they are, and half of it would be masked ones (so the released moco/builder.py).
+        # After the loss, so that a query's own key is not among its negatives. Hard negatives are not enqueued, as in
+        # the released moco/builder.py: half of the queue would be masked images.
         self.enqueue(key)
         return {"loss": loss}
 
     def embed(self, images: Tensor) -> Tensor:
         """Returns unit embeddings N×dim, in single precision, of the queries N×3×H×W."""
-        # Single precision first: with the 8 bits of bf16, their length would be 1 within half a percent only.
+        # Single precision first: with the 8 bits of bf16, the length would be 1 only within half a percent.
         return F.normalize(self.encoder_q(images).float(), dim=1)
 
     def contrast(self, query: Tensor, key: Tensor, hard_negative: Tensor | None = None) -> Tensor:
         """Returns `info_nce` of embeddings B×dim against the queue as it is now, a scalar.
 
         Args:
-            query: Unit length; the only one through which a gradient flows.
+            query: Unit length; the only input that gets a gradient.
             key: Unit length, of the same images in the same order.
             hard_negative: Unit length, one for each query; none for plain MoCo.
         """
         return info_nce(
             query,
             key,
-            # The backward pass reads the queue as it was, and `enqueue` overwrites a part of it before. The copy has
-            # dim×K numbers, as many as the similarities of a batch of dim images.
+            # Copied, as `enqueue` overwrites a part of the queue before the backward pass reads it. The copy has dim×K
+            # numbers, as many as the similarities of a batch of dim images.
             self.queue.keys.clone(),
             hard_negative,
             temperature=self.temperature,
@@ -132,14 +132,14 @@ class MoCo(ContrastiveModel):
         )
 
     def enqueue(self, key: Tensor) -> None:
-        """Ends the step: the keys B×dim of this process and those of all others become negatives."""
+        """Ends the step: the keys B×dim of this process and of all others become negatives; a collective."""
         self.queue.enqueue(gather(key))
-        # While a CUDA graph is captured no step is made; those that replay it are counted in `before_replay`.
+        # Capturing a CUDA graph makes no step; `before_replay` counts the steps that replay it.
         if not is_capturing():
             self.steps += 1
 
     def before_replay(self) -> None:
-        """Brings the shuffles of this step to where a captured step reads them, and counts the step."""
+        """Copies this step's shuffles to where the captured step reads them, and counts the step."""
         self.shuffles.refresh(self.steps)
         self.steps += 1
 
@@ -147,22 +147,22 @@ class MoCo(ContrastiveModel):
     def embed_keys(self, images: Tensor, stream: int = 0) -> Tensor:
         """Embeds keys in batch-norm groups that are shuffled against the queries' (ShuffleBN, MoCo section 3.3).
 
-        Without it a query and its key share batch statistics, which give away the match.
+        Without the shuffle, a query and its key would share batch statistics, which give away the match.
 
         Args:
             images: N×3×H×W, this process's.
-            stream: Number of the shuffle in this step; each has an order of its own.
+            stream: Number of the shuffle within the step; each has its own order.
 
         Returns:
             N×dim, unit length, in single precision and in the order of `images`.
         """
         total = len(images) * world_size()
-        # Where all images are one group, or each is a group by itself (one hard negative for each group, as in the
-        # released code), an order changes no statistics.
+        # If all images are one group, or each is its own group (one hard negative for each group, as in the released
+        # code), shuffling changes no statistics.
         if self.groups in (1, total):
             return F.normalize(self.encoder_k(images).float(), dim=1)
-        # This rank embeds its share of the shuffled batch of all ranks, whichever of them the images came from. The
-        # order's inverse tells where its own images' embeddings are among all.
+        # This rank embeds its share of the shuffled global batch, with images from any rank. The inverse of the order
+        # tells where the embeddings of its own images are.
         share = slice(rank() * len(images), (rank() + 1) * len(images))
         shuffled, original = self.shuffles.order_and_inverse(self.steps, stream, total, images.device)[:, share]
         embeddings = F.normalize(self.encoder_k(gather(images)[shuffled]).float(), dim=1)

@@ -8,7 +8,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class MomentumEncoder(nn.Module):
     """A copy of an encoder whose parameters follow it slowly: `p = m * p + (1 - m) * q` (MoCo, equation 2).
 
-    The queue holds keys of many steps, which can be compared only if the network that made them hardly moves.
+    The queue holds keys of many steps, which are comparable only if the network that made them changes slowly.
     """
 
     def __init__(self, encoder: nn.Module, network: nn.Module, momentum: float) -> None:
@@ -22,16 +22,16 @@ class MomentumEncoder(nn.Module):
         super().__init__()
         network.load_state_dict(encoder.state_dict())
         self.network = network.requires_grad_(False)
-        # torch's own average, which updates all tensors in a few fused calls instead of one each.
+        # torch's own average updates all tensors in a few fused calls instead of one for each.
         self._average = get_ema_multi_avg_fn(momentum)
 
     @torch.no_grad()
     def update(self, encoder: nn.Module) -> None:
         """Follows the encoder's parameters by one step.
 
-        Buffers stay this network's own: its running statistics are those of the keys that it has embedded
-        (moco/builder.py `_momentum_update_key_encoder` averages parameters alone, too). Nobody reads them, as it always
-        runs in training mode, and the backbone is the query encoder's.
+        Buffers are not averaged: running statistics are those of the keys that this network has embedded
+        (moco/builder.py `_momentum_update_key_encoder` averages parameters alone, too). They are never read, as it
+        always runs in training mode, and the backbone is the query encoder.
         """
         self._average(list(self.network.parameters()), list(encoder.parameters()), None)
 

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class Queue(nn.Module):
-    """The last K keys of all processes, first in, first out; a ring, so that no key is ever moved.
+    """The last K keys of all processes, first in, first out (moco/builder.py `_dequeue_and_enqueue`).
 
-    Part of every checkpoint: a queue that began anew would have the network tell its keys from noise for K / batch
-    steps, and a resumed run would be another one (moco/builder.py `_dequeue_and_enqueue`).
+    A ring buffer, so that no key is ever moved. Part of every checkpoint: with a fresh queue, the negatives would be
+    noise for K / batch steps, and a resumed run would give another result.
     """
 
     keys: Tensor
@@ -27,9 +27,9 @@ class Queue(nn.Module):
     def enqueue(self, keys: Tensor) -> None:
         """Replaces the oldest N keys by `keys`, N×dim, unit length, N at most K.
 
-        Every process must enqueue the same keys: their queues are one, and nobody compares or sends them.
+        Every process must enqueue the same keys: all queues must be equal, and nothing compares or synchronises them.
         """
-        # The position stays on the device. As a number, for a slice, it would have to be waited for at each step.
+        # The position stays on the device. To read it as a number, for a slice, would wait for the device at each step.
         slots = (self.position + torch.arange(len(keys), device=keys.device)) % self.keys.shape[1]
         self.keys.index_copy_(1, slots, keys.T.to(self.keys.dtype))
         self.position.add_(len(keys)).remainder_(self.keys.shape[1])

@@ -12,14 +12,14 @@ def is_capturing() -> bool:
 
 
 class Shuffles:
-    """Random orders of a global batch, each named by the seed, the step and a number within the step.
+    """Random orders of a global batch, each a function of the seed, the step and a number within the step.
 
-    So they are the same on every rank without a broadcast, and in a resumed run. They are drawn on the host, as a
-    permutation on a GPU would be another one.
+    So they are the same on every rank without a broadcast, and in a resumed run. They are drawn on the host, as a GPU
+    would draw other permutations.
     """
 
     def __init__(self, seed: int) -> None:
-        """Draws by the seed of the run, the same on every rank."""
+        """Takes the seed of the run, the same on every rank."""
         self.seed = seed
         self._newest: dict[int, Tensor] = {}
         self._captured: dict[int, Tensor] = {}
@@ -27,30 +27,30 @@ class Shuffles:
     def order_and_inverse(self, step: int, stream: int, count: int, device: torch.device) -> Tensor:
         """Returns the order of a step's shuffle, and its inverse.
 
-        While a CUDA graph is captured it returns the memory of the orders before, which the graph will read at each
-        replay and `refresh` writes the orders of a step into. Memory that is taken within a capture would not do: the
-        graph may have written other things there, a few kernels before.
+        While a CUDA graph is captured, it returns the memory that holds the previous step's orders. The graph reads
+        this memory at each replay, and `refresh` writes a step's orders into it before. Memory allocated within the
+        capture would not do: earlier kernels of the graph may write other things there.
 
         Args:
             step: Number of the step, from 0.
-            stream: Number of the shuffle in this step.
+            stream: Number of the shuffle within the step.
             count: Images to shuffle.
             device: Where the orders are wanted.
 
         Returns:
-            2×count, whole numbers.
+            2×count, whole numbers: the order, then its inverse.
         """
         if is_capturing():
-            # Kept for good: a later step without the graph must not let go of what the graph reads.
+            # Kept for good, so that a later step without the graph does not free memory that the graph reads.
             self._captured[stream] = self._newest[stream]
             return self._captured[stream]
         self._newest[stream] = self._drawn(step, stream, count).to(device, non_blocking=True)
         return self._newest[stream]
 
     def refresh(self, step: int) -> None:
-        """Brings the orders of a step to where the captured graph reads them."""
+        """Copies the orders of a step to where the captured graph reads them."""
         for stream, memory in self._captured.items():
-            # Pinned, so that the copy waits for nothing; torch keeps such memory until the copy is done.
+            # Pinned, so that the host does not wait for the copy; torch keeps pinned memory until the copy is done.
             memory.copy_(self._drawn(step, stream, memory.shape[1]).pin_memory(), non_blocking=True)
 
     def _drawn(self, step: int, stream: int, count: int) -> Tensor:

@@ -1,7 +1,7 @@
 """SimCLR (Chen et al. 2020), with the paper's hard negative as an optional third view.
 
-Nothing of the paper's SimCLR was released. It follows the cited frameworks: one encoder with MoCo v2's projector, each
-view in a forward pass of its own so that batch statistics are per view, and negatives from all devices.
+The paper's code for SimCLR was not released. This one follows the cited frameworks: one encoder with MoCo v2's
+projector, each view in its own forward pass so that batch statistics are per view, and negatives from all devices.
 """
 
 import torch
@@ -20,7 +20,7 @@ from repro.runs.run import Run
 
 
 class SimCLR(ContrastiveModel):
-    """One encoder that tells two views of an image from all other views of the batch."""
+    """One encoder that learns to tell the two views of an image from all other views of the batch."""
 
     def __init__(
         self,
@@ -42,9 +42,9 @@ class SimCLR(ContrastiveModel):
             width: Base planes of the ResNet.
             temperature: Tau of `nt_xent`.
             hard_negative_weight: Rho of `nt_xent`.
-            hard_negative_anchor: Whether the query alone is told from its hard negative, or the key as well.
+            hard_negative_anchor: Whether the query alone is compared with its hard negative, or the key as well.
             hard_negative_stopgrad: Whether to embed hard negatives without a gradient. By default they have one, as
-                keys have here; MoCo's have none because its momentum encoder has none.
+                keys do in SimCLR. MoCo's have none, as its momentum encoder has none.
             data_preprocessor: Turns a batch of the loader into `Views`.
         """
         super().__init__(data_preprocessor=data_preprocessor)
@@ -65,11 +65,11 @@ class SimCLR(ContrastiveModel):
         Returns:
             `loss`, a scalar.
         """
-        # One view at a time, so that batch statistics are those of a view: a masked one has others than a whole one,
-        # and in a joint batch each would be normalised by what the other looks like.
+        # One view at a time, so that each is normalised by its own batch statistics: those of masked views differ from
+        # those of whole ones.
         embeddings = [self.embed(views.query), self.embed(views.key)]
         if views.hard_negative is not None:
-            # Never switched on where a caller has switched gradients off.
+            # Gradients stay off where a caller has switched them off.
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.hard_negative_stopgrad):
                 embeddings.append(self.embed(views.hard_negative))
         return {"loss": self.contrast(*embeddings)}
@@ -82,8 +82,8 @@ class SimCLR(ContrastiveModel):
             key: Embeddings of their keys.
             hard_negative: At most one tensor, the embeddings of each image's hard negative.
         """
-        # Stacked, so that one collective gathers two or three views. With their gradients: an embedding is a negative
-        # of every process's anchors, and each of these has a part in its gradient.
+        # Stacked, so that one collective gathers all views. Gradients are gathered too, as an embedding is a negative
+        # of anchors on every process, each of which contributes to its gradient.
         query, key, *hard = gather_with_gradient(torch.stack([query, key, *hard_negative], 1)).unbind(1)
         return nt_xent(
             query,
