@@ -1,6 +1,6 @@
 """The checkpoints in a training's folder: written whole or not at all, the last two kept, the newest readable one read.
 
-Those of pretraining and those of detection alike.
+Pretraining and detection both use it.
 """
 
 import logging
@@ -30,7 +30,7 @@ def save_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> None:
     Raises:
         UserError: The folder cannot be written to, or the disk is full; the earlier checkpoints are untouched.
     """
-    # In this order: at every moment there are whole checkpoints on the disk, whenever the process is killed.
+    # Written before others are removed, so that a whole checkpoint is on the disk whenever the process is killed.
     write_checkpoint(checkpoint_file(folder, step), content)
     for outdated in checkpoints(folder)[KEPT:]:
         outdated.unlink()
@@ -41,7 +41,7 @@ def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
 
     Args:
         folder: Of the training's checkpoints.
-        health: Where the training recorded what went wrong; what had by that step is told as well.
+        health: File in which the training recorded symptoms; those up to that checkpoint's step are named as well.
     """
     if not (paths := checkpoints(folder)):
         return "there is no checkpoint of an earlier step"
@@ -54,13 +54,13 @@ def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Says in each refusal of a checkpoint within the block what the training does once the file is removed.
+    """Gives errors about a checkpoint within the block a mend that says how the training goes on without the file.
 
     Args:
         path: The newest readable checkpoint of its folder.
 
     Raises:
-        UserError: In the place of any other one, with that mend.
+        UserError: The block raised one; this one has the same text and that mend.
     """
     try:
         yield
@@ -80,21 +80,22 @@ def _once_removed(path: Path) -> str:
 def newest_checkpoint(
     folder: Path, check: Callable[[dict[str, Any], Path], None]
 ) -> tuple[Path, dict[str, Any]] | None:
-    """Finds and reads the newest readable checkpoint of a training; a torn one gives way to the one before.
+    """Finds and reads the newest readable checkpoint of a training; a collective.
 
-    Rank 0 finds it, and all ranks read that one. Temporary files that a killed process left are removed on the way.
+    A torn checkpoint is passed over for the one before. Rank 0 chooses, and all ranks read its choice. Temporary files
+    that a killed process left are removed on the way.
 
     Args:
         folder: Of the training's checkpoints.
-        check: Is given the content and the path of the newest readable checkpoint, and raises a UserError where it
-            belongs to another training.
+        check: Is given the content and the path of the newest readable checkpoint, and raises a UserError if it belongs
+            to another training.
 
     Returns:
-        The path and the content, or nothing where the folder holds no checkpoint.
+        The path and the content, or None where the folder holds no checkpoint.
 
     Raises:
-        UserError: There are checkpoints and none can be read, `check` refuses the newest readable one, or what has a
-            checkpoint's name is no file.
+        UserError: There are checkpoints and none can be read, `check` refuses the newest readable one, or something
+            with a checkpoint's name is not a file.
     """
     here: list[dict[str, Any]] = []
 
@@ -111,30 +112,31 @@ def newest_checkpoint(
 
 
 def _newest_readable(folder: Path, check: Callable[[dict[str, Any], Path], None]) -> tuple[Path, dict[str, Any]] | None:
-    """Returns the checkpoint to go on from, as `newest_checkpoint` does; on rank 0 alone."""
-    # Nobody writes here now, as a training has its folder to itself.
+    """Returns the checkpoint to go on from, as `newest_checkpoint` does; called on rank 0 alone."""
+    # No file is being written now, as a training has its folder to itself.
     for leftover in folder.glob(UNFINISHED):
         leftover.unlink()
     paths = checkpoints(folder)
     if odd := [path for path in paths if not is_file(path)]:
-        # Refused now: the training would fail where it comes to write there, after hours perhaps.
+        # Refused now, as the training would otherwise fail when it writes there, perhaps hours later.
         raise UserError(f"{odd[0]} is no file, and stands in a checkpoint's place", mend="move it away")
     unreadable: list[UserError] = []
     newest = _first_readable(paths, unreadable.append)
     for error in unreadable:
         log.warning("%s%s", error.what, f"; falling back to {newest[0].name}" if newest else "")
     if newest:
-        # Not passed over: a stranger's is no accident, and an older one would be a stranger's as well.
+        # A checkpoint of another training is refused, not passed over: the older ones would belong to it as well.
         check(newest[1], newest[0])
     elif paths:
-        # To begin anew silently would throw away what may have taken days.
+        # To begin anew silently would throw away what may be days of training.
         raise UserError(f"no checkpoint in {folder} can be read", mend="delete the folder to start anew")
     return newest
 
 
 def _first_readable(paths: list[Path], tell: Callable[[UserError], None]) -> tuple[Path, dict[str, Any]] | None:
     """Returns the first checkpoint that can be read, with its content; `tell` hears why those before it cannot."""
-    # A disk may lose what it promised to keep. The one before costs some steps, no result: the same follow from it.
+    # A disk may lose what it confirmed as written. To fall back costs some steps, which are repeated with the same
+    # result.
     for path in paths:
         try:
             return path, read_checkpoint(path)

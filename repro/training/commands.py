@@ -25,7 +25,7 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
     """Builds the command `salmask pretrain`.
 
     Args:
-        resolve: Returns the run of a method; handed in, as this room knows no methods.
+        resolve: Returns the run of a method; handed in, as this package does not know the methods.
         carry_out: Carries the pretraining out in this process.
         methods: Returns the names of the methods, for completion.
     """

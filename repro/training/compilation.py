@@ -7,18 +7,19 @@ from repro.training.preprocess import Augmenter
 
 
 def compile_step(model: nn.Module) -> None:
-    """Lets every ResNet of a model, and its augmentation, be compiled at the first call; nothing changes its name.
+    """Marks a model's ResNets and its augmentation for compilation at their first call; names of weights stay the same.
 
-    Their results differ from the plain ones by rounding: what is fused is not rounded to the training's precision in
-    between. The rest of a step is little work, and partly drawn from generators that the compiler does not know.
+    Results differ from uncompiled ones by rounding, as fused operations do not round to the training's precision in
+    between. The rest of a step stays uncompiled: it is little work, and partly draws from generators that the compiler
+    does not support.
 
     Args:
         model: On its device and in its memory layout; before DDP wraps it.
     """
     for module in model.modules():
         if isinstance(module, ResNet):
-            # Batches have one size. Left to itself, the compiler would make the second size that it meets (the
-            # gallery's, an evaluation's) a variable, and compile slower kernels for it.
+            # All batches have the same size. By default, the compiler would treat the second size that it meets (the
+            # gallery's, an evaluation's) as variable, and compile slower kernels.
             module.compile(dynamic=False)
         elif isinstance(module, Augmenter):
             module.compiled = True

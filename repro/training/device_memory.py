@@ -1,6 +1,6 @@
-"""How much memory a device has and has free; a run that surely takes more is refused before it is built.
+"""How much memory a device has, and how much is free; a run that certainly needs more is refused before it is built.
 
-Of main memory a process has what it was given, which may be less than the machine has.
+In main memory, limits of control groups count, which may be lower than what the machine has.
 """
 
 import os
@@ -17,18 +17,18 @@ from repro.runs.run import Run
 from repro.runs.sections import Framework
 
 MEMORY = Path("/proc/meminfo")
-"""What the kernel says of the whole machine's memory; not there on macOS."""
+"""The kernel's figures on the whole machine's memory; macOS has no such file."""
 
 _FIRST_VERSION = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _SECOND_VERSION = ("memory.max", "memory.current", "inactive_file")
-"""Of either version of control groups the files of a group's limit and use, and the line of `memory.stat` that tells
-how much of the latter the kernel drops when it must."""
+"""For each version of control groups: the files with a group's limit and use, and the line of `memory.stat` with the
+part of the use that the kernel can reclaim."""
 _BYTES = 4
-"""Of a number in single precision."""
+"""Bytes of a number in single precision."""
 _COPIES = 3
-"""Of each weight that is learned: itself, its gradient and its momentum."""
+"""Numbers for each learned weight: the weight, its gradient and its momentum."""
 _BASIC = ("resnet18", "resnet34")
-"""Networks whose last stage is eight times as wide as their first; the others' is thirty-two times as wide."""
+"""Networks with eight times as many features as the encoder's width; the others have thirty-two times as many."""
 
 
 def total_bytes(device: torch.device) -> float:
@@ -42,7 +42,7 @@ def total_bytes(device: torch.device) -> float:
 def free_bytes(device: torch.device) -> float:
     """Returns how much memory is free on a device; infinite where the system does not tell."""
     if device.type == "cuda":
-        # What torch holds for later use is free too.
+        # Memory that torch holds for later use is free too.
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
     kibibytes = kernel_numbers(MEMORY).get("MemAvailable", float("inf"))
@@ -59,7 +59,7 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def least_bytes(run: Run) -> dict[tuple[str, ...], int]:
-    """Returns the bytes that parts of a pretraining take at least on each device, by what makes them large."""
+    """Returns how many bytes parts of a pretraining take at least on each device, by the settings that decide it."""
     encoder, crop = run.encoder, run.data.crop
     views = 2 * (run.optimization.batch // world_size())  # of this process's share of a batch
     features = encoder.width * (8 if encoder.arch in _BASIC else 32)
@@ -73,11 +73,11 @@ def least_bytes(run: Run) -> dict[tuple[str, ...], int]:
 
 
 def require_memory(run: Run, device: torch.device) -> None:
-    """Refuses a run that surely takes more memory than its device has.
+    """Refuses a run that certainly needs more memory than its device has.
 
     Args:
-        run: To be trained.
-        device: Where.
+        run: The run to be trained.
+        device: The device that it would be trained on.
 
     Raises:
         UserError: Names the settings that take the most, what they take, and what there is.

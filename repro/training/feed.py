@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 IMAGE_DIMENSIONS = 4
-"""Of a batch of images; what else is in a batch is small, and read on the host."""
+"""Dimensions of a batch of images. Everything else in a batch is small, and is read on the host."""
 
 
 class Feed:
-    """Hands batches out, their images on the device, and remembers how long the device had nothing to do meanwhile.
+    """Yields batches, their images on the device, and measures how long the training waits for them.
 
-    On a GPU the images are copied on a stream of their own, beside the step that is still being worked off. A step is
-    queued long before it is done, so what the host waits for a batch says little there: a pair of events tells how long
-    the GPU itself had nothing to do between two steps.
+    On a GPU, images are copied on a separate stream while the step before is still running. The host queues a step long
+    before the GPU has done it, so that the host's own waiting says little: a pair of CUDA events measures how long the
+    GPU was idle between two steps.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,7 +28,7 @@ class Feed:
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """Yields the loader's batches, images on the device; between two, the caller queues a step on it."""
+        """Yields the loader's batches, images on the device; between two batches, the caller queues a step."""
         iterator = iter(loader)
         while True:
             step_queued, start = self._event(), time.perf_counter()
@@ -45,7 +45,7 @@ class Feed:
             yield self._on_device(batch)
 
     def waited(self) -> float:
-        """Returns the seconds that were waited for batches since the last call; waits for the GPU."""
+        """Returns the seconds that the training waited for batches since the last call; waits for the GPU."""
         seconds, self._seconds = self._seconds, 0.0
         pairs, self._events = self._events, []
         if pairs:
@@ -53,7 +53,7 @@ class Feed:
         return seconds + sum(queued.elapsed_time(came) for queued, came in pairs) / 1000
 
     def _event(self) -> torch.cuda.Event | None:
-        """Returns an event that notes when the GPU is done with all that was queued; None where there is no GPU."""
+        """Returns an event that records when the GPU has done all that is queued now; None where there is no GPU."""
         if not self._on_gpu:
             return None
         event = torch.cuda.Event(enable_timing=True)
@@ -61,7 +61,7 @@ class Feed:
         return event
 
     def _on_device(self, batch: Any) -> Any:
-        """Returns a batch with its images on the GPU; where there is none, or it is no dictionary, as it is."""
+        """Returns a batch with its images on the GPU; unchanged where there is no GPU, or if it is no dictionary."""
         if self._stream is None or not isinstance(batch, dict):
             return batch
         current = torch.cuda.current_stream(self.device)
@@ -73,5 +73,5 @@ class Feed:
             }
         current.wait_stream(self._stream)  # the step, not the host, waits for the copy
         for value in moved.values():
-            value.record_stream(current)  # else its memory could be given away while the step reads it
+            value.record_stream(current)  # else its memory could be reused while the step reads it
         return batch | moved

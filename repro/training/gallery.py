@@ -22,10 +22,10 @@ from repro.saliency.foregrounds import Everywhere
 from repro.training.preprocess import Stages, ViewMaker
 
 IMAGES = 8
-"""Images of the data set that a gallery shows, from the first on."""
+"""How many images a gallery shows, the first ones of the data set."""
 
 PICTURE_SIDE, GAP, TITLE_HEIGHT = 161, 4, 33
-"""Of a gallery, in pixels."""
+"""Sizes in a gallery, in pixels."""
 
 
 class MaskGallery(Hook):
@@ -36,9 +36,9 @@ class MaskGallery(Hook):
         self.path = path
 
     def before_train(self, runner: Any) -> None:
-        """Draws the gallery on rank 0.
+        """Draws the gallery on rank 0, and records a symptom if every foreground is the whole view.
 
-        A resumed run keeps the picture that it has; a model without two views has nothing to show.
+        A resumed run keeps its picture; a model without two views has nothing to show.
         """
         maker = unwrapped(runner.model).data_preprocessor
         if rank() or exists(self.path) or not isinstance(maker, ViewMaker):
@@ -62,13 +62,13 @@ class MaskGallery(Hook):
 
 
 def tells_nothing_apart(stages: Stages) -> bool:
-    """Returns whether there are foregrounds, and every one of a batch is its whole view."""
+    """Returns whether a batch has foregrounds, and each of them covers its whole view."""
     found = [each for each in (stages.query_foreground, stages.key_foreground) if each is not None]
     return bool(found) and bool(torch.cat(found).all())
 
 
 def first_stages(dataset: Any, maker: ViewMaker) -> Stages:
-    """Returns what happens to the first images of a data set on their way to the network, in epoch 0."""
+    """Returns the stages of a data set's first images on their way to the network, in epoch 0."""
     with maker.uncompiled():
         return maker.stages(default_collate([dataset[0, index] for index in range(min(IMAGES, len(dataset)))]))
 
@@ -111,7 +111,7 @@ def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
     for column, (title, images) in enumerate(columns):
         draw.text((step * (column + 0.5), TITLE_HEIGHT / 2), title, "black", font, anchor="mm")
         for row, image in enumerate(images.clamp(0, 1).cpu()):
-            # Enlarged ones show their pixels.
+            # Pictures that are enlarged show their pixels.
             filter_ = Image.Resampling.NEAREST if image.shape[-1] < PICTURE_SIDE else Image.Resampling.BOX
             picture = to_pil_image(image).resize((PICTURE_SIDE, PICTURE_SIDE), filter_)
             sheet.paste(picture, (step * column + GAP // 2, TITLE_HEIGHT + step * row))
@@ -123,7 +123,7 @@ def draw_columns(columns: Sequence[tuple[str, Tensor]]) -> bytes:
 def spread(pictures: Tensor, rows: int, step: int) -> Tensor:
     """Puts pictures into rows 0, step, 2·step and so on of a column of white ones.
 
-    The released code makes one hard negative for a whole group of images; it belongs beside the group's first.
+    The released code makes one hard negative for a whole group of images, which is shown beside the group's first.
 
     Args:
         pictures: N×3×H×W.
@@ -146,10 +146,10 @@ def overlay(views: Tensor, foreground: Tensor) -> Tensor:
 
 
 def stretch(inputs: Tensor) -> Tensor:
-    """Returns normalised network inputs B×3×H×W for the eye.
+    """Rescales normalised network inputs B×3×H×W for display.
 
-    Three standard deviations to each side of an image's mean become 0..1; beyond them the values exceed that range.
+    Three standard deviations to each side of an image's mean become 0..1; values beyond exceed that range.
     """
-    # Measured for each image, as a high-passed one has far less contrast than a plain one.
+    # Measured for each image, as a high-passed image has far less contrast than a plain one.
     mean, std = inputs.mean((1, 2, 3), keepdim=True), inputs.std((1, 2, 3), keepdim=True)
     return (inputs - mean) / (6 * std.clamp(min=1e-6)) + 0.5

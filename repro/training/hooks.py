@@ -1,4 +1,4 @@
-"""Hooks that watch a training from outside: logged numbers, non-finite gradients, throughput and signs of life."""
+"""Hooks that watch a training from outside: logged numbers, non-finite gradients, throughput and heartbeats."""
 
 import json
 import logging
@@ -39,15 +39,15 @@ def is_logged(runner: Any, batch_idx: int, every: int) -> bool:
 
 
 class RuntimeInfo(RuntimeInfoHook):
-    """mmengine's hook that hands a step's losses to the log, without its wait for the device at each step.
+    """mmengine's hook that hands a step's losses to the log, but without waiting for the device at each step.
 
-    mmengine's own turns every number of a step into a Python float at once. Here they stay on the device until the next
-    log line, which reads those of all steps since the last in one go. Where several processes share a batch, the log
-    has the means over all of them.
+    mmengine's own turns every number of a step into a Python float at once. Here the numbers stay on the device until
+    the next log line, for which those of all steps since the last line are read in one go. Where several processes
+    share a batch, the log has the means over all of them.
     """
 
     def __init__(self, every: int) -> None:
-        """Reads the numbers every so many steps, and at the end of each epoch."""
+        """Reads the numbers every `every` steps, and at the end of each epoch."""
         super().__init__()
         self.every = every
         self._unread_steps: list[dict[str, Tensor]] = []
@@ -60,7 +60,7 @@ class RuntimeInfo(RuntimeInfoHook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Keeps a step's scalars, and hands all that are kept on where the log asks for them."""
+        """Keeps a step's scalars, and hands on all kept ones where the log has a line."""
         if outputs is not None:
             # Without `detach` each step's graph would live until the next log line.
             self._unread_steps.append({name: value.detach() for name, value in outputs.items()})
@@ -68,7 +68,7 @@ class RuntimeInfo(RuntimeInfoHook):
             self._hand_on(runner)
 
     def window(self, runner: Any) -> dict[str, list[float]]:
-        """Returns the numbers of the last steps by name, of which the next lines of the log are means; a collective."""
+        """Returns the last numbers by name, over which the next log lines take their means; a collective."""
         self._hand_on(runner)
         history = runner.message_hub.log_scalars
         return {name: history[name].data[0][-self.every :].tolist() for name in history}
@@ -78,8 +78,8 @@ class RuntimeInfo(RuntimeInfoHook):
         scalars = [(name, value) for step in self._unread_steps for name, value in step.items()]
         self._unread_steps.clear()
         if scalars:
-            # Stacked first, so that one collective, one transfer and one wait bring them all. Handed on step by step,
-            # as the log shows means over steps.
+            # Stacked first, so that one collective, one transfer and one wait bring them all. They are handed on step
+            # by step, as the log shows means over steps.
             numbers = mean_of_ranks(torch.stack([value.float() for _, value in scalars])).tolist()
             for (name, _), number in zip(scalars, numbers, strict=True):
                 runner.message_hub.update_scalar(f"train/{name}", number)
@@ -106,36 +106,37 @@ class DivergenceError(UserError):
 class FiniteGuard(Hook):
     """Stops a training in which the gradients of any optimizer, or the losses, are no longer finite.
 
-    The check runs on the device at every step and costs no wait: the first bad step is remembered there and read where
-    the host waits anyway, at each log line, and before each checkpoint, so that none of them is written after it. With
-    fp16 a gradient that overflows is the loss scaler's business: of gradients the guard sees only those of steps that
-    are taken. Losses it sees at every step, without the scale: one that is not finite is mended by no other scale.
+    The check runs on the device at every step and costs no wait. The number of the first bad step stays there, and is
+    read at each log line, where the host waits anyway, and before each checkpoint, so that no checkpoint is written
+    after a bad step. In fp16, gradients that overflow are left to the loss scaler: the guard sees only gradients of
+    steps that are taken. It sees the losses of every step, unscaled, as no other scale could make them finite.
 
-    Several processes end together: where the scaler drops the step, the loss of one may be the only sign of it, and
-    the others would wait for that one in their next collective.
+    All processes end together. Where the scaler drops a step, the loss on one process may be the only sign, and the
+    other processes would wait for that one in their next collective.
     """
 
     priority = "HIGH"  # before the logger and the checkpoint
 
     def __init__(self, every: int, mend: str = WHEN_DIVERGED) -> None:
-        """Reads the verdict every so many steps; at each where one process is on a CPU, and reading is free.
+        """Prepares to watch.
 
         Args:
-            every: Steps between two readings.
+            every: Steps between two readings of the result. A single process on a CPU reads it at every step, as that
+                is free there.
             mend: What a person can do where numbers are not finite.
         """
         self.every, self.mend = every, mend
         self.kept: Callable[[], str] = lambda: "no checkpoint is written"
-        """What is there to go back to, as the error says it; whoever writes checkpoints knows."""
+        """Returns what the error says on checkpoints to go back to; `SaveCheckpoint` replaces it."""
         self._first_bad = torch.tensor(-1)
-        """The number of the first bad step, -1 for none; a tensor, as an `if` on the host would wait at each step."""
+        """Number of the first bad step, -1 for none; a tensor, as an `if` on the host would wait at each step."""
 
     def before_train(self, runner: Any) -> None:
         """Begins to watch the optimizers."""
         self._first_bad = torch.tensor(-1, device=next(runner.model.parameters()).device)
         self._step = runner.iter
-        # mmengine clears the gradients within the step, so that hooks of the training find none. Those of the optimizer
-        # see them just before they are used: without fp16's scale, and reduced by DDP, so alike on every rank.
+        # mmengine clears the gradients within the step, so that its own hooks find none. Hooks of the optimizer see
+        # them just before they are used: without fp16's scale and reduced by DDP, hence equal on every rank.
         self._handles = [
             wrapper.optimizer.register_step_pre_hook(self._check_gradients)
             for wrapper in _wrappers(runner.optim_wrapper)
@@ -153,11 +154,11 @@ class FiniteGuard(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Looks at the losses and what is logged beside them; every so often, at the verdict."""
+        """Checks the losses and what is logged beside them, and reads the result where it is due."""
         for value in (outputs or {}).values():
             self._note(~value.detach().isfinite())
         is_free = not (self._first_bad.is_cuda or world_size() > 1)
-        # The logger comes later: no line of the log has a bad number.
+        # The logger runs after this hook, so that no log line has a bad number.
         if is_free or is_logged(runner, batch_idx, self.every):
             self.verify()
 
@@ -176,7 +177,7 @@ class FiniteGuard(Hook):
     def _check_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Looks at the gradients of an optimizer that is about to step."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # The norm over all of them is finite only if every entry is: one number instead of one for each tensor.
+        # The norm over all gradients is finite only if every entry is: one number to check instead of one per tensor.
         self._note(~torch.nn.utils.get_total_norm(gradients).isfinite())
 
     def _note(self, bad: Tensor) -> None:
@@ -194,8 +195,8 @@ def _wrappers(wrapper: OptimWrapper) -> list[OptimWrapper]:
 class Throughput(Hook):
     """Logs the images per second over all devices, and the share of the time in which steps waited for data.
 
-    Both are since the last log line, as `images_per_second` and `data_wait`, 0 to 1. A large share is said once, with
-    the mend; not at the first line of a process, before which the loader's processes start up.
+    Both cover the time since the last log line, and are logged as `images_per_second` and `data_wait` (0 to 1). A large
+    share is warned of once, with the mend, but not at a process's first line, which covers the start of the workers.
     """
 
     priority = "ABOVE_NORMAL"  # before the logger, which reads the numbers
@@ -213,14 +214,14 @@ class Throughput(Hook):
         self._is_first, self._is_said = True, False
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Starts the clock, so that what lies between two epochs does not count."""
+        """Starts the clock, so that the time between two epochs does not count."""
         self.feed.waited()
         self._since, self._from = time.perf_counter(), runner.iter
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Hands both numbers to the log where that writes a line, and starts the clock anew."""
+        """Hands both numbers to the log where it writes a line, and restarts the clock."""
         if not is_logged(runner, batch_idx, self.every):
             return
         waited, now, step = self.feed.waited(), time.perf_counter(), runner.iter + 1
@@ -235,10 +236,10 @@ class Throughput(Hook):
 
 
 class Heartbeat(Hook):
-    """Keeps `status.json` true while a training runs; rank 0 only. Of errors only a full disk ends the training."""
+    """Keeps `status.json` up to date while a training runs, on rank 0. Of failed writes, only a full disk ends it."""
 
     def __init__(self, folder: RunFolder, task: str) -> None:
-        """Writes the state of a task on a run at most every `PROGRESS_SECONDS`."""
+        """Writes the progress of a task of a run at most every `PROGRESS_SECONDS`."""
         self.folder, self.task, self._last = folder, task, 0.0
 
     def before_train(self, runner: Any) -> None:
@@ -263,7 +264,7 @@ class Heartbeat(Hook):
 
 
 class MetricsFile(BaseVisBackend):
-    """Writes a training's scalars as lines of `metrics.jsonl`, the record that counts; TensorBoard stands beside it."""
+    """Writes a training's scalars as lines of `metrics.jsonl`, from which plots and reports are made."""
 
     def __init__(self, path: Path) -> None:
         """Names the file to append to."""
@@ -272,7 +273,7 @@ class MetricsFile(BaseVisBackend):
         self._env_initialized = True  # otherwise mmengine warns that it calls `_init_env` itself
 
     def _init_env(self) -> None:
-        """Nothing to open: each line is written and closed, so that a killed run leaves whole lines."""
+        """Opens nothing: the file is opened and closed for each line, so that a killed run leaves whole lines."""
 
     @property
     def experiment(self) -> "MetricsFile":
@@ -280,7 +281,7 @@ class MetricsFile(BaseVisBackend):
         return self
 
     def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **_: Any) -> None:
-        """Appends the scalars of a step as one line; what is no number is left out.
+        """Appends the scalars of a step as one line; values that are not numbers are left out.
 
         Raises:
             UserError: The file cannot be written to, or the disk is full.
@@ -290,13 +291,13 @@ class MetricsFile(BaseVisBackend):
 
 
 class EventsFile(TensorboardVisBackend):
-    """Writes a training's scalars for TensorBoard, by a thread whose errors are told where it is next given some."""
+    """Writes a training's scalars for TensorBoard in a thread, whose errors are raised at the next call."""
 
     def add_scalars(self, *args: Any, **kwargs: Any) -> None:
-        """Hands the scalars of a step over.
+        """Hands the scalars of a step to the thread.
 
         Raises:
-            UserError: Earlier ones could not be written.
+            UserError: Earlier scalars could not be written.
         """
         try:
             super().add_scalars(*args, **kwargs)
@@ -322,11 +323,11 @@ def append_metrics(path: Path, row: Mapping[str, float]) -> None:
 
 
 def not_written(path: Path, error: OSError) -> UserError:
-    """Returns what is said where a record of a training cannot be written to.
+    """Returns the error for a record of a training that cannot be written.
 
     Args:
         path: Of the file, or its folder.
-        error: What kept it from being written.
+        error: Why it cannot be written.
     """
     mend = mend_of_place(error, "see that its folder is there, and can be written to")
     what = f"cannot write {path}: {error.strerror or one_line(error)}"
@@ -334,7 +335,7 @@ def not_written(path: Path, error: OSError) -> UserError:
 
 
 def forget_after(path: Path, step: int) -> int:
-    """Drops the metrics of steps that a resumed run will make again, and lines that nobody can read.
+    """Drops the metrics of steps that a resumed run will make again, and unreadable lines.
 
     Args:
         path: Of a file of metrics, one JSON object with a `step` on each line; it need not exist.
@@ -347,7 +348,7 @@ def forget_after(path: Path, step: int) -> int:
         UserError: The file cannot be read, or not be written.
     """
     rows = [(line, parse_row(line)) for line in metrics_text(path).splitlines()]
-    # The last one may have been torn by a kill; of the others somebody else is at fault.
+    # A kill may have torn the last line, which is no reason to warn; other bad lines have another cause.
     if odd := sum(row is None for _, row in rows[:-1]):
         log.warning("%s: %d lines are none of a training's metrics, and are left out", path, odd)
     kept = [line for line, row in rows if row is not None and row["step"] <= step]

@@ -39,15 +39,15 @@ class Learner:
     optimizers: Mapping[str, torch.optim.Optimizer]
     """One optimizer, named `main`, or several by name; all follow the schedule of the run."""
     dataset: Dataset[Any]
-    """What the loader reads; its items are named by (epoch, index)."""
+    """The data set that the loader reads; its items are named by (epoch, index)."""
     gallery: Callable[[Path], Hook] = MaskGallery
-    """Draws what the network sees to a PNG at this path."""
+    """Makes the hook that draws what the network sees, as a PNG at a path."""
 
 
 Build = Callable[[Run, Images, torch.device], Learner]
-"""Makes a run's learner for the training images, which know their classes and their number.
+"""Makes a run's learner for its training images, on a device.
 
-It raises a UserError where settings do not fit the data, the localizer or the number of processes.
+It raises a UserError if settings do not fit the data, the localizer or the number of processes.
 """
 
 
@@ -82,7 +82,7 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     return Learner(
         model=model,
         encoder=model.encoder,
-        # All of them decay, biases and norms too, as in main_moco.py; LARS makes its own exception.
+        # Weight decay is on all parameters, biases and norms too, as in main_moco.py; `build_lars` makes exceptions.
         optimizers={"main": build_optimizer(model.learned, run.optimization)},
         dataset=TwoViews(images, run.data.crop, run.augmentation, run.seed),
     )
@@ -96,9 +96,10 @@ def build_model(run: Run, preprocessor: ViewMaker | None) -> ContrastiveModel:
         preprocessor: Turns a batch of the loader into `Views`.
 
     Raises:
-        UserError: The settings do not fit the number of processes.
+        UserError: The settings do not fit the number of processes, or what FRAMEWORKS names builds no model with an
+            encoder.
     """
-    # The table of frameworks holds its models' names instead of the functions, as it is read where there is no torch.
+    # FRAMEWORKS holds the names of its models' functions instead of the functions, as it is also read without torch.
     place = FRAMEWORKS[run.framework].model
     told = f"FRAMEWORKS (repro/runs/frameworks.py) has the model of {run.framework} at {place}"
     build: Callable[[Run, ViewMaker | None], ContrastiveModel] = imported(place, told)
@@ -118,8 +119,8 @@ def build_view_maker(
     Args:
         run: Whose views are made.
         device: Where they are made.
-        images: That they are made of; needed only where the localizer sees whole images, which it does here.
-        only: The numbers of those that it sees; None: all, and what it finds is kept.
+        images: Training images; needed only for maps of whole images, which are computed here where they are missing.
+        only: Numbers of the images whose maps are needed; None: all, and the maps are kept in a file.
 
     Returns:
         What turns a batch of the loader into the network's inputs, on the device.

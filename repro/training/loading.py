@@ -24,9 +24,9 @@ from repro.runs.sections import AugmentationSettings
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index), shuffled for each epoch, shared out over the ranks, from any step on.
+    """Batches of (epoch, index): shuffled in each epoch, divided among the ranks, beginning at any step.
 
-    A sampler stays in the main process, so that `seek` also reaches a loader whose workers live on between epochs.
+    A sampler runs in the main process, so that `seek` also takes effect where workers stay alive between epochs.
     """
 
     def __init__(self, count: int, batch: int, seed: int, *, drop_last: bool = True) -> None:
@@ -35,9 +35,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         Args:
             count: Number of images.
             batch: Images of a step, over all ranks.
-            seed: Of the order in which they come.
-            drop_last: Leave out of each epoch what does not fill a batch. Otherwise the last batch is smaller; where
-                the ranks cannot share it evenly, images from the epoch's beginning fill it up, as in torch's
+            seed: Of the order of the images.
+            drop_last: Leave out the images of each epoch that do not fill a batch. Otherwise the last batch is smaller;
+                where the ranks cannot share it evenly, images from the epoch's beginning fill it up, as in torch's
                 DistributedSampler.
 
         Raises:
@@ -62,8 +62,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return self.count // self.batch if self.drop_last else -(-self.count // self.batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        # Every rank draws the whole order by itself: nothing is sent, and a batch over all ranks holds the same images
-        # whatever their number is.
+        # Every rank draws the whole order by itself: nothing is sent, and the global batch holds the same images
+        # whatever the number of ranks is.
         order = stream(self.seed, Purpose.order, self.epoch).permutation(self.count)
         # `np.resize` repeats from the beginning, which fills the last batch up to a multiple of the ranks.
         order = np.resize(order, self.count + -self.count % world_size())
@@ -74,15 +74,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 def fingerprint_of(*parts: Images) -> str:
-    """Returns what tells the images of a training from those of another; a collective, the same on every rank.
+    """Returns a fingerprint of a training's images, the same on every rank; a collective.
 
     Args:
-        parts: What is trained on, and what is scored on.
+        parts: The images to train on, and those to score on.
 
     Raises:
         UserError: A file has gone since its folder was read.
     """
-    # Rank 0 alone: of 10^5 files on a network file system it takes minutes.
+    # On rank 0 alone, as it takes minutes for 10^5 files on a network file system.
     return decided_by_first(lambda: " ".join(part.fingerprint() for part in parts))
 
 
@@ -105,8 +105,8 @@ class RandomViews(Dataset[dict[str, Any]]):
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, index = item
-        # One stream for each image and epoch, from which its views are drawn one after the other: whatever worker, rank
-        # or attempt comes to the image gives it the same views, and no draw of an image moves another's.
+        # One stream for each image and epoch, from which its views are drawn one after the other: every worker, rank
+        # and attempt gives an image the same views, and the draws of one image never affect another's.
         rng = stream(self.seed, Purpose.view, epoch, index)
         image, label = self._read(index)
         height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
@@ -114,7 +114,7 @@ class RandomViews(Dataset[dict[str, Any]]):
         sample: dict[str, Any] = {"epoch": epoch, "index": index, "label": label, "size": size}
         for name in self.names:
             box = draw_box(width, height, self.settings.crop_scale_min, rng)
-            # Drawn for both backends, so that they show the same views; on the device it is applied later, to a batch.
+            # Drawn for both backends, so that they show the same views; the device applies it later, to whole batches.
             draw = draw_view(rng, self.settings)
             sample |= {
                 name: self._view(image, box, draw),
@@ -128,7 +128,7 @@ class RandomViews(Dataset[dict[str, Any]]):
         return (read_image if self.settings.resizer is Resizer.pil else pixels_of)(self.images, index)
 
     def _view(self, image: Image.Image | Pixels, box: CropBox, draw: Draw) -> Tensor:
-        """Returns a crop, 3×S×S; with the draw applied to it where that is not the device's business."""
+        """Returns a crop, 3×S×S; the reference backend applies the draw to it here, the device later."""
         if isinstance(image, Image.Image):
             crop = resized_crop(image, box, self.size, self.settings.interpolation)
         else:
@@ -156,7 +156,7 @@ class TwoViews(RandomViews):
 def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> Loader:
     """Makes a loader that reads batches of a data set in processes of its own.
 
-    Workers neither draw nor keep random numbers of their own, so their number changes no batch.
+    Workers have no random state of their own, so that their number changes no batch.
 
     Args:
         dataset: Its items are named as `batches` names them. One that makes whole batches has a `collate` of its own.
@@ -169,5 +169,5 @@ def make_loader(dataset: Dataset[Any], batches: Sampler[Any], workers: int) -> L
         batch_sampler=batches,
         collate_fn=getattr(dataset, "collate", None),
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_initialized(),  # not of a GPU that is there, and perhaps full, in a run on the CPU
+        pin_memory=torch.cuda.is_initialized(),  # only where the run uses a GPU: an unused one may be full
     )

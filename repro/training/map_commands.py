@@ -58,13 +58,13 @@ def data_saliency(
     source = map_source(run, images, wanted)
     path: Path = map_path(source.identity, images.fingerprint())
     if not exists(path):
-        # A training goes on with maps in memory alone; here they would be worked out, for hours, for nobody.
+        # A training goes on with maps in memory alone; here, hours of work would be lost if they cannot be kept.
         check_place(path, mend=f"{CACHE_VARIABLE}=DIR before the command, a folder that this user may write to")
     device = initialise(run.machine.device)
     with deaths_told(), deaths_told():
         maps = load_maps(source, images, device, workers=run.machine.workers)
     if exists(path):
-        # Where the disk was full, or the file another user's, they were kept in memory, as the log has told.
+        # Parts that could not be written (a full disk, another user's file) were kept in memory, as the log says.
         file = MapFile(path, len(images), source.grid)
         if missing := sum(not file.is_whole(chunk) for chunk in range(file.chunks)):
             what = f"{path}: {missing} of its {file.chunks} parts could not be written"

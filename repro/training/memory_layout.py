@@ -1,6 +1,6 @@
 """Where the channels of images and networks lie in memory; tensor cores want them last.
 
-The layout changes no shape and no name, only strides, and rounding by as much as another choice of kernel does.
+The layout changes strides alone, no shapes and no names. Results change by rounding, as with another choice of kernel.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def lay_out_network(network: nn.Module, *, channels_last: bool) -> None:
     """Moves the weights of a network's convolutions to the layout that a setting asks for, in place.
 
-    To be called before DDP wraps the network: its buckets take over the strides that the weights have then.
+    To be called before DDP wraps the network, as its buckets take over the strides that the weights have then.
     """
     if channels_last:
         network.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""A look at what a network learns while it is trained, and a word at once where that explodes or collapses."""
+"""Watches what a network learns while it is trained, and warns at once if it explodes or collapses."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -39,22 +39,22 @@ from repro.training.representations import (
 )
 
 FEWEST_IMAGES = 16
-"""Images below which their numbers would say nothing; then only loss and weights are watched."""
+"""With fewer images, their numbers would say nothing: then only loss and weights are watched."""
 LARGEST_SHARE = 4
 """At most one in so many training images is looked at, so that a small training does not wait for its monitor."""
 CHUNK = 64
-"""Images that are looked at at once."""
+"""Images in a forward pass of the monitor."""
 EXPLODED = 10.0
-"""Weight norm, in norms at the beginning, from which on weights have exploded."""
+"""Weights have exploded if their norm is above this many times the norm at the beginning."""
 GUESS = 0.99
-"""Loss, in losses of a guess, from which on an epoch has learned nothing."""
+"""Nothing has been learned if the loss is at least this share of the loss of a guess."""
 LEAST_SPREAD = 0.01
-"""Spread of unit embeddings below which they are one point."""
+"""Unit embeddings are one point if their spread is below this."""
 LEAST_RANK = 1.5
-"""Effective rank of features below which they vary in one direction alone."""
+"""Features vary in one direction alone if their effective rank is below this."""
 SETTLED = 100
-"""Steps after which running statistics have forgotten where they began (.9 to the 100th is 3e-5), queues are filled and
-rates warmed up: before, the numbers are of these and not of what was learned."""
+"""Steps before which nothing is judged: by then, running statistics have forgotten their start (0.9**100 is 3e-5),
+queues are filled and learning rates warmed up. Before, the numbers reflect these more than what was learned."""
 SLOWER = "a lower optimization.lr, or a longer optimization.warmup_share"
 
 log = logging.getLogger("salmask")
@@ -69,15 +69,15 @@ class Watched:
     dataset: Dataset[Any]
     """What the loader reads, a `RandomViews` or a `ViewDraws`."""
     guess: float | None
-    """The loss of a guess; None where the loss is none of the contrastive ones."""
+    """The loss of a guess; None where the loss is not contrastive."""
 
 
 class Monitor(Hook):
     """Watches loss and weights at each log line, and a fixed set of images after each epoch.
 
-    Nothing of it reaches the training: no global generator is drawn from, modes are put back, and a look that fails is
-    told and not made again. Where the numbers tell of an explosion or a collapse, it is said once, recorded in
-    `health.json`, and, if asked for, ends the run.
+    It does not affect the training: it draws from no global generator, restores training modes, and if it fails to look
+    at images, it logs that and does not try again. An explosion or a collapse is warned of once, recorded in
+    `health.json` and, if asked for, ends the run.
     """
 
     priority = "LOW"  # after the log's line, before the checkpoint
@@ -111,20 +111,19 @@ class Monitor(Hook):
         numbers = {"weight_norm": weight_norm(self.watched.encoder)}
         symptoms = exploded(step, numbers["weight_norm"], self.first_norm)
         if not symptoms:
-            # Every rank takes part in the collective, whether it looks or not.
+            # Every rank takes part in the collective, although rank 0 alone looks at images.
             with joint_statistics(self.watched.encoder):
                 if rank() == 0 and self.images:
                     numbers |= self._looked()
-            # By rank 0, which alone looks at images.
             symptoms = decided_by_first(lambda: judge(step, numbers, self._loss(runner), self.watched.guess))
         if rank() == 0 and self.images:
             runner.visualizer.add_scalars(numbers, step=step)
         self._tell(symptoms)
 
     def _looked(self) -> dict[str, float]:
-        """Returns the numbers of the images; none from where a look at them fails, which is told with its traceback.
+        """Returns the numbers of the images; none if that fails, which is logged with its traceback.
 
-        A fault of what only watches is no reason to lose the epoch, whose checkpoint is still to be written.
+        A fault of the monitor must not end the training, which has yet to write the epoch's checkpoint.
         """
         try:
             return look(self.watched, self._batches)
@@ -149,7 +148,7 @@ class Monitor(Hook):
         return None if history is None else float(history.mean(min(len(runner.train_dataloader), self.every)))
 
     def _tell(self, symptoms: Sequence[Symptom]) -> None:
-        """Says and records what is new, and ends the training where it is not to go on.
+        """Logs and records new symptoms, and ends the training if the policy says so.
 
         Raises:
             DivergenceError: The run exploded or collapsed, with `machine.on_collapse=stop`.
@@ -169,7 +168,7 @@ def build_monitor(run: Run, folder: RunFolder, encoder: nn.Module, model: nn.Mod
         run: `machine` is used, and what the loss of a guess depends on.
         folder: The run's.
         encoder: The network that becomes the backbone.
-        model: Holds it, with its data preprocessor.
+        model: The model that holds it, with its data preprocessor.
         dataset: What the loader reads.
     """
     watched = Watched(encoder, model, dataset, guess_of(run, model))
@@ -178,11 +177,11 @@ def build_monitor(run: Run, folder: RunFolder, encoder: nn.Module, model: nn.Mod
 
 
 def guess_of(run: Run, model: nn.Module) -> float | None:
-    """Returns the loss of a network that tells nothing apart; None of a model that has no contrastive loss of ours."""
+    """Returns the loss of a network that tells nothing apart; None for models other than MoCo and SimCLR."""
     masked = run.masks and run.masking.hard_negative
     if isinstance(model, MoCo):
         return guess_loss(run.moco.queue, hard_negative=masked)
-    # Of SimCLR's anchors the queries alone meet hard negatives, as a rule; one of hundreds is within the tolerance.
+    # In SimCLR, as a rule, only queries have a hard negative. One negative more among hundreds is within the tolerance.
     return guess_loss(2 * run.optimization.batch - 2, hard_negative=masked) if isinstance(model, SimCLR) else None
 
 
@@ -192,7 +191,7 @@ def weight_norm(network: nn.Module) -> float:
 
 
 def exploded(step: int, norm: float, first: float) -> list[Symptom]:
-    """Names weights that are many times as long as at the beginning.
+    """Returns the symptom of weights whose norm is many times what it was at the beginning, or NaN.
 
     Args:
         step: Steps made.
@@ -202,22 +201,22 @@ def exploded(step: int, norm: float, first: float) -> list[Symptom]:
     Returns:
         One symptom, or none.
     """
-    if norm <= EXPLODED * first:  # false of NaN, which is named as well
+    if norm <= EXPLODED * first:  # false for NaN, which is a symptom as well
         return []
     return [Symptom("exploded weights", step, f"norm {norm:.3g}, {first:.3g} at the beginning", SLOWER)]
 
 
 def judge(step: int, numbers: Mapping[str, float], loss: float | None, guess: float | None) -> list[Symptom]:
-    """Names what has collapsed by the end of an epoch.
+    """Returns symptoms of a collapse by the end of an epoch.
 
     Args:
-        step: Steps made; with fewer than `SETTLED` nothing is named.
-        numbers: What `look` returns; may be empty.
+        step: Steps made; with fewer than `SETTLED` there are no symptoms.
+        numbers: The numbers that `look` returns; may be empty.
         loss: The mean loss at the end of the epoch.
         guess: The loss of a guess; None where that is unknown.
 
     Returns:
-        A symptom of each kind that shows.
+        One symptom for each kind of collapse.
     """
     symptoms: list[Symptom] = []
     if step < SETTLED:
@@ -237,15 +236,15 @@ def judge(step: int, numbers: Mapping[str, float], loss: float | None, guess: fl
 
 @torch.no_grad()
 def look(watched: Watched, batches: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns what is to be known of the features and embeddings of some images.
+    """Measures the features and embeddings of some images.
 
     Args:
         watched: The model, whose state is left as it is.
         batches: Of its loader.
 
     Returns:
-        `knn_top1` in percent, `effective_rank` and `feature_norm`; of contrastive models also `spread`, `alignment`,
-        `uniformity` and, where they have one, `hard_negative_share`.
+        `knn_top1` in percent, `effective_rank` and `feature_norm`; for contrastive models also `spread`, `alignment`,
+        `uniformity` and, where there is a hard negative, `hard_negative_share`.
     """
     maker = watched.model.data_preprocessor
     assert isinstance(maker, Augmenter)
@@ -278,11 +277,11 @@ def look(watched: Watched, batches: Sequence[Mapping[str, Any]]) -> dict[str, fl
 
 
 def _embedded(watched: Watched, maker: Augmenter, batch: dict[str, Any]) -> dict[str, Tensor]:
-    """Returns the features N×D of a batch's last view, and the unit embeddings N×C of its views where it has two."""
+    """Returns the features N×D of a batch's last view and, if it has two views, the unit embeddings N×C of each."""
     encoder = watched.encoder
     assert isinstance(encoder, ResNet)
-    maker.before_replay(batch)  # names the stream of the masks, where a graph has one generator for all batches
-    # torchvision's ResNet in two steps, as its features are wanted too; compiled is only the whole.
+    maker.before_replay(batch)  # seeds the masks' generator, which a CUDA graph shares between batches
+    # torchvision's ResNet in two parts, as features are needed too. This runs uncompiled: only the whole is compiled.
     trunk = nn.Sequential(*list(encoder.children())[:-1], nn.Flatten())
     if not (isinstance(maker, ViewMaker) and isinstance(watched.model, ContrastiveModel)):
         name = watched.dataset.names[-1]  # type: ignore[attr-defined]  # those of views have them
@@ -290,7 +289,7 @@ def _embedded(watched: Watched, maker: Augmenter, batch: dict[str, Any]) -> dict
     views = maker.views(batch)
     features = {"query": trunk(views.query), "key": trunk(views.key)}
     if views.hard_negative is not None:
-        # The last group of a batch may be shorter, as no batch of a training is.
+        # The last group may be shorter here, unlike in a batch of the training.
         each_query = trunk(views.hard_negative).repeat_interleave(views.hard_negative_serves, dim=0)
         features["hard_negative"] = each_query[: len(views.query)]
     embeddings = {name: F.normalize(encoder.fc(each).float(), dim=1) for name, each in features.items()}

@@ -17,8 +17,8 @@ WARMUP_START = 1e-4
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizationSettings) -> torch.optim.Optimizer:
     """Builds the optimizer that the settings name.
 
-    SGD as in MoCo: weight decay on all parameters, and the rate as it is set, whatever the batch (released
-    main_moco.py). LARS see `build_lars`.
+    SGD is as in MoCo: weight decay on all parameters, and a learning rate that does not scale with the batch (released
+    main_moco.py). For LARS see `build_lars`.
 
     Args:
         parameters: What to train.
@@ -39,23 +39,23 @@ def build_lars(
 
     Args:
         parameters: What to train.
-        lr: Learning rate; also the most that the layer-wise rate may be (their `clip_lr`).
+        lr: Learning rate, which is also the upper limit of the layer-wise rate (their `clip_lr`).
         momentum: Of SGD.
         weight_decay: wd.
         eta: Trust coefficient.
 
     Returns:
-        The optimizer, with a group of matrices and kernels and one of what has one dimension, where there are such.
+        The optimizer, with a group of matrices and kernels and a group of one-dimensional parameters; none is empty.
     """
-    from timm.optim import Lars  # a quarter of a second to import, for which no other optimizer waits
+    from timm.optim import Lars  # imported here, as it takes a quarter of a second
 
     trainable = list(parameters)  # read twice
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if p.ndim != 1], "weight_decay": weight_decay, "always_adapt": True},
         {"params": [p for p in trainable if p.ndim == 1], "weight_decay": 0.0, "always_adapt": False},
     ]
-    # timm's names: `trust_clip` is the `min(..., 1)`, and a group without weight decay gets the layer-wise rate only
-    # where it is always to be adapted.
+    # In timm, `trust_clip` is the `min(..., 1)`, and a group without weight decay has a layer-wise rate only with
+    # `always_adapt`.
     return Lars(
         [group for group in groups if group["params"]], lr=lr, momentum=momentum, trust_coeff=eta, trust_clip=True
     )
@@ -64,10 +64,10 @@ def build_lars(
 def build_schedulers(
     optimizer: torch.optim.Optimizer, settings: OptimizationSettings, steps_per_epoch: int
 ) -> list[_ParamScheduler]:
-    """Builds the course of an optimizer's learning rate: a linear warm-up, if any, then a cosine to 0 or tenfold steps.
+    """Builds an optimizer's learning-rate schedule: a linear warm-up, if any, then a cosine to 0 or drops to a tenth.
 
     Args:
-        optimizer: Its learning rate is the highest of the course.
+        optimizer: Its learning rate is the peak of the schedule.
         settings: Epochs, warm-up, schedule, and whether the rate changes with each epoch or each step.
         steps_per_epoch: Number of batches that the loader gives.
 
@@ -77,7 +77,7 @@ def build_schedulers(
     by_epoch = settings.interval is Interval.epoch
     total = settings.epochs * (1 if by_epoch else steps_per_epoch)
     # By epochs the cosine is MoCo's staircase, `lr * (1 + cos(pi * epoch / epochs)) / 2`: it would reach 0 one epoch
-    # after the last. At least one step of the total is left to what follows the warm-up.
+    # after the last. At least one step of the total is left after the warm-up.
     warmup = min(round(settings.warmup_share * total), total - 1)
     warmup = warmup if warmup > 1 else 0  # a rise needs two points
     schedulers: list[_ParamScheduler] = []
@@ -89,8 +89,8 @@ def build_schedulers(
         )
     else:
         width = settings.step_share * total
-        # Rounded one by one: multiples of a rounded width would drift away from the shares. None comes before the peak:
-        # the first of a single epoch would be rounded to its beginning, and one within the warm-up would lower its end.
+        # Rounded one by one, as multiples of a rounded width would drift away from the shares. None comes before the
+        # end of the warm-up, whose peak it would lower, nor at 0, to which the first of a single epoch may be rounded.
         rounded = (max(round(width * n), warmup, 1) for n in range(1, int(1 / settings.step_share) + 1))
         milestones = [milestone for milestone in rounded if milestone < total]
         schedulers.append(MultiStepLR(optimizer, milestones, gamma=0.1, by_epoch=by_epoch))

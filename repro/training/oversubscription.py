@@ -1,8 +1,8 @@
 """Warns of oversubscribed cores: a training on the CPU whose threads have fewer cores than they are.
 
-oneDNN's threads meet several times in the backward pass of a convolution, and spin until the last one is there. If
-another process has the core of that one, all the others burn theirs meanwhile: beside two busy processes, a step of two
-threads on two cores took twenty times as long as one of a single thread (`docs/performance.md`).
+oneDNN's threads synchronise several times in the backward pass of a convolution, and spin until the last one arrives.
+If another process occupies that thread's core, all other threads burn theirs meanwhile: beside two busy processes, a
+step of two threads on two cores took twenty times as long as one of a single thread (`docs/performance.md`).
 """
 
 import logging
@@ -17,26 +17,26 @@ from repro.cores import busy_seconds, cores_beside
 from repro.errors import with_mend
 
 LOOK_SECONDS = 20.0
-"""How long a training is looked at before something is said; the first look begins after the first step."""
+"""How long the use of the cores is measured before a warning; the first measurement begins after the first step."""
 TOLERANCE = 0.3
-"""Cores that others may take of those which the threads need; the kernel's own tasks take less."""
+"""How much of a core the threads may lack without a warning; the kernel's own tasks take less."""
 
 log = logging.getLogger("salmask")
 
 
 class OversubscribedCores(Hook):
-    """Warns once where a limit, or other processes, the loader's among them, leave less than a core to each thread."""
+    """Warns once if a limit, or other processes such as the loader's, leave less than one core to each thread."""
 
     def before_train(self, runner: Any) -> None:
-        """Forgets an earlier look: the first step pays for what is allocated and compiled once."""
+        """Begins anew; the first step is not measured, as it allocates and compiles."""
         self._since: float | None = None
         self._busy = 0.0
-        self._is_said = runner.rank > 0  # the first process speaks for all
+        self._is_said = runner.rank > 0  # only the first process warns
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Looks from the first step on, each time for some seconds."""
+        """Measures in intervals of `LOOK_SECONDS`, from the end of the first step on."""
         if self._is_said:
             return
         now = time.monotonic()
@@ -59,7 +59,7 @@ def caution(threads: int, cores: float) -> str:
 
     Args:
         threads: Of this process.
-        cores: How many it has to itself.
+        cores: How many the process has to itself.
     """
     if threads <= max(1.0, cores + TOLERANCE):
         return ""

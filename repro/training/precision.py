@@ -12,11 +12,11 @@ from repro.runs.choices import Precision
 
 
 def arithmetic(device: torch.device) -> dict[str, Any]:
-    """Returns the switches of torch on which the numbers of a GPU depend beside the settings; nothing of a CPU.
+    """Returns the switches of torch on which, beside the settings, results on a GPU depend; empty for a CPU.
 
-    They are torch's defaults unless somebody changed them in the process: convolutions in TF32 by any algorithm, sums
-    in any order; matrix products in full single precision. Only without TF32, and with deterministic algorithms, do two
-    trainings of one run agree bit by bit.
+    They have torch's defaults unless code in the process changed them: convolutions in TF32, by any algorithm and with
+    sums in any order; matrix products in full single precision. Only without TF32 and with deterministic algorithms do
+    two trainings of one run agree bit for bit.
     """
     if device.type != "cuda":
         return {}
@@ -31,8 +31,8 @@ def arithmetic(device: torch.device) -> dict[str, Any]:
 class Bf16OptimWrapper(OptimWrapper):
     """bf16 on any device, without the loss scaler of mmengine's own wrapper.
 
-    bf16 has the range of fp32 and needs no scaler. That one waits for the device at each step, and drops a step that is
-    not finite before `FiniteGuard` can see it.
+    bf16 has the range of fp32 and needs no scaler. mmengine's would wait for the device at each step, and drop a step
+    that is not finite before `FiniteGuard` can see it.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -42,7 +42,7 @@ class Bf16OptimWrapper(OptimWrapper):
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Runs forward passes within it under autocast to bf16."""
+        """Autocasts forward passes within the context to bf16."""
         with super().optim_context(model), torch.autocast(self._device, dtype=torch.bfloat16):
             yield
 
@@ -51,7 +51,7 @@ def wrap_optimizer(optimizer: torch.optim.Optimizer, precision: Precision, devic
     """Returns the optimizer in mmengine's wrapper for this precision; fp16 comes with a loss scaler.
 
     Args:
-        optimizer: Of weights in single precision, whatever the passes are in.
+        optimizer: Its weights are in single precision, whatever the passes are in.
         precision: Of the forward and backward pass.
         device: Of the model.
     """

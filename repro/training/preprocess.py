@@ -25,25 +25,25 @@ from repro.training.resident import ResidentImages
 
 @dataclass(frozen=True)
 class Stages:
-    """What a batch is at each step of its way to the network."""
+    """A batch at each stage of its way to the network."""
 
     query: Tensor
     """B×3×H×W, augmented, in 0..1."""
     key: Tensor
     """B×3×H×W, augmented, in 0..1."""
     query_foreground: Tensor | None
-    """B×g×g, boolean; none where nobody asked for it."""
+    """B×g×g, boolean; None where it was not asked for."""
     key_foreground: Tensor | None
-    """B×g×g, boolean; none where nobody asked for it."""
+    """B×g×g, boolean; None where it was not asked for."""
     views: Views
     """The network's inputs: normalised, and masked where the run masks."""
 
 
 class Augmenter(BaseDataPreprocessor):
-    """Turns a loader's crops, or boxes of images on the device, into augmented, normalised images there."""
+    """Augments and normalises images on the device: a loader's crops, or boxes of images that lie there."""
 
     def __init__(self, augmentation: AugmentationSettings) -> None:
-        """Takes the settings that the loader drew from; they also say who applies the draws."""
+        """Takes the settings that the loader drew from; they also say whether loader or device apply the draws."""
         super().__init__(non_blocking=True)
         self.augmentation = augmentation
         self.compiled = False
@@ -52,7 +52,7 @@ class Augmenter(BaseDataPreprocessor):
         self.normalise = Normalization()
 
     def crop_from(self, resident: ResidentImages, size: int) -> None:
-        """Lets views be cropped from images on the device, where batches are those of `ViewDraws`.
+        """Has views cropped from images on the device from now on; batches are then those of `ViewDraws`.
 
         Args:
             resident: The images that the batches name.
@@ -83,7 +83,7 @@ class Augmenter(BaseDataPreprocessor):
             B×3×S×S in 0..1, on the device. Where the loader has applied the draws with PIL, only the range changes.
         """
         if self._resident is None:
-            # Bytes cross to the device, a quarter of what floats would be.
+            # Bytes are copied to the device, a quarter of the size of floats.
             crops = batch[name].to(self.device, non_blocking=True).float()
         else:
             resident, size = self._resident
@@ -98,13 +98,13 @@ class Augmenter(BaseDataPreprocessor):
         return []
 
     def before_replay(self, batch: dict[str, Any]) -> None:
-        """Does on the host what a batch, the loader's, needs before a step is replayed; by default nothing."""
+        """Does the host's part of preprocessing a loader's batch, before a step is replayed; by default nothing."""
 
 
 class ViewMaker(Augmenter):
     """mmengine's data preprocessor of contrastive pretraining: it makes the network's views.
 
-    The localizer within `foregrounds` is no registered submodule: it is frozen, and has no place in checkpoints.
+    The localizer within `foregrounds` is not a registered submodule: it is frozen, and is not saved in checkpoints.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class ViewMaker(Augmenter):
 
         Args:
             seed: Of the run.
-            augmentation: What the loader drew from, and who applies it.
-            masking: What masks the views; none for plain contrastive learning.
-            foregrounds: Tells where the objects are; none where nothing is masked.
-            hard_foregrounds: Tells where those are that hard negatives lose; other ones only where the key itself is
-                not masked. None: the same.
+            augmentation: See `Augmenter`.
+            masking: Masks the views; None for plain contrastive learning.
+            foregrounds: Tells where the objects are; None where nothing is masked.
+            hard_foregrounds: Tells where the objects are that hard negatives lose; None: as `foregrounds`. It may be
+                another one only where the key itself is not masked.
             channels_last: Whether the network's inputs have their channels last in memory.
         """
         super().__init__(augmentation)
@@ -150,8 +150,8 @@ class ViewMaker(Augmenter):
     def views(self, batch: dict[str, Any]) -> Views:
         """Returns the network's inputs from a batch of `TwoViews` or `ViewDraws`.
 
-        The localizer sees the views that are masked, or that a hard negative is made of, and no others: its pass costs
-        as much as one of the encoder's.
+        The localizer sees only views that are masked, or that hard negatives are made from: its pass costs as much as
+        one of the encoder.
         """
         return self._stages(batch, every_foreground=False).views
 
@@ -161,14 +161,14 @@ class ViewMaker(Augmenter):
 
     @torch.no_grad()  # views are data: nothing is learned on the way to them, the localizer least of all
     def _stages(self, batch: dict[str, Any], *, every_foreground: bool) -> Stages:
-        # mmengine calls a preprocessor under the autocast of the training. Filters and noise of half precision would be
-        # off by as much as what they leave: only networks run in it.
+        # mmengine calls a preprocessor under the autocast of the training. In half precision, a filter's error would be
+        # as large as what the filter leaves, so that only networks run in it.
         with torch.autocast(self.device.type, enabled=False):
             query, key = (self.augment(batch, name) for name in ("query", "key"))
             normal_query, normal_key = (self.normalise(view) for view in (query, key))
         if self.masking is None or self.foregrounds is None or self.hard_foregrounds is None:
             return Stages(query, key, None, None, self._lay_out(Views(normal_query, normal_key)))
-        # Outside of the block above, in the training's precision: the localizer is a network, too.
+        # Outside of the block above, in the training's precision, as the localizer is a network, too.
         query_foreground = key_foreground = None
         if every_foreground or self.masking.needs_query_foreground:
             query_foreground = self.foregrounds(normal_query, batch, "query")
@@ -179,10 +179,10 @@ class ViewMaker(Augmenter):
         return Stages(query, key, query_foreground, key_foreground, self._lay_out(views))
 
     def _generator(self, batch: dict[str, Any]) -> Generator:
-        """Returns a stream of its own for each batch, named by the batch's first image; a resume needs no saved state.
+        """Returns the generator of a batch's masks, seeded by its epoch and first image; a resume needs no saved state.
 
-        No image comes twice in an epoch, and the ranks' first images differ, so that no two batches share a stream. A
-        batch is a process's: shared over another number of processes, the same images get other masks.
+        No image comes twice in an epoch, and the ranks' first images differ, so that no two batches share a seed. Each
+        process has its own batch: with another number of processes, the same images get other masks.
         """
         if self._captured_generator is not None:
             return self._captured_generator  # `before_replay` gives it the seed of each batch

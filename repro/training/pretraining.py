@@ -50,7 +50,7 @@ log = logging.getLogger("salmask")
 
 
 def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = build_learner) -> None:
-    """Carries a run's pretraining out, or goes on with it; a finished one is left as it is.
+    """Carries out a run's pretraining, or goes on with it; a finished one is left as it is.
 
     Args:
         run: What to train.
@@ -60,7 +60,7 @@ def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = b
 
     Raises:
         UserError: Data, settings or an earlier checkpoint do not fit.
-        DivergenceError: A gradient or loss was not finite.
+        DivergenceError: A gradient or loss was not finite, or the monitor ends the run.
     """
     if work := prepare_pretraining(run, folder, device, build):
         work()
@@ -71,8 +71,8 @@ def prepare_pretraining(
 ) -> Callable[[], None] | None:
     """Returns a pretraining that is ready to begin, as a function; None where the run is pretrained already.
 
-    Settings, data, networks and weights are read and built here, so that what does not fit is refused before the run's
-    folder is touched.
+    Settings, data, networks and weights are read and built here, so that misfits are refused before the run's folder is
+    touched.
 
     Args:
         run: What to train.
@@ -108,12 +108,12 @@ def _train(
         if caution := queue_caution(run, len(images)):
             log.warning("%s", caution)
         _record_foregrounds(run, folder, learner, images, device)
-    # Rank 0 may refuse the folder: no other rank begins a training in it before.
+    # Rank 0 may refuse the folder, so that no other rank begins before.
     barrier()
     training.run()
     with joint_statistics(learner.encoder):
         if rank() == 0:
-            # Written last of all: that the file is there is what tells a finished pretraining.
+            # Written last of all, as this file marks a finished pretraining.
             save_backbone(
                 folder.backbone,
                 learner.encoder.state_dict(),
@@ -122,21 +122,22 @@ def _train(
                 input_filter=run.input_filter,
                 run_id=run.id,
             )
-    # Whoever goes on to an evaluation reads the file on every rank.
+    # An evaluation that follows reads the file on every rank.
     barrier()
     await_file(folder.backbone)
 
 
 def is_pretrained(folder: RunFolder) -> bool:
-    """Returns whether a run is pretrained: the same on all ranks, for of two minds, some would train. A collective.
+    """Returns whether a run is pretrained, with the same answer on all ranks; a collective.
 
-    Rank 0 decides by what it sees. Where it sees the backbone, every rank has seen it too before this returns.
+    Rank 0 decides: if ranks disagreed, some would train and wait for the others. If rank 0 sees the backbone, this
+    returns only once every rank sees it.
 
     Args:
         folder: The run's.
 
     Raises:
-        UserError: A rank does not come to see what rank 0 sees.
+        UserError: A rank still does not see the backbone after a while.
     """
     is_there = decided_by_first(lambda: folder.pretrained)
     if is_there:
@@ -145,7 +146,7 @@ def is_pretrained(folder: RunFolder) -> bool:
 
 
 def _how(run: Run, device: torch.device) -> dict[str, dict[str, Any]]:
-    """Returns how a training computes, for the record: its machine's settings but folders, and torch's switches."""
+    """Returns how a training computes, for its provenance: machine settings without folders, and torch's switches."""
     machine = {name: value for name, value in plain(run.machine).items() if f"machine.{name}" not in FOLDERS}
     switches = arithmetic(device)
     return {"machine": machine, **({"arithmetic": switches} if switches else {})}
@@ -154,7 +155,7 @@ def _how(run: Run, device: torch.device) -> dict[str, dict[str, Any]]:
 def _record_foregrounds(run: Run, folder: RunFolder, learner: Learner, images: Images, device: torch.device) -> None:
     """Records how well the run's foregrounds cover the true objects, for `salmask plot saliency-dose`.
 
-    Only where maps are of whole images: there it takes seconds, and a plot has use for it.
+    Only for maps of whole images, which that plot shows, and for which it takes seconds.
     """
     maker = learner.model.data_preprocessor
     if exists(folder.foregrounds) or not (run.guided and isinstance(maker, ViewMaker)) or maker.localizer is not None:
@@ -165,7 +166,7 @@ def _record_foregrounds(run: Run, folder: RunFolder, learner: Learner, images: I
 
 
 def open_data(run: Run, split: Split) -> Images:
-    """Opens the images of one split of a run's data set: the original ones, or those that were decoded before.
+    """Opens the images of one split of a run's data set: the original ones, or those of the pixel cache.
 
     Raises:
         UserError: The data set is unknown, its root missing or broken, or it is not cached at the run's side.
@@ -179,7 +180,7 @@ def open_data(run: Run, split: Split) -> Images:
 
 
 def _cache_command(run: Run) -> str:
-    """Returns the command that caches the images of a run: of its own scenes, and in its own folders."""
+    """Returns the command that caches the images of a run, with its settings of scenes and its folders."""
     words = ["salmask", "data", "cache", run.data.dataset, "--side", str(run.data.cached_side)]
     changed = difference(Run(), run) if run.data.drawn else {}
     words += [f"{key}={value_text(changed[key][1])}" for key in changed if key.startswith("data.scenes.")]
@@ -199,13 +200,14 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
         device: This process's.
 
     Raises:
-        UserError: Batch or precision do not fit the data, the device or the number of processes.
+        UserError: Batch or precision do not fit the data, the device or the number of processes, the run needs more
+            memory than there is, or it needs W&B, which is not installed.
     """
     settings = run.optimization
     if settings.precision is Precision.fp16 and device.type == "cpu":
         raise UserError("optimization.precision=fp16 needs a GPU", mend="optimization.precision=bf16 or fp32")
     if settings.precision is Precision.fp16 and run.machine.graphs:
-        # The loss scaler decides on the host whether a step is taken.
+        # The loss scaler decides on the host whether to take a step.
         raise UserError("machine.graphs=true replays no steps in fp16", mend="optimization.precision=bf16 or fp32")
     if run.machine.wandb:
         require_wandb()
@@ -214,7 +216,7 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
 
 
 def _wandb_files(run: Run, folder: RunFolder) -> WandbFiles:
-    """Returns what writes a run's scalars for W&B, as the run's folder names it."""
+    """Returns the writer of a run's scalars for W&B, under the names of the run's folders."""
     path = folder.path.absolute()
     name, sweep = f"{path.parent.name}/{path.name}", path.parent.parent.name
     return WandbFiles(folder.path, run.id, name, sweep, dict(flat(plain(run))))
@@ -225,14 +227,14 @@ def with_resident_images(learner: Learner, run: Run, device: torch.device) -> Le
 
     Args:
         learner: Its data set is not changed; its data preprocessor is.
-        run: How many processes decode, and a name for the error.
+        run: `machine.workers` and, for the error, the method are used.
         device: Where the images go.
 
     Returns:
         The learner with a data set that hands out draws alone.
 
     Raises:
-        UserError: They do not fit, or the learner does not see random views.
+        UserError: The images do not fit, or the learner does not see random views.
     """
     views, maker = learner.dataset, learner.model.data_preprocessor
     if not (isinstance(views, RandomViews) and isinstance(maker, Augmenter)):
@@ -255,7 +257,7 @@ def build_training(
         device: This process's.
 
     Raises:
-        UserError: The images are to lie on the device, and do not fit or cannot be cropped there.
+        UserError: With `machine.resident`, the images do not fit on the device or cannot be cropped there.
     """
     if run.machine.resident:
         learner = with_resident_images(learner, run, device)

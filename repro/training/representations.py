@@ -1,4 +1,4 @@
-"""Numbers that tell whether what a network learns is any good, or has collapsed, without training a probe."""
+"""Numbers that tell, without training a probe, how useful a network's features are and whether they have collapsed."""
 
 import math
 
@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NEIGHBOURS = 5
-"""Of each image, the nearest others that vote for its class."""
+"""How many nearest other images vote for an image's class."""
 TEMPERATURE = 0.07
-"""Of the votes, as in `knn-v1`."""
+"""Temperature of the votes, as in the protocol `knn-v1`."""
 
 
 def knn_top1(features: Tensor, labels: Tensor) -> float:
@@ -29,11 +29,12 @@ def knn_top1(features: Tensor, labels: Tensor) -> float:
 def effective_rank(features: Tensor) -> float:
     """Returns the exponential of the entropy of the centred features' normalised singular values.
 
-    Of N×D features it lies between 1, all on a line, and min(N - 1, D); 0 where all are the same (Roy and Vetterli
-    2007; RankMe, Garrido et al. 2023, without its centring: the mean of features behind a ReLU would hide the rest).
+    Of N×D features it lies between 1 (all on a line) and min(N - 1, D); it is 0 where all are the same (Roy and
+    Vetterli 2007; RankMe, Garrido et al. 2023, does not centre, but the mean of features behind a ReLU would hide the
+    rest).
     """
     centred = features.double() - features.double().mean(0)
-    # Below what rounding leaves of equal features there is no spread to speak of.
+    # What centring leaves of equal features is a rounding error of this size.
     if float(centred.norm()) <= 1e-6 * float(features.double().norm()):
         return 0.0
     values = torch.linalg.svdvals(centred)
@@ -68,7 +69,7 @@ def hard_negative_share(
         query: N×C, unit length.
         key: N×C, the positives.
         hard_negative: N×C, each query's own.
-        others: N×K, the similarities of each query with its other negatives; minus infinity: no negative of it.
+        others: N×K, the similarities of each query with its other negatives; minus infinity where it has no negative.
         temperature: t.
         weight: rho.
     """
@@ -99,6 +100,6 @@ def guess_loss(negatives: int, *, hard_negative: bool) -> float:
         hard_negative: Whether there is one.
 
     Returns:
-        Its logarithm in nats, as a guess among equals: the positive, the negatives and the hard one.
+        The loss in nats: the logarithm of how many there are to guess from, positive and hard negative included.
     """
     return math.log(1 + negatives + hard_negative)

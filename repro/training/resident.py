@@ -1,6 +1,6 @@
-"""A data set that lies whole in the device's memory, as bytes; views are cropped from it there, in batches.
+"""A whole data set in the device's memory, as bytes; views are cropped from it there, in batches.
 
-Then no pixel crosses the bus and no worker decodes one: the loader sends which images, which boxes and which draws.
+The loader sends only the numbers of images, their boxes and draws: it neither decodes images nor copies pixels.
 """
 
 import logging
@@ -34,9 +34,9 @@ MOST_OF_THE_DEVICE = 0.8
 CHUNK = 64
 """Images that a process reads at a time."""
 WINDOW_BYTES = 2**28
-"""Bytes of the windows, in single precision, that are resized at a time; twice as much is made on the way."""
+"""Most bytes of windows, in single precision, that are resized at a time; twice as many are needed on the way."""
 WINDOW_STEP = 32
-"""Where images differ in size, the windows of a chunk of views have a multiple of so many pixels a side."""
+"""Where images differ in size, the side of windows is a multiple of this many pixels, or the longest box."""
 
 Sizes = NDArray[np.int64]
 """N×2: height and width of each image in pixels."""
@@ -45,7 +45,7 @@ Sizes = NDArray[np.int64]
 class ResidentImages:
     """Images of any sizes, one after the other in one tensor of bytes.
 
-    Every process of a training has all of them: any image may come in any process's part of a batch.
+    Every process of a training has all images, as any of them may come in its part of a batch.
     """
 
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
@@ -64,7 +64,7 @@ class ResidentImages:
         self.largest_box = int(largest_boxes(sizes).max())
         """Longest side of a box in any of the images, in pixels."""
         self.of_one_size = bool((sizes == sizes[0]).all())
-        # A window's lines may reach beyond the image, and that of the last one beyond the end.
+        # A window may reach beyond its image, and that of the last image beyond the end of the buffer.
         needed = int(offsets[-1]) + 3 * self.largest_box
         free = free_bytes(device)
         if needed > MOST_OF_THE_DEVICE * free:
@@ -80,7 +80,7 @@ class ResidentImages:
 
     @classmethod
     def load(cls, images: Images, device: torch.device, workers: int) -> "ResidentImages":
-        """Decodes all images, each in one of the ranks, and copies them to the device of every rank.
+        """Decodes all images, each on one of the ranks, and copies them to every rank's device; a collective.
 
         Args:
             images: Of the training split.
@@ -106,9 +106,9 @@ class ResidentImages:
     def crops(self, index: Tensor, boxes: Tensor, size: int, interpolation: Interpolation) -> Tensor:
         """Cuts boxes out of images and resizes them, to the bytes that PIL would give.
 
-        Where all images have one size, or the boxes are on the GPU already, nothing is read on the host, and shapes
-        stay the same from batch to batch, so that a CUDA graph can hold it. Otherwise views of similar boxes are
-        resized together: a few large images do not make all others as dear as they are.
+        If all images have one size, or the boxes are on the GPU already, nothing is read on the host, and shapes are
+        the same for every batch, so that a CUDA graph can capture it. Otherwise views with boxes of similar size are
+        resized together, so that a few large boxes do not make all others as expensive.
 
         Args:
             index: B, of the images.
@@ -138,16 +138,16 @@ class ResidentImages:
         return crops if order is None else torch.empty_like(crops).index_copy_(0, order, crops)
 
     def _chunks(self, boxes: Tensor, order: Tensor | None) -> Iterator[tuple[int, int]]:
-        """Yields for each chunk of views how many there are, and the side of their windows.
+        """Yields, for each chunk of views, their number and the side of their windows.
 
         Args:
             boxes: B×4.
-            order: Of the views, those of the longest boxes first; none where all windows are to be of one size.
+            order: Order of the views, the longest boxes first; None where all windows have the same size.
         """
         longest = [] if order is None else boxes[order, 2:].amax(1).tolist()
         start = 0
         while start < len(boxes):
-            # Rounded up, so that few shapes come up.
+            # Rounded up, so that only few shapes occur.
             side = -(-longest[start] // WINDOW_STEP) * WINDOW_STEP if longest else self.largest_box
             side = min(side, self.largest_box)
             # Three colours of four bytes each: `resample` computes in single precision.
@@ -164,12 +164,13 @@ class ResidentImages:
         width = self._widths[index].unsqueeze(1)
         rows = torch.minimum(top + torch.arange(side, device=boxes.device), self._heights[index].unsqueeze(1) - 1)
         starts = self._offsets[index].unsqueeze(1) + 3 * (rows * width + left)
-        # Every place of the buffer as the beginning of a line: a view, which costs nothing. So one number tells a line.
+        # A view in which row i is the line that begins at byte i of the buffer: it costs nothing, and one number
+        # selects a line.
         lines = self.pixels.unfold(0, 3 * side, 1)
         return lines.index_select(0, starts.flatten()).view(len(boxes), side, side, 3)
 
     def _fill(self, images: Images, own: range, workers: int) -> None:
-        """Decodes some of the images and copies them to their places."""
+        """Decodes the images numbered `own`, and copies them to their places."""
         if isinstance(images, CachedImages):
             pieces = _pieces(images.arrays(), own)
         else:
@@ -208,7 +209,7 @@ class _ImageSizes(Dataset[Any]):
 
 
 def read_sizes(images: Images, device: torch.device, workers: int) -> Sizes:
-    """Returns the sizes of images, from their headers where these tell, each of which one of the ranks reads.
+    """Returns the sizes of images, from their headers where possible; ranks share the reading, so it is a collective.
 
     Args:
         images: Of any kind.
@@ -226,13 +227,13 @@ def read_sizes(images: Images, device: torch.device, workers: int) -> Sizes:
 
 
 def _loader(dataset: Dataset[Any], indices: Sequence[int], workers: int) -> Loader:
-    """Returns a loader of chunks of images in their order; what the data set gives for one is left as it is."""
+    """Returns a loader of consecutive chunks of images, which leaves the data set's batches as they are."""
     chunks = [list(indices[start : start + CHUNK]) for start in range(0, len(indices), CHUNK)]
     return Loader(dataset, workers=workers, batch_sampler=chunks, collate_fn=_unchanged)
 
 
 def _unchanged(chunk: Any) -> Any:
-    """Returns what the data set gave; a function with a name, which spawned workers can be told of."""
+    """Returns its argument; a named function, as a lambda cannot be sent to spawned workers."""
     return chunk
 
 
@@ -241,5 +242,5 @@ def _pieces(arrays: PixelArrays, own: range) -> Iterator[Tensor]:
     for first in range(own.start, own.stop, CHUNK):
         last = min(first + CHUNK, own.stop) - 1
         end = arrays.offset[last] + 3 * int(arrays.height[last]) * int(arrays.width[last])
-        # A copy: torch warns of memory that it must not write to.
+        # A copy, as torch warns of read-only memory.
         yield torch.from_numpy(arrays.pixels[arrays.offset[first] : end].copy())

@@ -1,7 +1,7 @@
-"""What a training's checkpoints hold, everything that the next step depends on, and how one goes on from them.
+"""Saving and restoring a training: its checkpoints hold everything that the next step depends on.
 
-What is not in a checkpoint needs no saving: batches, views and masks are functions of seed, epoch and index (see
-`repro.randomness`), and the loader is told by the loop at which batch of which epoch to begin.
+Batches, views and masks need no saving: they are functions of seed, epoch and index (see `repro.randomness`), and the
+loop tells the loader at which batch of which epoch to begin.
 """
 
 import logging
@@ -71,7 +71,7 @@ class SaveCheckpoint(Hook):
         self._agreement = StopAgreement()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Saves within an epoch, and ends the process where that was asked for."""
+        """Saves within an epoch, and ends the process if it was asked to stop."""
         # The epoch's last step is left to `after_train_epoch`: schedulers that step by epoch have not done so yet, and
         # a training resumed from here would skip their step.
         if self.end_of_epoch(runner.train_dataloader, batch_idx):
@@ -85,8 +85,8 @@ class SaveCheckpoint(Hook):
             STOP.now()
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Saves after the schedulers have stepped, and ends the process where that was asked for."""
-        # By now the last step is counted, but the epoch is not: that follows these hooks.
+        """Saves after the schedulers have stepped, and ends the process if it was asked to stop."""
+        # mmengine has counted the last step by now, but counts the epoch only after these hooks.
         self._save(runner, runner.iter, runner.epoch + 1)
         if self._agreement.at_once() and runner.epoch + 1 < runner.max_epochs:
             self.wait()
@@ -101,17 +101,17 @@ class SaveCheckpoint(Hook):
         self._writer.wait()
 
     def kept(self) -> str:
-        """Returns which checkpoint there is to go back to, and since when the training had been going wrong before."""
+        """Returns, in words, which checkpoint there is to go back to, and which symptoms the training had by then."""
         self.wait()
         return kept_checkpoint(self.folder, self.health)
 
     def _save(self, runner: Any, step: int, epoch: int) -> None:
         if not self.saves:
             return
-        # First of all: a checkpoint with numbers that are not finite would push a good one out.
+        # First of all, as a checkpoint with numbers that are not finite would replace a good one.
         self.guard.verify()
         state = unwrapped(runner.model).state_dict()
-        # Gradients may be finite, and the step too long for the weights: what every later number is made of is asked.
+        # Gradients may be finite and the step still be too long, so that the weights are checked as well.
         if bad := not_finite(state):
             raise DivergenceError(
                 f"weights after step {step} are not finite ({shortened(bad, 3)}); {self.kept()}",
@@ -131,10 +131,10 @@ class SaveCheckpoint(Hook):
                 "optimizer": runner.optim_wrapper.state_dict(),
                 "schedulers": [scheduler.state_dict() for scheduler in schedulers_of(runner)],
                 "generators": rank_generators,
-                # Lines of the log are means over steps: the next one is to be of those before the interruption too.
+                # Log lines are means over steps: the next one includes those before the interruption.
                 "window": window,
                 **({"data": self.data} if self.data else {}),
-                # Those in the model's state are rank 0's.
+                # The model's state holds those of rank 0 alone.
                 **({"statistics": rank_statistics} if rank_statistics else {}),
             }
             self._writer.write(content, partial(save_checkpoint, self.folder, step))
@@ -147,7 +147,7 @@ def schedulers_of(runner: Any) -> list[_ParamScheduler]:
 
 
 def restore(runner: Any, folder: Path, run_id: str, data: str) -> int:
-    """Puts a runner where its newest readable checkpoint left off.
+    """Restores a runner from its newest readable checkpoint; a collective.
 
     Args:
         runner: Built, not yet trained.
@@ -159,7 +159,7 @@ def restore(runner: Any, folder: Path, run_id: str, data: str) -> int:
         The step to go on from; 0 where there is no checkpoint.
 
     Raises:
-        UserError: A checkpoint belongs to another run, or to other images, or none can be read.
+        UserError: A checkpoint belongs to another run or to other images, its content is wrong, or none can be read.
     """
 
     def check(content: dict[str, Any], path: Path) -> None:
@@ -185,7 +185,7 @@ def restore(runner: Any, folder: Path, run_id: str, data: str) -> int:
 
 
 def _refuse_impossible(runner: Any, content: dict[str, Any], path: Path) -> None:
-    """Refuses a checkpoint of a step that this training does not have, or of weights that none ends with.
+    """Refuses a checkpoint whose step this training does not have, or whose weights are not finite or of another type.
 
     Raises:
         UserError: Names the file, and what is wrong with it.
@@ -201,7 +201,7 @@ def _refuse_impossible(runner: Any, content: dict[str, Any], path: Path) -> None
     if not_finite({str(number): row for number, row in enumerate(content.get("statistics", []))}):
         raise UserError(f"{path}: running statistics that are not finite", mend=CHECKPOINT.mend)
     expected = unwrapped(runner.model).state_dict()
-    # `load_state_dict` compares names and shapes, and takes whole numbers for weights.
+    # `load_state_dict` compares names and shapes alone, and would accept whole numbers as weights.
     other = [
         name
         for name, value in content["model"].items()
@@ -216,14 +216,14 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
     try:
         model = unwrapped(runner.model)
         model.load_state_dict(content["model"])
-        # On one process there are none, and the first versions kept rank 0's for all, in the model's state.
+        # Checkpoints of one process have none; nor have the oldest, which kept rank 0's for all in the model's state.
         if of_ranks := content.get("statistics", []):
             is_as_saved = len(of_ranks) == world_size()
             set_statistics(model, of_ranks[rank()] if is_as_saved else torch.stack(of_ranks).mean(0))
         runner.optim_wrapper.load_state_dict(content["optimizer"])
         for scheduler, state in zip(schedulers_of(runner), content["schedulers"], strict=True):
             scheduler.load_state_dict(state)
-    # mmengine asserts the optimizers' names; of what has another form each library raises what it likes.
+    # mmengine asserts the optimizers' names; for state of another form, each library raises errors of its own.
     except (RuntimeError, ValueError, KeyError, AssertionError, TypeError, AttributeError, IndexError) as error:
         detail = one_line(error)[:200]
         raise UserError(f"{path} is of another architecture: {detail}", mend="choose another --out") from error
@@ -231,9 +231,9 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
         restore_window(runner, content.get("window", {}))
     # mmengine's counters have no setters.
     runner.train_loop._iter, runner.train_loop._epoch = content["step"], content["epoch"]
-    # The global generators come last, so that nothing above draws from them after they are set. Those of other ranks
-    # would be of no use where the number of processes has changed; neither batches nor views nor masks draw from them.
-    # With another number, batches and views go on as they were, and masks become others (`repro.randomness`).
+    # The global generators come last, so that nothing above draws from them after they are set. With another number of
+    # processes they are not restored; neither batches nor views nor masks draw from them. Batches and views then go on
+    # as before, but masks differ (`repro.randomness`).
     if content["world_size"] == world_size():
         with refusing(path), reading(path, CHECKPOINT.mend):
             set_generators(content["generators"][rank()])

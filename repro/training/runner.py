@@ -58,16 +58,16 @@ class ResumableEpochs(EpochBasedTrainLoop):
         """Runs what is left of the epoch; hooks see the position of each batch in the whole epoch."""
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        # Not 0 only where a checkpoint from within an epoch was restored. Batches that were seen are not even read.
+        # Above 0 only if a checkpoint from within an epoch was restored. Batches before it are not even read.
         start = self._iter - self._epoch * len(self.dataloader)
         self.dataloader.batch_sampler.seek(self._epoch, start)
         for position, batch in enumerate(self.runner.feed.batches(self.dataloader), start):
             self.run_iter(position, batch)
         self.runner.call_hook("after_train_epoch")
-        self._epoch += 1  # after the hooks, as in mmengine: `SaveCheckpoint` counts on it
+        self._epoch += 1  # after the hooks, as in mmengine: `SaveCheckpoint` relies on it
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        """Makes one step between its hooks; as mmengine's, but that the step may be replayed from a CUDA graph."""
+        """Makes one step between its hooks, as mmengine does, but possibly replayed from a CUDA graph."""
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
         outputs = self.runner.make_step(data_batch)
         self.runner.call_hook("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
@@ -78,9 +78,9 @@ class ResumableEpochs(EpochBasedTrainLoop):
 class Alternating(Protocol):
     """A model whose parts take turns: several steps for each batch, each with an optimizer of its own.
 
-    Its `train_step` is given an `OptimWrapperDict`. torch's DDP expects of each forward pass one backward pass that
-    reaches all of its parameters, which no single turn does. So each part is wrapped by itself, and is called through
-    its wrapper in its own turn alone.
+    Its `train_step` is given an `OptimWrapperDict`. torch's DDP expects that each forward pass is followed by one
+    backward pass which reaches all parameters, and no single turn does that. So each part is wrapped by itself, and is
+    called through its wrapper in its own turn alone.
     """
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
@@ -91,10 +91,10 @@ class Alternating(Protocol):
 
 
 class DeviceRunner(Runner):
-    """mmengine's Runner, on the device that it is told, resuming from our own checkpoints."""
+    """mmengine's Runner, on a given device, resuming from our own checkpoints."""
 
     def __init__(self, feed: Feed, training: "Training", **kwargs: Any) -> None:
-        # First: mmengine's constructor calls `wrap_model`.
+        # First, as mmengine's constructor calls `wrap_model`, which needs them.
         self.feed, self.device, self.training = feed, feed.device, training
         self._step_graph: StepGraph | None = None
         super().__init__(**kwargs)
@@ -115,8 +115,8 @@ class DeviceRunner(Runner):
     def build_logger(self, *options: Any, **named_options: Any) -> MMLogger:
         """Builds mmengine's logger, whichever GPUs this process sees.
 
-        mmengine looks this process's GPU up by its local rank, for names of files that are not written here. There is
-        none of that number where each process sees its own GPU alone, or several compute on a CPU beside a single one.
+        mmengine looks up this process's GPU by its local rank, for names of files that are not written here. That fails
+        where each process sees only its own GPU, or several processes on a CPU see a single GPU.
         """
         local_rank = os.environ.pop("LOCAL_RANK", None)
         try:
@@ -131,7 +131,7 @@ class DeviceRunner(Runner):
     def _init_model_weights(self) -> None:
         """Leaves the weights as they were built: the seed makes them the same on every rank.
 
-        mmengine's own broadcasts each entry of the state dict and trips over `MoCo`'s count of steps.
+        mmengine's own broadcasts each entry of the state dict, and fails at `MoCo`'s count of steps.
         """
 
     def load_or_resume(self) -> None:
@@ -141,14 +141,14 @@ class DeviceRunner(Runner):
             self.logger.setLevel(logging.INFO)
             for handler in self.logger.handlers:
                 if type(handler) is logging.StreamHandler:
-                    handler.setStream(sys.stderr)  # standard output is for results, and `StepBar` tells of the steps
+                    handler.setStream(sys.stderr)  # standard output is for results, and `StepBar` shows the steps
                 else:
-                    # Up to here mmengine tells of itself, from here on of the training.
+                    # Before, mmengine logs messages about itself; from here on, about the training.
                     handler.setLevel(logging.INFO)
         training = self.training
         step = restore(self, training.checkpoints, training.run_id, training.data)
         if rank() == 0:
-            # Only now: a checkpoint that is refused must leave the metrics of the other run alone.
+            # Only now, as the metrics of another run must stay if its checkpoint was refused.
             kept = forget_after(training.metrics, step)
             if step >= training.machine.log_every and not kept:
                 log.warning("%s has nothing of the %d steps before: its curves begin here", training.metrics, step)
@@ -163,13 +163,13 @@ class DeviceRunner(Runner):
 
     def _parallel(self, module: nn.Module) -> nn.Module:
         """Returns a module, which is on the device, inside DDP."""
-        # Buffers are not broadcast: running statistics stay each rank's own until somebody reads them, see
-        # `joint_statistics`; MoCo's queue is the same on every rank as it is, and would be sent at each step.
+        # Buffers are not broadcast: running statistics stay each rank's own until they are read, see
+        # `joint_statistics`; MoCo's queue is the same on every rank anyway, and would be sent at each step.
         return in_ddp(module, self.device, MMDistributedDataParallel)
 
 
 class _Scalars(Visualizer):
-    """mmengine's writer of scalars, without the figure for pictures that it makes: importing Matplotlib takes long."""
+    """mmengine's writer of scalars, without its figure for pictures: importing Matplotlib takes long."""
 
     def _initialize_fig(self, fig_cfg: Any) -> tuple[Any, Any, Any]:
         return None, SimpleNamespace(get_dpi=lambda: 0), None
@@ -209,25 +209,25 @@ class Training:
     machine: MachineSettings
     device: torch.device
     data: str = ""
-    """Fingerprint of the images, without which no checkpoint goes on; empty where the run's provenance holds it."""
+    """Fingerprint of the images, which a checkpoint's must equal; empty where the run's provenance holds it."""
     precision: Precision = Precision.fp32
     graphs: bool = False
     """Whether steps are replayed from a CUDA graph; only of a model of which `can_be_replayed` says so."""
     hooks: Sequence[Hook] = field(default_factory=list)
     """Hooks of this training alone."""
     more_writers: Sequence[BaseVisBackend] = ()
-    """What gets its scalars besides `metrics.jsonl` and TensorBoard; on rank 0."""
+    """Writers of its scalars besides those of `metrics.jsonl` and TensorBoard; on rank 0."""
     when_diverged: str = WHEN_DIVERGED
-    """The mend where its numbers are not finite: which settings of its own to change."""
+    """The mend where its numbers are not finite: which of its settings to change."""
     saves: bool = True
     """Whether checkpoints are saved; a training that is only timed saves none."""
 
     def run(self) -> None:
-        """Trains from wherever the newest checkpoint left off to the end.
+        """Trains to the end, from the newest checkpoint if there is one.
 
         Raises:
-            DivergenceError: A gradient or loss was not finite.
-            UserError: A checkpoint does not fit, or none can be read.
+            DivergenceError: A gradient, loss or weight was not finite, or the monitor ends the run.
+            UserError: A checkpoint does not fit, none can be read, or a file of the training cannot be written.
             SystemExit: The process was asked to stop; the checkpoint to go on from is saved.
         """
         guard, info = FiniteGuard(self.machine.log_every, self.when_diverged), RuntimeInfo(self.machine.log_every)
@@ -245,7 +245,7 @@ class Training:
             finally:
                 bars.stop()
                 try:
-                    # Also where the training fails or is interrupted: what it had saved by then is to be there.
+                    # Also where the training fails or is interrupted, so that its last checkpoint is on the disk.
                     saver.wait()
                 finally:
                     for writer in self.more_writers:
@@ -259,8 +259,8 @@ class Training:
             folder.mkdir(parents=True, exist_ok=True)
         tensorboard = EventsFile(save_dir=str(logs / "tensorboard"))
         writers = [MetricsFile(self.metrics), tensorboard, *self.more_writers]
-        # mmengine keeps loggers and message hubs by name for the process's life; a second training of a run in one
-        # process would go on with the first one's numbers.
+        # mmengine keeps loggers and message hubs by name as long as the process lives; without a new name, a second
+        # training of a run in one process would go on with the numbers of the first.
         name = f"{self.run_id}-{uuid.uuid4().hex[:6]}"
         return DeviceRunner(
             feed,
@@ -290,8 +290,8 @@ class Training:
                 *self.hooks,
             ],
             visualizer=_Scalars(name=name, vis_backends=writers if rank() == 0 else [], save_dir=str(logs)),
-            # Means since the last log line for all but learning rates, throughput and waits, which are of the moment;
-            # mmengine's own pattern covers losses alone.
+            # All numbers are means since the last log line, except learning rates, throughput and waits; mmengine's own
+            # pattern covers losses alone.
             log_processor=_Lines(log_every, mean_pattern=r"^(?!.*(lr|images_per_second|data_wait)$)"),
             launcher="pytorch" if world_size() > 1 else "none",
             env_cfg={"dist_cfg": {"backend": "gloo" if self.device.type == "cpu" else "nccl"}},

@@ -10,22 +10,22 @@ from repro.progress import REDRAW_SECONDS, ProgressBars
 from repro.training.hooks import is_logged
 
 SCORED = "scored"
-"""Where mmengine's message hub has the score of the last epoch, as the bar shows it beside the loss."""
+"""Key in mmengine's message hub of the last epoch's score, a text which the bar shows beside the loss."""
 
 
 class StepBar(Hook):
-    """Shows how far a training is, without a wait for the device: between two log lines the loss stays as it is."""
+    """Shows how far a training is without waiting for the device: the loss changes only at log lines."""
 
     priority = "VERY_LOW"  # after `RuntimeInfo`, which reads the losses where the log has a line
 
     def __init__(self, task: str, every: int, bars: ProgressBars) -> None:
-        """Shows `task` on `bars`, which begin with the first step; the log has a line every so many steps."""
+        """Shows `task` on `bars`, which are started at the first step; the log has a line every `every` steps."""
         self.task, self.every, self.bars = task, every, bars
         self._bar = TaskID(0)
         self._told = 0.0
 
     def before_train(self, runner: Any) -> None:
-        """Starts the clock."""
+        """Adds the bar, whose clock starts now."""
         self._bar = self.bars.add_task(
             self.task, total=runner.max_iters, completed=runner.iter, unit="steps", summary=True
         )
@@ -33,7 +33,7 @@ class StepBar(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Moves the bar; most steps ask for the time and no more."""
+        """Moves the bar; most steps only look at the clock."""
         now, step = time.monotonic(), runner.iter + 1
         has_line = is_logged(runner, batch_idx, self.every)
         if not has_line and now - self._told < REDRAW_SECONDS:

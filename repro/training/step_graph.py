@@ -13,13 +13,14 @@ from repro.distributed import world_size
 from repro.training.preprocess import Augmenter
 
 EAGER_STEPS = 3
-"""Steps that run as usual before one is captured: libraries set themselves up, and compilers compile, in these."""
+"""Steps that run as usual before one is captured, in which libraries initialise and compilers compile."""
 
 
 def can_be_replayed(model: nn.Module, device: torch.device) -> bool:
     """Returns whether a model's steps can be replayed: it has one loss, from images, on the only GPU of the training.
 
-    ADIOS's two networks take turns and draw on the host in between; the gradients of several processes meet in DDP.
+    ADIOS cannot, as its two networks take turns and draw on the host in between; nor can several processes, whose
+    gradients are reduced by DDP.
     """
     return (
         device.type == "cuda"
@@ -32,18 +33,18 @@ def can_be_replayed(model: nn.Module, device: torch.device) -> bool:
 class StepGraph:
     """Makes the training steps of a model: the first few as usual, all others by replaying one that was captured.
 
-    Captured are the way from the batch to the network's inputs, the forward and the backward pass. The optimizer steps
-    as usual, so that learning rates and whoever watches the gradients need to know nothing of this. The numbers are
-    those of the usual step: the same kernels on the same streams of random numbers. They are so bit by bit where
-    cuDNN's algorithms are deterministic and TF32 is off, as in `tests/test_gpu.py`; neither is torch's default.
+    The graph holds the preprocessing of a batch, the forward and the backward pass. The optimizer steps as usual, so
+    that schedules of the learning rate and hooks on the gradients work unchanged. The results are those of a usual
+    step, by the same kernels on the same streams of random numbers. They agree bit for bit if cuDNN's algorithms are
+    deterministic and TF32 is off, as in `tests/test_gpu.py`; neither is torch's default.
     """
 
     def __init__(self, model: LossModel, wrapper: OptimWrapper) -> None:
         """Prepares to capture.
 
         Args:
-            model: On a GPU; its `before_replay` and its data preprocessor's do what a step does on the host.
-            wrapper: Of the one optimizer.
+            model: On a GPU; its `before_replay` and that of its data preprocessor do the host's part of a step.
+            wrapper: Of the only optimizer.
         """
         assert isinstance(model.data_preprocessor, Augmenter)
         self.model, self.preprocessor, self.wrapper = model, model.data_preprocessor, wrapper
@@ -57,7 +58,7 @@ class StepGraph:
         """Makes one step.
 
         Args:
-            batch: The loader's, on the host; as large at every step.
+            batch: The loader's, on the host; of the same size at every step.
 
         Returns:
             What `train_step` returns, the scalars to log, on the device.
@@ -73,11 +74,11 @@ class StepGraph:
         assert self._graph is not None
         self._graph.replay()
         self.wrapper.step()
-        # Copies: the next replay writes over the captured ones, and the log reads those of many steps at once.
+        # Copied, as the next replay overwrites the captured ones, and the log reads those of many steps at once.
         return {name: value.clone() for name, value in self._losses.items()}
 
     def _on_a_stream_of_its_own(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Makes a step as usual. Not on the default stream, of which nothing may be left when capturing begins."""
+        """Makes a step as usual, but not on the default stream, on which no work may be left when capturing begins."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             outputs: dict[str, Tensor] = self.model.train_step(batch, self.wrapper)
@@ -88,14 +89,14 @@ class StepGraph:
         """Captures a step without making it."""
         self._batch = {name: value.to("cuda") for name, value in batch.items()}
         graph = torch.cuda.CUDAGraph()
-        # Captured kernels read a generator's seed and place from memory, which the graph fills before each replay,
-        # but only for generators that it was told of.
+        # Captured kernels read a generator's seed and offset from memory, which the graph fills before each replay,
+        # but only for registered generators.
         for generator in self.preprocessor.before_capture():
             graph.register_generator_state(generator)
-        # Without gradients of earlier steps a captured backward pass writes them anew instead of adding them up, into
-        # memory of the graph; `wrapper.step` reads them there, and nobody sets them to none any more.
+        # Without gradients of earlier steps, a captured backward pass writes gradients into the graph's memory instead
+        # of adding to them. `wrapper.step` reads them there, and nothing sets them to None afterwards.
         self.wrapper.zero_grad()
-        # "thread_local": the loader's thread takes pinned memory meanwhile, which is no part of the graph.
+        # "thread_local", as the loader's thread allocates pinned memory meanwhile, which is no part of the graph.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             with self.wrapper.optim_context(self.model):
                 inputs = self.preprocessor(self._batch, True)
@@ -106,6 +107,6 @@ class StepGraph:
         self._graph = graph
 
     def _fill(self, batch: dict[str, Tensor]) -> None:
-        """Brings a batch to where the graph reads it; the copies from pinned memory wait for nothing."""
+        """Copies a batch to where the graph reads it; from pinned memory, the host does not wait for that."""
         for name, value in self._batch.items():
             value.copy_(batch[name], non_blocking=True)

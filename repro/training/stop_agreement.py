@@ -1,4 +1,4 @@
-"""Several processes agree to stop at the same step, at no cost in the step."""
+"""Several processes agree to stop at the same step, without slowing steps down."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from repro.runs.stopping import STOP
 LAG = 1
 """Steps between a question and its answer.
 
-By then the answer has long come: the device is busy with the next step, and the process need not wait for it.
+By then the answer has arrived, while the device was busy with the next step, so that the process need not wait for it.
 """
 
 
 @dataclass(frozen=True)
 class StopQuestion:
-    """Whether any process was asked to stop, on its way between them."""
+    """A collective on its way, which tells whether any process was asked to stop."""
 
     signal: Tensor
-    """1 number, on the CPU; to be read when the answer is there."""
+    """One number, on the CPU; valid once the answer has arrived."""
     work: dist.Work
     event: torch.cuda.Event | None
     """Of the copy from the device; None where the collective ran on the CPU."""
 
     def answer(self) -> int:
-        """Returns the number of the signal that any process got, 0 for none; the same in all of them."""
+        """Returns the highest number of a signal that any process got, 0 for none; the same on all of them."""
         if self.event is None:
             self.work.wait()
         else:
@@ -37,11 +37,11 @@ class StopQuestion:
 
 
 class StopAgreement:
-    """Whether any process was asked to stop; all come to the same answer at the same step.
+    """Tells whether any process was asked to stop, with the same answer on all processes at the same step.
 
-    A process that stopped by itself would leave the others waiting in their next collective. So each says after every
-    step whether it was asked to, and reads after the next one what all had said. Every method is a collective: all
-    processes call the same ones in the same order.
+    If a process stopped alone, the others would wait for it in their next collective. So after every step, each process
+    says whether it was asked to stop, and after the next step it reads what all of them said. Every method is a
+    collective: all processes call the same ones in the same order.
     """
 
     def __init__(self) -> None:
@@ -64,20 +64,20 @@ class StopAgreement:
         return any(answers)
 
     def _read(self) -> bool:
-        # The maximum hands the number of the signal, which the exit status tells, to processes that no signal reached.
+        # The maximum hands the signal's number, which the exit status depends on, to processes that got no signal.
         signal = self._questions.popleft().answer()
         STOP.signal = max(STOP.signal, signal)
         return bool(signal)
 
 
 def ask_all() -> StopQuestion:
-    """Asks all processes whether any was told to stop; returns the question, to be answered later. A collective."""
+    """Asks all processes whether any was asked to stop; returns the question, to be answered later. A collective."""
     on_device = dist.get_backend() == "nccl"
     signal = torch.full((1,), STOP.signal, dtype=torch.int32, device="cuda" if on_device else "cpu")
     work = dist.all_reduce(signal, dist.ReduceOp.MAX, async_op=True)
     if not on_device:
         return StopQuestion(signal, work, None)
-    work.wait()  # of NCCL's this makes the device's stream wait, and not the process
+    work.wait()  # with NCCL, this makes the device's stream wait, not the process
     copy = signal.to("cpu", non_blocking=True)
     event = torch.cuda.Event()
     event.record()

@@ -20,13 +20,13 @@ from repro.training.loading import TwoViews
 from repro.training.preprocess import ViewMaker
 
 VIEWS = 512
-"""Views of each kind that foregrounds are measured on; the mean IoU is then known to about .01."""
+"""How many images foregrounds are measured on; the mean IoU is then known to about 0.01."""
 BATCH = 64
 """Images at a time."""
 
 
 class ObjectMasks:
-    """The true mask of each image as an image: cropped with the image's own stream, it stays on the object."""
+    """The true masks of images as images: cropped with the stream of its image, a mask stays on the object."""
 
     def __init__(self, images: Images, masks: TrueMasks) -> None:
         self.images, self.masks = images, masks
@@ -37,7 +37,7 @@ class ObjectMasks:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         mask = Image.fromarray(self.masks(index).astype(np.uint8) * 255)
-        # The stream's boxes are in pixels of the image.
+        # Resized to the image, as the boxes are drawn in its pixels.
         return mask.resize(size_of(self.images, index), Image.Resampling.NEAREST), self.targets[index]
 
     def fingerprint(self) -> str:
@@ -60,20 +60,20 @@ def load_batch(
     Args:
         run: Whose crops and augmentation are drawn.
         images: The data set.
-        masks: The true ones of the images; None where they are not known.
+        masks: The true masks of the images; None where they are not known.
         indices: Of the images.
         device: Where the objects go.
 
     Returns:
         The batch of `TwoViews`, and by the names of its views the objects B×H×W, boolean, after the same crops and
-        flips; none where they are not known.
+        flips; an empty dictionary where they are not known.
     """
     views = TwoViews(images, run.data.crop, run.augmentation, run.seed)
     batch = default_collate([views[0, index] for index in indices])
     if masks is None:
         return batch, {}
-    # The same streams draw the same crops and flips. The device's backend hands crops out as they are: a mask has no
-    # colours to change, and is flipped here. It is one channel, which Pillow alone resizes here.
+    # The same streams draw the same crops and flips. With the device's backend, crops come unchanged: a mask has no
+    # colours to change, and is flipped below. Pillow's resizer is the one that takes images of one channel.
     cropped_only = replace(run.augmentation, backend=Backend.device, resizer=Resizer.pil)
     views_of_masks = MaskViews(ObjectMasks(images, masks), run.data.crop, cropped_only, run.seed)
     cropped = default_collate([views_of_masks[0, index] for index in indices])
@@ -93,16 +93,16 @@ def measure_foregrounds(
 
     Args:
         run: Whose crops and augmentation are drawn.
-        maker: Of a run that masks; what tells its foregrounds is measured.
+        maker: Of a run that masks; its foregrounds are measured.
         images: The data set.
-        masks: The true ones of the images.
+        masks: The true masks of the images.
         device: Where the views are.
-        count: The first so many images, or all where there are fewer.
+        count: How many images, from the first on; all where there are fewer.
 
     Returns:
-        For the `query`, which is masked by it, and the `hard negative`, which is made from the key: `mean IoU`,
+        For the `query`'s foreground and that of the `hard negative`, which is made from the key: `mean IoU`,
         `precision`, `recall`, and `gamma`, the foreground's share of the view (`repro.masking.patches.overlap`), over
-        views that show something of the object; and their number, `views`.
+        views that show something of the object; and `views`, their number.
     """
     assert maker.foregrounds is not None
     assert maker.hard_foregrounds is not None

@@ -1,4 +1,4 @@
-"""What the loader sends where the images lie on the device: which of them, and what was drawn for their views."""
+"""What the loader sends where the images lie on the device: their numbers, and what was drawn for their views."""
 
 from typing import Any, ClassVar
 
@@ -20,10 +20,10 @@ class ViewDraws(Dataset[dict[str, Any]]):
     metainfo: ClassVar[dict[str, Any]] = {}  # mmengine asks for it, for its own visualisations
 
     def __init__(self, views: RandomViews, sizes: NDArray[np.int64]) -> None:
-        """Takes over what is drawn.
+        """Takes the settings of the views.
 
         Args:
-            views: Names the views, their settings and the seed; none of its images is read.
+            views: Has the views' names, their settings and the seed; none of its images is read.
             sizes: N×2, height and width of the images in pixels.
         """
         self.names, self.settings, self.seed = views.names, views.settings, views.seed
@@ -36,7 +36,7 @@ class ViewDraws(Dataset[dict[str, Any]]):
         return {name: values[0] for name, values in self.__getitems__([item]).items()}
 
     def __getitems__(self, items: list[tuple[int, int]]) -> dict[str, Tensor]:
-        """Returns a batch, to be taken as it is (`collate`)."""
+        """Returns a whole batch, which `collate` leaves as it is."""
         epoch, index = np.array(items, np.int64).T
         sizes = self.sizes[index]
         streams = BatchedStreams(self.seed, Purpose.view, epoch, index)

@@ -37,18 +37,18 @@ def require_wandb() -> None:
 class WandbFiles(BaseVisBackend):
     """Writes a training's scalars to a W&B run of the same id; mmengine's own backend drops the steps.
 
-    A training that goes on is the same W&B run: its steps that are made again are those of the first time.
+    A resumed training continues the same W&B run; steps that are made again have the same numbers as before.
     """
 
     def __init__(self, folder: Path, run_id: str, name: str, group: str, settings: Mapping[str, Any]) -> None:
-        """Names the run; it begins with the first scalars.
+        """Names the W&B run, which begins with the first scalars.
 
         Args:
-            folder: That its files go to.
-            run_id: Of the run.
-            name: As W&B lists it.
+            folder: Where its files go.
+            run_id: Id of the run.
+            name: Name under which W&B lists it.
             group: The sweep.
-            settings: Of the run, flat.
+            settings: Settings of the run, flat.
         """
         super().__init__(save_dir=str(folder))
         self._begin_with = {"id": run_id, "name": name, "group": group, "config": dict(settings)}
@@ -76,7 +76,7 @@ class WandbFiles(BaseVisBackend):
         return self._run
 
     def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, file_path: str | None = None, **_: Any) -> None:
-        """Logs the scalars of a step; what is no number is left out."""
+        """Logs the scalars of a step; values that are not numbers are left out."""
         values = {k: float(v) for k, v in scalar_dict.items() if isinstance(v, int | float | Tensor) and k != "step"}
         self.experiment.log(values, step=step)
 

@@ -56,10 +56,10 @@ def data_weights(
 
 
 def _fetch(weights: LocalizerWeights, source: Path | None) -> str:
-    """Sees to it that the weights are there whole; returns how.
+    """Makes sure that the weights are there and whole; returns in words how.
 
     Raises:
-        UserError: They cannot be had, or are not those.
+        UserError: They cannot be fetched, or a file is damaged or of other weights.
     """
     if weights.network == "resnet50" and weights.weights not in FILES_OF_RESNET50:
         from repro.saliency.networks import build_localizer
@@ -86,7 +86,7 @@ def _copy(weights: LocalizerWeights, source: Path) -> None:
         mend = "without --from, where there is a network: the Hub's client lays its files out itself"
         raise UserError(f"--from is of ResNet-50, not of {weights.network}", mend=mend)
     name = FILES_OF_RESNET50[weights.weights]
-    if is_special(source):  # it can be read but once, to compare it or to copy it
+    if is_special(source):  # it can be read only once, but is both compared and copied
         raise PathError(source, "is no regular file", mend="name the downloaded file")
     try:
         if weights.is_damaged(source):
