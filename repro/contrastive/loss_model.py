@@ -35,7 +35,7 @@ class LossModel(BaseModel):
             "loss" in name and _is_tensor(part) for name, part in losses.items()
         ):
             returned = f"a dictionary of {', '.join(losses)}" if isinstance(losses, dict) else type(losses).__name__
-            what = f"{type(self).__name__}.losses returned {returned}, in which is no loss"
+            what = f"{type(self).__name__}.losses returned {returned}, which contains no loss"
             raise UserError(what, mend='a dictionary whose "loss" is a tensor')
         if torch.is_grad_enabled() and not any(
             part.requires_grad for part in losses.values() if isinstance(part, Tensor)

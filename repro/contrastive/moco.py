@@ -183,7 +183,7 @@ def build(run: Run, preprocessor: nn.Module | None) -> MoCo:
     if moco.bn_splits % world_size():
         raise UserError(
             f"moco.bn_splits={moco.bn_splits} groups cannot be shared by {world_size()} processes",
-            mend="a multiple of them",
+            mend=f"a multiple of {world_size()}",
         )
     return MoCo(
         run.encoder.arch,

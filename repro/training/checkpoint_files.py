@@ -49,7 +49,7 @@ def kept_checkpoint(folder: Path, health: Path | None = None) -> str:
         return "no checkpoint of an earlier step can be read"
     step = step_of(newest[0])
     earlier = [each for each in read_symptoms(health) if each.step <= step] if health else []
-    return f"the checkpoint of step {step} is kept" + "".join(f", of a run with {symptom}" for symptom in earlier)
+    return f"the checkpoint of step {step} is kept" + "".join(f"; the run already had {symptom}" for symptom in earlier)
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def _once_removed(path: Path) -> str:
     if not others:
         return "remove it: the training begins anew"
     if readable := _first_readable(others, lambda _: None):
-        return f"remove it: the training takes {readable[0].name} then"
+        return f"remove it: the training then goes on from {readable[0].name}"
     return f"delete {path.parent}: the training begins anew"
 
 
@@ -119,7 +119,7 @@ def _newest_readable(folder: Path, check: Callable[[dict[str, Any], Path], None]
     paths = checkpoints(folder)
     if odd := [path for path in paths if not is_file(path)]:
         # Refused now, as the training would otherwise fail when it writes there, perhaps hours later.
-        raise UserError(f"{odd[0]} is no file, and stands in a checkpoint's place", mend="move it away")
+        raise UserError(f"{odd[0]} has a checkpoint's name but is not a file", mend="move it away")
     unreadable: list[UserError] = []
     newest = _first_readable(paths, unreadable.append)
     for error in unreadable:

@@ -88,7 +88,7 @@ def require_memory(run: Run, device: torch.device) -> None:
         return
     largest = max(parts, key=lambda keys: parts[keys])
     raise UserError(
-        f"the run takes {memory_text(needed)} of memory at least, most of it for {', '.join(largest)}, and there are "
-        f"{memory_text(available)}",
+        f"the run needs at least {memory_text(needed)} of memory, most of it for {', '.join(largest)}, but there are "
+        f"only {memory_text(available)}",
         mend=f"a smaller {largest[0]}",
     )

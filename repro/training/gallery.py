@@ -53,8 +53,8 @@ class MaskGallery(Hook):
         sources = folder.load().saliency_sources
         mends = {
             "another localizer.network, or optimization.precision=fp32 or bf16": any(s.needs_network for s in sources),
-            "whether the files of localizer.files are graded": any(s.needs_files for s in sources),
-            "whether the true masks show the objects": any(s.needs_truth for s in sources),
+            "check that the files of localizer.files are graded": any(s.needs_files for s in sources),
+            "check that the true masks show the objects": any(s.needs_truth for s in sources),
         }
         mend = "; ".join([f"see {self.path}", *(mend for mend, applies in mends.items() if applies)])
         what = f"each view of the first {images} images is all foreground, and masks fall anywhere"

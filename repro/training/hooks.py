@@ -16,6 +16,7 @@ from torch import Tensor
 from repro.distributed import gather, mean_of_ranks, world_size
 from repro.errors import UserError, one_line, with_mend
 from repro.files import mend_of_place, write_text
+from repro.quantities import counted
 from repro.runs.folder import PROGRESS_SECONDS, RunFolder
 from repro.runs.metrics import metrics_text, parse_row
 from repro.training.feed import Feed
@@ -329,9 +330,9 @@ def not_written(path: Path, error: OSError) -> UserError:
         path: Of the file, or its folder.
         error: Why it cannot be written.
     """
-    mend = mend_of_place(error, "see that its folder is there, and can be written to")
+    mend = mend_of_place(error, "make sure that its folder exists and can be written to")
     what = f"cannot write {path}: {error.strerror or one_line(error)}"
-    return UserError(what, mend=f"{mend}, then the same command goes on")
+    return UserError(what, mend=f"{mend}; then the same command goes on")
 
 
 def forget_after(path: Path, step: int) -> int:
@@ -350,7 +351,7 @@ def forget_after(path: Path, step: int) -> int:
     rows = [(line, parse_row(line)) for line in metrics_text(path).splitlines()]
     # A kill may have torn the last line, which is no reason to warn; other bad lines have another cause.
     if odd := sum(row is None for _, row in rows[:-1]):
-        log.warning("%s: %d lines are none of a training's metrics, and are left out", path, odd)
+        log.warning("%s: %s left out that cannot be read as metrics", path, counted(odd, "line"))
     kept = [line for line, row in rows if row is not None and row["step"] <= step]
     if rows:
         write_text(path, "".join(line + "\n" for line in kept))

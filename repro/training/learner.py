@@ -69,8 +69,8 @@ def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     if not FRAMEWORKS[run.framework].model or run.masking.strategy is Strategy.learned:
         raise UserError(
             (
-                f"framework={run.framework.value} with masking.strategy={run.masking.strategy.value} is no part of the "
-                "core"
+                f"framework={run.framework.value} with masking.strategy={run.masking.strategy.value} is not part of "
+                "the core"
             ),
             mend="`baselines.build_learner`, with a line for it",
         )

@@ -49,7 +49,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             )
         if batch % world_size():
             raise UserError(
-                f"a batch of {batch} cannot be shared by {world_size()} processes", mend="a multiple of them"
+                f"a batch of {batch} cannot be shared by {world_size()} processes", mend=f"a multiple of {world_size()}"
             )
         self.count, self.batch, self.seed, self.drop_last = count, batch, seed, drop_last
         self.epoch, self.start = 0, 0

@@ -50,10 +50,10 @@ def data_saliency(
     if wanted.needs_network and run.localizer.map is not MapOf.image:
         raise UserError(f"localizer.map={run.localizer.map.name} has no maps of whole images", mend="leave it out")
     if run.localizer.hard_negative_source:
-        mend = "call it for each source, as localizer.source"
-        raise UserError("localizer.hard_negative_source: the maps of one source at a time", mend=mend)
+        mend = "call it once for each source, given as localizer.source"
+        raise UserError("localizer.hard_negative_source: this command makes the maps of one source", mend=mend)
     if wanted.kind is SourceKind.centre:
-        raise UserError("localizer.source=centre is one map for all images, which nobody keeps", mend="another source")
+        raise UserError("localizer.source=centre is one map for all images, which needs no file", mend="another source")
     images = open_data(run, "train")
     source = map_source(run, images, wanted)
     path: Path = map_path(source.identity, images.fingerprint())
@@ -67,10 +67,8 @@ def data_saliency(
         # Parts that could not be written (a full disk, another user's file) were kept in memory, as the log says.
         file = MapFile(path, len(images), source.grid)
         if missing := sum(not file.is_whole(chunk) for chunk in range(file.chunks)):
-            what = f"{path}: {missing} of its {file.chunks} parts could not be written"
-            raise UserError(
-                what, mend="see to the disk's space and the file's permissions, and repeat: the others stay"
-            )
+            mend = "check the disk's space and the file's permissions, and repeat the command: other parts are kept"
+            raise UserError(f"{path}: parts that could not be written: {missing} of {file.chunks}", mend=mend)
     report(
         as_json,
         {

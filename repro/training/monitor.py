@@ -128,7 +128,7 @@ class Monitor(Hook):
         try:
             return look(self.watched, self._batches)
         except Exception as error:
-            told = "the monitor can look at no images: %s; the training goes on, and only loss and weights are watched"
+            told = "the monitor cannot look at images: %s; the training goes on, and only loss and weights are watched"
             log.warning(told, one_line(error), exc_info=True)
             self.images = 0
             return {}

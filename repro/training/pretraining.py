@@ -208,7 +208,7 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
         raise UserError("optimization.precision=fp16 needs a GPU", mend="optimization.precision=bf16 or fp32")
     if settings.precision is Precision.fp16 and run.machine.graphs:
         # The loss scaler decides on the host whether to take a step.
-        raise UserError("machine.graphs=true replays no steps in fp16", mend="optimization.precision=bf16 or fp32")
+        raise UserError("machine.graphs=true cannot replay steps in fp16", mend="optimization.precision=bf16 or fp32")
     if run.machine.wandb:
         require_wandb()
     require_memory(run, device)

@@ -23,7 +23,7 @@ from repro.distributed import gather, in_order, rank, share_of_rank, world_size
 from repro.errors import UserError
 from repro.loader import Loader
 from repro.progress import ProgressBars
-from repro.quantities import memory_text
+from repro.quantities import counted, memory_text
 from repro.runs.choices import Interpolation
 from repro.training.device_memory import free_bytes
 
@@ -70,7 +70,7 @@ class ResidentImages:
         if needed > MOST_OF_THE_DEVICE * free:
             raise UserError(
                 f"machine.resident=true: {len(sizes)} images take {memory_text(needed)}, more than "
-                f"{MOST_OF_THE_DEVICE:.0%} of the {memory_text(free)} that are free on {device}",
+                f"{MOST_OF_THE_DEVICE:.0%} of the {memory_text(free)} that is free on {device}",
                 mend="machine.resident=false, or smaller images by data.cached_side",
             )
         self.pixels = torch.zeros(needed, dtype=torch.uint8, device=device)
@@ -99,8 +99,8 @@ class ResidentImages:
         resident._fill(images, range(shares[rank()], shares[rank() + 1]), workers)
         for source in range(world_size() if world_size() > 1 else 0):
             dist.broadcast(resident.pixels[slice(*resident._starts[shares[source : source + 2]].tolist())], source)
-        size = f"{len(images)} images, {memory_text(resident.pixels.numel())}"
-        log.info("%s, lie on %s after %.0f s", size, device, time.monotonic() - began)
+        size = f"{counted(len(images), 'image')}, {memory_text(resident.pixels.numel())}"
+        log.info("loaded %s, onto %s in %.0f s", size, device, time.monotonic() - began)
         return resident
 
     def crops(self, index: Tensor, boxes: Tensor, size: int, interpolation: Interpolation) -> Tensor:

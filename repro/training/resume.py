@@ -19,6 +19,7 @@ from repro.contrastive.batch_norm import gather_statistics, set_statistics
 from repro.distributed import gather_objects, rank, unwrapped, world_size
 from repro.errors import UserError, one_line, shortened
 from repro.files import reading
+from repro.quantities import counted
 from repro.runs.schemas import CHECKPOINT
 from repro.runs.stopping import STOP
 from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, refusing, save_checkpoint
@@ -169,7 +170,7 @@ def restore(runner: Any, folder: Path, run_id: str, data: str) -> int:
             raise UserError(f"{path} belongs to run {content.get('run_id')}, not {run_id}", mend="choose another --out")
         if (recorded := content.get("data", "")) != data:
             raise UserError(
-                f"{path} is of a training on other data (fingerprint {recorded or 'unknown'}, now {data})",
+                f"{path} is from a training on other data (fingerprint {recorded or 'unknown'}, now {data})",
                 mend=f"delete {folder.parent} to start anew, or restore the data",
             )
 
@@ -192,9 +193,9 @@ def _refuse_impossible(runner: Any, content: dict[str, Any], path: Path) -> None
     """
     step, epoch = content["step"], content["epoch"]
     if step > runner.max_iters or epoch != step // len(runner.train_dataloader):
+        steps = counted(runner.max_iters, "step")
         raise UserError(
-            f"{path}: its step {step} of epoch {epoch} is none of this training's {runner.max_iters} steps",
-            mend=CHECKPOINT.mend,
+            f"{path}: its step {step} of epoch {epoch} does not exist in this training of {steps}", mend=CHECKPOINT.mend
         )
     if bad := not_finite(content["model"]):
         raise UserError(f"{path}: weights that are not finite: {shortened(bad, 3)}", mend=CHECKPOINT.mend)
@@ -238,4 +239,5 @@ def _apply(runner: Any, content: dict[str, Any], path: Path) -> None:
         with refusing(path), reading(path, CHECKPOINT.mend):
             set_generators(content["generators"][rank()])
     else:
-        log.warning("resumed on %d processes, saved on %d", world_size(), content["world_size"])
+        told = "resumed with another number of processes: %d, saved with %d"
+        log.warning(told, world_size(), content["world_size"])

@@ -151,7 +151,7 @@ class DeviceRunner(Runner):
             # Only now, as the metrics of another run must stay if its checkpoint was refused.
             kept = forget_after(training.metrics, step)
             if step >= training.machine.log_every and not kept:
-                log.warning("%s has nothing of the %d steps before: its curves begin here", training.metrics, step)
+                log.warning("%s has no metrics of earlier steps: its curves begin at step %d", training.metrics, step)
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         """Moves the model to the device, and wraps it in DDP where there are several processes."""

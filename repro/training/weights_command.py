@@ -31,9 +31,10 @@ def data_weights(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a localizer's trained weights into the cache, for machines without a network that see it.
+    """Fetch a localizer's trained weights into the cache, for machines that see it but have no network.
 
-    Call it on a login node, with $SALMASK_CACHE naming a folder that the nodes see too. What is there is only checked.
+    Call it on a login node, with $SALMASK_CACHE naming a folder that the nodes see too. Files that are there are only
+    checked.
 
     Example: salmask data weights
 
@@ -42,7 +43,7 @@ def data_weights(
     words = command_settings(settings)
     for key, _ in flat(words):
         if key not in ("localizer.network", "localizer.weights"):
-            raise UserError(f"'{key}' changes nothing in weights", mend="localizer.network and localizer.weights only")
+            raise UserError(f"'{key}' has no effect on weights", mend="localizer.network and localizer.weights only")
     localizer = build([words]).localizer
     weights = weights_named(localizer.network, localizer.weights)
     if weights is None:
@@ -83,8 +84,8 @@ def _fetch(weights: LocalizerWeights, source: Path | None) -> str:
 def _copy(weights: LocalizerWeights, source: Path) -> None:
     """Copies a downloaded file of ResNet-50 to where runs look for it."""
     if weights.network != "resnet50":
-        mend = "without --from, where there is a network: the Hub's client lays its files out itself"
-        raise UserError(f"--from is of ResNet-50, not of {weights.network}", mend=mend)
+        mend = "leave out --from, and run it where there is a network: the Hub's client arranges its files itself"
+        raise UserError(f"--from takes the file of ResNet-50, not of {weights.network}", mend=mend)
     name = FILES_OF_RESNET50[weights.weights]
     if is_special(source):  # it can be read only once, but is both compared and copied
         raise PathError(source, "is no regular file", mend="name the downloaded file")

@@ -242,7 +242,7 @@ def test_mocos_settings_bind_no_other_framework() -> None:
 def test_the_core_trains_no_competitor() -> None:
     for name in ("supervised", "mocov2+adios"):
         run = tiny(name)
-        with pytest.raises(UserError, match=r"is no part of the core; mend: `baselines\.build_learner`, with a"):
+        with pytest.raises(UserError, match=r"is not part of the core; mend: `baselines\.build_learner`, with a"):
             build_core_learner(run, open_data(run, "train"), CPU)
 
 

@@ -155,7 +155,7 @@ def test_the_command_trains_and_probes_it(tmp_path: Path) -> None:
 
 def test_the_core_alone_and_masks_are_refused() -> None:
     run = tiny("supervised")
-    with pytest.raises(UserError, match=r"framework=supervised with masking\.strategy=none is no part of the core"):
+    with pytest.raises(UserError, match=r"framework=supervised with masking\.strategy=none is not part of the core"):
         core.build_learner(run, open_data(run, "train"), CPU)
     with pytest.raises(UserError, match=r"masking\.strategy=high_pass has no place in supervised learning"):
         tiny("supervised", {"masking.strategy": "high_pass"})

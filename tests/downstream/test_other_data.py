@@ -119,7 +119,7 @@ def test_a_training_goes_on_on_the_images_that_it_began_on_alone(task: str, tmp_
     (checkpoints,) = folder.path.glob("*/folder-*/checkpoints")
     metrics = checkpoints.with_name("metrics.jsonl")
     before = metrics.read_bytes()
-    with pytest.raises(UserError, match=r"step_\d+\.pth is of a training on other data \(fingerprint ") as refusal:
+    with pytest.raises(UserError, match=r"step_\d+\.pth is from a training on other data \(fingerprint ") as refusal:
         evaluate(run, folder, f"{task}@folder", CPU, other)
     assert refusal.value.mend == f"delete {checkpoints.parent} to start anew, or restore the data"
     assert (metrics.read_bytes(), folder.results.exists()) == (before, False)
@@ -128,7 +128,7 @@ def test_a_training_goes_on_on_the_images_that_it_began_on_alone(task: str, tmp_
     for path in checkpoints.glob("*.pth"):
         content = torch.load(path, weights_only=True)
         torch.save({name: value for name, value in content.items() if name != "data"}, path)
-    with pytest.raises(UserError, match=r"is of a training on other data \(fingerprint unknown, now \w"):
+    with pytest.raises(UserError, match=r"is from a training on other data \(fingerprint unknown, now \w"):
         evaluate(run, folder, f"{task}@folder", CPU, first)
 
 

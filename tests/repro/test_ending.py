@@ -135,7 +135,7 @@ def test_a_record_that_goes_away_during_a_training_is_named_and_no_fault(
 
     monkeypatch.setattr(Heartbeat, "after_train_iter", remove)
     ended = salmask("pretrain", "mocov2", "--out", str(out), *words(longer))
-    mend = "see that its folder is there, and can be written to, then the same command goes on"
+    mend = "make sure that its folder exists and can be written to; then the same command goes on"
     assert (ended.code, ended.err.splitlines()[-1]) == (
         2,
         f"salmask: cannot write {folder.path / place}: {what}; mend: {mend}",

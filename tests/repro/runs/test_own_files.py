@@ -112,7 +112,7 @@ def test_odd_lines_of_metrics_are_left_out_and_counted(tmp_path: Path, caplog: p
     assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
     assert forget_after(path, 2) == 2
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
-    assert "3 lines are none of a training's metrics" in caplog.text
+    assert "3 lines left out that cannot be read as metrics" in caplog.text
     path.unlink()
     os.mkfifo(path)
     assert "no regular file" in message_of(lambda: forget_after(path, 2))
@@ -147,8 +147,8 @@ CHANGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda content: content.pop("generators"), "has no field 'generators'"),
     (lambda content: content.update(step="5"), "its field 'step' is str, not int"),
     (lambda content: content.update(format=2), "its field 'format' is 2, none of 1"),
-    (lambda content: content.update(step=7), "its step 7 of epoch 2 is none of this training's 6 steps"),
-    (lambda content: content.update(epoch=0), "its step 5 of epoch 0 is none of this training's 6 steps"),
+    (lambda content: content.update(step=7), "its step 7 of epoch 2 does not exist in this training of 6 steps"),
+    (lambda content: content.update(epoch=0), "its step 5 of epoch 0 does not exist in this training of 6 steps"),
     (lambda content: content.update(generators=[{}]), "cannot be read (KeyError"),
     (lambda content: content.update(window={"train/loss": "x"}), "cannot be read (ValueError"),
     (lambda content: content.update(schedulers=[1, 2]), "is of another architecture"),
@@ -182,7 +182,7 @@ def test_a_folder_in_a_checkpoints_place_is_refused_before_the_training(interrup
     folder = copied(interrupted, tmp_path / "run")
     (folder.checkpoints / "step_00000006.pth").mkdir()
     message = message_of(make_training(tiny(OURS), folder).run)
-    assert "step_00000006.pth is no file, and stands in a checkpoint's place; mend: move it away" in message
+    assert "step_00000006.pth has a checkpoint's name but is not a file; mend: move it away" in message
 
 
 def test_emptied_metrics_are_told_of_on_resume(
@@ -192,7 +192,7 @@ def test_emptied_metrics_are_told_of_on_resume(
     folder.metrics.write_text("")
     with caplog.at_level(logging.WARNING, "salmask"):
         make_training(tiny(OURS), folder).run()
-    assert f"{folder.metrics} has nothing of the 5 steps before" in caplog.text
+    assert f"{folder.metrics} has no metrics of earlier steps: its curves begin at step 5" in caplog.text
     assert [row["step"] for row in read_metrics(folder.metrics)] == [STEPS]
 
 

@@ -318,12 +318,12 @@ def test_maps_computed_by_the_command_are_those_of_the_run(monkeypatch: pytest.M
         ("localizer.map=view", "localizer.map=view has no maps of whole images; mend: leave it out"),
         (
             "localizer.hard_negative_source=truth",
-            "localizer.hard_negative_source: the maps of one source at a time; mend: call it for each source, as "
-            "localizer.source",
+            "localizer.hard_negative_source: this command makes the maps of one source; mend: call it once for each "
+            "source, given as localizer.source",
         ),
         (
             "localizer.source=centre",
-            "localizer.source=centre is one map for all images, which nobody keeps; mend: another source",
+            "localizer.source=centre is one map for all images, which needs no file; mend: another source",
         ),
     ],
 )

@@ -163,12 +163,14 @@ def test_weights_from_elsewhere_are_checked_and_put_where_runs_look(
 def test_what_needs_no_weights_or_none_that_can_be_fetched_is_said(cache: Path, tmp_path: Path) -> None:
     for words in (["localizer.network=efficientnet-lite0"], ["localizer.weights=random"]):
         assert "needs no file" in salmask("data", "weights", *words).out
-    assert "changes nothing in weights" in refused("data", "weights", "moco.queue=16")
+    assert "has no effect on weights" in refused("data", "weights", "moco.queue=16")
     assert "is a file of your own" in refused(
         "data", "weights", "localizer.network=checkpoint", f"localizer.weights={tmp_path / 'b.pth'}"
     )
     assert "did you mean 'IMAGENET1K_V2'" in refused("data", "weights", "localizer.weights=IMAGENET1K_V3")
-    assert "--from is of ResNet-50" in refused("data", "weights", "localizer.network=timm/resnet18", "--from", "x.pth")
+    assert "--from takes the file of ResNet-50" in refused(
+        "data", "weights", "localizer.network=timm/resnet18", "--from", "x.pth"
+    )
     assert not cache.exists()
 
 

@@ -324,4 +324,4 @@ def test_maps_without_contrast_are_told_with_the_mend_that_applies(
     (health,) = tmp_path.glob("runs/*/*/health.json")
     (symptom,) = read_symptoms(health)
     assert symptom.kind == "blind localizer"
-    assert symptom.mend == f"see {health.parent}/gallery/masks.png; whether the files of localizer.files are graded"
+    assert symptom.mend == f"see {health.parent}/gallery/masks.png; check that the files of localizer.files are graded"

@@ -116,7 +116,7 @@ def test_too_little_data_for_a_batch_is_refused() -> None:
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     of_rank(monkeypatch, 0, 3)
-    with pytest.raises(UserError, match="a batch of 8 cannot be shared by 3 processes; mend: a multiple of them"):
+    with pytest.raises(UserError, match="a batch of 8 cannot be shared by 3 processes; mend: a multiple of 3"):
         EpochBatches(30, 8, seed=0)
 
 

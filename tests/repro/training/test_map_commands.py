@@ -26,8 +26,8 @@ def test_maps_that_did_not_go_onto_the_disk_are_no_success(tmp_path: Path, monke
     assert ended.code == 2
     (path,) = (tmp_path / "cache").rglob("*.f16")
     assert ended.err.splitlines()[1:] == [
-        f"salmask: {path}: 1 of its 1 parts could not be written; mend: see to the disk's space and the file's "
-        "permissions, and repeat: the others stay"
+        f"salmask: {path}: parts that could not be written: 1 of 1; mend: check the disk's space and the file's "
+        "permissions, and repeat the command: other parts are kept"
     ]
     ended = salmask("data", "saliency", "scenes", *SETTINGS)
     assert ended.code == 0

@@ -158,7 +158,7 @@ def test_a_look_that_fails_is_told_once_and_ends_no_training(
         monitored(tiny(changes=LARGER), folder).run()
     (told,) = [record for record in caplog.records if "monitor" in record.getMessage()]
     assert told.getMessage() == (
-        "the monitor can look at no images: shapes differ; the training goes on, and only loss and weights are watched"
+        "the monitor cannot look at images: shapes differ; the training goes on, and only loss and weights are watched"
     )
     assert told.exc_info is not None  # what failed is for us to mend
     assert [row["step"] for row in read_rows(folder.metrics)] == [1, 2, 3, 4]

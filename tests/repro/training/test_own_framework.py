@@ -111,10 +111,10 @@ WEIGHT = nn.Parameter(torch.ones(()))
 @pytest.mark.parametrize(
     ("losses", "line"),
     [
-        (None, "returned NoneType, in which is no loss"),
-        (WEIGHT * 2, "returned Tensor, in which is no loss"),
-        ({"objective": WEIGHT * 2}, "returned a dictionary of objective, in which is no loss"),
-        ({"loss": 2.0}, "returned a dictionary of loss, in which is no loss"),
+        (None, "returned NoneType, which contains no loss"),
+        (WEIGHT * 2, "returned Tensor, which contains no loss"),
+        ({"objective": WEIGHT * 2}, "returned a dictionary of objective, which contains no loss"),
+        ({"loss": 2.0}, "returned a dictionary of loss, which contains no loss"),
         ({"loss": torch.ones(())}, "returned a loss without a gradient"),
     ],
 )

@@ -227,7 +227,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_decoded(monkeypatch: py
     monkeypatch.setattr(images, "size", lambda _: (2**14, 2**14))
     monkeypatch.setattr(images, "pixels", unread)
     line = re.escape("machine.resident=true: 40 images take 30.0 GiB, more than 80% of the 24.0 GiB")
-    with pytest.raises(UserError, match=rf"^{line} that are free on cpu; mend: machine.resident=false, or smaller"):
+    with pytest.raises(UserError, match=rf"^{line} that is free on cpu; mend: machine.resident=false, or smaller"):
         ResidentImages.load(images, CPU, workers=0)
 
 

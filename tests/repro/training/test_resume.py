@@ -115,7 +115,7 @@ def test_the_checkpoint_to_go_back_to_is_the_one_that_resuming_takes(tmp_path: P
     tell_symptoms(health, [Symptom("exploded weights", step, "norm 9, 1 at the beginning", "") for step in (4, 5)])
     save_checkpoint(tmp_path, 4, {})
     told = kept_checkpoint(tmp_path, health)
-    assert told.startswith("the checkpoint of step 4 is kept, of a run with exploded weights")
+    assert told.startswith("the checkpoint of step 4 is kept; the run already had exploded weights")
     assert told.count("exploded weights") == 1  # that of step 5 is later than the checkpoint
 
 
@@ -151,7 +151,7 @@ def test_what_follows_the_removal_of_a_checkpoint_is_told_as_it_is(tmp_path: Pat
     save_checkpoint(tmp_path, 5, {})
     assert mend(5) == "remove it: the training begins anew"
     save_checkpoint(tmp_path, 6, {})
-    assert mend(6) == "remove it: the training takes step_00000005.pth then"
+    assert mend(6) == "remove it: the training then goes on from step_00000005.pth"
     checkpoint_file(tmp_path, 6).write_bytes(b"")  # a newer one that is torn was passed over
     assert mend(5) == f"delete {tmp_path}: the training begins anew"
 
@@ -160,7 +160,7 @@ def test_what_follows_the_removal_of_a_checkpoint_is_told_as_it_is(tmp_path: Pat
     ("what", "changes"),
     [
         ("its field 'format' ", {"format": 2}),
-        ("its step 5 of epoch 1 is none of this training's 6 steps", {"epoch": 1}),
+        ("its step 5 of epoch 1 does not exist in this training of 6 steps", {"epoch": 1}),
         ("weights that are not finite: ", {"model": {"weight": torch.full((2,), torch.nan)}}),
         ("cannot be read", {"generators": [{}]}),
         ("cannot be read", {"window": {"loss": "x"}}),
@@ -172,7 +172,8 @@ def test_a_checkpoint_that_is_refused_gives_way_once_it_is_removed(
     folder = copied(interrupted, tmp_path / "run")
     path = checkpoint_file(folder.checkpoints, 5)
     save_checkpoint(folder.checkpoints, 5, {**read_checkpoint(path), **changes})
-    with pytest.raises(UserError, match=f"{re.escape(what)}.*; mend: remove it: the training takes step_0{{7}}4.pth"):
+    mend = "remove it: the training then goes on from step_00000004.pth"
+    with pytest.raises(UserError, match=f"{re.escape(what)}.*; mend: {mend}"):
         resume(folder)
 
 

@@ -186,7 +186,10 @@ def test_bf16_trains_with_weights_in_single_precision(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("device", "graphs", "said"),
-    [("cpu", False, "optimization.precision=fp16 needs a GPU"), ("cuda", True, "graphs=true replays no steps in fp16")],
+    [
+        ("cpu", False, "optimization.precision=fp16 needs a GPU"),
+        ("cuda", True, "graphs=true cannot replay steps in fp16"),
+    ],
 )
 def test_fp16_is_refused_on_a_cpu_and_in_a_graph(tmp_path: Path, device: str, graphs: bool, said: str) -> None:
     run = tiny(changes={"optimization.precision": "fp16", "machine.graphs": graphs})
