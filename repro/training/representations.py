@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from repro.runs.protocols import KnnSettings
+
 NEIGHBOURS = 5
 """How many nearest other images vote for an image's class."""
-TEMPERATURE = 0.07
-"""Temperature of the votes, as in the protocol `knn-v1`."""
+TEMPERATURE = KnnSettings().temperature
+"""Temperature of the votes, that of the protocol `knn-v1`."""
 
 
 def knn_top1(features: Tensor, labels: Tensor) -> float:

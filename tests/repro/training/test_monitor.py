@@ -94,6 +94,15 @@ def test_neighbours_of_an_image_vote_and_it_does_not_vote_for_itself() -> None:
     assert knn_top1(centres[5:11] + 0.1 * unit(6, 3), labels[5:11]) == 100
 
 
+@pytest.mark.parametrize(("gap", "top1"), [(0.047, 100 / 3), (0.05, 100)])
+def test_votes_weigh_similarities_as_knn_v1_does(gap: float, top1: float) -> None:
+    """Two neighbours outvote one that is nearer by less than 0.07 * log(2), or 0.0485."""
+    near = math.acos(1 - gap)
+    angles = torch.tensor([0, near, math.pi]).repeat_interleave(2)
+    features = torch.stack([angles.cos(), angles.sin()], 1)
+    assert knn_top1(features, torch.tensor([0, 0, 1, 1, 2, 2])) == pytest.approx(top1)
+
+
 @pytest.mark.parametrize("method", ["mocov2+ours-hp", "simclr", "supervised"])
 def test_it_changes_no_bit_of_a_training(method: str, tmp_path: Path) -> None:
     run = tiny(method, LARGER)
