@@ -61,7 +61,7 @@ def data_saliency(
         # A training goes on with maps in memory alone; here, hours of work would be lost if they cannot be kept.
         check_place(path, mend=f"{CACHE_VARIABLE}=DIR before the command, a folder that this user may write to")
     device = initialise(run.machine.device)
-    with deaths_told(), deaths_told():
+    with deaths_told(), deaths_told():  # twice, see its docstring
         maps = load_maps(source, images, device, workers=run.machine.workers)
     if exists(path):
         # Parts that could not be written (a full disk, another user's file) were kept in memory, as the log says.
