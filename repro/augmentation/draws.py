@@ -20,7 +20,7 @@ ORDERS = tuple(permutations(range(4)))
 
 @dataclass(frozen=True)
 class Draw:
-    """What is drawn for one random view, beside its crop."""
+    """What is drawn for one random view, besides its crop."""
 
     jitter: float
     """Whether the colours are changed; 0 or 1, as are `grey` and `flip`."""

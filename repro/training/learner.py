@@ -123,7 +123,7 @@ def build_view_maker(
         only: Numbers of the images whose maps are needed; None: all, and the maps are kept in a file.
 
     Returns:
-        What turns a batch of the loader into the network's inputs, on the device.
+        The preprocessor that turns a batch of the loader into the network's inputs, on the device.
 
     Raises:
         UserError: The localizer cannot be had, or the grid does not divide the crop.

@@ -284,7 +284,7 @@ def _embedded(watched: Watched, maker: Augmenter, batch: dict[str, Any]) -> dict
     # torchvision's ResNet in two parts, as features are needed too. This runs uncompiled: only the whole is compiled.
     trunk = nn.Sequential(*list(encoder.children())[:-1], nn.Flatten())
     if not (isinstance(maker, ViewMaker) and isinstance(watched.model, ContrastiveModel)):
-        name = watched.dataset.names[-1]  # type: ignore[attr-defined]  # those of views have them
+        name = watched.dataset.names[-1]  # type: ignore[attr-defined]  # data sets of views have them
         return {"features": trunk(maker.normalise(maker.augment(batch, name))).float()}
     views = maker.views(batch)
     features = {"query": trunk(views.query), "key": trunk(views.key)}

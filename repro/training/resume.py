@@ -154,7 +154,7 @@ def restore(runner: Any, folder: Path, run_id: str, data: str) -> int:
         runner: Built, not yet trained.
         folder: Of the training's checkpoints.
         run_id: The run that the checkpoints must belong to.
-        data: Fingerprint of the images, which must be those of the checkpoints; empty where these hold none.
+        data: Fingerprint of the images, which that in the checkpoints must equal; empty where they hold none.
 
     Returns:
         The step to go on from; 0 where there is no checkpoint.
