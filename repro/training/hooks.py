@@ -237,7 +237,10 @@ class Throughput(Hook):
 
 
 class Heartbeat(Hook):
-    """Keeps `status.json` up to date while a training runs, on rank 0. Of failed writes, only a full disk ends it."""
+    """Keeps `status.json` up to date while a training runs, on rank 0.
+
+    If it cannot be written, only a full disk ends the training.
+    """
 
     def __init__(self, folder: RunFolder, task: str) -> None:
         """Writes the progress of a task of a run at most every `PROGRESS_SECONDS`."""
