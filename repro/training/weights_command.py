@@ -47,6 +47,8 @@ def data_weights(
     localizer = build([words]).localizer
     weights = weights_named(localizer.network, localizer.weights)
     if weights is None:
+        if source is not None:
+            raise UserError(f"--from: this localizer ({localizer.network}) needs no file", mend="leave it out")
         file, how = "", "needs no file: installed with salmask, or random"
     elif weights.network == "checkpoint":
         raise UserError(f"{weights} is a file of your own", mend="put it where the nodes see it")

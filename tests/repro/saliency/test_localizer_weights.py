@@ -163,6 +163,7 @@ def test_weights_from_elsewhere_are_checked_and_put_where_runs_look(
 def test_what_needs_no_weights_or_none_that_can_be_fetched_is_said(cache: Path, tmp_path: Path) -> None:
     for words in (["localizer.network=efficientnet-lite0"], ["localizer.weights=random"]):
         assert "needs no file" in salmask("data", "weights", *words).out
+        assert "needs no file; mend: leave it out" in refused("data", "weights", *words, "--from", "x.pth")
     assert "has no effect on weights" in refused("data", "weights", "moco.queue=16")
     assert "is a file of your own" in refused(
         "data", "weights", "localizer.network=checkpoint", f"localizer.weights={tmp_path / 'b.pth'}"
