@@ -27,6 +27,7 @@ from training_samples import (
 )
 
 from repro.backbones.backbone import load_backbone
+from repro.contrastive.moco import MoCo
 from repro.errors import UserError
 from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
@@ -196,6 +197,15 @@ def test_fp16_is_refused_on_a_cpu_and_in_a_graph(tmp_path: Path, device: str, gr
     with pytest.raises(UserError, match=f"{said}; mend: "):
         make_training(run, RunFolder(tmp_path), device=torch.device(device))
     make_training(tiny(changes={"machine.graphs": graphs}), RunFolder(tmp_path))  # the one without the other
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_trained_is_compiled_if_asked_for(tmp_path: Path, compiled: bool) -> None:
+    model = make_training(tiny(changes={"machine.compile": compiled}), RunFolder(tmp_path)).model
+    assert isinstance(model, MoCo)
+    assert model.data_preprocessor.compiled is compiled
+    for network in (model.encoder_q, model.encoder_k.network):
+        assert (network._compiled_call_impl is not None) is compiled
 
 
 def test_reference_and_device_augmentation_train_alike(tmp_path: Path) -> None:
