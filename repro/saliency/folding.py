@@ -7,7 +7,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class _Layers(fx.Tracer):
-    """Traces a network down to its convolutions and batch norms, of whatever library they are."""
+    """Traces a network down to its convolutions and batch norms, whichever library defines them."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # torch.fx stops at torch's own layers only; timm's subclasses would be traced into.
@@ -15,13 +15,13 @@ class _Layers(fx.Tracer):
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Folds each batch norm into the convolution whose output it alone reads.
+    """Folds each batch norm into the convolution before it, where nothing else reads that convolution's output.
 
-    timm's batch norms, which activate as well, leave their activation behind. Only for a network that is not trained
-    any more, and whose `forward` torch.fx can trace.
+    timm's batch norms also activate; their activation stays. Only for a network that is not trained any more, and
+    whose `forward` torch.fx can trace.
 
     Args:
-        network: Is changed, and put in eval mode.
+        network: Changed in place, and put in eval mode.
 
     Returns:
         The same network.
@@ -31,7 +31,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     uses = Counter(node.target for node in calls)
     for node in calls:
         source = node.args[0]
-        # Neither layer may be called twice, and nobody else may read what the convolution gives: it will be another.
+        # Neither layer may be called twice, and nothing else may read the convolution's output, which folding changes.
         # `source` need not be a layer: it may be an addition, or the input.
         is_only_reader = source in calls and uses[source.target] == uses[node.target] == len(source.users) == 1
         norm, convolution = layers[node.target], layers.get(source.target)

@@ -13,11 +13,11 @@ from repro.saliency.localizer import Localizer
 from repro.saliency.scda import foreground
 
 FLIP = COLUMNS.index("flip")
-"""Where a row of draws says whether a view is flipped."""
+"""The column of a view's draws that says whether it is flipped."""
 LEAST_SHARE = 1e-3
-"""Of a cell: less than half precision and rounding leave of a share is none."""
+"""A smaller share of a cell counts as none: it is an error of rounding or of half precision."""
 ROW_STEP, OTHER_ROW_STEP = 7919, 7927
-"""Primes, so that the rows of random cells come round late: the other one where the first divides their number."""
+"""Primes, so that rows of random cells repeat late; the second is used where the first divides the number of rows."""
 
 
 class Foregrounds(Protocol):
@@ -28,8 +28,8 @@ class Foregrounds(Protocol):
 
         Args:
             views: B×3×H×W, augmented and normalised.
-            batch: Of `TwoViews` or `ViewDraws`, which the views were made from.
-            name: Which of its views they are, `query` or `key`.
+            batch: The batch of `TwoViews` or `ViewDraws` from which the views were made.
+            name: Which of its views these are, `query` or `key`.
 
         Returns:
             B×g×g, boolean, on the views' device.
@@ -50,26 +50,26 @@ class Everywhere:
 
 @dataclass(frozen=True)
 class ByView:
-    """What a frozen network finds in each view, as the paper has it."""
+    """Foreground by a frozen network's activations of each view, as in the paper."""
 
     localizer: Localizer
     relax: float
     row_sorted: bool = False
-    """Both as `repro.saliency.scda.foreground` takes them."""
+    """For `relax` and `row_sorted` see `repro.saliency.scda.foreground`."""
 
     def __call__(self, views: Tensor, batch: Mapping[str, Any], name: str) -> Tensor:
         """Returns the foreground, see `Foregrounds`."""
-        # The view as it is, jittered and blurred (released main_moco.py:344), and before the high-pass filter:
-        # the localizer was trained on photographs.
+        # The localizer sees the view jittered and blurred (released main_moco.py:344), but not high-passed:
+        # it was trained on photographs.
         return foreground(self.localizer(views), self.relax, self.row_sorted)
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no truth value to compare by
 class ByImage:
-    """The same rule on maps of the whole images, computed before and cropped as the views were.
+    """Foreground by the same rule on maps of the whole images, computed beforehand and cropped like the views.
 
-    The network has not seen the views' colours, blur and scale; how far that goes, `salmask bench saliency agreement`
-    measures.
+    The network has not seen the colours, blur and scale of the views; `salmask bench saliency agreement` measures how
+    much this changes.
     """
 
     maps: Tensor
@@ -78,7 +78,7 @@ class ByImage:
     """Cells a side of a view."""
     relax: float
     row_sorted: bool = False
-    """Both as `repro.saliency.scda.foreground` takes them."""
+    """For `relax` and `row_sorted` see `repro.saliency.scda.foreground`."""
 
     def __call__(self, views: Tensor, batch: Mapping[str, Any], name: str) -> Tensor:
         """Returns the foreground, see `Foregrounds`."""
@@ -87,17 +87,17 @@ class ByImage:
 
 @dataclass(frozen=True, eq=False)
 class ByMask:
-    """True masks, or spoilt ones, cropped as the views were: cells that hold at least half of what the fullest holds.
+    """Foreground by true or degraded masks, cropped like the views: cells at least half as full as the fullest one.
 
-    A view that shows nothing of the object is all foreground, as one without saliency is.
+    A view that shows nothing of the object is all foreground, like one without saliency.
     """
 
     maps: Tensor
-    """N×G×G, how much of each cell is object, of all images, on the device."""
+    """N×G×G, the share of each cell that is object, of all images, on the device."""
     grid: int
     """Cells a side of a view."""
     inverted: bool = False
-    """Whether all that is not the object is foreground."""
+    """Whether everything but the object is foreground."""
 
     def __call__(self, views: Tensor, batch: Mapping[str, Any], name: str) -> Tensor:
         """Returns the foreground, see `Foregrounds`."""
@@ -109,31 +109,31 @@ class ByMask:
 
 @dataclass(frozen=True, eq=False)
 class RandomCells:
-    """As many cells as another source has, anywhere in the view, others in each view of each epoch."""
+    """As many cells as another source finds, at random places that differ between views and epochs."""
 
     counted: Foregrounds
-    """Whose cells are counted."""
+    """The other source."""
     ranks: Tensor
-    """N×g² whole numbers, on the device: each row has the places of a view's cells in an order at random."""
+    """N×g² whole numbers, on the device: each row is a random ranking of a view's cells."""
 
     def __call__(self, views: Tensor, batch: Mapping[str, Any], name: str) -> Tensor:
         """Returns the foreground, see `Foregrounds`."""
         cells = self.counted(views, batch, name)
-        # Rows of a table, and no generator that would have to be made anew for each batch: a view's row follows from
-        # its image, epoch and name, and no two images of an epoch share one.
+        # Rows of a table instead of a generator, which would have to be seeded for each batch. A view's row follows
+        # from its image, epoch and name; queries of one epoch never share a row, nor do keys.
         index, epoch = (batch[key].to(self.ranks.device, non_blocking=True) for key in ("index", "epoch"))
-        # Of a multiple of the step an image would meet few rows: of 7919 a single one, in all views and epochs.
+        # If the number of rows were a multiple of the step, an image would meet few rows: of 7919 only a single one.
         step = ROW_STEP if len(self.ranks) % ROW_STEP else OTHER_ROW_STEP
         row = (index + step * (2 * epoch + (name == "key"))) % len(self.ranks)
         return (self.ranks.index_select(0, row) < cells.flatten(1).sum(-1, keepdim=True)).view_as(cells)
 
 
 def crop_batch(maps: Tensor, batch: Mapping[str, Any], name: str, grid: int, *, exact: bool = False) -> Tensor:
-    """Returns what the maps of all images show of one view of each image of a batch.
+    """Crops the maps of a batch's images as one view of each was cropped.
 
     Args:
         maps: N×G×G, of all images.
-        batch: Of `TwoViews` or `ViewDraws`.
+        batch: A batch of `TwoViews` or `ViewDraws`.
         name: Which of its views, `query` or `key`.
         grid: Cells a side of a view.
         exact: See `crop_maps`.

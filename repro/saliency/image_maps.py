@@ -1,4 +1,4 @@
-"""Saliency of whole images, computed once for each and kept: a few hundred bytes in the place of a network's pass."""
+"""Saliency maps of whole images, computed once and kept: a few hundred bytes an image instead of a network's pass."""
 
 import logging
 import os
@@ -28,16 +28,16 @@ log = logging.getLogger("salmask")
 
 @dataclass(frozen=True)
 class MapSource:
-    """What maps of a data set's images are made by."""
+    """How maps of a data set's images are made."""
 
     identity: Mapping[str, Any]
-    """What tells it from other sources, as JSON values."""
+    """What distinguishes it from other sources, as JSON values."""
     grid: int
     """Cells a side G of its maps."""
     prepare: Callable[[int], Tensor]
-    """Gives what a map is made from by the image's index; called in the loader's workers."""
+    """Returns the input of an image's map, given the image's index; called in the loader's workers."""
     build: Callable[[torch.device], Callable[[Tensor], Tensor]]
-    """Makes, where maps are missing, what turns a batch of that, on the device, into maps B×G×G."""
+    """Builds the function that turns a batch of such inputs on the device into maps B×G×G; only if maps are missing."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class WholeImages:
     """Pixels a side."""
 
     def __call__(self, index: int) -> Tensor:
-        """Returns an image, 3×S×S, uint8. Views are squeezed to squares as well, from up to 4/3 as wide as high."""
+        """Returns an image, 3×S×S, uint8. Views are squeezed to squares as well, from aspect ratios of up to 4/3."""
         image, _ = read_image(self.images, index)
         return pil_to_tensor(image.resize((self.side, self.side), Image.Resampling.BILINEAR))
 
@@ -67,7 +67,7 @@ def network_maps(settings: LocalizerSettings, images: Images, seed: int) -> MapS
     if settings.weights == "random":
         identity["seed"] = seed
     elif settings.network == "efficientnet-lite0":
-        identity["weights"] = ""  # it has but one kind of trained ones, whatever the setting says
+        identity["weights"] = ""  # it has only one set of trained weights, whatever the setting says
 
     def build(device: torch.device) -> Callable[[Tensor], Tensor]:
         localizer = build_localizer(settings.network, settings.weights, seed=seed, sha256=settings.sha256).to(device)
@@ -84,7 +84,7 @@ def network_maps(settings: LocalizerSettings, images: Images, seed: int) -> MapS
 def standardised(maps: Tensor) -> Tensor:
     """Returns maps B×G×G shifted and scaled to mean 0 and standard deviation 1, which half precision holds well.
 
-    The rule that reads foreground off a map compares its cells with each other alone.
+    This does not change the foreground, since the rule only compares a map's cells with each other.
     """
     std, mean = torch.std_mean(maps, (1, 2), correction=0, keepdim=True)
     return (maps - mean) / std.clamp(min=torch.finfo(std.dtype).tiny)
@@ -93,20 +93,20 @@ def standardised(maps: Tensor) -> Tensor:
 def load_maps(source: MapSource, images: Images, device: torch.device, *, workers: int = 0) -> Tensor:
     """Returns the maps of all images, computing and keeping those that are missing.
 
-    Several processes, ranks or runs, share what is missing: each begins at a place of its own and leaves out what
-    others have written meanwhile.
+    Several processes, such as ranks or other runs, share the work: each begins at a different chunk and skips chunks
+    that another one has written meanwhile.
 
     Args:
         source: Of the maps.
-        images: Of the data set; nothing is kept where their fingerprint is empty.
+        images: Of the data set; if their fingerprint is empty, the maps are not kept.
         device: Where maps are computed, and where they are returned.
         workers: Processes that load images.
 
     Returns:
-        N×G×G in half precision; on the CPU in the memory of a file that all processes share.
+        N×G×G in half precision; on the CPU, memory-mapped from a file that all processes share.
 
     Raises:
-        UserError: An image cannot be read, or the localizer cannot be had.
+        UserError: An image cannot be read, or the localizer cannot be built.
     """
     fingerprint = images.fingerprint()
     file = MapFile(map_path(source.identity, fingerprint) if fingerprint else None, len(images), source.grid)
@@ -118,28 +118,28 @@ def load_maps(source: MapSource, images: Images, device: torch.device, *, worker
 def load_some_maps(
     source: MapSource, images: Images, indices: Sequence[int], device: torch.device, *, workers: int = 0
 ) -> Tensor:
-    """Returns maps of which those of some images are right: to look at a few of many costs the maps of a few.
+    """Returns maps of all images, of which only those of `indices` must be right; only these are computed.
 
-    What is kept already is read; what is computed here is not kept.
+    Maps that are kept already are read; those computed here are not kept.
 
     Args:
         source: Of the maps.
         images: Of the data set.
-        indices: Which of them count.
+        indices: The images whose maps are needed.
         device: Where maps are computed, and where they are returned.
         workers: Processes that load images.
 
     Returns:
-        N×G×G in half precision, as `load_maps` does.
+        N×G×G in half precision, like `load_maps`.
 
     Raises:
-        UserError: An image cannot be read, or the localizer cannot be had.
+        UserError: An image cannot be read, or the localizer cannot be built.
     """
     fingerprint = images.fingerprint()
     path = map_path(source.identity, fingerprint) if fingerprint else None
-    # Opening a file makes it in its whole length, which a look has no need of.
+    # `MapFile` would create a missing file in its full length, which is not needed here.
     file = MapFile(path if path is not None and os.access(path, os.R_OK) else None, len(images), source.grid)
-    maps = file.read()  # a copy on write, so that the file stays as it is
+    maps = file.read()  # copied on write, so that the file stays as it is
     if missing := [index for index in indices if not file.is_whole(index // CHUNK)]:
         batches = [missing[begin : begin + CHUNK] for begin in range(0, len(missing), CHUNK)]
         for numbers, computed in _computed(source, batches, device, workers):
@@ -159,14 +159,14 @@ def _compute_missing(source: MapSource, file: MapFile, device: torch.device, wor
         for indices, maps in _computed(source, _Missing(file, missing), device, workers):
             file.write(int(indices[0]) // CHUNK, maps)
             bars.advance(bar, len(maps))
-        bars.update(bar, completed=total)  # chunks that another process wrote meanwhile are left out
+        bars.update(bar, completed=total)  # includes the chunks that another process wrote meanwhile
 
 
 @torch.no_grad()
 def _computed(
     source: MapSource, batches: Iterable[list[int]], device: torch.device, workers: int
 ) -> Iterator[tuple[Tensor, Maps]]:
-    """Yields for each batch of images their indices, and their maps B×G×G in half precision."""
+    """Yields the indices of each batch of images, and their maps B×G×G in half precision."""
     make_maps = source.build(device)
     loader = Loader(_Prepared(source.prepare), workers=workers, batch_sampler=batches)
     for indices, inputs in loader:
@@ -177,7 +177,7 @@ def _computed(
 
 @dataclass(frozen=True)
 class _Prepared(Dataset[tuple[int, Tensor]]):
-    """What the maps are made from, with each image's index."""
+    """The input of each image's map, with the image's index."""
 
     prepare: Callable[[int], Tensor]
 
@@ -187,13 +187,13 @@ class _Prepared(Dataset[tuple[int, Tensor]]):
 
 @dataclass(frozen=True)
 class _Missing:
-    """The images of each chunk that is still missing when its turn comes."""
+    """Yields the images of each chunk that is still missing when its turn comes."""
 
     file: MapFile
     chunks: list[int]
 
     def __iter__(self) -> Iterator[list[int]]:
-        # Ranks begin evenly spread; runs that happen to start together, of which none knows the other, at random.
+        # Ranks begin at evenly spaced chunks. Runs of one process do not know of each other, and begin anywhere.
         place = rank() * len(self.chunks) // world_size() if world_size() > 1 else os.getpid() % len(self.chunks)
         for chunk in (*self.chunks[place:], *self.chunks[:place]):
             if not self.file.is_whole(chunk):

@@ -18,9 +18,9 @@ STRIDE = 32
 class Localizer(nn.Module):
     """A frozen network that turns views into activations on a grid.
 
-    It takes part in nothing that is trained: it stays in eval mode, has no gradients and no place in checkpoints. Views
-    under 128 px are enlarged to it, so that the grid has at least 4×4 cells. Tapping a shallower stage instead would
-    spare the enlarging, but such a map hardly finds the object (`salmask bench saliency --size 64`).
+    It is never trained: it stays in eval mode, has no gradients and is not saved in checkpoints. Views under 128 px are
+    enlarged to 128 px, so that the grid has at least 4×4 cells. A shallower stage would need no enlarging, but its map
+    hardly finds the object (`salmask bench saliency --size 64`).
     """
 
     scale: Tensor
@@ -39,8 +39,8 @@ class Localizer(nn.Module):
         super().__init__()
         # Depthwise convolution is three times faster in this layout, on CPUs too.
         self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        # Views come normalised by ImageNet's mean and std. To undo that and to normalise as the network was trained is
-        # one affine map, (view * std_imagenet + mean_imagenet - mean) / std. Of ImageNet's own it is the identity.
+        # Views come normalised by ImageNet's mean and std. One affine map undoes that and normalises as the network
+        # was trained: (view * std_imagenet + mean_imagenet - mean) / std. With ImageNet's own it is the identity.
         scale = torch.tensor(IMAGENET_STD) / torch.tensor(std)
         shift = (torch.tensor(IMAGENET_MEAN) - torch.tensor(mean)) / torch.tensor(std)
         self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
@@ -50,16 +50,17 @@ class Localizer(nn.Module):
         """Makes sure that the network's grid is the one that patches are drawn on; networks differ in how they round.
 
         Args:
-            side: Of what the network sees, in pixels.
-            setting: Where the side comes from, for the error.
+            side: Of the images that the network sees, in pixels.
+            setting: The setting that gives the side, for the error.
 
         Raises:
-            UserError: The activations of a side×side view have another shape, or the network takes no such view.
+            UserError: The side is no multiple of the grid, the network takes no side×side view, or its activations have
+                another shape.
         """
         cells = grid_of(side, setting)
         try:
             shape = self(torch.zeros(1, 3, side, side, device=self.scale.device)).shape
-        except AssertionError as error:  # so do timm's networks that are built for one size
+        except AssertionError as error:  # raised by timm's networks that are built for one size
             raise UserError(
                 f"the localizer takes no views of {setting}={side} ({one_line(error)})",
                 mend="another localizer.network, or the side that it was built for",
@@ -73,15 +74,15 @@ class Localizer(nn.Module):
             )
 
     def train(self, mode: bool = True) -> "Localizer":
-        """Stays in eval mode: in training mode its batch statistics would change what it finds."""
+        """Stays in eval mode: batch statistics would change the foreground."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, views: Tensor) -> Tensor:
         """Returns activations B×D×h×w of square views B×3×S×S, normalised by ImageNet's mean and std.
 
-        In the training's precision: a whole network is run here, and its activations are summed in single precision
-        afterwards (`repro.saliency.scda`).
+        The network runs in the training's precision; its activations are summed in single precision afterwards
+        (`repro.saliency.scda`).
         """
         if views.shape[-1] < MIN_GRID * STRIDE:
             views = F.interpolate(views, size=(MIN_GRID * STRIDE,) * 2, mode="bilinear")
@@ -93,15 +94,15 @@ def grid_of(crop: int, setting: str = "data.crop") -> int:
 
     Args:
         crop: In pixels.
-        setting: Where the crop comes from, for the error.
+        setting: The setting that gives the crop, for the error.
 
     Raises:
         UserError: The crop is no multiple of the grid, so that patches would not tile it.
     """
-    # Rounded up, as networks do whose convolutions pad.
+    # Rounded up, as by networks whose convolutions pad.
     cells = -(-max(crop, MIN_GRID * STRIDE) // STRIDE)
     if crop % cells:
-        # A near multiple of the grid may have another grid; a multiple of the stride is its own.
+        # The nearest multiple of this grid may have another grid; a multiple of the stride always fits its own.
         nearest_crop = (
             STRIDE * round(crop / STRIDE) if crop > MIN_GRID * STRIDE else cells * max(1, round(crop / cells))
         )

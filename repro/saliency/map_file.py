@@ -23,9 +23,9 @@ from repro.paths import cache_home
 from repro.writability import why_unwritable
 
 CHUNK = 64
-"""Images that are computed, and have a checksum, together.
+"""Images whose maps are computed together and share a checksum.
 
-Its bounds are fixed: a map may depend, in its last digit, on the images that pass through the network beside it.
+Chunks have fixed bounds, because the last digit of a map may depend on the other images of its batch.
 """
 _FORMAT = 1  # raise it when the same settings give other maps: it is part of the file's name
 
@@ -35,7 +35,7 @@ Maps = NDArray[np.float16]
 
 
 def saliency_cache() -> Path:
-    """Returns the folder of maps once computed; whatever lies in it can be removed."""
+    """Returns the folder of computed maps; anything in it can be removed."""
     return cache_home() / "saliency"
 
 
@@ -43,7 +43,7 @@ def map_path(identity: Mapping[str, Any], fingerprint: str) -> Path:
     """Returns the file of the maps of one source and data set.
 
     Args:
-        identity: What tells the source of the maps from another; JSON values.
+        identity: What distinguishes the source of the maps from others; JSON values.
         fingerprint: Of the images.
     """
     content = json.dumps({**identity, "images": fingerprint, "format": _FORMAT}, sort_keys=True)
@@ -52,15 +52,15 @@ def map_path(identity: Mapping[str, Any], fingerprint: str) -> Path:
 
 
 class MapFile:
-    """N maps G×G in half precision, one after the other, and behind them the CRC-32 of each `CHUNK` of maps.
+    """A file of N maps G×G in half precision, followed by the CRC-32 of each chunk of `CHUNK` maps.
 
-    It is filled chunk by chunk, in any order and by any number of processes, of which the first to have a chunk writes
-    it. What was never written, or torn by a crash, fails its checksum. Where nothing can be written (a full disk, a
-    home without write access), the maps are kept in memory, and a warning says so.
+    Any number of processes fill it, chunk by chunk and in any order; the first to compute a chunk writes it. A chunk
+    that was never written, or torn by a crash, fails its checksum. Where nothing can be written (a full disk, a home
+    without write access), the maps are kept in memory, and a warning says so.
     """
 
     def __init__(self, path: Path | None, count: int, grid: int) -> None:
-        """Opens the file, and makes it with its folder if it is not there.
+        """Opens the file; a missing one is created, with its folder.
 
         Args:
             path: The file; None keeps the maps in memory.
@@ -70,7 +70,7 @@ class MapFile:
         self.count, self.grid, self.path = count, grid, path
         self._unwritten: dict[int, Maps] = {}
         self._whole: set[int] = set()
-        """Chunks of the file that were found whole: to find it out, all of their maps are read."""
+        """Chunks of the file that were found whole; remembered, because checking one reads all of its maps."""
         self._is_own = False
         self._descriptor = None if path is None else self._open(path)
 
@@ -84,7 +84,7 @@ class MapFile:
         return range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.count))
 
     def is_whole(self, chunk: int) -> bool:
-        """Says whether a chunk's maps are there."""
+        """Returns whether a chunk's maps are there and have their checksum."""
         if chunk in self._unwritten or chunk in self._whole:
             return True
         if self._descriptor is None:
@@ -98,10 +98,10 @@ class MapFile:
         """Writes the maps of a chunk, n×G×G for its n images."""
         if self._descriptor is not None:
             try:
-                if not self._is_own:  # the descriptor's own error, of a bad file descriptor, says nothing to anybody
+                if not self._is_own:  # writing would only raise "Bad file descriptor"
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
                 with locked(self._descriptor):
-                    # Another device's may differ in the last digit: the first ones stay, for whoever has read them.
+                    # Another device's maps may differ in the last digit, so what others may have read is not replaced.
                     if not self.is_whole(chunk):
                         content = maps.tobytes()
                         write_at(self._descriptor, content, chunk * CHUNK * self._map_bytes)
@@ -112,17 +112,17 @@ class MapFile:
         self._unwritten[chunk] = maps
 
     def read(self) -> Tensor:
-        """Returns all maps, N×G×G in half precision, in the file's own memory; zeros stand for missing ones."""
+        """Returns all maps, N×G×G in half precision, memory-mapped if all are in the file; missing ones are zeros."""
         shape = (self.count, self.grid, self.grid)
         in_file = [chunk for chunk in range(self.chunks) if chunk not in self._unwritten and self.is_whole(chunk)]
         if self._descriptor is None or len(in_file) < self.chunks:
-            # To look at a hole of a mapped file, on a file system in memory that is full (/dev/shm), ends the process.
+            # Not mapped: on a full file system in memory (/dev/shm), reading a hole of a mapped file kills the process.
             maps = np.zeros(shape, np.float16)
             for chunk in in_file:
                 maps[self.images_of(chunk)] = np.frombuffer(self._content_of(chunk), np.float16).reshape(-1, *shape[1:])
         else:
-            # The file that was looked through: where somebody cleared the cache, another has its name by now. Copy on
-            # write: nobody writes, but torch has no tensors that cannot be written to.
+            # By the open descriptor: if the cache was cleared, another file may have this name by now. Copy on write,
+            # because torch has no read-only tensors, and `load_some_maps` writes to them.
             mapped = mmap.mmap(self._descriptor, self.count * self._map_bytes, access=mmap.ACCESS_COPY)
             maps = np.frombuffer(mapped, np.float16).reshape(shape)
         for chunk, unwritten in self._unwritten.items():
@@ -143,18 +143,18 @@ class MapFile:
         return self.count * self._map_bytes + chunk * CHECKSUM_BYTES
 
     def _open(self, path: Path) -> int | None:
-        """Returns the file's descriptor; None where it can be neither made nor read in its whole length."""
+        """Returns the file's descriptor; None if it can neither be created nor be read in its full length."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # What another user has computed can be read, if it is whole.
+            # Another user's file is read, if it has its full length.
             self._is_own = not path.exists() or os.access(path, os.W_OK)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT if self._is_own else os.O_RDONLY, 0o644)
             weakref.finalize(self, os.close, descriptor)
             if self._is_own:
-                # Its whole length at once, for `read`; to that length again by another process changes nothing.
+                # In its full length at once, for `read`; that another process does the same changes nothing.
                 os.ftruncate(descriptor, self._place_of_checksum(self.chunks))
             elif os.fstat(descriptor).st_size < self._place_of_checksum(self.chunks):
-                # `read` maps the whole length into memory, and nobody here can give it to another user's file.
+                # `read` maps the full length into memory, and another user's file cannot be extended to it.
                 raise OSError(errno.ENODATA, "it is shorter than its maps, and cannot be written to")
             return descriptor
         except OSError as error:

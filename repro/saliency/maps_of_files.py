@@ -1,4 +1,4 @@
-"""A person's own saliency map of each image, read from files."""
+"""A user's own saliency maps of the images, read from files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,8 @@ def maps_of_files(settings: LocalizerSettings, images: Images) -> MapSource:
     """Returns a folder of files as a source of maps.
 
     Args:
-        settings: The folder, and the hash of what it held as the run began.
-        images: Of the data set, each of which has a file.
+        settings: The folder, and the hash of its content when the run began.
+        images: Of the data set; each must have a file.
 
     Raises:
         UserError: An image has no file, or the folder's content is not that of the hash.
@@ -36,16 +36,16 @@ class FileMaps:
     """The saliency map of each image, from a file."""
 
     numbers: ImageNumbers
-    """As salient as they are high, in any unit."""
+    """Higher numbers are more salient, in any unit."""
 
     def __call__(self, index: int) -> Tensor:
-        """Returns a map, G×G: the mean of each cell, less the first number, in units of the largest one.
+        """Returns a map, G×G: the mean of each cell, minus the first number, divided by the largest absolute number.
 
         Raises:
             UserError: The file holds no map.
         """
         exact = self.numbers(index)
-        # Single precision is to hold what sets them apart, and its squares; of a constant map nothing does.
+        # So that single precision holds the differences and their squares; a constant map becomes exactly 0.
         cells = exact / max(np.abs(exact).max(), np.finfo(np.float64).tiny)
         cells -= cells[0, 0]
         return F.adaptive_avg_pool2d(torch.from_numpy(cells.astype(np.float32)).unsqueeze(0), CELLS).squeeze(0)

