@@ -1,4 +1,4 @@
-"""Pictures that take long to draw, kept on disk once drawn, for all epochs, workers and runs. No torch."""
+"""Drawn pictures, kept on disk for all epochs, workers and runs, because drawing takes long. No torch."""
 
 import logging
 import os
@@ -15,22 +15,22 @@ from repro.paths import cache_home
 from repro.writability import why_unwritable
 
 MOST_BYTES = 2 * 2**30
-"""A set that would take more is drawn anew each time: the file lies among the caches."""
+"""A larger set of pictures is not kept, and drawn anew each time: it would fill the cache folder."""
 
 log = logging.getLogger("salmask")
 
 
 def scenes_cache() -> Path:
-    """Returns the folder of built-in scenes once drawn; whatever lies in it can be removed."""
+    """Returns the folder of drawn scenes; anything in it can be removed."""
     return cache_home() / "scenes"
 
 
 class DrawnPictures:
-    """Pictures of one size in one sparse file, each where its index says, behind the CRC-32 of its pixels.
+    """Pictures of one size in one sparse file, each at the place of its index: the CRC-32 of its pixels, then these.
 
-    Processes need not agree on anything: they would write the same bytes, and what was torn, by a crash or by reading
-    while another one writes, fails its checksum and is drawn again. Where the file cannot be written to (a full disk, a
-    home without write access), pictures are drawn each time, and a warning says so once a process.
+    Processes need no lock, since all of them write the same bytes. A picture that was torn by a crash, or read while
+    another process was writing it, fails its checksum and is drawn again. Where the file cannot be written to (a full
+    disk, a home without write access), pictures are drawn each time, and each process warns once.
     """
 
     def __init__(self, path: Path, size: int) -> None:

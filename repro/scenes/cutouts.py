@@ -1,4 +1,4 @@
-"""Objects cut out of photographs: a folder of PNG files with alpha, a class being a file or a folder of them."""
+"""Objects cut out of photographs: a folder of PNG files with alpha, where each class is one file or one folder."""
 
 import functools
 import hashlib
@@ -23,10 +23,10 @@ from repro.scenes.textures import Bytes, Floats, backdrop, blend, planes, value_
 _SKIPPED_FOLDERS = frozenset({"symbols", "cartoon"})
 _DUPLICATE_ENDINGS = ("_mirror", "_flip")  # Tux Paint's, which keeps the mirror image of a stamp as a file of its own
 _LEAST_SIDE = 40  # pixels of the shorter side; less is too coarse to be enlarged
-_MOST_PIXELS = 50_000_000  # of a whole picture: 200 MB once decoded; clip art of more is a few words drawn for a wall
+_MOST_PIXELS = 50_000_000  # of a whole picture: 200 MB once decoded; larger clip art is lettering of a poster's size
 _MOST_OPAQUE = 0.98  # share of the whole picture; more is a picture with its background, not a cut-out
-# A web of lines or a veil vanishes when made small: reduced to fit 10×10 pixels (the smallest object that a scene asks
-# for has 16×16), at least 12 pixels must stay clearly more than half opaque.
+# A web of lines or a veil vanishes when it is drawn small. So a cut-out that is reduced to fit 10×10 pixels (the
+# smallest object of a scene has 16×16) must keep at least 12 pixels that are clearly more than half opaque.
 _PROBE_SIDE = 10
 _PROBE_ALPHA = 160
 _LEAST_OPAQUE = 12
@@ -39,7 +39,7 @@ _MEND = (
 _Item = TypeVar("_Item")
 
 
-@dataclass(frozen=True, eq=False)  # each file is itself; arrays have no truth value to compare by
+@dataclass(frozen=True, eq=False)  # compared by identity, since arrays have no truth value
 class _Cutout:
     """One object.
 
@@ -57,9 +57,9 @@ class _Cutout:
 class Cutouts:
     """Real objects from a folder: `classes` files spread evenly over its sorted relative paths, one class each.
 
-    With members, a class is a folder that has enough files of its own: so many members to train on, and a quarter as
-    many (one at least) that are held out; `classes` such folders are spread evenly over their sorted paths, and the
-    members over the files of each. The last ones are held out, since neighbours in the alphabet may look alike.
+    With `members`, each class is a folder that has enough files of its own: `members` to train on, and a quarter as
+    many (at least one) that are held out. `classes` such folders are spread evenly over their sorted paths, and the
+    files over those of each folder. The last ones are held out, since neighbours in the alphabet may look alike.
 
     Not taken are `*_mirror.png` and `*_flip.png` (duplicates), folders named `symbols` or `cartoon`, files without
     alpha or with almost nothing or almost everything opaque, and pictures whose shorter side is under 40 pixels or that
@@ -80,8 +80,8 @@ class Cutouts:
             folder: The folder; it is searched with its subfolders.
             classes: The number of cut-outs to take, at least 1.
             longest: Keep them no larger than this many pixels a side, which bounds memory to longest²·4 bytes each.
-            members: Of each class, a folder; 0: each class is a file.
-            held_out: Whether the objects are the members that are held out from training.
+            members: Training objects of each class, which is then a folder; 0: each class is a file.
+            held_out: Whether the objects are the held-out members rather than the training ones.
         """
         if not is_folder(folder):
             raise UserError(f"cut-outs {folder}: no such folder", mend=_MEND)
@@ -100,7 +100,7 @@ class Cutouts:
                 )
             self.names = tuple(_spread(list(folders), classes))
             chosen = [_spread(folders[name], members + held_out_count) for name in self.names]
-            # The same ones in both splits, whose grounds are of one pool.
+            # The training members lend to grounds in both splits, which share one pool of them.
             lenders = [path for paths in chosen for path in paths[:members]]
             shown = [paths[members:] if held_out else paths[:members] for paths in chosen]
         else:
@@ -116,7 +116,7 @@ class Cutouts:
 
     def identity(self) -> list[str]:
         """Returns what tells this set of objects from another: each file's name and its SHA-256."""
-        # What the grounds are made of counts too; each file once.
+        # Files that only lend to grounds count too; each file once.
         cutouts = dict.fromkeys([*self._lenders, *(cutout for members in self._classes for cutout in members)])
         return [f"{cutout.name} {cutout.digest}" for cutout in cutouts]
 
@@ -156,10 +156,9 @@ class Cutouts:
         return image
 
     def backdrop(self, rng: np.random.Generator, side: int) -> Floats:
-        """Draws a ground in the colours of some cut-out, mostly with magnified surface of another.
+        """Draws a ground in the colours of a random cut-out, mostly with the magnified surface of another.
 
-        Which cut-outs lend colour and surface is drawn without regard to the objects that stand on the ground: else
-        the ground alone would tell the class.
+        The two are drawn independently of the objects on the ground; otherwise the ground alone would tell the class.
 
         Args:
             rng: The source of randomness.
@@ -177,7 +176,7 @@ class Cutouts:
         return blend(image, surface[:3], weight * surface[3])
 
     def _colours(self, rng: np.random.Generator, number: int) -> Floats:
-        """Draws colours of opaque pixels of one cut-out, duller, and neither black nor white: number×3 in 0..1."""
+        """Draws colours of one cut-out's opaque pixels, made duller and less black or white: number×3 in 0..1."""
         pixels = self._lenders[rng.integers(len(self._lenders))].pixels
         opaque = pixels[pixels[..., 3] >= 128]
         colours = opaque[rng.integers(len(opaque), size=number), :3] * np.float32(1 / 255)
@@ -186,12 +185,12 @@ class Cutouts:
 
 
 def _spread(items: Sequence[_Item], number: int) -> list[_Item]:
-    """Returns so many items, evenly spread over the whole list: its first ones would all be of one subfolder."""
+    """Returns `number` items, evenly spread over the list: its first ones may all be of one subfolder."""
     return [items[k * len(items) // number] for k in range(number)]
 
 
 def _folders(files: Sequence[Path], least: int) -> dict[str, list[Path]]:
-    """Returns the files by their folder, sorted; only of folders with so many, not counting those of subfolders."""
+    """Returns the files of each subfolder that has at least `least` of its own, without those below it; sorted."""
     folders: dict[str, list[Path]] = {}
     for path in files:
         folders.setdefault(path.parent.as_posix(), []).append(path)
@@ -203,17 +202,18 @@ def _name(path: Path) -> str:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Returns the PNG files that their paths do not rule out, in linked folders too, sorted by relative path.
+    """Returns the PNG files whose paths do not rule them out, in linked folders too, sorted by relative path.
 
     Raises:
-        UserError: A folder cannot be read, as without its files others would be taken, or links lead in a circle.
+        UserError: A folder cannot be read (leaving it out would change which files are taken), or links lead in a
+            circle.
     """
 
     def refuse(error: OSError) -> NoReturn:
         raise UserError(f"cut-outs {error.filename}: {error.strerror}", mend="make it readable or remove it") from error
 
     files: list[Path] = []
-    passed = {os.fspath(folder): {os.path.realpath(folder)}}  # the real folders on the way to each
+    passed = {os.fspath(folder): {os.path.realpath(folder)}}  # the real paths of each folder and of those above it
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not is_clutter(name, folder=True)]
         for name in folders:
@@ -229,7 +229,7 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def _is_cutout(path: Path) -> bool:
-    """Returns whether a file is a cut-out; what is not is left out.
+    """Returns whether a file is a cut-out.
 
     Raises:
         UserError: The file is no readable PNG.
@@ -238,9 +238,9 @@ def _is_cutout(path: Path) -> bool:
     return _holds_cutout(path.absolute(), status.st_size, status.st_mtime_ns)
 
 
-@functools.cache  # each split of a data set looks at the whole folder, of which few files may be taken
+@functools.cache  # each split of a data set looks through the whole folder, even if it takes few files
 def _holds_cutout(path: Path, size: int, changed: int) -> bool:
-    """Decodes a file to see whether it is a cut-out; its size and time of change tell a new file of the same name."""
+    """Decodes a file to see whether it is a cut-out; `size` and `changed` distinguish a new file of the same name."""
     rgba = _cropped(path)
     if rgba is None:
         return False
@@ -266,7 +266,7 @@ def _cropped(path: Path) -> Image.Image | None:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what it warns of is left out below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such pictures are left out below
             image = Image.open(io.BytesIO(path.read_bytes()))
         with image:
             if min(image.size) < _LEAST_SIDE or not image.has_transparency_data:
@@ -274,11 +274,11 @@ def _cropped(path: Path) -> Image.Image | None:
             if image.width * image.height > _MOST_PIXELS:
                 return None
             rgba = image.convert("RGBA")
-    except PermissionError as error:  # of a file that may be sound
+    except PermissionError as error:  # the file itself may be sound
         raise UserError(f"cut-out {path}: {error.strerror}", mend="make it readable or remove it") from error
     except Image.DecompressionBombError:  # Pillow does not open pictures of over 178 million pixels
         return None
-    except Exception as error:  # whatever the file is, each of Pillow's decoders has errors of its own
+    except Exception as error:  # each of Pillow's decoders has errors of its own
         raise UserError(f"cut-out {path}: not a readable PNG ({error})", mend="replace or remove it") from error
     alpha = rgba.getchannel("A").point(lambda value: 255 * (value >= 128))
     box = alpha.getbbox()
@@ -288,7 +288,7 @@ def _cropped(path: Path) -> Image.Image | None:
 
 
 def _magnified(rng: np.random.Generator, pixels: Bytes, side: int) -> Floats:
-    """Draws a random piece, a third of each side, blown up to fill a ground and softened: 4×side×side in 0..1."""
+    """Draws a random piece, a third of each side, enlarged to fill a ground and softened: 4×side×side in 0..1."""
     height, width = pixels.shape[:2]
     piece_height, piece_width = max(height // 3, 2), max(width // 3, 2)
     margin = height // 6

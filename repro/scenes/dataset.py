@@ -31,7 +31,7 @@ _ALONE = (0.55, 0.95)  # an object's longest side, in sides of the scene
 _AMONG_OTHERS = (0.25, 0.5)
 _LEAST_VISIBLE_MAIN = 0.5  # share of the main object that must stay visible: the scene has its label
 _LEAST_VISIBLE = 0.2  # share of any other object
-_TRIES = 10  # placements tried for a further object before the scene does without it
+_TRIES = 10  # placements tried for a further object before it is left out
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no truth value to compare by
@@ -99,15 +99,15 @@ class _Layer:
 
 
 class Scenes:
-    """Scenes drawn on demand, each from (seed, split, index) alone, so any order and any worker sees the same ones.
+    """Scenes drawn on demand, each from (seed, split, index) alone, so that it is the same in any order and any worker.
 
-    Pixels repeat exactly on one machine; on another, rounding may move one by a level. Drawing a scene takes longer
-    than a small network takes to learn from it: `keep` has each drawn only once.
+    Pixels repeat exactly on one machine; on another, rounding may change one by a level. Drawing a scene takes longer
+    than a small network takes to learn from it, so `keep` stores each scene once it is drawn.
 
     Attributes:
         classes: The class names; a label is an index into them.
-        targets: The label of each scene's main object. Every run of len(classes) scenes from a multiple of it has each
-            class once, so any first n scenes are balanced within one.
+        targets: The label of each scene's main object. Each block of len(classes) scenes has every class once, so the
+            first n scenes have equally many of each class, to within one.
     """
 
     classes: tuple[str, ...]
@@ -134,13 +134,14 @@ class Scenes:
             count: The number of scenes; a larger data set begins with the smaller one.
             classes: The number of classes.
             size: The height and width in pixels, 64 to 512.
-            seed: Another seed, other scenes; at least 0.
-            objects: The most objects on one scene. With more than 1, a scene has 1 to `objects`, later ones may hide
-                parts of earlier ones, at least half of the main one and a fifth of any other stays visible.
+            seed: The seed of the scenes, at least 0.
+            objects: The most objects on one scene, which has 1 to `objects`. Later ones may hide parts of earlier ones,
+                but at least half of the main object and a fifth of any other stay visible.
             cutouts: A folder of PNG files with alpha to take the objects from; None for procedural shapes.
             grounds: The number of textures that all grounds are pieces of; 0: each scene has a texture of its own.
             context: The probability that a scene's ground is one of its class's own; needs `grounds`.
-            members: The different objects of a class in `train`, none of which is in `val`; see `Shapes` and `Cutouts`.
+            members: The number of objects of each class in `train`, none of which is in `val`; 0: see `Shapes` and
+                `Cutouts`.
 
         Raises:
             UserError: A setting is out of its range, or the folder of cut-outs cannot serve.
@@ -189,7 +190,7 @@ class Scenes:
         )
 
     def keep(self, folder: Path) -> None:
-        """Keeps the pictures in a file of this folder from now on, unless all of them would be over `MOST_BYTES`."""
+        """Keeps pictures in a file of this folder from now on, unless all of them would take more than `MOST_BYTES`."""
         # The fingerprint is the file's name, so that no two data sets could ever take each other's pictures.
         if 3 * len(self) * self._size**2 <= MOST_BYTES:
             self._pictures = DrawnPictures(folder / f"{self.fingerprint()}.rgb", self._size)
@@ -242,7 +243,7 @@ class Scenes:
         return _visible_masks(self._place(objects, self.targets[index]))[0]
 
     def backdrop(self, index: int) -> Image.Image:
-        """Draws the same scene without its objects: the pixels are the scene's wherever no object reaches.
+        """Draws a scene without its objects; where the scene has no object, the pixels are the same.
 
         Raises:
             IndexError: There is no such scene.
@@ -264,13 +265,13 @@ class Scenes:
             "seed": self._seed,
             "objects": self._objects,
             "source": self._source.identity(),
-            # Only what is chosen: scenes from before there was a choice keep their fingerprints, and their pictures.
+            # Only those other than 0: scenes from before these settings keep their fingerprints, and their pictures.
             **{name: value for name, value in self._choices.items() if value},
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def _checked(self, index: int) -> int:
-        """Returns an index from the front, 0 to len - 1.
+        """Returns an index, which may count from the end, as 0 to len - 1.
 
         Raises:
             IndexError: There is no such scene.
@@ -290,7 +291,7 @@ class Scenes:
     def _balanced_labels(self, count: int) -> list[int]:
         """Returns one permutation of the classes after another, cut to `count`."""
         rng = scene_label_stream(self._seed, _SPLIT_NUMBERS[self._split])
-        # A round more than fits whole: -(-a // b) rounds up. Whole rounds keep any first n scenes balanced within one.
+        # -(-a // b) rounds up: the last round may be cut.
         rounds = np.tile(np.arange(len(self.classes)), (-(-count // len(self.classes)), 1))
         labels: list[int] = rng.permuted(rounds, axis=1).ravel()[:count].tolist()
         return labels
@@ -298,7 +299,7 @@ class Scenes:
     def _place(self, rng: np.random.Generator, label: int) -> list[_Layer]:
         """Places the objects of a scene, from back to front: its main one, of the label given, behind all others.
 
-        Where a further object hides too much of the others at each of `_TRIES` places, the scene does without it.
+        A further object that hides too much of the others at each of `_TRIES` places is left out.
         """
         layers = [self._layer(rng, label, _ALONE if self._objects == 1 else _AMONG_OTHERS)]
         for _ in range(rng.integers(1, self._objects + 1) - 1):
@@ -337,9 +338,9 @@ def _require_in_range(**settings: int) -> None:
 
 
 def _visible_masks(layers: list[_Layer]) -> list[NDArray[np.bool_]]:
-    """Returns the mask of each layer, H×W: at least half of the pixel is this object, less what lies in front of it."""
-    # From front to back: `transmission` is the share of a pixel that shows through all layers in front. At most one
-    # layer can have half of a pixel or more, but for a tie; so masks are disjoint.
+    """Returns the mask of each layer, H×W: the pixels of which at least half shows this object."""
+    # From front to back: `transmission` is the share of a pixel that shows through all layers in front. Masks are
+    # disjoint, because at most one layer can have half of a pixel or more, except for a tie.
     masks, transmission = [], np.ones_like(layers[0].alpha)
     for layer in reversed(layers):
         masks.append(layer.alpha * transmission >= 0.5)
@@ -363,7 +364,7 @@ def _tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def _lit(rng: np.random.Generator, canvas: Floats) -> Image.Image:
-    """Returns the picture that a camera takes of a 3×H×W canvas: gain, cast and falloff of the light, sensor noise."""
+    """Returns a 3×H×W canvas as a camera sees it: with gain, colour cast and falloff of the light, and sensor noise."""
     gain = (np.exp(rng.uniform(-0.3, 0.2)) * rng.uniform(0.93, 1.07, (3, 1, 1))).astype(np.float32)
     slope = rng.uniform(-0.15, 0.15, 2).astype(np.float32)
     axis = np.linspace(-1, 1, canvas.shape[-1], dtype=np.float32)

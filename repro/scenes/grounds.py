@@ -17,7 +17,7 @@ Draw = Callable[[np.random.Generator, int], Floats]
 
 
 class Grounds:
-    """Grounds by scene. With a pool, some of its textures are each class's own, as natural grounds go with classes.
+    """The grounds of scenes. With a pool, each class has textures of its own, as natural grounds go with classes.
 
     Raises:
         UserError: A setting is out of its range.
@@ -29,9 +29,9 @@ class Grounds:
         Args:
             draw: Draws a texture.
             side: The height and width of a ground in pixels.
-            pool: The number of textures; 0: each scene has one that no other has.
-            context: The probability that a scene's texture is one of its class's own. Each texture of the pool is one
-                class's, and a class has at least `pool // classes`; otherwise it is any of the pool.
+            pool: The number of textures; 0: each scene has a texture of its own.
+            context: The probability that a scene's texture is one of its class's own, rather than any of the pool. Each
+                texture of the pool belongs to one class, and each class has at least `pool // classes`.
             classes: The number of classes.
             seed: The seed of the textures; both splits have the same pool.
         """

@@ -23,12 +23,12 @@ from repro.scenes.textures import (
 _STEPS = 8  # points for each side of an outline that is to be bent
 
 Points = NDArray[np.float64]
-"""N×2 (x, y); also the 2×2 matrix that turns them into others."""
+"""N×2 (x, y); also the 2×2 matrix of a pose, by which such points are multiplied."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A shape about the origin, y downwards, in units of no meaning: whoever draws it sets its size.
+    """A shape around the origin, y downwards, in arbitrary units: its size is set when it is drawn.
 
     Attributes:
         solid: N×2 (x, y), closed.
@@ -104,7 +104,8 @@ OUTLINES: dict[str, Outline] = {
 
 
 # A pattern maps object coordinates (x, y: H×W, -1..1 across the object's longest side) and the pixels in one unit to
-# the share of the second colour: H×W in 0..1. The two colours come in random order, so no pattern has its own mean.
+# the share of the second colour: H×W in 0..1. The two colours come in random order, so that a pattern's mean tells
+# nothing.
 Pattern = Callable[[np.random.Generator, Floats, Floats, float], Floats]
 
 
@@ -160,9 +161,9 @@ MOST_CLASSES = len(OUTLINES) * len(PATTERNS)
 class Shapes:
     """Procedural objects of `classes` classes.
 
-    Without members a class is an outline and a pattern, which every scene shows in other colours. A member is one
-    object: the class's outline bent in its own way, in its own colours and with a surface of its own; scenes show it in
-    other poses and lights. There are as many members to train on as there are held out.
+    Without `members`, a class is an outline and a pattern, which each scene shows in other colours. With `members`, a
+    class has that many objects to train on, and as many that are held out. Each is the class's outline bent in its own
+    way, with colours and a surface of its own; scenes show it in different poses and lights.
 
     Attributes:
         names: The name of each class, such as "striped star".
@@ -176,9 +177,9 @@ class Shapes:
 
         Args:
             classes: The number of classes.
-            members: Of each class; 0: none, see above.
-            held_out: Whether these are the members that are held out from training.
-            seed: Another seed, other members.
+            members: The number of objects of each class, see above; 0: none.
+            held_out: Whether the objects are the held-out members rather than the training ones.
+            seed: The seed of the members.
         """
         if not 1 <= classes <= MOST_CLASSES:
             message = f"classes={classes} is out of range of the built-in shapes"
@@ -227,7 +228,7 @@ class Shapes:
         return Image.fromarray(np.stack([*levels, alpha], axis=-1))
 
     def backdrop(self, rng: np.random.Generator, side: int) -> Floats:
-        """Draws a ground that knows nothing of the objects on it: 3×side×side in 0..1."""
+        """Draws a ground, independently of the objects on it: 3×side×side in 0..1."""
         return backdrop(rng, side, random_colours(rng, 7))
 
 
@@ -236,7 +237,7 @@ def bend_outline(rng: np.random.Generator, outline: Outline) -> Outline:
 
     Args:
         rng: The source of randomness, the member's own.
-        outline: Its class's.
+        outline: The class's.
     """
     stretch = np.exp(rng.uniform(-0.15, 0.15))
     waves, turns = rng.normal(0, 0.04, 3), rng.uniform(0, 2 * np.pi, 3)
@@ -286,8 +287,8 @@ def _shading(rng: np.random.Generator, alpha: Bytes, extent: int) -> Floats:
         alpha: H×W, the object's outline.
         extent: The object's longest side in pixels.
     """
-    # The blurred outline is taken for a height, and its slope towards the light for how much light falls on it. It is
-    # padded, since a blur within the picture would see no edge where the object touches the border.
+    # The blurred outline serves as a height map, and its slope towards the light as the amount of light. It is padded,
+    # since a blur within the picture would see no edge where the object touches the border.
     radius = max(extent * 0.06, 1.0)
     margin = int(3 * radius)
     padded = Image.fromarray(np.pad(alpha, margin)).filter(ImageFilter.GaussianBlur(radius))
