@@ -27,7 +27,7 @@ from repro.progress import BYTES, ProgressBars, doing
 
 _VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"  # as torchvision.datasets.voc has it
 _COCO_URL = "http://images.cocodataset.org"
-_VOC_FOLDERS = ("Annotations", "ImageSets", "JPEGImages")  # the others are of segmentation and of actions
+_VOC_FOLDERS = ("Annotations", "ImageSets", "JPEGImages")  # the others are for segmentation and action recognition
 
 
 _Members = Mapping[PurePosixPath, tuple[int, Callable[[], IO[bytes]]]]
@@ -41,7 +41,7 @@ class Archive:
     Attributes:
         url: Where it is published; the last part is the file's name.
         md5: The MD5 of the file, 32 hex digits.
-        needs: Whether detection needs the member of a path.
+        needs: Returns whether detection needs the member at a path.
     """
 
     url: str
@@ -125,13 +125,13 @@ def _prepare(
 ) -> None:
     """Unpacks archives, given or downloaded into `root`, so that their members lie below `above`."""
     names = {archive.name: archive.url for archive in archives}
-    # What is whole needs no archive. Of archives that are given each member is compared, which finds torn images too.
+    # A whole data set needs no archive. If all are given, the size of each member is compared, which finds torn images.
     if not has_all(given, names) and is_whole():
         return
-    # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
+    # Before the lock, which creates the root: if the wrong files were named, nothing is left on disk.
     located = locate_all(given, names, dataset) if given else {}
     with preparing(root):
-        # All checksums before the first member is written: a foreign archive must not leave half a data set.
+        # All checksums before the first member is written: a wrong archive must not leave half a data set.
         paths = {archive: obtain(archive.url, root, archive.md5, located.get(archive.name)) for archive in archives}
         for archive, path in paths.items():
             with blaming(path, root), _members(path, archive) as members:
@@ -140,7 +140,7 @@ def _prepare(
 
 
 def _is_whole(survey_root: Callable[[Path], Survey], root: Path, expected: Mapping[str, int]) -> bool:
-    """Whether a root holds as many images as were published, with all that their annotations need."""
+    """Returns whether a root holds as many images as were published, and nothing is wrong with the annotations."""
     with doing(f"reading what is in {root}"):
         try:
             survey = survey_root(root)
@@ -171,7 +171,7 @@ def _members(path: Path, archive: Archive) -> Iterator[_Members]:
 
 
 def _needed_members(files: Iterator[tuple[str, int, Callable[[], IO[bytes]]]], archive: Archive) -> _Members:
-    """Picks those (name, size in bytes, how to open it) that detection needs.
+    """Picks the members that detection needs from all of them, each as (name, size in bytes, how to open it).
 
     Raises:
         tarfile.ReadError: There are none, so this is another archive.

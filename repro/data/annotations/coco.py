@@ -1,7 +1,7 @@
 """COCO 2017 as it is downloaded: `train2017/`, `val2017/`, `annotations/instances_{train,val}2017.json`. No torch.
 
-What a folder of it lacks, or has wrong: the verification, the training and the scoring get what is returned here. The
-files of annotations are read in `coco_instances`.
+Verification, training and scoring all find out here what a folder holds, and what is missing or wrong. `coco_instances`
+reads the files of annotations.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ EXPECTED: Mapping[str, int] = {"train2017": 118_287, "val2017": 5_000}
 CLASS_COUNT = 80
 
 ANNOTATION_ARCHIVE = "annotations_trainval2017.zip"
-"""The archive of both splits' annotations; that of a split's images is `SPLIT.zip`."""
+"""The archive of both splits' annotations; a split's images are in `SPLIT.zip`."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,19 @@ class CocoSurvey(Survey):
 
 
 def check_layout(root: Path) -> CocoFolder:
-    """Makes sure, before anything is trained, that all images are there and the annotations can be read and are theirs.
+    """Makes sure, before anything is trained, that all images are there with annotations that can be read.
 
     Args:
         root: The folder that holds `train2017`, `val2017` and `annotations`.
 
     Returns:
-        What the folder holds. Of images the headers are read: `salmask data verify coco` decodes them.
+        What the folder holds. Only the headers of images are read; `salmask data verify coco` decodes them.
 
     Raises:
-        UserError: A folder, file or image is missing, a JSON is broken, speaks of the images of another split or of an
-            image or a class that it does not list, a box reaches out of its image, an image has another size than is
-            listed, an object to score on has no mask, the splits have different classes, or a split has no object; with
-            the mend.
+        UserError: A folder, file or image is missing; a JSON is broken, is of another split's images, or names an image
+            or a class that it does not list; a box or polygon lies outside its image; an image is listed twice, in both
+            splits, or with another size; an object to score on has no mask; the splits have different classes; or a
+            split has no object to train or score on.
     """
     require_coco(root)
     survey = survey_folder(root)
@@ -94,10 +94,10 @@ def check_layout(root: Path) -> CocoFolder:
 
 
 def require_coco(root: Path) -> None:
-    """Refuses a folder that is none of COCO's.
+    """Refuses a folder that is not COCO's.
 
     Raises:
-        UserError: It holds neither annotations nor images of COCO.
+        UserError: The folder holds neither annotations nor images of COCO.
     """
     if not any(is_folder(root / name) for name in ("annotations", *SPLITS)):
         raise PathError(
@@ -113,12 +113,12 @@ def annotation_file(root: Path, split: str) -> Path:
 
 
 def require_parts(root: Path) -> None:
-    """Refuses a folder without the images or the annotations of a split: as where an archive was not unpacked.
+    """Refuses a folder without the images or the annotations of a split, for example if an archive was not unpacked.
 
-    Unlike `check_layout`, which reads all annotations, it takes no time.
+    Unlike `check_layout`, which reads all annotations, this takes no time.
 
     Raises:
-        UserError: The folder is none of COCO's, or a part of it is missing or cannot be listed.
+        UserError: The folder is not COCO's, or a part of it is missing or cannot be listed.
     """
     require_coco(root)
     survey = CocoSurvey()
@@ -140,7 +140,7 @@ def survey_folder(root: Path) -> CocoSurvey:
         UserError: A folder of images cannot be listed.
     """
     survey = CocoSurvey()
-    # Of both splits first: annotations of the wrong one are told by where their images lie.
+    # Both splits first: annotations of the wrong split are recognised by where their images lie.
     file_names = {split: _survey_folder_of(survey, root, split) for split in SPLITS}
     names_listed: dict[str, set[str]] = {}
     for split in SPLITS:
@@ -154,7 +154,7 @@ def survey_folder(root: Path) -> CocoSurvey:
         if instances.faults:
             for message in instances.faults:
                 survey.add("broken-annotation", path, message, "correct the entry")
-            continue  # what else there is to say would speak of entries that were left out
+            continue  # more findings would only come from the entries that were left out
         survey.instances[split] = instances
         names_listed[split] = {image.file_name for image in instances.images}
         _survey_classes(survey, path, instances, mend)
@@ -166,7 +166,7 @@ def survey_folder(root: Path) -> CocoSurvey:
 
 
 def _survey_folder_of(survey: CocoSurvey, root: Path, split: str) -> frozenset[str]:
-    """Returns the names of a split's images; adds to a survey that there is none."""
+    """Returns the names of a split's images; if there are none, adds a finding to a survey."""
     names = listing(root / split)
     if not names:
         mend = _mend(root, f"{split}.zip")
@@ -180,10 +180,10 @@ def _mend(root: Path, archive: str) -> str:
 
 
 def survey_root(root: Path) -> Survey:
-    """Surveys both splits, as `salmask data verify` asks for it; see `survey_folder`.
+    """Surveys both splits for `salmask data verify`; see `survey_folder`.
 
     Raises:
-        UserError: The folder is none of COCO's, or a folder of images cannot be listed.
+        UserError: The folder is not COCO's, or a folder of images cannot be listed.
     """
     require_coco(root)
     survey = survey_folder(root)
@@ -192,7 +192,7 @@ def survey_root(root: Path) -> Survey:
 
 
 def survey_published(root: Path) -> Survey:
-    """Surveys COCO 2017 itself, and warns where the classes are not as many; as `survey_root`."""
+    """Surveys COCO 2017 itself, as `survey_root` does, and warns if it has another number of classes."""
     survey = survey_root(root)
     if survey.classes and len(survey.classes) != CLASS_COUNT:
         survey.warnings.append(f"{len(survey.classes)} classes, where COCO has {CLASS_COUNT}")
@@ -200,7 +200,7 @@ def survey_published(root: Path) -> Survey:
 
 
 def _survey_classes(survey: CocoSurvey, path: Path, instances: Instances, mend: str) -> None:
-    """Takes a survey's classes from the first split, and holds those of the second against them."""
+    """Takes a survey's classes from the first split, and compares those of the second with them."""
     classes = tuple(instances.classes.values())
     if not survey.classes:
         survey.classes = classes
@@ -212,16 +212,16 @@ def _survey_classes(survey: CocoSurvey, path: Path, instances: Instances, mend: 
 def _survey_images(
     survey: CocoSurvey, root: Path, split: str, instances: Instances, file_names: Mapping[str, frozenset[str]]
 ) -> None:
-    """Adds a split's images to a survey, and those that are missing; `file_names` are those in each split's folder."""
+    """Adds a split's images to a survey, and those that are missing; `file_names` are the files of each split."""
     path, present = annotation_file(root, split), file_names[split]
     survey.images[split] = len(instances.images)
     names = [image.file_name for image in instances.images]
     if not names:
         survey.add("no-objects", path, "lists no image", _mend(root, ANNOTATION_ARCHIVE))
-    # Each entry would have a part of the image's objects, and show a detector the others as background.
+    # Each entry may have a part of the image's objects, and would show a detector the others as background.
     if repeated := repetitions(names):
         survey.add("overlap", path, f"lists images more than once: {shortened(repeated)}", "list each once")
-    # One finding for all: annotations of another split would make a hundred thousand of missing images.
+    # One finding for all: annotations of another split would give a hundred thousand missing images.
     if present and names and present.isdisjoint(names):
         other_splits = (name for name in SPLITS if name != split and not file_names[name].isdisjoint(names))
         other_split = next(other_splits, "")
@@ -244,7 +244,7 @@ def _survey_objects(survey: CocoSurvey, path: Path, split: str, instances: Insta
     counts = Counter(entry.category_id for entry in instances.objects)
     survey.objects[split] = {name: counts[number] for number, name in instances.classes.items()}
     for entry in instances.objects:
-        # Crowds are RLEs in COCO itself too, and are not trained on; only another object's RLE asks for `bitmask`.
+        # Crowds are RLEs in COCO itself too, and are not trained on; only another object's RLE needs `bitmask`.
         survey.bitmasks = survey.bitmasks or (isinstance(entry.mask, dict) and not entry.crowd)
         if entry.category_id not in instances.classes:
             message = f"object {entry.id} is of category {entry.category_id}, which is not listed"
@@ -264,7 +264,7 @@ def _survey_objects(survey: CocoSurvey, path: Path, split: str, instances: Insta
         _survey_trained(survey, path, split, instances)
     if instances.images and not sum(survey.objects[split].values()):
         survey.add("no-objects", path, f"no object in any image of {split}", mend)
-    # Ids join images and objects: where two share one, objects would silently move to another image.
+    # Objects name their image by its id: if two images share one, objects would silently move to the other image.
     if len(sizes) < len(instances.images):
         repeated = len(instances.images) - len(sizes)
         survey.add("broken-annotation", path, f"{repeated} images share the id of another", mend)
@@ -274,7 +274,7 @@ def _survey_objects(survey: CocoSurvey, path: Path, split: str, instances: Insta
 
 
 def _survey_scored(survey: CocoSurvey, path: Path, instances: Instances) -> None:
-    """Adds the objects that nothing can be scored on: no tool gives an AP of masks without the mask of each object."""
+    """Adds to a survey the objects that cannot be scored: the AP of masks needs the mask of every object."""
     for entry in instances.objects:
         if entry.mask is None:
             message = f"object {entry.id}: 'segmentation' is missing or empty, and masks are scored by it"
@@ -284,7 +284,7 @@ def _survey_scored(survey: CocoSurvey, path: Path, instances: Instances) -> None
 
 
 def _survey_trained(survey: CocoSurvey, path: Path, split: str, instances: Instances) -> None:
-    """Adds to a survey which objects are left out of the training, or that all are."""
+    """Adds to a survey a warning of objects that training leaves out, and a finding if it leaves out all."""
     objects = [entry for entry in instances.objects if not entry.crowd]
     flat = sum(not is_trained_on(entry) for entry in objects if entry.mask is not None)
     if flat:  # COCO itself has some

@@ -1,6 +1,6 @@
 """The reader of COCO's `instances_*.json`, one file at a time and entry by entry. No torch.
 
-This is the one reader: the verification, the training and the scoring get what it returns.
+It is the only one: verification, training and scoring all use what it returns.
 """
 
 import json
@@ -49,7 +49,7 @@ class Instances:
         classes: Class names by category id, in the order of the ids, which is that of detectron2's labels.
         images: The images in the order of the file.
         objects: The objects in the order of the file.
-        faults: What is wrong with entries of the three lists, which are left out.
+        faults: What is wrong with the entries of the three lists that were left out.
     """
 
     classes: Mapping[int, str]
@@ -70,9 +70,9 @@ def read_instances(path: Path) -> Instances:
         All entries that can be read, and what is wrong with the others.
 
     Raises:
-        BrokenFileError: It is missing, no JSON, or lacks one of the three lists.
+        BrokenFileError: The file is missing, cannot be read, is no JSON, or lacks one of the three lists.
     """
-    # A file holds a million small objects without a circle among them: looking for one takes twice as long as reading.
+    # The garbage collector would look for cycles among a million small objects, which takes twice as long as reading.
     with collection_paused():
         try:
             content = json.loads(content_of(path, missing="the file of annotations is missing"))

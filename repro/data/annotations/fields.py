@@ -1,6 +1,6 @@
-"""The fields of an annotation, read strictly: what has one meaning is normalised, all else is a fault with a name.
+"""The fields of an annotation, read strictly: a value with only one meaning is normalised, any other is a fault.
 
-VOC's XML has texts and COCO's JSON has numbers; tools write either as texts, as floats, or not at all. No torch.
+VOC's XML has texts and COCO's JSON has numbers, but tools write both as texts or floats, or leave them out. No torch.
 """
 
 import math
@@ -8,17 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 _LARGEST = 2**53
-"""Whole numbers below it are exact as a float too, as JSON readers of other languages hold them."""
+"""Smaller whole numbers are exact as a float too, which is how JSON readers of other languages hold them."""
 
 _UNSAID = ("", "unspecified")
 """What annotation tools write where nobody said whether an object is difficult."""
 
 
 def number(value: Any) -> float:
-    """Reads a finite number; a text of one is one too.
+    """Reads a finite number, or a text of one.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The value is no finite number.
     """
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
@@ -35,7 +35,7 @@ def whole(value: Any) -> int:
     """Reads a whole number; 64.0 and "64" are 64.
 
     Raises:
-        ValueError: It is none, or so large that it is not exact.
+        ValueError: The value is no whole number, or so large that it is not exact.
     """
     read = number(value)
     if not read.is_integer() or abs(read) >= _LARGEST:
@@ -47,7 +47,7 @@ def positive(value: Any) -> int:
     """Reads a whole number of at least 1, such as an image's width.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The value is no such number.
     """
     read = whole(value)
     if read < 1:
@@ -56,10 +56,10 @@ def positive(value: Any) -> int:
 
 
 def flag(value: Any) -> bool:
-    """Reads 0 or 1; "Unspecified" is 0.
+    """Reads 0 or 1; an empty text and "Unspecified" are 0.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The value is neither.
     """
     if isinstance(value, bool):
         return value
@@ -75,7 +75,7 @@ def name(value: Any) -> str:
     """Reads a name, without the blanks around it.
 
     Raises:
-        ValueError: It is no text.
+        ValueError: The value is no text.
     """
     if not isinstance(value, str):
         raise ValueError(f"is {_shown(value)}, which is no text")
@@ -88,7 +88,7 @@ def _shown(value: Any) -> str:
 
 
 class Fields:
-    """The fields of one entry; every fault among them is collected, so that a person mends all at once."""
+    """The fields of one entry; all faults among them are collected, so that a person can mend them at once."""
 
     def __init__(self, get: Callable[[str], Any], quote: Callable[[str], str]) -> None:
         """Reads an entry.
@@ -101,7 +101,7 @@ class Fields:
         self.faults: list[str] = []
 
     def read(self, field: str, convert: Callable[[Any], Any]) -> Any:
-        """Returns a field that must be there; None, and a fault, where it is not or cannot be read."""
+        """Returns a field that must be there; if it is missing or cannot be read, adds a fault and returns None."""
         value = self._get(field)
         if value is None or (isinstance(value, str) and not value.strip()):
             self.faults.append(f"{self._quote(field)} is missing")
@@ -109,12 +109,12 @@ class Fields:
         return self._converted(field, value, convert)
 
     def read_optional(self, field: str, convert: Callable[[Any], Any], default: Any) -> Any:
-        """Returns a field, or a default where the entry has none; None, and a fault, where it cannot be read."""
+        """Returns a field, or a default if the entry lacks it; if it cannot be read, adds a fault and returns None."""
         value = self._get(field)
         return default if value is None else self._converted(field, value, convert)
 
     def refuse_faults(self) -> None:
-        """Raises everything that was wrong so far.
+        """Raises all faults so far as one error.
 
         Raises:
             ValueError: A field is missing or cannot be read.

@@ -1,7 +1,7 @@
-"""What is wrong with annotated images, one finding for each thing, and how one becomes a refusal. No torch.
+"""Findings, each of one thing that is wrong with annotated images, and how they become an error. No torch.
 
 `voc` and `coco`, beside this file, collect findings in a `Survey`; `salmask data verify` reports all of them, and a
-training refuses with them.
+training with findings is refused.
 """
 
 import sys
@@ -48,7 +48,7 @@ class BrokenFileError(PathError):
 
 
 TOLERANCE = 1.0
-"""Pixels that a box may reach over the edge of its image: COCO's are rounded so."""
+"""Pixels by which a box may reach over the edge of its image, since COCO's boxes are rounded."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image that annotations speak of, and that lies where it should.
+    """An image that annotations list, and whose file is there.
 
     Attributes:
         path: Its file.
@@ -90,8 +90,8 @@ class Survey:
     Attributes:
         classes: Names in the order of their labels.
         images: Number of images listed for each split that can be read.
-        objects: Objects of each of these splits and class.
-        files: Every image that lies where it should.
+        objects: Number of objects of each of these splits, by class.
+        files: Every listed image whose file is there.
         findings: What must be mended.
         warnings: What is unusual, but usable.
     """
@@ -117,7 +117,7 @@ class Survey:
     def add_image_faults(self) -> None:
         """Reads the headers of all images, and adds those that are damaged or not of the size that annotations say.
 
-        A detector would die of the first such image, somewhere within its training. Pixels are not decoded here.
+        Such an image would end a detector's training when it is first read. Pixels are not decoded here.
         """
         chunks = [self.files[start : start + _CHUNK] for start in range(0, len(self.files), _CHUNK)]
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -160,7 +160,7 @@ def box_fault(box: BoxCorners, size: tuple[int, int]) -> str:
         box: The corners, in pixels.
         size: The image's (width, height) in pixels.
     """
-    (x0, y0, x1, y1), (width, height) = box, size  # as annotations say; whether the image has it, decoding tells
+    (x0, y0, x1, y1), (width, height) = box, size  # the size that annotations say; the image's own is checked elsewhere
     if min(x0, y0) < -TOLERANCE or x1 > width + TOLERANCE or y1 > height + TOLERANCE:
         corners = ", ".join(f"{value:g}" for value in box)
         return f"a box ({corners}) reaches out of the image of {width}×{height} pixels"
@@ -177,10 +177,10 @@ def content_of(path: Path, *, missing: str = "No such file or directory") -> byt
 
     Args:
         path: The file.
-        missing: What is wrong where it is not there.
+        missing: The error's reason if the file is missing.
 
     Raises:
-        BrokenFileError: It is missing, cannot be read, or is a pipe or alike.
+        BrokenFileError: The file is missing, cannot be read, or is no regular file.
     """
     try:
         return read_regular(path, sys.maxsize)
@@ -199,12 +199,12 @@ def listing(folder: Path) -> frozenset[str]:
     system over the network.
 
     Raises:
-        UserError: It cannot be listed.
+        UserError: The folder cannot be listed.
     """
     try:
         return frozenset(path.name for path in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
     except OSError as error:
-        # Of nothing in it, all of it would seem to be missing, and no archive mends that.
+        # With an empty set all files would seem to be missing, and unpacking an archive would not mend that.
         raise PathError(folder, reason_of(error), mend=READABLE) from error

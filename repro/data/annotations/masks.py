@@ -17,13 +17,13 @@ def read_mask(value: Any) -> Mask | None:
     Polygons of fewer than three points are left out, as detectron2 does (data/datasets/coco.py).
 
     Args:
-        value: Whatever JSON has there.
+        value: The JSON value.
 
     Returns:
         The mask; None where there is none, or no polygon in it.
 
     Raises:
-        ValueError: It is no mask.
+        ValueError: The value is no mask.
     """
     if value in (None, "", [], {}):
         return None
@@ -35,12 +35,12 @@ def read_mask(value: Any) -> Mask | None:
 
 
 def has_pixels(mask: Mask) -> bool:
-    """Says whether an RLE has a pixel; of polygons that is not known before they are drawn, and taken for granted."""
+    """Says whether an RLE has a pixel; polygons are assumed to have some, which is known only once they are drawn."""
     return not isinstance(mask, dict) or any(_runs(mask["counts"])[1::2])  # runs of 0 and of 1 in turn
 
 
 def mask_fault(mask: Mask | None, size: tuple[int, int]) -> str:
-    """Says why a mask is not one of an image; returns "" where it may be.
+    """Says why a mask cannot belong to an image; returns "" where it can.
 
     Args:
         mask: From `read_mask`.
@@ -52,8 +52,8 @@ def mask_fault(mask: Mask | None, size: tuple[int, int]) -> str:
         if (columns, rows) != size:
             return f"an RLE of {columns}×{rows} pixels, where the image has {width}×{height}"
     elif mask is not None:
-        # COCO's own polygons end some pixels beyond the edge; one that is drawn over far more is of another image, and
-        # pycocotools would draw along all of it.
+        # COCO's own polygons reach some pixels beyond the edge. One that reaches far beyond is of another image, and
+        # pycocotools would draw all of it.
         reach = max(size)
         if any(min(polygon) < -reach or max(polygon) > 2 * reach for polygon in mask):
             return f"a polygon far outside of the image of {width}×{height} pixels"
@@ -95,11 +95,11 @@ def _runs(counts: Any) -> list[int]:
 def decoded_runs(text: str) -> list[int]:
     """Decodes the text of a compressed RLE into the lengths of runs (pycocotools, common/maskApi.c, rleFrString).
 
-    Each length has five bits a character, the lowest first, with a sign; from the fourth on it is the difference from
-    the length before the last.
+    Each character has five bits of a signed number, the lowest bits first. A number is a run's length; from the fourth
+    run on, it is the difference from the length of two runs before.
 
     Raises:
-        ValueError: The text is none.
+        ValueError: The text is no compressed RLE.
     """
     runs: list[int] = []
     value = shift = 0

@@ -1,4 +1,4 @@
-"""`Scenes` on disk as VOC, COCO and class folders, so that what reads those runs without any download. No torch.
+"""`Scenes` on disk as VOC, COCO or class folders, so that code that reads these runs without a download. No torch.
 
 The same scenes give the same files. A folder appears under its name only when all of it is written.
 """
@@ -23,7 +23,7 @@ from repro.new_folders import new_folder
 from repro.progress import ProgressBars
 from repro.scenes.dataset import Scenes
 
-JPEG_QUALITY = 95  # and full resolution of colour: edges stay where the masks say they are
+JPEG_QUALITY = 95  # with colour in full resolution, so that edges stay where the masks have them
 
 _SHARE_OF_2007 = voc.EXPECTED[str(voc.TRAIN[0])] / sum(voc.EXPECTED[str(image_set)] for image_set in voc.TRAIN)
 _CHUNK = 16  # scenes handed to a drawing process at a time: the progress bar still moves
@@ -37,7 +37,7 @@ def write_voc(root: Path, train: Scenes, test: Scenes, *, workers: int = 1) -> P
 
     The first 30 % of `train` become VOC2007 trainval, the others VOC2012 trainval (the shares that VOC has), and `test`
     becomes VOC2007 test. Boxes are 1-based and inclusive, as VOC's: `xmin = x0 + 1`, `xmax = x1`, so that a reader that
-    takes one off the lower corner, as detectron2's does, has the exact box of the scene. `ImageSets/Main` also has a
+    subtracts one from the lower corner, as detectron2 does, gets the scene's exact box. `ImageSets/Main` also has a
     list for each class (`cat_trainval.txt`), by which `voc.class_names` knows the classes. Characters of a class name
     that no file name should have (spaces, slashes) become `-`.
 
@@ -51,7 +51,8 @@ def write_voc(root: Path, train: Scenes, test: Scenes, *, workers: int = 1) -> P
         `root`.
 
     Raises:
-        UserError: The folder is not empty or cannot be written to, or the classes of the two differ.
+        UserError: The folder is not empty or cannot be written to, `train` is too short, the classes of the two differ
+            or become equal as file names, or a drawing process was killed.
     """
     _require_same_classes(train, test)
     if len(train) < 2:
@@ -92,7 +93,8 @@ def write_coco(root: Path, train: Scenes, val: Scenes, *, workers: int = 1) -> P
         `root`.
 
     Raises:
-        UserError: The folder is not empty or cannot be written to, or the classes of the two differ.
+        UserError: The folder is not empty or cannot be written to, the classes of the two differ, or a drawing process
+            was killed.
     """
     _require_same_classes(train, val)
     first_image_id, object_ids = 1, itertools.count(1)  # the two splits share none
@@ -122,13 +124,13 @@ def write_folders(root: Path, train: Scenes, val: Scenes, *, workers: int = 1) -
         `root`.
 
     Raises:
-        UserError: The folder is not empty or cannot be written to, the classes of the two differ, or one of them has no
-            scene.
+        UserError: The folder is not empty or cannot be written to, the classes of the two differ or become equal as
+            file names, a class has no scene, or a drawing process was killed.
     """
     _require_same_classes(train, val)
     classes = _file_names(train.classes)
     for option, scenes in (("--train", train), ("--test", val)):
-        if unseen := len(classes) - len(set(scenes.targets)):  # an empty class folder is refused by whoever reads it
+        if unseen := len(classes) - len(set(scenes.targets)):  # an empty class folder is refused when it is read
             what = f"{len(scenes)} scenes show nothing of {unseen} of {len(classes)} classes"
             raise UserError(what, mend=f"{option} {len(classes)} at least, or fewer classes")
     with new_folder(root) as folder, ProgressBars() as progress:
@@ -199,7 +201,7 @@ def _write_image_sets(
     folder: Path, split: str, names: Sequence[str], labels: Sequence[set[int]], classes: Sequence[str]
 ) -> None:
     """Writes the list of a split, and one for each class that says which images show it (1) and which do not (-1)."""
-    # As in VOC itself: `cat_trainval.txt` has every image of the split, and not those alone that show a cat.
+    # As in VOC itself: `cat_trainval.txt` has every image of the split, and not only those that show a cat.
     (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     for label, class_name in enumerate(classes):
         lines = (f"{name} {1 if label in on_image else -1:2d}\n" for name, on_image in zip(names, labels, strict=True))
@@ -209,7 +211,7 @@ def _write_image_sets(
 def _write_coco_scene(scenes: Scenes, folder: Path, index: int, name: str) -> list[dict[str, Any]]:
     """Writes the image of one scene; returns COCO's entries of its objects.
 
-    They lack the ids of objects and image: processes that draw scenes side by side could not number them.
+    The entries lack ids of object and image: processes that draw scenes side by side could not number them.
     """
     scene = scenes.scene(index)
     _save_jpeg(scene.image, folder / f"{name}.jpg")
@@ -231,7 +233,7 @@ def _write_coco_scene(scenes: Scenes, folder: Path, index: int, name: str) -> li
 def _write_instances(
     path: Path, scenes: Scenes, names: Sequence[str], objects: Sequence[list[dict[str, Any]]], object_ids: Iterator[int]
 ) -> None:
-    """Writes the annotations of a split; an image's id is the number that its name is."""
+    """Writes the annotations of a split; an image's id is its name, read as a number."""
     width, height = scenes.size(0)  # of every scene
     image = {"width": width, "height": height, "license": 1}
     content = {
@@ -270,8 +272,8 @@ def _write_all(
         indices: The scenes' indices.
         names: The scenes' names.
         workers: The number of drawing processes.
-        progress: Shows how far it is.
-        title: What the progress is of.
+        progress: Gets a bar of the scenes.
+        title: The bar's title.
 
     Returns:
         What `write` returned for each scene, in order.
@@ -299,10 +301,10 @@ def _require_same_classes(train: Scenes, test: Scenes) -> None:
 
 
 def _file_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Turns class names into what may be part of a file's name.
+    """Turns class names into texts that may be part of a file's name.
 
     Raises:
-        UserError: Two of them become one.
+        UserError: Two of them become equal.
     """
     names = tuple(re.sub(r"[^\w.+-]+", "-", name) for name in classes)
     if len(set(names)) < len(names):

@@ -1,7 +1,7 @@
 """PASCAL VOC as it is downloaded: `VOCdevkit/VOC2007` and `VOCdevkit/VOC2012`. No torch.
 
-Detection trains on 2007 trainval and 2012 trainval and is scored on 2007 test. What a kit lacks, or has wrong: the
-verification, the training and the scoring get what is returned here. An image's annotation is read in `voc_annotation`.
+Detection trains on 2007 trainval and 2012 trainval and is scored on 2007 test. Verification, training and scoring all
+find out here what a kit holds, and what is missing or wrong. `voc_annotation` reads the annotation of an image.
 """
 
 import itertools
@@ -49,7 +49,7 @@ CLASSES = (
     "train",
     "tvmonitor",
 )
-"""VOC's own twenty classes, in the order of detectron2's labels, which is the alphabet's."""
+"""VOC's own twenty classes, in the order of detectron2's labels, which is alphabetical."""
 
 
 class ImageSet(NamedTuple):
@@ -70,7 +70,7 @@ EXPECTED: Mapping[str, int] = {"VOC2007 trainval": 5_011, "VOC2012 trainval": 11
 """Images of each set, by its name (host.robots.ox.ac.uk/pascal/VOC, the development kits' tables)."""
 
 DEVKIT = "VOCdevkit"
-"""The folder in which each archive holds its year's."""
+"""The folder of each archive in which its year's folder lies."""
 
 ARCHIVES: Mapping[ImageSet, str] = dict(
     zip(
@@ -92,7 +92,7 @@ class Devkit:
         folder: Holds `VOC2007` and `VOC2012`; detectron2 takes `folder / f"VOC{year}"` as `dirname`.
         classes: Names in the order of their labels: `CLASSES`, or others where the kit was written from `Scenes`.
         objects: Objects of each set and class, difficult ones included.
-        annotations: What the XML of each set's images says, by the image's name without suffix, in the list's order.
+        annotations: The annotations of each set, by the image's name without suffix, in the order of the set's list.
     """
 
     folder: Path
@@ -119,13 +119,13 @@ def check_layout(root: Path) -> Devkit:
         root: The folder `VOCdevkit`, or the one that holds it.
 
     Returns:
-        Where the kit is, and what it holds. Of images the headers are read: `salmask data verify voc07+12` decodes
+        Where the kit is, and what it holds. Only the headers of images are read; `salmask data verify voc07+12` decodes
         them.
 
     Raises:
-        UserError: A year, split, image or annotation is missing, an XML is broken or names a class that is none of the
-            kit's, a box reaches out of its image, an image has another size than its annotation says, or a set has no
-            object; with the mend.
+        UserError: A year, split, image or annotation is missing; an XML is broken or names a class that the kit does
+            not have; a box reaches out of its image; an image is listed twice, both for training and for testing, or
+            has another size than its annotation says; or a set has no object to train or score on.
     """
     folder = find_devkit(root)
     survey = survey_devkit(folder)
@@ -136,12 +136,12 @@ def check_layout(root: Path) -> Devkit:
 
 
 def require_lists(root: Path) -> None:
-    """Refuses a kit in which a set's list of images is missing: as where an archive was not unpacked.
+    """Refuses a kit in which a set's list of images is missing, for example if an archive was not unpacked.
 
-    Unlike `check_layout`, which reads every annotation, it takes no time.
+    Unlike `check_layout`, which reads every annotation, this takes no time.
 
     Args:
-        root: As of `check_layout`.
+        root: The folder `VOCdevkit`, or the one that holds it.
 
     Raises:
         UserError: There is no kit, or a year or a list of it is missing or cannot be read.
@@ -157,7 +157,7 @@ def find_devkit(root: Path) -> Path:
     Raises:
         UserError: Neither does.
     """
-    # One year is enough to tell a kit: which years are missing, the survey says with the archive to unpack.
+    # One year is enough to recognise a kit: the survey reports a missing one, with the archive to unpack.
     for folder in (root / DEVKIT, root):
         if any(is_folder(folder / f"VOC{year}") for year in (2007, 2012)):
             return folder
@@ -188,7 +188,7 @@ def survey_devkit(folder: Path) -> VocSurvey:
 
 
 def _survey_lists(survey: VocSurvey, folder: Path) -> dict[ImageSet, tuple[str, ...]]:
-    """Returns the images of each set that can be listed; adds those to a survey that cannot."""
+    """Returns the names of each set's images; a set whose list cannot be read is added to a survey instead."""
     ids = {}
     for image_set in IMAGE_SETS:
         year = folder / f"VOC{image_set.year}"
@@ -209,7 +209,7 @@ def _mend(folder: Path, image_set: ImageSet) -> str:
 
 
 def survey_root(root: Path) -> Survey:
-    """Surveys all that detection in VOC's layout needs, as `salmask data verify` asks for it; see `survey_devkit`.
+    """Surveys all that detection in VOC's layout needs, for `salmask data verify`; see `survey_devkit`.
 
     Raises:
         UserError: There is no kit, or a folder of it cannot be listed.
@@ -218,7 +218,7 @@ def survey_root(root: Path) -> Survey:
 
 
 def survey_published(root: Path) -> Survey:
-    """Surveys VOC07+12 itself, and warns of other classes than VOC's; as `survey_root`."""
+    """Surveys VOC07+12 itself, as `survey_root` does, and warns of other classes than VOC's."""
     survey = survey_root(root)
     if survey.classes != CLASSES:
         survey.warnings.append(
@@ -230,8 +230,8 @@ def survey_published(root: Path) -> Survey:
 def class_names(folder: Path) -> tuple[str, ...]:
     """Returns the classes of a kit: those with an image set of their own (`cat_trainval.txt`), sorted; else VOC's.
 
-    Kits that `repro.data.annotations.scenes_export` wrote have other classes than VOC. The lists tell them without a
-    look into every annotation.
+    Kits that `repro.data.annotations.scenes_export` wrote have other classes than VOC. The lists give them without
+    reading every annotation.
 
     Raises:
         UserError: The folder of lists cannot be read.
@@ -249,7 +249,7 @@ def image_ids(folder: Path, image_set: ImageSet) -> tuple[str, ...]:
     """
     path = folder / f"VOC{image_set.year}" / "ImageSets" / "Main" / f"{image_set.split}.txt"
     try:
-        # With the mark that some editors put before a text: by it the first name would be that of no image.
+        # "utf-8-sig" drops the byte order mark that some editors write, which would become part of the first name.
         lines = content_of(path, missing="the list of images is missing").decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise BrokenFileError(path, "cannot be read as text") from error
@@ -266,7 +266,7 @@ def _survey_set(survey: VocSurvey, folder: Path, image_set: ImageSet, ids: Seque
     """Adds to a survey what the annotations of one set say, and what is wrong with them."""
     year, mend = folder / f"VOC{image_set.year}", _mend(folder, image_set)
     read = survey.annotations.setdefault(image_set, {})
-    # Every class from 0: one without an object is a line of the report too.
+    # Every class counts from 0, so that one without an object has a line in the report too.
     counts = survey.objects.setdefault(str(image_set), dict.fromkeys(survey.classes, 0))
     survey.images[str(image_set)] = len(ids)
     images, annotations = year / "JPEGImages", year / "Annotations"
@@ -285,14 +285,14 @@ def _survey_set(survey: VocSurvey, folder: Path, image_set: ImageSet, ids: Seque
         _survey_objects(survey, path, annotation, counts)
         if name not in without_image:
             survey.files.append(AnnotatedImage(f"{images}/{name}.jpg", image_set in TEST, annotation.size))
-    # Where no annotation is there at all, that was added already, and says more.
+    # If all annotations are missing, that is a finding already.
     if not sum(counts.values()) and len(without_annotation) < len(ids):
         survey.add("no-objects", annotations, f"no object in any image of {image_set.split}", mend)
     elif image_set in TEST and read and all(item.difficult for each in read.values() for item in each.objects):
         message = f"every object of {image_set.split} is difficult, and none of those counts when a detector is scored"
         survey.add("no-objects", annotations, message, "correct <difficult>")
-    # An object of an image that is listed twice would count twice when a detector is scored, and be detected once; to
-    # train on, such an image would weigh twice.
+    # The objects of an image that is listed twice would count twice in scoring, but be detected once; in training, the
+    # image would have twice the weight.
     if repeated := repetitions(ids):
         path = year / f"ImageSets/Main/{image_set.split}.txt"
         survey.add("overlap", path, f"lists images more than once: {shortened(repeated)}", "list each once")
@@ -301,7 +301,7 @@ def _survey_set(survey: VocSurvey, folder: Path, image_set: ImageSet, ids: Seque
 def _add_missing(
     survey: Survey, kind: FindingKind, folder: Path, suffix: str, image_set: ImageSet, ids: Sequence[str], mend: str
 ) -> frozenset[str]:
-    """Returns the names without a file in a folder; each is a finding, or all are one where no file is there."""
+    """Returns the names that have no file in a folder. Each is a finding; if all are missing, they are one together."""
     present = listing(folder)
     missing = [name for name in ids if name + suffix not in present]
     noun = "image" if kind == "missing-image" else "annotation"
@@ -326,8 +326,8 @@ def _survey_objects(survey: Survey, path: Path, annotation: Annotation, counts: 
 
 
 def _survey_overlap(survey: Survey, folder: Path, ids: Mapping[ImageSet, Sequence[str]]) -> None:
-    """Adds images to a survey that are listed both to train and to test on; only one year has both lists."""
-    # Of one year only: the same name in two years is two images, in two folders.
+    """Adds to a survey the images that are listed both for training and for testing."""
+    # Within one year only: the same name in two years is two images, in two folders.
     for test, train in itertools.product(set(TEST) & ids.keys(), set(TRAIN) & ids.keys()):
         if test.year == train.year:
             for name in sorted(set(ids[test]) & set(ids[train])):

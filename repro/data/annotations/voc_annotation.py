@@ -1,7 +1,7 @@
 """The annotation of one image of PASCAL VOC, as detectron2 reads it (data/datasets/pascal_voc.py).
 
-1-based inclusive corners become a box whose lower edges are one less. This is the one reader of them: verification,
-training and scoring get what it returns. No torch.
+Corners are 1-based and inclusive in the file, and become a box whose lower edges are one less. This is the only reader:
+verification, training and scoring all use what it returns. No torch.
 """
 
 from dataclasses import dataclass
@@ -45,12 +45,12 @@ def read_annotation(path: Path) -> Annotation:
     """Reads one XML file.
 
     Raises:
-        BrokenFileError: It is missing, broken, or lacks what detection needs.
+        BrokenFileError: The file is missing, cannot be read, is broken, or lacks what detection needs.
     """
     content = content_of(path)
     try:
         tree = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: an encoding that nobody knows
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: an unknown encoding
         raise BrokenFileError(path, f"broken XML ({error})") from error
     size = _fields_of(tree)
     width, height = size.read("size/width", fields.positive), size.read("size/height", fields.positive)
