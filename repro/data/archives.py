@@ -24,16 +24,16 @@ from repro.quantities import size_text
 from repro.runs.lock import held
 
 Preparer = Callable[[Sequence[Path], Path], None]
-"""Makes the root (second argument) from downloaded archives: files, or folders with them; none: download."""
+"""Makes the root (second argument) from archives (first: files, or folders with them; none: they are downloaded)."""
 
 TORN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
-"""What the standard library raises for an archive that is torn or none, or packed in an unknown way or locked."""
+"""What the standard library raises for a torn file, one that is no archive, an unknown compression or a password."""
 
 DOWNLOAD_AGAIN = "download it again and repeat (what is finished is kept)"
 """The mend of an archive that is torn or incomplete."""
 
 MAKE_READABLE = "make it readable and repeat"
-"""The mend of an archive that the system does not let be read."""
+"""The mend of an archive without permission to read it."""
 
 _LOCK = ".salmask-prepare.lock"
 """The file in a root that is locked while the root is prepared."""
@@ -43,8 +43,8 @@ _LOCK = ".salmask-prepare.lock"
 def preparing(root: Path) -> Iterator[None]:
     """Holds the lock under which a root is prepared, for the length of a `with` block.
 
-    Where the block fails before anything came into an empty root, nothing is left of it, nor of the folders that were
-    made for it.
+    If the block fails and leaves an empty root without a file, the folders that were made, the root among them, are
+    removed again.
 
     Args:
         root: The folder that is unpacked into; made where it does not exist.
@@ -63,25 +63,25 @@ def preparing(root: Path) -> Iterator[None]:
             yield
         except BaseException:
             if was_empty:
-                with contextlib.suppress(OSError):  # of a folder in which something came after all
+                with contextlib.suppress(OSError):  # a folder is not empty
                     _remove_empty(root, missing)
             raise
 
 
 def _is_lock(path: Path) -> bool:
-    """Returns whether a file is the lock of `preparing`, or one of a later generation of it."""
+    """Returns whether a file is the lock of `preparing`, of any generation (see `repro.runs.lock`)."""
     return path.name.startswith(_LOCK)
 
 
 def _remove_empty(root: Path, made: Iterable[Path]) -> None:
-    """Removes what was made of a root in which there are folders alone, while its lock is held.
+    """Removes what was made of a root that holds no file; its lock must be held.
 
     Args:
         root: The folder that was to be unpacked into.
-        made: Itself and the folders above it, innermost first, as far as they were not there before.
+        made: The root and the folders above it that were not there before, innermost first.
 
     Raises:
-        OSError: Something is in it.
+        OSError: The root holds a file.
     """
     for path in sorted(root.rglob("*"), reverse=True):
         if not _is_lock(path):
@@ -93,7 +93,7 @@ def _remove_empty(root: Path, made: Iterable[Path]) -> None:
 
 
 def locate(given: Sequence[Path], name: str) -> Path | None:
-    """Looks for the archive of a name among the files and folders that a person gave.
+    """Looks for the archive of a name among the files and folders that were given.
 
     Args:
         given: Archives, or folders with archives.
@@ -123,7 +123,7 @@ def locate_all(given: Sequence[Path], sources: Mapping[str, str], dataset: str) 
     Args:
         given: Archives, or folders with archives.
         sources: Where each archive is published, by its file name.
-        dataset: The data set's name, which stands in the message where nothing was given.
+        dataset: The data set's name, which the message names if nothing was given.
 
     Returns:
         The path of each archive by its file name.
@@ -131,7 +131,7 @@ def locate_all(given: Sequence[Path], sources: Mapping[str, str], dataset: str) 
     Raises:
         UserError: An archive is not there, or something given does not exist.
     """
-    # All are looked for before any is missed: a person learns of everything that is still to be downloaded at once.
+    # All are looked for before the error, which names everything that is still to be downloaded.
     paths = {name: path for name in sources if (path := locate(given, name)) is not None}
     if missing := [name for name in sources if name not in paths]:
         urls = dict.fromkeys(sources[name] for name in missing)  # each once, in order
@@ -156,7 +156,7 @@ def md5_of(file: Path) -> str:
 
 
 def has_all(given: Sequence[Path], names: Iterable[str]) -> bool:
-    """Whether all archives of these names are among the files and folders that a person gave.
+    """Returns whether all archives of these names are among the files and folders that were given.
 
     Raises:
         UserError: Something given does not exist.
@@ -170,10 +170,10 @@ def check_md5(file: Path, md5: str, *, mend: str = "download it again") -> None:
     Args:
         file: An archive, or a file out of one.
         md5: The published file's MD5, 32 hex digits.
-        mend: What a person can do about another file.
+        mend: What a person can do if the file is another one.
 
     Raises:
-        UserError: It is another file, or cannot be read.
+        UserError: The file is another one, or cannot be read.
     """
     actual = md5_of(file)
     if actual != md5:
@@ -216,9 +216,9 @@ def _path_below(member: tarfile.TarInfo, inside: str) -> PurePosixPath | None:
     if member.isdir() or inside not in parts[:-1]:
         return None
     below = parts[parts.index(inside) + 1 :]
-    if any(name.startswith(".") and name != ".." for name in below):  # what a Mac adds
+    if any(name.startswith(".") and name != ".." for name in below):  # added by macOS
         return None
-    # Refused rather than skipped: no published archive has such members, so this one is none of them.
+    # Refused rather than skipped: no published archive has such members, so this is another one.
     if not member.isreg() or ".." in parts:
         raise tarfile.ReadError(f"holds {member.name!r}, which does not belong there")
     return PurePosixPath(*below)
@@ -228,7 +228,7 @@ def open_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     """Opens a member of a tar file for reading.
 
     Raises:
-        tarfile.ReadError: It is no regular file.
+        tarfile.ReadError: The member is no regular file.
     """
     stream = archive.extractfile(member)
     if stream is None:
@@ -259,13 +259,13 @@ def write_member(path: Path, stream: IO[bytes], size: int, *, synced: bool = Tru
 
 
 def write_member_atomically(path: Path, size: int, open_stream: Callable[[], IO[bytes]], *, synced: bool) -> None:
-    """Writes a member of an archive, which has its name only when all of it is there; one that is there is left alone.
+    """Writes a member of an archive to a file that gets its name only when all of it is there.
 
     Args:
-        path: The file to write; its folder is made. One of this size is left alone.
+        path: The file to write; its folder is made. A file that already has the size is left alone.
         size: The bytes that the archive says it has.
         open_stream: Opens the member's content.
-        synced: Whether it is flushed to disk. One that is not, and that a power cut leaves short, is told by its size.
+        synced: Whether it is flushed to disk. If not, a power cut may leave a file that is short, and so written again.
 
     Raises:
         tarfile.ReadError: There are fewer bytes than the archive says.
@@ -284,15 +284,14 @@ def write_member_atomically(path: Path, size: int, open_stream: Callable[[], IO[
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Makes a folder to fill, which takes the target's name once it is filled, and goes if it is not.
+    """Makes a folder to fill, which is renamed to the target after the `with` block, or removed if the block fails.
 
-    Unlike `repro.new_folders.new_folder` it counts on being alone (under the lock of `preparing`): its temporary folder
-    has a fixed name, so that what a killed process left behind, on any machine, is found and removed. Files must be
-    flushed by who writes them, as `write_member` does; the names are made durable here, first those in the folder, then
-    the folder's own.
+    Unlike `repro.new_folders.new_folder` it needs the lock of `preparing`: its temporary folder has a fixed name, so
+    that what a killed process left behind, on any machine, is found and removed. Whoever writes files must flush them,
+    as `write_member` does. Their names are made durable here, first those in the folder, then the folder's own.
 
     Args:
-        target: The folder's name in the end; it must not exist.
+        target: The final folder; it must not exist.
 
     Yields:
         The folder to write to, beside the target.
@@ -317,7 +316,7 @@ def blaming(source: Path | str, folder: Path, remaining: int = 0) -> Iterator[No
     Args:
         source: The archive that is read, or a member of it.
         folder: The folder that is written to.
-        remaining: The bytes that are still to be written; 0 where nobody knows.
+        remaining: The bytes that are still to be written; 0 if unknown.
 
     Raises:
         UserError: In place of an error of the archive or of the operating system.

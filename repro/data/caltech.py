@@ -1,4 +1,4 @@
-"""Caltech-101: 8,677 images of 101 classes, the background left out, without a split of its own."""
+"""Caltech-101: 8,677 images of 101 classes, not counting the background class; no split was published."""
 
 import tarfile
 import zipfile
@@ -34,15 +34,15 @@ MEND = "unpack with `salmask data prepare caltech101`"
 
 
 def open_pool(root: Path) -> FileImages:
-    """Lists all images of the 101 classes, as torchvision's class does where systems and editors left nothing.
+    """Lists all images of the 101 classes, like torchvision's class, but without what systems and editors left.
 
-    That one takes any name in its folder for a class, and counts files to make up their names.
+    torchvision's takes any name in the folder for a class, and makes up the names of files by their number.
 
     Args:
         root: The folder above `caltech101/101_ObjectCategories/CLASS/image_0001.jpg`, or that `caltech101` itself.
 
     Raises:
-        UserError: The folder is missing, or is no Caltech-101.
+        UserError: The folder is missing, or is not a whole Caltech-101.
     """
     folder = folder_above(root, FOLDER) / FOLDER / IMAGES
     if not is_folder(folder):
@@ -61,12 +61,12 @@ def open_pool(root: Path) -> FileImages:
 
 
 def _again(folder: Path) -> str:
-    """Returns the mend of a folder of images that is there and not whole: preparing leaves alone what is there."""
+    """Returns the mend of a folder of images that is not whole; preparing would leave an existing folder alone."""
     return f"remove {folder}, and `salmask data prepare caltech101` again"
 
 
 def _images_of_class(folder: Path, mend: str) -> list[str]:
-    """Returns the names of a class's images, or raises a UserError unless they are image_0001.jpg to image_N.jpg."""
+    """Returns the names of a class's images; raises a UserError unless they are image_0001.jpg to image_N.jpg."""
     images, others = files_below(folder)
     everything = {*images, *others}
     expected = [f"image_{number:04d}.jpg" for number in range(1, len(everything) + 1)]
@@ -116,7 +116,7 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
     if is_folder(target):
         open_pool(root)
         return
-    # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
+    # Before the lock, which creates the root: if the wrong files were named, nothing is left on disk.
     given = _among(archives) if archives else None
     with preparing(root):
         if is_folder(target):  # another process has made it meanwhile
@@ -124,13 +124,17 @@ def prepare_caltech101(archives: Sequence[Path], root: Path) -> None:
         archive = obtain(URL, root, ARCHIVES[given.name if given else "caltech-101.zip"], given)
         with ExitStack() as stack:
             with blaming(archive, target.parent):
-                # As a stream ("r|gz"): each step back in a member of a zip file would begin it anew.
+                # As a stream ("r|gz"): each step back in a zip file's member would decompress it from its beginning.
                 tar = stack.enter_context(tarfile.open(fileobj=_tar_stream(archive, stack), mode="r|gz"))
             unpack_folder(tar, IMAGES, target, source=archive)
 
 
 def _among(given: Sequence[Path]) -> Path:
-    """Returns either archive, whichever was given."""
+    """Returns whichever of the two archives was given.
+
+    Raises:
+        UserError: Neither was.
+    """
     for name in ARCHIVES:
         if (path := locate(given, name)) is not None:
             return path
@@ -144,7 +148,7 @@ def _tar_stream(archive: Path, stack: ExitStack) -> IO[bytes]:
         return stack.enter_context(archive.open("rb"))
     try:
         outer = stack.enter_context(zipfile.ZipFile(archive))
-        # A Mac packed it: for each file there is a second one with the Mac's own attributes, under __MACOSX.
+        # Packed on a Mac: each file has a second one under __MACOSX, with attributes of macOS.
         (inner,) = (name for name in outer.namelist() if name.endswith(f"/{IMAGES}.tar.gz") and "__MACOSX" not in name)
         return stack.enter_context(outer.open(inner))
     except (*TORN, ValueError) as error:

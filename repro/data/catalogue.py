@@ -40,11 +40,11 @@ class Dataset:
         expected: Images of a split in the published data set, where known. A mismatch is worth a warning, no more.
         root_names: Names under which its root is looked up, the best one first; none given: its own name.
         mend: What to do about a root that has another layout.
-        prepare: Makes the root from the archives that it was downloaded as; None: nothing to make.
-        parts: Opens the published parts by name, for data sets whose splits are no folders; `verify` looks at these.
+        prepare: Makes the root from the published archives; None: there is nothing to prepare.
+        parts: Opens the published parts by name, for data sets whose splits are no folders; `verify` checks these.
         survey: Reads the annotations of a data set of annotated objects, for `verify`.
-        find: Refuses a root that lacks a part of a data set of annotated objects, without a look into the annotations.
-            Whose data sets share it share a layout, and a task of detection.
+        find: Refuses a root that lacks a part of a data set of annotated objects, without reading the annotations. Data
+            sets with the same `find` share a layout and a task of detection.
     """
 
     name: str
@@ -63,13 +63,13 @@ class Dataset:
     find: Callable[[Path], object] | None = None
 
     def __post_init__(self) -> None:
-        """Gives an entry that names none the obvious name of its root."""
+        """Sets `root_names` to the entry's own name where none are given."""
         if not self.root_names:
             object.__setattr__(self, "root_names", (self.name,))
 
     @property
     def in_class_folders(self) -> bool:
-        """Whether a split is a folder, with one in it for each class."""
+        """Whether each split is a folder that has a folder for each class."""
         return self.open is _open_folder
 
     def images(self, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
@@ -84,7 +84,7 @@ def find_dataset(name: str) -> Dataset:
         name: The data set's name.
 
     Raises:
-        UserError: There is none of that name; the mend says the nearest.
+        UserError: There is none of that name; the mend says the nearest one.
     """
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}", mend=nearest(name, DATASETS))
@@ -107,18 +107,18 @@ def open_images(dataset: str, split: Split, root: Path | None, scenes: ScenesSet
     entry = find_dataset(dataset)
     images = entry.images(split, root if entry.needs_root else None, scenes)
     require_images(f"data set {dataset!r}, split {split}", images)
-    # Here rather than in the openers: whoever draws scenes to look at them (`data verify`) wants them drawn anew.
+    # Here rather than in the openers: `data verify` needs scenes that are drawn anew.
     if isinstance(images, Scenes):
         images.keep(scenes_cache())
     return images
 
 
 def require_usable(dataset: str, root: Path) -> None:
-    """Refuses a root that cannot serve, as far as listing its files tells; `salmask data verify` looks into them.
+    """Refuses a root that cannot be used, as far as listing its files shows; `salmask data verify` reads them.
 
     Args:
         dataset: The data set's name.
-        root: Its folder. Scenes are drawn by a run's settings, so that nothing of their cut-outs is known here.
+        root: Its folder. Cut-outs are not checked, because the settings of a run say which ones it needs.
 
     Raises:
         UserError: The root has another layout, or lacks a split, a class or a list.
@@ -157,7 +157,7 @@ def _open_folder(entry: Dataset, split: Split, root: Path | None, scenes: Scenes
 
 
 def _open_caltech(entry: Dataset, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    # No split was ever published: one draw, always the same, stands for it.
+    # No split was ever published: one fixed draw stands for it.
     fit, held_out, rest = caltech.split(caltech.open_pool(required_root(root)), seed=0)
     return join(fit, held_out) if split == "train" else rest
 
@@ -168,7 +168,7 @@ def _open_flowers(entry: Dataset, split: Split, root: Path | None, scenes: Scene
 
 
 def _open_annotated(entry: Dataset, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
-    # An entry like any other, so that it can be prepared and verified; detection reads its files on its own.
+    # The entry exists so that the data set can be prepared and verified; detection reads its files by itself.
     raise UserError(
         "images with annotated objects have no one class to learn or to score",
         mend="use them by `salmask eval RUN --task voc07+12` or `--task coco`",

@@ -103,7 +103,7 @@ def verify(
         say_json(report.to_plain(), indent=2)
     else:
         _print_report(report, per_class)
-    raise typer.Exit(0 if report.ok else 1)  # 2 is that of every `UserError`
+    raise typer.Exit(0 if report.ok else 1)  # 2 is the status of every `UserError`
 
 
 @app.command()
@@ -153,10 +153,10 @@ def cache(
 
 
 def _scenes_settings(name: str, words: Iterable[str] | None) -> ScenesSettings:
-    """Returns the settings of the scenes that are decoded, by the words of the command line.
+    """Returns the settings of the scenes to decode, from the settings on the command line.
 
     Raises:
-        UserError: A word would change nothing: it is no setting of scenes, or the data set is read and not drawn.
+        UserError: A setting is wrong, or would change nothing: it is not one of scenes, or the data set is not drawn.
     """
     settings = command_settings(words)
     run = build([settings])  # refuses what is no setting, or out of its range
@@ -238,12 +238,12 @@ class _Location(NamedTuple):
 
 
 def _location(entry: Dataset) -> _Location:
-    """Looks up where a data set's root is; that there is none is shown, not raised."""
+    """Looks up a data set's root; a missing one is shown, not raised."""
     if not entry.needs_root:
         return _Location(None, "none needed", "none needed")
     try:
         return _Location(str(find_root(entry.name, None)))
-    except RootNotSetError as error:  # of most data sets on most machines: its long mend would fill the table
+    except RootNotSetError as error:  # so for most data sets on most machines: its long mend would fill the table
         return _Location(None, "not set", str(error))
     except UserError as error:
         return _Location(None, str(error), str(error))
@@ -251,7 +251,7 @@ def _location(entry: Dataset) -> _Location:
 
 def _print_report(report: Report, per_class: bool) -> None:
     """Prints a report as a table of counts, its problems and warnings, and a line that sums them up."""
-    console = Console(soft_wrap=True)  # a path is to be copied, not broken over lines
+    console = Console(soft_wrap=True)  # paths are not broken over lines, so that they can be copied
     heads = ("split", "classes", "images", "objects per class" if report.images else "per class")
     rows = []
     for split in report.counts:

@@ -1,4 +1,4 @@
-"""Published files, downloaded: one that is cut goes on where it was, and a server that is silent is given up."""
+"""Downloads of published files: an interrupted one is continued, and a server that stays silent is given up."""
 
 import os
 import ssl
@@ -18,15 +18,15 @@ from repro.presence import is_file
 from repro.progress import BYTES, ProgressBars, doing
 
 SILENCE_SECONDS = 60.0
-"""How long a server may say nothing."""
+"""How long a server may send nothing."""
 _CHUNK_BYTES = 1 << 20
 _CUT = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
-"""What a network raises; any other OSError is the disk's."""
+"""Errors of a network; any other OSError is the disk's."""
 _ELSEWHERE = "download it elsewhere and give it with --from FILE"
 
 
 def obtain(url: str, folder: Path, md5: str, given: Path | None) -> Path:
-    """Returns a published file, given or downloaded, once it is known to be that one.
+    """Returns a published file, given or downloaded, after checking that it is that file.
 
     Args:
         url: Where it is published.
@@ -35,7 +35,7 @@ def obtain(url: str, folder: Path, md5: str, given: Path | None) -> Path:
         given: The file that a person gave; None: download it.
 
     Raises:
-        UserError: It is another file or cannot be read, or as `fetch` does.
+        UserError: The file is another one or cannot be read, or as `fetch` does.
     """
     if given is None:
         return fetch(url, folder, md5)
@@ -45,9 +45,9 @@ def obtain(url: str, folder: Path, md5: str, given: Path | None) -> Path:
 
 
 def fetch(url: str, folder: Path, md5: str) -> Path:
-    """Downloads a file and compares its checksum; one that is there already is kept.
+    """Downloads a file and compares its checksum, unless it is there already.
 
-    It has its name only when it is whole. What came of one that was cut stays beside it, and is gone on with.
+    It gets its name only when it is whole. A part that was downloaded before an interruption is kept and continued.
 
     Args:
         url: Where it is published; the last part is the file's name.
@@ -73,7 +73,7 @@ def fetch(url: str, folder: Path, md5: str) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        if is_file(unfinished) and not unfinished.stat().st_size:  # nothing came that could be gone on with
+        if is_file(unfinished) and not unfinished.stat().st_size:  # nothing came that could be continued
             unfinished.unlink()
         raise
     with doing(f"{path.name}: checksum"):
@@ -89,12 +89,12 @@ def fetch(url: str, folder: Path, md5: str) -> Path:
 
 
 def _download(url: str, file: IO[bytes], tell: Callable[[int, int | None], None]) -> None:
-    """Appends what a file lacks of the one that is published, in as many connections as bring something.
+    """Appends what a file lacks of the published one, connecting again as long as each connection brings something.
 
     Args:
         url: Where it is published.
-        file: What came of it earlier, open to be appended to.
-        tell: Is told how many bytes there are, and of how many, None where the server does not say.
+        file: What was downloaded earlier, open for appending.
+        tell: Called with the number of bytes so far, and with that of the whole file (None if the server does not say).
 
     Raises:
         UserError: A connection brought nothing.
@@ -107,7 +107,7 @@ def _download(url: str, file: IO[bytes], tell: Callable[[int, int | None], None]
             reason = "the connection was cut"
         except HTTPError as error:
             if size and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return  # there is no more; the checksum will tell whether all is there
+                return  # there is no more; the checksum will show whether all is there
             reason = str(error)
         except _CUT as error:
             reason = reason_of(error)
@@ -120,12 +120,12 @@ def _receive(url: str, file: IO[bytes], tell: Callable[[int, int | None], None])
     """Appends what one connection brings, and returns whether that is all; the arguments are those of `_download`."""
     request = Request(url, headers={"User-Agent": "salmask", "Range": f"bytes={file.tell()}-"})
     with urlopen(request, timeout=SILENCE_SECONDS) as response:
-        if response.status != HTTPStatus.PARTIAL_CONTENT:  # it sends all of it
+        if response.status != HTTPStatus.PARTIAL_CONTENT:  # the server sends the whole file
             file.truncate(0)
             file.seek(0)
         total = None if response.length is None else file.tell() + response.length
         while chunk := response.read(_CHUNK_BYTES):
             file.write(chunk)
             tell(file.tell(), total)
-    # A connection that is closed too early looks like the end of what it sends.
+    # A connection that is closed too early looks like the end of the file.
     return total is None or file.tell() >= total

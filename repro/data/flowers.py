@@ -1,4 +1,4 @@
-"""Oxford Flowers-102: 8,189 images of 102 classes, with an official split and the one that the paper's numbers fit."""
+"""Oxford Flowers-102: 8,189 images of 102 classes, with the official split and one that fits the paper's numbers."""
 
 import tarfile
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ EXPECTED = 8_189
 OFFICIAL = {"train": 1_020, "val": 1_020, "test": 6_149}
 """Images of each list of the official split, in the order of `setid.mat`'s lists as torchvision reads them."""
 VAL_SHARE, TEST_SHARE = 818, 819
-"""Of 8,189: the paper's accuracies are multiples of 1/818, and that folder split is 6,552/818/819."""
+"""Of 8,189: the paper's accuracies are multiples of 1/818, as of a folder split that has 6,552/818/819 images."""
 
 FOLDER, IMAGES = "flowers-102", "jpg"
 ARCHIVE = "102flowers.tgz"
@@ -50,7 +50,7 @@ def official(root: Path) -> tuple[Subset, Subset, Subset]:
 
 
 def _pool_and_counts(root: Path) -> tuple[FileImages, list[int]]:
-    """Lists all images, one official list after another, and how many images each list has."""
+    """Returns all images, one official list after another, and how many images each list has."""
     from torchvision.datasets import Flowers102
 
     parent = folder_above(root, FOLDER)
@@ -64,7 +64,7 @@ def _pool_and_counts(root: Path) -> tuple[FileImages, list[int]]:
         check_md5(base / name, md5, mend=MEND)
     splits = [Flowers102(parent, split) for split in OFFICIAL]
     files = [f"{IMAGES}/{path.name}" for split in splits for path in split._image_files]
-    # The names are the lists', whatever the folder holds: what is missing would be told only when it is read.
+    # The names come from the lists: without this check, a missing image would be noticed only when it is read.
     missing = sorted(set(files) - {f"{IMAGES}/{name}" for name in image_files(base / IMAGES)})
     if missing:
         again = f"remove {base / IMAGES}, and `salmask data prepare flowers102` again"
@@ -74,7 +74,7 @@ def _pool_and_counts(root: Path) -> tuple[FileImages, list[int]]:
 
 
 def _lists() -> dict[str, str]:
-    """Returns the MD5 of the two files of labels and of splits, by name."""
+    """Returns the MD5 of the file of labels and of the file of splits, by their names."""
     from torchvision.datasets import Flowers102
 
     return dict(Flowers102._file_dict[key] for key in ("label", "setid"))
@@ -83,7 +83,7 @@ def _lists() -> dict[str, str]:
 def eighty_ten_ten(pool: FileImages, seed: int) -> tuple[Subset, Subset, Subset]:
     """Draws train, val and test with every class in proportion: 6,552, 818 and 819 of 8,189.
 
-    The published folder split itself is not at hand; one of its sizes, drawn from a seed, stands for it.
+    The published folder split itself is not available; one of the same sizes, drawn from a seed, stands for it.
     """
     class_sizes, count = sizes(pool), len(pool)
     val_counts = apportion(class_sizes, round(count * VAL_SHARE / EXPECTED))
@@ -118,8 +118,8 @@ def prepare_flowers102(archives: Sequence[Path], root: Path) -> None:
     if not pending():
         open_pool(root)
         return
-    # All of them before the first is unpacked: a person learns of everything that is missing at once. And before the
-    # lock, which makes the root: who named the wrong files finds nothing new on disk.
+    # All of them before the first is unpacked, so that the error names everything that is missing. And before the
+    # lock, which creates the root: if the wrong files were named, nothing is left on disk.
     paths = locate_all(archives, {name: urls[name] for name in pending()}, "flowers102") if archives else {}
     with preparing(root):
         for name in pending():

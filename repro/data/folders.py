@@ -21,19 +21,19 @@ from repro.presence import is_folder
 FOLDER_FOR_EACH_CLASS = "put the images into one folder for each class"
 """The mend of a folder of images that has another layout."""
 PLAIN_ENDINGS = frozenset({".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
-"""Endings of images that are stored without compression as a rule: the size of such a file tells its sides alone."""
+"""Endings of images that are usually stored without compression: such a file's size says nothing of its pixels."""
 PLAIN_FILES = 64
-"""Up to how many of them the first `PLAIN_BYTES` count in a fingerprint. Of any other ending as many files are looked
-at, whether they are stored without compression as well."""
+"""If there are at most this many such files, the first `PLAIN_BYTES` of each count in a fingerprint. Of every other
+ending, this many files are looked at to see whether they are stored without compression as well."""
 PLAIN_BYTES = 1 << 16
-"""How many of a file's first bytes are read then: some rows of pixels, and next to no time, whatever the image."""
+"""How many of the first bytes are read of each: some rows of pixels, in next to no time whatever the image."""
 PLAIN_PART = 1 << 12
-"""How many bytes are read from the middle of each where there are more: a page of the disk, amid the image."""
+"""If there are more such files, how many bytes are read from the middle of each: a page of the disk."""
 
 _PNG_HEADER = struct.Struct(">16sIIBB")
 """A PNG's first bytes: signature, length and name of its first chunk; width, height, bits, kind of colours."""
 _PNG_CHANNELS = {2: 3, 4: 2, 6: 4}
-"""By the kind of colours; of any other there is one."""
+"""Channels by the kind of colours; any other kind has one."""
 
 
 class FileImages:
@@ -76,8 +76,8 @@ class FileImages:
         """Returns 16 hex digits that change when the classes' order, a file's relative path or a file's size does.
 
         They are of a SHA-256 over these; nothing is decoded, since a fingerprint of the pixels would take as long as an
-        epoch. Of files whose size says nothing of their content, as they are stored without compression, some bytes
-        count as well: the first `PLAIN_BYTES`, or of more than `PLAIN_FILES` those `PLAIN_PART` in the middle.
+        epoch. Of files that are stored without compression, whose size says nothing of their content, some bytes count
+        as well: the first `PLAIN_BYTES`, or `PLAIN_PART` in the middle if there are more than `PLAIN_FILES` of them.
 
         Raises:
             UserError: A file has gone since the folder was read, or cannot be read.
@@ -86,7 +86,7 @@ class FileImages:
 
     @functools.cached_property
     def _fingerprint(self) -> str:  # cached: on a file system over the network, 10^5 calls of stat take minutes
-        # Linux allows names that are no UTF-8; Python hands their odd bytes over as surrogates, and back so.
+        # Linux allows names that are not UTF-8; Python represents such bytes as surrogates, which become bytes again.
         digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
         for file in self.files:
             path = f"{self.folder}/{file}"
@@ -98,8 +98,7 @@ class FileImages:
                 reason = f"{error.strerror}; the data changed since it was listed"
                 raise PathError(path, reason, mend="start again") from error
             digest.update(f"\0{file}\0{size}".encode(errors="surrogateescape"))
-        # Without such files, and with few of them, the digits are those of older versions, which recorded results and
-        # runs hold.
+        # With few such files or none, the digits are those of older versions, which recorded results and runs hold.
         plain = self._plain_files()
         few = len(plain) <= PLAIN_FILES
         for file in plain:
@@ -108,7 +107,7 @@ class FileImages:
         return digest.hexdigest()[:16]
 
     def _plain_files(self) -> list[str]:
-        """Returns the files of every ending under which images are stored without compression, by rule or by sample."""
+        """Returns the files of each ending that is one of `PLAIN_ENDINGS`, or of which a sample is not compressed."""
         by_ending: dict[str, list[str]] = {}
         for file in self.files:
             by_ending.setdefault(_ending(file), []).append(file)
@@ -131,26 +130,26 @@ def _evenly_spaced(files: Sequence[str]) -> list[str]:
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether a file holds an image without compression, by its first bytes: its ending may say something else."""
+    """Returns whether a file holds an image without compression, by its first bytes, whatever its ending."""
     try:
         header = _bytes_of(path, _PNG_HEADER.size)
         size = path.stat().st_size
     except (PathError, OSError):
-        return False  # the fault of this one file, which decoding tells
+        return False  # decoding will report this file
     if header.startswith((b"BM", b"P5", b"P6", b"II*\0", b"MM\0*")):
         return True
     if not header.startswith(b"\x89PNG") or len(header) < _PNG_HEADER.size:
         return False
     _, width, height, bits, colours = _PNG_HEADER.unpack(header)
-    # Uncompressed each row has a byte more, for its filter (RFC 2083, 6). A file of that size has spared nothing.
+    # Without compression, each row has one more byte, for its filter (RFC 2083, 6); a compressed file is smaller.
     return size >= height * (1 + -(-width * bits * _PNG_CHANNELS.get(colours, 1) // 8))
 
 
 def _bytes_of(path: Path, count: int, *, from_middle: bool = False) -> bytes:
-    """Reads a file's first bytes, or those in its middle; nothing of a pipe, which would be waited for.
+    """Reads a file's first bytes, or those in its middle; nothing of a pipe, which would block.
 
     Raises:
-        PathError: It cannot be read.
+        PathError: The file cannot be read.
     """
     try:
         with open(path, "rb", opener=images.open_at_once) as stream:
@@ -224,7 +223,7 @@ def class_folders(folder: Path, *, mend: str) -> list[str]:
     except OSError as error:
         refuse_circle(error)
         layout, root = f"expected {folder.name}/CLASS/IMAGE in the data root", folder.parent
-        # Perhaps a split was named in the place of the folder that holds both.
+        # Perhaps a split was named instead of the folder that holds both.
         if root.name in SPLITS and not any(is_folder(root / split) for split in SPLITS):
             mend = f"name the folder above as the root: {root.parent}"
         raise PathError(folder, f"{error.strerror}; {layout}", mend=mend_of(error, mend)) from error
@@ -246,7 +245,7 @@ def image_files(folder: Path | str) -> list[str]:
 def files_below(folder: Path | str) -> tuple[list[str], list[str]]:
     """Returns the sorted paths, relative to a folder, of all image files in it and below, and of all other files.
 
-    What counts is the name's ending; files that systems and editors leave are neither.
+    The ending of a name decides; files that systems and editors leave are in neither list.
 
     Raises:
         UserError: The folder cannot be read, or links in it lead in a circle.
@@ -275,8 +274,8 @@ def files_below(folder: Path | str) -> tuple[list[str], list[str]]:
 
 
 def folder_above(root: Path, name: str) -> Path:
-    """Returns the folder that holds the folder of this name, whether a person gave the one or the other.
+    """Returns the folder that holds the folder of this name, whether `root` is the one or the other.
 
-    torchvision's classes take the folder above (`root/caltech101/`) as their root; people name either.
+    torchvision's classes take the folder above, that of `caltech101/`, as their root; people name either.
     """
     return root.parent if root.name == name and not is_folder(root / name) else root

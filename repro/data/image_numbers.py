@@ -1,4 +1,4 @@
-"""The files that a person brings along of each image, maps or masks, as arrays of numbers. No torch."""
+"""A user's own files of the images, maps or masks, as arrays of numbers. No torch."""
 
 import io
 import os
@@ -19,19 +19,19 @@ from repro.errors import UserError, shortened
 from repro.runs.image_files import files_by_name, hash_once, read_file
 
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-"""Pillow's modes of pictures whose pixels say how bright they are."""
+"""Pillow's modes of one channel, that of brightness."""
 
 
 @dataclass(frozen=True)
 class ImageNumbers:
-    """A file of numbers of each image of a data set.
+    """A file of numbers for each image of a data set.
 
     Attributes:
-        setting: That names the folder.
+        setting: The setting that names the folder.
         folder: Where the files lie.
-        files: Of each image, relative to the folder.
-        colours: Whether pictures may have colours, and all but black is other than 0; else they are in grey.
-        sha256: Of what the folder held as the run began, as hex digits; empty where that is not known.
+        files: The file of each image, relative to the folder.
+        colours: Whether pictures may have colours, all but black being other than 0; else they must be grey.
+        sha256: The SHA-256 of the folder's files when the run began, in hex; empty if that is not known.
     """
 
     setting: str
@@ -46,13 +46,13 @@ class ImageNumbers:
 
         Args:
             images: Of the data set.
-            setting: That names the folder.
+            setting: The setting that names the folder.
             folder: Where the files lie.
             colours: Whether pictures may have colours.
-            sha256: Of what the folder held as the run began, as hex digits; empty where that is not known.
+            sha256: The SHA-256 of the folder's files when the run began, in hex; empty if that is not known.
 
         Raises:
-            UserError: An image has no name, that of another one, or no file.
+            UserError: The folder cannot be read, or an image has no name, the name of another one, or no file.
         """
         files = files_by_name(setting, folder)
         names = [os.path.splitext(name)[0] for name in names_of(images)]  # noqa: PTH122  # as in `files_by_name`
@@ -65,10 +65,10 @@ class ImageNumbers:
         return cls(setting, folder, [files[name] for name in names], colours, sha256)
 
     def digest(self) -> str:
-        """Returns the SHA-256 of the folder's files, all of which are read for it, once in a process.
+        """Returns the SHA-256 of the folder's files; it reads all of them, once in a process.
 
         Raises:
-            UserError: A file cannot be read, or the folder holds something else than as the run began.
+            UserError: A file cannot be read, or the files have changed since the run began.
         """
         if self.sha256 not in ("", digest := hash_once(self.setting, self.folder)):
             raise UserError(
@@ -87,7 +87,7 @@ class ImageNumbers:
         content = read_file(self.setting, self.folder, file)
         try:
             numbers = np.load(io.BytesIO(content)) if file.endswith(".npy") else self._pixels(content)
-        except (*DAMAGE, MemoryError, TokenError) as error:  # the last of an array whose header is torn
+        except (*DAMAGE, MemoryError, TokenError) as error:  # the last is for an array whose header is torn
             is_other = isinstance(error, UnidentifiedImageError)
             why = "is no picture, or its header is damaged" if is_other else f"cannot be decoded ({reason_of(error)})"
             raise self._refusal(file, why) from error
@@ -96,7 +96,7 @@ class ImageNumbers:
         if numbers.ndim != 2 or not numbers.size:
             shape = "×".join(map(str, numbers.shape))
             raise self._refusal(file, f"is of shape {shape or '()'}, where there must be rows and columns")
-        with np.errstate(over="ignore"):  # of numbers that are longer than double
+        with np.errstate(over="ignore"):  # numbers of more than double precision may become infinite, see below
             numbers = numbers.astype(np.float64)
         if not np.isfinite(numbers).all():
             raise self._refusal(file, "holds NaN or an infinite number")
@@ -107,9 +107,9 @@ class ImageNumbers:
             if image.mode in _GREY:
                 return np.asarray(image)
             if not self.colours:
-                # Of a map in colours nobody knows which colour is high.
+                # Nothing says which colours of a map are high.
                 raise ValueError(f"its mode is {image.mode}, and not one channel of grey")  # becomes a refusal
-            # By their colours, also where these are a palette's: its number 0 may be any of them.
+            # A palette's indices become colours, since index 0 may be any colour.
             pixels = np.asarray(image.convert("RGBA"))
         if pixels[..., 3].min() < 255:
             raise ValueError("it is transparent in parts")

@@ -65,7 +65,7 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
     Args:
         archives: `TRAIN_ARCHIVE` (not needed once all training classes are there), `VAL_ARCHIVE` and `DEVKIT_ARCHIVE`
             (not needed once all validation images are there too), as image-net.org gives them, or folders with them.
-        root: Folder to unpack into; made where it does not exist. An ImageNet-1k root is as good.
+        root: Folder to unpack into; made where it does not exist. An ImageNet-1k root serves too.
 
     Raises:
         UserError: An archive is missing, torn or not what its name says (what is finished is kept); the disk is full;
@@ -77,7 +77,7 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
     names = [*([TRAIN_ARCHIVE] if pending else []), VAL_ARCHIVE, DEVKIT_ARCHIVE]
     if not pending and not has_all(archives, names) and _is_whole(val):
         return
-    # Before the lock, which makes the root: a person who named the wrong files finds nothing new on disk.
+    # Before the lock, which creates the root: if the wrong files were named, nothing is left on disk.
     paths = locate_all(archives, dict.fromkeys(names, _SOURCE), "imagenet100")
     labels = _validation_labels(paths[DEVKIT_ARCHIVE])
     with preparing(root), ProgressBars() as progress:
@@ -87,7 +87,7 @@ def prepare_imagenet100(archives: Sequence[Path], root: Path) -> None:
 
 
 def _is_whole(val: Path) -> bool:
-    """Whether all validation images of the hundred classes are there."""
+    """Returns whether all validation images of the hundred classes are there."""
     folders = [val / wnid for wnid in class_list()]
     return all(is_folder(folder) and len(image_files(folder)) == VAL_EACH for folder in folders)
 
@@ -96,7 +96,7 @@ def _validation_labels(devkit: Path) -> dict[str, str]:
     """Reads which class each validation image is of.
 
     Returns:
-        The WordNet id by file name, of those images alone that are of the hundred classes.
+        The WordNet id by file name, only for images of the hundred classes.
 
     Raises:
         UserError: The devkit is torn or another file, or a class has no validation image.
@@ -112,7 +112,7 @@ def _validation_labels(devkit: Path) -> dict[str, str]:
         wnid_of = {int(number): str(wnid) for number, wnid in zip(leaves["ILSVRC2012_ID"], leaves["WNID"], strict=True)}
         truth = [wnid_of[int(line)] for line in contents[_GROUND_TRUTH].split()]
     except (*TORN, OSError, MatReadError, ValueError, KeyError, IndexError, TypeError) as error:
-        # The system's own: the errors of those who read torn files have no number.
+        # Only errors of the system have a number; those about torn files have none.
         if isinstance(error, OSError) and error.errno:
             raise PathError(devkit, reason_of(error), mend=MAKE_READABLE) from error
         raise PathError(
@@ -146,7 +146,7 @@ def _unpack_train(archive: Path, pending: set[str], folder: Path, progress: Prog
             with blaming(f"{archive}: member {member.name}", folder, remaining):
                 _unpack_class(outer, member, folder / wnid, lambda size: progress.advance(task, size))
             pending.remove(wnid)
-    # Only now: of an archive that is cut short, the classes before the cut are worth having.
+    # Raised only now: the classes before the cut of a truncated archive are worth having.
     if pending:
         reason = _not_in_it(f"{min(pending)}.tar", f"{len(pending) - 1} more of the 100 classes", len(pending))
         if torn:
@@ -184,7 +184,7 @@ def _unpack_class(
                 advance(image.size)
             # A member's content is padded to whole blocks, and the next header follows; -(-a // b) rounds up.
             end = image.offset_data + -(-image.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        # tarfile takes a damaged header for the end of the archive; the end is zeros, and not nothing.
+        # tarfile takes a damaged header for the end of the archive; the true end is zeros.
         stream.seek(end)
         tail = stream.read()
         if end == 0 or not tail or any(tail):
@@ -194,7 +194,7 @@ def _unpack_class(
 def _unpack_val(archive: Path, labels: Mapping[str, str], folder: Path, progress: ProgressBars) -> None:
     """Unpacks the validation images of `labels`, which says the class of each, image by image.
 
-    A whole class at a time, as in training, cannot be had: the archive is flat, and its classes are mixed.
+    Unlike those for training, they cannot be unpacked class by class: the archive is flat, and its classes are mixed.
     """
     task = progress.add_task("val", total=len(labels), unit="images")
     remaining = dict(labels)
@@ -239,7 +239,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     """Reads a member whole, so that nothing is written of one that is cut short.
 
     Raises:
-        tarfile.ReadError: It is no regular file, or there are fewer bytes than the archive says.
+        tarfile.ReadError: The member is no regular file, or there are fewer bytes than the archive says.
     """
     with open_member(archive, member) as stream:
         content = stream.read()

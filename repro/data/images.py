@@ -1,8 +1,8 @@
-"""One image file to one RGB image, whatever the file holds.
+"""Decodes one image file to one RGB image, whatever the file holds.
 
 ImageNet itself has a few CMYK JPEGs and a PNG that is named `.JPEG`; users' folders have palettes, transparency, 16-bit
-greys and files that a full disk cut short. Every one either decodes to what a viewer would show, or is refused in one
-line that names the file.
+greys and files that a full disk cut short. Every file either decodes to what a viewer would show (but for an EXIF
+orientation, which is ignored), or is refused in one line that names it.
 """
 
 import os
@@ -24,7 +24,7 @@ from repro.errors import UserError
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 )
-"""Endings by which a file counts as an image, in small letters; what it really holds is seen when it is decoded."""
+"""Endings, in lower case, by which a file counts as an image; what it really holds shows when it is decoded."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels in 0..1, by channel: every network here sees images normalised by them (torchvision, timm)."""
@@ -56,7 +56,7 @@ DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow's decoders were seen to raise, or say that they may, for damaged bytes."""
+"""What Pillow's decoders raise for damaged bytes, by observation or by their documentation."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def read_size(path: Path | str) -> tuple[int, int]:
 def _decoded_size(image: Image.Image) -> tuple[int, int]:
     """Returns the size that an opened image has once it is decoded."""
     if image.format == "TIFF" and _orientation(image) in _TURNED:
-        # Decoding turns it, by Pillow of every version; one older than 11 says so only then.
+        # Every version of Pillow turns it when it decodes; before version 11, `image.size` changes only then.
         exif = image.getexif()
         return exif[ExifTags.Base.ImageLength], exif[ExifTags.Base.ImageWidth]
     return image.size
@@ -148,9 +148,9 @@ def inspect(path: Path | str, size: tuple[int, int] | None = None) -> Inspection
     """
 
     def read(image: Image.Image, stream: IO[bytes]) -> Inspection:
-        # Before the pixels, with which Pillow takes a TIFF's orientation away.
+        # Before decoding, by which Pillow removes a TIFF's orientation.
         tiff_fault = None if size is None else _tiff_fault(image)
-        # Pixels first: a PNG's EXIF may stand behind them, so that asking for it decodes them, and hides their damage.
+        # Pixels before EXIF: a PNG's EXIF may follow its pixels, so that reading it decodes these and hides damage.
         _decode_image(image, stream)
         return Inspection(tiff_fault or _size_fault(image, size), _orientation(image) in _NOT_AS_STORED)
 
@@ -206,18 +206,18 @@ def _orientation(image: Image.Image) -> int | None:
 
 _T = TypeVar("_T")
 _Read = Callable[[Image.Image, IO[bytes]], _T]
-"""Takes from an image that Pillow opened, and from its file, what is wanted of them."""
+"""Reads something from an image that Pillow has opened, and from its file."""
 
 
 def _sound(path: Path | str, read: _Read[_T]) -> _T:
-    """Returns what is read from an image file.
+    """Returns what `read` reads from an image file.
 
     Raises:
         UserError: The file cannot be used.
     """
     outcome = _outcome(path, read)
     if isinstance(outcome, Fault):
-        # A plain `UserError`: a loader's worker hands it over as text, which no other class could be made of.
+        # A plain `UserError`: a loader's worker passes errors on as text, and other classes cannot be made of a text.
         raise UserError(
             f"{path}: {outcome.reason}",
             mend=f"{outcome.mend} (`salmask data verify NAME` lists every such file)",
@@ -226,7 +226,7 @@ def _sound(path: Path | str, read: _Read[_T]) -> _T:
 
 
 def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
-    """Returns what is read from an image file, or says why it cannot be used."""
+    """Returns what `read` reads from an image file, or why the file cannot be used."""
     try:
         # Opened here rather than by Pillow, so that the size and the pixels are of the same file, and it is closed.
         with open(path, "rb", opener=open_at_once) as stream:
@@ -236,7 +236,7 @@ def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
             if status.st_size == 0:
                 return Fault("zero-byte", "the file is empty (0 bytes)")
             with Image.open(stream) as image:
-                # Before the pixels are decoded: the header alone tells.
+                # Before the pixels are decoded: the header has the size.
                 if min(image.size) < SMALLEST_SIDE:
                     width, height = image.size
                     return Fault(
@@ -249,7 +249,7 @@ def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
 
 
 def _fault_of(error: BaseException) -> Fault:
-    """Returns what an error of opening or decoding an image file says of it."""
+    """Returns an error of opening or decoding an image file as a fault of the file."""
     if isinstance(error, UnidentifiedImageError):
         return Fault("unreadable", "not an image, or its header is damaged")
     if isinstance(error, PermissionError):  # the file itself may be sound
@@ -258,7 +258,7 @@ def _fault_of(error: BaseException) -> Fault:
 
 
 def open_at_once(path: str, flags: int) -> int:
-    """Opens a file; a pipe of its name too, which would be waited for until somebody writes to it."""
+    """Opens a file; if it is a pipe, without waiting until something writes to it."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -276,7 +276,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Converts an image of any mode to RGB, and decodes it on the way.
 
     Raises:
-        ValueError: Its pixels have no defined white, so nobody knows how bright it is meant to be.
+        ValueError: Its pixels have no defined white, so that their brightness is not known.
     """
     if image.mode in _SIXTEEN_BIT_MODES:
         return _sixteen_bit_to_rgb(image)

@@ -1,8 +1,7 @@
-"""JPEG files to pixels by libjpeg-turbo itself, bit for bit what Pillow makes of them, in two thirds of its time.
+"""Decodes JPEG files by libjpeg-turbo itself, bit for bit as Pillow does, in two thirds of Pillow's time.
 
-Pillow decodes with the same library, in small steps and into pixels of four bytes. What is out of the ordinary stays
-Pillow's business, and so does every refusal: it opens the file and judges its header, and this decoder hands back
-whatever libjpeg-turbo so much as warns of.
+Pillow uses the same library, but in small steps and into pixels of four bytes. It still opens each file and checks its
+header. Unusual files, and all that libjpeg-turbo even warns of, are left to Pillow, to decode or to refuse.
 """
 
 import functools

@@ -35,7 +35,7 @@ INDEX = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("labe
 """Where an image's pixels begin, in bytes; its height and width in pixels; its class."""
 
 CHUNK = 256
-"""Images that are written, and have a checksum, together."""
+"""Images that are written together, with one checksum."""
 
 PIXELS, INDEX_FILE, CHECKSUMS, MANIFEST = "pixels.u8", "index.npy", "checksums.jsonl", "cache.json"
 _MANIFEST = Schema(
@@ -51,7 +51,7 @@ _MANIFEST = Schema(
 
 
 def cache_root(given: str = "") -> Path:
-    """Returns the folder of decoded images: as given, else `pixels` among the caches."""
+    """Returns the folder of decoded images: as given, else `pixels` in the cache folder."""
     return expanded(given) if given else cache_home() / "pixels"
 
 
@@ -91,11 +91,11 @@ def read_index(folder: Path) -> NDArray:
 
 
 def _is_within(index: NDArray, size: int, classes: int) -> bool:
-    """Returns whether each row of an index is of pixels within a file of `size` bytes, and of a class that there is."""
+    """Returns whether the pixels of each row of an index lie within a file of `size` bytes, and its class exists."""
     height, width, label = (index[name].astype(np.int64) for name in ("height", "width", "label"))
     if not (((height > 0) & (width > 0)).all() and ((label >= 0) & (label < classes)).all()):
         return False
-    # As floats: a product of damaged sides can be larger than any whole number of numpy's.
+    # As floats: the product of damaged sides can overflow numpy's whole numbers.
     ends = index["offset"] + 3.0 * height * width
     return bool(((index["offset"] >= 0) & (ends <= size)).all())
 
@@ -112,7 +112,7 @@ class PixelArrays(NamedTuple):
 
 
 class CachedImages:
-    """Images that were decoded once, with their short side at most so many pixels.
+    """Images that were decoded once, with a short side of at most the cache's number of pixels.
 
     Attributes:
         folder: The cache's folder.
@@ -129,7 +129,7 @@ class CachedImages:
             names: Of the images that were decoded.
 
         Raises:
-            UserError: There is none, or it is not whole.
+            UserError: There is no cache, or it is not whole.
         """
         self.folder, self.names = folder, names
         self._index = read_index(folder)
@@ -163,7 +163,7 @@ class CachedImages:
         return width, height
 
     def arrays(self) -> PixelArrays:
-        """Returns the whole data set, for who wants to load it at once, say into a GPU's memory."""
+        """Returns the whole data set, to be loaded at once, for example into a GPU's memory."""
         columns = (np.ascontiguousarray(self._index[name]) for name in ("offset", "height", "width", "label"))
         return PixelArrays(self._mapped, *columns)
 
@@ -173,11 +173,11 @@ class CachedImages:
 
     @functools.cached_property
     def _mapped(self) -> Pixels:
-        # A plain array on the map: each slice of a `np.memmap` takes as long as a small crop.
+        # As a plain array: each slice of a `np.memmap` takes as long as a small crop.
         return np.memmap(self.folder / PIXELS, dtype=np.uint8, mode="r").view(np.ndarray)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the map, which would be sent as pixels, and names: a spawned worker maps the file itself."""
+        """Leaves out names, and the map, which would be sent as pixels: a spawned worker maps the file itself."""
         return {**{name: value for name, value in self.__dict__.items() if name != "_mapped"}, "names": None}
 
 
@@ -190,10 +190,10 @@ def open_cached(images: Images, dataset: str, split: Split, side: int, root: Pat
         split: Its split.
         side: The cached images' short side in pixels.
         root: The folder of the caches.
-        command: What would cache them, on a command line.
+        command: The command that would cache them, for the error.
 
     Raises:
-        UserError: They are not cached, or what changed since is not.
+        UserError: The images as they are now are not cached, or the cache is damaged.
     """
     folder = cache_folder(root, dataset, split, side, images.fingerprint())
     if not is_folder(folder):

@@ -1,8 +1,8 @@
 """Writes the decoded images of a data set, see `repro.data.pixel_cache`: resumable, and one process at a time.
 
-The chunks of a cache do not depend on each other, and each goes out as pixels, then fsync, then its checksum's line. So
-what a killed process leaves is a file in which the chunks with a line are whole, and the next one writes the others.
-Threads decode: the libraries let go of Python's lock, and threads end with a process that is killed.
+The chunks of a cache do not depend on each other. Each is written as pixels, then fsync, then the line of its checksum.
+So if a process is killed, the chunks with a line are whole, and the next process writes the others. Threads decode: the
+libraries release Python's lock, and threads end with a process that is killed.
 """
 
 import contextlib
@@ -94,7 +94,7 @@ def cache_images(
     check: bool = False,
     say: Callable[[str], object],
 ) -> dict[str, Any]:
-    """Makes sure that the cache of some images is whole: writes it, goes on with it, or waits for who is at it.
+    """Makes sure that the cache of some images is whole: writes it, continues it, or waits for another process.
 
     Args:
         images: The images to decode.
@@ -104,7 +104,7 @@ def cache_images(
         root: The folder of the caches.
         workers: Threads.
         check: Whether to compare the checksums of a cache that is whole already, and to mend what is damaged.
-        say: Is told what is going to be written, and that another process is waited for.
+        say: Called with a line on what will be written, on what is damaged, and on another process that is waited for.
 
     Returns:
         What is cached, where, and how many of its images had to be decoded now.
@@ -113,10 +113,10 @@ def cache_images(
         UserError: A file is damaged or gone, the folder cannot be written to, or the disk has no room.
     """
     target = cache_folder(root, dataset, split, side, images.fingerprint())
-    # Without the lock, as a whole cache may be another user's, in a folder that is only read here.
+    # Without the lock, since a whole cache may be another user's, in a folder that this user may only read.
     is_whole = is_folder(target)
     damaged = damaged_chunks(target, workers) if is_whole and check else []
-    if damaged:  # told first: whoever may only read the folder cannot mend it, and is to know
+    if damaged:  # said first: a user who may only read the folder cannot mend it, but has to know
         say(f"{target}: {len(damaged)} of its parts are damaged ({CHUNK} images each); they are decoded again")
     chunks = [] if is_whole and not damaged else _write_or_repair(images, side, target, workers, damaged, say)
     cached = CachedImages(target)
@@ -135,9 +135,9 @@ def cache_images(
 def _write_or_repair(
     images: Images, side: int, target: Path, workers: int, damaged: Sequence[int], say: Callable[[str], object]
 ) -> Sequence[int]:
-    """Makes a cache whole, once nobody else is at it; returns the chunks that were decoded.
+    """Makes a cache whole, once no other process is writing it; returns the chunks that were decoded.
 
-    See `cache_images`; `damaged` are the chunks of a whole cache that were found so.
+    See `cache_images`; `damaged` are the chunks of a finished cache that were found to be damaged.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -148,12 +148,12 @@ def _write_or_repair(
         if is_folder(target):
             if not damaged:
                 return ()
-            # Looked at again: another process may have mended them meanwhile.
+            # Checked again: another process may have mended them meanwhile.
             still_damaged = tuple(damaged_chunks(target, workers, damaged))
             write_missing(Plan(images, side, read_index(target), still_damaged), target, workers)
             return still_damaged
         if exists(target) or target.is_symlink():
-            # Refused now: the finished cache could not take the name, after hours of decoding perhaps.
+            # Refused now, and not after hours of decoding, when the finished cache could not take the name.
             raise UserError(f"{target} is no folder, and stands in a cache's place", mend="move it away")
         planned = plan(images, side, target, workers)
         root = target.parent
@@ -173,7 +173,7 @@ def writing(target: Path, *, wait: float) -> AbstractContextManager[None]:
     """Holds the lock under which a cache is written, for the length of a `with` block.
 
     Args:
-        target: The cache's folder in the end.
+        target: The cache's final folder.
         wait: Seconds to wait for another process.
 
     Raises:
@@ -194,7 +194,7 @@ def plan(images: Images, side: int, target: Path, workers: int) -> Plan:
     Args:
         images: The images to decode.
         side: Their short side in pixels.
-        target: The cache's folder in the end.
+        target: The cache's final folder.
         workers: Threads that read the sizes of images.
 
     Raises:
@@ -267,9 +267,9 @@ def damaged_chunks(folder: Path, workers: int, among: Sequence[int] | None = Non
 
 
 def _checksum_at(descriptor: int, start: int, end: int) -> int:
-    """Returns the CRC-32 of a part of a file, or of what there is of it where the file ends before."""
-    # Each thread reads at its own place; a map would have the whole file count as this process's memory. A read may be
-    # cut short, and Linux reads no more than 2 GiB at once, which a chunk of large images exceeds.
+    """Returns the CRC-32 of a part of a file, up to the file's end if that comes first."""
+    # `pread`, so that each thread reads at its own place; with a memory map the whole file would count as this
+    # process's memory. In pieces: Linux reads at most 2 GiB at once, and a chunk of large images has more.
     crc = 0
     while start < end and (piece := os.pread(descriptor, min(end - start, _READ_BYTES), start)):
         crc, start = zlib.crc32(piece, crc), start + len(piece)
@@ -277,7 +277,7 @@ def _checksum_at(descriptor: int, start: int, end: int) -> int:
 
 
 def unfinished(target: Path) -> Path:
-    """Returns the folder of a cache that is not whole yet, beside the place where it will be."""
+    """Returns the folder of a cache that is not whole yet, beside its final folder."""
     return target.with_name(f".{target.name}.part")
 
 
@@ -343,7 +343,7 @@ def _write_index(images: Images, side: int, folder: Path, workers: int) -> None:
 
 
 def _write_chunk(planned: Plan, folder: Path, file: IO[bytes], chunk: int) -> None:
-    """Decodes a chunk's images and writes their pixels, and then the line that says that they are there."""
+    """Decodes a chunk's images and writes their pixels, and then the line of their checksum."""
     start, end = span_of(planned.index, chunk)
     pixels = np.empty(end - start, np.uint8)
     for index in images_of(chunk, len(planned.index)):
@@ -351,7 +351,7 @@ def _write_chunk(planned: Plan, folder: Path, file: IO[bytes], chunk: int) -> No
         decoded, decoded_label = pixels_of(planned.images, index)
         resized = _resized(decoded, planned.side)
         if resized.shape != (height, width, 3) or decoded_label != label:
-            # The index, which is kept, would be found again, and be wrong again.
+            # The folder has to go: the next call would find the same index in it, and fail again.
             reason = f"image {index} is another than when the cache was planned"
             raise PathError(folder, reason, mend="remove this folder and start again")
         pixels[offset - start : offset - start + resized.size] = resized.ravel()
@@ -362,7 +362,7 @@ def _write_chunk(planned: Plan, folder: Path, file: IO[bytes], chunk: int) -> No
 
 
 def _resized(pixels: Pixels, side: int) -> Pixels:
-    """Resizes an image H×W×3 to `size_at`, by Pillow: this is done once, and all that sees the cache sees it."""
+    """Resizes an image H×W×3 to `size_at`, by Pillow: this is done once, for all that read the cache."""
     height, width, _ = pixels.shape
     size = size_at(width, height, side)
     if size == (width, height):

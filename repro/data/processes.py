@@ -1,4 +1,4 @@
-"""Work on very many small items, here or in processes of their own. No torch."""
+"""Work on very many small items, in this process or in several others. No torch."""
 
 import signal
 import traceback
@@ -29,15 +29,16 @@ def work_all(
         work: Takes a chunk and returns what came of each of its items; it must be picklable.
         items: The items, picklable too.
         workers: The number of processes; 1: this one.
-        chunk: Items handed to a process at a time: far fewer messages than items, and still even work.
-        name: What a process does, for the message of one that was killed.
-        advance: Is told how many more items are done.
+        chunk: Items handed to a process at a time: many enough for few messages, few enough for even work.
+        name: What a process does, for the error if one is killed.
+        advance: Called with the number of items that were done since the last call.
 
     Returns:
         What came of each item, in order.
 
     Raises:
         UserError: A process was killed.
+        Exception: Whatever `work` raised.
     """
     chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
     outcomes: list[list[_Outcome]] = [[] for _ in chunks]
@@ -52,18 +53,18 @@ def work_all(
 def _by_processes(
     work: Callable[[Any], Any], chunks: Sequence[Any], count: int, name: str
 ) -> Iterator[tuple[int, Any]]:
-    """Yields the number of a chunk and what came of it, in whatever order they are done.
+    """Yields the number of each chunk and what came of it, in the order in which they are done.
 
-    Not by a `ProcessPoolExecutor`: its processes share two pipes. One that is killed while it writes leaves half of a
-    message, of which the rest is then waited for; and those whose parent is killed wait for work, all of them for ever.
-    Here each has a pipe of its own, which the death of either side closes.
+    Not by a `ProcessPoolExecutor`, whose processes share two pipes. If one of these is killed while it writes, half of
+    a message is left, and the parent waits for the rest for ever; if the parent is killed, they wait for work for ever.
+    Here each process has a pipe of its own, which closes when either side dies.
     """
     waiting = enumerate(chunks)
     with _processes(count) as connections:
         begun: dict[Connection, int] = {}
         try:
             for connection in connections:
-                connection.send(work)  # once all are started: a large one would hold up the start of the next
+                connection.send(work)  # once all are started: sending much would delay the start of the next
             while True:
                 for connection in connections - begun.keys():
                     if (following := next(waiting, None)) is not None:
@@ -84,8 +85,8 @@ def _by_processes(
 
 @contextmanager
 def _processes(count: int) -> Iterator[set[Connection]]:
-    """Yields the connections to so many processes, which are ended when the block is left, however it is."""
-    context = get_context("spawn")  # not forked, with whatever state other threads, of torch or of a notebook, are in
+    """Yields the connections to `count` processes, which are ended when the block is left, even by an error."""
+    context = get_context("spawn")  # a fork would copy locks that other threads, of torch or a notebook, hold
     connections, processes = set(), []
     try:
         for _ in range(count):
@@ -93,7 +94,7 @@ def _processes(count: int) -> Iterator[set[Connection]]:
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
             processes.append(process)
-            theirs.close()  # else its other end would not tell of the death
+            theirs.close()  # else this process would not notice when the other one dies
             connections.add(ours)
         yield connections
     finally:
@@ -106,7 +107,7 @@ def _processes(count: int) -> Iterator[set[Connection]]:
 
 
 def _serve(connection: Connection) -> None:
-    """Does the work that comes first with all that comes then, until nobody is there to send more."""
+    """Receives the work, then does it on each chunk that follows, until the other side closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that started this one ends it
     with suppress(EOFError, ConnectionError):
         work = connection.recv()
@@ -119,5 +120,5 @@ def _outcome(work: Callable[[Any], Any], of_items: Any) -> Any:
     try:
         return work(of_items)
     except Exception as error:
-        error.add_note(traceback.format_exc())  # of which nothing else goes over to another process
+        error.add_note(traceback.format_exc())  # pickling an error keeps its notes, but not its traceback
         return error

@@ -21,7 +21,7 @@ ROOT_VARIABLE = "SALMASK_DATA"
 
 
 class RootNotSetError(UserError):
-    """Nothing says where a data set is; the mend says every way to."""
+    """Nothing says where a data set is; the mend names every way to say it."""
 
 
 def find_root(dataset: str, root: Path | None) -> Path | None:
@@ -45,7 +45,7 @@ def find_root(dataset: str, root: Path | None) -> Path | None:
         return _usable(root, entry, "as given")
     variable = _variable_folder()
     for name in entry.root_names:
-        # A folder that the variable leads to must exist to count: not every data set need be below it.
+        # A folder below the variable's counts only if it exists: not every data set need be there.
         if variable is not None and exists(variable / name):
             return _usable(variable / name, entry, f"by ${ROOT_VARIABLE}")
     listed_roots = read_roots(config_file())
@@ -72,19 +72,19 @@ def root_of(run: Run, dataset: str, root: Path | None = None) -> Path | None:
     if root is None and dataset == run.data.dataset and run.machine.data_root:
         root = expanded(run.machine.data_root)
         if not (root.is_absolute() or exists(root)):
-            # Older versions recorded what was entered, which counted from the folder where the run was begun.
+            # Older versions recorded the path as entered, relative to the folder where the run was begun.
             with contextlib.suppress(RootNotSetError):
                 return find_root(dataset, None)
     return find_root(dataset, root)
 
 
 def how_to_set_root(name: str) -> str:
-    """Says every way to tell where the data set of a name is."""
+    """Returns every way to say where the data set of a name is, as a mend."""
     return f"give --root DIR, or {how_to_list_root(name)}"
 
 
 def how_to_list_root(name: str) -> str:
-    """Says the ways to tell where the data set of a name is that hold for every command."""
+    """Returns the ways to say where the data set of a name is that hold for every command, as a mend."""
     return f"make ${ROOT_VARIABLE}/{name}, or write `{name}: DIR` into {config_file()}"
 
 
@@ -99,7 +99,7 @@ def new_root(dataset: str, root: Path | None) -> Path:
         UserError: The name is unknown or no folder is named.
     """
     entry = find_dataset(dataset)
-    # Both are read even where `root` decides: a variable or a list that is wrong should not wait for its first use.
+    # Both are read even if `root` decides, so that a wrong variable or list is noticed now.
     variable, listed_roots = _variable_folder(), read_roots(config_file())
     if root is not None:
         return expanded(root)
@@ -122,7 +122,7 @@ def _variable_folder() -> Path | None:
     if not value:
         return None
     folder = expanded(value)
-    # Refused rather than passed over: whoever set it means it, and the list below would answer in its place.
+    # Refused rather than ignored: it was set on purpose, and the user's list would silently replace it.
     if not is_folder(folder):
         raise UserError(f"${ROOT_VARIABLE} names {folder}, which is not a folder", mend="make it or unset the variable")
     return folder
@@ -155,7 +155,7 @@ def read_roots(path: Path) -> dict[str, Path]:
 
 
 def _usable(folder: Path, entry: Dataset, source: str) -> Path:
-    """Returns a data set's folder if it can be read and is not empty; `source` is who named it, for the message."""
+    """Returns a data set's folder if it can be read and is not empty; `source` says what named it, for the error."""
     folder = expanded(folder)
     origin = f"(root of {entry.name}, {source})"
     try:

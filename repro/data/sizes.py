@@ -12,7 +12,7 @@ from repro.runs.sections import ScenesSettings
 
 
 def train_images(run: Run) -> int | None:
-    """Returns the images of an epoch; None where that is not known."""
+    """Returns the number of images of an epoch; None where that is not known."""
     if run.data.drawn:
         return run.data.scenes.train_count
     dataset = run.data.dataset
@@ -20,7 +20,7 @@ def train_images(run: Run) -> int | None:
         return published
     try:
         return _images_below(dataset, root_of(run, dataset))
-    except UserError:  # no root, or none of that layout: whoever trains on it is told
+    except UserError:  # no root, or one of another layout: training on it will say so
         return None
 
 
@@ -30,16 +30,16 @@ def _images_below(dataset: str, root: Path | None) -> int:
 
 
 def published_train_images(dataset: str) -> int | None:
-    """Returns the number of training images that a data set has by its publishers' word."""
+    """Returns the published number of a data set's training images; None where there is none."""
     return DATASETS[dataset].expected.get("train") if dataset in DATASETS else None
 
 
 def own_train_images(run: Run, dataset: str) -> int | None:
-    """Returns the images to learn from of a data set whose size the run alone tells; None of any other.
+    """Returns the number of training images of a data set whose size depends on the run; None for any other.
 
     Args:
         run: Says how many scenes are drawn, and where a folder of images is.
-        dataset: That the run is trained on or measured on.
+        dataset: A data set that the run is trained on or measured on.
     """
     if dataset in DATASETS and DATASETS[dataset].generated:
         return run.data.scenes.train_count
@@ -48,11 +48,11 @@ def own_train_images(run: Run, dataset: str) -> int | None:
 
 
 def dataset_size(run: Run, dataset: str) -> str:
-    """Returns what tells data sets of one name and other sizes apart; empty of one that has a size of its own.
+    """Returns a text that tells data sets of one name by their sizes; empty if the size is published or unknown.
 
     Args:
         run: Says how many scenes are drawn, and where a folder of images is.
-        dataset: That the run is trained on or measured on.
+        dataset: A data set that the run is trained on or measured on.
     """
     if dataset in DATASETS and DATASETS[dataset].generated:
         return f"{run.data.scenes.train_count}+{run.data.scenes.val_count}"
@@ -63,7 +63,7 @@ _DRAWN_FOR_PROBES = {
     "caltech101": caltech.TRAIN_EACH * caltech.CLASSES,
     "flowers102": flowers.EXPECTED - flowers.VAL_SHARE - flowers.TEST_SHARE,
 }
-"""Where a linear probe is fitted on a split of its own; see `downstream.partitions`."""
+"""Images that a linear probe is fitted on, where it has a split of its own; see `downstream.partitions`."""
 
 
 def probe_images(dataset: str) -> int | None:

@@ -1,4 +1,4 @@
-"""The names of a data set's two splits, and what each split is to whoever trains on it."""
+"""The names of a data set's two splits, and the interface that each split has."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
@@ -17,9 +17,8 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 class Images(Protocol):
     """Decoded images with labels, by index: what every split of every data set is.
 
-    An index gives an RGB image and its label. Files, parts of a pool and drawn scenes all have this form, and need not
-    have a class in common. Those that can also have `pixels`, `size` and `names`, see `pixels_of`,
-    `size_of` and `names_of`.
+    An index gives an RGB image and its label. Files, parts of a pool and drawn scenes all have this form, without a
+    common base class. Some also have `pixels`, `size` or `names`, see `pixels_of`, `size_of` and `names_of`.
     """
 
     @property
@@ -41,11 +40,11 @@ class Images(Protocol):
 def read_image(images: Images, index: int) -> tuple[Image.Image, int]:
     """Returns an image and its label.
 
-    As a data set is opened only its first image is looked at. What is wrong with a later one would be found far from
-    here, as batches whose parts do not fit, or not at all: one without a pixel is black.
+    When a data set is opened, only its first image is checked. A fault of a later one would otherwise show far from
+    here, as batches whose parts do not fit, or not at all: an image without a pixel becomes black.
 
     Raises:
-        UserError: It is no RGB image with pixels, or its label is of no class.
+        UserError: The image is no RGB image with pixels, or its label is of no class.
     """
     answer: object = images[index]
     name = f"image {index} of {type(images).__name__}"
@@ -67,9 +66,9 @@ def read_image(images: Images, index: int) -> tuple[Image.Image, int]:
 def pixels_of(images: Images, index: int) -> tuple[Pixels, int]:
     """Returns the pixels of an image, H×W×3 and perhaps read-only, and its label.
 
-    By the images' own method `pixels` where they have one, which spares the way through PIL's image.
+    The images' own method `pixels` is used where they have one, which avoids a PIL image.
     """
-    # Asked for by name: an `isinstance` of a protocol takes as long as a tenth of a crop.
+    # `getattr`, since `isinstance` of a protocol takes a tenth of the time of a crop.
     read: Callable[[int], tuple[Pixels, int]] | None = getattr(images, "pixels", None)
     if read is not None:
         return read(index)
@@ -84,10 +83,10 @@ def size_of(images: Images, index: int) -> tuple[int, int]:
 
 
 def names_of(images: Images) -> Sequence[str]:
-    """Returns the name of each image, by which a person's own files of it are found: their attribute `names`.
+    """Returns the name of each image, by which a user's own files of it are found: their attribute `names`.
 
     Raises:
-        UserError: They have none.
+        UserError: The images have no names.
     """
     names: Sequence[str] | None = getattr(images, "names", None)
     if names is None:
@@ -96,15 +95,15 @@ def names_of(images: Images) -> Sequence[str]:
 
 
 def require_images(what: str, images: Images) -> None:
-    """Refuses what a data set's opener returns where it lacks what `Images` have, or holds no image.
+    """Refuses what a data set's opener returned if it lacks a part of `Images`, or holds no image.
 
     Args:
         what: The data set and its split, for the message.
         images: What was returned.
 
     Raises:
-        UserError: A method is missing, there is no image, labels are none of the classes, or the first image is no RGB
-            image with its label.
+        UserError: A part is missing, there is no image, a label is of no class, or the first image is no RGB image with
+            its label.
     """
     kind = type(images).__name__
     if missing := [name for name in _PARTS if not hasattr(images, name)]:
@@ -118,7 +117,7 @@ def require_images(what: str, images: Images) -> None:
     if len(wrong):
         mend = f"whole numbers from 0 to {classes - 1}, the place of the class in `classes`"
         raise UserError(f"{what}: image {wrong[0]} has the label {labels[wrong[0]]}, of {classes} classes", mend=mend)
-    if hasattr(images, "pixels"):  # those of salmask's own have; the first file of many may be on a slow disk
+    if hasattr(images, "pixels"):  # salmask's own, which need no check; reading a file may be slow
         return
     _, label = read_image(images, 0)
     if label != labels[0]:
@@ -126,4 +125,4 @@ def require_images(what: str, images: Images) -> None:
 
 
 _PARTS = ("classes", "targets", "fingerprint", "__len__", "__getitem__")
-"""What all of `Images` have."""
+"""What all `Images` have."""

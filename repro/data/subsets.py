@@ -115,7 +115,7 @@ def share_of(images: Images, share: float, seed: int) -> Subset:
     """Draws a share of the images, as equal for all classes as whole numbers allow, at least one of each class.
 
     SimCLR's 1 % and 10 % are balanced like this; drawing without regard to class would leave some out. A class that is
-    smaller than its even part gives all that it has, and the others no more for it.
+    smaller than its even part gives all that it has, and the other classes do not make up for it.
 
     Args:
         images: The images to draw from.

@@ -1,7 +1,7 @@
-"""The checks of a data set, by the form that it has: everything that is wrong is reported, not the first thing alone.
+"""The checks of a data set, by the form that it has: everything that is wrong is reported, not only the first thing.
 
-Folders of classes, published parts, annotated images, drawn scenes and images of a class of somebody's own are checked
-each in its own way; `repro.data.verification.files` checks the files of the first three.
+Folders of classes, published parts, annotated images, drawn scenes and images of a user's own class are checked each in
+its own way; `repro.data.verification.files` checks the files of the first three.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ def verify(name: str, root: Path | None, *, deep: bool = True, workers: int | No
 def _check_folders(report: Report, entry: Dataset, root: Path) -> list[File]:
     """Checks a data set that has one folder for each split, and in it one for each class; returns its files."""
     present = {split: _class_folders(report, root / split, entry) for split in SPLITS}
-    if entry.classes is None:  # else a split is held against the classes that the data set has anyway
+    if entry.classes is None:  # else each split is compared with the data set's known classes anyway
         _compare_class_lists(report, root, present)
         if len(present["train"] or ()) == 1:
             report.warnings.append("1 class: enough to pretrain on, but every accuracy on it is 100 %")
@@ -106,7 +106,7 @@ def _check_annotations(
     """Checks a data set of images with annotated objects.
 
     Returns:
-        Its files, None where it cannot be opened; and width and height in pixels that annotations give to a path.
+        Its files, None where it cannot be opened; and the width and height in pixels that annotations give each path.
     """
     task = progress.add_task("reading annotations", total=None)  # nobody knows how long: one large file, or thousands
     try:
@@ -121,7 +121,7 @@ def _check_annotations(
     report.warnings += survey.warnings
     for split, number in survey.images.items():
         _compare_number(report, entry, split, number)
-    # By role rather than by split: images that two training splits share do no harm, those that a test has too do.
+    # By role rather than by split: an image in two training splits does no harm, one in a test split too does.
     files: list[File] = []
     for role, test in (("train", False), ("test", True)):
         files += stat_all(report, role, [image.path for image in survey.files if image.test is test])
@@ -129,7 +129,7 @@ def _check_annotations(
 
 
 def _check_opened(report: Report, entry: Dataset, deep: bool, progress: ProgressBars) -> None:
-    """Checks images of somebody's own, of which nothing is known but what `Images` have."""
+    """Checks images of a user's own class, of which only the parts of `Images` are known."""
     where = report.name if report.root is None else str(report.root)
     images_of: dict[Split, Images] = {}
     for split in SPLITS:
@@ -138,7 +138,7 @@ def _check_opened(report: Report, entry: Dataset, deep: bool, progress: Progress
         except UserError as error:
             report.end_with(Path(where), error)
             return
-        except Exception as error:  # of its first image, too, which is looked at
+        except Exception as error:  # perhaps from reading its first image
             report.end_with(Path(where), _refusal_of(split, error))
             return
     digests: dict[Split, dict[bytes, int]] = {}
@@ -162,10 +162,10 @@ def _digests_of_readable(
     for index in range(len(images)):
         try:
             image, _ = read_image(images, index)
-            pixels = image.tobytes()  # PIL may have read no more than the beginning of its file until here
+            pixels = image.tobytes()  # PIL may have read only the beginning of its file until here
         except UserError as error:
             report.add("unreadable", where, f"{split}: {error.what}", error.mend)
-        except Exception as error:  # decoders raise anything, and of each image it is wanted which one it is
+        except Exception as error:  # decoders raise anything, and the report is to name each image
             refusal = _refusal_of(f"{split}: image {index} of {type(images).__name__}", error)
             report.add("unreadable", where, refusal.what, refusal.mend)
         else:
@@ -175,11 +175,11 @@ def _digests_of_readable(
 
 
 def _refusal_of(what: str, error: Exception) -> UserError:
-    """Returns an error of code that somebody added as what is wrong and the mend; full memory is raised again.
+    """Returns an error of a user's own code as what is wrong and the mend; raises it again if memory ran out.
 
     Args:
         what: What was being read.
-        error: Of the operating system, where a file is missing or damaged; or whatever else that code lets through.
+        error: Of the operating system, if a file is missing or damaged; or whatever else that code raises.
     """
     if isinstance(error, OSError):
         return UserError(f"{what}: {one_line(error)}", mend=_UNREADABLE)
@@ -199,7 +199,7 @@ def _counts(images: Images) -> dict[str, int]:
 
 
 def _report_overlap(report: Report, where: str, digests: Mapping[Split, Mapping[bytes, int]], kind: str) -> None:
-    """Reports each image of val whose pixels are those of an image of train; `kind` is what one is called."""
+    """Reports each image of val whose pixels are those of an image of train; `kind` is the word for an image."""
     for digest in sorted(digests["train"].keys() & digests["val"].keys(), key=digests["val"].__getitem__):
         message = f"{kind} {digests['val'][digest]} of val is {kind} {digests['train'][digest]} of train"
         report.add("overlap", where, message)
@@ -213,7 +213,7 @@ def _compare_number(report: Report, entry: Dataset, split: str, number: int) -> 
 
 
 def _paths(images: Images) -> list[str]:
-    """Returns the files of images that are files, or part of a pool of files."""
+    """Returns the paths of images that are files, or a subset of files."""
     pool, indices = (
         (images.pool, images.indices.tolist()) if isinstance(images, Subset) else (images, range(len(images)))
     )
@@ -244,7 +244,7 @@ def _compare_class_lists(report: Report, root: Path, present: Mapping[Split, lis
 def _count_split(report: Report, entry: Dataset, root: Path, split: Split, present: Sequence[str]) -> list[File]:
     """Counts the images of each class of a split and returns them; `present` are the class folders that it has."""
     counts = report.counts.setdefault(split, {})
-    # Of the data set's own classes where it has some: the other nine hundred of an ImageNet-1k root are no concern.
+    # Only the data set's own classes, if it has some: the other nine hundred of an ImageNet-1k root do not matter.
     present_names = frozenset(present)
     files: list[File] = []
     left_out: list[str] = []
@@ -271,7 +271,7 @@ def _count_split(report: Report, entry: Dataset, root: Path, split: Split, prese
 
 
 def _count_left_out(report: Report, where: str, names: Sequence[str]) -> None:
-    """Warns of files that are read by nobody, as their names do not end as an image's; by ending, the most first."""
+    """Warns of files that are not read because of their names' endings; by ending, the most frequent first."""
     if names:
         counts = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names)
         kinds = ", ".join(f"{count} {ending}" for ending, count in counts.most_common())

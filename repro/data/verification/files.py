@@ -1,4 +1,4 @@
-"""Checks of many files at once: which are empty, which stand in two splits, and whether each decodes."""
+"""Checks of many files at once: which are empty, which are in two splits, and whether each decodes."""
 
 import hashlib
 import os
@@ -47,7 +47,7 @@ class File:
 
 
 def stat_all(report: Report, split: str, paths: Iterable[str], labels: Iterable[str] = repeat("")) -> Iterator[File]:
-    """Yields the files of a split; what is none, or cannot be looked at, is reported instead.
+    """Yields the regular files of a split; a path that is none is reported instead.
 
     Args:
         report: The report that gets the problems.
@@ -138,11 +138,11 @@ def _possible_copies(files: Sequence[File], pool: Executor, *, labels: bool) -> 
     for file in files:
         splits_of_size[file.size].add(file.split)
         labels_of_size[file.size].add(file.label)
-    # A copy has its original's size, so of most data sets few files are left to be read, though hundreds of GB long.
+    # A copy has its original's size, so that few files have to be read, even of a data set of hundreds of GB.
     across_splits = {file for file in files if len(splits_of_size[file.size]) > 1}
     if not labels:
         return [file for file in files if file in across_splits]
-    # Within a split half of the files may share their sizes: of these the beginnings are compared first.
+    # Within a split, half of the files may have the size of another; their beginnings are compared first.
     of_equal_size = [file for file in files if file not in across_splits and len(labels_of_size[file.size]) > 1]
     beginnings = dict(zip(of_equal_size, pool.map(_beginning, [file.path for file in of_equal_size]), strict=True))
     counts = Counter((file.size, beginning) for file, beginning in beginnings.items())
@@ -154,7 +154,7 @@ def _possible_copies(files: Sequence[File], pool: Executor, *, labels: bool) -> 
 
 
 def _beginning(path: str) -> bytes:
-    """Returns a digest of a file's first bytes; of nothing where it cannot be read, which decoding reports."""
+    """Returns a digest of a file's first bytes; empty if it cannot be read, which decoding reports."""
     try:
         with Path(path).open("rb", buffering=0) as stream:
             return hashlib.sha256(stream.read(_BEGINNING_BYTES)).digest()
@@ -163,7 +163,7 @@ def _beginning(path: str) -> bytes:
 
 
 def _digest(path: str) -> str | OSError:
-    """Returns the SHA-256 of a file, or why it cannot be read: raised, it would end the other threads' work."""
+    """Returns the SHA-256 of a file, or why it cannot be read: an error raised would end the other threads' work."""
     try:
         with Path(path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -199,7 +199,7 @@ def check_decoding(
         name="decoding",
         advance=partial(progress.advance, task),
     )
-    # What another check could not read would not decode either; one problem for each file is enough.
+    # A file that another check could not read does not decode either; one problem for each file is enough.
     unreadable = {problem.path for problem in report.problems if problem.kind == "unreadable"}
     turned = 0
     for path, inspection in zip(paths, inspections, strict=True):
@@ -212,7 +212,7 @@ def check_decoding(
 
 
 def _inspect_all(files: Sequence[tuple[str, tuple[int, int] | None]]) -> list[images.Inspection]:
-    """Inspects each file, of which a path and perhaps a size are given: the work of one decoding process."""
+    """Inspects files, each given as a path and perhaps a size: the work of one decoding process."""
     with warnings.catch_warnings():
         # Pillow warns of odd metadata on the terminal of every process; what matters here is whether pixels come out.
         warnings.simplefilter("ignore")

@@ -44,9 +44,9 @@ class Report:
     Attributes:
         name: The data set's name.
         root: The data set's folder; None for drawn images.
-        decoded: Whether all images that could be were decoded, and not their sizes looked at alone, or nothing at all.
+        decoded: Whether images were decoded; False if only sizes were looked at, or the data set could not be opened.
         counts: Images for each split and class, or, of annotated images, objects; a missing class counts 0.
-        images: Images for each split of annotated images, which no class counts.
+        images: Images for each split of annotated images, of which `counts` has the objects.
         problems: What must be mended, in the order of the checks.
         warnings: What is unusual, but usable.
     """
@@ -81,7 +81,7 @@ class Report:
             message: What is wrong with it.
             mend: What a person can do about it; empty where the message tells enough.
         """
-        # In the words that the command line has for an error, so that a problem reads the same in either place.
+        # Worded as an error on the command line is, so that a problem reads the same in both places.
         self.problems.append(DataProblem(kind, str(path), str(UserError(message, mend=mend))))
 
     def add_error(self, kind: ProblemKind, folder: Path, error: UserError) -> None:
@@ -99,18 +99,18 @@ class Report:
         self.add(kind, folder, message, error.mend)
 
     def end_with(self, root: Path, error: UserError) -> None:
-        """Adds the error that keeps every image of a data set from being looked at.
+        """Adds the error because of which no image of a data set could be looked at.
 
         Args:
             root: The data set's folder.
-            error: As of `add_error`.
+            error: See `add_error`.
         """
         self.decoded = False
         self.add_error("unusable", root, error)
 
     @property
     def depth(self) -> str:
-        """What became of the images, as the end of a sentence."""
+        """How far the images were checked, as the end of a sentence."""
         kinds = {problem.kind for problem in self.problems}
         if not self.decoded:
             return "no image decoded" if "unusable" in kinds else "images not decoded (--quick)"
