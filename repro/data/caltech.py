@@ -14,6 +14,7 @@ from repro.data.folders import FileImages, class_folders, files_below, folder_ab
 from repro.data.subsets import Subset, divide, sizes
 from repro.errors import UserError
 from repro.presence import is_folder
+from repro.quantities import counted
 
 CLASSES = 101
 EXPECTED = 8_677
@@ -52,7 +53,7 @@ def open_pool(root: Path) -> FileImages:
     if BACKGROUND not in classes or len(classes) != CLASSES + 1:
         whether = "among" if BACKGROUND in classes else "not among"
         expected = f"Caltech-101 has {CLASSES} and {BACKGROUND}"
-        reason = f"{len(classes)} class folders, {BACKGROUND} {whether} them, where {expected}"
+        reason = f"{counted(len(classes), 'class folder')}, {BACKGROUND} {whether} them, where {expected}"
         raise PathError(folder, reason, mend=again)
     classes.remove(BACKGROUND)  # left out, whatever it holds
     files = [_images_of_class(folder / name, again) for name in classes]
@@ -93,7 +94,7 @@ def split(pool: FileImages, seed: int) -> tuple[Subset, Subset, Subset]:
     counts = sizes(pool)
     if min(counts) <= TRAIN_EACH:
         name = pool.classes[counts.index(min(counts))]
-        reason = f"{min(counts)} images, where more than {TRAIN_EACH} are needed"
+        reason = f"{counted(min(counts), 'image')}, where more than {TRAIN_EACH} are needed"
         raise PathError(pool.folder / name, reason, mend=_again(pool.folder))
     classes = len(pool.classes)
     fit, held_out, rest = divide(pool, [[TRAIN_EACH - HELD_OUT_EACH] * classes, [HELD_OUT_EACH] * classes], seed)

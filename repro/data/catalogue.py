@@ -151,7 +151,7 @@ def _open_folder(entry: Dataset, split: Split, root: Path | None, scenes: Scenes
         classes = tuple(class_folders(root / "train", mend=entry.mend))
         extra = sorted(set(class_folders(root / split, mend=entry.mend)) - set(classes))
         if extra:
-            reason = f"{shortened(extra)} class folders are not in train"
+            reason = f"class folders that are not in train: {shortened(extra)}"
             raise PathError(root / split, reason, mend="add or remove them")
     return FolderImages(root, split, classes=classes, mend=entry.mend)
 
@@ -170,7 +170,7 @@ def _open_flowers(entry: Dataset, split: Split, root: Path | None, scenes: Scene
 def _open_annotated(entry: Dataset, split: Split, root: Path | None, scenes: ScenesSettings) -> Images:
     # The entry exists so that the data set can be prepared and verified; detection reads its files by itself.
     raise UserError(
-        "images with annotated objects have no one class to learn or to score",
+        "images with annotated objects have no single class to learn or to score",
         mend="use them by `salmask eval RUN --task voc07+12` or `--task coco`",
     )
 

@@ -20,6 +20,7 @@ from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
 from repro.errors import UserError, visible_in_line
 from repro.lazy_commands import CommandGroup
+from repro.quantities import counted
 from repro.runs.choices import LEAST_CACHED, LONGEST_CACHED
 from repro.runs.reading import build, command_settings, flat
 from repro.runs.sections import ScenesSettings
@@ -149,7 +150,7 @@ def cache(
     if as_json:
         say_json(outcome, indent=2)
     else:
-        say(f"{name}: {outcome['images']} images at {side} px ready in {outcome['folder']}")
+        say(f"{name}: {counted(outcome['images'], 'image')} at {side} px ready in {outcome['folder']}")
 
 
 def _scenes_settings(name: str, words: Iterable[str] | None) -> ScenesSettings:
@@ -162,7 +163,7 @@ def _scenes_settings(name: str, words: Iterable[str] | None) -> ScenesSettings:
     run = build([settings])  # refuses what is no setting, or out of its range
     for key, _ in flat(settings):
         if not key.startswith("data.scenes."):
-            mend = "settings of data.scenes only, and --side, --root, --to, --workers; runs have their own"
+            mend = "give settings of data.scenes only, and --side, --root, --to, --workers; all others belong to runs"
             raise UserError(f"'{key}' changes nothing in what is cached", mend=mend)
         if not find_dataset(name).generated:
             raise UserError(f"'{key}' changes nothing in {name}, which is not drawn", mend="leave it out")
@@ -183,10 +184,10 @@ def prepare(
         typer.Option("--root", metavar="DIR", help="Folder to unpack into; default: $SALMASK_DATA/NAME or data.yaml."),
     ] = None,
 ) -> None:
-    """Unpack a data set's archives, downloaded where they may be; can be stopped and repeated.
+    """Unpack a data set's archives; can be stopped and repeated.
 
-    Without --from, what needs no account is downloaded. Archives are compared with their published checksums, except
-    ImageNet's, which are too long for that: `salmask data verify` decodes their images.
+    Without --from, archives that need no account are downloaded. Archives are compared with their published checksums,
+    except ImageNet's, which are too long for that: `salmask data verify` decodes their images.
 
     Example: salmask data prepare imagenet100 --from ~/downloads --root /data/imagenet100
     """

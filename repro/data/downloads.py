@@ -112,7 +112,7 @@ def _download(url: str, file: IO[bytes], tell: Callable[[int, int | None], None]
         except _CUT as error:
             reason = reason_of(error)
         if file.tell() <= size:
-            again = "repeat, which goes on where it was cut, or " if size else ""
+            again = "repeat, which continues the download, or " if size else ""
             raise UserError(f"cannot download {url} ({reason})", mend=again + _ELSEWHERE)
 
 

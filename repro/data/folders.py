@@ -203,7 +203,7 @@ class FolderImages(FileImages):
             self.files += files
             self.targets += [label] * len(files)
         if empty:
-            raise PathError(folder, f"{shortened(empty)} class folders have no image", mend="fill or remove them")
+            raise PathError(folder, f"class folders without an image: {shortened(empty)}", mend="fill or remove them")
 
 
 def class_folders(folder: Path, *, mend: str) -> list[str]:

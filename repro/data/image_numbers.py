@@ -57,11 +57,11 @@ class ImageNumbers:
         files = files_by_name(setting, folder)
         names = [os.path.splitext(name)[0] for name in names_of(images)]  # noqa: PTH122  # as in `files_by_name`
         if twice := [name for name, count in Counter(names).items() if count > 1]:
-            what = f"{setting}={folder}: names of several images, but for their endings, are {shortened(twice)}"
+            what = f"{setting}={folder}: names that several images have, but for their endings: {shortened(twice)}"
             raise UserError(what, mend="rename all but one of each")
         if missing := [name for name in names if name not in files]:
-            what = f"{setting}={folder}: of {len(names)} images {shortened(missing)} have no file"
-            raise UserError(what, mend="a file of each image's name that ends with .png or .npy")
+            what = f"{setting}={folder}: {shortened(missing)} of {len(names)} images without a file"
+            raise UserError(what, mend="a file for each image, of its name and ending with .png or .npy")
         return cls(setting, folder, [files[name] for name in names], colours, sha256)
 
     def digest(self) -> str:
@@ -112,7 +112,7 @@ class ImageNumbers:
             # A palette's indices become colours, since index 0 may be any colour.
             pixels = np.asarray(image.convert("RGBA"))
         if pixels[..., 3].min() < 255:
-            raise ValueError("it is transparent in parts")
+            raise ValueError("it is partly transparent")
         return pixels[..., :3].max(-1)
 
     def _refusal(self, file: str, why: str) -> UserError:

@@ -137,7 +137,7 @@ def _member_bytes(archive: tarfile.TarFile, ending: str) -> bytes:
 def _unpack_train(archive: Path, pending: set[str], folder: Path, progress: ProgressBars) -> None:
     """Unpacks the classes of `pending`, which is emptied as they are finished."""
     if finished := len(class_list()) - len(pending):
-        progress.console.print(f"train: {finished} classes are there already")
+        progress.console.print(f"train: {finished} of {len(class_list())} classes are there already")
     with blaming(archive, folder), tarfile.open(archive, "r:") as outer:
         members, torn = _class_members(outer, pending)
         task = progress.add_task("train", total=sum(member.size for member in members.values()), unit=BYTES)

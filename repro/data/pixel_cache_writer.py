@@ -43,7 +43,7 @@ from repro.errors import UserError
 from repro.files import append_lines, reading, sync_folder, write_at, write_atomically, write_json
 from repro.presence import exists, is_folder
 from repro.progress import ProgressBars, tracked
-from repro.quantities import size_text
+from repro.quantities import counted, size_text
 from repro.runs.lock import held
 
 SPARE_SHARE = 0.01
@@ -117,7 +117,7 @@ def cache_images(
     is_whole = is_folder(target)
     damaged = damaged_chunks(target, workers) if is_whole and check else []
     if damaged:  # said first: a user who may only read the folder cannot mend it, but has to know
-        say(f"{target}: {len(damaged)} of its parts are damaged ({CHUNK} images each); they are decoded again")
+        say(f"{target}: {counted(len(damaged), 'part')} of {CHUNK} images damaged, to be decoded again")
     chunks = [] if is_whole and not damaged else _write_or_repair(images, side, target, workers, damaged, say)
     cached = CachedImages(target)
     return {
@@ -154,12 +154,12 @@ def _write_or_repair(
             return still_damaged
         if exists(target) or target.is_symlink():
             # Refused now, and not after hours of decoding, when the finished cache could not take the name.
-            raise UserError(f"{target} is no folder, and stands in a cache's place", mend="move it away")
+            raise UserError(f"{target} is no folder, and in the place of a cache", mend="move it away")
         planned = plan(images, side, target, workers)
         root = target.parent
         free = shutil.disk_usage(root).free
         say(
-            f"{target.name}: {len(images)} images at {side} px are {size_text(planned.bytes)}; "
+            f"{target.name}: {counted(len(images), 'image')} at {side} px will take {size_text(planned.bytes)}; "
             f"{size_text(planned.missing_bytes)} are to be written to {root}, where {size_text(free)} are free"
         )
         folder = unfinished(target)
@@ -211,7 +211,7 @@ def plan(images: Images, side: int, target: Path, workers: int) -> Plan:
     if planned.missing_bytes * (1 + SPARE_SHARE) > free:
         raise PathError(
             target.parent,
-            f"{size_text(planned.missing_bytes)} are to be written, and {size_text(free)} are free",
+            f"{size_text(planned.missing_bytes)} are to be written, but {size_text(free)} are free",
             mend="make room, name another disk's folder with --to or $SALMASK_CACHE, or take a smaller --side",
         )
     return planned
@@ -352,7 +352,7 @@ def _write_chunk(planned: Plan, folder: Path, file: IO[bytes], chunk: int) -> No
         resized = _resized(decoded, planned.side)
         if resized.shape != (height, width, 3) or decoded_label != label:
             # The folder has to go: the next call would find the same index in it, and fail again.
-            reason = f"image {index} is another than when the cache was planned"
+            reason = f"image {index} has changed since the cache was planned"
             raise PathError(folder, reason, mend="remove this folder and start again")
         pixels[offset - start : offset - start + resized.size] = resized.ravel()
     write_at(file.fileno(), pixels.data, start)

@@ -59,7 +59,7 @@ def read_image(images: Images, index: int) -> tuple[Image.Image, int]:
         raise UserError(f"{name} is {image.width}×{image.height}, without a pixel", mend="leave it out, or replace it")
     if not 0 <= label < len(images.classes):
         mend = f"whole numbers from 0 to {len(images.classes) - 1}, the place of the class in `classes`"
-        raise UserError(f"{name} has the label {label}, of {len(images.classes)} classes", mend=mend)
+        raise UserError(f"{name} has the label {label}, which no class has", mend=mend)
     return image, label
 
 
@@ -90,7 +90,8 @@ def names_of(images: Images) -> Sequence[str]:
     """
     names: Sequence[str] | None = getattr(images, "names", None)
     if names is None:
-        raise UserError(f"images of {type(images).__name__} have no names", mend="an attribute `names`, one of each")
+        mend = "an attribute `names`, a name for each image"
+        raise UserError(f"images of {type(images).__name__} have no names", mend=mend)
     return names
 
 
@@ -110,18 +111,21 @@ def require_images(what: str, images: Images) -> None:
         raise UserError(f"{what}: {kind} has no {missing[0]}", mend="what `Images` (repro/data/splits.py) lists")
     labels, classes = np.asarray(images.targets), len(images.classes)
     if len(labels) != len(images) or labels.ndim != 1:
-        raise UserError(f"{what}: {kind} has {len(images)} images, and {len(labels)} targets", mend="one for each")
+        mend = "a label for each image"
+        raise UserError(f"{what}: {kind} has {len(images)} images, but {len(labels)} targets", mend=mend)
     if not len(images):
         raise UserError(f"{what} holds no image", mend="see what its opener looks for")
     wrong = np.flatnonzero((labels < 0) | (labels >= classes)) if labels.dtype.kind in "iu" else [0]
     if len(wrong):
         mend = f"whole numbers from 0 to {classes - 1}, the place of the class in `classes`"
-        raise UserError(f"{what}: image {wrong[0]} has the label {labels[wrong[0]]}, of {classes} classes", mend=mend)
+        reason = f"image {wrong[0]} has the label {labels[wrong[0]]}, which no class has"
+        raise UserError(f"{what}: {reason}", mend=mend)
     if hasattr(images, "pixels"):  # salmask's own, which need no check; reading a file may be slow
         return
     _, label = read_image(images, 0)
     if label != labels[0]:
-        raise UserError(f"{what}: {kind}[0] has the label {label}, and targets[0] is {labels[0]}", mend="one of both")
+        reason = f"{kind}[0] has the label {label}, but targets[0] is {labels[0]}"
+        raise UserError(f"{what}: {reason}", mend="the same label in both")
 
 
 _PARTS = ("classes", "targets", "fingerprint", "__len__", "__getitem__")

@@ -17,6 +17,7 @@ from repro.data.splits import Images, read_image
 from repro.distributed import barrier, rank, world_size
 from repro.loader import Loader
 from repro.progress import ProgressBars
+from repro.quantities import counted
 from repro.runs.sections import LocalizerSettings
 from repro.saliency.localizer import STRIDE
 from repro.saliency.map_file import CHUNK, MapFile, Maps, map_path
@@ -153,7 +154,8 @@ def _compute_missing(source: MapSource, file: MapFile, device: torch.device, wor
     if not missing:
         return
     total = sum(len(file.images_of(chunk)) for chunk in missing)
-    log.info("computing the saliency of %d whole images, once%s", total, f", for {file.path}" if file.path else "")
+    kept = f", to be kept in {file.path}" if file.path else ""
+    log.info("computing the saliency of %s%s", counted(total, "whole image"), kept)
     with ProgressBars(shown=rank() == 0) as bars:
         bar = bars.add_task("saliency", total=total, unit="images", summary=True)
         for indices, maps in _computed(source, _Missing(file, missing), device, workers):

@@ -97,7 +97,7 @@ def _resnet50(weights: str) -> nn.Module:
             raise PathError(
                 file,
                 "is cut off, or another file: its SHA-256 is not that of its name",
-                mend="remove it, and salmask data weights where there is a network, or with --from FILE",
+                mend="remove it, and call salmask data weights where there is a network, or with --from FILE",
             ) from error
         _refuse_closed_place(error, f"{weights} of resnet50")
         raise UserError(
@@ -119,7 +119,7 @@ def _refuse_closed_place(error: Exception, which: str) -> None:
     if isinstance(error, OSError) and error.errno in _CLOSED:
         place = f"{error.filename}: {why_unwritable(Path(error.filename), error)}" if error.filename else ""
         raise UserError(
-            f"the weights {which} have no place here ({place or reason_of(error)})",
+            f"the weights {which} cannot be kept here ({place or reason_of(error)})",
             mend=f"{CACHE_VARIABLE}=DIR before the command, a folder with room that this user may read and write",
         ) from error
 
@@ -177,7 +177,7 @@ def _timm(name: str, weights: str) -> Localizer:
         # A RuntimeError is raised for a truncated file, but also for a name that timm does not know.
         if isinstance(error, RuntimeError) and (weights == "random" or not timm.is_model_pretrained(name)):
             similar = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
-            mend = f"near it: {', '.join(similar)}" if similar else "timm.list_models() has the names"
+            mend = f"similar names: {', '.join(similar)}" if similar else "timm.list_models() has the names"
             raise UserError(f"timm has no model '{name}'", mend=mend) from error
         _refuse_closed_place(error, f"of timm/{name}")
         file = LocalizerWeights(f"{TIMM}{name}").file()
@@ -185,8 +185,8 @@ def _timm(name: str, weights: str) -> Localizer:
             f"the weights of timm/{name} cannot be downloaded{'' if file is None else f', or {file} is damaged'} "
             f"({type(error).__name__})",
             mend=(
-                f"{'' if file is None else 'remove it, and '}salmask data weights localizer.network=timm/{name} where "
-                "there is a network, or localizer.network=efficientnet-lite0"
+                f"{'' if file is None else 'remove it, and '}call salmask data weights localizer.network=timm/{name} "
+                "where there is a network, or set localizer.network=efficientnet-lite0"
             ),
         ) from error
     stages = getattr(model, "feature_info", None)

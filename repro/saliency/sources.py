@@ -81,9 +81,9 @@ def _known_masks(images: Images, source: SaliencySource, run: Run) -> TrueMasks:
         return masks
     if run.data.drawn and not run.data.cached_side:
         raise ValueError(f"{type(images).__name__} in the place of {run.data.dataset} have no true masks")
-    without = "cached images" if run.data.drawn else f"data.dataset={run.data.dataset}"
+    without = "cached images have" if run.data.drawn else f"data.dataset={run.data.dataset} has"
     mend = "data.cached_side=0" if run.data.drawn else "data.masks=DIR, or data.dataset=scenes or scenes-cutouts"
-    raise UserError(f"localizer.source={source} needs true masks, which {without} has none of", mend=mend)
+    raise UserError(f"localizer.source={source} needs true masks, and {without} none", mend=mend)
 
 
 def _build(

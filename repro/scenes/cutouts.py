@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from repro.clutter import is_clutter
 from repro.errors import UserError
 from repro.presence import is_file, is_folder
+from repro.quantities import counted
 from repro.scenes.textures import Bytes, Floats, backdrop, blend, planes, value_noise
 
 _SKIPPED_FOLDERS = frozenset({"symbols", "cartoon"})
@@ -89,15 +90,17 @@ class Cutouts:
             raise UserError(f"classes={classes} is out of range", mend="choose 1 at least")
         usable = [path for path in _candidates(folder) if _is_cutout(folder / path)]
         if len(usable) < classes:
-            raise UserError(f"cut-outs {folder}: {len(usable)} usable PNG files found, {classes} needed", mend=_MEND)
+            found = counted(len(usable), "usable PNG file")
+            raise UserError(f"cut-outs {folder}: {found} found, {classes} needed", mend=_MEND)
         if members:
             held_out_count = max(members // 4, 1)
             folders = _folders(usable, members + held_out_count)
             if len(folders) < classes:
-                message = f"cut-outs {folder}: {len(folders)} folders with {members + held_out_count} usable PNG files "
-                raise UserError(
-                    f"{message}of their own, {classes} needed", mend=f"fewer classes or members, or {_MEND}"
+                message = (
+                    f"cut-outs {folder}: {counted(len(folders), 'folder')} with {members + held_out_count} usable "
                 )
+                message += f"PNG files of their own, {classes} needed"
+                raise UserError(message, mend=f"fewer classes or members, or {_MEND}")
             self.names = tuple(_spread(list(folders), classes))
             chosen = [_spread(folders[name], members + held_out_count) for name in self.names]
             # The training members lend to grounds in both splits, which share one pool of them.

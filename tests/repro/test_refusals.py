@@ -242,7 +242,7 @@ def test_weights_whose_place_is_a_file_do_not_wait_for_a_network(
     (tmp_path / "file").touch()
     monkeypatch.setenv("SALMASK_CACHE", str(tmp_path / "file"))
     line = refused("data", "weights", "localizer.network=resnet50")
-    assert line.startswith("the weights IMAGENET1K_V2 of resnet50 have no place here (")
+    assert line.startswith("the weights IMAGENET1K_V2 of resnet50 cannot be kept here (")
     assert f": {tmp_path}/file is no folder); mend: SALMASK_CACHE=DIR before the command" in line
 
 

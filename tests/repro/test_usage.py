@@ -65,7 +65,7 @@ def test_a_line_that_cannot_be_read_is_refused_in_one(words: list[str], line: st
     [
         (
             ["data", "cache", "scenes", "data.crop=64"],
-            "'data.crop' changes nothing in what is cached; mend: settings of data.scenes only, and --side, ",
+            "'data.crop' changes nothing in what is cached; mend: give settings of data.scenes only, and --side, ",
         ),
         (["data", "cache", "scenes", "data.scenes.context=2"], "data.scenes.context=2 is out of range; mend: 0..1"),
         (

@@ -24,6 +24,7 @@ from repro.data.annotations.masks import mask_fault
 from repro.data.errors import PathError
 from repro.errors import shortened
 from repro.presence import exists, is_folder
+from repro.quantities import counted
 
 TRAIN, TEST = SPLITS = ("train2017", "val2017")
 
@@ -225,7 +226,7 @@ def _survey_images(
     if present and names and present.isdisjoint(names):
         other_splits = (name for name in SPLITS if name != split and not file_names[name].isdisjoint(names))
         other_split = next(other_splits, "")
-        owner = f", but in {other_split}: annotations of another split" if other_split else ""
+        owner = f"; they are in {other_split}: these are annotations of another split" if other_split else ""
         message = f"none of its {len(names)} images is in {split}{owner}"
         survey.add("other-split", path, message, _mend(root, ANNOTATION_ARCHIVE))
         return
@@ -267,10 +268,10 @@ def _survey_objects(survey: CocoSurvey, path: Path, split: str, instances: Insta
     # Objects name their image by its id: if two images share one, objects would silently move to the other image.
     if len(sizes) < len(instances.images):
         repeated = len(instances.images) - len(sizes)
-        survey.add("broken-annotation", path, f"{repeated} images share the id of another", mend)
+        survey.add("broken-annotation", path, f"images that share the id of another: {repeated}", mend)
     if (distinct := len({entry.id for entry in instances.objects})) < len(instances.objects):
         repeated = len(instances.objects) - distinct
-        survey.add("broken-annotation", path, f"{repeated} objects share the id of another", mend)
+        survey.add("broken-annotation", path, f"objects that share the id of another: {repeated}", mend)
 
 
 def _survey_scored(survey: CocoSurvey, path: Path, instances: Instances) -> None:
@@ -280,7 +281,8 @@ def _survey_scored(survey: CocoSurvey, path: Path, instances: Instances) -> None
             message = f"object {entry.id}: 'segmentation' is missing or empty, and masks are scored by it"
             survey.add("broken-annotation", path, message, "add the mask, or remove the object")
     if instances.objects and all(entry.crowd for entry in instances.objects):
-        survey.add("no-objects", path, "every object is a crowd, and none counts when a detector is scored", "add some")
+        message = "every object is a crowd, and none of those counts when a detector is scored"
+        survey.add("no-objects", path, message, "add objects that are no crowd")
 
 
 def _survey_trained(survey: CocoSurvey, path: Path, split: str, instances: Instances) -> None:
@@ -288,8 +290,9 @@ def _survey_trained(survey: CocoSurvey, path: Path, split: str, instances: Insta
     objects = [entry for entry in instances.objects if not entry.crowd]
     flat = sum(not is_trained_on(entry) for entry in objects if entry.mask is not None)
     if flat:  # COCO itself has some
-        survey.warnings.append(f"{split}: {flat} boxes without area; detectron2 leaves them out")
+        survey.warnings.append(f"{split}: {counted(flat, 'object')} left out by detectron2: the box has no area")
     if maskless := sum(entry.mask is None for entry in objects):
-        survey.warnings.append(f"{split}: {maskless} objects without a mask are left out of the training")
+        survey.warnings.append(f"{split}: {counted(maskless, 'object')} left out of the training: no mask")
     if instances.objects and not any(is_trained_on(entry) for entry in objects):
-        survey.add("no-objects", path, f"no object of {split} has a mask to train on, and is no crowd", "add masks")
+        message = f"no object of {split} has a mask to train on (crowds and boxes without area left out)"
+        survey.add("no-objects", path, message, "add masks")

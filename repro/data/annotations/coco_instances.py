@@ -85,7 +85,7 @@ def read_instances(path: Path) -> Instances:
         # Sorted by id: detectron2 numbers its labels so, whatever the order of the file.
         classes = dict(sorted(categories))
         if len(classes) < len(categories):
-            faults.append(f"{len(categories) - len(classes)} of 'categories' share the id of another")
+            faults.append(f"entries of 'categories' that share the id of another: {len(categories) - len(classes)}")
         return Instances(classes, images, objects, faults)
 
 
@@ -104,12 +104,12 @@ def _entries(path: Path, content: Any, name: str, read: Callable[[Fields], Entry
     """
     values = content.get(name) if isinstance(content, dict) else None
     if not isinstance(values, list):
-        raise BrokenFileError(path, f"has no list '{name}'; it is no file of instances")
+        raise BrokenFileError(path, f"has no list '{name}', and so is not a file of instances")
     entries = []
     for position, value in enumerate(values):
         try:
             if not isinstance(value, dict):
-                raise ValueError("is no entry with fields")
+                raise ValueError("is no JSON object")
             entries.append(read(Fields(value.get, repr)))
         except ValueError as error:
             faults.append(f"entry {position} of '{name}': {error}")
@@ -135,7 +135,7 @@ def _object(entry: Fields) -> ObjectEntry:
     area = entry.read_optional("area", _area, default=None)
     mask = entry.read_optional("segmentation", read_mask, default=None)
     if entry.read_optional("ignore", fields.flag, default=False):
-        entry.faults.append("'ignore' is set, which COCO has not; remove the object, or set 'iscrowd'")
+        entry.faults.append("'ignore' is set, which COCO does not have; remove the object, or set 'iscrowd'")
     entry.refuse_faults()
     if mask is not None and not crowd and not has_pixels(mask):
         mask = None

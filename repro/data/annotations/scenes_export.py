@@ -297,7 +297,8 @@ def _write_chunk(write: Callable[[int, str], _Annotation], numbered: Sequence[tu
 
 def _require_same_classes(train: Scenes, test: Scenes) -> None:
     if train.classes != test.classes:
-        raise UserError("the scenes to train and to test on have different classes", mend="draw both with one setting")
+        what = "the scenes to train and to test on have different classes"
+        raise UserError(what, mend="draw both with the same settings")
 
 
 def _file_names(classes: Sequence[str]) -> tuple[str, ...]:

@@ -258,7 +258,7 @@ def image_ids(folder: Path, image_set: ImageSet) -> tuple[str, ...]:
         raise BrokenFileError(path, "lists no image")
     strange = next((name for name in ids if not _ID.fullmatch(name)), None)
     if strange is not None:
-        raise BrokenFileError(path, f"'{strange}' is no name of an image")
+        raise BrokenFileError(path, f"'{strange}' is not the name of an image")
     return ids
 
 

@@ -209,7 +209,7 @@ def _compare_number(report: Report, entry: Dataset, split: str, number: int) -> 
     """Warns where a split has another number of images than the published data set."""
     expected = entry.expected.get(split, number)
     if number != expected:
-        report.warnings.append(f"{split}: {number} images, where {entry.title} has {expected}")
+        report.warnings.append(f"{split}: {counted(number, 'image')}, where {entry.title} has {expected}")
 
 
 def _paths(images: Images) -> list[str]:

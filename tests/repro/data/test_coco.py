@@ -105,7 +105,7 @@ def test_every_broken_entry_is_listed_with_its_fields(root: Path) -> None:
     assert read_instances(root / VAL).faults == [
         "entry 0 of 'categories': 'name' is missing",
         "entry 0 of 'images': 'id' is 1.5, which is no whole number; 'height' is missing",
-        "entry 1 of 'images': is no entry with fields",
+        "entry 1 of 'images': is no JSON object",
         "entry 0 of 'annotations': 'bbox' is no list of four numbers",
         (
             "entry 1 of 'annotations': 'bbox' has a negative width or height (-3, 4); 'iscrowd' is 2, neither 0 nor 1; "
@@ -115,13 +115,13 @@ def test_every_broken_entry_is_listed_with_its_fields(root: Path) -> None:
             "entry 2 of 'annotations': 'bbox' is nan, which is no number; "
             "'segmentation' holds a polygon that is no list of finite numbers"
         ),
-        "1 of 'categories' share the id of another",
+        "entries of 'categories' that share the id of another: 1",
     ]
     text = refusal(root)
     assert text.startswith(
         f"{root / VAL}: entry 0 of 'categories': 'name' is missing (and 6 more: {root / VAL}: entry 0"
     )
-    assert text.endswith("share the id of another); mend: correct the entry")
+    assert text.endswith("share the id of another: 1); mend: correct the entry")
 
 
 def test_wrong_roots_and_missing_parts_are_named(root: Path, tmp_path: Path) -> None:
@@ -146,7 +146,8 @@ def test_wrong_roots_and_missing_parts_are_named(root: Path, tmp_path: Path) -> 
 
 def test_annotations_of_another_split(root: Path) -> None:
     (root / VAL).write_bytes((root / TRAIN).read_bytes())
-    another = f"{root / VAL}: none of its 8 images is in val2017, but in train2017: annotations of another split"
+    another = f"{root / VAL}: none of its 8 images is in val2017; they are in train2017: "
+    another += "these are annotations of another split"
     assert refusal(root).startswith(f"{another} (and 8 more: {root}/val2017/000000000001.jpg: is listed in train2017 ")
     assert refusal(root).endswith(f"; mend: unpack annotations_trainval2017.zip into {root}, or correct your files")
 
@@ -212,7 +213,7 @@ def test_verify_finds_everything(root: Path) -> None:
     )
     (outside,) = (problem.message for problem in report.problems if problem.kind == "outside-image")
     assert "a box (60, 60, 69, 62) reaches out of the image of 64×64 pixels; mend: correct the box" in outside
-    assert "train2017: 1 boxes without area; detectron2 leaves them out" in report.warnings
+    assert "train2017: 1 object left out by detectron2: the box has no area" in report.warnings
 
 
 def test_images_in_both_splits_are_found(root: Path) -> None:

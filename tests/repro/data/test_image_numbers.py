@@ -137,7 +137,7 @@ def test_a_mask_as_voc_has_them_is_read_by_its_palette(tmp_path: Path) -> None:
 
 def test_a_mask_that_is_transparent_in_parts_is_refused(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (255, 255, 255, 0)).save(tmp_path / "1.png")
-    with pytest.raises(UserError, match=r"it is transparent in parts\); mend: an opaque picture, or an array"):
+    with pytest.raises(UserError, match=r"it is partly transparent\); mend: an opaque picture, or an array"):
         numbers_of(tmp_path, "1.png", colours=True)
 
 
@@ -180,5 +180,7 @@ def test_images_without_names_are_refused(tmp_path: Path) -> None:
             return 1
 
     save_numbers(tmp_path / "1.npy", np.zeros((2, 2)))
-    with pytest.raises(UserError, match="images of Nameless have no names; mend: an attribute `names`, one of each"):
+    with pytest.raises(
+        UserError, match="images of Nameless have no names; mend: an attribute `names`, a name for each image"
+    ):
         ImageNumbers.of(Nameless(), SETTING, tmp_path, colours=False, sha256="")  # type: ignore[arg-type]  # it lacks them

@@ -48,8 +48,8 @@ ODD = [
     (PICTURE, "is (Image); mend: a PIL image and its label, as a tuple"),
     ((PICTURE, 1, 1), "is (Image, int, int); mend: a PIL image and its label, as a tuple"),
     ((np.zeros((50, 40, 3), np.uint8), 1), "is (ndarray, int); mend: a PIL image and its label, as a tuple"),
-    ((PICTURE, 7), "has the label 7, of 2 classes; mend: whole numbers from 0 to 1, the place of the class"),
-    ((PICTURE, -1), "has the label -1, of 2 classes; mend: whole numbers from 0 to 1, the place of the class"),
+    ((PICTURE, 7), "has the label 7, which no class has; mend: whole numbers from 0 to 1, the place of the class"),
+    ((PICTURE, -1), "has the label -1, which no class has; mend: whole numbers from 0 to 1, the place of the class"),
 ]
 
 

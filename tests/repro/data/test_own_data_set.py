@@ -64,12 +64,18 @@ PICTURE = Image.new("RGB", (8, 8))
     [
         (Drawn(0), " holds no image; mend: see what its opener looks for"),
         (None, ": NoneType has no classes; mend: what `Images` (repro/data/splits.py) lists"),
-        (Longer(), ": Longer has 9 images, and 4 targets; mend: one for each"),
-        (labelled(0, 1, 2, 0), ": image 2 has the label 2, of 2 classes; mend: whole numbers from 0 to 1, the place"),
-        (labelled(0, -1), ": image 1 has the label -1, of 2 classes; mend: whole numbers"),
-        (labelled(0.0, 1.0), ": image 0 has the label 0.0, of 2 classes; mend: whole numbers"),
-        (labelled("a", "b"), ": image 0 has the label a, of 2 classes; mend: whole numbers"),
-        (answering(lambda _: (PICTURE, 1)), ": Drawn[0] has the label 1, and targets[0] is 0; mend: one of both"),
+        (Longer(), ": Longer has 9 images, but 4 targets; mend: a label for each image"),
+        (
+            labelled(0, 1, 2, 0),
+            ": image 2 has the label 2, which no class has; mend: whole numbers from 0 to 1, the place",
+        ),
+        (labelled(0, -1), ": image 1 has the label -1, which no class has; mend: whole numbers"),
+        (labelled(0.0, 1.0), ": image 0 has the label 0.0, which no class has; mend: whole numbers"),
+        (labelled("a", "b"), ": image 0 has the label a, which no class has; mend: whole numbers"),
+        (
+            answering(lambda _: (PICTURE, 1)),
+            ": Drawn[0] has the label 1, but targets[0] is 0; mend: the same label in both",
+        ),
     ],
 )
 def test_what_is_no_data_set_is_refused_as_it_is_opened(
@@ -88,7 +94,7 @@ def test_a_first_image_that_is_none_is_refused_as_the_data_set_is_opened(
     monkeypatch: pytest.MonkeyPatch, answer: object, found: str
 ) -> None:
     line = rf"image 0 of Drawn is \({found}\); mend: a PIL image and its label, as a tuple"
-    with pytest.raises(UserError, match=line if found else "image 0 of Drawn has the label 2, of 2 classes"):
+    with pytest.raises(UserError, match=line if found else "image 0 of Drawn has the label 2, which no class has"):
         opened(monkeypatch, answering(lambda _: answer))
 
 

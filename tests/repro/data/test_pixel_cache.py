@@ -283,7 +283,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_decoded(
     usage = type("Usage", (), {"free": free})
     monkeypatch.setattr(pixel_cache_writer.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(pixel_cache_writer, "pixels_of", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(UserError, match=rf"101\.7 kB are to be written, and {text} kB are free; mend: make room"):
+    with pytest.raises(UserError, match=rf"101\.7 kB are to be written, but {text} kB are free; mend: make room"):
         cached(data, tmp_path / "caches")
 
 
@@ -321,7 +321,7 @@ def test_the_command_says_the_size_first_and_what_it_did_as_json(data: Path, tmp
     assert ended.code == 0, ended.err
     outcome = json.loads(ended.out)
     assert (outcome["images"], outcome["decoded"], outcome["side"]) == (24, 24, 32)
-    assert f"24 images at 32 px are {size_text(outcome['bytes'])}" in ended.err
+    assert f"24 images at 32 px will take {size_text(outcome['bytes'])}" in ended.err
     again = salmask(*words)
     assert again.code == 0
     assert again.out == f"folder: 24 images at 32 px ready in {outcome['folder']}\n"
@@ -337,7 +337,7 @@ def test_what_stands_in_a_caches_place_is_refused_before_anything_is_decoded(
     target.symlink_to(tmp_path / "nowhere") if link else target.touch()
     monkeypatch.setattr(pixel_cache_writer, "pixels_of", lambda *_: pytest.fail("decoded"))
     words = ("data", "cache", "folder", "--side", "32", "--root", str(data), "--to", str(tmp_path / "caches"))
-    assert refused(*words) == f"{target} is no folder, and stands in a cache's place; mend: move it away"
+    assert refused(*words) == f"{target} is no folder, and in the place of a cache; mend: move it away"
 
 
 @pytest.mark.parametrize("side", [LEAST_CACHED - 1, LONGEST_CACHED + 1, 10**20])
@@ -353,7 +353,7 @@ def test_a_side_that_is_not_cached_is_no_runs_either(side: int, data: Path, tmp_
 def test_annotated_images_cannot_be_cached(tmp_path: Path) -> None:
     (tmp_path / "VOCdevkit").mkdir()
     (tmp_path / "VOCdevkit" / "x").touch()
-    assert "no one class" in refused("data", "cache", "voc07+12", "--root", str(tmp_path))
+    assert "no single class" in refused("data", "cache", "voc07+12", "--root", str(tmp_path))
 
 
 def carry_out_mend(run: Run) -> None:

@@ -71,7 +71,7 @@ def test_an_image_that_changed_meanwhile_is_refused_with_a_mend_that_mends(
     with monkeypatch.context() as patches:
         patches.setattr(pixel_cache_writer, "pixels_of", read)
         with pytest.raises(
-            UserError, match=r"image 5 is another than .*; mend: remove this folder and start"
+            UserError, match=r"image 5 has changed since .*; mend: remove this folder and start"
         ) as caught:
             cached(images, tmp_path / "caches")
     assert str(caught.value).startswith(f"{part}: ")
@@ -137,4 +137,4 @@ def test_whoever_may_not_mend_a_damaged_cache_is_told_that_it_is(
     monkeypatch.setattr(pixel_cache_writer, "writing", closed)
     with pytest.raises(UserError, match="cannot write to it"):
         cache_images(images, "folder", "train", 32, tmp_path / "caches", workers=1, check=True, say=said.append)
-    assert said == [f"{cache.folder}: 1 of its parts are damaged (2 images each); they are decoded again"]
+    assert said == [f"{cache.folder}: 1 part of 2 images damaged, to be decoded again"]

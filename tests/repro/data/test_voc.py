@@ -123,7 +123,7 @@ def test_a_missing_list_is_a_missing_split(root: Path) -> None:
     test.write_text("\n")
     assert refusal(root).startswith(f"{test}: lists no image; mend: unpack VOCtest_06-Nov-2007.tar")
     test.write_text("000005 -1\n")
-    assert "'000005 -1' is no name of an image" in refusal(root)
+    assert "'000005 -1' is not the name of an image" in refusal(root)
     test.unlink()
     assert refusal(root).startswith(f"{test}: the list of images is missing")
     os.mkfifo(test)  # would be waited for
@@ -266,4 +266,4 @@ def test_the_command_exits_by_what_it_found(root: Path, tmp_path: Path) -> None:
 def test_annotated_images_cannot_be_pretrained_on_as_classes(root: Path) -> None:
     outcome = salmask("pretrain", "mocov2", "data.dataset=voc07+12", "--root", str(root), "--out", str(root / "runs"))
     assert outcome.code == 2
-    assert "no one class to learn or to score; mend: use them by `salmask eval RUN --task voc07+12`" in outcome.err
+    assert "no single class to learn or to score; mend: use them by `salmask eval RUN --task voc07+12`" in outcome.err

@@ -207,7 +207,7 @@ def test_a_place_that_is_closed_or_full_is_not_a_network_that_fails(
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path), raising=False)
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     monkeypatch.setattr(timm, "create_model", refuse)
-    line = rf"of {network} have no place here \({tmp_path}/file: No space left on device\); mend: SALMASK_CACHE=DIR"
+    line = rf"of {network} cannot be kept here \({tmp_path}/file: No space left on device\); mend: SALMASK_CACHE=DIR"
     with pytest.raises(UserError, match=line):
         build_localizer(network, "IMAGENET1K_V2")
 
@@ -253,7 +253,8 @@ def test_damaged_weights_of_timm_are_no_unknown_model(monkeypatch: pytest.Monkey
     kept.mkdir(parents=True)
     (kept / "pytorch_model.bin").write_bytes(b"PK")
     line = (
-        r"cannot be downloaded, or .*/pytorch_model\.bin is damaged \(RuntimeError\); mend: remove it, and salmask data"
+        r"cannot be downloaded, or .*/pytorch_model\.bin is damaged \(RuntimeError\); "
+        "mend: remove it, and call salmask data"
     )
     with pytest.raises(UserError, match=line):
         build_localizer("timm/resnet18", "IMAGENET1K_V2")

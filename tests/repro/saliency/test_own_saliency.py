@@ -235,16 +235,16 @@ def test_images_without_a_file_are_counted_before_anything_is_trained(
     (maps / "ant/0.png").unlink()
     (maps / "zebra/3.npy").unlink()
     assert refused(*of_files(folder_root, tmp_path / "runs", localizer__source="random", data__masks=maps)) == (
-        f"data.masks={maps}: of 12 images 2 (ant/0, zebra/3) have no file; mend: a file of each image's name that "
-        "ends with .png or .npy"
+        f"data.masks={maps}: 2 (ant/0, zebra/3) of 12 images without a file; mend: a file for each image, of its name "
+        "and ending with .png or .npy"
     )
 
 
 def test_a_file_for_two_images_is_refused(folder_root: Path, maps: Path, tmp_path: Path) -> None:
     shutil.copy(folder_root / "train/ant/0.png", folder_root / "train/ant/0.jpg")
     assert refused(*of_files(folder_root, tmp_path / "runs", localizer__source="maps", localizer__files=maps)) == (
-        f"localizer.files={maps}: names of several images, but for their endings, are 1 (ant/0); mend: rename all but "
-        "one of each"
+        f"localizer.files={maps}: names that several images have, but for their endings: 1 (ant/0); mend: rename all "
+        "but one of each"
     )
 
 

@@ -320,7 +320,7 @@ def test_true_masks_are_refused_where_there_are_none(folder_root: Path, tmp_path
     )
     line = refused("pretrain", OURS, *settings, "--root", str(folder_root), "--out", str(tmp_path / "runs"))
     assert line == (
-        "localizer.source=random needs true masks, which data.dataset=folder has none of; mend: data.masks=DIR, or "
+        "localizer.source=random needs true masks, and data.dataset=folder has none; mend: data.masks=DIR, or "
         "data.dataset=scenes or scenes-cutouts"
     )
     assert not list(tmp_path.glob("runs/**/run.yaml"))
