@@ -227,7 +227,7 @@ def export_scenes(
     draw = partial(Scenes, classes=classes, size=size, seed=seed, objects=objects, cutouts=cutouts)
     write = {"voc": write_voc, "coco": write_coco, "folder": write_folders}[layout]
     write(out, draw("train", count=train), draw("val", count=test), workers=workers)
-    say(f"{train} + {test} scenes of {classes} classes in {out}")
+    say(f"{train} + {test} scenes of {classes} {'class' if classes == 1 else 'classes'} in {out}")
 
 
 class _Location(NamedTuple):
