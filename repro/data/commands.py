@@ -1,5 +1,6 @@
 """`salmask data`: which data sets there are, whether one is whole, and how to unpack one."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial
@@ -197,7 +198,8 @@ def prepare(
         return
     target = new_root(name, root)
     entry.prepare(archives or [], target)
-    say(f"{name}: ready in {target}; check it with `salmask data verify {name} --root {target}`")
+    verify_it = shlex.join(["salmask", "data", "verify", name, "--root", str(target)])
+    say(f"{name}: ready in {target}; check it with `{verify_it}`")
 
 
 @app.command("export-scenes")

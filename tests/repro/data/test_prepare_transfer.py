@@ -40,11 +40,12 @@ def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_prepare_unpacks_what_then_verifies(downloads: Path, tmp_path: Path) -> None:
     for name, base in (("caltech101", "caltech101/101_ObjectCategories"), ("flowers102", "flowers-102/jpg")):
-        root = tmp_path / name / "root"
+        root = tmp_path / name / "a root"
         arguments = ["prepare", name, "--from", str(downloads), "--root", str(root)]
         outcome = CliRunner().invoke(app, arguments)
         assert outcome.exit_code == 0, outcome.output
         assert f"{name}: ready in {root}" in outcome.stdout
+        assert f"`salmask data verify {name} --root '{root}'`" in outcome.stdout  # as a shell reads it
         assert verify(name, root, workers=1).ok
         assert [path for path in root.rglob(".*") if path.name != ".salmask-prepare.lock"] == []
         stamps = {path: path.stat().st_mtime_ns for path in (root / base).rglob("*")}
