@@ -205,6 +205,8 @@ def _survey_classes(survey: CocoSurvey, path: Path, instances: Instances, mend: 
     classes = tuple(instances.classes.values())
     if not survey.classes:
         survey.classes = classes
+        if repeated := repetitions(classes):
+            survey.warnings.append(f"names that several classes have: {shortened(repeated)}")
     elif classes != survey.classes:
         differing = sorted(set(classes) ^ set(survey.classes)) or ["their order"]
         survey.add("unknown-class", path, f"the splits have different classes: {shortened(differing)}", mend)
@@ -242,8 +244,8 @@ def _survey_images(
 def _survey_objects(survey: CocoSurvey, path: Path, split: str, instances: Instances, mend: str) -> None:
     """Adds a split's objects to a survey, and what is wrong with them."""
     sizes = {image.id: image.size for image in instances.images}
-    counts = Counter(entry.category_id for entry in instances.objects)
-    survey.objects[split] = {name: counts[number] for number, name in instances.classes.items()}
+    counts = Counter(instances.classes.get(entry.category_id) for entry in instances.objects)
+    survey.objects[split] = {name: counts[name] for name in instances.classes.values()}
     for entry in instances.objects:
         # Crowds are RLEs in COCO itself too, and are not trained on; only another object's RLE needs `bitmask`.
         survey.bitmasks = survey.bitmasks or (isinstance(entry.mask, dict) and not entry.crowd)

@@ -216,6 +216,17 @@ def test_verify_finds_everything(root: Path) -> None:
     assert "train2017: 1 object left out by detectron2: the box has no area" in report.warnings
 
 
+def test_objects_of_classes_with_one_name_are_counted_together(root: Path) -> None:
+    """Those of the last such class alone were counted."""
+    counts = coco.check_layout(root).objects["train2017"]
+    first, second, *others = counts
+    for path in (root / TRAIN, root / VAL):
+        spoil_json(path, lambda content: content["categories"][0].update(name=second))
+    merged = {second: counts[first] + counts[second], **{name: counts[name] for name in others}}
+    assert coco.check_layout(root).objects["train2017"] == merged
+    assert f"names that several classes have: 1 ({second})" in verify("coco", root, workers=1).warnings
+
+
 def test_images_in_both_splits_are_found(root: Path) -> None:
     entry = json.loads((root / VAL).read_text())["images"][0]
     spoil_json(root / TRAIN, lambda content: content["images"].append({**entry, "id": 999}))
