@@ -174,8 +174,11 @@ def _timm(name: str, weights: str) -> Localizer:
     except Exception as error:  # the hub's client raises many types; all mean that the weights cannot be loaded
         if memory_shortage(error):
             raise
-        # A RuntimeError is raised for a truncated file, but also for a name that timm does not know.
+        # A truncated file raises a RuntimeError, but so does a name that timm does not know or has no weights of.
         if isinstance(error, RuntimeError) and (weights == "random" or not timm.is_model_pretrained(name)):
+            if weights != "random" and name in timm.list_models():
+                mend = "localizer.weights=random, or another localizer.network"
+                raise UserError(f"timm has no trained weights of '{name}'", mend=mend) from error
             similar = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
             mend = f"similar names: {', '.join(similar)}" if similar else "timm.list_models() has the names"
             raise UserError(f"timm has no model '{name}'", mend=mend) from error

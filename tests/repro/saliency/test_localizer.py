@@ -243,7 +243,7 @@ def test_a_hub_that_does_not_answer_timm_is_one_clear_line(monkeypatch: pytest.M
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_weights_of_timm_are_no_unknown_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_torn_or_missing_weights_of_timm_are_no_unknown_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def create(name: str, *, pretrained: bool, cache_dir: Path | None) -> None:
         raise RuntimeError("PytorchStreamReader failed reading zip archive: failed finding central directory")
 
@@ -260,6 +260,9 @@ def test_damaged_weights_of_timm_are_no_unknown_model(monkeypatch: pytest.Monkey
         build_localizer("timm/resnet18", "IMAGENET1K_V2")
     with pytest.raises(UserError, match="timm has no model 'resnet18x'"):
         build_localizer("timm/resnet18x", "IMAGENET1K_V2")
+    monkeypatch.setattr(timm, "is_model_pretrained", lambda name: False)
+    with pytest.raises(UserError, match=r"has no trained weights of 'resnet18'; mend: localizer\.weights=random, or"):
+        build_localizer("timm/resnet18", "IMAGENET1K_V2")
 
 
 def test_a_backbone_of_another_kind_is_refused(tmp_path: Path) -> None:
