@@ -1,7 +1,8 @@
 """The names of a data set's two splits, and the interface that each split has."""
 
+import operator
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -57,10 +58,18 @@ def read_image(images: Images, index: int) -> tuple[Image.Image, int]:
         raise UserError(f"{name} is of mode {image.mode}, not RGB", mend='image.convert("RGB")')
     if not image.width or not image.height:
         raise UserError(f"{name} is {image.width}×{image.height}, without a pixel", mend="leave it out, or replace it")
-    if not 0 <= label < len(images.classes):
+    if not _is_label(label, len(images.classes)):
         mend = f"whole numbers from 0 to {len(images.classes) - 1}, the place of the class in `classes`"
         raise UserError(f"{name} has the label {label}, which no class has", mend=mend)
     return image, label
+
+
+def _is_label(value: Any, classes: int) -> bool:
+    """Returns whether a value, perhaps of numpy or torch, is a whole number that names a class."""
+    try:
+        return 0 <= operator.index(value) < classes
+    except TypeError:  # such as a class's name
+        return False
 
 
 def pixels_of(images: Images, index: int) -> tuple[Pixels, int]:

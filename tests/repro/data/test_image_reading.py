@@ -49,6 +49,8 @@ ODD = [
     ((PICTURE, 1, 1), "is (Image, int, int); mend: a PIL image and its label, as a tuple"),
     ((np.zeros((50, 40, 3), np.uint8), 1), "is (ndarray, int); mend: a PIL image and its label, as a tuple"),
     ((PICTURE, 7), "has the label 7, which no class has; mend: whole numbers from 0 to 1, the place of the class"),
+    ((PICTURE, "a"), "has the label a, which no class has; mend: whole numbers from 0 to 1, the place of the class"),
+    ((PICTURE, 0.5), "has the label 0.5, which no class has; mend: whole numbers from 0 to 1, the place of the class"),
     ((PICTURE, -1), "has the label -1, which no class has; mend: whole numbers from 0 to 1, the place of the class"),
 ]
 
