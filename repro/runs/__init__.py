@@ -1,1 +1,1 @@
-"""A run: its settings, what it is known by, and the folder that holds all that it made. Nothing here needs torch."""
+"""A run: its settings, its id, and the folder that holds everything it produced. Nothing here imports torch."""

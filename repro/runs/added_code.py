@@ -1,8 +1,8 @@
-"""Where in code that somebody added to salmask an error arose: a task, a framework, a data set of a person's own.
+"""Finds where in added code an error arose: code that a user added to salmask, such as a task or a data set.
 
-Such an error is its author's to mend, who is at the terminal, and no fault to report. Added is what lies neither in
-salmask's packages nor among Python's and the libraries' files; and in a checkout of salmask each file that git does not
-know, and each line that was written since the checkout left the branch that it was cloned from.
+The user can correct such an error; it is no fault of salmask to report. A line is *added* if its file belongs neither
+to salmask's packages nor to Python or an installed library. In a git checkout of salmask, files that git does not track
+and lines written since the checkout left its upstream branch are added too.
 """
 
 import re
@@ -23,13 +23,13 @@ from repro.paths import CODE_ROOT, OWN_PACKAGES
 from repro.runs.provenance import git
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
-"""What folders of installed libraries are called."""
+"""Names of folders that hold installed libraries."""
 _PATIENCE_SECONDS = 10.0
-"""The longest that git is waited for."""
+"""Longest wait for git."""
 _NAMED_MODULE = re.compile(r"'(\w+)(?:\.[\w.]+)?'")
-"""A name in the message of an error of an import, or of what a module lacks; of a module within a package, that's."""
+"""A module quoted in the message of an ImportError or AttributeError; of `package.module`, the package."""
 _TOLD_FRAME = re.compile(r'^\s*File "(?P<path>[^"\n]+)", line (?P<line>\d+)', re.MULTILINE)
-"""A frame in the message of an error of a worker of a DataLoader, which holds the worker's whole traceback."""
+"""A frame in the message of an error from a DataLoader's worker, which holds the worker's whole traceback."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Place:
 
 
 def added_place(error: BaseException) -> Place | None:
-    """Returns the innermost line of added code that an error came through; None where it came through none.
+    """Returns the innermost line of added code that an error came through; None if there is none.
 
     Args:
         error: As it was caught.
@@ -55,7 +55,7 @@ def added_place(error: BaseException) -> Place | None:
 
 
 def added_traceback(error: BaseException) -> str:
-    """Returns the traceback of an error from the outermost line of added code on, or all of it.
+    """Returns the traceback of an error from its outermost line of added code on; all of it if there is no such line.
 
     Args:
         error: As it was caught.
@@ -67,7 +67,7 @@ def added_traceback(error: BaseException) -> str:
 
 
 def _places(error: BaseException) -> Iterator[Place]:
-    """Yields the lines that an error came through, the innermost first."""
+    """Yields the lines that an error came through, innermost first."""
     if isinstance(error, SyntaxError) and error.filename:
         yield Place(Path(error.filename), error.lineno or 0)
     told = _TOLD_FRAME.findall(str(error)) if "\nOriginal Traceback" in str(error) else []
@@ -84,9 +84,10 @@ def _place_of(trace: TracebackType) -> Place:
 
 
 def stand_in(error: BaseException) -> Path | None:
-    """Returns the file that Python imported for a module of the same name elsewhere, where an error tells of it.
+    """Returns the file that shadows another module of the same name, if an error's message names that module.
 
-    A `timm.py` in the folder that salmask is called from, which `python -m` looks into first; None for other errors.
+    For example, a `timm.py` in the folder that salmask is called from, which `python -m` searches first. None for other
+    errors.
 
     Args:
         error: As it was caught.
@@ -96,7 +97,7 @@ def stand_in(error: BaseException) -> Path | None:
         if not file or _is_installed(Path(file)):
             continue
         folder = Path(file).parents[Path(file).stem == "__init__"].resolve()
-        if name in OWN_PACKAGES and folder == CODE_ROOT:  # salmask's own, whatever other copy is installed
+        if name in OWN_PACKAGES and folder == CODE_ROOT:  # salmask itself, even if another copy of it is installed
             continue
         others = [place for place in sys.path if Path(place).resolve() != folder]
         if PathFinder.find_spec(name, others) is not None:
@@ -106,13 +107,13 @@ def stand_in(error: BaseException) -> Path | None:
 
 @cache
 def is_added(place: Place) -> bool:
-    """Returns whether a line is of added code.
+    """Returns whether a line belongs to added code.
 
     Args:
-        place: The line, of a file as Python names it.
+        place: The line; its file as Python names it.
     """
     path = place.path.resolve()  # as `CODE_ROOT` is
-    if not path.is_file():  # Python's own, `<frozen importlib._bootstrap>`
+    if not path.is_file():  # no file: `<frozen importlib._bootstrap>`, for example
         return False
     own = path.is_relative_to(CODE_ROOT)
     if own and path.relative_to(CODE_ROOT).parts[0] in OWN_PACKAGES:
@@ -123,14 +124,14 @@ def is_added(place: Place) -> bool:
 
 
 def _is_installed(path: Path) -> bool:
-    """Returns whether a file is one of Python's or of a library's, wherever these lie: on a cluster in many places."""
+    """Returns whether a file belongs to Python or to an installed library, in whatever folders these are."""
     folders = (*_python_folders(), *_target_folders(tuple(sys.path)))
     return bool(_INSTALLED.intersection(path.parts)) or any(path.is_relative_to(folder) for folder in folders)
 
 
 @cache
 def _python_folders() -> Sequence[Path]:
-    """Returns the folders of Python's own modules, and of its programs."""
+    """Returns the folders of Python's own modules and scripts."""
     paths = sysconfig.get_paths()
     folders = [Path(paths[name]) for name in ("stdlib", "platstdlib", "scripts")]
     return [*folders, *(folder.resolve() for folder in folders)]
@@ -138,30 +139,30 @@ def _python_folders() -> Sequence[Path]:
 
 @cache
 def _target_folders(search_path: Sequence[str]) -> Sequence[Path]:
-    """Returns the folders, whatever their names, that libraries were installed to (`pip install --target`).
+    """Returns the folders of the search path that hold installed libraries (`pip install --target`).
 
     Args:
-        search_path: Where Python looks for modules; "": in the working folder.
+        search_path: Where Python looks for modules; "" is the working folder.
     """
     return [Path(place).resolve() for place in search_path if any(Path(place).glob("*.dist-info"))]
 
 
 def _was_written_since(path: Path, line: int) -> bool:
-    """Returns whether a line of a checkout was written since that left where it came from; False outside of one."""
+    """Returns whether a line was written since the checkout left its upstream branch; False outside of a checkout."""
     base = _base()
     if not base:
         return False
-    if _git("ls-files", "--", str(path)) == "":  # and not where git gives no answer
+    if _git("ls-files", "--", str(path)) == "":  # untracked; None means that git gave no answer
         return True
-    # By its line and not by its file: who adds a task writes a line into the very module that calls it.
+    # By line, not by file: adding a task also means adding a line to a module of salmask's own.
     told = _git("blame", "--porcelain", f"-L{line},{line}", f"^{base}", "--", str(path))
     return told is not None and "\nboundary\n" not in told
 
 
 @cache
 def _base() -> str:
-    """Returns the commit up to which a checkout's code is salmask's, and empty where there is no checkout."""
-    # Installed into a virtual environment that lies in another project's checkout, git would tell of that one.
+    """Returns the commit up to which a checkout's code is salmask's own; empty outside of a checkout."""
+    # If salmask is installed in a virtual environment inside another project's checkout, git would answer for that one.
     if _git("ls-files", "--error-unmatch", "--", "repro/__init__.py") is None:
         return ""
     left = (_git("merge-base", "HEAD", branch) for branch in ("@{upstream}", "origin/HEAD", "HEAD"))
@@ -169,7 +170,7 @@ def _base() -> str:
 
 
 def _git(*words: str) -> str | None:
-    """Returns what git says of the code; None where it fails, or is not there."""
+    """Returns git's output about the code; None if git fails or is missing."""
     with suppress(OSError, subprocess.SubprocessError):
         return git(CODE_ROOT, *words, patience=_PATIENCE_SECONDS)
     return None

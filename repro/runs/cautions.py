@@ -1,19 +1,20 @@
-"""What a run may be, but a person should know before its training begins."""
+"""Warnings about settings that are allowed, but that a person should know of before the training begins."""
 
 from repro.runs.sections import Framework, RunSettings
 
 LARGE_QUEUE = 0.5
-"""Keys in MoCo's queue, in images of an epoch, from which on it is said. The paper's 65,536 of 126,689 are .52."""
+"""Queue size, as a share of the training images, that is warned of. The paper's 65,536 of 126,689 is .52."""
 
 
 def queue_caution(run: RunSettings, images: int | None) -> str:
-    """Returns a line on a queue that is large against the number of images; empty where there is nothing to say.
+    """Returns a warning about a queue that is large for the number of images; empty if it is not.
 
-    The queue holds each image's key for `queue / images` epochs: until then it is a negative of the image's own query.
+    The queue holds each image's key for `queue / images` epochs. All that time, the key is a negative of the image's
+    own query.
 
     Args:
         run: The settings.
-        images: Training images; None where nobody knows how many.
+        images: Number of training images; None if it is unknown.
     """
     if run.framework is not Framework.mocov2 or not images or run.moco.queue < LARGE_QUEUE * images:
         return ""

@@ -1,10 +1,10 @@
-"""The values that settings choose from; each is written as it is named."""
+"""The values that settings choose from; each is written by its name."""
 
 from enum import StrEnum, auto
 
 
 class Strategy(StrEnum):
-    """What stands where a patch was masked; `learned` masks are drawn by a network that is trained too (ADIOS)."""
+    """What replaces a masked patch; `learned` masks are drawn by a network that is trained along (ADIOS)."""
 
     none = auto()
     high_pass = auto()
@@ -22,7 +22,7 @@ LEAST_CACHED, LONGEST_CACHED = 32, 2**16 - 1
 
 
 class InputFilter(StrEnum):
-    """What a backbone sees of normalised images: themselves, or what the high-pass filter leaves of them."""
+    """What a backbone sees: the normalised images as they are, or high-pass filtered."""
 
     none = auto()
     high_pass = auto()
@@ -31,8 +31,9 @@ class InputFilter(StrEnum):
 class NoiseArea(StrEnum):
     """What the high-pass strategy draws noise for: the whole view, or its masked pixels alone.
 
-    Both show independent noise of one strength in masked pixels, from other places of the stream. A GPU draws for the
-    whole view, whichever it is: that is faster there than to find out how many pixels are masked.
+    Either way, masked pixels show independent noise of the same strength, from different positions of the random
+    stream. A GPU always draws noise for the whole view: there, that is faster than finding out how many pixels are
+    masked.
     """
 
     view = auto()
@@ -40,9 +41,9 @@ class NoiseArea(StrEnum):
 
 
 class FilterLibrary(StrEnum):
-    """Who computes the filters of the masking strategies on a CPU: torch, or OpenCV, which sums in another order.
+    """What computes the masking strategies' filters on a CPU: torch, or OpenCV, which sums in another order.
 
-    The two depart by rounding alone, `test_filters.py` says how far. A GPU filters with torch, whichever it is.
+    Results differ by rounding only (`test_filters.py` says by how much). A GPU always filters with torch.
     """
 
     torch = auto()
@@ -57,7 +58,7 @@ class Guidance(StrEnum):
 
 
 class MapOf(StrEnum):
-    """What the localizer sees: each view, as the paper has it, or the whole image once, of which views are cropped."""
+    """What the localizer sees: each view, as in the paper, or the whole image once, whose map is cropped like views."""
 
     view = auto()
     image = auto()
@@ -72,20 +73,20 @@ class Branch(StrEnum):
 
 
 class Source(StrEnum):
-    """Which of the two is followed where the authors' published equations and their released code differ."""
+    """Which to follow where the authors' published equations and their released code differ."""
 
     paper = auto()
     released = auto()
 
 
 class Backend(StrEnum):
-    """Who applies the drawn augmentation: batched on the device, or PIL image by image in the workers.
+    """What applies the drawn augmentation: the device, to a whole batch, or PIL in the workers, image by image.
 
-    The crop is PIL's for both. PIL cuts to 8 bits after each step, the device never does. How far a pixel of the device
-    departs from PIL's is measured in `test_views.py` on synthetic pictures of smooth areas and edges and on white
-    noise; no photographs were measured. In levels of 255, as root mean square and at most, by the step: flip 0; grey
-    .29, .53; brightness .56, 1.0; contrast .55, 1.2; saturation .57, 1.2; hue 1.8, 17, as PIL's HSV has 8 bits a
-    channel; blur see `Blur`. With all steps, on the pictures without noise: 1.8 as root mean square.
+    Both crop with PIL. PIL reduces to 8 bits after each step, the device never does. `test_views.py` measures how far
+    the device's pixels differ from PIL's, on synthetic pictures of smooth areas and edges and on white noise, but not
+    on photographs. Differences of each step in levels of 255, as root mean square and at most: flip 0; grey .29, .53;
+    brightness .56, 1.0; contrast .55, 1.2; saturation .57, 1.2; hue 1.8, 17, as PIL's HSV has 8 bits a channel; for
+    blur, see `Blur`. With all steps, on the pictures without noise: 1.8 as root mean square.
     """
 
     device = auto()
@@ -93,13 +94,13 @@ class Backend(StrEnum):
 
 
 class Blur(StrEnum):
-    """What the device blurs a view by; PIL approximates a Gaussian by three boxes.
+    """How the device blurs a view; PIL approximates a Gaussian by three box filters.
 
-    `gaussian`: the Gaussian's values at 17 pixels, reflected at the border, as torchvision's. PIL's boxes have the
-    variance that is asked for, which these values lack below a sigma of about .7, and PIL repeats the border. On the
-    pictures that `Backend` names, the departure from PIL is .6 levels of 255 as root mean square, and 17 at most; on
-    white noise, whose pixels tell kernels apart, up to 60. `box`: PIL's three boxes; it departs by PIL's rounding
-    alone, .6 and at most 3, also on white noise.
+    `gaussian`: a kernel of the Gaussian's values at 17 pixels, reflected at the border, as torchvision's. PIL's boxes
+    have exactly the variance that is asked for, which this kernel lacks below a sigma of about .7, and PIL repeats the
+    border pixel. On the pictures that `Backend` names, the difference from PIL is .6 levels of 255 as root mean square,
+    and 17 at most; on white noise, which shows differences between kernels best, up to 60. `box`: PIL's three boxes; it
+    differs by PIL's rounding only, .6 and at most 3, also on white noise.
     """
 
     gaussian = auto()
@@ -121,14 +122,14 @@ class Resizer(StrEnum):
 
 
 class Anchor(StrEnum):
-    """The views whose embeddings meet the hard negative in SimCLR's loss."""
+    """The views whose embeddings are compared with the hard negative in SimCLR's loss."""
 
     query = auto()
     both = auto()
 
 
 class Optimizer(StrEnum):
-    """SGD with momentum; `lars` scales each layer's step by the ratio of its norm and its gradient's."""
+    """SGD with momentum, or `lars`, which scales each layer's step by its weights' norm over its gradient's."""
 
     sgd = auto()
     lars = auto()
@@ -142,7 +143,7 @@ class Schedule(StrEnum):
 
 
 class Interval(StrEnum):
-    """How often the learning rate is set anew along its schedule."""
+    """How often the learning rate is updated along its schedule."""
 
     epoch = auto()
     step = auto()
@@ -159,8 +160,8 @@ class Norm(StrEnum):
 class Precision(StrEnum):
     """Arithmetic of the forward and backward pass.
 
-    On a GPU of fp32's products those of convolutions are of TF32, with 11 bits of a factor, as torch has it by default;
-    each attempt's entry of `provenance.json` tells (`repro.training.precision.arithmetic`).
+    With `fp32` on a GPU, convolutions multiply in TF32 (11 bits of each factor), which is torch's default. Each
+    attempt's entry of `provenance.json` records this (`repro.training.precision.arithmetic`).
     """
 
     fp32 = auto()
@@ -169,7 +170,7 @@ class Precision(StrEnum):
 
 
 class OnCollapse(StrEnum):
-    """What becomes of a training whose weights explode or whose features collapse."""
+    """What happens to a training whose weights explode or whose features collapse."""
 
     warn = auto()
     stop = auto()

@@ -1,8 +1,8 @@
-"""In what two runs differ; and in what of it a run departs from one that stands for the paper: what plays a part.
+"""Compares runs: the settings in which two differ, and in which a run departs from its method's row.
 
-Nothing here lists the settings: they are the fields of the dataclasses in `repro.runs.sections` that are part of the
-identity, so that a new one is compared as soon as it exists. What plays no part in a run is the one thing that no
-dataclass knows; it stands in `PARTS`.
+The settings are not listed here: they are the fields of the dataclasses in `repro.runs.sections` that are part of the
+identity, so that a new field is compared as soon as it exists. Only which settings play a part in which runs cannot be
+read from the dataclasses; `PARTS` says so.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ class Setting(NamedTuple):
     value: Any
     """In YAML's own types."""
     smaller: Smaller | None
-    """Whether a value makes a run smaller than another one does (`repro.runs.identity.size`); None: it is no size."""
+    """Returns whether one value makes a run smaller than another (`repro.runs.identity.size`); None: it is no size."""
 
 
 def settings(run: Run) -> dict[str, Setting]:
-    """Returns every setting that a run is known by, but for its seed, by `section.key`.
+    """Returns every setting of a run's identity except its seed, by `section.key`.
 
-    A file's path is left out where the hash of its content is known.
+    A file's path is left out if the hash of its content is known.
     """
     return {name: setting for name, setting in _settings(run, "", None) if name != "seed"}
 
@@ -58,7 +58,7 @@ def _learned(run: RunSettings) -> bool:
 
 
 PARTS: dict[str, Callable[[RunSettings], bool]] = {
-    # A framework's own model; labels need no embedding.
+    # Settings of a framework's own model; supervised learning has no embedding.
     "moco.": lambda run: run.framework is Framework.mocov2,
     "simclr.": lambda run: run.framework is Framework.simclr,
     "imported.": lambda run: run.framework is Framework.external,
@@ -69,7 +69,7 @@ PARTS: dict[str, Callable[[RunSettings], bool]] = {
     "masking.hard_ratio": _hard_negative,
     "masking.hard_noise_std": _hard_negative,
     "fidelity.hard_negative": _hard_negative,
-    # Where nothing is masked, no rate, branch or switch of masking has a say; learned masks have settings of their own.
+    # Without masks, no rate, branch or switch of masking matters; learned masks have settings of their own.
     "masking.guidance": lambda run: run.masks,
     "masking.branch": lambda run: run.masks,
     "masking.hard_negative": lambda run: run.masks,
@@ -86,13 +86,13 @@ PARTS: dict[str, Callable[[RunSettings], bool]] = {
     "fidelity.cap": _high_pass,
     # Only counts that are rounded as released can be negative (`masking.patches.patch_counts`).
     "fidelity.negative_count": lambda run: run.fidelity.counts is Source.released,
-    # Patches at random ask nobody, and those by true masks no network.
+    # Random patches need no localizer, and patches by true masks need no network.
     "localizer.": lambda run: run.guided,
     "localizer.network": lambda run: run.needs_localizer,
     "localizer.weights": lambda run: run.needs_localizer,
     "localizer.sha256": lambda run: run.needs_localizer,
     "localizer.map": lambda run: run.needs_localizer,
-    # True masks beside a network's foreground are measured by, and change nothing.
+    # Beside a network's foreground, true masks only serve to measure it, and change nothing.
     "data.masks": lambda run: run.needs_true_masks,
     "localizer.relax": lambda run: any(source.is_read_by_rule for source in run.saliency_sources),
     "localizer.image_side": lambda run: run.needs_localizer and run.localizer.map is MapOf.image,
@@ -103,22 +103,22 @@ PARTS: dict[str, Callable[[RunSettings], bool]] = {
     # The occlusion network of ADIOS is optimised by LARS whatever the encoder is.
     "optimization.lars_eta": lambda run: run.optimization.optimizer is Optimizer.lars or _learned(run),
     "optimization.step_share": lambda run: run.optimization.schedule is Schedule.steps,
-    # The strength and the kind of what never happens.
+    # The strength or kind of a change that has probability 0.
     "augmentation.brightness": lambda run: run.augmentation.jitter_probability > 0,
     "augmentation.contrast": lambda run: run.augmentation.jitter_probability > 0,
     "augmentation.saturation": lambda run: run.augmentation.jitter_probability > 0,
     "augmentation.hue": lambda run: run.augmentation.jitter_probability > 0,
     "augmentation.blur": lambda run: run.augmentation.blur_probability > 0,
 }
-"""What the names of settings begin with -> whether these play a part in a run; of several all must hold.
+"""Prefix of settings' names -> whether these settings play a part in a run; if several prefixes match, all must agree.
 
-A setting that no line here speaks of plays a part in every run: forgotten here, a setting is named too often, and never
-too rarely.
+A setting without a matching prefix plays a part in every run. So a forgotten entry makes a setting be reported too
+often, never too rarely.
 """
 
 
 def plays_a_part(name: str, run: RunSettings) -> bool:
-    """Returns whether a setting has a say in a run's result.
+    """Returns whether a setting can affect a run's result.
 
     Args:
         name: `section.key` of the setting.
@@ -130,8 +130,8 @@ def plays_a_part(name: str, run: RunSettings) -> bool:
 def difference(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
     """Returns the settings in which two runs differ, as `{"section.key": (first's, second's)}`.
 
-    Whether these play a part in them is not asked. Their seeds and how they are carried out (names, `machine`, the
-    evaluations) are left aside.
+    Settings that play no part in the runs are compared too. The seed is left out, and so is everything outside of the
+    identity (the method's name, `machine`, the evaluations).
     """
     return {name: (setting.value, value) for name, setting, value in _different(first, second)}
 
@@ -143,16 +143,17 @@ def difference_texts(first: Run, second: Run) -> list[str]:
 
 
 def at_work_in_first(first: Run, second: Run) -> dict[str, str]:
-    """Returns the settings that play a part in the first of two runs alone, by their section, as text.
+    """Returns the settings that play a part in the first of two runs but not in the second, by section, as text.
 
-    They need not differ: where nothing is masked, no rate and no localizer has a say, whatever stands there.
+    Their values may be the same: if the second run masks nothing, for example, its rates of masking play no part.
 
     Args:
-        first: The run.
-        second: The one beside it.
+        first: The run whose settings are returned.
+        second: The run that it is compared with.
 
     Returns:
-        For example `{"masking": "guidance=saliency, branch=query"}`; without settings that hold an empty text.
+        For example `{"masking": "guidance=saliency, branch=query"}`. Settings whose value is an empty text are left
+        out.
     """
     sections: dict[str, list[str]] = {}
     for name, setting in settings(first).items():
@@ -163,7 +164,7 @@ def at_work_in_first(first: Run, second: Run) -> dict[str, str]:
 
 
 def _different(first: Run, second: Run) -> Iterator[tuple[str, Setting, Any]]:
-    """Yields each setting in which two runs differ: its name, the first one's, and the second one's value."""
+    """Yields each setting in which two runs differ: its name, the first run's setting, and the second run's value."""
     of_second = settings(second)
     for name, setting in settings(first).items():
         if name in of_second and setting.value != of_second[name].value:
@@ -171,14 +172,14 @@ def _different(first: Run, second: Run) -> Iterator[tuple[str, Setting, Any]]:
 
 
 def departures(run: Run, row: Run) -> tuple[Departure, ...]:
-    """Returns in what a run departs from the one that stands for the paper's, in the order of the settings.
+    """Returns the settings in which a run departs from its method's row, in the order of the settings.
 
-    A setting is named where it plays a part in either: a localizer that guides nothing any more is none of the paper's.
-    Seeds are left aside.
+    A setting counts if it plays a part in either run: a run that no longer uses the row's localizer departs from it,
+    too. Seeds are ignored.
 
     Args:
         run: The run.
-        row: Its method's row, none of its settings changed.
+        row: The unchanged run of its method's row, which stands for the paper's.
     """
     return tuple(
         _departure(name, setting, paper, run, row)
@@ -193,15 +194,15 @@ def _departure(name: str, setting: Setting, paper: Any, run: Run, row: Run) -> D
     if name == DATA and run.data.drawn:
         # Drawn data can be made of any size, and a table must not mix two.
         here = f"{here} ({run.data.scenes.description})"
-    # What plays no part in the paper's run is a default of ours, and no value of the paper's: it draws no scenes.
+    # A setting that plays no part in the row has only our default there, not a value of the paper's.
     return Departure(name, here, paper if plays_a_part(name, row) else None, smaller)
 
 
 def sizes_below_recipe(run: Run) -> tuple[Departure, ...]:
-    """Returns in what a run is smaller than its framework's recipe, for those who know no method's row.
+    """Returns the departures that make a run smaller than its framework's recipe, without the method's row.
 
-    Rows of one framework share its recipe (`baselines`), so none of their sizes is missed. Of imported weights nothing
-    is known.
+    All rows of a framework share its recipe (`baselines`), so none of their sizes is missed. Empty for imported
+    weights, of whose training nothing is known.
     """
     if run.framework is Framework.external:
         return ()

@@ -1,7 +1,7 @@
-"""In what a run, or a measurement of it, departs from the paper's: one departure, and the text of several.
+"""Departures of a run, or of its evaluation, from the paper: one departure, and the text of several.
 
-What departs is computed in `repro.runs.comparison`; a detector's measurement adds its own. Text is made of departures
-at the end, and never read back but for results of older versions (`repro.runs.detection.recorded_sizes`).
+`repro.runs.comparison` computes a run's departures; a detector's evaluation adds its own. Texts are made of departures
+at the end and never parsed, except in results of older versions (`repro.runs.detection.recorded_sizes`).
 """
 
 import re
@@ -14,26 +14,26 @@ from repro.quantities import counted
 
 @dataclass(frozen=True)
 class Departure:
-    """One setting, or size of a measurement, that is not the paper's."""
+    """One setting, or one size of an evaluation, that is not the paper's."""
 
     what: str
     """`section.key` of a setting, or a key of `FORMATS`."""
     here: Any
     """The value here, in YAML's own types."""
     paper: Any = None
-    """The paper's value; None where it has none, since the setting plays no part in its run."""
+    """The paper's value; None if the setting plays no part in the paper's run."""
     smaller: bool = True
     """Whether it makes the run *tiny*, rather than another run of the paper's size (*altered*)."""
 
     def __str__(self) -> str:
-        """Returns what is here, `64 px` or `optimization.lr=0.3`."""
+        """Returns the value here, as `64 px` or `optimization.lr=0.3`."""
         if self.what == EPOCHS:
             return counted(self.here, "epoch")
         return FORMATS.get(self.what, f"{self.what}={{}}").format(shown_value(self.here))
 
     @property
     def in_full(self) -> str:
-        """What is here and what the paper has, `optimization.lr=0.3 (paper: 0.015)`."""
+        """The value here and the paper's, as `optimization.lr=0.3 (paper: 0.015)`."""
         return str(self) if self.paper is None else f"{self} (paper: {shown_value(self.paper)})"
 
 
@@ -49,26 +49,26 @@ FORMATS: Mapping[str, str] = {
     DETECTION: "detection of {}",
     "detection data": "{}",
 }
-"""How well-known departures are written, in the order in which they are listed; all others: `section.key=value`.
+"""How well-known departures are written, in the order in which they are listed; all others are `section.key=value`.
 
-Never change one: results that were recorded hold the text, and `repro.runs.detection.recorded_sizes` knows a
-detector's by it.
+Never change an entry: recorded results hold these texts, and `repro.runs.detection.recorded_sizes` recognises a
+detector's sizes by them.
 """
 OF_A_FRAMEWORK = frozenset({"optimization.batch", "moco.queue"})
-"""Sizes that frameworks have of their own, so that rows of one sweep differ in them."""
+"""Sizes that differ between frameworks, and so between the rows of one sweep."""
 _TOLD_BY_DATA = frozenset(f"data.scenes.{name}" for name in ("classes", "train_count", "grounds", "context", "members"))
-"""What the departure of a drawn data set names already (`ScenesSettings.description`)."""
+"""Settings that the text of a drawn data set's departure already includes (`ScenesSettings.description`)."""
 _ORDER = {what: place for place, what in enumerate(FORMATS)}
 _SEPARATOR = ", "
 _HASH = re.compile(r"[0-9a-f]{64}")
 _HASH_SHOWN = 12
-"""Digits of a SHA-256 that tell files apart; `run.yaml` has all of them."""
+"""Digits of a SHA-256 that are shown; `run.yaml` has all of them."""
 
 
 def listed(departures: Iterable[Departure]) -> list[Departure]:
-    """Returns departures as a text lists them: in the order of `FORMATS`, all others behind in the order given.
+    """Returns departures in the order of a text: first those of `FORMATS`, in its order, then all others as given.
 
-    What another one's text tells already is left out.
+    Departures that another one's text already includes are left out.
     """
     given = list(departures)
     told = _TOLD_BY_DATA if any(departure.what == DATA for departure in given) else frozenset()
@@ -82,13 +82,13 @@ def scale_of(departures: Iterable[Departure]) -> str:
 
 
 def common_sizes(departures: Iterable[Departure]) -> list[Departure]:
-    """Returns sizes, listed, without what frameworks have of their own, so that one sweep's rows share a column.
+    """Returns a run's sizes in order, without those that differ between frameworks, so that rows share a column.
 
-    Batch and queue count where a run is smaller than the paper's in nothing else; otherwise tables name them elsewhere.
-    Rows of one method that differ in them are refused (`results.collection.collect.refuse_mixed`).
+    Batch and queue are kept if the run is smaller than the paper's in nothing else; otherwise tables name them
+    elsewhere. Rows of one method that differ in them are refused (`results.collection.collect.refuse_mixed`).
 
     Args:
-        departures: Those that make a run tiny.
+        departures: The departures that make a run tiny.
     """
     sizes = listed(departures)
     return [size for size in sizes if size.what not in OF_A_FRAMEWORK] or sizes
@@ -110,6 +110,6 @@ def value_text(value: Any) -> str:
 
 
 def shown_value(value: Any) -> str:
-    """Returns a setting's value as people compare it: as the command line takes it, of a hash the beginning."""
+    """Returns a setting's value for people: as the command line takes it, and a hash shortened."""
     text = value_text(value)
     return text[:_HASH_SHOWN] if _HASH.fullmatch(text) else text

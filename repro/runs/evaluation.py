@@ -25,27 +25,27 @@ PROTOCOLS: Mapping[str, Callable[[Run, str], tuple[EvaluationProtocol, ...]]] = 
     VOC: lambda run, _: (run.detection.protocol(VOC),),
     COCO: lambda run, _: (run.detection.protocol(COCO),),
 }
-"""Every task that there is, with the protocols that its rows carry for a run and a data set."""
+"""Every task, with the protocols that its rows carry for a run and a data set."""
 HEADLINES = ("top1", "bbox_AP")
-"""The metric that stands for a task, of classifiers and of detectors."""
+"""The main metric of classifiers and of detectors."""
 NEXT_BEST = ("logistic", "knn")
 """Evaluations that stand in for the paper's linear probe, best first; logistic regression is a linear classifier."""
 NO_ACCURACIES = ("lr", "l2", "unconverged", *COSTS)
-"""Metrics that say what was chosen or spent: not in percent, and more of them is not better."""
+"""Metrics of what was chosen or spent: they are not in percent, and a larger value is not better."""
 
 
 def is_accuracy(metric: str) -> bool:
-    """Returns whether a metric is in percent; that of a single split or trial, `l2@split=0`, is what its mean is."""
+    """Returns whether a metric is in percent; one of a single split or trial, `l2@split=0`, is judged as its mean."""
     return metric.partition("@")[0] not in NO_ACCURACIES
 
 
 def measured_text(metric: str, value: float) -> str:
-    """Returns a measured value for people: an accuracy with two decimals, all else, `0.00012`, with three digits."""
+    """Returns a measured value for people: an accuracy with two decimals, any other with three digits, `0.00012`."""
     return number_text(value) if is_accuracy(metric) else f"{value:.3g}"
 
 
 def refuse_no_accuracy(metric: str) -> None:
-    """Refuses to judge by what results hold beside accuracies: of two penalties, neither is the better one.
+    """Refuses a metric that is no accuracy: of two penalties, for example, neither is the better one.
 
     Args:
         metric: What was asked for; empty where nothing was.
@@ -61,10 +61,10 @@ def refuse_no_accuracy(metric: str) -> None:
 
 
 def _usual_dataset(task: str, run: Run) -> str:
-    """Returns the data set that a task takes where none is named.
+    """Returns the data set of a task that names none.
 
-    That is the data of the pretraining. Detection has data of its own, unless a run was pretrained on scenes, which
-    have boxes.
+    It is the data set of the pretraining. Detection has a data set of its own, unless the run was pretrained on scenes,
+    which have boxes.
     """
     return task if task in DETECTION_TASKS and not run.data.drawn else run.data.dataset
 
@@ -97,7 +97,7 @@ class Evaluation:
         task, dataset = task_and_dataset(name)
         if task not in PROTOCOLS:
             raise UserError(f"unknown task '{task}'", mend=nearest(task, PROTOCOLS))
-        if "@" in name and not dataset:  # whoever wrote `linear@` meant one, and not the run's own
+        if "@" in name and not dataset:  # `linear@` was meant to name a data set, so the run's own must not be used
             raise UserError(f"'{name}' names no data set", mend=f"{task}, or {task}@DATASET")
         return cls(task, dataset or _usual_dataset(task, run))
 
@@ -108,15 +108,14 @@ class Evaluation:
     def protocols(self, run: Run) -> tuple[str, ...]:
         """Returns the names of the protocols that its rows carry, as far as the run's settings tell.
 
-        A batch of detection that is left to the devices at hand is not among these settings, and stands in the rows
-        alone: `possible_protocols` knows such rows.
+        If detection's batch is left open, only the rows tell it; `possible_protocols` covers such rows.
         """
         return tuple(protocol.name for protocol in PROTOCOLS[self.task](run, self.dataset))
 
     def possible_protocols(self, run: Run) -> tuple[EvaluationProtocol, ...]:
         """Returns every protocol that one of its rows may have been measured by, in the order of the settings."""
         if self.task in DETECTION_TASKS:
-            # Measured on two GPUs or on eight, a number is a result of the settings that left the batch open.
+            # Settings that leave the batch open have results from two GPUs as well as from eight.
             return run.detection.possible_protocols(self.task)
         return PROTOCOLS[self.task](run, self.dataset)
 
@@ -128,23 +127,23 @@ class Evaluation:
             rows: Results of any task and protocol.
 
         Returns:
-            The rows, of those that were measured again the later ones; none unless every protocol has some, so that an
-            evaluation counts as done or not at all.
+            The rows; of results that were measured again, only the later ones. Empty unless every protocol has rows, so
+            that an evaluation counts as done or not at all.
         """
         rows = [row for row in rows if (row.run_id, row.task, row.dataset) == (run.id, self.task, self.dataset)]
-        # A set of names is made and compared: a row's name is never taken apart.
+        # Protocols are compared by their full names, which are never parsed.
         possible = {protocol.name for protocol in self.possible_protocols(run)}
         rows = [row for row in rows if row.protocol in possible]
         return latest(rows) if is_complete(self.task, rows, possible) else []
 
 
 def is_complete(task: str, rows: Collection[Result], protocols: Iterable[str]) -> bool:
-    """Returns whether rows are all that an evaluation measures: some of each protocol.
+    """Returns whether an evaluation is complete: whether every protocol has rows.
 
     Args:
         task: The task, without a data set.
-        rows: Of this evaluation alone, none of them of another protocol than these.
-        protocols: Names of those that were asked for.
+        rows: The evaluation's rows, all of them of these protocols.
+        protocols: Names of the protocols that were asked for.
     """
-    # Of detection one row is enough: its possible protocols are one training's, on other devices.
+    # For detection one row is enough: its possible protocols differ only in the number of devices.
     return bool(rows) if task in DETECTION_TASKS else {row.protocol for row in rows}.issuperset(protocols)

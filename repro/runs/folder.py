@@ -1,10 +1,10 @@
-"""A run's folder: everything that made a run and everything that it made.
+"""A run's folder: its settings and everything that it produced.
 
 `runs/<sweep>/<method>/s<seed>-<id>/` holds `run.yaml`, `provenance.json`, `status.json`, `metrics.jsonl`,
-`results.jsonl`, `predictions/`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/`, `usage/`; `health.json` where a
-training exploded or collapsed, and `foregrounds.json` where the true masks are known and maps are of whole images. Its
-name follows from the run alone. Downstream tasks of a run may be carried out at once: each has a status and a lock of
-its own, `status-TASK.json` and `.lock-TASK`.
+`results.jsonl`, `predictions/`, `checkpoints/`, `backbone.pth`, `gallery/`, `logs/`, `usage/`; `health.json` if a
+training exploded or collapsed, and `foregrounds.json` if the true masks are known and maps are of whole images. The
+folder's name depends on the run only. Downstream tasks of a run may run at the same time: each has its own status and
+lock, `status-TASK.json` and `.lock-TASK`.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ from repro.runs.run import Run
 from repro.runs.status import PRETRAIN, Status, read_status
 
 BEAT_SECONDS = 15.0
-"""Time between two signs of life; far below `repro.runs.lock.STALE_SECONDS`, so that a late one proves nothing."""
+"""Seconds between two heartbeats; far below `repro.runs.lock.STALE_SECONDS`, so that a late one proves nothing."""
 PROGRESS_SECONDS = 10.0
-"""Least time between two entries of a task's progress: a step may take a millisecond, and each entry writes a file."""
+"""Shortest time between two updates of a task's progress: each writes a file, and a step may take a millisecond."""
 FEATURES = "features"
-"""Folder below a run's for the pooled features that its linear, logistic and kNN tasks share."""
+"""Folder in a run's for the pooled features that its linear, logistic and kNN tasks share."""
 TASK_FOLDERS: Mapping[str, str] = {
     "linear": "probes",
     "finetune": "finetune",
@@ -47,24 +47,24 @@ TASK_FOLDERS: Mapping[str, str] = {
     VOC: "detection",
     COCO: "detection",
 }
-"""Task -> folder below a run's for the files of its trainings. Tasks that take no steps have none."""
+"""Task -> folder in a run's for the files of its trainings. Tasks that take no steps have none."""
 
 LONGEST_ERROR = 1500
-"""Letters of an error that a status keeps, so that it fits into the block that it has, also on a full disk."""
+"""Most characters of an error in a status, which must fit into the disk block that it has if the disk is full."""
 
 log = logging.getLogger("salmask")
 
 _ID_LINE = re.compile(rb"# run ([0-9a-f]{10})\r?\n")
-"""First line of a `run.yaml`: the id of the run that was written there. The first files had no such line."""
+"""First line of a `run.yaml`: the id of the run that was first written there. The earliest files lack this line."""
 _ID_NAME = re.compile(r"s\d+-([0-9a-f]{10})")
 """Name of a run's folder; one that was copied or moved by hand may have any other."""
 
 _WRITING = threading.RLock()
-"""Held while a status is read and written again, which the training's thread and the heartbeat's both do."""
+"""Held while a status is read and rewritten, which the training's thread and the heartbeat's both do."""
 
 
 class _Place:
-    """A file or folder in a run's, as a path that is made when it is asked for: of thousands of runs few are needed."""
+    """The path of a file or folder in a run's, made when it is asked for: of thousands of runs, few are needed."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -91,9 +91,9 @@ class RunFolder:
         """Names the folder; nothing is created."""
         self.path = path
         self._attempt: tuple[str, int] | None = None
-        """Task and number of the attempt that this process makes."""
+        """Task and number of the attempt that this process makes; None outside of one."""
         self._has_settings = False
-        """Whether `run.yaml` has been there since that began: it stays until somebody moves or removes the folder."""
+        """Whether `run.yaml` was there when the attempt began. If it is gone later, the folder was moved or removed."""
 
     @classmethod
     def of(cls, run: Run, out: Path) -> "RunFolder":
@@ -118,7 +118,7 @@ class RunFolder:
         """Creates the folder and writes `run.yaml`, once.
 
         Raises:
-            UserError: The folder cannot be written to, or holds another run.
+            UserError: The folder cannot be written to, holds another run, or its `run.yaml` cannot be read.
         """
         if is_file(self.run_yaml):
             run_there = self.load("remove it, and the same again writes it anew")
@@ -129,18 +129,18 @@ class RunFolder:
         self._has_settings = True
 
     def load(self, unreadable: str = "") -> Run:
-        """Returns the run that this folder belongs to; `unreadable` is the mend as `repro.runs.reading.load` takes it.
+        """Returns the folder's run; `unreadable` is the mend of an unreadable `run.yaml` (`repro.runs.reading.load`).
 
         Raises:
-            UserError: The folder is none of a run, or its `run.yaml` was edited into another run's.
+            UserError: The folder is not a run's, or its `run.yaml` cannot be read, or was edited into another run's.
         """
         if not is_file(self.run_yaml):
             raise UserError(f"{self.path} is no run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID")
-        from repro.runs.reading import load  # needs omegaconf, which `salmask status` should not wait for
+        from repro.runs.reading import load  # imports omegaconf, which `salmask status` should not wait for
 
         run = load(self.run_yaml, unreadable)
-        # Whatever is in the folder was made by the run that was written there first. A number that is measured of it
-        # must not go by the name of another.
+        # Everything in the folder belongs to the run that was first written there. No result may go by another run's
+        # id.
         if written := sorted(self._ids_on_record() - {run.id}):
             raise UserError(
                 f"{self.run_yaml} describes run {run.id}, and the folder is of run {written[0]}: it was edited",
@@ -149,17 +149,17 @@ class RunFolder:
         return run
 
     def _ids_on_record(self) -> set[str]:
-        """Returns the ids that the folder's name and the first line of `run.yaml` name; none where neither does."""
+        """Returns the run ids in the folder's name and in the first line of `run.yaml`; empty if neither has one."""
         with self.run_yaml.open("rb") as file:
             line = _ID_LINE.fullmatch(file.readline(64))
         name = _ID_NAME.fullmatch(self.path.resolve().name)
         return {*([line[1].decode()] if line else []), *([name[1]] if name else [])}
 
     def status(self, task: str = "") -> Status | None:
-        """Returns how a task goes, or None where it never started.
+        """Returns the status of a task; None if it never started.
 
         Args:
-            task: The task; empty: the one that gave the last sign of life.
+            task: The task; empty: the one with the latest heartbeat.
 
         Raises:
             UserError: A status file cannot be read, or holds something else.
@@ -170,28 +170,28 @@ class RunFolder:
         return max((status for status in statuses if status), key=lambda status: status.heartbeat, default=None)
 
     def _readable_status(self, task: str) -> Status | None:
-        """Returns how a task goes; None also where that cannot be read, which its next attempt writes anew."""
+        """Returns the status of a task; None also if it cannot be read, as the next attempt rewrites it."""
         try:
             return self.status(task)
         except UserError:
             return None
 
     def _holder(self, task: str) -> Holder | None:
-        """Returns who holds a task's lock by its status; nobody where that cannot be read, and flock alone decides."""
+        """Returns a lock's holder by the task's status; None if that cannot be read, and then flock alone decides."""
         status = self._readable_status(task)
         return status.holder if status else None
 
     def is_held_here(self, task: str, holder: Holder | None) -> bool:
-        """Returns whether the holder of a task's lock is a process of this machine that has it still, however silent.
+        """Returns whether a process of this machine still holds a task's lock, even if its heartbeats have stopped.
 
         Args:
             task: The task.
-            holder: By its status; None: nobody.
+            holder: The holder by the task's status; None: nobody.
         """
         return holder is not None and holder.here and is_open_in(holder.pid, self._lock_file(task))
 
     def tasks_begun(self) -> list[str]:
-        """Returns the tasks that wrote a status, the pretraining first; whether it can be read is another question."""
+        """Returns the tasks that have a status, the pretraining first; a status may be unreadable."""
         evaluations = sorted(path.stem.removeprefix("status-") for path in self.path.glob("status-*.json"))
         return [task for task in (PRETRAIN, *evaluations) if exists(self._status_file(task))]
 
@@ -203,17 +203,20 @@ class RunFolder:
 
     @property
     def pretrained(self) -> bool:
-        """Whether the backbone is there, which is written last."""
+        """Whether the pretraining has its result: the backbone is written last."""
         return exists(self.backbone)
 
     def set_status(self, state: str, **changes: Any) -> None:
-        """Writes the state of a task, its other values kept unless given.
+        """Writes the state of a task, and keeps its other values unless they are given.
 
-        Nothing is written where another process has taken over the task: what it says counts.
+        Nothing is written if another process has taken over the task: then its status counts.
 
         Args:
             state: The new state.
-            changes: Other values; `task` says whose state it is, unless an attempt goes on, whose task it then is.
+            changes: Other values. `task` says whose state it is; during an attempt, it is always the attempt's task.
+
+        Raises:
+            UserError: The status cannot be written.
         """
         task, number = self._attempt or (changes.get("task", PRETRAIN), None)
         with _WRITING:
@@ -232,14 +235,14 @@ class RunFolder:
             self._write_status(self._status_file(task), {**asdict(before), **changes})
 
     def tell_progress(self, task: str, step: int, steps: int, unit: str, *, work: str = "training") -> None:
-        """Writes how many steps of a task are made; of what keeps it from being written only a full disk is an error.
+        """Writes how many steps of a task are done. Only a full disk is an error; other failures to write are logged.
 
         Args:
             task: Whose status it is.
-            step: How many steps are made.
-            steps: Of how many.
+            step: Number of steps done.
+            steps: Number of steps in all.
             unit: What a step is, in the plural.
-            work: What goes on, for the log.
+            work: What goes on if writing fails, for the log.
 
         Raises:
             UserError: The disk is full.
@@ -249,11 +252,11 @@ class RunFolder:
         except UserError as error:
             if is_of_a_full_disk(error):
                 raise
-            # A server that is away for a moment: that is no reason to lose the steps since the last checkpoint.
+            # A file server that is briefly unreachable is no reason to lose the steps since the last checkpoint.
             log.warning("%s; the %s goes on", error.what, work)
 
     def _write_status(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Writes a status, on a full disk over the one that is there: it is what tells of the full disk."""
+        """Writes a status; on a full disk, in place over the old one, so that it can still tell of the full disk."""
         try:
             write_json(path, content)
         except UserError as error:
@@ -266,15 +269,15 @@ class RunFolder:
 
     @contextmanager
     def attempt(self, task: str, *, wait: float = 0.0) -> Iterator[None]:
-        """Carries a task out within the block: holds its lock, and keeps its status true however the block ends.
+        """Runs a task within the block: holds its lock, and keeps its status true however the block ends.
 
         Args:
-            task: `pretrain`, or what is done with the backbone.
+            task: `pretrain` or a downstream task.
             wait: Seconds to wait while another process holds the lock.
 
         Raises:
-            UserError: Another process holds the lock, the folder cannot be written to, or it was moved while it was in
-                use, which ends the block.
+            UserError: Another process holds the lock, the folder cannot be written to, or it was moved or removed
+                during the block.
         """
         lock = held(
             self._lock_file(task),
@@ -286,8 +289,8 @@ class RunFolder:
             wait=wait,
         )
         with lock:
-            # The number tells a process that was suspended, and whose lock was taken over meanwhile, that it is not its
-            # attempt any more: it then finds a higher one in the status.
+            # A process that was suspended while another one took over its lock finds a higher number in the status, and
+            # knows that its attempt is over.
             try:
                 before = self.status(task)
             except UserError as error:
@@ -295,11 +298,11 @@ class RunFolder:
                 before = None
             number = before.attempt + 1 if before else 1
             self._remove_leftovers(task)
-            self._attempt = None  # nothing of an earlier attempt may keep `set_status` from writing the new number
+            self._attempt = None  # an earlier attempt must not keep `set_status` from writing the new number
             try:
                 self.set_status("running", task=task, attempt=number, error="")
             except (KeyboardInterrupt, SystemExit):
-                # Who waits for "running" to ask it to stop may be answered before the file's folder is synced.
+                # Whoever waits for "running" may send a signal before `set_status` has synced the file's folder.
                 self._end("interrupted", task=task, attempt=number)
                 raise
             self._attempt, self._has_settings = (task, number), exists(self.run_yaml)
@@ -307,7 +310,7 @@ class RunFolder:
                 with self._beating(task, number):
                     yield
             except BaseException as error:
-                self._require_place(error)  # whatever the error is, it came of that
+                self._require_place(error)  # a missing folder is the cause of any error
                 if asked := interruption(error):
                     self._end("interrupted")
                     raise asked from None
@@ -320,31 +323,31 @@ class RunFolder:
                 self._attempt = None
 
     def _require_place(self, error: BaseException | None = None) -> None:
-        """Raises a UserError, caused by another error, where the folder of an attempt is gone."""
+        """Raises a UserError, with another error as its cause, if the attempt's folder is gone."""
         if self._is_gone():
             what = f"{self.path} was moved or removed while it was in use"
             mend = "put it back, in the place of what was written there since, and repeat"
             raise UserError(what, mend=mend) from error
 
     def _is_gone(self) -> bool:
-        """Returns whether the folder of an attempt is not where it was; what is written since made another one."""
+        """Returns whether the attempt's folder was moved or removed; later writes may have made a new one."""
         try:
             return self._has_settings and not exists(self.run_yaml)
-        except UserError:  # of a server that is away nobody knows
+        except UserError:  # unknown while the file server cannot be reached
             return False
 
     def _end(self, state: str, **changes: Any) -> None:
-        """Writes the state in which an error ends an attempt; that error is told, whatever comes of this."""
+        """Writes the state in which an error ends an attempt; a failure is only logged, as the error itself counts."""
         try:
             self.set_status(state, **changes)
         except UserError as error:
             log.warning("%s; so its status says still that it runs, until its process is missed", error.what)
 
     def _remove_leftovers(self, task: str) -> None:
-        """Removes what processes that were killed left of files that they wrote; the lock of the task is held.
+        """Removes temporary files of killed processes; the caller holds the task's lock.
 
-        Where another task of the run is being carried out, it may be writing at this moment: then only what is old
-        goes, and what was to be this task's own status.
+        If another task of the run is running, it may be writing such a file. Then only old files are removed, and those
+        of this task's own status.
         """
         leftovers = [path for path in self.path.rglob(".*") if is_temporary(path) and path.is_file()]
         alone = bool(leftovers) and all(self._is_free(other) for other in self.tasks_begun() if other != task)
@@ -355,7 +358,7 @@ class RunFolder:
                     path.unlink()
 
     def _is_free(self, task: str) -> bool:
-        """Returns whether nobody carries a task out at this moment."""
+        """Returns whether no process is running a task."""
         try:
             with held(
                 self._lock_file(task),
@@ -370,7 +373,7 @@ class RunFolder:
 
     @contextmanager
     def _beating(self, task: str, number: int) -> Iterator[None]:
-        """Gives signs of life during the block, also while no step ends; ends this process where it may not go on."""
+        """Writes heartbeats during the block, even while no step ends; stops this process if it may not go on."""
 
         def beat() -> bool:
             with _WRITING:
@@ -378,18 +381,18 @@ class RunFolder:
                     status = self.status(task)
                 except UserError as error:
                     if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, PermissionError):
-                        return True  # a server that is away, and nobody's attempt: the next beat asks again
-                    # Somebody spoilt it: this attempt has the lock, and writes it anew.
+                        return True  # the file server cannot be reached: the next beat tries again
+                    # The file was damaged: this attempt has the lock, and rewrites it.
                     status = Status("running", task, attempt=number)
                 if status is None or status.attempt != number or self._is_gone():
-                    # Two processes must not write one run's files, nor one where the run's settings are not. This
-                    # thread can end the training's only by a signal, and this is the one that the training listens to.
+                    # Two processes must not write one run's files, and nobody may write where its settings are gone.
+                    # This thread can only stop the training's by a signal, and TERM is one that the training handles.
                     os.kill(os.getpid(), signal.SIGTERM)
                     return False
-                with contextlib.suppress(UserError, OSError):  # a full disk is the training's to report
+                with contextlib.suppress(UserError, OSError):  # the training reports a full disk itself
                     self.set_status(status.state)
             return True
 
-        # Waited for at the end, so that no late beat writes `running` over the state in which the attempt ends.
+        # `repeated` waits for a beat under way, so that none writes `running` over the attempt's final state.
         with repeated(beat, itertools.repeat(BEAT_SECONDS), "heartbeat"):
             yield

@@ -1,7 +1,7 @@
-"""What a framework is: one entry of `FRAMEWORKS` for each. CONTRIBUTING.md tells how to add one.
+"""The frameworks, with one entry of `FRAMEWORKS` for each. CONTRIBUTING.md tells how to add one.
 
-An entry names its model by a dotted name, which only the learner resolves: tables and launchers read this table, and
-need no torch.
+An entry refers to its model by a dotted name, which only the learner resolves: tables and launchers can read this table
+without torch.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +13,8 @@ from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Probl
 from repro.runs.sections import Framework, RunSettings
 
 SINGLE_CELL_CROP = 32
-"""Largest side of a view in pixels of which the last stage of a ResNet is 1×1: a batch-norm group of one such image has
-one value a channel, and no statistics."""
+"""Largest side of a view, in pixels, at which a ResNet's last stage is 1×1: then a batch-norm group of one image has a
+single value per channel, and no statistics."""
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,27 @@ class FrameworkEntry:
     title: str
     """The framework's name in the paper's tables."""
     model: str = ""
-    """`MODULE:FUNCTION` that makes the contrastive model of a run; empty for what is no contrastive framework."""
+    """`MODULE:FUNCTION` that makes the contrastive model of a run; empty if the framework is not contrastive."""
     released: bool = False
     """Whether the paper's authors released code for it, which `fidelity` can follow."""
     hard_negative_weight: Callable[[RunSettings], float] | None = None
-    """Returns a run's weight of the hard negative, the paper's rho; None where there is no hard negative.
+    """Returns the weight of a run's hard negative, the paper's rho; None if the framework has no hard negative.
 
     The recipe of a contrastive framework without one has `"masking": {"hard_negative": False}`.
     """
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """How its rows differ from the default Run, but for what is masked and how, as nested settings."""
+    """How its rows differ from the default Run, apart from masking, as nested settings."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """Ranges of its own settings, by `section.key`."""
     batch_norm_groups: Callable[[RunSettings], int] = lambda _run: 1
-    """Returns into how many batch-norm groups, equally large, a run's global batch is divided."""
+    """Returns the number of equally large batch-norm groups in a run's global batch."""
     problems: Callable[[RunSettings], Iterator[Problem]] = lambda _run: iter(())
-    """Yields what is wrong with a run of this framework alone; what holds for every run is in `repro.runs.limits`."""
+    """Yields what this framework alone finds wrong with a run; rules for every run are in `repro.runs.limits`."""
 
     def all_problems(self, run: RunSettings) -> Iterator[Problem]:
-        """Yields what is wrong with a run of this framework: its own `problems`, and a hard negative that it has not.
+        """Yields what is wrong with a run of this framework: its own `problems`, and a hard negative that it ignores.
 
-        That would be made of each image, and looked at by nobody.
+        Such a hard negative would be made of each image in vain.
         """
         if self.model and self.hard_negative_weight is None and run.masks and run.masking.hard_negative:
             yield Problem(
@@ -54,10 +54,10 @@ class FrameworkEntry:
         yield from self.problems(run)
 
     def group_size(self, run: RunSettings) -> int:
-        """Returns how many images of a run's global batch one batch-norm group has.
+        """Returns the number of images in one batch-norm group of a run's global batch.
 
-        A group stands for the share of one of the paper's GPUs, also where the released code does something once for
-        each GPU (`FidelitySettings`).
+        A group stands for one of the paper's GPUs, also where the released code does something once per GPU
+        (`FidelitySettings`).
         """
         return run.optimization.batch // self.batch_norm_groups(run)
 
@@ -78,7 +78,7 @@ def _moco_problems(run: RunSettings) -> Iterator[Problem]:
         yield Problem(
             f"moco.queue={moco.queue} is not a multiple of optimization.batch={batch}", mend="change one of them"
         )
-    # Each of the released hard negatives is normalised alone.
+    # Batch norm sees each of the released hard negatives alone.
     if run.data.crop <= SINGLE_CELL_CROP and (batch == moco.bn_splits or _released_hard_negative(run)):
         yield Problem(
             f"data.crop={run.data.crop} with batch-norm groups of one image: a group of one value has no statistics",
@@ -130,9 +130,9 @@ FRAMEWORKS: Mapping[Framework, FrameworkEntry] = {
         title="SimCLR",
         model="repro.contrastive.simclr:build",
         hard_negative_weight=lambda run: run.simclr.hard_negative_weight,
-        # The paper states no recipe. The lineage of the authors' imagenet100.sh: ADIOS, a fork of solo-learn. Where the
-        # two differ, solo-learn's simclr.yaml and symmetric.yaml; projector 2048-2048-128 and temperature 0.2 as in
-        # ADIOS.
+        # The paper states no recipe. The authors' imagenet100.sh descends from ADIOS, a fork of solo-learn. Where these
+        # two differ, values are those of solo-learn's simclr.yaml and symmetric.yaml; projector 2048-2048-128 and
+        # temperature 0.2 are those of ADIOS.
         recipe={
             "optimization": {
                 "epochs": 200,
@@ -161,7 +161,7 @@ FRAMEWORKS: Mapping[Framework, FrameworkEntry] = {
     Framework.supervised: FrameworkEntry(
         title="Supervised",
         # torchvision's reference recipe: random crops and flips, a tenth of the rate every 30 epochs. It ends at 90;
-        # the ten epochs more are at a thousandth of the rate.
+        # the ten further epochs here are at a thousandth of the rate.
         recipe={
             "optimization": {
                 "epochs": 100,
@@ -178,7 +178,8 @@ FRAMEWORKS: Mapping[Framework, FrameworkEntry] = {
                 "grey_probability": 0.0,
                 "blur_probability": 0.0,
             },
-            # The probe's rate suits contrastive features; supervised ones may want another (protocol's name says so).
+            # The probe's rate suits contrastive features; supervised ones may need another (the protocol's name tells
+            # it).
             "probe": {"lr_grid": [30.0, 10.0, 1.0, 0.1]},
         },
         problems=_supervised_problems,

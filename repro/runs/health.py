@@ -1,4 +1,4 @@
-"""What a training said of itself while it went wrong: `health.json` in its folder."""
+"""Symptoms of a training that goes wrong, recorded as `health.json` in its folder."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Symptom:
     kind: str
     """`blind localizer`, `exploded weights`, `collapsed embeddings`, `collapsed features` or `loss of a guess`."""
     step: int
-    """Steps made when it was noticed first."""
+    """Steps done when it was first noticed."""
     detail: str
     """The numbers, in words."""
     mend: str
@@ -32,7 +32,7 @@ class Symptom:
 
 
 def read_symptoms(path: Path) -> list[Symptom]:
-    """Returns what a `health.json` holds: nothing where there is none; that it cannot be read where it is damaged."""
+    """Returns the symptoms in a `health.json`: none if there is no file; one that says so if it cannot be read."""
     if not exists(path):
         return []
     try:
@@ -43,10 +43,10 @@ def read_symptoms(path: Path) -> list[Symptom]:
 
 
 def tell_symptoms(path: Path, symptoms: Sequence[Symptom]) -> None:
-    """Says symptoms, and records them in a `health.json`, in the place of earlier ones of their kinds.
+    """Logs symptoms, and records them in a `health.json` in place of earlier ones of the same kinds.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
     for symptom in symptoms:
         log.warning("%s", with_mend(str(symptom), symptom.mend))

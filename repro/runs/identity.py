@@ -1,11 +1,11 @@
-"""What a run is known by: which fields of its settings count, the values they count with, and the hash of these.
+"""The identity of a run: which fields of its settings count, with which values, and the hash of these.
 
-It knows dataclasses, enums and JSON, and nothing of what the settings mean; those are in `repro.runs.sections`.
+This module knows dataclasses, enums and JSON, but not what the settings mean; those are in `repro.runs.sections`.
 
 An id names the folder of a run and stands in each of its results, so it has to survive changes of the code. Two rules
-see to that. Every field counts with its value and not as "the default", so that a new default makes new runs and leaves
-the ids of old ones. And a field that is added later says what runs did before it existed (`added`): with that value it
-does not count, so that the content that is hashed is the one from before the field.
+ensure this. Every field counts with its value, not as "the default": a new default makes new runs, and leaves the ids
+of old ones. And a field that is added later says what runs did before it existed (`added`). With that value the field
+does not count, so that the hashed content is the same as before.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ def added(default: Any, *, absent: Any, smaller: Smaller | None = None, unless: 
         default: What new runs get.
         absent: What older runs, which lack the field, did. A run with this value keeps the id that it had before the
             field existed. Never change it, also where `default` changes.
-        smaller: As of `size`, where it is one.
-        unless: The field that holds the hash of its content, where it is a path.
+        smaller: As for `size`, if the field is a size.
+        unless: If the field is a path, the name of the field with the hash of the file's content.
     """
     options = {"smaller": smaller, "unless": unless}
     return field(
@@ -52,7 +52,7 @@ def size(default: Any, smaller: Smaller = operator.lt) -> Any:
 
     Args:
         default: The default value, or a class whose instances are made by calling it.
-        smaller: Tells two values' order, where they are no numbers.
+        smaller: Compares two values; needed if they are not numbers.
     """
     factory = {"default_factory": default} if isinstance(default, type) else {"default": default}
     return field(**factory, metadata={"smaller": smaller})
@@ -61,7 +61,7 @@ def size(default: Any, smaller: Smaller = operator.lt) -> Any:
 def identity_fields(section: Any) -> Iterator[dataclasses.Field[Any]]:
     """Yields the fields of a run, or of one of its sections, that are part of its identity.
 
-    Not a file's path where the hash of its content is known (metadata `unless`, which names the hash's field).
+    A file's path is left out if the hash of its content is known (metadata `unless`, which names the hash's field).
     """
     for f in dataclasses.fields(section):
         is_replaced = "unless" in f.metadata and getattr(section, f.metadata["unless"]) != ""
@@ -72,7 +72,7 @@ def identity_fields(section: Any) -> Iterator[dataclasses.Field[Any]]:
 def identity(value: Any) -> Any:
     """Returns the part of a run that its id is made of, as JSON values.
 
-    Of the `identity_fields` those are left out that were added later and hold what older runs did (`added`).
+    Those `identity_fields` are left out that were added later and have the value of older runs (`added`).
 
     Args:
         value: A run, one of its sections, or a single value.
@@ -90,7 +90,7 @@ def identity(value: Any) -> Any:
 
 def digest(content: Any) -> str:
     """Returns ten hex digits from JSON values; equal for equal content, on any Python."""
-    # Keys are sorted and spaces left out, so that neither the order of fields nor the writer's style has a say.
+    # Keys are sorted and spaces left out, so that neither the order of fields nor a writer's style matters.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

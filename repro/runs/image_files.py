@@ -1,7 +1,7 @@
-"""What a person brings along of each image, a file for each in one folder: which there are, and their hash. No torch.
+"""Files that a user provides for images, one per image in one folder: which there are, and their hash. No torch.
 
-Such a folder is named by a setting: `localizer.files` holds maps, `data.masks` masks. Its files are named as the images
-are, below the folder of their split, but for the ending: of `train/cat/1.jpg` it is `cat/1.png` or `cat/1.npy`.
+A setting names such a folder: `localizer.files` holds maps, `data.masks` masks. A file has the name of its image below
+the folder of the image's split, except for the ending: for `train/cat/1.jpg` it is `cat/1.png` or `cat/1.npy`.
 """
 
 import functools
@@ -15,13 +15,13 @@ from repro.errors import UserError
 from repro.files import read_regular
 
 ENDINGS = (".npy", ".png")
-"""Of numpy's arrays, and of pictures in grey."""
+"""Endings of NumPy's arrays and of grey pictures."""
 LONGEST_FILE = 1 << 30
-"""Bytes that one file may have: as many as an array of 128 million numbers."""
+"""Most bytes of one file: as many as an array of 128 million numbers has."""
 
 
 def files_by_name(setting: str, folder: Path) -> dict[str, str]:
-    """Returns the files that lie in a folder and below, sorted.
+    """Returns the files in a folder and its subfolders, sorted.
 
     Args:
         setting: That names the folder.
@@ -41,7 +41,7 @@ def files_by_name(setting: str, folder: Path) -> dict[str, str]:
         ) from error
 
     found = []
-    # Links are followed as they are among images; where they lead in a circle, the operating system ends it.
+    # Links are followed, as among images; if they form a loop, the operating system ends it.
     for below, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if not is_clutter(name, folder=True)]
         inside = os.path.relpath(below, folder)
@@ -78,7 +78,7 @@ def hash_files(setting: str, folder: Path) -> str:
 
 @functools.cache
 def hash_once(setting: str, folder: Path) -> str:
-    """Returns the same as `hash_files`, of a folder that stays as it is: a sweep asks for it in each of its runs."""
+    """Returns the same as `hash_files`, computed once in a process: a sweep asks for it in each of its runs."""
     return hash_files(setting, folder)
 
 
@@ -91,7 +91,7 @@ def read_file(setting: str, folder: Path, file: str) -> bytes:
         file: Its path, relative to that.
 
     Raises:
-        UserError: It cannot be read, or is no regular file.
+        UserError: It cannot be read, is no regular file, or is larger than `LONGEST_FILE`.
     """
     try:
         return read_regular(folder / file, LONGEST_FILE)

@@ -1,4 +1,4 @@
-"""How a method's name is spelt for people, the same everywhere: `MoCo v2 + ours (high-pass)` of `mocov2+ours-hp`."""
+"""How a method is named for people, the same everywhere: `MoCo v2 + ours (high-pass)` for `mocov2+ours-hp`."""
 
 import re
 
@@ -23,9 +23,9 @@ CHANGES = {
     "script": "values of the authors' script",
     "all-masks": "every mask at each step",
 }
-"""What an ablation's name ends with -> its words; another end stands as it is, with spaces for its hyphens."""
+"""End of an ablation's name -> its words; any other end stays as it is, with spaces for its hyphens."""
 _FOREGROUND = re.compile(r"(|hard-|query-)by-(.+)")
-"""An end that tells whose foreground is used, as of the rows of `salmask sweep saliency-dose`."""
+"""An end that names the source of the foreground, as in the rows of `salmask sweep saliency-dose`."""
 _WHOSE = {"": "foreground", "hard-": "hard negatives", "query-": "query"}
 
 
@@ -36,14 +36,14 @@ def label(method: str) -> str:
         method: Its name, `FRAMEWORK[+MASKING][@BRANCH][-CHANGE]`.
 
     Returns:
-        `MoCo v2 + ours (high-pass), key masked, no hard negative` of `mocov2+ours-hp@key-no-hard-negative`; a name of
-        another form, as a method of somebody's own may have, as it is.
+        `MoCo v2 + ours (high-pass), key masked, no hard negative` for `mocov2+ours-hp@key-no-hard-negative`. A name of
+        another form, such as a user's own method may have, is returned unchanged.
     """
     return ", ".join(label_parts(method))
 
 
 def change_label(method: str) -> str:
-    """Returns what of a method's label follows its framework and masking: `key masked, no hard negative`.
+    """Returns the part of a method's label after framework and masking: `key masked, no hard negative`.
 
     Args:
         method: Its name.
@@ -56,7 +56,7 @@ def label_parts(method: str, *, branch: str = "") -> tuple[str, ...]:
 
     Args:
         method: Its name.
-        branch: The branch that it masks, to be said where the name leaves it out because it is the usual one.
+        branch: The branch that it masks, which is included if the name omits it as the usual one.
     """
     return tuple(filter(None, _parts(method, branch)))
 

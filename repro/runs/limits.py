@@ -1,4 +1,4 @@
-"""What no run may be: values out of range, and settings that exclude each other."""
+"""The rules for every run: ranges of values, and settings that exclude each other."""
 
 import dataclasses
 import re
@@ -87,7 +87,7 @@ LIMITS: Mapping[str, Limit] = {
     "logistic.values": COUNT,
     "logistic.iterations": COUNT,
     "logistic.splits": COUNT,
-    "knn.temperature": Limit(low=0.002),  # a vote is exp(1 / T) at most, and below 0.0014 no finite number
+    "knn.temperature": Limit(low=0.002),  # a vote is at most exp(1 / T), which overflows below 0.0014
     "finetune.epochs": NOT_NEGATIVE,
     "finetune.batch": Limit(low=2),
     "finetune.lr": POSITIVE,
@@ -105,13 +105,13 @@ LIMITS: Mapping[str, Limit] = {
     "machine.monitor_images": Limit(0, 100_000),
     "machine.checkpoint_every": COUNT,
 }
-"""Ranges of the settings that every run has, by `section.key`; those of one framework stand in its entry."""
+"""Ranges of the settings that every run has, by `section.key`; a framework's own are in its entry."""
 ALL_LIMITS: Mapping[str, Limit] = {
     **LIMITS,
     **{key: limit for entry in FRAMEWORKS.values() for key, limit in entry.limits.items()},
 }
-"""Ranges of the settings of all frameworks, not of a run's own alone: a section that the run has no use for is written
-to its `run.yaml` too, and counts with its values."""
+"""Ranges of the settings of all frameworks, not only of a run's own: sections that a run does not use are in its
+`run.yaml`, too, and are part of its id."""
 ASCENDING = (
     ("masking.ratio_min", "masking.ratio_max"),
     ("masking.hard_ratio_min", "masking.hard_ratio_max"),
@@ -121,18 +121,18 @@ ASCENDING = (
 """Pairs of settings of which the first must not be larger than the second."""
 DEVICES = ("auto", "cpu", "cuda")
 METHOD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+@_-]{0,99}")
-"""What may stand as a method's name, which also names a folder."""
+"""Allowed names of methods; each also names a folder."""
 METHOD_NAME_MEND = "letters, digits and . + @ _ - only, 100 at most, a letter or a digit first"
-"""What to do about a name that may not."""
+"""The mend for a name that is not allowed."""
 LARGEST_WHOLE = 2**31 - 1
-"""Whole numbers go to libraries that keep them in a C int."""
+"""Largest whole number of a setting: libraries keep them in a C int."""
 
 
 def problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields everything that is wrong with a run, by one of `RULES` after the other.
+    """Yields everything that is wrong with a run, in the order of `RULES`.
 
     Args:
-        run: The settings; they need not be a `Run`, which exists only where there is no problem.
+        run: The settings; not yet a `Run`, which exists only without problems.
     """
     for rule in RULES:
         yield from rule(run)
@@ -157,14 +157,14 @@ def _range_problems(run: RunSettings) -> Iterator[Problem]:
 
 
 def _order_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields each range whose ends are exchanged."""
+    """Yields each range whose lower end is above its upper one."""
     for low, high in ASCENDING:
         if (least := _number(run, low)) > (largest := _number(run, high)):
             yield Problem(f"{low}={least:g} is larger than {high}={largest:g}", mend="exchange them")
 
 
 def _device_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields a device that there is not."""
+    """Yields an unknown device."""
     if run.machine.device not in DEVICES:
         yield Problem(f"machine.device={run.machine.device} is unknown", mend=f"one of {', '.join(DEVICES)}")
 
@@ -181,7 +181,7 @@ def _detection_problems(run: RunSettings) -> Iterator[Problem]:
 
 
 def _cached_side_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields a side at which no image is cached."""
+    """Yields a side at which no image can be cached."""
     if 0 < (side := run.data.cached_side) < LEAST_CACHED:
         yield Problem(
             f"data.cached_side={side} is out of range",
@@ -196,7 +196,7 @@ def _schedule_problems(run: RunSettings) -> Iterator[Problem]:
 
 
 def _resizer_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields an interpolation that torch does not do as Pillow does."""
+    """Yields an interpolation that torch does not compute as Pillow does."""
     resizer, interpolation = run.augmentation.resizer, run.augmentation.interpolation
     if resizer is Resizer.torch and interpolation is not Interpolation.bilinear:
         yield Problem(
@@ -211,9 +211,9 @@ def _framework_problems(run: RunSettings) -> Iterator[Problem]:
 
 
 def _kernel_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields each Gaussian whose kernel reaches further than a view is long, which reflects at its border only once."""
+    """Yields each Gaussian kernel that reaches further than a view's side: a border reflects a view only once."""
     strategy, augmentation = run.masking.strategy, run.augmentation
-    # Other blurs, Pillow's and by boxes, repeat the pixel at the border; imported weights see no such views.
+    # Pillow's blur and the box blur repeat the border's pixel instead; imported weights see no such views.
     is_gaussian = augmentation.backend is Backend.device and augmentation.blur is Blur.gaussian
     is_drawn = augmentation.blur_probability > 0 and run.framework is not Framework.external
     for cause, taps in (
@@ -248,7 +248,7 @@ def _whole_number_problems(settings: Any, prefix: str = "") -> Iterator[Problem]
 
 
 def _scenes_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields what settings of the built-in scenes exclude each other."""
+    """Yields settings of the built-in scenes that exclude each other."""
     scenes = run.data.scenes
     if scenes.context and scenes.grounds < scenes.classes:
         yield Problem(
@@ -259,7 +259,7 @@ def _scenes_problems(run: RunSettings) -> Iterator[Problem]:
 
 
 def _resident_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields what excludes images on the device: they are cropped to Pillow's pixels and augmented there."""
+    """Yields settings that exclude `machine.resident`: images are cropped to Pillow's pixels, on the device."""
     if not run.machine.resident:
         return
     for key, value, needed in (
@@ -271,7 +271,7 @@ def _resident_problems(run: RunSettings) -> Iterator[Problem]:
 
 
 def _evaluation_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields what is wrong with how a run's backbone is measured, and with where imported weights come from."""
+    """Yields what is wrong with how a run's backbone is evaluated, and with where imported weights come from."""
     for key, items, limit in (
         ("probe.lr_grid", run.probe.lr_grid, POSITIVE),
         ("knn.neighbours", run.knn.neighbours, COUNT),
@@ -338,7 +338,7 @@ def _localizer_problems(run: RunSettings) -> Iterator[Problem]:
     if localizer.network == "checkpoint" and not localizer.sha256 and localizer.weights in (default, "random"):
         mend = "localizer.weights=RUN/backbone.pth of a finished run"
         yield Problem("localizer.network=checkpoint without a file", mend=mend)
-    # Those of any other network come with it, or are random; the default is a name of the ResNet-50's.
+    # Any other network has weights of its own, or random ones; the default names weights of the ResNet-50.
     if localizer.network not in ("resnet50", "checkpoint") and localizer.weights not in (default, "random"):
         yield Problem(
             f"localizer.weights={localizer.weights} plays no part with localizer.network={localizer.network}, "
@@ -353,7 +353,7 @@ def _localizer_problems(run: RunSettings) -> Iterator[Problem]:
 
 
 def _learned_mask_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields what excludes masks that a network learns to draw."""
+    """Yields settings that exclude learned masks."""
     masking = run.masking
     if masking.strategy is not Strategy.learned:
         return
@@ -372,7 +372,7 @@ def _learned_mask_problems(run: RunSettings) -> Iterator[Problem]:
 
 RULES: tuple[Callable[[RunSettings], Iterator[Problem]], ...] = (
     _method_problems,
-    # Ranges come first: the rules below may divide by a setting, and need not say again what is out of its range.
+    # Ranges come first: the rules below may divide by a setting, and rely on its range.
     _range_problems,
     _whole_number_problems,
     _order_problems,
@@ -386,11 +386,10 @@ RULES: tuple[Callable[[RunSettings], Iterator[Problem]], ...] = (
     _kernel_problems,
     _resident_problems,
     _evaluation_problems,
-    # The framework's own come before those of its masks: where it has no place for masks at all, nothing else is to be
-    # said of them.
+    # A framework's rules come before those of masks: if it allows no masks at all, no other problem of them matters.
     _framework_problems,
     _localizer_problems,
     _source_problems,
     _learned_mask_problems,
 )
-"""What is looked for, in this order; a run is refused with the first problem alone."""
+"""The rules, in this order; a run is refused with its first problem only."""

@@ -1,4 +1,4 @@
-"""The weights that a run's localizer needs and that are not installed with us: which, and in what file. No torch.
+"""The weights that a run's localizer needs and that are not installed with salmask, and their files. No torch.
 
 They are downloaded once, by `salmask data weights` or by the first run that needs them, into the cache that this module
 names; nodes of a cluster often have no network, and can only read them there.
@@ -31,7 +31,7 @@ class LocalizerWeights:
     network: str
     """`resnet50`, `timm/NAME` or `checkpoint`."""
     weights: str = ""
-    """Their name, for `resnet50`; a path, for `checkpoint`."""
+    """The name of the weights for `resnet50`; a path for `checkpoint`; empty for `timm/NAME`."""
 
     def __str__(self) -> str:
         if self.network == "checkpoint":
@@ -40,7 +40,7 @@ class LocalizerWeights:
 
     @property
     def fetched_by(self) -> str:
-        """The command that fetches them; empty for a checkpoint, which is nowhere to be fetched from."""
+        """The command that downloads them; empty for a checkpoint, which cannot be downloaded."""
         if self.network == "checkpoint":
             return ""
         words = [f"localizer.network={self.network}"] if self.network != "resnet50" else []
@@ -51,7 +51,7 @@ class LocalizerWeights:
     def file(self) -> Path | None:
         """Returns the file that holds them on this machine; None where there is none.
 
-        Of a timm model without a tag, `timm/resnet18`, any tag's file counts: timm alone knows which is the default.
+        For a timm model without a tag, `timm/resnet18`, the file of any tag counts: only timm knows the default one.
         """
         if self.network == "checkpoint":
             candidates = [Path(self.weights)]
@@ -64,10 +64,10 @@ class LocalizerWeights:
         return next((path for path in candidates if is_file(path)), None)
 
     def is_damaged(self, path: Path) -> bool:
-        """Returns whether a file does not hold them: cut off, or another one. Told of torchvision's alone, by its hash.
+        """Returns whether a file is cut off or another one, by the hash in its name; only torchvision's can be checked.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         if self.network != "resnet50":
             return False
@@ -77,16 +77,16 @@ class LocalizerWeights:
 
 
 PAPERS_WEIGHTS = LocalizerWeights("resnet50", "IMAGENET1K_V2")
-"""Those of every row's localizer, unless settings say otherwise."""
+"""The weights of every row's localizer, unless settings say otherwise."""
 
 
 def weights_of(run: Run) -> LocalizerWeights | None:
-    """Returns the weights that a pretraining reads when it begins; None where it needs none, or they are installed."""
+    """Returns the weights that a pretraining reads at its beginning; None if it needs none, or they are installed."""
     return weights_named(run.localizer.network, run.localizer.weights) if run.needs_localizer else None
 
 
 def weights_named(network: str, weights: str) -> LocalizerWeights | None:
-    """Returns the weights of a localizer; None where they are installed, or random.
+    """Returns the weights of a localizer; None if they are installed or random.
 
     Args:
         network: As `localizer.network` names it.
@@ -98,21 +98,21 @@ def weights_named(network: str, weights: str) -> LocalizerWeights | None:
 
 
 def weights_cache() -> Path | None:
-    """Returns the folder of downloaded weights among the caches that $SALMASK_CACHE names.
+    """Returns the folder of downloaded weights in $SALMASK_CACHE; None without that variable.
 
-    Without that variable it is None: torch and the Hub keep them where all programs of this user look.
+    Without it, torch and the Hub keep them in their own folders, which all programs of this user share.
     """
     return cache_home() / "weights" if os.environ.get(CACHE_VARIABLE) else None
 
 
 def torchs_folder() -> Path:
-    """Returns the folder in whose `checkpoints` torchvision's weights lie: ours, else that of torch.hub."""
+    """Returns the folder whose `checkpoints` holds torchvision's weights: ours, or else torch.hub's."""
     own = Path(os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch"))
     return weights_cache() or expanded(own) / "hub"
 
 
 def hub_folder() -> Path:
-    """Returns the folder in which the Hub's client keeps the weights of timm's models: ours, else its own."""
+    """Returns the folder in which the Hub's client keeps the weights of timm's models: ours, or else its own."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     return weights_cache() or expanded(named or Path(home, "hub"))

@@ -1,17 +1,18 @@
-"""Locks on folders, for processes of one machine or of many that share a file system.
+"""Locks on folders, for processes on one machine or on many that share a file system.
 
-Two guards work together. The first is `flock` on a lock file: it goes with the process, however that ends, and a
-restart meets nothing. But some network file systems keep the lock of a machine that died, and some keep each machine's
-locks to itself. So whoever holds a lock for long also leaves signs of life (`Holder`, in a run's `status.json`):
+Two guards work together. The first is `flock` on a lock file: it is released when the process ends, however that ends,
+so that a restart is never locked out. But some network file systems keep the lock of a machine that died, and some do
+not show one machine's locks to another. So whoever holds a lock for long also writes heartbeats (`Holder`, in a run's
+`status.json`):
 
-- a lock that can be had, while another machine's holder showed life within `STALE_SECONDS`, counts as taken;
-- where the last sign of another machine's holder is old, or of the future, it tells nothing by itself, for its
-  clock may be wrong: whether the next one follows does, which is waited for by our own monotonic clock;
-- a lock that cannot be had, whose holder is silent for longer and whose process is not here either, is taken over: a
-  file of the next generation (`.lock.1`) takes its place, made exclusively, so that only one process succeeds. A holder
-  who was only suspended sees it and ends (`RunFolder.attempt`).
+- A lock that flock grants counts as taken if another machine's holder had a heartbeat within `STALE_SECONDS`.
+- If the last heartbeat of another machine's holder is old, or in the future, that proves nothing, for its clock may be
+  wrong. What counts is whether another one follows, which is waited for by our own monotonic clock.
+- A lock that flock refuses is taken over if its holder has been silent for longer, and its process does not run on this
+  machine. A file of the next generation (`.lock.1`) takes its place; it is created exclusively, so that only one
+  process succeeds. A holder that was only suspended notices this and ends (`RunFolder.attempt`).
 
-Between the attempts of one Slurm job nobody waits: Slurm ends an attempt before it begins the next.
+An attempt at a Slurm job need not wait for the one before: Slurm ends that one first.
 """
 
 import logging
@@ -33,14 +34,14 @@ from repro.quantities import duration_text
 from repro.writability import why_unwritable
 
 STALE_SECONDS = 120.0
-"""A holder that gave no sign of life for so long is dead; signs come every `repro.runs.folder.BEAT_SECONDS`."""
+"""A holder without a heartbeat for so long is dead; heartbeats come every `repro.runs.folder.BEAT_SECONDS`."""
 WATCHED_SECONDS = 75.0
-"""How long another machine's holder is watched before it is taken for dead: a beat, and the 60 s for which NFS may show
-what a file was before."""
+"""How long another machine's holder is watched before it is taken for dead: one heartbeat, and the 60 s for which NFS
+may show a file's old content."""
 CLOCKS_SECONDS = 5.0
-"""By how much the clocks of a cluster's machines may differ: a status that is older than its job's submission by more
-is of an earlier attempt. It is short, since a person may hand a job over again a moment after it failed. `salmask
-doctor` calls more wrong; NTP keeps machines far closer."""
+"""Largest difference between clocks of a cluster's machines: a status that is older than its job's submission by more
+is of an earlier attempt. It is short, since a person may submit a job again a moment after it failed. `salmask doctor`
+calls a larger difference wrong; NTP keeps machines far closer."""
 RETRY_SECONDS = 1.0
 """Time between two tries at a lock that is waited for."""
 
@@ -50,7 +51,7 @@ log = logging.getLogger("salmask")
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, as its files tell."""
+    """The holder of a lock, as its files tell."""
 
     host: str
     pid: int
@@ -66,7 +67,7 @@ class Holder:
 
     @property
     def ended(self) -> bool:
-        """Whether its process is surely gone: it ran here and does no more, or was an earlier attempt of this job."""
+        """Whether its process is certainly gone: it ran here and ended, or was an earlier attempt of this job."""
         return (self.here and not _runs(self.pid)) or (bool(self.job) and self.job == job_id() and not self._is_me)
 
     def __str__(self) -> str:
@@ -82,8 +83,8 @@ class Holder:
 
 def job_id() -> str:
     """Returns the scheduler's id of the job that this process belongs to; empty without one."""
-    # The shell of an interactive allocation has SLURM_JOB_ID without SLURM_PROCID. In it, two processes of one job may
-    # run at once; of a step's tasks, Slurm ends one attempt before it begins the next.
+    # The shell of an interactive allocation has SLURM_JOB_ID without SLURM_PROCID. Two processes of such a job may run
+    # at once; within a job step, Slurm ends one attempt before it begins the next.
     return os.environ.get("SLURM_JOB_ID", "") if "SLURM_PROCID" in os.environ else ""
 
 
@@ -98,19 +99,20 @@ def held(
     watch: bool = True,
     waiting: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
-    """Holds a lock file during the block, or refuses; the lock goes with the process, however it ends.
+    """Holds a lock file during the block, or refuses; the lock ends with the process, however that ends.
 
     Args:
         lock: Path of the lock file; its folder is made if it is not there.
         taken: Returns what is raised where another process holds the lock.
         unwritable: The mend where the folder cannot be written to.
-        holder: Returns who holds the lock according to its files, asked at each try; None: nobody says so.
+        holder: Returns the lock's holder according to its files, asked at each try; None: no file names one.
         wait: Seconds to wait for the lock.
-        watch: Whether to wait until it is known that a silent holder on another machine is dead; else it is alive.
+        watch: Whether to wait until it is clear that a silent holder on another machine is dead; otherwise it counts as
+            alive.
         waiting: Called once, after `TELL_SECONDS` of a wait.
 
     Raises:
-        UserError: Another process holds the lock, or it cannot be made.
+        UserError: Another process holds the lock (as `taken` returns it), or the lock file cannot be made.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -129,18 +131,18 @@ def held(
 def _acquire(
     lock: Path, holder: Callable[[], Holder | None], wait: float, *, watch: bool, waiting: Callable[[], object]
 ) -> filelock.FileLock | None:
-    """Returns the lock on the newest generation's file, held; None where somebody else had it until the deadline.
+    """Acquires and returns the lock on the newest generation's file; None if another process held it to the deadline.
 
     Args:
         lock: Path of the first generation's file.
-        holder: As of `held`.
-        wait: As of `held`; there is one try at least.
-        watch: As of `held`.
-        waiting: As of `held`.
+        holder: As for `held`.
+        wait: As for `held`; there is at least one try.
+        watch: As for `held`.
+        waiting: As for `held`.
     """
     deadline = time.monotonic() + wait
     told_at = time.monotonic() + TELL_SECONDS
-    made_here = -1  # the generation whose file this process made, once it has taken over
+    made_here = -1  # the generation whose file this process made by taking over; -1: none
     signs = _SignsOfLife()
     while True:
         # Looked up anew at each try: another process may have taken over meanwhile, and from then on a lock on an older
@@ -158,10 +160,10 @@ def _acquire(
                     deadline = max(deadline, time.monotonic() + 3 * RETRY_SECONDS)
                 continue
         else:
-            # Asked again under the lock: between the look-up and flock another process may have made the next
-            # generation. And flock alone does not suffice: where it does not reach other machines, a process of another
-            # one may hold this very file, and only its signs of life tell. Who made the file skips that question: the
-            # status still names the dead holder, whom the new file's age would make look alive.
+            # Asked again under the lock: another process may have made the next generation between the look-up and
+            # flock. And flock alone is not enough: where it does not reach other machines, a process there may hold
+            # this very file, and only its heartbeats tell. The process that made the file skips that question: the
+            # status still names the dead holder, which the new file's age would make look alive.
             is_newest = _newest(lock)[1] == generation
             if is_newest and (generation == made_here or _may_have(holder(), path, signs)):
                 return file_lock
@@ -175,37 +177,37 @@ def _acquire(
 
 
 def _may_have(holder: Holder | None, lock: Path, signs: "_SignsOfLife") -> bool:
-    """Returns whether a lock that flock gave us is ours: no other machine's holder is alive.
+    """Returns whether a lock that flock granted may be kept: no holder on another machine is alive.
 
-    A holder of this machine has let go of it: otherwise flock would have refused us.
+    A holder on this machine has released it: otherwise flock would have refused.
     """
     return holder is None or holder.here or holder.ended or signs.missed(holder, lock)
 
 
 def _dead(holder: Holder | None, lock: Path, signs: "_SignsOfLife") -> bool:
-    """Returns whether the holder of a lock that flock refused is gone nevertheless.
+    """Returns whether the holder of a lock that flock refused is dead nevertheless.
 
-    Silence alone does not prove it of a process of this machine, which may be suspended: its process must be gone too.
+    A silent process of this machine may only be suspended: it must be gone, too.
     """
     return holder is not None and (holder.ended or not holder.here) and signs.missed(holder, lock)
 
 
 class _SignsOfLife:
-    """The signs of life of whoever holds a lock, as they are seen from one try at it to the next."""
+    """The heartbeats of a lock's holder, as they are seen from one try to the next."""
 
     def __init__(self) -> None:
         self._latest = 0.0
-        self._since = 0.0  # when it was seen first, on the monotonic clock
-        self._moved = False  # whether there was another one before it
+        self._since = 0.0  # when the latest heartbeat was first seen, on the monotonic clock
+        self._moved = False  # whether a heartbeat was seen before the latest
         self.awaited = False
-        """Whether the last sign is none by our clock, and it is not known yet whether another one follows."""
+        """Whether the last heartbeat is stale by our clock, and it is not known yet whether another one follows."""
 
     def missed(self, holder: Holder, lock: Path) -> bool:
-        """Returns whether a holder is dead: no life for `STALE_SECONDS`, and of another machine's none while watched.
+        """Returns whether a holder is dead: silent for `STALE_SECONDS` and, on another machine, while watched.
 
-        The clock of this machine tells how old a sign from here is; of a sign from elsewhere, only that it is fresh.
+        This machine's clock can tell how old a heartbeat from here is; of one from elsewhere, only that it is fresh.
         """
-        # A lock that was just taken over is as good as a sign of life: its holder has had no time to give any.
+        # A lock that was just taken over counts as a heartbeat: its holder has had no time to write one.
         sign = max(holder.heartbeat, lock.stat().st_mtime)
         silence = time.time() - sign
         now = time.monotonic()
@@ -241,7 +243,7 @@ def _newest(lock: Path) -> tuple[Path, int]:
 
 
 def take_over(lock: Path, generation: int) -> bool:
-    """Makes the file of a lock's next generation, whose holder has the lock from then on.
+    """Makes the file of a lock's next generation; from then on, whoever holds that file has the lock.
 
     Args:
         lock: Path of the first generation's file.
@@ -250,7 +252,7 @@ def take_over(lock: Path, generation: int) -> bool:
     Returns:
         Whether this process made it, and not a faster one.
     """
-    # O_EXCL is decided by the file server, also between machines and where flock is not: of all that try, one succeeds.
+    # The file server decides on O_EXCL, also between machines and where it knows no flock: only one process succeeds.
     try:
         os.close(os.open(lock.with_name(f"{lock.name}.{generation + 1}"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     except FileExistsError:
@@ -259,12 +261,12 @@ def take_over(lock: Path, generation: int) -> bool:
 
 
 def is_open_in(process: int, lock: Path) -> bool:
-    """Returns whether a process of this machine has a lock's newest file open; not where that cannot be seen.
+    """Returns whether a process of this machine has a lock's newest file open; False if that cannot be seen.
 
-    Its number alone may be that of another process since, or in another container.
+    The process id alone proves nothing: by now it may be another process's, or belong to another container.
 
     Args:
-        process: Its number.
+        process: The process id.
         lock: Path of the first generation's file.
     """
     newest, _ = _newest(lock)
@@ -274,14 +276,14 @@ def is_open_in(process: int, lock: Path) -> bool:
         return False
     for descriptor in descriptors:
         with suppress(OSError):  # closed meanwhile
-            # By its name first: to look at another one may take for ever, where its file system is away.
+            # Names first: looking at another file may hang if its file system cannot be reached.
             if descriptor.readlink().name == newest.name and descriptor.samefile(newest):
                 return True
     return False
 
 
 def _runs(pid: int) -> bool:
-    """Returns whether a process of this number runs on this machine."""
+    """Returns whether a process with this id runs on this machine."""
     try:
         os.kill(pid, 0)  # signal 0 only asks
     except ProcessLookupError:

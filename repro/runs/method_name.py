@@ -1,6 +1,6 @@
 """A method's name in its parts: `FRAMEWORK[+MASKING][@BRANCH][-CHANGE]`, as the rows of tables are named.
 
-The name is what a method is known by, and all that a row of results has of a method of somebody's own.
+The name identifies a method; rows of results hold nothing else of a user's own method.
 """
 
 import re
@@ -13,7 +13,7 @@ MASKINGS = {
     "ours-blur": "ours (strong blur)",
     "ours-mean": "ours (mean fill)",
 }
-"""What follows the framework in a row's name -> its words; "ours" is the paper's method, and nothing else."""
+"""What follows the framework in a row's name -> its words; "ours" is always the paper's method."""
 _MASKING = re.compile(rf"({'|'.join(map(re.escape, MASKINGS))})(?=$|[@-])")
 
 
@@ -22,11 +22,11 @@ class MethodName:
     """The parts of a name.
 
     Attributes:
-        framework: `mocov2`; of a name of another form, all of it.
+        framework: `mocov2`; the whole name if it has another form.
         masking: A key of `MASKINGS`; empty where the name has none of them.
         branch: The branch that is masked, where the name says so: `key`, `both` or `query`.
-        change: What an ablation changes: `no-hard-negative`; of a row without one of `MASKINGS`, as `mocov2+queue16k`
-            or a method of somebody's own, all that follows the framework but the branch.
+        change: What an ablation changes: `no-hard-negative`. For a row without one of `MASKINGS`, such as
+            `mocov2+queue16k` or a user's own method, all that follows the framework except the branch.
     """
 
     framework: str
@@ -36,7 +36,7 @@ class MethodName:
 
     @classmethod
     def parse(cls, name: str) -> "MethodName":
-        """Takes a name apart; every text is one.
+        """Splits a name into its parts; any text is a name.
 
         Args:
             name: The name, for example `mocov2+ours-hp@key-no-hard-negative`.

@@ -10,13 +10,13 @@ from repro.presence import exists
 from repro.runs.schemas import LARGEST_WHOLE
 
 LARGEST_BYTES = 2**30
-"""Of a file of metrics: years of training write less."""
+"""Most bytes of a file of metrics; years of training write less."""
 
 
 def parse_metrics(text: str) -> list[dict[str, Any]]:
     """Returns the rows of a `metrics.jsonl`, or of its end; lines that are torn, or of another form, are left out.
 
-    A row has a step, a whole number, and numbers by name; what else stands in it is left out.
+    A row has `step`, a whole number, and numbers by name; anything else in it is left out.
     """
     return [row for row in map(parse_row, text.splitlines()) if row is not None]
 

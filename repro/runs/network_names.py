@@ -14,7 +14,7 @@ RESNETS = (
 )
 """What `encoder.arch` can be: torchvision's ResNets, as `torchvision.models.list_models` has them."""
 TIMM = "timm/"
-"""What the name of a network of timm's begins with; which there are, timm knows."""
+"""Prefix of the names of timm's networks; only timm knows which there are."""
 LOCALIZERS = ("resnet50", "efficientnet-lite0", f"{TIMM}NAME", "checkpoint")
 """What `localizer.network` can be."""
 

@@ -1,8 +1,8 @@
 """What a classifier says of each scored image, as a Parquet file beside the results that it explains. No torch.
 
-`predictions/TASK-DATASET-PROTOCOL.parquet` of a run's folder has a row for each scored image and, in its metadata, the
-names of the classes. Rows of results name the file with its checksum (`Result.predictions`). It is there before they
-are, so that a row names a whole file; one that was lost or altered since is refused when it is read.
+`predictions/TASK-DATASET-PROTOCOL.parquet` in a run's folder has a row for each scored image and, in its metadata, the
+names of the classes. Rows of results name the file with its checksum (`Result.predictions`). The file is written before
+them, so that a row always names a whole file; a file that was lost or altered since is refused when it is read.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from repro.runs.folder import RunFolder
 PREDICTIONS = "predictions"
 """Folder below a run's."""
 BEST = 5
-"""Places that are told apart: top-5 needs no more."""
+"""Ranks that are told apart; top-5 needs no more."""
 _METADATA = b"salmask"
 """Key of the Parquet file's metadata."""
 _COLUMNS: Mapping[str, pa.DataType] = {
@@ -39,8 +39,8 @@ _COLUMNS: Mapping[str, pa.DataType] = {
     "place": pa.uint8(),
     "correct": pa.bool_(),
 }
-# 25 to 32 kB for 5,000 images of 100 classes, half of what Parquet's defaults take: images ascend, and of the scores
-# the leading bytes alone are alike.
+# 25 to 32 kB for 5,000 images of 100 classes, half of what Parquet's defaults take: image indices ascend, and only the
+# leading bytes of scores are alike.
 _ENCODING = {
     "compression": "zstd",
     "compression_level": 9,
@@ -101,7 +101,8 @@ class Predictions:
     def weights(self, metric: str = "top1") -> NDArray[np.float64]:
         """Returns N weights, which sum to 1, with which the images' correctness adds up to the accuracy.
 
-        Splits count alike. Within one, images do for `top1` and `top5`; for `mean_per_class` the classes do.
+        All splits count alike. Within a split, all images do for `top1` and `top5`, and all classes for
+        `mean_per_class`.
         """
         weights = np.zeros(len(self))
         splits = np.unique(self.split)
@@ -115,9 +116,9 @@ class Predictions:
         return weights / len(splits)
 
     def points(self, metric: str = "top1") -> NDArray[np.float64]:
-        """Returns M, points that each distinct image adds to the accuracy; images by ascending index.
+        """Returns M, the percentage points that each distinct image adds to the accuracy, by ascending index.
 
-        An image that several drawn splits score is one image: it adds what it adds in all of them.
+        An image that several drawn splits score is one image: what it adds in each of them is summed.
         """
         earned = 100 * self.weights(metric) * self.correct(metric)
         points: NDArray[np.float64] = np.bincount(self._place, weights=earned).astype(np.float64)
@@ -204,13 +205,13 @@ def is_whole(folder: RunFolder, named: FileReference) -> bool:
 
 
 def read_images(path: Path) -> str:
-    """Returns the fingerprint of the images that a file's predictions are of, without reading these.
+    """Returns the fingerprint of the images that a file's predictions are of, without reading the predictions.
 
     Args:
         path: The file.
 
     Returns:
-        Empty where there is no such file, or none that this version reads.
+        The fingerprint; empty if there is no such file, or this version cannot read it.
     """
     if not is_file(path):
         return ""

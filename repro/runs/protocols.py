@@ -16,7 +16,7 @@ LINEAR_PROTOCOLS: Mapping[str, str] = {
     "caltech101": "linear-caltech-30-v1",
     "flowers102": "linear-flowers-80-10-10-v1",
 }
-"""The linear probe as the paper's numbers on a data set look made; `LINEAR_PROTOCOL` on every other."""
+"""Data set -> linear protocol that the paper's numbers on it seem to follow; any other has `LINEAR_PROTOCOL`."""
 DRAWN_SPLITS = frozenset({"caltech101"})
 """Data sets without a split of their own: it is drawn.
 
@@ -27,12 +27,12 @@ measured on the first one (seed 0) alone.
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """How something is measured: a protocol, and in what the settings depart from it."""
+    """How something is measured: a protocol, and the settings that depart from it."""
 
     version: str
     """Name and version of the protocol, `linear-moco-v1`."""
     departures: str = ""
-    """What departs from it, `epochs=20,batch=16`; empty where nothing does."""
+    """The departures from it, `epochs=20,batch=16`; empty if there are none."""
 
     @classmethod
     def departing(cls, version: str, departures: Iterable[tuple[str, Any]]) -> "EvaluationProtocol":
@@ -48,8 +48,8 @@ class EvaluationProtocol:
     def name(self) -> str:
         """The name with the departures: `linear-moco-v1`, `linear-moco-v1[epochs=20,batch=16]`.
 
-        Results are found again by this text, so neither the order of the departures nor the format of a value may
-        change. Nobody takes it apart.
+        Results are found by this text, so neither the order of the departures nor the format of a value may change. It
+        is never parsed.
         """
         return f"{self.version}[{self.departures}]" if self.departures else self.version
 
@@ -60,7 +60,7 @@ def _value_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     text = f"{value:g}"
-    # Of six digits two settings may share one text: they would share their protocol, and so rows and checkpoints.
+    # With six digits, two values might share one text, and so a protocol, rows and checkpoints.
     return text if float(text) == value else repr(value)
 
 
@@ -78,7 +78,7 @@ def _departures(settings: Any, *without: str) -> Iterator[tuple[str, Any]]:
 
 
 def _unused_fields(dataset: str) -> tuple[str, ...]:
-    """Returns the fields that change nothing on a data set: the number of drawn splits, where it has a split."""
+    """Returns the fields without effect on a data set: `splits`, unless its splits are drawn."""
     return () if dataset in DRAWN_SPLITS else ("splits",)
 
 
@@ -91,12 +91,12 @@ class ProbeSettings:
     lr: float = 30.0  # at the start; a tenth of it from 60 % of the epochs on, a hundredth from 80 %
     momentum: float = 0.9  # momentum of SGD
     weight_decay: float = 0.0  # L2 penalty
-    lr_grid: tuple[float, ...] = ()  # a classifier for each, instead of `lr`; the best on the scored images counts
-    splits: int = 3  # drawn splits that a number is the mean of, where the data set has none of its own
+    lr_grid: tuple[float, ...] = ()  # a classifier for each rate instead of `lr`; the best on the scored images counts
+    splits: int = 3  # drawn splits to average over, if the data set has no split of its own
     channels_last: bool = False  # the frozen backbone computes with NHWC in memory: faster, and rounds differently
 
     def __post_init__(self) -> None:
-        """Turns `lr_grid` into a tuple of floats; YAML knows lists only, and whole numbers among them."""
+        """Turns `lr_grid` into a tuple of floats; YAML has only lists, which may hold whole numbers."""
         object.__setattr__(self, "lr_grid", tuple(float(lr) for lr in self.lr_grid))
 
     def protocol(self, dataset: str = "") -> EvaluationProtocol:
@@ -110,7 +110,7 @@ class ProbeSettings:
 
     @property
     def metric_endings(self) -> list[str]:
-        """What follows the metrics' names of each classifier: nothing for a single one, `@lr=10` in a grid."""
+        """Suffix of the metrics' names of each classifier: empty for a single one, `@lr=10` in a grid."""
         return [f"{_RATE_MARK}{_value_text(lr)}" for lr in self.lr_grid] or [""]
 
 
@@ -142,17 +142,17 @@ class LogisticSettings:
 class KnnSettings:
     """Weighted nearest neighbours on pooled features, protocol `knn-v1` (Wu et al. 2018, section 3.4)."""
 
-    neighbours: tuple[int, ...] = (20, 200)  # one protocol for each
-    temperature: float = 0.07  # similarities are divided by it before they weigh votes
+    neighbours: tuple[int, ...] = (20, 200)  # numbers of neighbours; each has a protocol of its own
+    temperature: float = 0.07  # similarities are divided by it, and then weigh the votes
     channels_last: bool = False  # as in `probe.channels_last`
 
     def __post_init__(self) -> None:
-        """Turns `neighbours` into a tuple of whole numbers; YAML knows lists only."""
+        """Turns `neighbours` into a tuple of whole numbers; YAML has only lists."""
         object.__setattr__(self, "neighbours", tuple(int(k) for k in self.neighbours))
 
     def protocol(self, k: int) -> EvaluationProtocol:
         """Returns the protocol for one number of neighbours: `knn-v1[k=20]`, always with its k."""
-        # k is named on every row, and as text: as a number a huge one would be rounded to six digits.
+        # k is always named, and as text: as a number, a large one would be written as 1e+06.
         return EvaluationProtocol.departing("knn-v1", [("k", str(k)), *_departures(self, "neighbours")])
 
     def refuse_fewer(self, dataset: str, images: int) -> None:
@@ -160,7 +160,7 @@ class KnnSettings:
 
         Args:
             dataset: Its name.
-            images: How many it has to learn from.
+            images: How many training images it has.
 
         Raises:
             UserError: They are too few.
@@ -185,7 +185,7 @@ FINE_TUNINGS: Mapping[str, tuple[str, float, int]] = {
 class FinetuneSettings:
     """Training of the whole network from the backbone, SimCLR's semi-supervised recipe (appendix B.5)."""
 
-    epochs: int = 0  # 0: 30, and 60 with one percent of the labels
+    epochs: int = 0  # 0: 30, or 60 with one percent of the labels
     batch: int = 256  # images a step
     lr: float = 0.05  # learning rate of a batch of 256; scaled to the batch
     momentum: float = 0.9  # Nesterov's
@@ -194,7 +194,7 @@ class FinetuneSettings:
     def protocol(self, task: str) -> EvaluationProtocol:
         """Returns the protocol of a task, a key of `FINE_TUNINGS`, with its departures."""
         version, _, epochs = FINE_TUNINGS[task]
-        # Epochs that are given and are the protocol's own are no departure, although they differ from the field's 0.
+        # Epochs that are given but equal the protocol's are no departure, although they differ from the field's 0.
         unused = ("epochs",) if self.epochs == epochs else ()
         return EvaluationProtocol.departing(version, _departures(self, *unused))
 

@@ -22,7 +22,7 @@ SNAPSHOT = ".source.json"
 """At the root of a copy of the code: the commit that it was copied from, and whether it had been edited."""
 
 _OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-"""Variables that lead git away from the repository around the folder that it is called in."""
+"""Variables that lead git away from the repository around its working folder."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class CodeState:
     """The state of the code."""
 
     commit: str
-    """The full hash; `unknown` outside a git checkout, in that of another project, and of other installations."""
+    """The full hash; `unknown` if neither a git checkout of salmask nor the installer's record tells it."""
     dirty: bool
     """Whether tracked files, or those installed, differed from the commit."""
 
 
 def source() -> CodeState:
-    """Returns the commit of the code that runs and whether it was edited since; `unknown` where nobody knows it."""
+    """Returns the commit of the code that runs, and whether it was edited since; `unknown` if nothing tells it."""
     snapshot = CODE_ROOT / SNAPSHOT
     if snapshot.exists():  # before git is asked: a copy may lie within a checkout that has moved on
         content = json.loads(snapshot.read_text(encoding="utf-8"))
         return CodeState(content["commit"], content["dirty"])
 
     try:
-        # Installed into a virtual environment that lies in another project's checkout, git would tell that one's.
+        # If salmask is installed in a virtual environment inside another project's checkout, git would tell that one's.
         git(CODE_ROOT, "ls-files", "--error-unmatch", "--", OWN_PACKAGES[0])
         edits = git(CODE_ROOT, "status", "--porcelain", "--untracked-files=no")
         return CodeState(git(CODE_ROOT, "rev-parse", "HEAD"), bool(edits))
@@ -61,9 +61,9 @@ def source() -> CodeState:
 
 
 def installed() -> CodeState | None:
-    """Returns the commit that this code was fetched at, as installers keep it on record (PEP 610), and of its edits.
+    """Returns the commit that this code was installed from, as installers record it (PEP 610), and whether it differs.
 
-    None of a checkout, and where the code came as an archive or from a package index, which tell no commit.
+    None for a checkout, and for code from an archive or a package index, which tell no commit.
     """
     try:
         distribution = metadata.distribution("salmask")
@@ -79,7 +79,7 @@ def installed() -> CodeState | None:
 
 
 def _differs(installed_files: Iterable[metadata.PackagePath]) -> bool:
-    """Returns whether files of our packages are others than an installer has on record, more, or fewer."""
+    """Returns whether the files of our packages differ from an installer's record: changed, added or missing."""
     hashes = {
         str(file): file.hash
         for file in installed_files
@@ -103,12 +103,12 @@ def _digest(file: Path, algorithm: str) -> str:
 
 
 def git(folder: Path, *words: str, patience: float | None = None) -> str:
-    """Returns what git says of a checkout, without the blanks around it.
+    """Returns git's output about a checkout, without the blanks around it.
 
     Args:
         folder: In the checkout; git is called there.
         words: The command.
-        patience: The longest that it is waited for, in seconds; None: as long as it takes.
+        patience: Longest wait in seconds; None: as long as it takes.
 
     Raises:
         OSError: There is no git on this machine.
@@ -127,9 +127,9 @@ def git(folder: Path, *words: str, patience: float | None = None) -> str:
 
 
 def git_environment() -> dict[str, str]:
-    """Returns the environment in which git tells the repository around the folder that it is called in.
+    """Returns an environment in which git uses the repository around its working folder.
 
-    A hook of git's, or a rebase that calls us, says by variables which repository is meant: another one, perhaps.
+    A git hook or a rebase that calls us sets variables that may name another repository.
     """
     return {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_REPOSITORY}
 

@@ -18,7 +18,7 @@ from repro.runs.schemas import ATTEMPT
 from repro.runs.step_files import checkpoints
 
 UNREADABLE = ".unreadable"
-"""What the name of a record ends in that could not be read, and in whose place a new one began."""
+"""Suffix of a record that could not be read, and that a new one replaced."""
 
 log = logging.getLogger("salmask")
 
@@ -26,19 +26,19 @@ log = logging.getLogger("salmask")
 def record_attempt(
     folder: RunFolder, device: str, data: Mapping[str, str], command: str = "", /, **how: Mapping[str, Any]
 ) -> None:
-    """Writes what this attempt runs on, keeping what earlier attempts ran on.
+    """Adds what this attempt runs on to the entries of earlier attempts.
 
     Args:
         folder: The run's, with its `run.yaml`.
         device: Name of the device.
         data: Fingerprints of the data set's splits, by their names.
         command: What makes this run again; empty: its pretraining by its own `run.yaml`.
-        how: How it computes: `machine`, its settings, and of a GPU `arithmetic`, torch's switches.
+        how: How it computes: `machine`, the settings of that section; on a GPU also `arithmetic`, torch's switches.
 
     Raises:
-        UserError: An earlier attempt saw other data, and something is here that was made of it.
+        UserError: An earlier attempt had other data, and something made from it is here; or the file cannot be written.
     """
-    # Before the first checkpoint nothing binds: who mended an image that could not be decoded calls this again.
+    # Before the first checkpoint, the data may change: a user may have mended an image that could not be decoded.
     earlier, made = _earlier_attempts(folder), (folder.backbone, folder.results, *checkpoints(folder.checkpoints))
     if earlier and earlier[-1]["data"] != data and any(map(exists, made)):
         raise UserError(
@@ -61,7 +61,7 @@ def record_attempt(
 
 
 def _earlier_attempts(folder: RunFolder) -> list[dict[str, Any]]:
-    """Returns what `provenance.json` says; a file that cannot be read is put aside, and a new one begins."""
+    """Returns the entries of `provenance.json`; a file that cannot be read is put aside, and a new one begins."""
     if not exists(folder.provenance):
         return []
     try:
@@ -74,6 +74,6 @@ def _earlier_attempts(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def _pretraining_command(folder: RunFolder) -> str:
-    """Returns the command that trains a run again, also where a launcher's process trained it."""
+    """Returns the command that trains a run again, even if a launcher's process trained it."""
     out = str(folder.path.parent.parent)
     return shlex.join(["salmask", "pretrain", folder.load().method, "--config", str(folder.run_yaml), "--out", out])

@@ -19,7 +19,7 @@ class Limit:
     low: float = 0.0
     high: float = math.inf
     above: bool = False
-    """Whether `low` itself is out."""
+    """Whether `low` itself is excluded."""
 
     def allows(self, value: float) -> bool:
         """Returns whether a value is finite and within the range."""

@@ -1,4 +1,4 @@
-"""Reading a run: defaults, a method's row, a YAML file, `key.sub=value`; with one clear line for what does not fit."""
+"""Reads a run from defaults, a method's row, a YAML file and `key.sub=value`; refuses what does not fit in one line."""
 
 import dataclasses
 import difflib
@@ -32,9 +32,9 @@ _EXPECTED: Mapping[Any, tuple[str, str]] = {
 }
 """Type of a setting -> what a value has to be, and an example."""
 FOLDERS = ("machine.data_root", "machine.data_cache")
-"""Settings that name folders; `pinned` sees to that of a file."""
+"""Settings that name folders; on a command line they are made absolute (`pinned` does so for a file's data root)."""
 _LONGEST_NUMBER = 18
-"""Digits of a whole number: what has more is no setting, and is too long for 64 bits, or for Python to read at all."""
+"""Most digits of a whole number: more do not fit into 64 bits, and thousands cannot be read by Python at all."""
 
 
 def keys(kind: type, prefix: str = "") -> dict[str, Any]:
@@ -56,7 +56,7 @@ def keys(kind: type, prefix: str = "") -> dict[str, Any]:
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings with dotted keys as nested ones: `{"a.b": 1}` as `{"a": {"b": 1}}`.
 
-    `fidelity: released` is short for all of its switches. What is nested already may be mixed with dotted keys.
+    `fidelity: released` is short for all of its switches. Nested and dotted keys may be mixed.
 
     Raises:
         UserError: A section has a value of its own beside those of its keys.
@@ -78,7 +78,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
     Args:
         tree: Settings by name, a section being a mapping itself; `fidelity: released` stands for all of its switches.
-            An empty mapping is a value: a section has settings.
+            An empty mapping is yielded as a value, so that it is refused: a section has settings.
         prefix: What the keys begin with.
     """
     for key, value in tree.items():
@@ -107,15 +107,15 @@ def _check_keys(tree: Mapping[str, Any], right_keys: Collection[str], origin: st
 
 
 def _mend_of_key(dotted: str, right_keys: Collection[str]) -> str:
-    """Returns which key was probably meant by an unknown one; where none is like it, which there are."""
+    """Returns the mend of an unknown key: the key that was probably meant; without a similar one, those that exist."""
     section, _, leaf = dotted.rpartition(".")
     by_leaf: dict[str, list[str]] = {}
     for key in right_keys:
         by_leaf.setdefault(key.rpartition(".")[2], []).append(key)
-    # A right name in a wrong section, or in none, is a sure sign, however unlike the whole keys are.
+    # A right name in a wrong section, or in none, is a clear hint, even if the whole keys differ much.
     candidates = by_leaf.get(leaf) or difflib.get_close_matches(dotted, right_keys, n=1, cutoff=0.5)
     if not candidates:
-        # A long section would outweigh a short name with a typing error in it.
+        # Last parts only: a long section would outweigh a typing error in a short name.
         names = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.5)
         candidates = by_leaf[names[0]] if names else []
     if len(candidates) > 1 and not section:
@@ -129,12 +129,12 @@ def _mend_of_key(dotted: str, right_keys: Collection[str]) -> str:
 
 
 def _pretraining_first(found: Iterable[str]) -> list[str]:
-    """Returns keys of one name, that of the pretraining first, which is meant mostly."""
+    """Returns keys with the same last part, the pretraining's first, which is usually meant."""
     return sorted(found, key=lambda key: not key.startswith("optimization."))
 
 
 def settings_named(name: str) -> list[str]:
-    """Returns the keys of the settings that a key or its last part alone stands for, the likeliest first."""
+    """Returns the keys that a name stands for, a full key or its last part alone, the likeliest first."""
     types = keys(Run)
     return [name] if name in types else _pretraining_first(key for key in types if key.rpartition(".")[2] == name)
 
@@ -157,7 +157,7 @@ def build(layers: Sequence[Mapping[str, Any]], *, base: Run | None = None, origi
 
 
 def _typed_settings(layer: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Returns the settings of a layer by their dotted keys, each of its type.
+    """Returns the settings of a layer by their dotted keys, each converted to its type.
 
     Raises:
         UserError: A key is unknown, or a value is of a wrong type.
@@ -167,10 +167,10 @@ def _typed_settings(layer: Mapping[str, Any], origin: str) -> dict[str, Any]:
     tree = nested(layer)
     _check_keys(tree, types, origin)
     for dotted, value in flat(tree):
-        # OmegaConf would take what they name for the value.
+        # OmegaConf would replace the value by what it refers to.
         if any("${" in str(item) or item == "???" for item in (value if isinstance(value, list) else [value])):
             raise UserError(f"{origin}: {dotted}={value} refers to another value", mend="write the value itself")
-        is_empty = isinstance(value, Mapping)  # what stands in any other mapping has keys of its own
+        is_empty = isinstance(value, Mapping)  # of a mapping that is not empty, `flat` yields the keys
         # OmegaConf would read True as 1 and 7 as True.
         if is_empty or isinstance(value, bool) is not (types[dotted] is bool):
             raise _wrong_type(origin, dotted, value, types[dotted])
@@ -195,7 +195,7 @@ def _typed(value: Any, kind: Any) -> Any:
     """Returns a value as a setting's type has it: "1" as 1, a name as an enum's member.
 
     Raises:
-        OmegaConfBaseException: It is nothing of that type.
+        OmegaConfBaseException: The value is not of that type.
     """
     if type(value) is kind:
         return value
@@ -231,14 +231,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Returns the settings that a YAML file holds, unchecked.
 
     Raises:
-        UserError: The file is missing, no YAML, or no mapping.
+        UserError: The file is missing or cannot be read, is no YAML, or holds no mapping.
     """
     readable = "name a text file that can be read"
     try:
         content = parse_yaml(read_regular(path, LONGEST_TEXT).decode())
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist", mend="name an existing file") from None
-    except UserError as error:  # of a folder, which nobody is to remove for having named it
+    except UserError as error:  # of a folder, whose usual mend would be to remove it
         raise UserError(f"config file {error.what}", mend=readable) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config file {path} cannot be read: {error}", mend=readable) from error
@@ -256,13 +256,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Returns the settings of a person's YAML file, each of which there is, and of its type.
+    """Returns the settings of a user's YAML file, each with a known key and a value of its type.
 
     Raises:
         UserError: Names the file: it is missing, no YAML, or holds an unknown key or a value of a wrong type.
     """
     settings = read_yaml(path)
-    # Whether the values fit together is another question: a row and the command line have more of them.
+    # Whether values fit together is checked later: a row and the command line have more of them.
     _typed_settings(settings, f"config file {path}")
     return settings
 
@@ -289,7 +289,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             mend = "write a number, text, true, false, or a list such as [1,2]"
             raise UserError(f"'{item}': the value is no YAML: {one_line(error)}", mend=mend) from error
-    # A run records it, and must find it again from any other folder.
+    # A run records these folders, and must find them from any working folder.
     for key in FOLDERS:
         if isinstance(settings.get(key), str):
             settings[key] = absolute(settings[key])
@@ -305,7 +305,7 @@ def command_settings(words: Iterable[str] | None, *, data: str = "", root: str =
         root: Value of `--root`, which is short for `machine.data_root=`; empty: none.
 
     Raises:
-        UserError: A word is no setting, or an option and a word say two things.
+        UserError: A word is no setting, or an option and a word contradict each other.
     """
     settings = dict(flat(parse_overrides(words or [])))
     for option, key, value in (("--data", "data.dataset", data), ("--root", "machine.data_root", absolute(root))):
@@ -326,17 +326,17 @@ def load(path: Path, unreadable: str = "") -> Run:
     """
     try:
         settings = read_yaml(path)
-    except UserError as error:  # a file of ours, which nobody is to write by hand
+    except UserError as error:  # nobody is to write this file by hand, as the usual mend says
         raise UserError(error.what, mend=unreadable or "put it back as it was written") from error
     return build([settings], origin=str(path))
 
 
 def pinned(run: Run) -> Run:
-    """Returns a run that means the same from every folder, and whose maker's own files are known by their content.
+    """Returns a run that means the same from any working folder, and that knows a user's own files by their content.
 
-    A relative data root is recorded as an absolute one where there is such a folder. The SHA-256 of the content becomes
-    part of the identity in the place of the path, so that a run that goes on, or is made again, has the same files
-    or is refused.
+    A relative data root becomes absolute if there is such a folder. For a user's own checkpoint, maps or masks, the
+    SHA-256 of the content becomes part of the identity instead of the path. So a run that goes on, or is made again,
+    has the same files or is refused.
 
     Raises:
         UserError: The checkpoint, or a folder of maps or masks, cannot be read.
@@ -356,7 +356,7 @@ def pinned(run: Run) -> Run:
     data = run.data
     if data.masks:
         folder = expanded(data.masks).resolve()
-        # None where masks only measure, also where settings are those of a run that they guided.
+        # Masks that only measure have no hash, even in settings taken from a run that they guided.
         digest = data.masks_sha256 or hash_once("data.masks", folder) if run.needs_true_masks else ""
         data = dataclasses.replace(data, masks=str(folder), masks_sha256=digest)
     return dataclasses.replace(run, localizer=localizer, data=data)

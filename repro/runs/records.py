@@ -1,7 +1,7 @@
 """One measured number with its provenance, kept as append-only JSON lines.
 
 A run's `results.jsonl` holds one JSON object per line. Lines are only ever added, so a crash can cost the line that was
-being written and no other; a reader says what it could not read and goes on.
+being written and no other; a reader warns of lines that it cannot read, and goes on.
 """
 
 import json
@@ -41,8 +41,8 @@ class Result:
         protocol: Name and version of the evaluation, with its departures, e.g. `linear-moco-v1[epochs=10]`.
         metric: What was measured, e.g. `top1` (the last epoch) or `top1_best`.
         value: The number; percent for accuracies. Always finite.
-        scale: In what pretraining and evaluation are smaller than the paper's, as far as the run alone tells; empty
-            where they are not. Tables compare the run's settings with its method's row
+        scale: The sizes of pretraining and evaluation that are smaller than the paper's, as far as the run alone tells;
+            empty if none are. Tables compare the run's settings with its method's row
             (`results.collection.row_comparison`).
         commit: Commit of the code that measured it.
         dirty: Whether the work tree had uncommitted changes.
@@ -50,11 +50,11 @@ class Result:
         started: When the evaluation started, ISO 8601, UTC.
         duration_s: How long it took, in seconds.
         schema: Version of this record's layout.
-        predictions: File below the run's folder that the number is made of, by image (`repro.runs.predictions`) or by
-            detection; empty where none was kept.
+        predictions: File in the run's folder that the number is computed from, by image (`repro.runs.predictions`) or
+            by detection; empty if none was kept.
         predictions_sha256: Checksum of that file, 64 hex digits; empty where there is none.
-        evaluation_scale: What of `scale` is the evaluation's own, as a detector's training; empty where that is the
-            paper's.
+        evaluation_scale: The evaluation's part of `scale`, such as a detector's training; empty if that has the paper's
+            size.
     """
 
     run_id: str
@@ -88,7 +88,7 @@ _TYPES: dict[str, type] = get_type_hints(Result)
 FIELDS: tuple[str, ...] = tuple(_TYPES)
 """Names of a record's fields, in the order in which they are written."""
 ADDED: dict[str, str] = {"predictions": "", "predictions_sha256": "", "evaluation_scale": ""}
-"""Fields that older files lack, with what stands for them; `scale` alone tells the scale of an older evaluation."""
+"""Fields that older files lack -> what stands for them; there, `scale` alone tells the evaluation's scale."""
 _EXACT = tuple(_TYPES.values())
 _NUMBERS = (FIELDS.index("value"), FIELDS.index("duration_s"))
 _STARTED = FIELDS.index("started")
@@ -96,13 +96,13 @@ _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?"
 )
-"""What every reader of ISO 8601 takes; Python's own takes week dates and odd separators too, which pandas refuses."""
+"""Times that every reader of ISO 8601 accepts; Python's accepts week dates and odd separators too, pandas does not."""
 _WHOLE_NUMBERS = range(-(2**63), 2**63)
 """Columns of whole numbers have 64 bits."""
 
 
 def latest(rows: Iterable[Result]) -> list[Result]:
-    """Returns the rows without those that were measured again later: recorded rows are never changed, only appended to.
+    """Returns the rows without those that were measured again later: files of rows are only appended to.
 
     Args:
         rows: In the order of their file.
@@ -154,7 +154,7 @@ def read(path: Path) -> tuple[list[Result], list[str]]:
 
 
 def read_rows(path: Path) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """Reads a file of results as plain tuples, for those who read a great many.
+    """Reads a file of results as plain tuples, for callers that read very many.
 
     Args:
         path: A `results.jsonl`.
@@ -190,8 +190,8 @@ def _line(result: Result) -> str:
     """Returns a result as a line of JSON, with its newline.
 
     Raises:
-        UserError: The result holds a wrong type or a number that is not finite; whatever measured it is at fault, and
-            no mend is known.
+        UserError: The result holds a wrong type or a number that is not finite. That is a fault of the code that
+            measured it, so there is no mend.
     """
     try:
         values = _values(vars(result))
@@ -249,9 +249,9 @@ def _values(record: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def is_time(text: str) -> bool:
-    """Returns whether a text is a time in ISO 8601, as rows have it; every reader of rows asks here."""
+    """Returns whether a text is a time in ISO 8601, as rows have it; all readers of rows use this check."""
     try:
-        # Both: the pattern knows no lengths of months.
+        # Both checks: the pattern does not know the lengths of months.
         return _TIME.fullmatch(text) is not None and bool(datetime.fromisoformat(text))
     except ValueError:
         return False

@@ -1,8 +1,8 @@
-"""What the processes of a task used: time, cores, memory and GPU, as each process wrote it down while it worked.
+"""What the processes of a task used (time, cores, memory and GPU), as each process recorded it while it worked.
 
-`usage/TASK.RANK.json` in a run's folder (in a sweep's, of its report) holds a list, an entry for each attempt;
-`repro.runs.usage_meter` writes it. Nothing of it plays a part in any result: a file that cannot be written or read is
-passed over. `salmask status --cost` and plans read it.
+`usage/TASK.RANK.json` in a run's folder (for a report: in the sweep's) holds a list with an entry for each attempt;
+`repro.runs.usage_meter` writes it. No result depends on it: a file that cannot be written or read is ignored. `salmask
+status --cost` and plans read it.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from repro.quantities import duration_text, memory_text
 from repro.runs.schemas import USAGE as ENTRY
 
 USAGE = "usage"
-"""Folder below a run's."""
+"""Folder in a run's."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Usage:
     begun: float
     """Seconds since the epoch."""
     seconds: float
-    """From its beginning to its last sign of life."""
+    """From its beginning to its last sample."""
     cpu_seconds: float
     memory: int
-    """Bytes of main memory at most at one time, as far as the looks saw it; shared pages count once."""
+    """Peak bytes of main memory, as far as samples tell; shared pages count once."""
     cores: int
-    """That it could use."""
+    """Cores that it could use."""
     gpu_memory: int = 0
-    """Bytes that PyTorch had reserved at most; 0: it used no GPU."""
+    """Peak bytes that PyTorch reserved; 0: it used no GPU."""
     gpu_busy: float | None = None
-    """Share of the time in which kernels ran, mean of the looks, in 0…1; None: nobody could tell."""
+    """Share of the time in which kernels ran, 0…1, the mean of the samples; None if unknown."""
     host: str = ""
     job: str = ""
     """The scheduler's id; empty without one."""
@@ -49,21 +49,21 @@ class TaskUsage:
     """What a task used in all of its attempts."""
 
     seconds: float
-    """That it had its machine, over all attempts."""
+    """Wall-clock seconds over all attempts."""
     longest_seconds: float
-    """Of one attempt."""
+    """Of the longest attempt."""
     cpu_seconds: float
-    """Of all processes."""
+    """Of all processes together."""
     memory: int
-    """Bytes of main memory at most, of the processes of the fullest node."""
+    """Peak bytes of main memory of the processes on the fullest node."""
     cores: int
-    """That its processes could use; those of one node are counted once."""
+    """Cores that its processes could use; those of one node are counted once."""
     gpus: int
-    """That its processes computed on."""
+    """GPUs that its processes computed on."""
     gpu_memory: int
-    """Bytes at most of one GPU."""
+    """Peak bytes of one GPU."""
     gpu_busy: float | None
-    """Share of the time, mean over attempts and processes."""
+    """Share of the time in which kernels ran, the mean over attempts and processes; None if unknown."""
     attempts: int
 
 
@@ -87,7 +87,7 @@ def attempts_of(path: Path) -> list[Usage]:
 
 
 def usage_of(folder: Path, task: str) -> TaskUsage | None:
-    """Returns what a task used in all of its attempts; None where nobody wrote it down.
+    """Returns what a task used in all of its attempts; None if nothing was recorded.
 
     Args:
         folder: Of the run; of the sweep, for its report.
@@ -99,22 +99,22 @@ def usage_of(folder: Path, task: str) -> TaskUsage | None:
 
 
 def seconds_by_start(folder: Path, task: str, starts: Iterable[str]) -> dict[str, float]:
-    """Returns the seconds of each measurement of a task, from the first second of the first attempt at it.
+    """Returns how many seconds each measurement of a task took, over all attempts at it.
 
-    An evaluation may be measured several times in a run's folder, by other protocols or once more; each time counts its
-    own attempts: the one that it ended in, and those before it that were interrupted. What led to no result counts for
-    none.
+    An evaluation may be measured several times in a run's folder, by other protocols or again. Each measurement counts
+    the attempt that completed it, and the interrupted attempts before that. Attempts that led to no result do not
+    count.
 
     Args:
         folder: Of the run.
         task: The task's name, `linear` or `linear@caltech101`.
-        starts: When each measurement began, as its rows say (`Result.started`); one of which nobody wrote down an
-            attempt is not among what is returned.
+        starts: When each measurement began, as its rows say (`Result.started`). A measurement without a recorded
+            attempt is left out.
     """
     moments = sorted((datetime.fromisoformat(start).timestamp(), start) for start in set(starts))
     seconds: dict[str, float] = {}
     for usage in attempts_of(usage_file(folder, task, 0)):
-        # A process begins before it measures, and rows tell the second in which that was, without its fraction.
+        # A process begins before it measures, and rows give the time of that in whole seconds, cut off.
         start = next((start for moment, start in moments if usage.begun < moment + 1), None)
         if start is not None:
             seconds[start] = seconds.get(start, 0.0) + usage.seconds
@@ -122,7 +122,7 @@ def seconds_by_start(folder: Path, task: str, starts: Iterable[str]) -> dict[str
 
 
 def memories_of(folder: Path) -> dict[str, int]:
-    """Returns the bytes of main memory that each task used at most, of those that wrote it down.
+    """Returns the peak bytes of main memory of each task that recorded them.
 
     Args:
         folder: Of the run.
@@ -135,24 +135,24 @@ def total(ranks: Sequence[Sequence[Usage]]) -> TaskUsage:
     """Returns what processes used together.
 
     Args:
-        ranks: Of each process its attempts; the first process has all of them.
+        ranks: The attempts of each process; the first process has entries for all of them.
     """
     every = [usage for rank in ranks for usage in rank]
     hosts = {usage.host for usage in every}
-    # The ranks of a node have its memory together; each one's largest attempt counts, so that nothing is too small.
+    # The ranks of a node share its memory. Each one's largest attempt counts, so that the sum is never too small.
     memory = max(
         sum(max((usage.memory for usage in rank if usage.host == host), default=0) for rank in ranks) for host in hosts
     )
     timed = [(usage.gpu_busy, usage.seconds) for usage in every if usage.gpu_busy is not None]
     weight = math.fsum(seconds for _, seconds in timed)
     last = [rank[-1] for rank in ranks]
-    # Ranks run side by side, so that the first one's attempts are the task's time; CPU time adds up over all of them.
+    # Ranks run side by side, so the first one's attempts are the task's time; CPU time adds up over all ranks.
     return TaskUsage(
         seconds=math.fsum(usage.seconds for usage in ranks[0]),
         longest_seconds=max(usage.seconds for usage in ranks[0]),
         cpu_seconds=math.fsum(usage.cpu_seconds for usage in every),
         memory=memory,
-        # Each rank may use all that its host lends, and says so: of a host one rank's number counts, not their sum.
+        # Each rank reports all cores that its host lends: for each host, one rank's number counts, not their sum.
         cores=sum(max(usage.cores for usage in last if usage.host == host) for host in {usage.host for usage in last}),
         gpus=sum(usage.gpu_memory > 0 for usage in last),
         gpu_memory=max(usage.gpu_memory for usage in every),

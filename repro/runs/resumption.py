@@ -1,4 +1,4 @@
-"""Where a task begins that is started again: at its last checkpoint, or anew."""
+"""Where a task goes on when it is started again: at its last checkpoint, or anew."""
 
 import glob
 from contextlib import suppress
@@ -11,9 +11,9 @@ from repro.runs.step_files import checkpoints
 
 
 def goes_on(folder: RunFolder, task: str) -> str:
-    """Returns, in words, what a task does that is started again: `goes on from its last checkpoint` or `begins anew`.
+    """Returns what a task does when it is started again: `goes on from its last checkpoint` or `begins anew`.
 
-    How many steps it made tells nothing: it may have been killed before it saved the first of them.
+    The number of its steps does not tell: it may have been killed before it saved the first checkpoint.
 
     Args:
         folder: Of the run.
@@ -23,9 +23,9 @@ def goes_on(folder: RunFolder, task: str) -> str:
 
 
 def _has_checkpoint(folder: RunFolder, task: str) -> bool:
-    """Returns whether there is a checkpoint of a task, or of a logistic regression some fits of its path."""
+    """Returns whether a task has a checkpoint; for a logistic regression, whether it has saved some fits."""
     name, dataset = task_and_dataset(task)
-    own = glob.escape(dataset) or "*"  # of the run's own data set, whose name stands in its settings alone
+    own = glob.escape(dataset) or "*"  # none named: the run's own, which only its settings name
     with suppress(OSError):
         if task == PRETRAIN:
             return bool(checkpoints(folder.checkpoints))

@@ -1,4 +1,4 @@
-"""What commands need to know of the methods, which only `baselines` knows and the command line hands in."""
+"""What commands need to know of the methods; `baselines` defines these, and the command line hands them in."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Rows:
     methods: Mapping[str, MethodRow]
     """Every row by its name."""
     headline: Sequence[str]
-    """Names of the rows that stand for all where none is named."""
+    """Names of the rows that are used if none is named."""
     resolve: Resolve
     build: Callable[..., Any]
     """Makes what a row trains, a `repro.training.learner.Build`; typed loosely, as that room needs torch."""

@@ -32,9 +32,9 @@ class Run(RunSettings):
             raise UserError(problem.what, mend=problem.mend)
 
     def with_seed(self, seed: int) -> "Run":
-        """Returns the run with another seed; nothing else of it is checked again, since nothing depends on the seed.
+        """Returns the run with another seed, checking only the seed, since nothing else depends on it.
 
-        A sweep has thousands of runs and few recipes: with all its checks each would take a millisecond.
+        A sweep has thousands of runs and few recipes: with all checks, each run would take a millisecond.
 
         Raises:
             UserError: The seed is out of its range.
@@ -47,7 +47,7 @@ class Run(RunSettings):
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """What the id is made of, as JSON values; not to be changed."""
+        """What the id is made of, as JSON values; must not be changed."""
         content: dict[str, Any] = identity(self)
         return content
 

@@ -1,10 +1,10 @@
-"""What the folder of a run is called, `SWEEP/METHOD/sSEED-ID`, and by which words people name the run."""
+"""The name of a run's folder, `SWEEP/METHOD/sSEED-ID`, and the words by which a person may name the run."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 SHORTEST_ID = 4
-"""Digits of an id that name a run; fewer would often name several, or be meant as something else."""
+"""Least digits of an id that may name a run; fewer would often match several, or be meant as something else."""
 
 
 def folder_name(seed: int, run_id: str) -> str:
@@ -19,7 +19,7 @@ def folder_name(seed: int, run_id: str) -> str:
 
 @dataclass(frozen=True)
 class RunName:
-    """Where a run lies, in words."""
+    """The parts of a run's path."""
 
     sweep: str
     method: str
@@ -46,7 +46,7 @@ class RunName:
         return self.folder.partition("-")[2]
 
     def is_meant_by(self, word: str) -> bool:
-        """Returns whether a word names this run alone, or its seed of a method.
+        """Returns whether a word names this run, by its id or by its method and seed.
 
         Args:
             word: `sSEED-ID`, `METHOD/sSEED-ID` or `METHOD/sSEED`, the latter two also behind `SWEEP/`; or the beginning

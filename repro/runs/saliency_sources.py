@@ -15,21 +15,21 @@ class SourceKind(StrEnum):
     truth = "truth"
     """The true mask of the main object."""
     dilated = "truth-dilated"
-    """The same, grown by so many cells."""
+    """The true mask, grown by N cells."""
     eroded = "truth-eroded"
-    """The same, shrunk by so many cells, to half of its greatest depth at most."""
+    """The true mask, shrunk by N cells, but to half of its greatest depth at most."""
     shifted = "truth-shifted"
-    """The same, moved by so many cells into a direction of each image's own; what leaves the image enters opposite."""
+    """The true mask, moved by N cells in a direction drawn for each image; what leaves the image enters opposite."""
     inverted = "inverted"
-    """All that is not the main object."""
+    """Everything except the main object."""
     centre = "centre"
-    """A Gaussian around the image's centre, read as a network's map is."""
+    """A Gaussian around the image's centre, read by the same rule as a network's map."""
     random = "random"
     """As many cells as the true mask has, anywhere in the view."""
     shuffled = "network-shuffled"
     """As many cells as the frozen network finds, anywhere in the view."""
     maps = "maps"
-    """A saliency map of each image, from a file of `localizer.files`, read as a network's is."""
+    """A saliency map of each image, from a file of `localizer.files`, read by the same rule as a network's."""
 
 
 OF_TRUTH = frozenset(
@@ -38,11 +38,11 @@ OF_TRUTH = frozenset(
         *(SourceKind.inverted, SourceKind.random),
     }
 )
-"""The kinds that begin with the true masks."""
+"""The kinds that are made from the true masks."""
 COUNTED = (SourceKind.dilated, SourceKind.eroded, SourceKind.shifted)
-"""The kinds that come with a number of cells."""
+"""The kinds that need a number of cells."""
 CELLS = 16
-"""Cells a side of an image's true mask, in which dilation, erosion and shifts are counted."""
+"""Cells per side of an image's true mask; dilation, erosion and shifts are counted in them."""
 NAMES = tuple(f"{kind}-N" if kind in COUNTED else str(kind) for kind in SourceKind)
 """How sources are written; N is a whole number of cells."""
 
@@ -60,7 +60,7 @@ class SaliencySource:
         """Reads a source as settings have it, for example `network` or `truth-dilated-2`.
 
         Raises:
-            UserError: There is none of that name.
+            UserError: There is no such source.
         """
         name, number = text, ""
         if match := re.fullmatch(r"(.+)-([1-9]\d?)", text):

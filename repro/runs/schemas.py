@@ -1,7 +1,7 @@
-"""What each kind of file of a run holds: one schema for each, and one way to read it.
+"""The schemas of a run's JSON files, and one way to read them all.
 
-`RESULT` rows have theirs in `repro.runs.records`, which reads a million of them. A file that is empty, cut, of another
-content or no file at all ends in one line that names the file, the field and the mend.
+Rows of results are checked in `repro.runs.records`, which reads a million of them. A file that is empty, cut off, of
+another content or no file at all ends in one line that names the file, the field and the mend.
 """
 
 import json
@@ -16,7 +16,7 @@ from repro.files import read_regular, reading
 from repro.runs.choices import InputFilter
 
 LARGEST_BYTES = 64 * 2**20
-"""Of a small file such as a status: what is larger is none, and is not read."""
+"""Most bytes of a small file such as a status; a larger file is something else, and is not read."""
 LARGEST_WHOLE = 2**63 - 1
 """Whole numbers have 64 bits."""
 
@@ -26,14 +26,14 @@ class Field:
     """What a field of a file must hold."""
 
     kind: type
-    """Its type; a whole number is a number too, and neither truth value is one."""
+    """Its type; for `float`, whole numbers count too, but booleans never do."""
     low: float = -math.inf
     """Least value of a number."""
     one_of: tuple[str | int, ...] = ()
-    """All values that it may have, where they are few."""
+    """All values that it may have; empty: any."""
     required: bool = True
     or_none: bool = False
-    """Whether null may stand for what nobody could tell."""
+    """Whether null is allowed, for what could not be determined."""
 
     def fault(self, value: Any) -> str:
         """Returns what is wrong with a value, as `is str, not int`; empty where nothing is."""
@@ -59,7 +59,7 @@ class Schema:
     mend: str
 
     def verify(self, content: Any, path: Path) -> dict[str, Any]:
-        """Returns the content of a file, which has this schema; further fields, of later versions, may stand in it.
+        """Returns the content of a file if it has this schema; it may have further fields, of later versions.
 
         Args:
             content: What the file holds, or one of several such contents.
@@ -139,7 +139,7 @@ ATTEMPT = Schema(
         "device": _TEXT,
         "packages": _NAMES,
         "data": _NAMES,
-        # Of attempts without them, the first ones and those of imported weights, nobody knows.
+        # Attempts by early versions and those of imported weights lack these.
         "machine": Field(dict, required=False),
         "arithmetic": Field(dict, required=False),
     },
@@ -173,7 +173,7 @@ CHECKPOINT = Schema(
         "optimizer": _NAMES,
         "schedulers": Field(list),
         "generators": Field(list),
-        "window": Field(dict, required=False),  # the first ones had none
+        "window": Field(dict, required=False),  # the earliest checkpoints lack it
         "data": Field(str, required=False),  # of a pretraining, provenance.json holds it
         "statistics": Field(list, required=False),  # where several processes have running statistics of their own
     },
@@ -191,9 +191,9 @@ BACKBONE = Schema(
     },
     mend="give the backbone.pth of a finished run",
 )
-"""`backbone.pth`, which may also be a localizer."""
+"""`backbone.pth`, which may also serve as a localizer."""
 EXPORT = Schema(
     {"sha256": _TEXT, "input_filter": Field(str, one_of=tuple(InputFilter))},
     mend="put back what `salmask export` wrote, or remove it; with --high-pass or without, you say then what it told",
 )
-"""What must be known to evaluate exported weights, of the facts that lie beside them."""
+"""The facts beside exported weights that are needed to evaluate these."""

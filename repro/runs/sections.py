@@ -41,8 +41,8 @@ from repro.runs.saliency_sources import SaliencySource, SourceKind
 class Framework(StrEnum):
     """What a method learns by: a contrastive framework, or labels; `external` weights were trained elsewhere.
 
-    It stands here, and not with the other choices, so that a framework's name, settings and field are in one file; what
-    else it is stands in `repro.runs.frameworks`.
+    It is defined here, not with the other choices, so that a framework's name, settings and field are in one file; the
+    rest of it is in `repro.runs.frameworks`.
     """
 
     mocov2 = auto()
@@ -52,12 +52,12 @@ class Framework(StrEnum):
 
 
 def _is_drawn(dataset: str) -> bool:
-    """Returns whether a data set is of built-in scenes."""
+    """Returns whether a data set consists of built-in scenes."""
     return dataset.startswith("scenes")
 
 
 def _is_shallower(arch: str, other: str) -> bool:
-    """Returns whether a network has fewer layers than another one, as torchvision's names of ResNets tell."""
+    """Returns whether a network has fewer layers than another one, by the numbers in torchvision's names of ResNets."""
     layers, of_other = (int(re.findall(r"\d+|$", name)[0] or 0) for name in (arch, other))
     return layers < of_other
 
@@ -69,18 +69,18 @@ class ScenesSettings:
     classes: int = 10  # kinds of objects; a scene shows one object, whose kind is its class
     size: int = 96  # side of a scene in pixels
     train_count: int = 1024  # scenes to learn from
-    val_count: int = 512  # scenes to be measured on
+    val_count: int = 512  # scenes to evaluate on
     seed: int = 0  # random seed of the drawing; the run's own seed does not change the data
     # Number of textures that all scenes' grounds are taken from; 0: each scene has a texture of its own.
     grounds: int = added(0, absent=0)
-    context: float = added(0.0, absent=0.0)  # the probability that a scene's ground is one of its class's own
-    # Different objects of a class in training, none of which validation shows. 0: a drawn class is an outline and a
-    # pattern, each scene in other colours, and a class of cut-outs is one file.
+    context: float = added(0.0, absent=0.0)  # the probability that a scene's ground is one of its class's own grounds
+    # Number of different objects of a class in training; validation shows none of them. 0: a drawn class is one outline
+    # and pattern, in other colours in each scene, and a class of cut-outs is one file.
     members: int = added(0, absent=0)
 
     @property
     def description(self) -> str:
-        """What the scenes are, in words: classes and training images, and what they have by choice."""
+        """What the scenes are, in words: classes, training images, and any grounds and members."""
         words = [f"{self.classes} classes", f"{self.train_count} images"]
         if self.grounds:
             context = f" (context {self.context:g})" if self.context else ""
@@ -90,15 +90,15 @@ class ScenesSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What is learned from."""
+    """The training data."""
 
-    # Drawn scenes, which stand in for photographs, make a run tiny whatever their settings.
+    # Drawn scenes stand in for photographs, and make a run tiny whatever their settings.
     dataset: str = size("imagenet100", lambda here, _: _is_drawn(here))  # `salmask data list` has all names
     crop: int = size(224)  # side of a view in pixels
     cached_side: int = added(0, absent=0)  # short side of decoded images to train on, 32 or more; 0: the originals
     scenes: ScenesSettings = size(ScenesSettings, lambda *_: True)
     masks: str = outside_identity("")  # a folder with the true mask of each training image; drawn scenes have their own
-    # SHA-256 of the folder's files, set by itself where masks guide; where they only measure, they change no run.
+    # SHA-256 of the folder's files, set automatically if masks guide; masks that only measure are no part of the id.
     masks_sha256: str = added("", absent="")
 
     @property
@@ -118,7 +118,7 @@ class AugmentationSettings:
     brightness: float = 0.4  # largest change of the factor from 1, in either direction
     contrast: float = 0.4  # the same
     saturation: float = 0.4  # the same
-    hue: float = 0.1  # largest turn of the hues, either way, as a share of the colour circle
+    hue: float = 0.1  # largest rotation of the hues, either way, as a share of the colour circle
     jitter_probability: float = 0.8  # probability that a view's brightness, contrast, saturation and hue change
     grey_probability: float = 0.2  # probability that a view becomes grey
     blur_probability: float = 0.5  # probability that a view is blurred
@@ -129,7 +129,7 @@ class AugmentationSettings:
 
     @property
     def blur_taps(self) -> int:
-        """The length of the Gaussian's kernel in pixels: four of the largest sigma to each side, and eight or more."""
+        """The length of the Gaussian's kernel in pixels: four of the largest sigma to each side, but at least eight."""
         return 2 * max(8, math.ceil(4 * self.blur_sigma_max)) + 1
 
 
@@ -138,16 +138,16 @@ class LocalizerSettings:
     """The frozen network whose activations are the saliency map (released main_moco.py:287-292)."""
 
     network: str = "resnet50"  # "resnet50", "efficientnet-lite0", "timm/NAME" or "checkpoint"
-    # Of torchvision's ResNet-50; "random"; or the path of a checkpoint, for which its content counts.
+    # Name of torchvision's weights for ResNet-50; "random"; or the path of a checkpoint, of which the content counts.
     weights: str = field(default="IMAGENET1K_V2", metadata={"unless": "sha256"})
     relax: float = 0.6  # foreground: activation >= mean - relax * std
     sha256: str = added("", absent="")  # hash of the checkpoint, see `repro.runs.reading.pinned`
     map: MapOf = added(MapOf.view, absent=MapOf.view)
     source: str = added("network", absent="network")  # where the foreground comes from; docs/saliency.md lists all
     hard_negative_source: str = added("", absent="")  # the same for hard negatives; empty: as `source`
-    # With `source=maps`: a folder with a map of each image; what counts for the id is the contents.
+    # With `source=maps`: a folder with a map of each image; for the id, the files' contents count.
     files: str = added("", absent="", unless="files_sha256")
-    files_sha256: str = added("", absent="")  # SHA-256 of the folder's files, set by itself
+    files_sha256: str = added("", absent="")  # SHA-256 of the folder's files, set automatically
     image_side: int = added(256, absent=256)  # side of whole images in pixels: see `salmask bench saliency agreement`
 
     def by(self, source: str) -> "LocalizerSettings":
@@ -168,10 +168,10 @@ class MaskingSettings:
     guidance: Guidance = Guidance.saliency
     branch: Branch = Branch.query
     hard_negative: bool = True  # whether a copy of the key that loses much of its object is a negative
-    ratio_min: float = 0.05  # share of a view's patches that is masked; drawn for each image between the two
-    ratio_max: float = 0.25  # the largest share of a view
-    hard_ratio_min: float = 0.4  # share of the foreground's patches that a hard negative loses; drawn likewise
-    hard_ratio_max: float = 0.7  # the largest share of the foreground
+    ratio_min: float = 0.05  # smallest share of a view's patches that is masked; the share is drawn for each image
+    ratio_max: float = 0.25  # largest share of a view's patches that is masked
+    hard_ratio_min: float = 0.4  # smallest share of the foreground's patches that a hard negative loses; drawn likewise
+    hard_ratio_max: float = 0.7  # largest share of the foreground's patches that a hard negative loses
     focal_probability: float = 0.2  # share of focal masks, which ignore saliency; high-pass only, as are the next four
     spatial_share: float = 0.3  # share of spatial masks among those that are not focal; the rest is channel-wise
     noise_std: float = 0.18  # standard deviation of the noise in masked patches, in units of the normalised image
@@ -183,14 +183,14 @@ class MaskingSettings:
 class FidelitySettings:
     """One switch for each divergence between the published equations and the released code.
 
-    What the released code does once for a GPU's batch (B2, B4), a run does once for each batch-norm group, since
-    `moco.bn_splits` stands for the paper's GPUs: the same on one process as on several. SimCLR was not released. It has
-    no groups, since its batch norm spans the global batch, and so no released hard negative (refused); its noise as
+    What the released code does once for each GPU (B2, B4), a run does once for each batch-norm group, since
+    `moco.bn_splits` stands for the paper's GPUs. So one process computes the same as several. SimCLR was not released.
+    Its batch norm spans the global batch, so it has no groups, and no released hard negative (refused); its noise as
     released is shared over the batch of a process.
 
-    Without a switch: a map without contrast is all foreground (`repro.saliency.scda.foreground`); in the released code
-    rounding decides. And running statistics are the mean over all groups (`repro.contrastive.batch_norm`); a released
-    checkpoint has those of its first GPU.
+    Two divergences have no switch. A map without contrast is all foreground (`repro.saliency.scda.foreground`); in the
+    released code, rounding decides. And running statistics are the mean over all groups
+    (`repro.contrastive.batch_norm`); a released checkpoint has those of its first GPU.
     """
 
     saliency_map: Source = Source.paper  # B1: each row of the map sorted
@@ -231,8 +231,8 @@ class EncoderSettings:
 class MocoSettings:
     """MoCo v2 with a weighted hard negative (released moco/builder.py)."""
 
-    momentum: float = 0.999  # share of the key encoder that a step leaves as it was
-    queue: int = size(65536)  # keys of earlier batches, which are the negatives
+    momentum: float = 0.999  # share of the key encoder's weights that a step keeps
+    queue: int = size(65536)  # number of keys of earlier batches, which serve as negatives
     temperature: float = 0.2  # similarities are divided by it
     hard_negative_weight: float = 2.0  # the paper's rho
     bn_splits: int = 4  # batch-norm groups of one global batch: 4 x 32, as on the paper's 4 GPUs
@@ -240,13 +240,13 @@ class MocoSettings:
 
 @dataclass(frozen=True)
 class SimclrSettings:
-    """SimCLR with a weighted hard negative. The paper states none of it; defaults: ADIOS, solo-learn (simclr.yaml).
+    """SimCLR with a weighted hard negative. The paper gives no values; the defaults: ADIOS, solo-learn (simclr.yaml).
 
     Batch norm is synchronised over devices: its groups are whole global batches, one for each view.
     """
 
     temperature: float = 0.2  # similarities are divided by it
-    hard_negative_weight: float = 2.0  # rho, as on MoCo; it weighs more among 510 negatives than among 65,536
+    hard_negative_weight: float = 2.0  # rho, as for MoCo; it weighs more among 510 negatives than among 65,536
     hard_negative_anchor: Anchor = Anchor.query
     hard_negative_stopgrad: bool = False  # whether no gradient flows through the hard negative's embedding
 
@@ -255,12 +255,12 @@ class SimclrSettings:
 class AdiosSettings:
     """ADIOS (Shi et al. 2022), with `masking.strategy=learned`.
 
-    Values of its authors' only script for ImageNet-100 at 224 px on SimCLR, the single-mask version
+    The values are those of its authors' only script for ImageNet-100 at 224 px on SimCLR, the single-mask version
     (YugeTen/adios, bash_files/training/imagenet100/resnet18/simclr_adios_s.sh). The occlusion network is optimised by
     LARS, whatever optimises the encoder, on the encoder's schedule.
 
     The encoder is trained by its framework's recipe, so that a row differs from its baseline in the masks alone. That
-    recipe is not the script's, while the occlusion network's rate is:
+    recipe is not the script's, although the occlusion network's rate is:
 
     - `simclr+adios`: batch 256 (128 in the script), rate 0.3 (0.18956, not scaled by the batch), jitter of brightness,
       contrast, saturation and hue .8, .8, .8, .2 (.7, .6, .8, .15), warm-up and cosine by steps (by epochs).
@@ -269,7 +269,7 @@ class AdiosSettings:
     - `mocov2+adios` follows no script, as there is none: MoCo v2's batch 128, SGD at 0.015 and views, no warm-up.
     """
 
-    masks: int = 4  # masks that the occlusion network draws of an image; together they cover it
+    masks: int = 4  # masks that the occlusion network draws for an image; together they cover it
     single: bool = True  # one random mask for each image and step (ADIOS-s); otherwise all of them (ADIOS)
     base_filters: int = 8  # filters of the occlusion network's first stage, a U-Net
     norm: Norm = Norm.group
@@ -286,7 +286,7 @@ class OptimizationSettings:
 
     epochs: int = size(200)  # passes over the training images
     batch: int = size(128)  # images a step, over all devices
-    lr: float = 0.015  # highest learning rate, as it is: not scaled by the batch
+    lr: float = 0.015  # highest learning rate; not scaled by the batch
     momentum: float = 0.9  # momentum of the optimiser
     weight_decay: float = 1e-4  # L2 penalty in the optimiser
     precision: Precision = Precision.fp32  # with fp32, convolutions on a GPU use TF32, torch's default
@@ -300,7 +300,7 @@ class OptimizationSettings:
 
 @dataclass(frozen=True)
 class ImportedSettings:
-    """Weights that were not trained here; no other setting of the run tells how they were."""
+    """Weights that were not trained here; no other setting of the run describes their training."""
 
     weights: str = ""  # SHA-256 of the backbone's tensors
     input_filter: InputFilter = InputFilter.none  # what the weights were trained on
@@ -311,19 +311,19 @@ class ImportedSettings:
 class MachineSettings:
     """How a run is carried out here; only `compile`, `channels_last` and `filter_library` change results, by rounding.
 
-    That is so on one kind of device. What each attempt had stands in its entry of `provenance.json`.
+    This holds on one kind of device. Each attempt's settings are in its entry of `provenance.json`.
     """
 
     data_root: str = ""  # root of the data set; empty: $SALMASK_DATA or ~/.config/salmask/data.yaml
     device: str = "auto"  # "auto", "cpu" or "cuda"
-    workers: int = 4  # decoding processes for each device
+    workers: int = 4  # decoding processes per device
     data_cache: str = ""  # folder of decoded images; empty: $SALMASK_CACHE/pixels, or the user's cache folder
     log_every: int = 20  # steps between two log lines
     checkpoint_every: int = 500  # steps between two checkpoints; the end of an epoch is always kept
-    monitor_images: int = 256  # images that are looked at after each epoch, at most a quarter of all; 0: none
+    monitor_images: int = 256  # images that the monitor looks at after each epoch, at most a quarter of all; 0: none
     on_collapse: OnCollapse = OnCollapse.warn  # exploded weights, collapsed features: warn, or end the run
     channels_last: bool = False  # images and features lie in memory as NHWC; rounds differently
-    compile: bool = False  # the step by torch.compile: faster on a GPU, after a minute; rounds differently
+    compile: bool = False  # compiles the step by torch.compile: faster on a GPU, after a minute; rounds differently
     graphs: bool = False  # on one GPU: each step's forward and backward pass is replayed as one CUDA graph
     filter_library: FilterLibrary = FilterLibrary.torch  # for masking on a CPU; cv2 is faster, and rounds differently
     wandb: bool = False  # also writes a pretraining's scalars for Weights & Biases, off-line unless $WANDB_MODE=online
@@ -334,8 +334,8 @@ class MachineSettings:
 class RunSettings:
     """Every setting of a run, section by section, not yet checked; `repro.runs.run.Run` adds the checks and the id.
 
-    The fields stand apart from `Run` so that what judges them (`limits`, `frameworks`) can name their types without
-    importing what it is called by.
+    The fields are not in `Run` itself so that the modules that check them (`limits`, `frameworks`) can import them
+    without importing `Run`, which calls these checks.
     """
 
     method: str = outside_identity("mocov2")  # name of the method; the other settings say what it is
@@ -361,12 +361,12 @@ class RunSettings:
 
     @property
     def masks(self) -> bool:
-        """Whether patches are masked before the network sees a view; learned masks are the model's own."""
+        """Whether patches are masked before the network sees a view; not learned masks, which the model makes."""
         return self.masking.strategy not in (Strategy.none, Strategy.learned)
 
     @property
     def guided(self) -> bool:
-        """Whether patches are drawn by where the foreground is."""
+        """Whether the foreground decides which patches are masked."""
         return self.masks and self.masking.guidance is Guidance.saliency
 
     @property

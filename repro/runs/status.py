@@ -1,4 +1,4 @@
-"""How a task on a run goes, as its status file tells it."""
+"""The status of a task on a run, as its file tells it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ PRETRAIN = "pretrain"
 
 @dataclass(frozen=True)
 class Status:
-    """How a task on a run goes, as `status.json` or `status-TASK.json` tells it."""
+    """The status of a task on a run, as `status.json` or `status-TASK.json` holds it."""
 
     state: str
     """`running`, `done`, `failed` or `interrupted`."""
@@ -26,9 +26,9 @@ class Status:
     unit: str = ""
     """What a step is, in the plural: `steps` of a training, `images`, `fits`; empty: of an older version."""
     attempt: int = 1
-    """Which attempt at the task this is, from 1; a process that sees another number here was taken over."""
+    """Number of the attempt at the task, from 1; a process that finds another number here was taken over."""
     heartbeat: float = 0.0
-    """Seconds since the epoch; old in a run that says it is running: the process died."""
+    """Time of the last heartbeat in seconds since the epoch; if it is old in state `running`, the process died."""
     host: str = ""
     error: str = ""
     """Why it failed, in one line."""
@@ -37,10 +37,10 @@ class Status:
     """The scheduler's id; empty without one."""
 
     def silent(self, now: float) -> bool:
-        """Returns whether the task says that it runs, and shows no life, for all that its files and this machine tell.
+        """Returns whether the state is `running` without life, as far as the task's files and this machine can tell.
 
-        Its process ended here, or its last sign of life is older than `STALE_SECONDS`, or of the future, which only a
-        clock that jumped can have written.
+        Either its process ended on this machine, or its last heartbeat is more than `STALE_SECONDS` old, or as far in
+        the future, which only a clock that jumped can have written.
 
         Args:
             now: The time, in seconds since the epoch.
@@ -52,13 +52,13 @@ class Status:
         """Returns whether the task runs, as far as its files and, where it ran here, this machine can tell.
 
         Args:
-            now: As of `silent`.
+            now: As for `silent`.
         """
         return self.holder is not None and not self.silent(now)
 
     @property
     def holder(self) -> Holder | None:
-        """Who holds the task's lock; nobody unless it runs."""
+        """The holder of the task's lock; None unless the state is `running`."""
         return Holder(self.host, self.pid, self.heartbeat, self.job) if self.state == "running" else None
 
 
@@ -68,7 +68,7 @@ def read_status(path: Path) -> Status | None:
     Raises:
         UserError: The file cannot be read, or holds something else than a status.
     """
-    # Status files are written atomically, so a torn one comes from elsewhere: it is not passed over here.
+    # Status files are written atomically: one that is torn was damaged by something else, and must be told of.
     if not exists(path):
         return None
     return Status(**{name: value for name, value in STATUS.read(path).items() if name in STATUS.fields})

@@ -1,24 +1,24 @@
-"""The names of a training's checkpoints, `step_NUMBER.pth`: told here alone, for pretraining, probes and detection."""
+"""The names of a training's checkpoints, `step_NUMBER.pth`, defined once for pretraining, probes and detection."""
 
 import re
 from pathlib import Path
 
 KEPT = 2
-"""How many checkpoints a training keeps: the newest, and one before it should the newest turn out to be damaged."""
+"""How many checkpoints a training keeps: the newest, and the one before in case the newest is damaged."""
 UNFINISHED = ".step_*"
-"""What a process that was killed in the middle of writing leaves: `write_atomically` puts a dot before the name."""
+"""Pattern of what a process leaves that is killed while it writes: `write_atomically` puts a dot before the name."""
 
 _NAME = re.compile(r"step_(\d{8,})\.pth")
-"""Name of a checkpoint: the number of its step, of eight digits at least."""
+"""Name of a checkpoint: the number of its step, with at least eight digits."""
 
 
 def checkpoint_file(folder: Path, step: int) -> Path:
-    """Returns the path of the checkpoint of a step, in the folder of a training's."""
+    """Returns the path of the checkpoint of a step, in a training's folder of checkpoints."""
     return folder / f"step_{step:08d}.pth"
 
 
 def step_of(checkpoint: Path) -> int:
-    """Returns the number of steps that a checkpoint is of, as its name tells; -1 of a file that is none."""
+    """Returns the number of steps of a checkpoint, by its name; -1 if the file is no checkpoint."""
     name = _NAME.fullmatch(checkpoint.name)
     return int(name[1]) if name else -1
 

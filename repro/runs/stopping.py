@@ -1,11 +1,11 @@
-"""Being asked to stop: a signal is remembered, and a training ends between two steps with its checkpoint saved.
+"""Requests to stop: a signal is remembered, and a training ends between two steps with its checkpoint saved.
 
-Slurm asks with USR2 before a time limit or a preemption, or with TERM; a person with TERM, or with HUP by closing the
-terminal, unless that is ignored, as by nohup. While a training runs, the first signal only leaves a note, which
-`repro.training.resume.SaveCheckpoint` reads; outside of one, at a second signal, or where no step ends within
-`GRACE_SECONDS`, the process ends as soon as Python runs, and its last checkpoint counts.
-Python hears a signal between two of its own instructions: while it waits in a library's call, such as a collective
-whose other ranks are gone, it hears none, and the scheduler's kill ends it; nothing else watches it.
+Slurm sends USR2 before a time limit or a preemption, or TERM. A person sends TERM, or HUP by closing the terminal,
+unless HUP is ignored, as by nohup. During a training, the first signal is only noted, and
+`repro.training.resume.SaveCheckpoint` acts on it after the step. Outside of a training, at a second signal, or if no
+step ends within `GRACE_SECONDS`, the process ends as soon as Python can run, and its last checkpoint counts. Python
+handles signals only between two of its own instructions. While it waits in a library's call, such as a collective whose
+other ranks are gone, it handles none, and only the scheduler's kill ends it.
 """
 
 import os
@@ -18,20 +18,20 @@ from types import FrameType
 from typing import NoReturn
 
 GRACE_SECONDS = 25
-"""Slurm kills 30 seconds after TERM unless it was told otherwise."""
+"""Longest wait for the end of a step; Slurm kills 30 seconds after TERM by default."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 _STATUSES = {**{128 + number: number for number in SIGNALS}, 128 + signal.SIGHUP: signal.SIGTERM}
-"""The signals that end a process here, by the code of the SystemExit that asks for it; of HUP, heard but once, TERM."""
+"""Exit code of a SystemExit that asks for an end -> the signal to send again; for HUP TERM: a second HUP is ignored."""
 _AGAIN_SECONDS = 0.05
-"""After which a signal that was lost comes again."""
+"""Seconds after which a lost signal is sent again."""
 
 
 @contextmanager
 def heard_everywhere() -> Iterator[None]:
-    """Within the block, sends a signal again, a moment later, where Python dropped the exception that it raised.
+    """Within the block, sends a signal again, a moment later, if Python dropped the exception that it raised.
 
-    What is raised in a `__del__`, or in what is registered for forks, as logging's lock is, Python prints with its
-    traceback, and drops: of Ctrl-C while a loader began its processes, one in four did nothing.
+    Python prints and drops what is raised in a `__del__`, or in a function that is registered for forks, such as that
+    of logging's lock. While a loader began its processes, one Ctrl-C in four did nothing.
     """
     before, process = sys.unraisablehook, os.getpid()
 
@@ -44,7 +44,7 @@ def heard_everywhere() -> Iterator[None]:
         else:
             before(lost)
             return
-        if os.getpid() == process:  # those that it forks are its own to end
+        if os.getpid() == process:  # processes that it forks are for itself to end
             timer = threading.Timer(_AGAIN_SECONDS, os.kill, [process, number])
             timer.daemon = True
             timer.start()
@@ -58,10 +58,10 @@ def heard_everywhere() -> Iterator[None]:
 
 @contextmanager
 def exits_on_term() -> Iterator[None]:
-    """Has TERM leave the block as Ctrl-C does, through whatever tidies up; by itself it ends a process where it stands.
+    """Within the block, TERM raises SystemExit, so that everything is tidied up as after Ctrl-C.
 
-    So does HUP, which comes where a terminal is closed, unless it is ignored, as by nohup. Python hears signals in its
-    main thread alone: in another one nothing changes.
+    By default, TERM ends a process at once. HUP, which comes when a terminal is closed, is treated alike, unless it is
+    ignored, as by nohup. Python handles signals in its main thread only: in another thread, the block changes nothing.
 
     Raises:
         SystemExit: TERM or HUP came; 128 + its number.
@@ -82,7 +82,7 @@ def exits_on_term() -> Iterator[None]:
 
 
 def _exit(number: int, _: FrameType | None) -> NoReturn:
-    if number == signal.SIGHUP:  # it comes twice, and the second one would cut short what tidies up
+    if number == signal.SIGHUP:  # HUP comes twice, and the second one would cut the tidying short
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
@@ -94,11 +94,11 @@ class Stop:
         self.signal = 0
         """The number of the signal that asked; 0: none did."""
         self.afterwards = ""
-        """What the work that Ctrl-C broke off does when it is started again, in words; empty: none was broken off."""
+        """What the work that Ctrl-C interrupted does when it is started again, in words; empty: there was none."""
         self._training = False
 
     def install(self) -> None:
-        """Makes this process listen to the signals, and forgets one that came before."""
+        """Installs the handlers of the signals, and forgets a signal that came before."""
         self.signal, self.afterwards = 0, ""
         for number in SIGNALS:
             signal.signal(number, self._ask)
@@ -125,16 +125,16 @@ class Stop:
 
     def _ask(self, number: int, _: FrameType | None) -> None:
         if self.signal and number == signal.SIGHUP:
-            return  # where a terminal is closed, it comes twice: from its shell, and as that one ends
+            return  # a terminal that is closed sends it twice: from its shell, and as the shell ends
         repeated = bool(self.signal)
         self.signal = self.signal or number  # the first one decides the exit status
         if repeated or not self._training:
             self.now()
-        # A step may take long, or wait for data: SIGALRM then ends the process before the scheduler kills it, so that
-        # its status is still written. It breaks off no call into a library, such as a collective.
+        # A step may take long, or wait for data: then SIGALRM ends the process before the scheduler kills it, so that
+        # its status is still written. It cannot interrupt a library's call, such as a collective.
         signal.signal(signal.SIGALRM, lambda *_: self.now())
         signal.alarm(GRACE_SECONDS)
 
 
 STOP = Stop()
-"""The state of this process: signals come to a process, so there is one for each."""
+"""The state of this process: signals are sent to processes, so each has one."""

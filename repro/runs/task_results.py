@@ -11,7 +11,7 @@ from repro.runs.records import Result, read
 from repro.runs.status import PRETRAIN, Status
 
 ReadResults = Callable[[Path], Sequence[Result]]
-"""Returns every row of a `results.jsonl`: `rows_of`, or one that keeps what it read for whoever asks again."""
+"""Returns every row of a `results.jsonl`: `rows_of`, or a function that keeps what it read for the next call."""
 
 
 def rows_of(path: Path) -> list[Result]:
@@ -47,15 +47,15 @@ def own_rows(folder: RunFolder, rows: Iterable[Result], task: str) -> list[Resul
         return matching
     try:
         own = Evaluation.parse(task, folder.load()).dataset
-    except UserError:  # which data set was meant, nobody can tell
+    except UserError:  # the run's own data set cannot be determined
         return matching
     return [row for row in matching if row.dataset == own]
 
 
 def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
-    """Returns whether a task's result is there, however the attempt that made it, or a later one, ended.
+    """Returns whether a task's result is there, however its attempts ended.
 
-    A recorded run that was measured and is kept without its backbone was pretrained all the same.
+    A recorded run that has results, but is kept without its backbone, counts as pretrained.
 
     Args:
         folder: The run's folder.

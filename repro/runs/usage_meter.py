@@ -1,6 +1,6 @@
-"""Looks at what this process, its children and its GPU use, and writes it down while a task is carried out.
+"""Samples what this process, its children and its GPU use, and records it while a task runs.
 
-The file is written again and again, so that of a process that is killed only the last minute is missing. See
+The file is rewritten at each sample, so that a process that is killed loses a minute at most. See
 `repro.runs.resource_usage` for what is in it.
 """
 
@@ -28,13 +28,13 @@ from repro.runs.lock import job_id
 from repro.runs.resource_usage import Usage, attempts_of, total, usage_file, words
 
 FIRST_SECONDS = 1.0
-"""Until the first look; each next one comes after twice the time, so that short tasks are seen too."""
+"""Seconds before the first sample; each next interval is twice as long, so that short tasks are sampled too."""
 LOOK_SECONDS = 60.0
-"""The longest time between two looks."""
+"""Longest interval between two samples."""
 NVIDIA_SMI_SECONDS = 10.0
-"""How long the driver's answer is waited for."""
+"""Longest wait for the driver's answer."""
 PATIENCE_SECONDS = 1.0
-"""How long a look that is under way is waited for when the task ends."""
+"""Longest wait, when the task ends, for a sample under way."""
 
 log = logging.getLogger("salmask")
 
@@ -42,7 +42,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class UsageMeter:
-    """Looks at this process, its children and its GPU."""
+    """Samples what this process, its children and its GPU use."""
 
     def __init__(self) -> None:
         """Begins to count."""
@@ -57,11 +57,11 @@ class UsageMeter:
             ask_driver: Whether to ask the driver how busy the GPU is now, whose answer may take `NVIDIA_SMI_SECONDS`.
         """
         family = _family()
-        # The kernel's own maxima are of one process each, but miss nothing between two looks.
+        # The kernel's maximum is of a single process, but misses nothing between two samples.
         at_least = max(map(largest_memory, family))
         self._memory = max(self._memory, at_least, sum(map(_memory, family)))
         device, gpu_memory = _own_gpu()
-        # mmengine sets PyTorch's maximum back at each line of a log, and the capture of a graph gives memory back.
+        # mmengine resets PyTorch's maximum at each line of the log, and capturing a graph gives memory back.
         self._gpu_memory = max(self._gpu_memory, gpu_memory)
         if ask_driver and gpu_memory and (busy := _gpu_busy(device)) is not None:
             self._busy.append(busy)
@@ -80,12 +80,12 @@ class UsageMeter:
 
 @contextmanager
 def usage_recorded(folder: Path, task: str, meter: UsageMeter, rank: int = 0, processes: int = 1) -> Iterator[None]:
-    """Writes down what this process uses during the block; the first one tells it where that ends well.
+    """Records what this process uses during the block; if that ends well, the first process also logs it.
 
     Args:
         folder: Of the run; of the sweep, for its report.
         task: What is carried out.
-        meter: Has counted since the process began with the task.
+        meter: Made when the process began with the task.
         rank: The number of this process, of several.
         processes: How many there are.
     """
@@ -101,7 +101,7 @@ def usage_recorded(folder: Path, task: str, meter: UsageMeter, rank: int = 0, pr
     def look_and_write() -> bool:
         usage = meter.look()
         with writing:
-            if not ended.is_set():  # else the last word is written, and this look was a late one
+            if not ended.is_set():  # otherwise the final entry is written, and this sample came too late
                 write(usage)
         return True
 
@@ -109,19 +109,19 @@ def usage_recorded(folder: Path, task: str, meter: UsageMeter, rank: int = 0, pr
         with repeated(look_and_write, _waits(), "usage", patience=PATIENCE_SECONDS):
             yield
     finally:
-        # A process that was asked to stop has seconds to say so, and a driver may hang: it is not asked again.
+        # A process that was asked to stop has only seconds to record it, and a driver may hang: it is not asked again.
         ended.set()
         usage = meter.look(ask_driver=False)
         with writing:
             write(usage)
-    # Not where it failed: the line of the error is the last one.
+    # Not after a failure: its error is to be the last line.
     if rank == 0:
         which = f", the first of {processes} processes" if processes > 1 else ""
         log.info("%s used %s%s", task, words(total([[usage]])), which)
 
 
 def _waits() -> Iterator[float]:
-    """Yields the seconds between two looks, ever longer."""
+    """Yields the seconds between two samples, ever longer."""
     wait = FIRST_SECONDS
     while True:
         yield wait
@@ -129,14 +129,14 @@ def _waits() -> Iterator[float]:
 
 
 def _cpu_seconds(family: Sequence[int]) -> float:
-    """Returns the CPU seconds of this process, of its living descendants, a family, and of those that have ended."""
+    """Returns the CPU seconds of this process, of its living descendants (the family), and of those that have ended."""
     own, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     finished = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
     return finished + sum(_cpu_seconds_of(pid) for pid in family if pid != os.getpid())
 
 
 def _family() -> list[int]:
-    """Returns this process and all that descend from it; where there is no /proc, this process alone."""
+    """Returns the ids of this process and of all its descendants; without /proc, of this process alone."""
     family = [os.getpid()]
     for pid in family:  # which grows meanwhile
         with contextlib.suppress(OSError):  # it has ended, or is another user's
@@ -153,13 +153,13 @@ def _cpu_seconds_of(pid: int) -> float:
 
 
 def _memory(pid: int) -> int:
-    """Returns the bytes of main memory of a process, its shared pages shared out among those who have them."""
+    """Returns the bytes of main memory of a process; shared pages are divided among the processes that share them."""
     return 1024 * kernel_numbers(Path(f"/proc/{pid}/smaps_rollup")).get("Pss", 0)
 
 
 def largest_memory(pid: int) -> int:
-    """Returns the most bytes of main memory that a process had at one time; 0 where nobody knows."""
-    # Not getrusage's maximum: it goes on over an exec, and would be the launcher's.
+    """Returns the peak bytes of main memory of a process; 0 if unknown."""
+    # Not getrusage's maximum: it survives an exec, and would be the launcher's.
     if status := kernel_numbers(Path(f"/proc/{pid}/status")):
         return 1024 * status.get("VmHWM", 0)
     unit = 1 if sys.platform == "darwin" else 1024  # bytes; others count in kilobytes
@@ -167,28 +167,28 @@ def largest_memory(pid: int) -> int:
 
 
 def _cuda() -> Any:
-    """Returns torch.cuda where this process uses it; None elsewhere. Whoever needs no torch does not import it here."""
+    """Returns torch.cuda if this process uses it, else None; torch is never imported just for this."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     begun = getattr(cuda, "is_initialized", None)  # none while torch is being imported
     return cuda if begun is not None and begun() else None
 
 
 def _own_gpu() -> tuple[int, int]:
-    """Returns the GPU that this process computes on, and the bytes that it had there at most; 0 without one."""
+    """Returns the index of the GPU that this process computes on, and its peak bytes there; 0 and 0 without one."""
     cuda = _cuda()
     if cuda is None:
         return 0, 0
-    # Not the current device: that is each thread's own, and these looks come from another one than the training.
+    # Not the current device: each thread has its own, and samples come from another thread than the training.
     reserved = [int(cuda.max_memory_reserved(device)) for device in range(cuda.device_count())]
     own = max(range(len(reserved)), key=reserved.__getitem__, default=0)
     return own, reserved[own] if reserved else 0
 
 
 def _gpu_busy(device: int) -> float | None:
-    """Returns the share of the last moment in which a GPU ran kernels, by the driver's word."""
+    """Returns the share of the last moment in which a GPU ran kernels, as the driver tells; None if it does not."""
     try:
         own = str(_cuda().get_device_properties(device).uuid)
-        # PyTorch's own question needs a package that is not installed with it; every driver brings this program.
+        # PyTorch's own function needs a package that is not installed with it; every driver brings this program.
         reply = subprocess.run(
             ["nvidia-smi", "--query-gpu=uuid,utilization.gpu", "--format=csv,noheader,nounits"],
             capture_output=True,
@@ -203,7 +203,7 @@ def _gpu_busy(device: int) -> float | None:
 
 
 def busy_share(output: str, uuid: str) -> float | None:
-    """Returns the share of time in which a GPU ran kernels; None where the driver does not tell.
+    """Returns the share of time in which a GPU ran kernels; None if the driver does not tell it.
 
     Args:
         output: Lines of `nvidia-smi`, `UUID, PERCENT`.

@@ -1,7 +1,7 @@
-"""YAML as people write settings: numbers as they are read aloud, every key once, and at the speed of libyaml.
+"""YAML as people write settings: usual numbers, every key once, and the speed of libyaml.
 
-YAML 1.1 takes `010` for eight, `1:30` for ninety and `1e-3` for a text. Here `1e-3` is a number, and the other two stay
-texts, of which the setting they are for makes what it needs: `010` is the seed ten, or the name 010.
+YAML 1.1 reads `010` as eight, `1:30` as ninety and `1e-3` as text. Here `1e-3` is a number, and the other two stay
+text, which each setting converts to its type: `010` is the seed ten, or the name 010.
 """
 
 import io
@@ -26,16 +26,16 @@ _NUMBERS = {
         r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
     ),
 }
-"""Tag -> what it is told by. A text that begins with a digit and is neither stays a text."""
+"""Tag -> its pattern. Text that begins with a digit and matches neither stays text."""
 _REPLACED = {*_NUMBERS, "tag:yaml.org,2002:timestamp"}
 _DEEPEST = 20
-"""Levels of lists and mappings that a text may have; of settings there are three, of a sweep five."""
+"""Most levels of lists and mappings in a text; settings have three, a sweep has five."""
 _LARGEST_SIZE = 10_000
-"""Values that a text may stand for: by names for parts (`&a`, `*a`) a few lines can stand for billions."""
+"""Most values that a text may stand for: by anchors and aliases (`&a`, `*a`), a few lines can stand for billions."""
 LONGEST_TEXT = 2**20
-"""Characters of a text: of settings there are some thousands."""
+"""Most characters of a text; settings have some thousands."""
 _LIBYAMLS_LIMIT = "exceeded maximum nesting depth"
-"""How libyaml refuses more than a thousand levels; without it Python's own limit ends the reading."""
+"""libyaml's message for more than a thousand levels; without libyaml, Python's recursion limit ends the reading."""
 _FIRST_CHARACTERS = "-+.0123456789"
 
 
@@ -43,7 +43,7 @@ class _SettingsLoader(_SafeLoader):
     """PyYAML's safe loader with numbers and keys as this module has them."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Returns a mapping; a key that stands there twice is refused, where YAML would take the last."""
+        """Returns a mapping; refuses a repeated key, of which YAML would take the last."""
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for position, name in enumerate(names):
             if name in names[:position] and name != "<<":  # `<<` merges a mapping, and may merge several
@@ -52,7 +52,7 @@ class _SettingsLoader(_SafeLoader):
 
 
 class _Text(io.StringIO):
-    """A text that YAML's errors call so, with the place in it, and not `<unicode string>`."""
+    """Text that YAML's errors call "the text", with the place in it, instead of `<unicode string>`."""
 
     name = "the text"
 
@@ -74,9 +74,7 @@ def parse_yaml(text: str) -> Any:
     """Returns what a text of YAML holds.
 
     Raises:
-        yaml.YAMLError: It is none, or a mapping holds a key twice.
-        RecursionError: It is nested deeper than any settings are, or holds itself.
-        ValueError: A number has thousands of digits, or the text is too long, or stands for too many values.
+        yaml.YAMLError: The text is no YAML, or a mapping holds a key twice.
     """
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"it has {len(text)} characters, where {LONGEST_TEXT} are the most")
@@ -95,7 +93,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def format_yaml(content: Any) -> str:
-    """Returns YAML's own types, nested, as a text that `parse_yaml` reads back as they are."""
+    """Returns nested values of YAML's own types as text that `parse_yaml` reads back unchanged."""
     text: str = yaml.dump(content, Dumper=_SettingsDumper, sort_keys=False)
     return text
 
@@ -104,17 +102,17 @@ def _measured(value: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
     """Returns the levels of lists and mappings of a value, and how many values it stands for.
 
     Args:
-        value: Of YAML's own types; a part may stand in it at several places, and is looked at once.
-        known: What is known of parts, by their `id`; filled here.
+        value: Of YAML's own types; a part that stands in it at several places is measured once.
+        known: Measures of parts by their `id`; filled here.
 
     Raises:
-        RecursionError: A part stands within itself.
+        RecursionError: A part contains itself.
     """
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
     if items is None:
         return 0, 1
     if id(value) not in known:
-        known[id(value)] = (sys.maxsize, 0)  # until it is known: whoever meets it meanwhile is within it
+        known[id(value)] = (sys.maxsize, 0)  # in progress: meeting this part again means that it contains itself
         parts = [_measured(item, known) for item in items]
         known[id(value)] = 1 + max((depth for depth, _ in parts), default=0), 1 + sum(size for _, size in parts)
     depth, size = known[id(value)]
@@ -124,9 +122,9 @@ def _measured(value: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
 
 
 def decimal(value: Any) -> Any:
-    """Returns a value that may be written with zeros in front, such as `010`, as the whole number that it says.
+    """Returns text with zeros in front, such as `010`, as the whole number that it says.
 
     Args:
-        value: Of `parse_yaml`; what is no such text is returned as it is.
+        value: From `parse_yaml`; any other value is returned unchanged.
     """
     return int(value) if isinstance(value, str) and _LEADING_ZERO.fullmatch(value) else value
