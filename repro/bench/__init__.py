@@ -1,1 +1,1 @@
-"""Benchmarks: commands that print ratios of rivals, timed side by side in one run, and how fast methods train here."""
+"""Benchmarks: commands that time rivals side by side in one run, or measure how fast methods train here."""

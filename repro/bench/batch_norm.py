@@ -1,4 +1,4 @@
-"""The benchmark of split batch norm: four groups, ours and those of MoCo's one-GPU demo, beside one group."""
+"""The benchmark of split batch norm: four groups, by ours and by MoCo's one-GPU demo, beside one group."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +12,21 @@ from repro.bench.timing import best_device, timed_in_turn
 from repro.contrastive.batch_norm import SplitBatchNorm, split_batch_norm
 
 GROUPS = 4
-"""Batch-norm groups, as many as the paper's GPUs; the default of `moco.bn_splits`."""
+"""Number of batch-norm groups: the paper's number of GPUs, and the default of `moco.bn_splits`."""
 
 
 class DealtOut(SplitBatchNorm):
-    """Batch norm whose groups are dealt out in turn, by the reshaping of MoCo's one-GPU demo.
+    """Batch norm whose groups take the images in turn, by the reshaping of MoCo's one-GPU demo.
 
-    Image i belongs to group i modulo the number of groups. It keeps no running statistics; they would cost nothing.
+    Image i belongs to group i modulo the number of groups. This class keeps no running statistics, whose cost is
+    negligible.
     """
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalises N×C×H×W; N is a multiple of `splits`."""
         N, C, H, W = images.shape
         # The images of a group become one image with more channels. In the channels-last layout this is no view: the
-        # whole batch is copied there and back, which is what the benchmark shows.
+        # whole batch is copied there and back. That is what the benchmark shows.
         groups = images.reshape(N // self.splits, self.splits * C, H, W)
         weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)
         return F.batch_norm(groups, None, None, weight, bias, True, self.momentum, self.eps).reshape(N, C, H, W)

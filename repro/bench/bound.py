@@ -1,8 +1,8 @@
-"""How fast a training step could be: a bare, compiled classifier's on random images, which is the most there is.
+"""How fast a training step could be at most: as fast as a bare, compiled classifier's on random images.
 
-Its step is what a step of MoCo or SimCLR consists of, forward and backward passes through a ResNet, and nothing else:
-no augmentation, no momentum encoder, no queue. So the floating-point operations a second that it reaches are the most
-that the device gives to such a network.
+Its step has only what each step of MoCo or SimCLR also has, forward and backward passes through a ResNet: no
+augmentation, no momentum encoder, no queue. So the floating-point operations per second that it reaches are the most
+that the device can give to such a network.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from repro.backbones.resnet import build_resnet
 
 CLASSES = 100
-"""Outputs of the classifier, as many as ImageNet-100 has classes."""
+"""Number of the classifier's outputs: the number of ImageNet-100's classes."""
 
 WARM_UP = 4
 """Steps in which the network is compiled, before it is captured."""
@@ -43,9 +43,9 @@ class BareStep:
         with FlopCounterMode(display=False) as counter:
             self()
         self.flops: int = counter.get_total_flops()
-        """Of one step: two for each multiply-add of convolutions and matrix products."""
+        """FLOPs of one step: two for each multiply-add of convolutions and matrix products."""
         self.network.compile(dynamic=False)
-        # Replayed from a CUDA graph, as otherwise a slow host would be what is measured.
+        # Replayed from a CUDA graph; otherwise a slow host would limit what is measured.
         if device.type == "cuda":
             self._capture()
 
@@ -56,7 +56,7 @@ class BareStep:
         else:
             self._graph.replay()
         self.optimizer.step()
-        if self._graph is None:  # a captured backward pass writes the gradients anew where it has its memory
+        if self._graph is None:  # a captured backward pass overwrites the gradients, which must stay in place
             self.optimizer.zero_grad()
 
     def _pass(self) -> None:

@@ -43,9 +43,9 @@ OnNode = Annotated[
 ]
 WaitMinutes = Annotated[float, typer.Option("--wait", min=1, help="Minutes to wait for that job.")]
 MeasureOnNode = Callable[..., "list[StepMeasurement]"]
-"""`measure_on_node(cluster, runs, *, steps, warm_up, wait)`: what a job on a cluster measured."""
+"""`measure_on_node(cluster, runs, *, steps, warm_up, wait)` returns what a job on a cluster measured."""
 SALIENCY_TABLES = ("maps", "agreement", "sources")
-"""What `salmask bench saliency` measures; the first one where none is named."""
+"""The tables of `salmask bench saliency`; the first one is the default."""
 Record = Annotated[
     Path | None,
     typer.Option(
@@ -58,7 +58,7 @@ Record = Annotated[
 
 
 def _measuring(context: typer.Context) -> None:
-    """Says, where a measurement takes long and counts nothing, that it goes on."""
+    """Says that a measurement goes on, if it takes long and has no progress to count."""
     context.with_resource(doing("measuring"))
 
 
@@ -68,9 +68,9 @@ def build(
     """Builds the commands of this room.
 
     Args:
-        rows: The methods that can be measured, which this room does not know; called when a command needs them.
-        subjects: Of `bench scale`, which rooms above have made; called when the command runs.
-        measure_on_node: Times rows on a node of a cluster, which this room does not know either.
+        rows: Returns the methods that can be measured, which this room does not know; called when a command needs them.
+        subjects: Returns the subjects of `bench scale`, which rooms above define; called when the command runs.
+        measure_on_node: Times rows on a node of a cluster; this room does not know about clusters.
     """
     app = typer.Typer(
         cls=CommandGroup,
@@ -236,7 +236,7 @@ def bench_scenes(
 
 
 def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: MeasureOnNode) -> None:
-    """Adds the one command that needs to know the methods."""
+    """Adds `bench step`, which measures methods."""
     method_names = typer.Argument(
         metavar="[METHOD]... [KEY.SUB=VALUE]...",
         help="Rows, by default mocov2; and settings, for example data.crop=112.",
@@ -292,7 +292,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
             measured = (measure(run, room.build, warm_up=warm_up, steps=steps or 20) for run in runs)
         lines = []
         for measurement in measured:
-            # Each at once, so that a later method that fails does not cost the earlier ones' minutes.
+            # Recorded one by one, so that a later method that fails does not cost the earlier ones' minutes.
             record(file, [measurement])
             lines.append(
                 {
@@ -307,7 +307,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
 
 
 def _add_start(app: typer.Typer, rows: Callable[[], Rows]) -> None:
-    """Adds the command that starts trainings of any row."""
+    """Adds `bench start`, which starts trainings of any row."""
     words_of_a_run = typer.Argument(
         metavar="[METHOD] [KEY.SUB=VALUE]...",
         help="A row, by default mocov2; and settings, for example optimization.batch=32.",
@@ -338,7 +338,7 @@ def _add_start(app: typer.Typer, rows: Callable[[], Rows]) -> None:
 
 
 def _add_scale(app: typer.Typer, subjects: "Callable[[], Sequence[Subject]]") -> None:
-    """Adds the command whose subjects are of rooms above this one."""
+    """Adds `bench scale`, whose subjects are defined in rooms above this one."""
 
     @app.command("scale")
     def bench_scale(

@@ -1,4 +1,4 @@
-"""The benchmark of the input: JPEG files to two views, on one core, by the usual way and by ours; and their colours."""
+"""The benchmark of the input on one core: from JPEG files to two views and their colours, as usual and as ours."""
 
 import io
 import tempfile
@@ -34,10 +34,10 @@ from repro.runs.sections import AugmentationSettings
 from repro.training.loading import TwoViews
 
 VIEWS = 64
-"""Views whose colours are changed at once."""
+"""Number of views whose colours are changed at once."""
 CACHED_SIDE = 256
 OWN_SIDE = 10**6
-"""As a cache's side: images stay as large as they are, and their crops are those of the files."""
+"""Side of a cache that leaves images as large as they are, so that its crops are those of the files."""
 
 
 def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def measure_input(size: int, count: int, photographs: Path | None) -> dict[str, 
 
     Returns:
         What the photographs are, the device, and a row for each rival: images a CPU second, milliseconds an image by
-        both clocks, how many times as fast as the usual pipeline (of decoders: as Pillow), and the largest difference
-        from Pillow's pixels.
+        both clocks, how many times as fast as the first rival of its stage (the usual pipeline, or Pillow), and the
+        largest difference from Pillow's pixels.
 
     Raises:
         UserError: The folder cannot be read, or holds no JPEG.
@@ -92,7 +92,7 @@ def rows_of(rivals: list[Rival], seconds: Mapping[str, Seconds], count: int) -> 
             {
                 "stage": rival.stage,
                 "rival": rival.name,
-                # A clock may not have moved in a rival that is over at once: then there is no rate to tell.
+                # The clock may not have moved during a very short rival: then there is no rate.
                 "images/s": round(1 / cpu) if cpu else None,
                 "cpu ms": None if spent is None else round(1000 * spent.cpu, 4),
                 "wall ms": None if spent is None else round(1000 * spent.wall, 4),
@@ -111,7 +111,7 @@ def cached(images: Images, side: int, root: Path) -> CachedImages:
 
 
 def decoders(images: FileImages) -> list[Rival]:
-    """Returns the ways to the pixels of a whole image, Pillow's first; files are in the memory already."""
+    """Returns the ways to decode a whole image, Pillow's first; the files are already in memory."""
     contents = [(images.folder / file).read_bytes() for file in images.files]
 
     def rival(name: str, decode: Callable[[bytes], Pixels] | None, note: str = "") -> Rival:
@@ -152,14 +152,14 @@ def cv2_decoder() -> Callable[[bytes], Pixels] | None:
 
     def decode(content: bytes) -> Pixels:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-        assert pixels is not None  # Pillow has decoded it before
+        assert pixels is not None  # Pillow has decoded the same file
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
     return decode
 
 
 class ViewMakers:
-    """The ways from a file to two views; colours are ours to change on the device."""
+    """The ways from a file to two views, without colours: salmask changes those on the device."""
 
     def __init__(self, images: FileImages, caches: Mapping[int, CachedImages], size: int) -> None:
         """Prepares to make views.
@@ -194,7 +194,7 @@ class ViewMakers:
         return TwoViews(source, self.size, AugmentationSettings(resizer=resizer), seed=0)
 
     def _by_pillow(self, name: str, make_view: Callable[[Image.Image], object]) -> Rival:
-        """Returns the way that makes both views of an image that Pillow has decoded."""
+        """Returns a rival that makes both views of an image that Pillow has decoded."""
 
         def run() -> None:
             for file in self.images.files:
@@ -223,8 +223,8 @@ def augmenters(size: int, count: int, device: torch.device) -> list[Rival]:
 
     Args:
         size: Side of the views in pixels.
-        count: Photographs a round; a view counts as one.
-        device: Where ours are changed.
+        count: Photographs a round; here, each view counts as one.
+        device: Where salmask changes its views.
     """
     settings = AugmentationSettings()
     draws = [draw_view(stream(0, Purpose.view, 0, index), settings) for index in range(VIEWS)]

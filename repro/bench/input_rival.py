@@ -1,4 +1,4 @@
-"""One way of doing a part of the input, as the input benchmark holds it against others."""
+"""One way of doing a part of the input, which the input benchmark compares with others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class Rival:
     stage: str
     name: str
     run: Callable[[], object] | None
-    """Does it for all photographs; None where what it needs is not installed."""
+    """Does the work for all photographs; None if something that it needs is not installed."""
     departure: Callable[[], int] | None = None
-    """Returns its largest difference from Pillow's pixels; None where they are not comparable."""
+    """Returns the largest difference of its pixels from Pillow's; None if they are not comparable."""
     note: str = ""
     times: float = 1
-    """How often it does it for all of them in a round; a share where it does so for fewer."""
+    """How many times `run` does the work for all photographs; a fraction if it does so for fewer."""
     on_device: bool = False
-    """Whether the work is not the CPU's, so that the clock on the wall counts."""
+    """Whether a GPU does the work, so that wall-clock time counts."""
 
 
 def difference(one: NDArray[Any], other: NDArray[Any]) -> int:

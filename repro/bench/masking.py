@@ -17,23 +17,23 @@ from repro.runs.choices import FilterLibrary, NoiseArea, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
 GRID = 7
-"""Cells a side of the foreground at 224 px, which the benchmark has at every size."""
+"""Cells per side of the foreground at 224 px; the benchmark uses as many at every size."""
 
 
 def masking(batch: int, size: int) -> list[dict[str, Any]]:
     """Times high-pass masking of a query and its hard negative, beside a plain loop over images.
 
-    The batch is masked at once: as runs do by default, and on a CPU with each switch that makes it faster, and with
-    both, by one thread. The high-pass filter of query and key, which every way computes, is also timed alone: it is the
-    floor.
+    The batch is masked at once, as runs do by default; on a CPU also with each of two switches that make it faster, and
+    with both. One thread is used. The high-pass filter of query and key, which every way computes, is also timed alone
+    on a CPU: no way can be faster.
 
     Args:
         batch: Number of images.
         size: Pixels a side, a multiple of 7.
 
     Returns:
-        For each way the milliseconds by the wall's clock and on the processor, how many times as long the loop takes,
-        and what was masked on which device.
+        For each way, the milliseconds of wall-clock and CPU time, how many times as fast it is as the loop, and what
+        was masked on which device.
     """
     device = best_device()
     query, key, query_foreground, key_foreground = noise_to_mask(batch, size, device)
@@ -63,7 +63,7 @@ def masking(batch: int, size: int) -> list[dict[str, Any]]:
             "the filter alone, torch": lambda: [high_pass(x) for x in (query, key)],
             "the filter alone, cv2": lambda: [high_pass(x, FilterLibrary.cv2) for x in (query, key)],
         }
-    # Threads that wait for their turn would count as work.
+    # Threads that wait for their turn would count as CPU time.
     with one_thread():
         seconds, name = seconds_in_turn(ways), device_name(device)
     loops = seconds["loop over images"]
@@ -89,15 +89,15 @@ def noise_to_mask(batch: int, size: int, device: torch.device) -> tuple[Tensor, 
 
 
 def high_pass_of_one(image: Tensor) -> Tensor:
-    """High-passes one image 3×S×S by torchvision, as the released moco/loader.py does."""
+    """High-passes one image 3×S×S with torchvision, as the released moco/loader.py does."""
     return image - gaussian_blur(image, [11, 11], [5.0, 5.0])
 
 
 def mask_in_a_loop(images: Tensor, foregrounds: Tensor, settings: MaskingSettings, mode: Mode) -> Tensor:
-    """Masks one image and one patch after the other with the high-pass strategy; slow, and easy to check.
+    """Masks one image and one patch after the other with the high-pass strategy; slow, but easy to check.
 
-    It does what the released random_mask_hp.py does, written straightforwardly: filter each image with torchvision,
-    then assign noise patch by patch.
+    It does what the released random_mask_hp.py does, in a straightforward way: it filters each image with torchvision,
+    then assigns noise patch by patch.
 
     Args:
         images: B×3×S×S, normalised.
@@ -132,11 +132,11 @@ def _hide_focally(image: Tensor, mode: Mode) -> None:
 
 
 def _hide_patches(image: Tensor, foreground: Tensor, spatial_share: float, mode: Mode) -> None:
-    """Hides random patches, in place: in all channels alike, or others in each channel."""
+    """Hides random patches, in place: the same in all channels, or others in each channel."""
     side = image.shape[-1] // foreground.shape[-1]
     low, high = mode.ratio
     ratio = low + (high - low) * float(torch.rand(()))
-    # The groups of channels for which patches are drawn together.
+    # The groups of channels that share their patches.
     channel_groups = [[0, 1, 2]] if torch.rand(()) < spatial_share else [[0], [1], [2]]
     for channels in channel_groups:
         for stratum in (foreground, ~foreground) if mode.background else (foreground,):

@@ -1,4 +1,4 @@
-"""The photographs of benchmarks: a person's own, or some that are at hand everywhere."""
+"""The photographs of benchmarks: a user's own, or some that are available everywhere."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from repro.randomness import Purpose, stream
 from repro.scenes.dataset import Scenes
 
 SIZE = (500, 375)
-"""Width and height in pixels of the built-in photographs, those of most of ImageNet's."""
+"""Width and height in pixels of the built-in photographs; most of ImageNet's have these."""
 QUALITY = 92
 _MEND = "name a folder of photographs"
 
 
 def write_photographs(folder: Path, count: int) -> tuple[FileImages, str]:
-    """Writes JPEGs of 500×375 pixels: parts of scikit-learn's two photographs, or scenes where that is missing.
+    """Writes JPEGs of 500×375 pixels: parts of scikit-learn's two photographs, or scenes if it is not installed.
 
     Args:
         folder: Where they go.
@@ -51,7 +51,7 @@ def find_photographs(folder: Path, count: int | None = None, *, jpegs: bool = Fa
     """Returns the images in a folder and below.
 
     Args:
-        folder: Of files in any format that is read; others are passed over.
+        folder: Of files in any format that can be read; others are skipped.
         count: How many at most; None: all.
         jpegs: Whether JPEGs alone count.
 

@@ -1,4 +1,4 @@
-"""The benchmark of a MoCo v2 step: ours, with and without split batch norm, beside the code written plainly."""
+"""The benchmark of a MoCo v2 step: ours, with and without split batch norm, beside plainly written code."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -21,7 +21,7 @@ from repro.training.optimization import build_optimizer
 class PlainMoCo(nn.Module):
     """MoCo v2 on one device as its authors wrote it (facebookresearch/moco, moco/builder.py), without hard negatives.
 
-    Its batch norm has one group, so that the shuffle of the keys changes nothing; it is left in, as they have it.
+    Its batch norm has one group, so that shuffling the keys changes nothing; it is kept, as they have it.
     """
 
     queue: Tensor
@@ -36,7 +36,7 @@ class PlainMoCo(nn.Module):
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
-        """Returns the loss of views B×3×H×W, and puts the keys into the queue, whose length B divides."""
+        """Returns the loss of views B×3×H×W, and puts the keys into the queue, whose length is a multiple of B."""
         q = F.normalize(self.encoder_q(query), dim=1)
         with torch.no_grad():
             for param_q, param_k in zip(self.encoder_q.parameters(), self.encoder_k.parameters(), strict=True):
@@ -59,11 +59,10 @@ def compare_with_plain_moco(run: Run, device: torch.device, rounds: int = ROUNDS
     Args:
         run: Encoder, queue, batch-norm groups, size of the views, batch and optimizer are used.
         device: Where to train.
-        rounds: Steps of each that count.
+        rounds: Timed steps of each rival.
 
     Returns:
-        A row for each rival: its milliseconds by the wall's clock and on the processor, and their share of the plain
-        code's.
+        A row for each rival: its milliseconds of wall-clock and CPU time, and both as a share of the plain code's.
     """
     moco, encoder, batch, crop = run.moco, run.encoder, run.optimization.batch, run.data.crop
     query, key = torch.randn(2, batch, 3, crop, crop, device=device)
@@ -103,7 +102,7 @@ def _loss_of(model: MoCo, views: Views) -> Callable[[], Tensor]:
 
 
 def _step(model: nn.Module, loss: Callable[[], Tensor], run: Run) -> Callable[[], None]:
-    """Returns what makes one training step of a model."""
+    """Returns a function that makes one training step of a model."""
     optimizer = build_optimizer([p for p in model.parameters() if p.requires_grad], run.optimization)
 
     def step() -> None:

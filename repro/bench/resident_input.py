@@ -1,4 +1,4 @@
-"""The input benchmark's part of images that lie in a device's memory."""
+"""The input benchmark's rivals for images that lie in a device's memory."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,14 +16,14 @@ from repro.training.resident import ResidentImages
 from repro.training.view_draws import ViewDraws
 
 BATCH = 256
-"""Images, at least, that are drawn for at once, and cropped at once on a GPU."""
+"""Least number of images that are drawn for at once, and cropped at once on a GPU."""
 
 
 class ResidentViews:
-    """What is left to do where the images lie in a device's memory (`machine.resident`): draws, and crops."""
+    """The work that is left if the images lie in a device's memory (`machine.resident`): draws, and crops."""
 
     def __init__(self, images: CachedImages, size: int, device: torch.device) -> None:
-        """Moves the images there.
+        """Moves the images to the device.
 
         Args:
             images: The photographs, decoded.
@@ -49,7 +49,7 @@ class ResidentViews:
 
     def _cropper(self) -> Rival:
         is_on_gpu = self.device.type == "cuda"
-        # A GPU is only busy with a whole batch; a CPU would be so for minutes.
+        # Only a whole batch keeps a GPU busy; a CPU would take minutes for one.
         epochs = self.full_batch if is_on_gpu else 1
         return Rival(
             "crops of two views",

@@ -1,4 +1,4 @@
-"""The benchmark of the foreground map, beside the true object masks of built-in scenes."""
+"""The benchmark of foreground maps, compared with the true object masks of built-in scenes."""
 
 from typing import Any
 
@@ -14,20 +14,20 @@ from repro.saliency.scda import foreground
 from repro.scenes.dataset import Scenes
 
 CHUNK = 50
-"""Views that pass through the localizer at a time, so that memory does not grow with the number of scenes."""
+"""Views in one pass through the localizer, so that memory does not grow with the number of scenes."""
 
 
 def saliency(scenes: Scenes) -> list[dict[str, Any]]:
-    """Measures how well the foreground covers the main object, on whole scenes without augmentation.
+    """Measures how well foregrounds cover the main object, on whole scenes without augmentation.
 
     Args:
-        scenes: With S pixels a side.
+        scenes: The scenes, S×S pixels.
 
     Returns:
-        A row a map: mean intersection over union with the object's mask, precision and recall over pixels, and the
-        share of the picture that is foreground (gamma). The maps: the paper's; the released code's, rows sorted (B1);
-        as many cells at random; and, where views are small, the paper's rule on a shallower stage, which would need no
-        enlarged views.
+        A row for each map: mean intersection over union with the object's mask, precision and recall over pixels, and
+        the share of the picture that is foreground (gamma). The maps: the paper's; the released code's, rows sorted
+        (B1); as many cells at random; and, if views are small, the paper's rule on a shallower stage, which would need
+        no enlarged views.
     """
     samples = [scenes.scene(index) for index in range(len(scenes))]
     masks = torch.stack([torch.from_numpy(scene.instances[0].mask) for scene in samples])
@@ -49,9 +49,9 @@ def saliency(scenes: Scenes) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _activations_before_last(localizer: Localizer, views: Tensor) -> Tensor:
-    """Returns the activations B×D×h×w of the stage before the last, of views B×3×S×S that are not enlarged."""
+    """Returns the activations B×D×h×w of the stage before the last, for views B×3×S×S that are not enlarged."""
     network: Any = localizer.network.model
-    # Past the localizer's own `forward`, which enlarges; what else that does to views, their range, is done here.
+    # The localizer's own `forward` would enlarge the views; its other change, to their range, is done here.
     (activations,) = network.forward_intermediates(
         views * localizer.scale + localizer.shift, indices=[-2], intermediates_only=True
     )

@@ -1,4 +1,4 @@
-"""The benchmarks of where foreground comes from: maps of whole images beside those of views, and all sources."""
+"""The benchmarks of sources of foreground: maps of whole images beside those of views, and all sources."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ from repro.training.true_objects import BATCH, load_batch, measure_foregrounds
 SIDES = (128, 192, 256, 320, 448)
 """Pixels a side of the whole images that are compared."""
 COLOURS = {"colour jitter": "jitter", "grey": "grey", "blur": "sigma"}
-"""What the network of a view sees and that of the whole image does not, and the `Draw`'s field that switches it."""
+"""Changes that the network sees in a view but not in the whole image -> the `Draw`'s field that switches each."""
 GRADES = (
     "truth-dilated-1",
     "truth-dilated-2",
@@ -51,18 +51,19 @@ Row = dict[str, Any]
 
 @torch.no_grad()
 def agreement(run: Run, images: Images, *, views: int) -> list[Row]:
-    """Measures how far foregrounds from maps of whole images agree with those of the views themselves.
+    """Measures how well foregrounds from maps of whole images agree with those of the views themselves.
 
     Args:
-        run: Whose localizer, views and augmentation are used.
+        run: Its localizer, views and augmentation are used.
         images: Any, with true masks or without.
-        views: How many views are compared at least; an image is cropped anew as often as it takes.
+        views: Least number of views to compare; each image is cropped as often as that takes.
 
     Returns:
-        A row a map. `IoU` is that of its foreground with the exact one, found in the view as training shows it, and in
-        the view without jitter, grey and blur; `gamma error` the mean difference of the foreground's share from the
-        exact one's. First the exact maps of views that lack all or all but one of these, or that are flipped; then the
-        maps of whole images, by the grid that they keep; then as many cells at random. With true objects: `mean IoU`.
+        A row for each map. `IoU` is that of its foreground with the exact one, which is found in the view itself: as
+        training shows it, and without jitter, grey and blur. `gamma error` is the mean difference of the foreground's
+        share from the exact one's. First come the exact maps of views that lack all or all but one of these changes, or
+        that are flipped; then the maps of whole images, by the grid that they keep; then as many cells at random. With
+        true objects: `mean IoU`.
 
     Raises:
         UserError: The run's device is not there.
@@ -86,11 +87,11 @@ def agreement(run: Run, images: Images, *, views: int) -> list[Row]:
 
 
 SHOWN, PLAIN = "view as shown", "view, plain"
-"""The exact maps that all others are compared with: of the view as training shows it, and without its colours."""
+"""The exact maps that all others are compared with: of the view as training shows it, and without colour changes."""
 
 
 def _exact(maker: ViewMaker, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Returns what the localizer finds in queries as shown, plain, with one of the changes each, and flipped."""
+    """Returns what the localizer finds in queries as shown, plain, with one change each, and flipped."""
     assert maker.foregrounds is not None
     foregrounds = maker.foregrounds
     crops = batch["query"].to(maker.device).float() / 255
@@ -105,7 +106,7 @@ def _exact(maker: ViewMaker, batch: Mapping[str, Any]) -> dict[str, Tensor]:
                 draws[:, COLUMNS.index(field)] = 0
         return draws
 
-    # Flipped before the network sees it and back afterwards: what differs then is the network's, not the place's.
+    # Flipped before the network and back afterwards, so that the difference is the network's and not the place's.
     flipped = with_only()
     flipped[:, FLIP] = 1 - flipped[:, FLIP]
     return {
@@ -119,7 +120,7 @@ def _exact(maker: ViewMaker, batch: Mapping[str, Any]) -> dict[str, Tensor]:
 def _batches(
     run: Run, images: Images, views: int, device: torch.device
 ) -> Iterator[tuple[dict[str, Any], Mapping[str, Tensor]]]:
-    """Yields batches of views, epoch after epoch, each with the true objects where these are known."""
+    """Yields batches of views, epoch after epoch, each with the true objects if they are known."""
     dataset = TwoViews(images, run.data.crop, run.augmentation, run.seed)
     masks = true_masks(run, images)
     for epoch in range(-(-views // len(images))):
@@ -140,15 +141,15 @@ def compare_foregrounds(cells: Mapping[str, Tensor], objects: Sequence[Tensor]) 
     """Compares foregrounds of the same views cell by cell.
 
     Args:
-        cells: By what found them, foregrounds N×g×g; `SHOWN` and `PLAIN` are among them.
-        objects: The true objects n×g×g in parts, which may be known of the first views only, or of none.
+        cells: Name of the source -> foregrounds N×g×g; `SHOWN` and `PLAIN` are among the names.
+        objects: The true objects n×g×g in parts; they may be known for the first views only, or for none.
 
     Returns:
-        The rows of `agreement`, that of as many cells at random behind those of the foregrounds.
+        The rows of `agreement`; that of as many cells at random comes last.
     """
     cells = {**cells, "as many cells at random": as_many_at_random(cells[PLAIN], Generator().manual_seed(0))}
     true = torch.cat(list(objects)) if objects else torch.zeros(0, 1, 1, dtype=torch.bool)
-    shown = true.any(-1).any(-1)  # a crop may miss the object, and then there is nothing to cover
+    shown = true.any(-1).any(-1)  # a crop may miss the object: then there is nothing to cover
     rows = []
     for name, found in cells.items():
         row: Row = {
@@ -180,10 +181,10 @@ def sources(run: Run, images: Images, *, count: int) -> list[Row]:
     Args:
         run: A row that masks; its localizer, views and grid are used.
         images: With true masks.
-        count: How many of them are looked at; all where there are fewer.
+        count: How many images are looked at; all if there are fewer.
 
     Returns:
-        A row a source, the run's own among them: `mean IoU` with the true mask of the main object, `precision`,
+        A row for each source, the run's own included: `mean IoU` with the true mask of the main object, `precision`,
         `recall`, `gamma` and the number of `views`, see `repro.training.true_objects.measure_foregrounds`.
 
     Raises:
@@ -195,13 +196,13 @@ def sources(run: Run, images: Images, *, count: int) -> list[Row]:
         raise UserError(what, mend="data.masks=DIR, with a mask of each image")
     device = initialise(run.machine.device)
     count = min(count, len(images))
-    only = range(count) if count < len(images) else None  # maps of all are kept, those of some are not
+    only = range(count) if count < len(images) else None  # maps of all images are kept, those of some are not
     network = run.localizer.by("network")
     variants = {
         f"{network.network}, of each view": replace(network, map=MapOf.view),
         f"{network.network}, of whole images": replace(network, map=MapOf.image),
         **({"maps": run.localizer.by("maps")} if run.localizer.files else {}),
-        # And the one that is asked for, where it is none of these: another grade, or one that somebody added.
+        # And the run's own source, if it is none of these: another grade, or one that a user added.
         **{source: run.localizer.by(source) for source in (*GRADES, run.localizer.source) if source != "network"},
     }
     rows = []

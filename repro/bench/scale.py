@@ -1,4 +1,4 @@
-"""How costs grow with size: one subject at several sizes, and the exponent fitted over them."""
+"""How costs grow with size: each subject is measured at several sizes, and an exponent is fitted."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,9 @@ class Subject:
     Attributes:
         name: Of the subject, `plan`.
         unit: What its size counts, `runs`.
-        largest: The largest size, which the others are halves of.
-        prepare: Makes what is measured at a size, within a context that cleans up.
-        counts_bytes: Whether the work returns bytes, which are measured in place of seconds.
+        largest: The largest size; the others are halves of it, and halves of those.
+        prepare: Returns a context manager that makes what is measured at a size, and cleans up.
+        counts_bytes: Whether the work returns bytes, which are measured instead of seconds.
     """
 
     name: str
@@ -42,12 +42,13 @@ def measure_scale(subjects: Sequence[Subject], fraction: float, rounds: int) -> 
 
     Args:
         subjects: What is measured.
-        fraction: Of each subject's largest size, which stands for the largest one here.
-        rounds: Rounds that count; in each every size has its turn.
+        fraction: Share of each subject's largest size that is used as its largest size here.
+        rounds: Timed rounds; each size has its turn in each of them.
 
     Returns:
-        A row for each subject and size, the subject's exponent in its last one: the slope of the line through the
-        logarithms of sizes and of CPU seconds (or bytes), by least squares. Of a cost that is proportional it is 1.
+        A row for each subject and size, with the subject's exponent in the last one: the slope of the line through the
+        logarithms of sizes and of CPU seconds (or bytes), by least squares. For a cost that is proportional to size, it
+        is 1.
     """
     return [row for subject in subjects for row in _rows(subject, fraction, rounds)]
 
@@ -107,13 +108,13 @@ def _bytes_of(work: Work) -> float:
 
 
 def _rounded(seconds: float) -> float:
-    """Returns seconds with three digits that count."""
+    """Returns seconds with three significant digits."""
     return round(seconds, 2 - math.floor(math.log10(seconds))) if seconds > 0 else 0.0
 
 
 @contextmanager
 def images_to_mask(batch: int) -> Iterator[Work]:
-    """Makes a batch of 224 px with its foregrounds; the work masks a query and its hard negative with high-pass."""
+    """Makes noise of 224 px with foregrounds; the work masks a query and its hard negative with high-pass."""
     from torch import Generator
 
     from repro.bench.masking import noise_to_mask

@@ -1,4 +1,4 @@
-"""The benchmark of the built-in data set: how long scenes take to draw, and to read back from a cache file."""
+"""The benchmark of the built-in scenes: how long they take to draw, and to read back from a cache file."""
 
 import tempfile
 from collections.abc import Callable
@@ -16,8 +16,8 @@ def scenes(size: int, cutouts: Path | None, count: int = 64, *, grounds: int = 0
         size: Pixels a side.
         cutouts: Folder of RGBA cut-outs; None for drawn shapes.
         count: Scenes a round.
-        grounds: Textures that all grounds are pieces of; 0: each scene has a texture of its own.
-        members: Objects of each class; 0: one file, or an outline and a pattern.
+        grounds: Number of textures that grounds are pieces of; 0: each scene has a texture of its own.
+        members: Number of different objects of each class; 0: one file, or one outline and pattern.
 
     Returns:
         What kind of scenes were timed, the milliseconds for one drawn and for one read, and their ratio.
@@ -30,7 +30,7 @@ def scenes(size: int, cutouts: Path | None, count: int = 64, *, grounds: int = 0
         return lambda: [images[index] for index in range(count)]
 
     with tempfile.TemporaryDirectory() as folder:
-        cached.keep(Path(folder))  # the round that warms up draws and stores them; all later ones read
+        cached.keep(Path(folder))  # the warm-up round draws and stores them; all later rounds read
         seconds = timed_in_turn({"draw": read_all(uncached), "read": read_all(cached)})
     kind = "drawn shapes" if cutouts is None else "cut-outs"
     return {

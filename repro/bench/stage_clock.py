@@ -1,13 +1,13 @@
-"""The clock of a training's stages. No torch, whose import is one of them."""
+"""The clock of a training's stages. It imports no torch, whose import is one of the stages."""
 
 import time
 
 
 class StageClock:
-    """Times stages, each from the end of the one before.
+    """Times stages; each begins where the one before ended.
 
     Attributes:
-        times: For each stage that has ended its seconds on the processor, `cpu s`, and on the wall, `wall s`.
+        times: The seconds of each stage that has ended: CPU time as `cpu s`, wall-clock time as `wall s`.
     """
 
     def __init__(self) -> None:
@@ -15,11 +15,11 @@ class StageClock:
         self.begin()
 
     def begin(self) -> None:
-        """Leaves out what has passed since the last stage."""
+        """Begins the next stage now; the time since the last stage does not count."""
         self._cpu, self._wall = time.process_time(), time.perf_counter()
 
     def end(self, stage: str) -> None:
-        """Notes a stage that has just ended."""
+        """Records a stage that has just ended, and begins the next."""
         now = time.process_time(), time.perf_counter()
         self.times[stage] = {"cpu s": now[0] - self._cpu, "wall s": now[1] - self._wall}
         self.begin()

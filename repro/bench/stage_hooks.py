@@ -1,4 +1,4 @@
-"""Hooks by which a training tells a clock of its stages: one ahead of all others, one behind them."""
+"""Hooks that tell a clock of a training's stages: one before all other hooks, one after them."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ class EpochOverError(Exception):
 
 
 class FirstHook(Hook):
-    """Comes before all other hooks: what they do from then on is timed."""
+    """Runs before all other hooks, so that their work is timed."""
 
     priority = "HIGHEST"
 
@@ -21,17 +21,17 @@ class FirstHook(Hook):
         self.clock = clock
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Notes the end of all that comes before the first step."""
+        """Records what comes before the first step."""
         if batch_idx == 0:
             self.clock.end("gallery, logs, workers")
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Leaves out the steps after the second one."""
+        """Starts the clock anew, so that the steps after the second one do not count."""
         self.clock.begin()
 
 
 class LastHook(Hook):
-    """Comes after all other hooks: what they did is timed."""
+    """Runs after all other hooks, so that their work is timed."""
 
     priority = "LOWEST"
 
@@ -39,13 +39,13 @@ class LastHook(Hook):
         self.clock = clock
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Notes the end of the first step and of the second one."""
+        """Records the first and the second step."""
         if batch_idx < 2:
             wait_for_device()
             self.clock.end(("first step", "second step")[batch_idx])
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Notes what an epoch ends with, and ends the training.
+        """Records the end of the epoch, and ends the training.
 
         Raises:
             EpochOverError: always.

@@ -1,7 +1,7 @@
-"""The benchmark of a training's fixed costs: from an empty process to its first step, and what each epoch ends with.
+"""The benchmark of a training's fixed costs: from an empty process to the first step, and at the end of an epoch.
 
-A training is started in a process of its own (`start_process.py`), several times, as a job starts it. The clock is the
-process's own, so that what is imported counts, and what others do on a shared machine does not.
+A training is started several times, each time in a process of its own (`start_process.py`), as a job starts it. Imports
+count, as the clock is that process's own. CPU time leaves out what others do on a shared machine.
 """
 
 import json
@@ -25,26 +25,26 @@ STAGES = (
     "second step",
     "end of an epoch: monitor, checkpoint",
 )
-"""What a training does from its start on, in this order; the second step is one of many, and no fixed cost."""
+"""The stages of a training, in order; the second step is one of many, and no fixed cost."""
 
 REFUSED = 2
-"""Exit status of a process whose run was refused; what and mend are the last line that it prints."""
+"""Exit status of a process whose run was refused; its last line is JSON with `what` and `mend`."""
 
 
 def measure_start(run: Run, build: str, rounds: int) -> list[dict[str, Any]]:
     """Starts a training several times, each in a process of its own, and times its stages.
 
     Args:
-        run: What to train, for one epoch of two steps at least.
+        run: What to train, for one epoch of at least two steps.
         build: `MODULE:FUNCTION` that makes what is trained.
-        rounds: How many processes; their medians count.
+        rounds: How many processes; the medians of their times count.
 
     Returns:
-        A row for each stage, and one for all of them up to the end of the first step: seconds on the processor, of all
-        threads of the process, and by the clock on the wall.
+        A row for each stage, and one for all stages up to the end of the first step: CPU seconds of all threads of the
+        process, and wall-clock seconds.
 
     Raises:
-        UserError: The training is refused, ended before its first epoch did, or has a single step in it.
+        UserError: The training is refused, ends before its first epoch does, or has a single step per epoch.
     """
     times = [_start(run, build) for _ in range(rounds)]
     until_first_step = STAGES[: STAGES.index("first step") + 1]
@@ -63,7 +63,7 @@ def measure_start(run: Run, build: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def _start(run: Run, build: str) -> dict[str, dict[str, float]]:
-    """Returns what one process tells of its stages."""
+    """Returns the times of the stages of one process."""
     with tempfile.TemporaryDirectory() as folder:
         RunFolder(Path(folder)).prepare(run)
         ended = subprocess.run(

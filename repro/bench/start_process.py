@@ -1,6 +1,6 @@
-"""The process that `repro.bench.start` measures: it trains for an epoch, as a job does, and prints what stages took.
+"""The process that `repro.bench.start` measures: it trains for an epoch, as a job does, and prints its stages' times.
 
-torch and mmengine are imported late: what they take is timed.
+torch and mmengine are imported late, so that their imports are timed.
 """
 
 import json
@@ -31,7 +31,7 @@ def main(folder: Path, build: str) -> None:
         build: `MODULE:FUNCTION` that makes what is trained.
 
     Raises:
-        UserError: The run is refused, by its settings or for its data.
+        UserError: The run's settings or data are refused.
     """
     clock = StageClock()
     build_learner = _import(build, clock)
@@ -41,9 +41,9 @@ def main(folder: Path, build: str) -> None:
 
 
 def _import(build: str, clock: StageClock) -> "Build":
-    """Imports all that a training needs, and returns what makes its learner."""
+    """Imports everything that a training needs, and returns the function that makes its learner."""
     with imports_frozen():  # as jobs import
-        import torch  # noqa: F401  # to be timed; whoever needs it below imports it again, at no cost
+        import torch  # noqa: F401  # timed here; later imports cost nothing
 
         clock.end("import torch")
         import repro.bench.stage_hooks

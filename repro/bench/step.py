@@ -1,4 +1,4 @@
-"""How fast a method trains on this machine, measured on a few steps of the real learner with the real loader."""
+"""How fast a method trains on this machine, measured over a few steps with the real learner and loader."""
 
 import math
 import tempfile
@@ -24,21 +24,22 @@ from repro.training.pretraining import build_training, open_data, plan_batches
 class _EnoughError(Exception):
     """Ends a training that is run only to be timed.
 
-    An exception, as mmengine's own `stop_training` is heeded only at the end of an epoch, which may be hours away.
+    It is an exception because mmengine's own `stop_training` takes effect only at the end of an epoch, which may be
+    hours away.
     """
 
 
 class StepTimer(Hook):
-    """Times the steps that follow some to warm up, notes how large the state is, and ends the training."""
+    """Times the steps after a warm-up, notes the size of the training's state, and ends the training."""
 
     priority = "LOWEST"  # after all other hooks, whose work is part of a step
 
     def __init__(self, warm_up: int, steps: int) -> None:
-        """Sets the stopwatch.
+        """Sets up the timer.
 
         Args:
-            warm_up: Steps that do not count, at least one.
-            steps: Steps that do.
+            warm_up: Steps that are not timed, at least one.
+            steps: Steps that are timed.
         """
         self.warm_up, self.steps = warm_up, steps
         self.seconds = 0.0
@@ -48,8 +49,8 @@ class StepTimer(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Starts the clock after the last step of the warm-up, and stops it after the last step that counts."""
-        steps_done = runner.iter + 1  # mmengine counts up only after the hooks
+        """Starts the clock after the last step of the warm-up, and stops it after the last timed step."""
+        steps_done = runner.iter + 1  # mmengine increments it only after the hooks
         if steps_done == self.warm_up:
             wait_for_device()
             self._start = time.perf_counter()
@@ -67,11 +68,11 @@ def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> StepMeasurem
     Args:
         run: What to train; its images are decoded, augmented and masked as in a real training.
         build: Makes what is trained.
-        warm_up: Steps that do not count, at least one.
-        steps: Steps that do.
+        warm_up: Steps that are not timed, at least one.
+        steps: Steps that are timed.
 
     Returns:
-        The rates over all processes, and how large a checkpoint and a backbone are.
+        The rates over all processes, and the sizes of a checkpoint and a backbone.
 
     Raises:
         UserError: Data or settings do not fit.
@@ -80,7 +81,7 @@ def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> StepMeasurem
     images = open_data(run, "train")
     # At least 1, so that `plan_batches` is reached, which refuses data smaller than a batch in plain words.
     per_epoch = max(1, len(images) // run.optimization.batch)
-    epochs = math.ceil((warm_up + steps) / per_epoch) + 1  # one too many, so that it is the stopwatch that ends it
+    epochs = math.ceil((warm_up + steps) / per_epoch) + 1  # one too many, so that the timer ends the training
     run = replace(run, optimization=replace(run.optimization, epochs=epochs))
     batches = plan_batches(run, images, device)
     learner = build(run, images, device)
@@ -88,8 +89,8 @@ def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> StepMeasurem
     with tempfile.TemporaryDirectory() as folder:
         training = build_training(run, RunFolder(Path(folder)), learner, batches, device)
         try:
-            # The timer takes the place of the gallery, which would be drawn before the first step. Nothing is
-            # saved, also not at the end of an epoch, of which a window over few images may hold several.
+            # The timer replaces the gallery, which would be drawn before the first step. Nothing is saved, not even at
+            # the end of an epoch, of which a few images give several.
             replace(training, hooks=[timer], saves=False).run()
         except _EnoughError:
             # After the training, as this puts the encoder into evaluation mode.
@@ -107,20 +108,20 @@ def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> StepMeasurem
 
 
 FORWARD_BATCH = 64
-"""Images of a forward pass that is timed."""
+"""Batch size of the timed forward passes."""
 
 FORWARD_ROUNDS = 5
-"""Forward passes of which the fastest counts; the first ones also warm up."""
+"""Number of forward passes, of which the fastest counts; the first ones also warm up."""
 
 
 @torch.no_grad()
 def forward_rate(encoder: nn.Module, size: int, device: torch.device) -> float:
-    """Measures how many images a second pass through a frozen network, in the fastest of a few rounds.
+    """Measures how many images per second pass through a frozen network, in the fastest of a few rounds.
 
-    Never compiled, whatever the training is: neither is the network of an evaluation, of whose rate this is a measure.
+    The network is never compiled, as that of an evaluation is not either, whose rate this measures.
 
     Args:
-        encoder: On the device; it is left in evaluation mode.
+        encoder: The network, on the device; it is left in evaluation mode.
         size: Pixels a side of the images, which are noise.
         device: Where the encoder is.
     """

@@ -1,6 +1,6 @@
-"""The file of measured training rates: `salmask bench step` appends to it, plans read it.
+"""The file of measured training rates: `salmask bench step` appends to it, and plans read it.
 
-No torch: `salmask sweep --plan` must answer at once.
+No torch is imported, as `salmask sweep --plan` must answer at once.
 """
 
 import json
@@ -23,7 +23,7 @@ Kind = tuple[str, ...]
 
 @dataclass(frozen=True)
 class StepMeasurement:
-    """How fast a method trains on a machine, and how large what it saves is; one line of the file."""
+    """How fast a method trains on a machine, and how large its saved files are; one line of the file."""
 
     kind: Kind
     method: str
@@ -32,10 +32,10 @@ class StepMeasurement:
     forward_images_per_second: float
     """Images per second of the frozen backbone alone, as a probe uses it, over all processes."""
     checkpoint_bytes: int
-    """Size of the model's and the optimizer's tensors."""
+    """Size of the model's and optimizer's tensors."""
     backbone_bytes: int
     device: str
-    """Name of the GPU, or how many threads of the CPU."""
+    """Name of the GPU, or the number of the CPU's threads."""
     processes: int = 1
     time: str = field(default_factory=now)
     """When it was measured."""
@@ -44,7 +44,7 @@ class StepMeasurement:
 def kind_of(run: Run) -> Kind:
     """Returns the settings that a step's cost depends on; seed, schedule and data set are not among them."""
     masking = run.masking
-    # Words alone, which JSON gives back unchanged: a kind that is read from the file equals one of a run.
+    # Text only, which JSON returns unchanged: a kind read from the file equals one computed from a run.
     return (
         run.framework.name,
         masking.strategy.name,
@@ -57,10 +57,10 @@ def kind_of(run: Run) -> Kind:
         str(run.optimization.batch),
         run.optimization.precision.name,
         run.augmentation.backend.name,
-        # How fast images come, where not as they always did.
+        # How images are read, if not in the way of the earliest measurements.
         *(("resizer=torch",) if run.augmentation.resizer is Resizer.torch else ()),
         *(("cached",) if run.data.cached_side else ()),
-        # How the step is carried out, of which its results do not depend.
+        # How the step is carried out, which does not change its results.
         *(name for name in ("channels_last", "compile", "graphs", "resident") if getattr(run.machine, name)),
     )
 
@@ -79,7 +79,7 @@ def record(path: Path, measurements: Iterable[StepMeasurement]) -> None:
 
     Args:
         path: Of JSON lines.
-        measurements: They win over earlier ones of the same kind.
+        measurements: New measurements; each replaces earlier ones of its kind.
 
     Raises:
         UserError: The file cannot be written to.
@@ -93,7 +93,7 @@ def record(path: Path, measurements: Iterable[StepMeasurement]) -> None:
 
 
 def newest_measurements(path: Path) -> dict[Kind, StepMeasurement]:
-    """Returns the newest measurement of each kind in a file; of none where there is no file.
+    """Returns the newest measurement of each kind in a file; empty if there is no file.
 
     Lines that cannot be read are left out.
     """

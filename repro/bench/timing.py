@@ -1,4 +1,4 @@
-"""How the benchmarks time: rivals take turns, so that a slow spell of the machine falls on all of them alike."""
+"""How the benchmarks time: rivals take turns, so that a slow phase of the machine affects all of them alike."""
 
 import statistics
 import time
@@ -11,21 +11,21 @@ import torch
 from repro.distributed import computes_on_gpu
 
 ROUNDS = 7
-"""Rounds that count; odd, so that the median is one of them."""
+"""Number of timed rounds; odd, so that the median is one of them."""
 
 
 def timed_in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Times several functions round by round, as `seconds_in_turn` does, by the clock on the wall."""
+    """Returns the wall-clock seconds of several functions that are timed as by `seconds_in_turn`."""
     return {name: seconds.wall for name, seconds in seconds_in_turn(rivals, rounds).items()}
 
 
 class Seconds(NamedTuple):
-    """What a call of a function takes."""
+    """The time that a call of a function takes."""
 
     wall: float
-    """By the clock on the wall, which counts what others do on a shared machine too."""
+    """Wall-clock time, which includes what others do on a shared machine."""
     cpu: float
-    """Of all of this process's threads on their cores."""
+    """CPU time of all of this process's threads."""
 
 
 def seconds_in_turn(
@@ -34,13 +34,13 @@ def seconds_in_turn(
     """Times several functions round by round.
 
     Args:
-        rivals: By name, what is timed.
-        rounds: How many rounds count, after one that warms up.
-        calls: Of each function a round, one after the other. Only before the first and after the last of them the
-            device is waited for: between them the host may be ahead of it, as it is in a training.
+        rivals: The functions to time, by name.
+        rounds: Number of timed rounds, after one that warms up.
+        calls: Calls of each function in a round, one after the other. The device is waited for only before the first
+            and after the last of them: in between, the host may run ahead of it, as in a training.
 
     Returns:
-        For each name the medians of the seconds of a call.
+        For each name, the median seconds of a call.
     """
     walls: dict[str, list[float]] = {name: [] for name in rivals}
     cpus: dict[str, list[float]] = {name: [] for name in rivals}
@@ -51,7 +51,7 @@ def seconds_in_turn(
             for _ in range(calls):
                 run()
             wait_for_device()
-            if number:  # round 0 warms up: it pays for allocations, and for cuDNN's choice of algorithms
+            if number:  # round 0 warms up: it pays for allocations and cuDNN's choice of algorithms
                 walls[name].append((time.perf_counter() - wall) / calls)
                 cpus[name].append((time.process_time() - cpu) / calls)
     return {name: Seconds(statistics.median(walls[name]), statistics.median(cpus[name])) for name in rivals}
@@ -59,7 +59,7 @@ def seconds_in_turn(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keeps torch to one thread, as in a loader's process, for the length of a `with` block."""
+    """Within the block, keeps torch to one thread, as in a loader's process."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -69,14 +69,14 @@ def one_thread() -> Iterator[None]:
 
 
 def best_device() -> torch.device:
-    """Returns the GPU, if there is one, else the CPU: for what has no run whose settings name a device."""
+    """Returns the GPU, or the CPU if there is none: for benchmarks without a run whose settings name a device."""
     return torch.device("cuda" if computes_on_gpu("auto") else "cpu")
 
 
 def wait_for_device() -> None:
-    """Blocks until the GPU, if there is one, has done all that was queued.
+    """Waits until the GPU, if there is one, has done all queued work.
 
-    Calls to a GPU return before their work is done: without this, a clock would measure how fast work is queued.
+    Calls to a GPU return before their work is done: without this, only the queueing of work would be timed.
     """
     if torch.cuda.is_available():
         torch.cuda.synchronize()

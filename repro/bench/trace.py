@@ -1,4 +1,4 @@
-"""Where the time of a step goes: its kernels by the time that the device spends in them."""
+"""Where the time of a step goes: its kernels, by the time that the device spends in them."""
 
 import time
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from repro.files import write_text
 from repro.presence import exists
 
 STEPS = 3
-"""Steps that are traced and timed, after one that is only traced; kernels' times vary little from step to step."""
+"""Steps that are traced and timed, after one that is only traced; kernels' times vary little between steps."""
 
 LONGEST = 40
-"""Kernels that are listed, those that take longest."""
+"""Number of kernels that are listed, the longest first."""
 
 
 def write_trace(step: Callable[[], object], title: str, path: Path, *, on_gpu: bool) -> None:
@@ -22,16 +22,16 @@ def write_trace(step: Callable[[], object], title: str, path: Path, *, on_gpu: b
 
     Args:
         step: Makes one step; it must have been warmed up.
-        title: Of the table.
-        path: Of the file; it need not exist.
-        on_gpu: Whether the step's kernels are a GPU's.
+        title: Title of the table.
+        path: The file; it need not exist.
+        on_gpu: Whether the step runs on a GPU, whose kernels are then traced.
 
     Raises:
         UserError: The file cannot be written to.
     """
     activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
     with profile(activities=activities) as profiler:
-        step()  # the profiler's own start takes longer than a step, and its end longer still: neither is timed
+        step()  # not timed: the profiler takes longer to start than a step takes, and longer still to end
         wait_for_device()
         start = time.perf_counter()
         for _ in range(STEPS):
@@ -39,7 +39,7 @@ def write_trace(step: Callable[[], object], title: str, path: Path, *, on_gpu: b
         wait_for_device()
         wall = (time.perf_counter() - start) / STEPS
     traced = STEPS + 1
-    # On a GPU the kernels alone: what launches them is listed with the same time once more.
+    # On a GPU, only the kernels: each call that launches some is listed too, with the same time.
     kind = "CUDA" if on_gpu else "CPU"
     kernels = [
         (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count, event.key)

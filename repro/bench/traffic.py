@@ -25,7 +25,7 @@ PROCESSES = 2
 SIZE = 64
 """Pixels a side of the views."""
 ARCH, DIMENSION, QUEUE = "resnet18", 128, 1024
-"""Of the MoCo that takes the step."""
+"""Settings of the MoCo that takes the step."""
 
 
 @contextmanager
@@ -36,13 +36,13 @@ def bytes_gathered(batch: int) -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def bytes_of_gradients(batch: int) -> Iterator[Callable[[], int]]:
-    """Measures what a process hands to the all-reduce of its gradients in a step of MoCo with a hard negative."""
+    """Measures the bytes that a process hands to the all-reduce of gradients in a step of MoCo with a hard negative."""
     yield lambda: _measured(batch)[1]
 
 
 @cache  # both subjects ask for the same steps, and starting processes takes seconds
 def _measured(batch: int) -> tuple[int, int]:
-    """Returns the bytes that one of two processes gathers, and those that it reduces, with so many images each."""
+    """Returns the bytes that one of two processes gathers, and those that it reduces, with `batch` images each."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(_take_step, (batch, folder), nprocs=PROCESSES)
         gathered, reduced = (int(number) for number in (Path(folder) / "bytes").read_text(encoding="utf-8").split())
@@ -53,7 +53,7 @@ class _Gathers(TorchDispatchMode):
     """Counts the bytes that this process hands to all-gathers."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # inherited: the exclusion of torch does not see it
+        super().__init__()  # type: ignore[no-untyped-call]  # inherited: torch is excluded from type checks
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -63,7 +63,7 @@ class _Gathers(TorchDispatchMode):
 
 
 def _take_step(rank: int, batch: int, folder: str) -> None:
-    """Takes a step as one of two processes; the first one writes down what it sent."""
+    """Takes a step as one of two processes; the first one writes down the bytes that it sent."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
     torch.manual_seed(0)
