@@ -1,1 +1,1 @@
-"""A drill: faults that are made for real, on the machine at hand, and whether what follows is as if there were none."""
+"""A drill: faults are made for real on this machine or a cluster, and the outcome must be as if there had been none."""

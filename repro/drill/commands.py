@@ -1,4 +1,4 @@
-"""`salmask drill`: whether this machine, its disk and its packages keep what salmask promises."""
+"""`salmask drill`: whether this machine, its disk and its packages, or a cluster, keep what salmask promises."""
 
 import logging
 import os
@@ -95,14 +95,14 @@ def build(main: Main) -> typer.Typer:
 
 
 def _drill_machine(main: Main, folder: str, *, points: int, inputs: int, seed: int, as_json: bool) -> None:
-    """Makes faults on this machine, and bad inputs; ends with 1 where a point does not hold.
+    """Makes faults and bad inputs on this machine; exits with 1 if a point does not hold.
 
     Args:
         main: The `salmask` command.
-        folder: Where to work; empty: where temporary files go.
-        points: Of each kind of fault.
-        inputs: Bad inputs to try, about; 0: none.
-        seed: Of the bad inputs.
+        folder: Where to work; empty: the folder for temporary files.
+        points: Number of points of each kind of fault.
+        inputs: Approximate number of bad inputs; 0: none.
+        seed: Random seed of the bad inputs.
         as_json: Whether JSON is printed.
     """
     from repro.drill.faults import Row, all_held, faults
@@ -127,7 +127,7 @@ def _drill_machine(main: Main, folder: str, *, points: int, inputs: int, seed: i
 
 
 def _drill_cluster(name: str, by: str, *, wait: float, as_json: bool) -> None:
-    """Tries on a cluster what befalls jobs; ends with 1 where a promise does not hold, or none could be tried."""
+    """Tries salmask's promises on a cluster; exits with 1 if a promise does not hold, or none could be tried."""
     from repro.drill.on_cluster import ClusterDrill
     from repro.drill.promises import PromiseVerdict
     from slurm.profiles.profile import load
@@ -140,7 +140,7 @@ def _drill_cluster(name: str, by: str, *, wait: float, as_json: bool) -> None:
 
 
 def _prepare() -> None:
-    """Imports what the processes need, once for all, and keeps them to one thread, as they are forked."""
+    """Imports what the forked processes need, once for all of them, and sets torch to one thread."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
@@ -148,5 +148,5 @@ def _prepare() -> None:
     import repro.training.pretraining  # noqa: F401  # likewise
 
     torch.set_num_threads(1)
-    # What readers warn of a spoilt file is what they are to do, and would hide the drill's own lines.
+    # Warnings about spoilt files are expected, and would hide the drill's own lines.
     logging.getLogger("salmask").addHandler(logging.NullHandler())

@@ -1,7 +1,8 @@
-"""Faults of a training, made for real: killed, asked to stop, its files torn, its disk full. Then it goes on.
+"""Faults of a training, made for real: it is killed or asked to stop, its files are torn, or its disk is full.
 
-Each point is a tiny run in a folder of its own. It holds where the command that is repeated ends in the very weights,
-metrics and results of the run that nobody disturbed, or refuses in one line; and where nothing ends in a traceback.
+Each point is a tiny run in a folder of its own, whose command is repeated after the fault. A point holds if the
+repeated command ends in exactly the weights, metrics and results of the undisturbed run, or refuses in one line; and if
+no command ends in a traceback.
 """
 
 import os
@@ -31,15 +32,15 @@ WORDS = (
 )
 """A run of four steps."""
 _CLOCKS = ("time", "data_time", "images_per_second", "data_wait")
-"""Metrics that no two runs share."""
+"""Metrics that differ between any two runs."""
 _FULL_DISK_BYTES = (150_000, 700_000, 1_500_000, 2_500_000, 4_000_000)
-"""Sizes of disks that a tiny run does not fit on."""
+"""Sizes of disks that are too small for a tiny run."""
 SIGNALS = {"TERM": signal.SIGTERM, "INT": signal.SIGINT, "HUP": signal.SIGHUP, "USR2": signal.SIGUSR2}
 
 
 @dataclass
 class Row:
-    """One kind of fault: how it is made, and at how many points what followed was right."""
+    """One kind of fault: how it is made, at how many points it was tried, and at how many all was right afterwards."""
 
     kind: str
     made: str
@@ -49,7 +50,7 @@ class Row:
     """What went wrong at the first point that did not hold, or why nothing was tried."""
 
     def note(self, fault: str, where: str = "") -> None:
-        """Counts a point; `fault` says what went wrong there, and is empty where nothing did."""
+        """Counts a point; `fault` says what went wrong there, and is empty if nothing did."""
         self.tried += 1
         if fault:
             self.first_fault = self.first_fault or f"{where}: {fault}"
@@ -59,22 +60,22 @@ class Row:
 
 @dataclass
 class TinyRun:
-    """A run that nobody disturbs, and copies of it that are disturbed."""
+    """An undisturbed run, and copies of it that are disturbed."""
 
     main: Main
     place: Path
-    """A folder of its own, where everything is made."""
+    """A folder for it alone, in which everything is made."""
     count: int = field(default=0, init=False)
     events: int = field(default=0, init=False)
-    """File events of the undisturbed pretraining."""
+    """Number of file events of the undisturbed pretraining."""
     weights: tuple[int, ...] = field(default=(), init=False)
-    """Which of these began to write weights."""
+    """The numbers of those events that began to write weights."""
 
     def begin(self) -> None:
         """Makes the run that the others are compared with.
 
         Raises:
-            RuntimeError: It does not work even undisturbed; the message is its last line.
+            RuntimeError: A command fails even undisturbed; the message has its last line.
         """
         out = self.place / "undisturbed"
         for command in (self.pretrain, self.evaluate):
@@ -85,11 +86,11 @@ class TinyRun:
                 self.events, self.weights = ended.events, ended.weights
 
     def pretrain(self, out: Path) -> list[str]:
-        """Returns the words of its pretraining into a folder."""
+        """Returns the command line of a pretraining into a folder."""
         return ["pretrain", METHOD, *WORDS, "--out", str(out)]
 
     def evaluate(self, out: Path) -> list[str]:
-        """Returns the words of its evaluation in a folder."""
+        """Returns the command line of an evaluation in a folder."""
         return ["eval", str(folder_in(out).path), "--task", "knn"]
 
     def new(self) -> Path:
@@ -102,11 +103,11 @@ class TinyRun:
         return Path(shutil.copytree(source, self.new()))
 
     def goes_on(self, out: Path, *, may_refuse: bool = False) -> str:
-        """Repeats the pretraining and the evaluation; returns what is not as in the undisturbed run, or empty text.
+        """Repeats the pretraining and the evaluation; returns how the run differs from the undisturbed one, or "".
 
         Args:
             out: Folder of the run.
-            may_refuse: Whether a line with a mend will do as well.
+            may_refuse: Whether a refusal in one line with a mend is right as well.
         """
         for command in (self.pretrain, self.evaluate):
             words = command(out)
@@ -120,21 +121,21 @@ class TinyRun:
         return self.difference(out, of_metrics=not may_refuse)
 
     def judge(self, row: Row, out: Path, ended: Ended, codes: Sequence[int], where: str) -> None:
-        """Counts a struck command in its row: how it ended, and whether it goes on; then removes its folder.
+        """Counts a disturbed command in its row: how it ended, and whether the run goes on; then removes its folder.
 
         Args:
-            row: Of the fault.
+            row: The row of the fault.
             out: Folder of the run.
             ended: How the command ended.
-            codes: The exit statuses with which it may end.
-            where: It was struck.
+            codes: The exit statuses that are right.
+            where: Where the command was disturbed, in words.
         """
         fault = ended.fault or ("" if ended.code in codes else f"it ended with {ended.code}: {ended.last_line}")
         row.note(fault or self.goes_on(out), where)
         shutil.rmtree(out, ignore_errors=True)
 
     def difference(self, out: Path, *, of_metrics: bool = True) -> str:
-        """Returns in what a finished run differs from the undisturbed one; empty where it does not."""
+        """Returns how a finished run differs from the undisturbed one; empty if it does not."""
         import torch
 
         from repro.backbones.checkpoint import read_checkpoint
@@ -151,15 +152,15 @@ class TinyRun:
         values = [{row.metric: row.value for row in read(folder.results)[0]} for folder in (one, other)]
         if values[0] != values[1]:
             return f"its results differ: {values[1]}"
-        # An evaluation that has its result is only read afterwards, without a trace: what a kill left of the two files
-        # that follow the result goes with the run's next attempt.
+        # An evaluation that has its result is only read when it is repeated, and writes nothing. So what a kill left of
+        # the two files that are written after the result stays until the run's next attempt.
         expected = (".lock", ".status-knn.json.", f".{usage_file(other.path, 'knn', rank=0).name}.")
         leftovers = [path.name for path in other.path.rglob(".*") if not path.name.startswith(expected)]
         return f"{leftovers[0]} was left" if leftovers else ""
 
 
 def folder_in(out: Path) -> RunFolder:
-    """Returns the one run's folder below a folder; its name alone where there is none yet."""
+    """Returns the folder of the only run in a folder of runs; a path that does not exist if there is none yet."""
     return RunFolder(next(iter(sorted((out / METHOD).glob("s0-*"))), out / METHOD / "none"))
 
 
@@ -186,8 +187,8 @@ def killed(training: TinyRun, points: int) -> Row:
 def _killed_before(training: TinyRun, event: int) -> tuple[Path, Ended]:
     """Kills a new pretraining before one of its file events; returns its folder, and how it ended.
 
-    How many events it has depends on the clock, by which signs of life are written. One that has fewer than the
-    undisturbed run had, and is done before it comes to this one, is killed before its last.
+    The number of events depends on the clock, because heartbeats are written by time. A pretraining with fewer events
+    than the undisturbed one may end before this event; then another one is killed before its last event.
     """
     while True:
         out = training.new()
@@ -210,7 +211,7 @@ def killed_in_evaluation(training: TinyRun, points: int) -> Row:
     for event in spread(events, points):
         out = training.copy(source)
         ended = run(training.main, training.evaluate(out), out, Strike(event))
-        # Where it has fewer events than the whole one had, it ends as if nobody had killed it.
+        # With fewer events than the whole one had, it ends undisturbed.
         training.judge(row, out, ended, [-signal.SIGKILL, 0], f"event {event}")
     return row
 
@@ -223,13 +224,13 @@ def signalled(training: TinyRun, points: int) -> Row:
         name = names[index % len(names)]
         out = training.new()
         ended = run(training.main, training.pretrain(out), out, Strike(event, SIGNALS[name]))
-        # Where the last step was made already, it ends as if nobody had asked.
+        # After the last step, it ends as if it had not been asked.
         training.judge(row, out, ended, [128 + SIGNALS[name], 0], f"{name} at event {event}")
     return row
 
 
 _WRITE_SECONDS = 0.02
-"""How long weights of the tiny run are being written, at most."""
+"""Longest time in which weights of the tiny run are being written."""
 
 
 def interrupted_in_a_write(training: TinyRun, points: int) -> Row:
@@ -241,13 +242,13 @@ def interrupted_in_a_write(training: TinyRun, points: int) -> Row:
         delay = draw.uniform(1e-4, _WRITE_SECONDS)
         out = training.new()
         ended = run(training.main, training.pretrain(out), out, Strike(event, signal.SIGINT, delay))
-        # Where all was written before, it ends as if nobody had asked.
+        # If everything was written before, it ends as if it had not been asked.
         training.judge(row, out, ended, [128 + signal.SIGINT, 0], f"event {event}, {1000 * delay:.1f} ms")
     return row
 
 
 def torn(training: TinyRun, points: int) -> Row:
-    """Tears files of an interrupted pretraining, and of one that is done, each in several ways, and goes on."""
+    """Damages each file of an interrupted and of a finished pretraining, each in several ways, and goes on."""
     row = Row("torn", "each file of a run emptied, cut in half, with one bit flipped, of other text, as a folder")
     half = training.new()
     # Late enough for two checkpoints.
@@ -290,11 +291,11 @@ TEARS: dict[str, Callable[[Path, random.Random], object]] = {
     "of other text": lambda path, _: path.write_bytes(b'{"odd": [1, null]}\n'),
     "as a folder": _as_folder,
 }
-"""How a file is torn, by name."""
+"""Ways of damaging a file, by name."""
 
 
 def full_disk(training: TinyRun) -> Row:
-    """Fills small disks of memory by a pretraining, enlarges them, and repeats it; needs the right to mount."""
+    """Fills small disks in memory by a pretraining, enlarges them, and repeats it; needs the right to mount."""
     row = Row("full disk", "a tmpfs that a pretraining does not fit on, enlarged afterwards")
     for size in _FULL_DISK_BYTES:
         out = training.new()
@@ -310,7 +311,7 @@ def full_disk(training: TinyRun) -> Row:
 
 
 def _filled(training: TinyRun, out: Path) -> str:
-    """Returns what went wrong where a disk was full, or after it was enlarged."""
+    """Returns what went wrong while a disk was full, or after it was enlarged."""
     ended: Ended = run(training.main, training.pretrain(out), out)
     if ended.fault:
         return ended.fault
@@ -326,7 +327,7 @@ def _filled(training: TinyRun, out: Path) -> str:
 def _mount(*words: str) -> bool:
     try:
         return os.geteuid() == 0 and not subprocess.run(["mount", *words], check=False, capture_output=True).returncode
-    except OSError:  # there is no such program
+    except OSError:  # there is no `mount`
         return False
 
 
@@ -336,7 +337,7 @@ def faults(main: Main, place: Path, points: int) -> Iterator[Row]:
     Args:
         main: The `salmask` command.
         place: An empty folder to work in.
-        points: How many points of each kind are tried, where there are more.
+        points: Number of points of each kind, if there are more.
     """
     training = TinyRun(main, place)
     training.begin()

@@ -1,7 +1,7 @@
-"""Bad inputs by the hundred: each is refused in one line or read, without a traceback, a hang or a trace.
+"""Bad inputs by the hundred: each must be read, or refused in one line, without a traceback or hang, writing nothing.
 
-All are functions of a seed. Texts that odd people, editors and disks leave stand in the place of settings, and in whole
-files; files that are right are changed by bytes and by lines.
+All inputs follow from a seed. Odd texts, such as users, editors and disks leave, take the place of settings and of
+whole files; and intact files are changed by bytes and by lines.
 """
 
 import os
@@ -21,23 +21,23 @@ from repro.runs.reading import build, keys, parse_overrides
 from repro.runs.run import Run
 
 SECONDS = 10
-"""After which an input counts as a hang."""
+"""Seconds after which an input counts as a hang."""
 ODD_VALUES = (
     *("", " ", "null", "nan", ".inf", "-.inf", "-1", "0", "1e999", "9" * 30, "9" * 6000, "1.5", "１２", "0x", "1:30"),
     *("true", "[", "]", "[1,[2]]", "{a: b}", "{", "a: b: c", "- -", "???", "${seed}", "${oc.env:HOME}"),
     *("!!python/object:os", "&a [*a]", "*a", "../../x", "/", "=1+1", "\x1b[2J", "\u202e", "'", '"', "`id`", "$(id)"),
     *("a\nb", "#", "%", "é", "猫"),
 )
-"""What stands in the place of a setting's value."""
+"""Odd texts that take the place of a setting's value."""
 
 
-class HangError(BaseException):  # no reader that takes any exception for a torn file may take this one
+class HangError(BaseException):  # not an Exception: readers that treat any exception as a torn file must not catch it
     """An input took longer than `SECONDS`."""
 
 
 @contextmanager
 def in_time() -> Iterator[None]:
-    """Ends the block where it takes longer than `SECONDS`.
+    """Ends the block if it takes longer than `SECONDS`.
 
     Raises:
         HangError: It did.
@@ -56,11 +56,11 @@ def in_time() -> Iterator[None]:
 
 
 def try_input(read: Callable[[], object], place: Path) -> str:
-    """Returns what went wrong with an input; empty where it was read, or refused in one line, and nothing was written.
+    """Returns what went wrong with an input; empty if it was read or refused in one line, and nothing was written.
 
     Args:
         read: Reads it.
-        place: A folder below which nothing may be written.
+        place: A folder in which nothing may be written.
     """
     before = sorted(place.rglob("*"))
     try:
@@ -77,7 +77,7 @@ def try_input(read: Callable[[], object], place: Path) -> str:
 
 
 def mutated(content: bytes, draw: random.Random) -> bytes:
-    """Returns a file's content changed in one of the ways in which disks, editors and people change files."""
+    """Returns a file's content, changed in one of the ways in which disks, editors and people change files."""
     ways: tuple[Callable[[], bytes], ...] = (
         lambda: b"",
         lambda: content[: draw.randrange(len(content))],
@@ -101,7 +101,7 @@ def _replaced(content: bytes, draw: random.Random, by: bytes) -> bytes:
 
 
 def _with_value(content: bytes, draw: random.Random) -> bytes:
-    """Puts an odd value in the place of one that follows a colon."""
+    """Replaces a value that follows a colon by an odd one."""
     places = [index for index, letter in enumerate(content) if letter == ord(":")]
     if not places:
         return content[1:]
@@ -122,7 +122,7 @@ def _build(word: str) -> Run:
 
 
 def settings(place: Path, draw: random.Random, count: int) -> Row:
-    """Puts odd values in the place of settings on the command line, and odd words in the place of their keys."""
+    """Gives settings on the command line odd values, and sometimes odd keys."""
     row = Row("settings", "KEY=VALUE with odd keys and values")
     names = list(keys(Run))
     for _ in range(count):
@@ -133,12 +133,12 @@ def settings(place: Path, draw: random.Random, count: int) -> Row:
 
 
 def files(place: Path, draw: random.Random, count: int) -> Iterator[Row]:
-    """Changes each kind of file of ours that is read back, and reads it.
+    """Reads changed files of each kind that salmask writes and reads back; yields a row for each kind.
 
     Args:
         place: An empty folder to work in.
-        draw: Of what is changed.
-        count: Of changes to all kinds, about.
+        draw: Source of the random changes.
+        count: Approximate number of changes to all kinds together.
     """
     with tempfile.TemporaryDirectory() as spare:
         kinds = own_files(Path(spare))
@@ -160,12 +160,12 @@ def files(place: Path, draw: random.Random, count: int) -> Iterator[Row]:
 
 
 def inputs(place: Path, count: int, seed: int) -> Iterator[Row]:
-    """Yields a row for each kind of bad input, once all of it is tried.
+    """Yields a row for each kind of bad input, once all inputs of that kind are tried.
 
     Args:
         place: An empty folder to work in.
-        count: Of all inputs, about.
-        seed: Of what they are.
+        count: Approximate number of all inputs.
+        seed: Random seed of the inputs.
     """
     draw = random.Random(seed)
     yield settings(place, draw, count // 3)

@@ -1,6 +1,6 @@
 """`salmask drill --cluster`: which of salmask's promises hold on a cluster, tried there with tiny runs.
 
-Each promise has a run of its own; all are under way at once. Nothing is left behind, in the queue or in the folder.
+Each promise has a run of its own, and all run at the same time. Nothing is left in the queue or in the folder.
 """
 
 import shutil
@@ -39,29 +39,33 @@ FOLDER = ".drill"
 MINUTES = 15
 """Time limit of the jobs; they take a minute or two."""
 EPOCHS = 60
-"""Of the runs, long enough for something to befall them on a fast node."""
+"""Epochs of the runs: long enough to be disturbed even on a fast node."""
 ENDLESS_EPOCHS = 100_000
 ASK_SECONDS = 5.0
-"""Between two questions to Slurm, which serves everybody."""
+"""Seconds between two queries to Slurm, which serves everybody."""
 WATCH_SECONDS = 0.3
-"""Between two looks at the runs' own files."""
+"""Seconds between two looks at the runs' own files."""
 GONE_SECONDS = 90.0
-"""How long cancelled jobs may take to leave the queue; Slurm gives them 30 s to end."""
+"""Longest wait for cancelled jobs to leave the queue; Slurm gives them 30 s to end."""
 
 
 @dataclass
 class ClusterDrill:
-    """A drill: the runs of all promises, in one folder."""
+    """A drill on a cluster: the runs of all promises, in one folder."""
 
     cluster: Cluster
     by: Cluster | None = None
-    """Whose jobs preempt those of `cluster`; None: nobody's."""
+    """The profile whose jobs preempt those of `cluster`; None: preemption is not tried."""
     promises: Mapping[str, Promise] = field(default_factory=lambda: PROMISES)
     stories: dict[str, Story] = field(default_factory=dict, init=False)
     over: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        """Names the folder."""
+        """Names the folder.
+
+        Raises:
+            UserError: A profile runs jobs on this machine.
+        """
         if self.cluster.executor != "slurm":
             raise UserError(f"'{self.cluster.name}' runs on this machine", mend="salmask drill, without --cluster")
         if self.by is not None and self.by.executor != "slurm":
@@ -72,11 +76,11 @@ class ClusterDrill:
         """Tries all promises, and leaves nothing behind.
 
         Args:
-            wait: Seconds after which what is not over is judged as it stands.
+            wait: Seconds after which runs that are not over are judged as they stand.
 
         Raises:
-            UserError: There is no Slurm here, it does not answer or refuses the jobs, or no script can hold the name of
-                the folder.
+            UserError: There is no Slurm here, it does not answer or refuses the jobs, or the folder's name fits into no
+                script.
         """
         queue = snapshot()
         if queue.trouble:
@@ -107,7 +111,7 @@ class ClusterDrill:
         return Story(runs, cluster, mishap or (lambda _: None), epochs=EPOCHS, retried=promise.retried)
 
     def _displace(self, job: str) -> str:
-        """Sends a job of the other profile to the node of a job."""
+        """Sends a job of the preempting profile to the node of a job; returns why it could not, else empty text."""
         assert self.by is not None
         queued = snapshot([job]).jobs.get(job)
         if queued is None or not queued.nodes:
@@ -115,7 +119,7 @@ class ClusterDrill:
         asked = replace(self.by.resources_of(PRETRAIN), nodes=1, processes=1, nodelist=queued.nodes, time=MINUTES)
         cluster = replace(self.by, signal_seconds=WARNED_SECONDS, resources=asked, tasks={})
         displacing = self.stories.setdefault("displacing", Story(self.place / "displacing", cluster, epochs=1))
-        self.over.add("displacing")  # nobody waits for it
+        self.over.add("displacing")  # the drill does not wait for it
         try:
             displacing.launch()
         except UserError as error:
@@ -123,7 +127,7 @@ class ClusterDrill:
         return ""
 
     def _note(self) -> None:
-        """Looks at all stories that are not over, with one question to Slurm."""
+        """Looks at all stories that are not over, with one query to Slurm."""
         names = [name for name in self.stories if name not in self.over]
         tables, _ = look([SweepTarget(self.stories[name].runs) for name in names])
         for name, table in zip(names, tables, strict=True):
@@ -133,7 +137,7 @@ class ClusterDrill:
                     self.over.add(name)
 
     def _watch(self, until: float) -> None:
-        """Watches the runs' own files for a while, so that nothing comes too late."""
+        """Watches the runs' own files for a while, so that no mishap comes too late."""
         while time.monotonic() < until:
             for name in self.stories.keys() - self.over:
                 if not self.stories[name].happened_at:
@@ -156,7 +160,7 @@ class ClusterDrill:
             yield PromiseRow(promise.promise, promise.tried, verdict, found, mend)
 
     def _clear(self) -> None:
-        """Takes what is left out of the queue, and removes the folder once the jobs have ended."""
+        """Cancels what is left in the queue, and removes the folder once the jobs have ended."""
         trouble = self._cancel()
         deadline = time.monotonic() + GONE_SECONDS
         while (left := self._left()) and time.monotonic() < deadline:
@@ -172,12 +176,12 @@ class ClusterDrill:
             self.place.parent.rmdir()
 
     def _cancel(self) -> str:
-        """Takes the jobs of all stories out of the queue; returns what Slurm objected to, empty where it did not."""
+        """Cancels the jobs of all stories; returns Slurm's objections, empty if there are none."""
         troubles = [story.cancel() for story in self.stories.values()]
         return "; ".join(dict.fromkeys(filter(None, troubles)))
 
     def _left(self) -> str:
-        """Returns the jobs that are in the queue, or may be: where Slurm is silent, all whose end is not known."""
+        """Returns the jobs that are in the queue, or may be: if Slurm is silent, all jobs whose end is not known."""
         queue = snapshot()
         entries = [entry for story in self.stories.values() for entry in story.submissions if not entry.refused]
         left = [entry for entry in entries if queue.live(entry) is not False]

@@ -1,6 +1,6 @@
-"""A right file of each kind that salmask writes and reads back, with what reads it: to be spoilt.
+"""An intact file of each kind that salmask writes and reads back, with its reader; drill and tests damage them.
 
-The drill spoils them by a seed, and the tests by hypothesis.
+The drill damages them by a seed, the tests by hypothesis.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ _SHA = hashlib.sha256
 
 @dataclass(frozen=True)
 class OwnFile:
-    """A file that is as it was written, and what reads it back."""
+    """An intact file, and what reads it back."""
 
     content: bytes = field(repr=False)
     read: Read
-    """Reads a file of any name, whose suffix is the right one."""
+    """Reads the file, which may have any name with the right suffix."""
     gist: Callable[[Any], object] | None = None
-    """Of a file with checksums, what it says, from what was read: changed, it says the same, or is refused."""
+    """For a file with checksums: the gist of what was read. A changed file must have the same gist, or be refused."""
 
 
 def own_files(place: Path) -> dict[str, OwnFile]:
-    """Returns a right file of each kind, by its name.
+    """Returns an intact file of each kind, by its name.
 
     Args:
         place: A folder to make some of them in.
@@ -52,14 +52,14 @@ def _lines(*rows: object) -> bytes:
 
 
 def _beside(siblings: Mapping[str, bytes], name: str, read: Read) -> Read:
-    """Returns what reads a file by way of its folder, where it has a name of its own, and siblings."""
+    """Returns a reader that puts a file into a folder by a given name, beside siblings, and reads that folder."""
 
     def read_folder(path: Path) -> object:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             for sibling, content in siblings.items():
                 (Path(folder) / sibling).write_bytes(content)
             (Path(folder) / name).parent.mkdir(exist_ok=True)
-            os.link(path, Path(folder) / name)  # a pipe stays one
+            os.link(path, Path(folder) / name)  # so that a pipe stays a pipe
             return read(Path(folder))
 
     return read_folder

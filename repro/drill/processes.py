@@ -1,6 +1,6 @@
-"""Commands in processes of their own, struck before one of their file events: opened, renamed, removed, made.
+"""Runs commands in processes of their own, and strikes them before a file event: an open, rename, removal or mkdir.
 
-A process is forked from one that has imported everything already, so that hundreds of them take minutes.
+Each process is forked from one that has imported everything already, so that hundreds of them take minutes.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Main = Callable[[], None]
-"""The `salmask` command, which reads `sys.argv`; handed in, as the command line knows this room."""
+"""The `salmask` command, which reads `sys.argv`; it is handed in, because the command line imports this room."""
 _EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 _POLL_SECONDS = 0.01
 _WEIGHTS = b"w"
-"""The byte of an event that begins to write weights: what `write_atomically` has not finished is `.NAME.pth.x`."""
+"""The byte that stands for the beginning of writing weights; `write_atomically` writes to `.NAME.pth.x` first."""
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)|a fault of salmask's own")
 
 
@@ -29,10 +29,10 @@ class Strike:
     """What happens to a process, and when."""
 
     event: int
-    """Before which of its file events below the folder, from 1; 0: none."""
+    """The number, from 1, of the file event below the folder before which the strike comes; 0: none."""
     signal: int = signal.SIGKILL
     delay: float = 0.0
-    """Seconds after the beginning of the event; 0: before it."""
+    """Seconds from the beginning of the event to the strike; 0: just before the event."""
 
 
 @dataclass(frozen=True)
@@ -40,38 +40,38 @@ class Ended:
     """How a command ended."""
 
     code: int
-    """Its exit status; minus the signal's number where one killed it."""
+    """Its exit status; if a signal killed it, minus the signal's number."""
     output: str
-    """All that it printed, errors too."""
+    """Everything that it printed, errors included."""
     events: int
-    """File events that it had, as far as it came."""
+    """Number of its file events, as far as it came."""
     late: bool = False
-    """Whether it was killed as it did not end in time."""
+    """Whether it was killed because it did not end in time."""
     weights: tuple[int, ...] = ()
-    """Which of its file events began the writing of a checkpoint or a backbone."""
+    """The numbers of its file events that began to write a checkpoint or a backbone."""
 
     @property
     def last_line(self) -> str:
-        """The last line that it printed; empty where it printed none."""
+        """The last line that it printed; empty if there is none."""
         return next(iter(self.output.rstrip().splitlines()[-1:]), "")
 
     @property
     def fault(self) -> str:
-        """What no command may do, whatever happens to it: a traceback, or no end; empty where it did neither."""
+        """What no command may ever do, a traceback or a hang; empty if it did neither."""
         if self.late:
             return "it did not end"
         return f"a traceback: {self.last_line}" if _TRACEBACK.search(self.output) else ""
 
 
 def run(main: Main, words: Sequence[str], folder: Path, strike: Strike | None = None, seconds: float = 120.0) -> Ended:
-    """Carries a command out in a process of its own.
+    """Runs a command in a process of its own.
 
     Args:
         main: The command.
         words: Its command line, without its name.
-        folder: File events below it count.
+        folder: File events below this folder count.
         strike: What happens to the process.
-        seconds: After which it is killed.
+        seconds: Time limit, after which the process is killed.
     """
     reader, writer = os.pipe()
     with tempfile.TemporaryFile() as output:
@@ -91,7 +91,7 @@ def run(main: Main, words: Sequence[str], folder: Path, strike: Strike | None = 
 
 
 def _wait(child: int, seconds: float) -> tuple[int, bool]:
-    """Returns how a process ended, and whether it had to be killed for that."""
+    """Returns a process's exit status, and whether it had to be killed for being late."""
     deadline = time.monotonic() + seconds
     late = False
     while True:
@@ -105,13 +105,13 @@ def _wait(child: int, seconds: float) -> tuple[int, bool]:
 
 
 def _carry_out(main: Main, words: Sequence[str], folder: Path, strike: Strike, output: int, events: int) -> None:
-    """Becomes the command; never returns."""
+    """Runs the command in this forked process; never returns."""
     code = 70  # sysexits.h's "internal software error", should anything below fail
     try:
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(output), "w", encoding="utf-8", buffering=1) for _ in range(2))
-        # As a new process has it: whoever forked may have handlers of its own.
+        # As in a new process: the one that forked this one may have its own handlers.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -133,7 +133,7 @@ def _carry_out(main: Main, words: Sequence[str], folder: Path, strike: Strike, o
 
 
 def _watch(folder: Path, strike: Strike, events: int) -> None:
-    """Counts this process's file events below a folder into a pipe, a byte each, and strikes when it is due."""
+    """Writes a byte to a pipe for each file event of this process below a folder, and strikes at the given one."""
     root, count = f"{folder.resolve()}{os.sep}", 0
 
     def event(name: str, arguments: tuple[object, ...]) -> None:
@@ -147,7 +147,7 @@ def _watch(folder: Path, strike: Strike, events: int) -> None:
         os.write(events, _WEIGHTS if is_write and ".pth." in os.fsdecode(arguments[0]) else b".")
         if count == strike.event and strike.delay:
             timer = threading.Timer(strike.delay, os.kill, (os.getpid(), strike.signal))
-            timer.daemon = True  # the process may have ended by then
+            timer.daemon = True  # so that the process may end before it
             timer.start()
         elif count == strike.event:
             os.kill(os.getpid(), strike.signal)

@@ -1,4 +1,4 @@
-"""What salmask promises of jobs on a cluster, how each promise is tried, and whether what was seen bears it out."""
+"""What salmask promises of jobs on a cluster, how each promise is tried, and the verdict on what was seen."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from slurm.ask import ask
 from slurm.monitoring.states import ENDED_BADLY, State
 
 LIMIT_MINUTES = 3
-"""Time limit of the job that is to run out of time. Slurm looks every 30 s or so."""
+"""Time limit in minutes of the job that is to run out of time; Slurm checks limits every 30 s or so."""
 WARNED_SECONDS = 60
 
 
 class PromiseVerdict(StrEnum):
-    """What came of a promise."""
+    """The verdict on a promise."""
 
     held = "held"
     broken = "did not hold"
@@ -24,11 +24,11 @@ class PromiseVerdict(StrEnum):
 
 @dataclass(frozen=True)
 class PromiseRow:
-    """One promise, and what came of it on this cluster."""
+    """A row of the table: one promise, and the verdict on it on this cluster."""
 
     promise: str
     tried: str
-    """How."""
+    """How the promise was tried."""
     verdict: PromiseVerdict
     found: str
     mend: str
@@ -41,13 +41,13 @@ class Promise:
     promise: str
     tried: str
     mend: str
-    """What a person can do where it does not hold."""
+    """What a person can do if it does not hold."""
     mishap: Callable[[str], object] | None = None
-    """What befalls the job; see `Story.mishap`."""
+    """What is done to the job; see `Story.mishap`."""
     saves_first: bool = False
-    """Whether nothing may be lost: the job is warned, and goes on from where it was."""
+    """Whether no step may be lost: the job is warned first, saves, and goes on from there."""
     retried: bool = False
-    """Whether the job ends, and is handed over again."""
+    """Whether the job ends, and has to be handed over again."""
 
 
 def _requeue(job: str) -> str:
@@ -59,7 +59,7 @@ def _warn(job: str) -> str:
 
 
 def _kill(job: str) -> str:
-    """Kills the processes of a job, as the kernel does where memory runs out, and not its shell."""
+    """Kills the processes of a job but not its shell, as the kernel does if memory runs out."""
     return ask(["scancel", "--signal=KILL", f"{job}.0"]).trouble
 
 
@@ -102,7 +102,7 @@ PROMISES: Mapping[str, Promise] = {
         "in the profile a partition whose PreemptMode is REQUEUE; a smaller machine.checkpoint_every",
     ),
 }
-"""By name, in the order of the table."""
+"""The promises by name, in the order of the table."""
 
 
 AGAIN = "again, with a longer --wait; a nodelist of one node in the profile keeps all runs on one"
@@ -111,13 +111,13 @@ Judgement = tuple[PromiseVerdict, str]
 
 
 def judge(name: str, promise: Promise, story: Story, reference: Story | None) -> Judgement:
-    """Returns whether a promise held, and what was seen.
+    """Returns the verdict on a promise, and what was seen.
 
     Args:
-        name: Of the promise.
-        promise: What is promised.
+        name: Name of the promise.
+        promise: The promise.
         story: What was seen of its run.
-        reference: The run that nothing befell; None: this is it.
+        reference: The undisturbed run; None: `story` is that one.
     """
     last = story.seen[-1] if story.seen else {"state": State.queued, "note": "it was not seen"}
     now = f"{last['state']}, {last['note']}" if last["note"] else str(last["state"])
@@ -131,12 +131,12 @@ def judge(name: str, promise: Promise, story: Story, reference: Story | None) ->
 
 
 def went_on(story: Story) -> bool:
-    """Returns whether an endless run is further than its first attempt came."""
+    """Returns whether the second attempt at an endless run came further than the first."""
     return story.furthest.get(2, 0) > story.furthest.get(1, 0) > 0
 
 
 def _unfinished(story: Story, now: str) -> Judgement:
-    """Returns the verdict on a run that did not come to its end."""
+    """Returns the verdict on a run that did not finish."""
     is_bad = bool(_bad_rows(story))
     return (PromiseVerdict.broken, now) if is_bad else (PromiseVerdict.untried, f"not over in time: {now}")
 
@@ -146,7 +146,7 @@ def _bad_rows(story: Story) -> list[dict[str, Any]]:
 
 
 def _not_struck(name: str, story: Story, now: str) -> Judgement | None:
-    """Returns the verdict on a run that nothing befell; None where something did."""
+    """Returns the verdict on a run whose mishap did not come; None if it came."""
     if story.trouble:
         return (PromiseVerdict.untried if name == PREEMPTED else PromiseVerdict.broken), story.trouble
     if story.happened_at:
@@ -156,7 +156,7 @@ def _not_struck(name: str, story: Story, now: str) -> Judgement | None:
 
 
 def _ended_badly(promise: Promise, story: Story, now: str) -> Judgement | None:
-    """Returns the verdict on a run that did not come to a good end; None where it did."""
+    """Returns the verdict on a run that did not end well; None if it did."""
     bad = _bad_rows(story)
     if bad and not promise.retried:
         return PromiseVerdict.broken, f"{bad[0]['state']}, {bad[0]['note']}"
@@ -166,7 +166,7 @@ def _ended_badly(promise: Promise, story: Story, now: str) -> Judgement | None:
 
 
 def _compared(name: str, promise: Promise, story: Story, reference: Story) -> Judgement:
-    """Returns the verdict on a run that went on: from where, and to the weights of the one that nothing befell?"""
+    """Returns the verdict on a run that went on: from which step, and whether to the weights of the undisturbed run."""
     if name == PREEMPTED and max(story.furthest) < 2:
         return PromiseVerdict.untried, "the job of --by did not displace it"
     struck = story.furthest[1] if name == TIMED_OUT else story.happened_at

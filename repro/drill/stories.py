@@ -1,7 +1,7 @@
-"""Stories of one run on a real cluster: it is submitted, something befalls it when it is under way, and it goes on.
+"""Stories: one run on a real cluster that is submitted, disturbed when it is under way, and goes on.
 
-Whoever tells one calls `go_on` again and again; or `watch` often and `note` seldom, where Slurm is to be spared. What
-was seen is what promises are judged by.
+A story advances by calls of `go_on`; or, to spare Slurm, by frequent calls of `watch` and rare ones of `note`. Promises
+are judged by what was seen.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,10 @@ from slurm.sweep_folder.ledger import Ledger, Submission
 from slurm.targets import SweepTarget
 
 EPOCH = 20
-"""Steps of an epoch, after each of which there is a checkpoint."""
+"""Steps per epoch, after each of which there is a checkpoint."""
 CHECKPOINT_EVERY = 10
 UNDER_WAY = 13
-"""Steps after which something befalls a run: there is a checkpoint, and it is not of the last step."""
+"""Steps after which a run is disturbed: it has a checkpoint by then, but not of its last step."""
 SETTINGS = {
     "data.dataset": "scenes",
     "data.crop": 32,
@@ -47,7 +47,7 @@ SETTINGS = {
     "moco.bn_splits": 2,
     "optimization.batch": 8,
     "machine.workers": 0,
-    "machine.device": "cpu",  # where the same run ends in the same weights, to the last bit
+    "machine.device": "cpu",  # where a run always ends in the same weights, to the last bit
     "machine.log_every": 1,
     "machine.checkpoint_every": CHECKPOINT_EVERY,
     "machine.monitor_images": 0,
@@ -57,28 +57,28 @@ RUN = f"{METHOD}/s0-*"
 
 @dataclass
 class Story:
-    """One run, what befalls it, and what was seen of it."""
+    """One run, its mishap, and what was seen of it."""
 
     runs: Path
-    """Folder of its sweep; nothing is there yet."""
+    """Folder of its sweep; it does not exist yet."""
     cluster: Cluster
     mishap: Callable[[str], object] = lambda _: None
-    """What befalls it, by Slurm's id of its job; returns why it could not, if so."""
+    """Disturbs the run, given Slurm's id of its job; returns why it could not, if so."""
     epochs: int = 15
     retried: bool = False
-    """Whether it has to be handed over again, as a person would."""
+    """Whether it has to be handed over again, as a person would do."""
     seen: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of the pretraining, as `salmask status --json` has them, each that told something new."""
+    """Rows of the pretraining as in `salmask status --json`, one for each new state or note."""
     happened_at: int = 0
-    """The step at which it came; 0: it did not come yet."""
+    """The step at which the mishap came; 0: it has not come yet."""
     trouble: str = ""
     """Why the mishap could not come."""
     retries: int = 0
     furthest: dict[int, int] = field(default_factory=dict)
-    """Attempt -> the last step that was seen of it."""
+    """Number of an attempt -> its last step that was seen."""
 
     def launch(self) -> None:
-        """Hands the run over.
+        """Submits the run.
 
         Raises:
             UserError: Slurm refuses it.
@@ -88,11 +88,11 @@ class Story:
         submit(self._graph(), self.cluster, lambda: CODE_ROOT, PROGRAM, Console(quiet=True))
 
     def retry(self) -> None:
-        """Hands it over again."""
+        """Submits the run again."""
         self.launch()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns what is to be said of its jobs now, as `salmask status --json` says it."""
+        """Returns the rows of its jobs, as in `salmask status --json`."""
         (table,), queue = look([SweepTarget(self.runs)])
         jobs: list[dict[str, Any]] = as_json_of(table, self.runs, queue)["jobs"]
         return jobs
@@ -103,23 +103,23 @@ class Story:
         return row
 
     def look(self) -> dict[str, Any]:
-        """Returns the row of the pretraining, which is remembered where it tells something new."""
+        """Returns the row of the pretraining, and remembers it if it tells something new."""
         row = self.row()
         self._remember(row)
         return row
 
     def go_on(self) -> bool:
-        """Does what is to be done now, if anything; returns whether the story is over."""
+        """Does what is due now, if anything; returns whether the story is over."""
         return self.note(self.row())
 
     def watch(self) -> None:
-        """Has its mishap come when the run is under way, by its own status alone."""
+        """Disturbs the run once it is under way, by its own status alone, without asking Slurm."""
         status = next((RunFolder(path).status() for path in self.runs.glob(RUN)), None)
         if status is not None:
             self._strike(status.state, status.step, self.submissions[0].job)
 
     def note(self, row: dict[str, Any]) -> bool:
-        """Does what a row of the pretraining asks for; returns whether the story is over."""
+        """Does what a row of the pretraining calls for; returns whether the story is over."""
         self._remember(row)
         self._strike(row["state"], row["step"], row["job"])
         if row["state"] not in ENDED_BADLY:
@@ -141,12 +141,12 @@ class Story:
             self.trouble = str(self.mishap(job) or "")
 
     def cancel(self) -> str:
-        """Takes what is left of it out of the queue; returns what Slurm objected to, empty where it did not."""
+        """Cancels what is left of it; returns Slurm's objection, empty if there is none."""
         return cancel(self.submissions, snapshot()).trouble
 
     @property
     def submissions(self) -> list[Submission]:
-        """All that was handed over."""
+        """Everything that was submitted."""
         return Ledger(self.runs).submissions()
 
     @property
@@ -157,12 +157,12 @@ class Story:
 
     @property
     def states(self) -> list[str]:
-        """The states that were seen, in order, each once."""
+        """The states that were seen, in order and without repetition."""
         return list(dict.fromkeys(str(row["state"]) for row in self.seen))
 
     @property
     def resumed_at(self) -> int:
-        """The step of the checkpoint from which an attempt went on last; 0: none did."""
+        """The step of the checkpoint from which the latest resumption went on; 0: there was none."""
         paths = sorted(Ledger(self.runs).logs.glob("*/*_log.err"))
         logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
         steps = [int(line.split(" at step ")[1]) for line in logs.splitlines() if line.startswith("resumed from step_")]
