@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Known holes in the locked packages, as the Python Packaging Authority's advisories have them; needs a network.
-# Ends with 1 where a package has one, or where the advisories cannot be had: then nothing is known, which is no pass.
+# Looks for known vulnerabilities of the locked packages in the Python Packaging Authority's advisories; needs a network.
+# Exits with 1 if a package has one, or if the advisories cannot be had: then nothing is known, which is no pass.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}

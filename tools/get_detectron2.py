@@ -1,9 +1,9 @@
 """Installs detectron2: upstream's Python package without a compiler, or upstream built from source.
 
-detectron2 is not on PyPI under its own name. The wheel `sal-detectron2` carries upstream a59f056 and is tagged cp310
-only for its optional C++ extension (deformable convolution, rotated boxes; ROIAlign and NMS come from torchvision).
-Without that extension everything else is plain Python: it is re-tagged py3-none-any and installed by pip under the same
-name, so that `pip uninstall sal-detectron2` works.
+detectron2 is not on PyPI under its own name. The wheel `sal-detectron2` holds upstream's commit a59f056, and is tagged
+cp310 only for its optional C++ extension (deformable convolution, rotated boxes; ROIAlign and NMS come from
+torchvision). Without that extension, everything is plain Python. So the wheel is re-tagged py3-none-any and installed
+by pip under the same name, and `pip uninstall sal-detectron2` works.
 
 SALMASK_DETECTRON2=source builds the pinned upstream commit instead; that takes a compiler, GitHub and 3-4 minutes.
 """
@@ -26,10 +26,10 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
 def repack(wheel: Path, folder: Path) -> Path:
-    """Writes a wheel again, without its compiled parts and tagged for any Python 3.
+    """Writes a wheel anew, without its compiled parts and tagged for any Python 3.
 
     Args:
-        wheel: The one that was downloaded, for CPython 3.10.
+        wheel: The downloaded wheel, for CPython 3.10.
         folder: Where the new one goes.
 
     Returns:
@@ -40,12 +40,12 @@ def repack(wheel: Path, folder: Path) -> Path:
     rows = []
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
-            # Upstream's training scripts lie outside the package, and would be installed as a package `tools`.
+            # Upstream's training scripts lie outside of the package, and would be installed as a package `tools`.
             if name.endswith((".so", "/RECORD", "/")) or name.startswith("tools/"):
                 continue
             data = old.read(name)
             if name.endswith("/METADATA"):
-                # It runs with numpy 2; and black is needed by `LazyConfig.to_py` alone, which nothing here calls.
+                # It runs with NumPy 2; and only `LazyConfig.to_py` needs black, which nothing here calls.
                 data = data.replace(b"Requires-Dist: numpy<2\n", b"").replace(b"Requires-Dist: black\n", b"")
             elif name.endswith("/WHEEL"):
                 data = re.sub(rb"Tag: .*", b"Tag: py3-none-any", data)
@@ -55,7 +55,7 @@ def repack(wheel: Path, folder: Path) -> Path:
             new.writestr(name, data)
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             rows.append(f"{name},sha256={digest},{len(data)}")
-        # RECORD lists every file with its hash, as pip needs for removing them; its own line has none (PEP 376).
+        # RECORD lists every file with its hash, for pip to remove them; its own line has none (PEP 376).
         new.writestr(record, "\n".join([*rows, f"{record},,", ""]))
     return target
 
@@ -63,7 +63,7 @@ def repack(wheel: Path, folder: Path) -> Path:
 def install_wheel() -> None:
     """Downloads the wheel, checks it against the hash above, and installs it without its compiled parts."""
     with tempfile.TemporaryDirectory() as folder:
-        # Asked for as the Python that the wheel is tagged for, since pip would refuse it to this one.
+        # Downloaded as if for the Python that the wheel is tagged for: pip would refuse it to any other.
         download = [*PIP, "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "3.10"]
         download += ["--implementation", "cp", "--abi", "none", "--platform", "any", "-d", folder, f"{NAME}=={VERSION}"]
         subprocess.run(download, check=True)
@@ -74,7 +74,7 @@ def install_wheel() -> None:
 
 
 def install_source() -> None:
-    """Builds the pinned commit and installs it; the wheel that is installed goes only once the new one is built."""
+    """Builds the pinned commit and installs it; removes the installed wheel only once the new one is built."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*PIP, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, SOURCE], check=True)
         (wheel,) = Path(folder).glob("*.whl")
@@ -83,7 +83,7 @@ def install_source() -> None:
 
 
 def main() -> None:
-    """Installs detectron2 unless it is there; a build from source also takes the place of the pure-Python wheel."""
+    """Installs detectron2 unless it is there; a build from source also replaces the pure-Python wheel."""
     source = os.environ.get("SALMASK_DETECTRON2", "wheel") == "source"
     if importlib.util.find_spec("detectron2") and not (source and importlib.util.find_spec("detectron2._C") is None):
         return

@@ -1,12 +1,14 @@
-"""What a machine with a GPU can tell of this commit, within minutes and without a network: `make gpu-report`.
+"""What a machine with a GPU can tell about this commit, within minutes and without a network: `make gpu-report`.
 
-Runs with whatever Python has torch and the other packages; says at once which cannot be imported. Leaves at most eight
-files in a folder: `report.md` (device, commit, each command and how it ended, each goal met or missed), `state.json`
-(the same for the next call), the output of the GPU's tests, the benches as JSON, a trace of a step, the small study's
-table, and what the commands said of errors. `--minutes` bounds the whole; a step starts only if all of its time fits.
+Runs with any Python that has torch and the other packages, and says at once which cannot be imported. It leaves at most
+eight files in a folder: `report.md` (device, commit, each command and how it ended, each goal met or missed),
+`state.json` (the same for the next call), the output of the GPU's tests, the benches as JSON, a trace of a step, the
+small study's table, and the commands' standard error. `--minutes` limits the whole; a step starts only if all of its
+time fits.
 
-Called again with the folder, it goes on: steps that ended well are kept, those that never ran come first, and the goals
-are judged by all of them. A folder of another commit or device is refused. `--only STEP` (repeatable) runs some steps.
+Called again with the same folder, it continues: steps that succeeded are kept, those that never ran come first, and the
+goals are judged by all of them. A folder of another commit or device is refused. `--only STEP` (repeatable) runs some
+steps.
 """
 
 import argparse
@@ -29,11 +31,11 @@ from sessions import GRACE_SECONDS, run_in_session
 
 NO_GPU = "no GPU"
 CODE = ("repro", "baselines", "downstream", "results", "slurm", "tests", "tools")
-"""Folders whose programs and settings make a report's numbers."""
+"""Folders whose code and settings determine a report's numbers."""
 
 
 class RefusedError(Exception):
-    """What cannot be reported, in one line with a mend."""
+    """A report that cannot be made; the message is one line with a mend."""
 
 
 @dataclass
@@ -42,28 +44,28 @@ class Record:
 
     command: str
     status: int | None
-    """Exit status; None where it was stopped or interrupted."""
+    """Exit status; None if it was stopped or interrupted."""
     end: str
-    """The same in words, with its time."""
+    """The same in words, with the time that it took."""
     output: str
-    """File that it printed to."""
+    """File with its output."""
     numbers: Any = None
-    """What it printed as JSON; of tests, how many ended in each way."""
+    """What it printed as JSON; for tests, how many ended in each way."""
 
 
 @dataclass
 class State:
-    """What a report has so far; `state.json` holds it from call to call."""
+    """The state of a report; `state.json` holds it from call to call."""
 
     commit: str
     device: str
     steps: dict[str, Record] = field(default_factory=dict)
 
     def resumed(self, folder: Path) -> "State":
-        """Returns the state of a folder; this one where it has none.
+        """Returns the state that a folder holds; this one if it holds none.
 
         Raises:
-            RefusedError: It is of another commit or device, or cannot be read.
+            RefusedError: The folder is of another commit or device, or its state cannot be read.
         """
         path = folder / "state.json"
         if not path.exists():
@@ -90,14 +92,15 @@ class State:
 def judge(numbers: Mapping[str, Any], batch: int, *, on_gpu: bool = True) -> list[str]:
     """Returns the goals of a GPU's step as lines of a table, each with what was measured and whether it is met.
 
-    Steps are measured minutes apart, in which a device may change its clock. So the first goal divides no time by
-    another: each row's is taken in units of the bare, compiled ResNet's step that was timed in turn with it, the same
-    for both. FLOPs by share of the bound are those units, up to that bare step's own FLOPs, which cancel out.
+    Steps are measured minutes apart, and meanwhile a device may change its clock. So the first goal does not divide the
+    two times directly. Each row's time is first divided by that of the bare, compiled ResNet's step that was timed in
+    turn with it. FLOPs over share of the bound are that ratio times the bare step's own FLOPs, which cancel out between
+    the rows.
 
     Args:
-        numbers: What each step has told in numbers, by its name.
-        batch: Images of a step.
-        on_gpu: Whether they are a GPU's; of others nothing is said to be met.
+        numbers: The numbers of each step (`Record.numbers`), by its name.
+        batch: Batch size of a step.
+        on_gpu: Whether the numbers are a GPU's; without one, no goal is judged.
     """
     supervised, moco, real, cached = (
         _first_row(numbers.get(name)) for name in ("supervised", "mocov2", "real data", "maps cached")
@@ -137,7 +140,7 @@ def _beside_bound(row: Mapping[str, Any]) -> float:
 
 
 def describe_device() -> str:
-    """Returns the name of the GPU and the versions that figures depend on."""
+    """Returns the name of the GPU and the versions that numbers depend on."""
     import torch
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{NO_GPU}, {os.cpu_count()} cores"
@@ -145,7 +148,7 @@ def describe_device() -> str:
 
 
 def describe_commit() -> str:
-    """Returns the commit of the checkout, and a checksum of its code: a copy may lack Git, and a checkout be edited."""
+    """Returns the commit of the checkout and a checksum of its code: a copy may lack Git, and a checkout be edited."""
     checksum = hashlib.sha256()
     for path in sorted(path for folder in CODE for path in (ROOT / folder).rglob("*")):
         if path.is_file() and path.suffix != ".pyc":
@@ -167,18 +170,18 @@ def _git(*arguments: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Returns the environment of the steps, which run this checkout's code."""
+    """Returns the environment of the steps, in which they run this checkout's code."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 
 
 def command_of(step: Step, folder: Path) -> str:
-    """Returns a step's command as the report shows it, wherever the report's folder lies."""
+    """Returns a step's command as the report shows it, independent of where the report's folder lies."""
     return step.line.replace(str(folder), "OUT")
 
 
 @dataclass
 class Report:
-    """A report in its folder, and the call that goes on with it."""
+    """A report in its folder, and the steps that a call continues it with."""
 
     folder: Path
     every: Sequence[Step]
@@ -186,18 +189,18 @@ class Report:
     batch: int
 
     def __post_init__(self) -> None:
-        """Forgets what was measured by other commands: with another batch, or more rounds."""
+        """Forgets what other commands measured: with another batch, or more rounds."""
         commands = {step.name: command_of(step, self.folder) for step in self.every}
         self.state.steps = {
             name: record for name, record in self.state.steps.items() if commands.get(name) == record.command
         }
 
     def go_on(self, only: Sequence[str], deadline: float) -> bool:
-        """Carries out what has not ended well, those steps first that never ran; returns whether all is well now.
+        """Runs the steps that have not succeeded, those first that never ran; returns whether all have succeeded now.
 
         Args:
-            only: Names of the steps that are asked for; none: all.
-            deadline: Of `time.monotonic`.
+            only: Names of the steps to run; empty: all.
+            deadline: Latest end, by `time.monotonic`.
         """
         chosen = [step for step in self.every if not only or step.name in only]
         tried = set(self.state.steps)
@@ -220,12 +223,12 @@ class Report:
         return all(self.ended_well(step) for step in chosen)
 
     def ended_well(self, step: Step) -> bool:
-        """Returns whether a step need not be carried out again."""
+        """Returns whether a step has succeeded, and need not run again."""
         record = self.state.steps.get(step.name)
         return record is not None and record.status == 0
 
     def carry_out(self, step: Step) -> None:
-        """Runs a step, appends its output to its file, and records how it ended, also where this process is stopped."""
+        """Runs a step, appends its output to its file, and records how it ended, even if this process is stopped."""
         output, before = self.folder / step.output, self.state.steps.get(step.name)
         size = output.stat().st_size if output.exists() else 0
         start, status, how = time.monotonic(), None, "interrupted after"
@@ -244,7 +247,7 @@ class Report:
         finally:
             end = f"{how} {time.monotonic() - start:.0f} s"
             told = output.read_bytes()[size:].decode(errors="replace") if output.exists() else ""
-            # A second try that prints none takes nothing away from what the first one measured.
+            # A second try that prints no numbers must not remove those of the first.
             counts = counts_of_tests(told)
             numbers = _json(told) or counts or (before.numbers if before else None)
             end = ", ".join([end, *(f"{number} {word}" for word, number in counts.items())])
@@ -252,7 +255,7 @@ class Report:
             self.write()
 
     def write(self) -> None:
-        """Writes the state and the page: after each step, so that a report that is cut off tells of what was done."""
+        """Writes the state and the page; called after each step, so that they are current if a report is cut off."""
         self.state.keep(self.folder)
         records = self.state.steps
         ends = {step.name: records[step.name].end if step.name in records else "not run yet" for step in self.every}
@@ -280,7 +283,7 @@ class Report:
 
 
 def _json(text: str) -> Any:
-    """Returns what a command printed as JSON; nothing where it printed other things, or was cut off."""
+    """Returns what a command printed as JSON; None if it printed other things, or was cut off."""
     try:
         return json.loads(text)
     except ValueError:
@@ -288,7 +291,7 @@ def _json(text: str) -> Any:
 
 
 def counts_of_tests(text: str) -> dict[str, int]:
-    """Returns how many tests ended in each way, by the last line that pytest printed; nothing where that is another."""
+    """Returns how many tests ended in each way, by the last line that pytest printed; empty if that is another line."""
     last = text.rstrip().rpartition("\n")[2]
     if not re.fullmatch(r"=+ .* in [\d.]+s.* =+", last):
         return {}
@@ -296,10 +299,10 @@ def counts_of_tests(text: str) -> dict[str, int]:
 
 
 def begin(options: argparse.Namespace) -> Report:
-    """Returns the report that a call goes on with; nothing is written before all is in order.
+    """Returns the report that a call continues; nothing is written before everything is in order.
 
     Raises:
-        RefusedError: Packages or a GPU are missing, or the folder or a step's name does not fit.
+        RefusedError: Packages or a GPU are missing, a step's name is unknown, or the folder is another report's.
     """
     folder = options.out.resolve()
     every = steps(folder, options.batch, options.rounds)
@@ -327,7 +330,7 @@ def _stop(number: int, _: Any) -> NoReturn:
 
 
 def main() -> int:
-    """Goes on with the report, and returns 0 where every step that was asked for has ended well."""
+    """Continues the report; returns 0 if every step that was asked for has succeeded."""
     start = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
@@ -345,7 +348,7 @@ def main() -> int:
         "--without-gpu", action="store_true", help="go on where there is no GPU, to try the report itself"
     )
     options = parser.parse_args()
-    # Either signal ends the step that runs, with all that it has started, before this process ends.
+    # Either signal first ends the running step with everything that it started, then this process.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:

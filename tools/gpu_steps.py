@@ -47,13 +47,13 @@ FAST = (
     "machine.compile=true",
     "machine.graphs=true",
 )
-"""Settings of a fast step; the first two are those of a plain one."""
+"""Settings of a fast step; a plain step has only the first two."""
 
 WAITS = ("test_a_step_never_waits_for_the_device", "test_nothing_of_a_training_waits_between_two_lines_of_the_log")
-"""Tests of a GPU that a step makes the host wait for nothing."""
+"""The GPU tests that show that a step never makes the host wait."""
 
 WARM_UP, COUNTED = 10, 20
-"""Steps of the training on real data that do not count, and that do."""
+"""Steps of the training on real data that warm up, and steps that are timed."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Step:
 
     name: str
     arguments: tuple[str, ...]
-    """Of this Python."""
+    """Arguments of this Python."""
     minutes: float
-    """At most."""
+    """Time limit."""
     output: str
-    """File of the report that its standard output is appended to."""
+    """File of the report to which its standard output is appended."""
     follows: str = ""
-    """The step whose results it shows: it comes after that one, and is done anew where that one was."""
+    """The step whose results it shows: this one comes after that, and is repeated whenever that one is."""
 
     @property
     def line(self) -> str:
@@ -82,8 +82,8 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
     """Returns the steps of the report, the most telling first.
 
     Args:
-        folder: Of the report.
-        batch: Images of a step at the paper's size.
+        folder: Folder of the report.
+        batch: Batch size of a step at the paper's size.
         rounds: Rounds of timed steps.
     """
     salmask = ("-m", "repro.cli")
@@ -91,15 +91,15 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
     study = folder.with_name(f"{folder.name}-runs")
     cost = (*salmask, "methods", "cost", "--json", "--batch", str(batch))
     timed = (*cost, "--rounds", str(rounds))
-    # The step is built and compiled once more for it, which no number is to wait for.
+    # Building and compiling the step once more for a trace must not delay any number.
     traced = (*cost, "--rounds", "1", "--trace", str(folder / "trace.txt"))
     return [
-        # The goals first, and with limits that let a call of ten minutes judge most. A row each, so that none waits for
-        # another or is lost with it.
+        # The steps that goals need come first, with limits that let a call of ten minutes judge most goals. Each row
+        # has a step of its own, so that none waits for another or is lost with it.
         Step("supervised", (*timed, "supervised", "--bound", *FAST), 3.5, "benches.jsonl"),
         Step("mocov2", (*timed, "mocov2", "--bound", *FAST), 4, "benches.jsonl"),
-        # The same step fed by real images, which the loader's workers draw and the device's memory keeps: so many that
-        # all of its steps lie within one epoch.
+        # The same step fed with real images, which the loader's workers draw and the device's memory keeps. There are
+        # so many images that all steps lie within one epoch.
         Step(
             "real data",
             (
@@ -119,17 +119,17 @@ def steps(folder: Path, batch: int, rounds: int) -> list[Step]:
             3,
             "tests.txt",
         ),
-        # Without the fast switches: what those bring is told beside them, and nothing is compiled or captured.
+        # Without the fast switches, to show what these bring; nothing is compiled or captured.
         *(Step(f"plain {row}", (*timed, row, *FAST[:2]), 2, "benches.jsonl") for row in ("supervised", "mocov2")),
-        # Side by side: the same kernels, in the supervised row's each less often.
+        # Both rows, to compare: the supervised one runs the same kernels, but each less often.
         *(Step(f"{row}, traced", (*traced, row, *FAST), 3, "benches.jsonl") for row in ("mocov2", "supervised")),
-        # Each test with a line of its own: what a stopped one has told remains.
+        # Verbose, with a line for each test: what was printed before a stop remains.
         Step(
             "tests", (*test, "tests/test_gpu.py", "tests/test_gpu_waiting.py", "-v", "--durations=10"), 6, "tests.txt"
         ),
         Step("masking", (*salmask, "bench", "masking", "--json"), 2, "benches.jsonl"),
         Step("input", (*salmask, "bench", "input", "--json"), 3, "benches.jsonl"),
-        # One seed of the registered study (examples/study); its runs stay there, the table tells of them.
+        # One seed of the registered study (examples/study). Its runs stay on that machine; the table reports them.
         Step(
             "study",
             (
@@ -166,7 +166,8 @@ for name in sys.argv[1:]:
 def missing_packages(environment: Mapping[str, str]) -> dict[str, str]:
     """Returns the packages that this Python cannot import, each with the reason.
 
-    They are imported, in a process of their own: a wheel may be there and lack what it needs, or be another system's.
+    They are really imported, in a process of its own: an installed wheel may lack what it needs, or be for another
+    system.
 
     Args:
         environment: That of the steps.
@@ -187,9 +188,9 @@ def missing_packages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def fault_of_command(environment: Mapping[str, str]) -> str:
-    """Returns why the command line of the steps does not run; empty where it does.
+    """Returns why the steps' command line does not run; empty if it does.
 
-    Its libraries import more of what they need when a command is called than when they are imported.
+    A library may import more when a command is called than when it is imported itself.
 
     Args:
         environment: That of the steps.

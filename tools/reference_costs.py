@@ -1,10 +1,10 @@
-"""Writes slurm/planning/reference.json, by which the plan of a user who has measured nothing has an estimate.
+"""Writes slurm/planning/reference.json, from which plans are estimated for users who have measured nothing.
 
 python tools/reference_costs.py            # writes it
-python tools/reference_costs.py --check    # says whether it is current, with status 1 where it is not
+python tools/reference_costs.py --check    # exits with 1 if it is not current
 
-Times of steps at full size are those of docs/performance.md, of which no run is kept; all else is read from the
-recorded runs of examples/, whose folders hold every figure.
+Times of steps at full size are those of docs/performance.md, whose runs are not kept. Everything else is read from the
+recorded runs of examples/.
 """
 
 import json
@@ -22,7 +22,7 @@ from slurm.planning.job_costs import evaluation_kind, rate_of
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "slurm" / "planning" / "reference.json"
-# Not examples/demo: its runs shared two cores with ten other processes, so that their seconds tell of those.
+# Not examples/demo: its runs shared two cores with ten other processes, which their seconds would reflect.
 FOLDERS = ("examples/reproduced/h100", "examples/reproduced/cpu-112px", "examples/study/runs")
 
 FULL_SIZE = "docs/performance.md, salmask methods cost --batch 128, commit a221b39, input not in it"
@@ -35,18 +35,18 @@ STEP_SECONDS = {
     "mocov2": MOCO,
     "mocov2+mscn": 0.99 * MOCO,
     "mocov2+adios": 1.69 * MOCO,
-    # Of the range that the page gives for ours, the slowest.
+    # The slowest of the range that the page gives for ours.
     **dict.fromkeys(("mocov2+ours-hp", "mocov2+ours-blur", "mocov2+ours-mean"), 1.39 * MOCO),
     "simclr": SIMCLR,
     "simclr+adios": 1.77 * SIMCLR,
     **dict.fromkeys(("simclr+ours-hp", "simclr+ours-blur", "simclr+ours-mean"), 1.61 * SIMCLR),
 }
 FORWARD_SHARE = 1 / 3
-"""Of a supervised step's work; the backward pass is twice the forward one."""
+"""Share of a supervised step's work; the backward pass takes twice as long as the forward pass."""
 
 
 def content() -> dict[str, Any]:
-    """Returns what the file holds."""
+    """Returns the content of the file."""
     steps = [
         {
             "kind": kind_of(resolve(method, AS_TIMED)),
@@ -72,7 +72,7 @@ def content() -> dict[str, Any]:
 
 
 def recorded(folder: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns the rates of the pretrainings and the times of the evaluations that a folder of runs tells of."""
+    """Returns the rates of the pretrainings and the times of the evaluations in a folder of runs."""
     rates: dict[tuple[tuple[str, ...], str], list[float]] = {}
     seconds: dict[tuple[tuple[str, ...], str], list[float]] = {}
     for path in sorted((ROOT / folder).glob("*/s*/run.yaml")):
@@ -98,7 +98,7 @@ def recorded(folder: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def _rounded(values: list[float]) -> float:
-    """Returns the median, of which three digits count."""
+    """Returns the median, with three significant digits."""
     return float(f"{statistics.median(values):.3g}")
 
 

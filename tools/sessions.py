@@ -1,4 +1,4 @@
-"""A command in a session of its own, which is ended with all that it has started, whatever groups that made."""
+"""Runs a command in a session of its own, and ends it with everything that it started, in whatever process group."""
 
 import os
 import signal
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import IO
 
 GRACE_SECONDS = 45.0
-"""What a command that is to end is given; a launcher gives its jobs `slurm.local.processes.KILL_SECONDS` of it."""
+"""Seconds that a command has to end; a launcher gives its jobs `slurm.local.processes.KILL_SECONDS` of them."""
 
 
 def run_in_session(
     words: Sequence[str], seconds: float, *, cwd: Path, env: Mapping[str, str], stdout: IO[str], stderr: IO[str]
 ) -> int | None:
-    """Runs a command, and ends whatever is left of its session afterwards.
+    """Runs a command, and afterwards ends whatever is left of its session.
 
     Args:
         words: Program and arguments.
@@ -27,7 +27,7 @@ def run_in_session(
         stderr: Takes its messages.
 
     Returns:
-        Its exit status; None where its time was up.
+        Its exit status; None if its time was up.
     """
     process = subprocess.Popen(words, cwd=cwd, env=env, stdout=stdout, stderr=stderr, start_new_session=True)
     try:
@@ -39,15 +39,15 @@ def run_in_session(
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Asks a command to end, and after a while ends every process of its session."""
+    """Asks a command to end, and after a while kills every process of its session."""
     try:
         if process.poll() is None:
-            # The command's own group: a launcher asks its jobs, which have groups of their own, in good order.
+            # Only the command's own group: a launcher asks its jobs, which have groups of their own, in good order.
             os.killpg(process.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_SECONDS)
     finally:
-        for _ in range(100):  # again, as one that is killed may have started another meanwhile
+        for _ in range(100):  # repeated, as a process may have started another one before it was killed
             left = processes_of_session(process.pid)
             if not left:
                 break
@@ -59,7 +59,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def processes_of_session(session: int) -> list[int]:
-    """Returns the ids of a session's processes that have not ended, of all groups; none without /proc."""
+    """Returns the ids of a session's processes that have not ended, in all groups; empty without /proc."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

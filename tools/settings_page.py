@@ -1,7 +1,7 @@
-"""Writes docs/settings.md, every setting of a run: from the dataclasses, and the comments beside their fields.
+"""Writes docs/settings.md, every setting of a run, from the dataclasses and the comments beside their fields.
 
 python tools/settings_page.py            # writes it
-python tools/settings_page.py --check    # says whether it is current, with status 1 where it is not
+python tools/settings_page.py --check    # exits with 1 if it is not current
 """
 
 import ast
@@ -34,7 +34,7 @@ Sections *outside the id* say how or where a run is carried out or evaluated, an
 
 
 def comments_of(section: type) -> dict[str, str]:
-    """Returns what the comments of a dataclass say of its fields: those above a field, then the one behind it."""
+    """Returns the comments on a dataclass's fields: those above a field, then the one behind it."""
     source = inspect.getsource(section)
     behind, alone = {}, {}
     for token in tokenize.generate_tokens(StringIO(source).readline):
@@ -91,7 +91,7 @@ def first_line(section: type) -> str:
 
 
 def values_of(key: str, kind: Any) -> str:
-    """Returns what a setting may be: its choices, or the range that `repro.runs.limits` holds it to; text has none."""
+    """Returns the allowed values of a setting: its choices, or its range in `repro.runs.limits`; empty for text."""
     if issubclass_of(kind, Enum):
         return ", ".join(kind.__members__)
     if kind is bool:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Make the environment $VENV and install salmask into it. Repeating it is cheap: pip leaves alone what is there.
-# SALMASK_LOCK: file of the versions that are installed; empty: the newest that pyproject.toml allows.
-# SALMASK_TORCH: torch's build, as uv calls it (cpu, cu128, rocm6.4 ...); default: the index's own; auto: without a GPU cpu,
-# a tenth of the size, where it can be had.
+# Makes the environment $VENV and installs salmask into it. Repeating this is cheap: pip keeps what is there.
+# SALMASK_LOCK: file of the versions to install; empty: the newest that pyproject.toml allows.
+# SALMASK_TORCH: torch's build, as uv calls it (cpu, cu128, rocm6.4 ...); `default`: the index's own; auto, which is used if
+# nothing is set: without a GPU cpu, a tenth of the size, if it can be had.
 # SALMASK_DETECTRON2=source builds detectron2 from GitHub instead of installing the pure-Python wheel.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -37,7 +37,7 @@ has_torch() { "$VENV/bin/python" -c 'import importlib.util as u, sys; sys.exit(u
 case $BUILD in
   default) ;;
   auto)
-    # Only Linux has a build with CUDA to avoid; and what is installed already is not exchanged.
+    # Only on Linux is there a CUDA build to avoid; and an installed torch is not replaced.
     if [ "$(uname -s)" = Linux ] && ! has_gpu && ! has_torch; then
       echo "setup: no GPU here: looking for torch's CPU build"
       torch_build cpu 2>/dev/null || echo "setup: it cannot be had here; the build with CUDA serves as well, and takes 5 GB"
@@ -48,5 +48,5 @@ echo "setup: installing salmask and its dependencies (the first time takes 2 to 
 "$VENV/bin/python" -m pip install -q --disable-pip-version-check ${LOCK:+-c "$LOCK"} -e '.[detection,dev]' \
   || fail "pip could not install the dependencies (its message is above); mend: check the network, then run make again"
 "$VENV/bin/python" tools/get_detectron2.py
-if [ -n "$LOCK" ]; then cp "$LOCK" "$VENV/salmask-lock.txt"; else rm -f "$VENV/salmask-lock.txt"; fi  # what this is an environment of
+if [ -n "$LOCK" ]; then cp "$LOCK" "$VENV/salmask-lock.txt"; else rm -f "$VENV/salmask-lock.txt"; fi  # which versions the environment has
 echo "setup: ready, $("$VENV/bin/python" -c 'import torch; print("torch", torch.__version__, "on", "cuda" if torch.cuda.is_available() else "cpu")')"

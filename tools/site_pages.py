@@ -1,6 +1,6 @@
-"""A hook of mkdocs: the site has the repository's pages where they lie, so that the links between them lead somewhere.
+"""A hook of mkdocs that leaves the repository's pages in their places on the site, so that links between them work.
 
-mkdocs takes the pages of one folder alone, and README, CONTRIBUTING and the examples' pages lie outside of it.
+mkdocs takes the pages of a single folder, but README, CONTRIBUTING and the examples' pages lie outside of it.
 """
 
 from pathlib import Path
@@ -18,15 +18,15 @@ SHOWN = (
     "examples/*/*.png",
     "results/paper/*.md",
 )
-"""The site's pages, and the files that these show or link to, as patterns below the repository's root."""
+"""The site's pages and the files that they show or link to, as patterns below the repository's root."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Returns the files of the theme and of the repository; a page's address is its path in the repository.
 
     Args:
-        files: Of the theme and of the folder that mkdocs has looked into.
-        config: Names that folder, and the file in the repository's root that the site is built by.
+        files: The files of the theme and of the folder that mkdocs has read.
+        config: Names that folder, and the configuration file, which lies in the repository's root.
     """
     root = Path(config.config_file_path).parent
     shown = sorted({path for pattern in SHOWN for path in root.glob(pattern)})

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The lowest or the newest versions that pyproject.toml allows, in an environment of their own, and the tests that use most.
+# Runs the tests that use most with the lowest or the newest versions that pyproject.toml allows, in an environment of its own.
 # usage: tools/try_versions.sh lowest|newest [ARGUMENTS OF PYTEST]
-# SALMASK_TORCH_FROM: a Python whose torch and torchvision serve (5 GB), where they are not to be installed too: then their
-# versions are not tried. The environment is build/versions-lowest or build/versions-newest; remove it when done.
+# SALMASK_TORCH_FROM: a Python whose torch and torchvision (5 GB) are used instead of installing them; then their versions are
+# not tested. The environment is build/versions-lowest or build/versions-newest; remove it when done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -26,7 +26,7 @@ fi
 "$uv" pip install -q --python "$place/bin/python" --no-deps -r "$place/installed.txt"
 "$uv" pip install -q --python "$place/bin/python" --no-deps -e .
 if [ -n "${SALMASK_TORCH_FROM:-}" ]; then
-  # Behind the environment's own packages: what is in both is its own. Linked one by one, so that nothing else is lent.
+  # Linked one by one, so that nothing else is lent; a package of the environment's own is kept.
   packages=$("$place/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   "$SALMASK_TORCH_FROM" - "$packages" <<'LINK'
 import re, sys
