@@ -15,10 +15,8 @@ from repro.errors import UserError
 from repro.presence import is_folder
 from repro.terminal import Console
 
-Points = Annotated[
-    int | None, typer.Option(min=2, help="Points of each kind of fault, where there are more; default: 12.")
-]
-Inputs = Annotated[int | None, typer.Option(min=0, help="Bad inputs to try, about; default: 700.")]
+Points = Annotated[int | None, typer.Option(min=2, help="Most points to try of each kind of fault; default: 12.")]
+Inputs = Annotated[int | None, typer.Option(min=0, help="About how many bad inputs to try; default: 700.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Random seed of the bad inputs; default: 0.")]
 OnCluster = Annotated[
     str, typer.Option("--cluster", metavar="NAME|FILE", help="Try interruptions of tiny jobs on this cluster instead.")
@@ -26,13 +24,17 @@ OnCluster = Annotated[
 By = Annotated[
     str,
     typer.Option(
-        "--by", metavar="NAME|FILE", help="Profile whose jobs may preempt: one is sent to the node of a tiny job."
+        "--by",
+        metavar="NAME|FILE",
+        help="Profile whose jobs may preempt others: one is sent to the node of a tiny job.",
     ),
 ]
 Wait = Annotated[
     float | None,
     typer.Option(
-        metavar="MINUTES", min=1, help="With --cluster: what is not over then is judged as it stands; default: 20."
+        metavar="MINUTES",
+        min=1,
+        help="With --cluster: after this time, what is not over is judged as it stands; default: 20.",
     ),
 ]
 _POINTS, _INPUTS, _WAIT_MINUTES = 12, 700, 20.0
@@ -61,9 +63,9 @@ def build(main: Main) -> typer.Typer:
     ) -> None:
         """Kill, signal and damage a tiny run for real, here or on a cluster, and check that nothing is lost.
 
-        Each is followed by the same command again, whose weights, metrics and results must be those of the undisturbed
-        run. Bad inputs must be refused in one line, and leave nothing. Takes minutes; ends with 1 where a point does
-        not hold.
+        After each fault, the same command is repeated, and its weights, metrics and results must be those of the
+        undisturbed run. Bad inputs must be refused in one line, and leave nothing. Takes minutes; exits with 1 if a
+        point does not hold.
 
         Example: salmask drill --in /scratch/me
 
@@ -71,15 +73,18 @@ def build(main: Main) -> typer.Typer:
         """
         if cluster:
             if folder:
-                raise UserError("--in is of this machine", mend="leave it out; `scratch` in the profile says where")
+                raise UserError(
+                    "--in is for a drill on this machine",
+                    mend="leave it out; `scratch` in the profile says where to work",
+                )
             for option, number in (("--points", points), ("--inputs", inputs), ("--seed", seed)):
                 if number is not None:
-                    raise UserError(f"{option} is of this machine", mend="leave it or --cluster out")
+                    raise UserError(f"{option} is for a drill on this machine", mend="leave it or --cluster out")
             _drill_cluster(cluster, by, wait=wait or _WAIT_MINUTES, as_json=as_json)
             return
         for option, given in (("--by", by), ("--wait", wait)):
             if given:
-                raise UserError(f"{option} is of a cluster, and none is named", mend="--cluster NAME too")
+                raise UserError(f"{option} is for a drill on a cluster, and none is named", mend="add --cluster NAME")
         if folder and not (is_folder(Path(folder)) and os.access(folder, os.W_OK | os.X_OK)):
             raise UserError(f"--in {folder}: no folder that can be written to", mend="make it, or name another one")
         _drill_machine(

@@ -67,7 +67,7 @@ class TinyRun:
     """A folder for it alone, in which everything is made."""
     count: int = field(default=0, init=False)
     events: int = field(default=0, init=False)
-    """Number of file events of the undisturbed pretraining."""
+    """Number of file operations of the undisturbed pretraining."""
     weights: tuple[int, ...] = field(default=(), init=False)
     """The numbers of those events that began to write weights."""
 
@@ -176,8 +176,8 @@ def spread(count: int, points: int) -> list[int]:
 
 
 def killed(training: TinyRun, points: int) -> Row:
-    """Kills a pretraining before some of its file events, and repeats it."""
-    row = Row("killed", f"SIGKILL before one of the {training.events} file events of a pretraining")
+    """Kills a pretraining before some of its file operations, and repeats it."""
+    row = Row("killed", f"SIGKILL before one of the {training.events} file operations of a pretraining")
     for event in spread(training.events, points):
         out, ended = _killed_before(training, event)
         training.judge(row, out, ended, [-signal.SIGKILL], f"event {event}")
@@ -185,7 +185,7 @@ def killed(training: TinyRun, points: int) -> Row:
 
 
 def _killed_before(training: TinyRun, event: int) -> tuple[Path, Ended]:
-    """Kills a new pretraining before one of its file events; returns its folder, and how it ended.
+    """Kills a new pretraining before one of its file operations; returns its folder, and how it ended.
 
     The number of events depends on the clock, because heartbeats are written by time. A pretraining with fewer events
     than the undisturbed one may end before this event; then another one is killed before its last event.
@@ -200,14 +200,14 @@ def _killed_before(training: TinyRun, event: int) -> tuple[Path, Ended]:
 
 
 def killed_in_evaluation(training: TinyRun, points: int) -> Row:
-    """Kills an evaluation before some of its file events, and repeats it."""
+    """Kills an evaluation before some of its file operations, and repeats it."""
     source = training.copy(training.place / "undisturbed")
     for path in (folder_in(source).results, folder_in(source).path / "status-knn.json"):
         path.unlink()
     shutil.rmtree(folder_in(source).path / "features", ignore_errors=True)
     whole = training.copy(source)
     events = run(training.main, training.evaluate(whole), whole).events
-    row = Row("killed", f"SIGKILL before one of the {events} file events of a kNN evaluation")
+    row = Row("killed", f"SIGKILL before one of the {events} file operations of a kNN evaluation")
     for event in spread(events, points):
         out = training.copy(source)
         ended = run(training.main, training.evaluate(out), out, Strike(event))
@@ -217,8 +217,8 @@ def killed_in_evaluation(training: TinyRun, points: int) -> Row:
 
 
 def signalled(training: TinyRun, points: int) -> Row:
-    """Asks a pretraining to stop at some of its file events, by each signal in turn, and repeats it."""
-    row = Row("signalled", f"{', '.join(SIGNALS)} at a file event of a pretraining")
+    """Asks a pretraining to stop at some of its file operations, by each signal in turn, and repeats it."""
+    row = Row("signalled", f"{', '.join(SIGNALS)} at a file operation of a pretraining")
     names = list(SIGNALS)
     for index, event in enumerate(spread(training.events, points)):
         name = names[index % len(names)]
@@ -235,7 +235,7 @@ _WRITE_SECONDS = 0.02
 
 def interrupted_in_a_write(training: TinyRun, points: int) -> Row:
     """Interrupts a pretraining as Ctrl-C does, at random instants while it writes weights, and repeats it."""
-    row = Row("interrupted", "INT at a random instant of the writing of a checkpoint or the backbone")
+    row = Row("interrupted", "INT at a random instant while a checkpoint or the backbone is written")
     draw = random.Random(0)
     for number in range(points):
         event = training.weights[number % len(training.weights)]
@@ -249,7 +249,7 @@ def interrupted_in_a_write(training: TinyRun, points: int) -> Row:
 
 def torn(training: TinyRun, points: int) -> Row:
     """Damages each file of an interrupted and of a finished pretraining, each in several ways, and goes on."""
-    row = Row("torn", "each file of a run emptied, cut in half, with one bit flipped, of other text, as a folder")
+    row = Row("torn", "a file of a run emptied, cut in half, one bit flipped, replaced by other text or by a folder")
     half = training.new()
     # Late enough for two checkpoints.
     run(training.main, training.pretrain(half), half, Strike(round(training.events * 0.7)))
@@ -296,7 +296,7 @@ TEARS: dict[str, Callable[[Path, random.Random], object]] = {
 
 def full_disk(training: TinyRun) -> Row:
     """Fills small disks in memory by a pretraining, enlarges them, and repeats it; needs the right to mount."""
-    row = Row("full disk", "a tmpfs that a pretraining does not fit on, enlarged afterwards")
+    row = Row("full disk", "a tmpfs that is too small for a pretraining, enlarged afterwards")
     for size in _FULL_DISK_BYTES:
         out = training.new()
         out.mkdir()
@@ -319,7 +319,7 @@ def _filled(training: TinyRun, out: Path) -> str:
         return f"it ended with {ended.code}: {ended.last_line}"
     status = folder_in(out).status() if (folder_in(out).path / "status.json").exists() else None
     if status is not None and status.state == "running" and not status.silent(status.heartbeat):
-        return "its status says that it runs"
+        return "its status is still `running`"
     _mount("-o", "remount,size=64m", str(out))
     return training.goes_on(out)
 

@@ -26,6 +26,7 @@ from repro.drill.promises import (
 from repro.drill.stories import Story
 from repro.errors import UserError, with_mend
 from repro.progress import doing
+from repro.quantities import counted
 from repro.runs.status import PRETRAIN
 from repro.terminal import say
 from slurm.monitoring.queue import snapshot
@@ -67,9 +68,11 @@ class ClusterDrill:
             UserError: A profile runs jobs on this machine.
         """
         if self.cluster.executor != "slurm":
-            raise UserError(f"'{self.cluster.name}' runs on this machine", mend="salmask drill, without --cluster")
+            raise UserError(f"'{self.cluster.name}' runs jobs on this machine", mend="salmask drill, without --cluster")
         if self.by is not None and self.by.executor != "slurm":
-            raise UserError(f"--by '{self.by.name}' runs on this machine", mend="a profile of jobs that may preempt")
+            raise UserError(
+                f"--by '{self.by.name}' runs jobs on this machine", mend="a profile of jobs that may preempt"
+            )
         self.place = self.cluster.sweeps_folder.absolute() / FOLDER / submission_name(Path("drill"), "runs")
 
     def run(self, *, wait: float) -> list[PromiseRow]:
@@ -92,7 +95,7 @@ class ClusterDrill:
                 if name != PREEMPTED or self.by is not None:
                     self.stories[name] = self._story(name, promise)
                     self.stories[name].launch()
-            with doing(f"{len(self.stories)} jobs are on their way"):
+            with doing(f"{counted(len(self.stories), 'job')} under way"):
                 while len(self.over) < len(self.stories) and time.monotonic() < deadline:
                     self._note()
                     self._watch(min(time.monotonic() + ASK_SECONDS, deadline))
@@ -152,7 +155,7 @@ class ClusterDrill:
                 verdict, found, mend = (
                     PromiseVerdict.untried,
                     "no --by",
-                    "--by PROFILE: one whose jobs preempt those of this one",
+                    "--by PROFILE, whose jobs preempt those of this profile",
                 )
             else:
                 verdict, found = judge(name, promise, story, reference if reference is not story else None)

@@ -1,4 +1,4 @@
-"""Runs commands in processes of their own, and strikes them before a file event: an open, rename, removal or mkdir.
+"""Runs commands in processes of their own, and strikes them before a file operation: an open, rename, removal or mkdir.
 
 Each process is forked from one that has imported everything already, so that hundreds of them take minutes.
 """
@@ -29,7 +29,7 @@ class Strike:
     """What happens to a process, and when."""
 
     event: int
-    """The number, from 1, of the file event below the folder before which the strike comes; 0: none."""
+    """The number, from 1, of the file operation below the folder before which the strike comes; 0: none."""
     signal: int = signal.SIGKILL
     delay: float = 0.0
     """Seconds from the beginning of the event to the strike; 0: just before the event."""
@@ -44,11 +44,11 @@ class Ended:
     output: str
     """Everything that it printed, errors included."""
     events: int
-    """Number of its file events, as far as it came."""
+    """Number of its file operations, as far as it came."""
     late: bool = False
     """Whether it was killed because it did not end in time."""
     weights: tuple[int, ...] = ()
-    """The numbers of its file events that began to write a checkpoint or a backbone."""
+    """The numbers of its file operations that began to write a checkpoint or a backbone."""
 
     @property
     def last_line(self) -> str:
@@ -133,7 +133,7 @@ def _carry_out(main: Main, words: Sequence[str], folder: Path, strike: Strike, o
 
 
 def _watch(folder: Path, strike: Strike, events: int) -> None:
-    """Writes a byte to a pipe for each file event of this process below a folder, and strikes at the given one."""
+    """Writes a byte to a pipe for each file operation of this process below a folder, and strikes at the given one."""
     root, count = f"{folder.resolve()}{os.sep}", 0
 
     def event(name: str, arguments: tuple[object, ...]) -> None:

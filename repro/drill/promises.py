@@ -67,45 +67,45 @@ UNDISTURBED, TIMED_OUT, PREEMPTED = "undisturbed", "timed out", "preempted"
 PROMISES: Mapping[str, Promise] = {
     UNDISTURBED: Promise(
         "a job runs to its end and leaves its result",
-        "a tiny run that nothing befalls",
+        "an undisturbed tiny run",
         "salmask doctor --cluster NAME",
     ),
     "requeued": Promise(
-        "a job that is put back in the queue goes on, to the same weights",
+        "a job that is put back in the queue goes on, and ends in the same weights",
         "scontrol requeue",
-        "the administrators: JobRequeue=1; or in the profile another partition",
+        "ask the administrators for JobRequeue=1, or name another partition in the profile",
         _requeue,
     ),
     "warned": Promise(
         "a job that is warned saves, goes back to the queue by itself, and goes on where it was",
         "scancel --signal=USR2, as before a preemption",
-        "scontrol on the nodes' PATH (the profile's setup), and `attempts` of 2 or more",
+        "put scontrol on the nodes' PATH (the profile's setup), and set `attempts` to 2 or more",
         _warn,
         saves_first=True,
     ),
     "killed": Promise(
-        "a job that is killed is told as dead, and goes on when it is handed over again",
-        "scancel --signal=KILL of its step, as where memory runs out",
+        "a job that is killed is reported as dead, and goes on when it is submitted again",
+        "scancel --signal=KILL of its step, as when memory runs out",
         "salmask retry, after a look at salmask logs",
         _kill,
         retried=True,
     ),
     TIMED_OUT: Promise(
-        "a job whose time is over is warned before, saves, and goes on where it was",
+        "a job that runs out of time is warned before, saves, and goes on where it was",
         f"a limit of {LIMIT_MINUTES} min, with a warning {WARNED_SECONDS} s before",
-        "a longer signal_seconds in the profile, and a smaller machine.checkpoint_every",
+        "set a longer signal_seconds in the profile, and a smaller machine.checkpoint_every",
         saves_first=True,
     ),
     PREEMPTED: Promise(
-        "a preempted job goes on, to the same weights",
+        "a preempted job goes on, and ends in the same weights",
         "a job of --by that is sent to its node",
-        "in the profile a partition whose PreemptMode is REQUEUE; a smaller machine.checkpoint_every",
+        "name a partition whose PreemptMode is REQUEUE in the profile, and set a smaller machine.checkpoint_every",
     ),
 }
 """The promises by name, in the order of the table."""
 
 
-AGAIN = "again, with a longer --wait; a nodelist of one node in the profile keeps all runs on one"
+AGAIN = "try again with a longer --wait; a nodelist of one node in the profile keeps all runs on that node"
 Judgement = tuple[PromiseVerdict, str]
 """A verdict, and what was seen."""
 
@@ -152,7 +152,7 @@ def _not_struck(name: str, story: Story, now: str) -> Judgement | None:
     if story.happened_at:
         return None
     is_done = bool(story.seen) and story.seen[-1]["state"] == State.done
-    return PromiseVerdict.untried, "it was done before anything befell it" if is_done else now
+    return PromiseVerdict.untried, "it was done before it could be disturbed" if is_done else now
 
 
 def _ended_badly(promise: Promise, story: Story, now: str) -> Judgement | None:
@@ -161,7 +161,7 @@ def _ended_badly(promise: Promise, story: Story, now: str) -> Judgement | None:
     if bad and not promise.retried:
         return PromiseVerdict.broken, f"{bad[0]['state']}, {bad[0]['note']}"
     if promise.retried and State.died not in story.states:
-        return PromiseVerdict.broken, f"it was not told as dead, but {', '.join(story.states)}"
+        return PromiseVerdict.broken, f"it was not reported as dead, but as {', '.join(story.states)}"
     return None if story.seen[-1]["state"] == State.done else (PromiseVerdict.untried, f"not over in time: {now}")
 
 
@@ -170,7 +170,7 @@ def _compared(name: str, promise: Promise, story: Story, reference: Story) -> Ju
     if name == PREEMPTED and max(story.furthest) < 2:
         return PromiseVerdict.untried, "the job of --by did not displace it"
     struck = story.furthest[1] if name == TIMED_OUT else story.happened_at
-    how = f"it was struck at step {struck}, and went on from step {story.resumed_at}"
+    how = f"it was disturbed at step {struck}, and went on from step {story.resumed_at}"
     if story.resumed_at < (struck if promise.saves_first else CHECKPOINT_EVERY):
         return PromiseVerdict.broken, how
     if name == TIMED_OUT:
@@ -182,11 +182,11 @@ def _compared(name: str, promise: Promise, story: Story, reference: Story) -> Ju
 
 def _weights(how: str, story: Story, reference: Story) -> Judgement:
     if story.folder.backbone.read_bytes() == reference.folder.backbone.read_bytes():
-        return PromiseVerdict.held, f"{how}, to the same weights"
+        return PromiseVerdict.held, f"{how}, and ended in the same weights"
     hosts = sorted({row["host"] for seen in (story.seen, reference.seen) for row in seen if row["host"]})
     if len(hosts) > 1:  # the last bits depend on the processor
-        return PromiseVerdict.untried, f"{how}, to other weights, but on other nodes too: {', '.join(hosts)}"
-    return PromiseVerdict.broken, f"{how}, but to other weights"
+        return PromiseVerdict.untried, f"{how}, and ended in other weights, but on other nodes, too: {', '.join(hosts)}"
+    return PromiseVerdict.broken, f"{how}, but ended in other weights"
 
 
 def mend_of(verdict: PromiseVerdict, promise: Promise) -> str:

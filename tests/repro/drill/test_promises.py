@@ -67,11 +67,11 @@ DIED = {"state": "died", "step": 15, "note": "Slurm says TIMEOUT"}
             [RAN, DONE],
             {"resumed": 10},
             HELD,
-            "struck at step 15, and went on from step 10, to the same weights",
+            "disturbed at step 15, and went on from step 10, and ended in the same weights",
         ),
         ("requeued", [RAN, DONE], {"resumed": 0}, BROKEN, "went on from step 0"),
-        ("requeued", [RAN, DONE], {"weights": "b"}, BROKEN, "but to other weights"),
-        ("requeued", [RAN, DONE | {"host": "n2"}], {"weights": "b"}, UNTRIED, "on other nodes too: n1, n2"),
+        ("requeued", [RAN, DONE], {"weights": "b"}, BROKEN, "but ended in other weights"),
+        ("requeued", [RAN, DONE | {"host": "n2"}], {"weights": "b"}, UNTRIED, "on other nodes, too: n1, n2"),
         ("requeued", [RAN, DIED], {}, BROKEN, "died, Slurm says TIMEOUT"),
         (
             "requeued",
@@ -81,7 +81,7 @@ DIED = {"state": "died", "step": 15, "note": "Slurm says TIMEOUT"}
             "not over in time: preempted, Resources",
         ),
         ("requeued", [{"state": "queued", "note": "Priority"}], {"struck": 0}, UNTRIED, "queued, Priority"),
-        ("requeued", [DONE], {"struck": 0}, UNTRIED, "done before anything befell it"),
+        ("requeued", [DONE], {"struck": 0}, UNTRIED, "done before it could be disturbed"),
         ("warned", [RAN, DONE], {}, HELD, "went on from step 15"),
         ("warned", [RAN, DONE], {"resumed": 10}, BROKEN, "went on from step 10"),
         (
@@ -91,15 +91,15 @@ DIED = {"state": "died", "step": 15, "note": "Slurm says TIMEOUT"}
             BROKEN,
             "failed, interrupted 1 times",
         ),
-        ("killed", [RAN, DIED, DONE], {"resumed": 10}, HELD, "to the same weights"),
+        ("killed", [RAN, DIED, DONE], {"resumed": 10}, HELD, "and ended in the same weights"),
         (
             "killed",
             [RAN, {"state": "cancelled"}, DONE],
             {},
             BROKEN,
-            "it was not told as dead, but running, cancelled, done",
+            "it was not reported as dead, but as running, cancelled, done",
         ),
-        (PREEMPTED, [RAN, DONE], {"resumed": 10}, HELD, "to the same weights"),
+        (PREEMPTED, [RAN, DONE], {"resumed": 10}, HELD, "and ended in the same weights"),
         (PREEMPTED, [RAN, DONE | {"attempt": 1}], {"resumed": 0}, UNTRIED, "did not displace it"),
         (
             TIMED_OUT,
@@ -152,19 +152,23 @@ def test_the_jobs_ask_for_one_process_of_what_the_profile_asks_for(teller: Telle
 
 
 def test_a_drill_of_no_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"'local' runs on this machine; mend: salmask drill, without --cluster"):
+    with pytest.raises(UserError, match=r"'local' runs jobs on this machine; mend: salmask drill, without --cluster"):
         ClusterDrill(load("local"))
     with pytest.raises(
-        UserError, match=r"^--by 'local' runs on this machine; mend: a profile of jobs that may preempt$"
+        UserError, match=r"^--by 'local' runs jobs on this machine; mend: a profile of jobs that may preempt$"
     ):
         ClusterDrill(load("slurm"), load("local"))
-    assert refused("drill", "--by", "slurm").startswith("--by is of a cluster, and none is named")
-    assert refused("drill", "--wait", "3").startswith("--wait is of a cluster, and none is named")
+    assert refused("drill", "--by", "slurm").startswith("--by is for a drill on a cluster, and none is named")
+    assert refused("drill", "--wait", "3").startswith("--wait is for a drill on a cluster, and none is named")
     assert refused("doctor", "--wait", "60").startswith("--wait is of a cluster, and none is named")
     assert refused("doctor", "--nodes", "2").startswith("--nodes is of a cluster, and none is named")
-    assert refused("drill", "--cluster", "slurm", "--in", str(tmp_path)).startswith("--in is of this machine")
+    assert refused("drill", "--cluster", "slurm", "--in", str(tmp_path)).startswith(
+        "--in is for a drill on this machine"
+    )
     for option, default in (("--points", "12"), ("--inputs", "700"), ("--seed", "0")):
         for value in ("3", default):
-            assert refused("drill", "--cluster", "slurm", option, value).startswith(f"{option} is of this machine")
+            assert refused("drill", "--cluster", "slurm", option, value).startswith(
+                f"{option} is for a drill on this machine"
+            )
     monkeypatch.setenv("PATH", "/nowhere")
     assert refused("drill", "--cluster", "slurm").endswith("mend: call this on a login node of the cluster")
