@@ -121,7 +121,7 @@ class RunFolder:
             UserError: The folder cannot be written to, holds another run, or its `run.yaml` cannot be read.
         """
         if is_file(self.run_yaml):
-            run_there = self.load("remove it, and the same again writes it anew")
+            run_there = self.load("remove it, and repeat the command, which writes it anew")
             if run_there.id != run.id:
                 raise UserError(f"{self.path} holds run {run_there.id}, not {run.id}", mend="choose another --out")
         else:
@@ -143,7 +143,7 @@ class RunFolder:
         # id.
         if written := sorted(self._ids_on_record() - {run.id}):
             raise UserError(
-                f"{self.run_yaml} describes run {run.id}, and the folder is of run {written[0]}: it was edited",
+                f"{self.run_yaml} describes run {run.id}, but the folder is of run {written[0]}: it was edited",
                 mend="undo the edit; a run with other settings has a folder of its own, which salmask pretrain makes",
             )
         return run
@@ -326,7 +326,7 @@ class RunFolder:
         """Raises a UserError, with another error as its cause, if the attempt's folder is gone."""
         if self._is_gone():
             what = f"{self.path} was moved or removed while it was in use"
-            mend = "put it back, in the place of what was written there since, and repeat"
+            mend = "put it back, replacing what was written there since, and repeat"
             raise UserError(what, mend=mend) from error
 
     def _is_gone(self) -> bool:
@@ -341,7 +341,7 @@ class RunFolder:
         try:
             self.set_status(state, **changes)
         except UserError as error:
-            log.warning("%s; so its status says still that it runs, until its process is missed", error.what)
+            log.warning("%s; so its status is still `running` until its process is found to be gone", error.what)
 
     def _remove_leftovers(self, task: str) -> None:
         """Removes temporary files of killed processes; the caller holds the task's lock.

@@ -160,7 +160,7 @@ def _order_problems(run: RunSettings) -> Iterator[Problem]:
     """Yields each range whose lower end is above its upper one."""
     for low, high in ASCENDING:
         if (least := _number(run, low)) > (largest := _number(run, high)):
-            yield Problem(f"{low}={least:g} is larger than {high}={largest:g}", mend="exchange them")
+            yield Problem(f"{low}={least:g} is larger than {high}={largest:g}", mend="swap them")
 
 
 def _device_problems(run: RunSettings) -> Iterator[Problem]:

@@ -223,10 +223,10 @@ class _SignsOfLife:
             age = (
                 f"{silence:.0f} s old by this machine's clock"
                 if silence > 0
-                else "of the future, so a clock has jumped"
+                else "in the future, so a clock has jumped"
             )
             log.warning(
-                "%s: the last sign of life from %s is %s; its next one is waited for, %.0f s at most",
+                "%s: the last sign of life from %s is %s; waiting for the next one, %.0f s at most",
                 lock.parent,
                 holder.host,
                 age,

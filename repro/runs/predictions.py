@@ -47,7 +47,9 @@ _ENCODING = {
     "use_dictionary": ["split", "label", "prediction", "place"],
     "column_encoding": {"image": "DELTA_BINARY_PACKED", "score": "BYTE_STREAM_SPLIT"},
 }
-_AGAIN = "evaluate the run again where its backbone is: the row counts, but nothing can be said image by image"
+_AGAIN = (
+    "evaluate the run again where its backbone is; until then the row counts, but cannot be compared image by image"
+)
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ def read(folder: RunFolder, named: FileReference) -> Predictions:
             f"{path}, which a row of results names, cannot be read: {error.strerror}", mend=_AGAIN
         ) from None
     if hashlib.sha256(content).hexdigest() != named.sha256:
-        raise UserError(f"{path} is not as it was written: its checksum is not the row's", mend=_AGAIN)
+        raise UserError(f"{path} was changed since it was written: its checksum is not the row's", mend=_AGAIN)
     try:
         table = pq.read_table(io.BytesIO(content))
         about = json.loads(table.schema.metadata[_METADATA])

@@ -52,7 +52,7 @@ def source() -> CodeState:
             return state
         if "dubious ownership" in (getattr(error, "stderr", None) or ""):
             log.warning(
-                "git does not tell the commit of %s, which belongs to somebody else, and 'unknown' is recorded; "
+                "git does not tell the commit of %s, which belongs to another user, so 'unknown' is recorded; "
                 "mend: git config --global --add safe.directory %s",
                 CODE_ROOT,
                 CODE_ROOT,

@@ -68,7 +68,9 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
         for name in parents:
             node = node.setdefault(name, {})
             if not isinstance(node, dict):
-                raise UserError(f"'{name}' is a section and has a value beside '{dotted}'", mend="set its keys only")
+                raise UserError(
+                    f"'{name}' is a section, but has a value of its own beside '{dotted}'", mend="set its keys only"
+                )
         node[leaf] = value
     return tree
 
@@ -310,7 +312,9 @@ def command_settings(words: Iterable[str] | None, *, data: str = "", root: str =
     settings = dict(flat(parse_overrides(words or [])))
     for option, key, value in (("--data", "data.dataset", data), ("--root", "machine.data_root", absolute(root))):
         if value and settings.setdefault(key, value) != value:
-            raise UserError(f"{option} {value} and {key}={settings[key]} contradict", mend="leave one of them out")
+            raise UserError(
+                f"{option} {value} and {key}={settings[key]} contradict each other", mend="leave one of them out"
+            )
     return nested(settings)
 
 

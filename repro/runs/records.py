@@ -133,7 +133,7 @@ def append(path: Path, results: Sequence[Result]) -> None:
     try:
         append_lines(path, payload)
     except OSError as error:
-        mend = system_mend(error, "see to the disk's space and the folder's permissions, and evaluate again")
+        mend = system_mend(error, "check the disk's space and the folder's permissions, and evaluate again")
         raise UserError(f"cannot add results to {path}: {error.strerror}; nothing was added", mend=mend) from error
 
 

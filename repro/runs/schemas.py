@@ -159,7 +159,7 @@ USAGE = Schema(
 """An entry of `usage/TASK.RANK.json`, which is a list of them."""
 SYMPTOM = Schema(
     {"kind": _TEXT, "step": _COUNT, "detail": _TEXT, "mend": _TEXT},
-    mend="put it back, or remove it; what it told of the training is lost then",
+    mend="put it back, or remove it; then its symptoms of the training are lost",
 )
 """An entry of `health.json`, which is a list of them."""
 CHECKPOINT = Schema(
@@ -194,6 +194,6 @@ BACKBONE = Schema(
 """`backbone.pth`, which may also serve as a localizer."""
 EXPORT = Schema(
     {"sha256": _TEXT, "input_filter": Field(str, one_of=tuple(InputFilter))},
-    mend="put back what `salmask export` wrote, or remove it; with --high-pass or without, you say then what it told",
+    mend="put back what `salmask export` wrote, or remove it; then --high-pass must tell if images were filtered",
 )
 """The facts beside exported weights that are needed to evaluate these."""

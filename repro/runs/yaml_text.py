@@ -117,7 +117,7 @@ def _measured(value: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
         known[id(value)] = 1 + max((depth for depth, _ in parts), default=0), 1 + sum(size for _, size in parts)
     depth, size = known[id(value)]
     if depth == sys.maxsize:
-        raise RecursionError("a part stands within itself")
+        raise RecursionError("a part contains itself")
     return depth, size
 
 

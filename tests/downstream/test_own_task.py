@@ -159,6 +159,6 @@ def test_a_run_that_is_moved_while_it_is_measured_is_not_measured(place: Path, t
     moved = tmp_path / "moved"
     place.write_text(TASK.replace("    return", f"    folder.path.rename({str(moved)!r})\n    return"))
     ended = salmask("eval", str(folder.path), "--task", "means")
-    mend = "put it back, in the place of what was written there since, and repeat"
+    mend = "put it back, replacing what was written there since, and repeat"
     what = f"{folder.path} was moved or removed while it was in use; mend: {mend}"
     assert (ended.code, ended.out, ended.err.splitlines()[-1]) == (2, "", f"salmask: {what}")

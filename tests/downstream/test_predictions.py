@@ -87,7 +87,9 @@ def test_a_file_that_is_missing_altered_or_foreign_is_said(tmp_path: Path) -> No
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"knn-scenes-knn-v1\.parquet is not as it was written.*evaluate the run again"):
+    with pytest.raises(
+        UserError, match=r"knn-scenes-knn-v1\.parquet was changed since it was written.*evaluate the run again"
+    ):
         read(folder, named)
     path.unlink()
     with pytest.raises(UserError, match="cannot be read: No such file"):

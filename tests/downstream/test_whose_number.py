@@ -32,7 +32,7 @@ def test_a_run_that_was_edited_is_not_read(folder: RunFolder, old: str, new: str
     edit(folder, old, new)
     before = files_below(folder.path)
     line = refused("eval", str(folder.path), *KNN)
-    assert f", and the folder is of run {written}: it was edited; mend: undo the edit" in line
+    assert f", but the folder is of run {written}: it was edited; mend: undo the edit" in line
     assert files_below(folder.path) == before
 
 

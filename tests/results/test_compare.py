@@ -126,7 +126,7 @@ def test_a_file_that_is_altered_or_missing_is_said_and_the_seeds_decide(root: Pa
     file = next((root / "full" / "mocov2").glob("s0-*/predictions/*.parquet"))
     file.write_bytes(file.read_bytes() + b"x")
     (comparison,) = compared(root)
-    assert any("is not as it was written" in note for note in comparison.notes)
+    assert any("was changed since it was written" in note for note in comparison.notes)
     assert (comparison.difference.of_seeds, comparison.difference.of_images) == (True, False)
     assert comparison.classes.empty
     assert comparison.flips.empty

@@ -216,7 +216,7 @@ def test_a_heartbeat_of_the_future_is_judged_by_whether_it_moves(
         clock.slept = 0
         assert hold(lock, holder(ago=-year)) == [".lock", ".lock.1"]
         assert clock.slept > WATCHED_SECONDS
-    assert "is of the future, so a clock has jumped" in caplog.text
+    assert "is in the future, so a clock has jumped" in caplog.text
 
     beats = iter(range(1000))
     beating = lambda: Holder("elsewhere", 1, time.time() + year + next(beats))  # noqa: E731

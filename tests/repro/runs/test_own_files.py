@@ -258,7 +258,7 @@ def test_a_status_that_cannot_be_written_hides_no_error(
 
     with pytest.raises(ValueError, match="the first"):
         fill_the_disk_and_fail()
-    assert "its status says still that it runs" in caplog.text
+    assert "its status is still `running`" in caplog.text
     status = folder.status()
     assert status is not None
     assert status.state == "running"

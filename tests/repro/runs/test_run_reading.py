@@ -134,7 +134,7 @@ def test_a_key_like_no_other_is_answered_with_the_top_level_keys() -> None:
 
 def test_a_section_is_no_value() -> None:
     assert refusal("data=scenes") == "settings: 'data' is a section; mend: set its keys, for example data.dataset"
-    both = "'optimization' is a section and has a value beside 'optimization.lr'; mend: set its keys only"
+    both = "'optimization' is a section, but has a value of its own beside 'optimization.lr'; mend: set its keys only"
     assert refusal("optimization=3", "optimization.lr=0.1") == both
 
 
