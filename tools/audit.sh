@@ -6,6 +6,6 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 [ -x build/audit/bin/pip-audit ] || { "$PYTHON" -m venv build/audit && build/audit/bin/python -m pip install -q pip-audit; }
 build/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r requirements/lock.txt || {
-  echo "audit: a locked package has a known hole, or the advisories cannot be had here (the line above says which)" >&2
+  echo "audit: a locked package has a known vulnerability, or the advisories cannot be had here (the line above says which)" >&2
   exit 1
 }

@@ -113,11 +113,11 @@ def judge(numbers: Mapping[str, Any], batch: int, *, on_gpu: bool = True) -> lis
     tried = sum(waits.get(end, 0) for end in ("passed", "failed", "error", "errors"))
     of_tests = waits.get("passed", 0) / tried if tried else None
     goals = [
-        ("time of MoCo v2's step, of the supervised one's, each beside its bound", of_supervised, "at most", 1.6),
-        ("FLOP/s of MoCo v2's step, of a bare compiled ResNet's at the same batch", of_bound, "at least", 0.85),
-        ("images a second from real data, of those from noise", of_noise, "at least", 0.7),
-        ("time of the high-pass row's step, its maps cached, of MoCo v2's", of_unmasked, "at most", 1.3),
-        ("steps in which the host waits for nothing, of those tried", of_tests, "at least", 1.0),
+        ("step time of MoCo v2 / supervised, each relative to its bound", of_supervised, "at most", 1.6),
+        ("FLOP/s of MoCo v2's step / a bare compiled ResNet's at the same batch", of_bound, "at least", 0.85),
+        ("images per second from real data / from noise", of_noise, "at least", 0.7),
+        ("step time of the high-pass row with cached maps / MoCo v2", of_unmasked, "at most", 1.3),
+        ("share of the tried steps in which the host waits for nothing", of_tests, "at least", 1.0),
     ]
     lines = ["", "| goal | wanted | measured | |", "| --- | --- | ---: | --- |"]
     for goal, value, bound, wanted in goals:
@@ -211,11 +211,11 @@ class Report:
                 print(f"{step.name}: kept, {self.state.steps[step.name].end}", flush=True)
                 continue
             if step.follows and step.follows not in self.state.steps:
-                print(f"{step.name}: left out, {step.follows} comes first", flush=True)
+                print(f"{step.name}: skipped, as it needs {step.follows} first", flush=True)
                 continue
             left = deadline - time.monotonic()
             if 60 * step.minutes + GRACE_SECONDS > left:
-                print(f"{step.name}: left out, its {step.minutes:g} minutes do not fit", flush=True)
+                print(f"{step.name}: skipped, as its {step.minutes:g} minutes do not fit", flush=True)
                 continue
             anew.add(step.name)
             self.carry_out(step)
@@ -260,7 +260,7 @@ class Report:
         records = self.state.steps
         ends = {step.name: records[step.name].end if step.name in records else "not run yet" for step in self.every}
         lines = [
-            "# What a GPU says of this commit",
+            "# What a GPU says about this commit",
             "",
             f"- device: {self.state.device}",
             f"- commit: {self.state.commit}",
@@ -313,9 +313,13 @@ def begin(options: argparse.Namespace) -> Report:
     missing = missing_packages(environment())
     if missing:
         named = ", ".join(f"{package} ({why})" for package, why in missing.items())
-        raise RefusedError(f"{sys.executable} cannot import {named}; mend: pip install them, or carry their wheels")
+        raise RefusedError(
+            f"{sys.executable} cannot import {named}; mend: pip install them, or bring their wheels along"
+        )
     if fault := fault_of_command(environment()):
-        raise RefusedError(f"{sys.executable} cannot run salmask ({fault}); mend: pip install it, or carry its wheel")
+        raise RefusedError(
+            f"{sys.executable} cannot run salmask ({fault}); mend: pip install it, or bring its wheel along"
+        )
     import torch
 
     if not torch.cuda.is_available() and not options.without_gpu:
@@ -337,16 +341,14 @@ def main() -> int:
         "--out",
         type=Path,
         default=ROOT / "gpu-report",
-        help="folder of the report; one of this commit and device is gone on with, and any other refused; "
+        help="folder of the report; one of this commit and device is continued, any other is refused; "
         "default: gpu-report",
     )
-    parser.add_argument("--minutes", type=float, default=25, help="of all steps of this call; default: 25")
+    parser.add_argument("--minutes", type=float, default=25, help="time limit for all steps of this call; default: 25")
     parser.add_argument("--only", action="append", metavar="STEP", help="one of the steps; repeatable")
     parser.add_argument("--batch", type=int, default=128, help="images of a step; default: 128")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of timed steps; default: 15")
-    parser.add_argument(
-        "--without-gpu", action="store_true", help="go on where there is no GPU, to try the report itself"
-    )
+    parser.add_argument("--without-gpu", action="store_true", help="continue without a GPU, to try the report itself")
     options = parser.parse_args()
     # Either signal first ends the running step with everything that it started, then this process.
     for number in (signal.SIGTERM, signal.SIGINT):

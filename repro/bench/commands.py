@@ -36,7 +36,7 @@ Members = Annotated[int, typer.Option("--members", min=0, help="As data.scenes.m
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Timed steps; default: 20, with --rivals 7 of each.")]
 WarmUp = Annotated[int, typer.Option("--warm-up", min=1, help="Steps before those that are timed.")]
 Rivals = Annotated[
-    bool, typer.Option("--rivals", help="Time a MoCo v2 step on noise beside the code written plainly; no data needed.")
+    bool, typer.Option("--rivals", help="Time a MoCo v2 step on noise beside plainly written code; no data needed.")
 ]
 OnNode = Annotated[
     str, typer.Option("--cluster", metavar="NAME|FILE", help="Measure on a node of this cluster, by a job.")
@@ -131,7 +131,7 @@ def bench_saliency(
         list[str] | None,
         typer.Argument(
             metavar="[maps|agreement|sources] [KEY.SUB=VALUE]...",
-            help="`maps` (default): the rules of a foreground, on whole scenes. `agreement`: whole images' maps beside "
+            help="`maps` (default): rules for the foreground, on whole scenes. `agreement`: whole images' maps beside "
             "those of views. `sources`: every localizer.source, in views. The last two take settings.",
             autocompletion=completion(lambda: SALIENCY_TABLES),
         ),
@@ -141,11 +141,11 @@ def bench_saliency(
     count: SceneCount = 200,
     crop: Annotated[
         int | None,
-        typer.Option(min=32, help="Pixels a side of views, 64 by default; `maps` has none.", show_default=False),
+        typer.Option(min=32, help="Pixels a side of views, 64 by default; not for `maps`.", show_default=False),
     ] = None,
     cutouts: Cutouts = None,
     photos: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Of `agreement`: photographs in the place of scenes.")
+        Path | None, typer.Option(metavar="DIR", help="For `agreement`: photographs instead of scenes.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -179,10 +179,10 @@ def bench_saliency(
         report(as_json, saliency(Scenes("val", count=count, classes=60, size=size, cutouts=cutouts)))
         return
     if photos is not None and table == "sources":
-        mend = "data.dataset=folder machine.data_root=DIR data.masks=DIR in its place"
+        mend = "data.dataset=folder machine.data_root=DIR data.masks=DIR instead"
         raise UserError("--photos have no true masks to grade sources by", mend=mend)
     if photos is not None and cutouts is not None:
-        raise UserError("--photos is in the place of scenes, and --cutouts makes scenes", mend="leave one of them out")
+        raise UserError("--photos replaces scenes, and --cutouts makes scenes", mend="leave one of them out")
     show_log()
     scenes = {"size": size, "train_count": count, "classes": 60}
     of_scenes = {
@@ -193,7 +193,9 @@ def bench_saliency(
     }
     run = pinned(build_run([of_scenes, command_settings(settings)]))
     if crop not in (None, run.data.crop):
-        raise UserError(f"--crop {crop} and data.crop={run.data.crop} contradict", mend="leave one of them out")
+        raise UserError(
+            f"--crop {crop} and data.crop={run.data.crop} contradict each other", mend="leave one of them out"
+        )
     grid_of(run.data.crop, "data.crop" if crop is None else "--crop")
     if photos is not None:
         report(as_json, agreement(run, find_photographs(photos), views=count))
@@ -256,7 +258,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
         wait: WaitMinutes = 60.0,
         as_json: AsJson = False,
     ) -> None:
-        """Measure how fast methods train here, real learner and loader; `salmask sweep --plan` reads it.
+        """Measure how fast methods train here, with the real learner and loader; `salmask sweep --plan` uses it.
 
         Example: salmask bench step mocov2 mocov2+ours-hp --root /data/imagenet
 

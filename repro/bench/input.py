@@ -244,7 +244,7 @@ def augmenters(size: int, count: int, device: torch.device) -> list[Rival]:
             stage,
             f"salmask, augmentation.backend=device on {device.type}",
             lambda: apply_on_device(views, rows, settings),
-            note="by the clock on the wall" if device.type == "cuda" else "",
+            note="by wall-clock time" if device.type == "cuda" else "",
             times=times,
             on_device=device.type == "cuda",
         ),

@@ -56,7 +56,7 @@ class ResidentViews:
             f"salmask, machine.resident on {self.device.type}",
             partial(self._crops, self.draws.__getitems__(self._names(epochs))),
             self._departure,
-            f"{len(self.images) * epochs} images at once" + (", by the clock on the wall" if is_on_gpu else ""),
+            f"{len(self.images) * epochs} images at once" + (", by wall-clock time" if is_on_gpu else ""),
             times=epochs,
             on_device=is_on_gpu,
         )

@@ -88,7 +88,7 @@ def test_sources_are_graded_by_masks_of_ones_own_beside_maps(folder_root: Path, 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     assert refused("bench", "saliency", "sources", "--photos", str(tmp_path)) == (
         "--photos have no true masks to grade sources by; mend: data.dataset=folder machine.data_root=DIR "
-        "data.masks=DIR in its place"
+        "data.masks=DIR instead"
     )
     assert refused("bench", "saliency", "agreement", "--photos", str(tmp_path)) == (
         f"{tmp_path}: there is no image; mend: name a folder of photographs"
@@ -112,7 +112,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         "'--crop' changes nothing in `maps`; mend: leave it out, or `agreement`, `sources`"
     )
     assert refused("bench", "saliency", "agreement", "--crop", "64", "data.crop=32") == (
-        "--crop 64 and data.crop=32 contradict; mend: leave one of them out"
+        "--crop 64 and data.crop=32 contradict each other; mend: leave one of them out"
     )
 
 
