@@ -24,6 +24,7 @@ from repro.control_groups import kernel_numbers, kernel_text
 from repro.cores import usable_cores
 from repro.errors import UserError
 from repro.files import write_json
+from repro.presence import is_folder
 from repro.runs.lock import job_id
 from repro.runs.resource_usage import Usage, attempts_of, total, usage_file, words
 
@@ -96,7 +97,8 @@ def usage_recorded(folder: Path, task: str, meter: UsageMeter, rank: int = 0, pr
 
     def write(usage: Usage) -> None:
         with contextlib.suppress(UserError):  # a full disk is the task's to report
-            write_json(path, [*earlier, asdict(usage)])
+            if is_folder(folder):  # otherwise it was moved, and a new one in its place would be in the way
+                write_json(path, [*earlier, asdict(usage)])
 
     def look_and_write() -> bool:
         usage = meter.look()

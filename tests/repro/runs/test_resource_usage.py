@@ -122,6 +122,14 @@ def test_a_file_that_cannot_be_read_is_nobodys_fault(tmp_path: Path, spoil: Call
     assert usage_of(tmp_path, "knn") is not None
 
 
+def test_no_folder_is_made_where_one_was_moved_from(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with usage_recorded(folder, "knn", UsageMeter()):
+        folder.rename(tmp_path / "moved")
+    assert not folder.exists()
+
+
 def test_of_several_processes_one_tells_what_it_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "salmask")
     for rank in (1, 0):
