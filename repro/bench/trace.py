@@ -13,6 +13,11 @@ from repro.presence import exists
 STEPS = 3
 """Steps that are traced and timed, after one that is only traced; kernels' times vary little between steps."""
 
+NO_KERNELS = (
+    "the trace holds no kernels, as CUPTI, which traces GPUs, reported none: another profiler may be using it, "
+    "it may not fit the driver, or a virtual GPU may not allow it"
+)
+
 LONGEST = 40
 """Number of kernels that are listed, the longest first."""
 
@@ -47,11 +52,12 @@ def write_trace(step: Callable[[], object], title: str, path: Path, *, on_gpu: b
         if event.device_type.name == kind
     ]
     busy = sum(microseconds for microseconds, _, _ in kernels) / traced
-    lines = [
-        f"{title}: {1e3 * wall:.1f} ms a step while traced, {busy / 1e3:.1f} ms of it in "
-        f"{sum(count for _, count, _ in kernels) / traced:.0f} kernels",
-        "   ms  share  calls  kernel",
-    ]
+    step_time = f"{title}: {1e3 * wall:.1f} ms a step while traced"
+    if kernels:
+        count = sum(count for _, count, _ in kernels) / traced
+        lines = [f"{step_time}, {busy / 1e3:.1f} ms of it in {count:.0f} kernels", "   ms  share  calls  kernel"]
+    else:
+        lines = [f"{step_time}; {NO_KERNELS}"]
     for microseconds, count, name in sorted(kernels, reverse=True)[:LONGEST]:
         share = microseconds / traced / busy
         lines.append(f"{microseconds / traced / 1e3:6.2f} {share:5.1%} {count / traced:6.0f}  {name[:120]}")

@@ -4,8 +4,11 @@ A profiler leaves threads in the process, and `test_drill.py` forks from it: fil
 names, so that the drill has ended before this one begins.
 """
 
+import re
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +32,15 @@ def test_a_trace_lists_where_the_time_goes(tmp_path: Path) -> None:
         times = [float(line.split()[0]) for line in kernels]
         assert times == sorted(times, reverse=True)
         assert any("convolution_backward" in line for line in kernels[:5])
+
+
+def test_a_trace_without_kernels_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It told of 0.0 ms in 0 kernels where CUPTI had reported none."""
+    nothing = nullcontext(SimpleNamespace(key_averages=list))
+    monkeypatch.setattr("repro.bench.trace.profile", lambda **_: nothing)
+    write_trace(lambda: None, "a step", tmp_path / "trace.txt", on_gpu=True)
+    (line,) = (tmp_path / "trace.txt").read_text().strip().splitlines()
+    assert re.match(r"a step: [\d.]+ ms a step while traced; the trace holds no kernels, as CUPTI", line)
 
 
 def test_the_profilers_own_start_is_no_time_of_a_step(tmp_path: Path) -> None:
