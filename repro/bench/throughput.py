@@ -11,11 +11,12 @@ from pathlib import Path
 import platformdirs
 
 from repro.errors import UserError
-from repro.files import append_lines
+from repro.files import append_lines, read_regular, reading
 from repro.presence import exists
 from repro.runs.choices import MapOf, Resizer
 from repro.runs.provenance import now
 from repro.runs.run import Run
+from repro.runs.schemas import LARGEST_BYTES, Field, Schema
 
 Kind = tuple[str, ...]
 """The settings that make two runs equally fast, in the order of `kind_of`."""
@@ -65,6 +66,18 @@ def kind_of(run: Run) -> Kind:
     )
 
 
+_RATE = Field(float, low=0.001)  # plans divide by it
+_LINE = Schema(
+    {
+        "kind": Field(list),
+        **dict.fromkeys(("method", "device"), Field(str)),
+        **dict.fromkeys(("images_per_second", "forward_images_per_second"), _RATE),
+        **dict.fromkeys(("checkpoint_bytes", "backbone_bytes"), Field(int, low=0)),
+        "processes": Field(int, low=1, required=False),
+    },
+    mend="remove it; `salmask bench step` measures again",
+)
+"""What plans need of a line of the file."""
 RECORDED_ELSEWHERE = "--out FILE elsewhere"
 """The mend where a file of measurements cannot be written."""
 
@@ -96,13 +109,20 @@ def newest_measurements(path: Path) -> dict[Kind, StepMeasurement]:
     """Returns the newest measurement of each kind in a file; empty if there is no file.
 
     Lines that cannot be read are left out.
+
+    Raises:
+        UserError: The file cannot be read.
     """
     newest: dict[Kind, StepMeasurement] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if exists(path) else []:
+    if not exists(path):
+        return newest
+    with reading(path, _LINE.mend):
+        text = read_regular(path, LARGEST_BYTES).decode(errors="replace")
+    for line in text.splitlines():
         try:
-            content = json.loads(line)
-            measurement = StepMeasurement(**{**content, "kind": tuple(content["kind"])})
-        except (ValueError, TypeError, KeyError):
+            content = _LINE.verify(json.loads(line), path)
+            measurement = StepMeasurement(**{**content, "kind": tuple(map(str, content["kind"]))})
+        except (ValueError, TypeError, RecursionError, UserError):
             continue  # torn by a crash, or written by another version with other fields
         newest[measurement.kind] = measurement
     return newest

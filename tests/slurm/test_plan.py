@@ -1,6 +1,6 @@
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from yaml_samples import write_yaml
 from baselines import resolve
 from repro.bench.throughput import StepMeasurement, kind_of, newest_measurements, record
 from repro.data.sizes import train_images
+from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.records import append, read
@@ -287,10 +288,15 @@ def test_wall_time_follows_the_graph(tmp_path: Path, slots: int, expected: float
 def test_measurements_are_read_back_the_newest_of_each_kind(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     record(path, [bench(2.0), bench(3.0), bench(7.0, method=OURS)])
-    with path.open("a") as file:
-        file.write('{"kind": ["torn')
+    spoilt = asdict(bench(9.0))
+    with path.open("ab") as file:
+        for change in ({"images_per_second": 0.0}, {"images_per_second": "x"}, {"kind": 3}, {"processes": 0}):
+            file.write(json.dumps(spoilt | change).encode() + b"\n")
+        file.write(b'3\n\xff\xfe\n{"kind": ["torn')
     assert {measured.images_per_second for measured in newest_measurements(path).values()} == {3.0, 7.0}
     assert newest_measurements(tmp_path / "none.jsonl") == {}
+    with pytest.raises(UserError, match=f"^{tmp_path} is no regular file; mend: "):
+        newest_measurements(tmp_path)
 
 
 def test_the_kind_of_a_run_leaves_out_what_costs_nothing() -> None:
