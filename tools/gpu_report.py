@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -110,14 +111,14 @@ def judge(numbers: Mapping[str, Any], batch: int, *, on_gpu: bool = True) -> lis
     of_noise = real["images/s"] * moco["seconds"] / batch if moco and real else None
     of_unmasked = cached["relative"] if cached else None
     waits = numbers.get("waits") or {}
-    tried = sum(waits.get(end, 0) for end in ("passed", "failed", "error", "errors"))
-    of_tests = waits.get("passed", 0) / tried if tried else None
+    ended = sum(waits.get(end, 0) for end in ("passed", "failed", "error", "errors"))
+    of_tests = waits.get("passed", 0) / ended if ended else None
     goals = [
         ("step time of MoCo v2 / supervised, each relative to its bound", of_supervised, "at most", 1.6),
         ("FLOP/s of MoCo v2's step / a bare compiled ResNet's at the same batch", of_bound, "at least", 0.85),
         ("images per second from real data / from noise", of_noise, "at least", 0.7),
         ("step time of the high-pass row with cached maps / MoCo v2", of_unmasked, "at most", 1.3),
-        ("share of the tried steps in which the host waits for nothing", of_tests, "at least", 1.0),
+        (f"tests that a step never waits for the device: passed / {ended} ended", of_tests, "at least", 1.0),
     ]
     lines = ["", "| goal | wanted | measured | |", "| --- | --- | ---: | --- |"]
     for goal, value, bound, wanted in goals:
@@ -247,9 +248,10 @@ class Report:
         finally:
             end = f"{how} {time.monotonic() - start:.0f} s"
             told = output.read_bytes()[size:].decode(errors="replace") if output.exists() else ""
-            # A second try that prints no numbers must not remove those of the first.
             counts = counts_of_tests(told)
-            numbers = _json(told) or counts or (before.numbers if before else None)
+            measured, earlier = _json(told) or counts, before.numbers if before else None
+            # A try that is cut off or prints no numbers must not remove those of an earlier one.
+            numbers = earlier or measured if status is None else measured or earlier
             end = ", ".join([end, *(f"{number} {word}" for word, number in counts.items())])
             self.state.steps[step.name] = Record(command_of(step, self.folder), status, end, step.output, numbers)
             self.write()
@@ -291,10 +293,11 @@ def _json(text: str) -> Any:
 
 
 def counts_of_tests(text: str) -> dict[str, int]:
-    """Returns how many tests ended in each way, by the last line that pytest printed; empty if that is another line."""
+    """Returns how many tests ended in each way, by the last line of pytest; if it was cut off, by the tests' lines."""
     last = text.rstrip().rpartition("\n")[2]
     if not re.fullmatch(r"=+ .* in [\d.]+s.* =+", last):
-        return {}
+        ends = re.findall(r"^\S+::.* (PASSED|FAILED|ERROR|SKIPPED)\b", text, re.MULTILINE)
+        return dict(Counter(end.lower() for end in ends))
     return {word: int(number) for number, word in re.findall(r"(\d+) ([a-z]+)(?=,| in )", last)}
 
 

@@ -266,12 +266,19 @@ def test_no_goal_is_met_without_a_gpu(report: ModuleType) -> None:
     assert {verdict for _, verdict in verdicts(report, on_gpu=False)} == {"not judged without a GPU"}
 
 
-def test_how_many_tests_passed_is_told(report: ModuleType, call: Callable[..., int], tmp_path: Path) -> None:
+def test_how_many_tests_passed_is_told(
+    report: ModuleType, call: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     closing = "x.py::a PASSED\n===== 2 failed, 22 passed, 1 skipped in 71.20s (0:01:11) ====="
     assert call([report.Step("waits", ("-c", PRINT, closing), 0.3, "tests.txt")]) == 0
     assert recorded(tmp_path / "out")["waits"]["numbers"] == {"failed": 2, "passed": 22, "skipped": 1}
     assert re.search(r"exit 0, \d+ s, 2 failed, 22 passed, 1 skipped \|", (tmp_path / "out" / "report.md").read_text())
-    assert report.counts_of_tests("x.py::a PASSED\nx.py::b ") == {}
+    # Of a step that is stopped, the tests that ended count, unless an earlier try has told of all.
+    cut, told = "x.py::a[b] PASSED [ 9%]\nx.py::b FAILED [18%]\nx.py::c ", {"failed": 2, "passed": 22, "skipped": 1}
+    for text, status, numbers in ((cut, None, {"passed": 1, "failed": 1}), (closing, 1, told), (cut, None, told)):
+        monkeypatch.setattr(report, "run_in_session", lambda *_, stdout, t=text, s=status, **__: stdout.write(t) and s)
+        assert call([report.Step("tests", ("-c", PRINT), 0.3, "tests.txt")]) == 1
+        assert recorded(tmp_path / "out")["tests"]["numbers"] == numbers
 
 
 def test_a_call_of_ten_minutes_judges_the_first_goals(report: ModuleType, tmp_path: Path) -> None:
