@@ -151,6 +151,8 @@ def bench_saliency(
 ) -> None:
     """Compare foreground maps with true object masks, or maps of whole images with those of the views themselves.
 
+    In the tables, `gamma` is the foreground's share of the scene or view, as in the paper.
+
     Example: salmask bench saliency --cutouts /usr/share/tuxpaint/stamps --size 224
 
     Example: salmask bench saliency agreement --photos ~/pictures --crop 224
