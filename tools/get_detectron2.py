@@ -30,7 +30,7 @@ def repack(wheel: Path, folder: Path) -> Path:
 
     Args:
         wheel: The downloaded wheel, for CPython 3.10.
-        folder: Where the new one goes.
+        folder: The folder for the new wheel.
 
     Returns:
         The path of the new wheel.

@@ -170,7 +170,7 @@ def missing_packages(environment: Mapping[str, str]) -> dict[str, str]:
     system.
 
     Args:
-        environment: That of the steps.
+        environment: The environment of the steps.
     """
     names = list(MODULES)
     ended = subprocess.run(
@@ -193,7 +193,7 @@ def fault_of_command(environment: Mapping[str, str]) -> str:
     A library may import more when a command is called than when it is imported itself.
 
     Args:
-        environment: That of the steps.
+        environment: The environment of the steps.
     """
     words = (sys.executable, "-m", "repro.cli", "methods", "show", "mocov2", "--json")
     ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=False)

@@ -21,8 +21,8 @@ def run_in_session(
     Args:
         words: Program and arguments.
         seconds: After which the command is asked to end.
-        cwd: Folder that it runs in.
-        env: All of its environment.
+        cwd: Folder in which the command runs.
+        env: The command's whole environment.
         stdout: Takes its output.
         stderr: Takes its messages.
 

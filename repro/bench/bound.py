@@ -26,10 +26,10 @@ class BareStep:
 
         Args:
             arch: A torchvision ResNet.
-            width: Its base planes.
+            width: The network's base planes.
             size: Pixels a side of the images.
             batch: Images of a step.
-            device: Where it is trained.
+            device: The device that trains it.
 
         Raises:
             UserError: There is no such network.

@@ -143,7 +143,7 @@ def decode_with_torchvision(content: bytes) -> Pixels:
 
 
 def cv2_decoder() -> Callable[[bytes], Pixels] | None:
-    """Returns OpenCV's decoder; None where it is not installed, or lacks a library of the system."""
+    """Returns OpenCV's decoder; None if OpenCV is not installed, or lacks a library of the system."""
     try:
         import cv2
     except ImportError:

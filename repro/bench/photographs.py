@@ -20,8 +20,8 @@ def write_photographs(folder: Path, count: int) -> tuple[FileImages, str]:
     """Writes JPEGs of 500×375 pixels: parts of scikit-learn's two photographs, or scenes if it is not installed.
 
     Args:
-        folder: Where they go.
-        count: How many.
+        folder: The folder for them; it must not exist.
+        count: How many to write.
 
     Returns:
         The files, and what they show.
@@ -51,12 +51,12 @@ def find_photographs(folder: Path, count: int | None = None, *, jpegs: bool = Fa
     """Returns the images in a folder and below.
 
     Args:
-        folder: Of files in any format that can be read; others are skipped.
+        folder: A folder of files; those in formats that cannot be read are skipped.
         count: How many at most; None: all.
         jpegs: Whether JPEGs alone count.
 
     Raises:
-        UserError: There is no such folder, it cannot be read, or it holds none.
+        UserError: There is no such folder, it cannot be read, or it holds no image (or JPEG).
     """
     if not is_folder(folder):
         raise PathError(folder, "no such folder", mend=_MEND)

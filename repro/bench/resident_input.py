@@ -28,7 +28,7 @@ class ResidentViews:
         Args:
             images: The photographs, decoded.
             size: Side of the views in pixels.
-            device: Where they are to lie.
+            device: The device that is to hold them.
         """
         self.images, self.size, self.device = images, size, device
         self.settings = AugmentationSettings()

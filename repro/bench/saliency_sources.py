@@ -180,7 +180,7 @@ def sources(run: Run, images: Images, *, count: int) -> list[Row]:
 
     Args:
         run: A row that masks; its localizer, views and grid are used.
-        images: With true masks.
+        images: Images with true masks.
         count: How many images are looked at; all if there are fewer.
 
     Returns:

@@ -19,8 +19,8 @@ class Subject:
     """Something whose cost is measured at several sizes.
 
     Attributes:
-        name: Of the subject, `plan`.
-        unit: What its size counts, `runs`.
+        name: Name of the subject, such as `plan`.
+        unit: What its size counts, such as `runs`.
         largest: The largest size; the others are halves of it, and halves of those.
         prepare: Returns a context manager that makes what is measured at a size, and cleans up.
         counts_bytes: Whether the work returns bytes, which are measured instead of seconds.

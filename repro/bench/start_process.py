@@ -27,7 +27,7 @@ def main(folder: Path, build: str) -> None:
     """Trains for an epoch in this process, and prints the times of its stages as one line of JSON.
 
     Args:
-        folder: Of the run, whose settings lie there.
+        folder: The run's folder, with its settings.
         build: `MODULE:FUNCTION` that makes what is trained.
 
     Raises:

@@ -91,7 +91,7 @@ def record(path: Path, measurements: Iterable[StepMeasurement]) -> None:
     """Appends measurements to a file, which is made where there is none.
 
     Args:
-        path: Of JSON lines.
+        path: The file, which holds JSON lines.
         measurements: New measurements; each replaces earlier ones of its kind.
 
     Raises:

@@ -51,7 +51,7 @@ def refuse_no_accuracy(metric: str) -> None:
         metric: What was asked for; empty where nothing was.
 
     Raises:
-        UserError: It is one of `NO_ACCURACIES`.
+        UserError: The metric is one of `NO_ACCURACIES`.
     """
     if not is_accuracy(metric):
         raise UserError(

@@ -104,7 +104,7 @@ class RunFolder:
             out: The sweep's folder.
 
         Raises:
-            UserError: Its name is no UTF-8.
+            UserError: The sweep folder's name is no UTF-8.
         """
         require_utf8(out)
         return cls(out / run.folder)
@@ -162,7 +162,7 @@ class RunFolder:
             task: The task; empty: the one with the latest heartbeat.
 
         Raises:
-            UserError: A status file cannot be read, or holds something else.
+            UserError: A status file cannot be read, or holds no status.
         """
         if task:
             return read_status(self._status_file(task))
@@ -238,7 +238,7 @@ class RunFolder:
         """Writes how many steps of a task are done. Only a full disk is an error; other failures to write are logged.
 
         Args:
-            task: Whose status it is.
+            task: The task whose status it is.
             step: Number of steps done.
             steps: Number of steps in all.
             unit: What a step is, in the plural.

@@ -30,7 +30,7 @@ class FrameworkEntry:
     hard_negative_weight: Callable[[RunSettings], float] | None = None
     """Returns the weight of a run's hard negative, the paper's rho; None if the framework has no hard negative.
 
-    The recipe of a contrastive framework without one has `"masking": {"hard_negative": False}`.
+    The recipe of a contrastive framework without a hard negative has `"masking": {"hard_negative": False}`.
     """
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """How its rows differ from the default Run, apart from masking, as nested settings."""

@@ -32,7 +32,7 @@ def outside_identity(default: Any) -> Any:
 
 
 def added(default: Any, *, absent: Any, smaller: Smaller | None = None, unless: str = "") -> Any:
-    """Returns a field that came after runs had been made.
+    """Returns a field that was added when runs already existed.
 
     Args:
         default: What new runs get.

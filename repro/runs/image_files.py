@@ -24,14 +24,14 @@ def files_by_name(setting: str, folder: Path) -> dict[str, str]:
     """Returns the files in a folder and its subfolders, sorted.
 
     Args:
-        setting: That names the folder.
-        folder: Where they lie.
+        setting: The setting that names the folder, for messages.
+        folder: The folder of the files.
 
     Returns:
-        The path of each without its ending -> that path; both are relative to the folder.
+        Each file's path without its ending -> the path with it; both relative to the folder.
 
     Raises:
-        UserError: The folder cannot be read, holds no such file, or has two for one image.
+        UserError: The folder cannot be read, holds no such file, or has two files for one image.
     """
 
     def refuse(error: OSError) -> NoReturn:
@@ -62,8 +62,8 @@ def hash_files(setting: str, folder: Path) -> str:
     """Returns the SHA-256, as hex digits, of the names and the contents of all files of a folder.
 
     Args:
-        setting: That names the folder.
-        folder: Where they lie.
+        setting: The setting that names the folder, for messages.
+        folder: The folder of the files.
 
     Raises:
         UserError: The folder or a file of it cannot be read.
@@ -86,9 +86,9 @@ def read_file(setting: str, folder: Path, file: str) -> bytes:
     """Returns the content of a file.
 
     Args:
-        setting: That names the folder.
-        folder: Where the file lies.
-        file: Its path, relative to that.
+        setting: The setting that names the folder, for messages.
+        folder: The folder of the files.
+        file: The file's path, relative to the folder.
 
     Raises:
         UserError: It cannot be read, is no regular file, or is larger than `LONGEST_FILE`.

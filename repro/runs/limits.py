@@ -206,7 +206,7 @@ def _resizer_problems(run: RunSettings) -> Iterator[Problem]:
 
 
 def _framework_problems(run: RunSettings) -> Iterator[Problem]:
-    """Yields what is wrong with a run of its framework alone."""
+    """Yields what the framework alone finds wrong with a run."""
     yield from FRAMEWORKS[run.framework].all_problems(run)
 
 

@@ -90,7 +90,7 @@ def weights_named(network: str, weights: str) -> LocalizerWeights | None:
 
     Args:
         network: As `localizer.network` names it.
-        weights: As `localizer.weights` does.
+        weights: As `localizer.weights` names them.
     """
     if network == "efficientnet-lite0" or (weights == "random" and network != "checkpoint"):
         return None

@@ -247,7 +247,7 @@ def take_over(lock: Path, generation: int) -> bool:
 
     Args:
         lock: Path of the first generation's file.
-        generation: The one that a dead process holds.
+        generation: The generation that a dead process holds.
 
     Returns:
         Whether this process made it, and not a faster one.

@@ -57,7 +57,7 @@ class FileReference:
     """A file that a row of results names.
 
     Attributes:
-        name: Its path below the run's folder, with slashes.
+        name: The file's path below the run's folder, with slashes.
         sha256: Checksum of its content, 64 hex digits.
     """
 
@@ -171,9 +171,9 @@ def write(path: Path, folder: RunFolder, predictions: Predictions) -> FileRefere
     """Writes predictions, whole or not at all.
 
     Args:
-        path: From `path_of_predictions`.
-        folder: Of the run.
-        predictions: What is to be kept.
+        path: The path that `path_of_predictions` returns.
+        folder: The run's folder.
+        predictions: The predictions to keep.
 
     Returns:
         What a row of results is to name.
@@ -196,12 +196,12 @@ def write(path: Path, folder: RunFolder, predictions: Predictions) -> FileRefere
 
 
 def reference(path: Path, folder: RunFolder, content: bytes) -> FileReference:
-    """Returns how a row of results names a file with this content."""
+    """Returns the reference to a file with this content, for a row of results."""
     return FileReference(path.relative_to(folder.path).as_posix(), hashlib.sha256(content).hexdigest())
 
 
 def is_whole(folder: RunFolder, named: FileReference) -> bool:
-    """Returns whether a file that a row of results names is there, as it was written."""
+    """Returns whether a file that a row of results names is there and unchanged."""
     path = folder.path / named.name
     return is_file(path) and hashlib.sha256(path.read_bytes()).hexdigest() == named.sha256
 
@@ -227,11 +227,11 @@ def read(folder: RunFolder, named: FileReference) -> Predictions:
     """Reads the predictions that a row of results names.
 
     Args:
-        folder: Of the run.
-        named: What the row names.
+        folder: The run's folder.
+        named: The file that the row names.
 
     Raises:
-        UserError: The file is missing, is not as it was written, or cannot be read.
+        UserError: The file is missing, was changed since it was written, or cannot be read.
     """
     path = folder.path / named.name
     try:

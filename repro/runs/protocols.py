@@ -118,7 +118,7 @@ _RATE_MARK = "@lr="
 
 
 def metric_without_rate(name: str) -> str:
-    """Returns a metric's name without what `ProbeSettings.metric_endings` puts behind it: `top1` of `top1@lr=10`."""
+    """Returns a metric's name without what `ProbeSettings.metric_endings` puts behind it: `top1` for `top1@lr=10`."""
     return name.partition(_RATE_MARK)[0]
 
 
@@ -159,11 +159,11 @@ class KnnSettings:
         """Refuses a data set with fewer training images than neighbours.
 
         Args:
-            dataset: Its name.
+            dataset: Name of the data set.
             images: How many training images it has.
 
         Raises:
-            UserError: They are too few.
+            UserError: There are too few training images.
         """
         largest = max(self.neighbours)
         if largest > images:

@@ -19,7 +19,7 @@ log = logging.getLogger("salmask")
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "pillow", "pandas", "submitit")
 """The distributions whose versions are on record: those that compute, decode, or collect."""
 SNAPSHOT = ".source.json"
-"""At the root of a copy of the code: the commit that it was copied from, and whether it had been edited."""
+"""File at the root of a copy of the code: the commit that it was copied from, and whether it had been edited."""
 
 _OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 """Variables that lead git away from the repository around its working folder."""
@@ -106,8 +106,8 @@ def git(folder: Path, *words: str, patience: float | None = None) -> str:
     """Returns git's output about a checkout, without the blanks around it.
 
     Args:
-        folder: In the checkout; git is called there.
-        words: The command.
+        folder: A folder of the checkout, in which git is called.
+        words: The command line of git, without `git`.
         patience: Longest wait in seconds; None: as long as it takes.
 
     Raises:

@@ -105,7 +105,7 @@ def latest(rows: Iterable[Result]) -> list[Result]:
     """Returns the rows without those that were measured again later: files of rows are only appended to.
 
     Args:
-        rows: In the order of their file.
+        rows: The rows, in the order of their file.
     """
     newest: dict[tuple[str, ...], Result] = {}
     for row in rows:
@@ -206,9 +206,9 @@ def _parse(line: bytes, *, last: bool) -> dict[str, Any]:
     """Returns the JSON object that a line holds.
 
     Args:
-        line: Without its newline.
-        last: Whether it is what follows the file's last newline. A write that was cut off leaves its beginning there;
-            the next one begins a line of its own, and leaves the torn one in the middle of the file.
+        line: The line, without its newline.
+        last: Whether the line is what follows the file's last newline. A write that was cut off leaves its beginning
+            there; the next one begins a line of its own, and leaves the torn one in the middle of the file.
 
     Raises:
         ValueError: It holds none.

@@ -71,9 +71,9 @@ def usage_file(folder: Path, task: str, rank: int) -> Path:
     """Returns the file of one process of a task.
 
     Args:
-        folder: Of the run; of the sweep, for its report.
+        folder: The run's folder; for a report, the sweep's.
         task: The task's name.
-        rank: The process's number, of several.
+        rank: The rank of the process.
     """
     return folder / USAGE / f"{task}.{rank}.json"
 
@@ -90,7 +90,7 @@ def usage_of(folder: Path, task: str) -> TaskUsage | None:
     """Returns what a task used in all of its attempts; None if nothing was recorded.
 
     Args:
-        folder: Of the run; of the sweep, for its report.
+        folder: The run's folder; for a report, the sweep's.
         task: The task's name, `linear` or `linear@caltech101`.
     """
     paths = sorted((folder / USAGE).glob(f"{glob.escape(task)}.*.json"))
@@ -106,7 +106,7 @@ def seconds_by_start(folder: Path, task: str, starts: Iterable[str]) -> dict[str
     count.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
         task: The task's name, `linear` or `linear@caltech101`.
         starts: When each measurement began, as its rows say (`Result.started`). A measurement without a recorded
             attempt is left out.
@@ -125,7 +125,7 @@ def memories_of(folder: Path) -> dict[str, int]:
     """Returns the peak bytes of main memory of each task that recorded them.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
     """
     tasks = dict.fromkeys(path.name.rsplit(".", 2)[0] for path in sorted((folder / USAGE).glob("*.*.json")))
     return {task: usage.memory for task in tasks if (usage := usage_of(folder, task))}

@@ -16,7 +16,7 @@ def goes_on(folder: RunFolder, task: str) -> str:
     The number of its steps does not tell: it may have been killed before it saved the first checkpoint.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
         task: `pretrain`, or an evaluation: `TASK` or `TASK@DATASET`.
     """
     return "goes on from its last checkpoint" if _has_checkpoint(folder, task) else "begins anew"

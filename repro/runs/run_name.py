@@ -11,7 +11,7 @@ def folder_name(seed: int, run_id: str) -> str:
     """Returns `sSEED-ID`, the name of a run's folder in that of its method.
 
     Args:
-        seed: Of the run.
+        seed: The run's seed.
         run_id: The run's identity, a digest without a dash.
     """
     return f"s{seed}-{run_id}"

@@ -23,7 +23,7 @@ def of_task(rows: Iterable[Result], task: str) -> list[Result]:
     """Returns the rows of a task.
 
     Args:
-        rows: Of a run.
+        rows: Rows of a run.
         task: A downstream task, `linear` or `linear@caltech101`.
     """
     name, dataset = task_and_dataset(task)
@@ -37,7 +37,7 @@ def own_rows(folder: RunFolder, rows: Iterable[Result], task: str) -> list[Resul
 
     Args:
         folder: The run's folder.
-        rows: Of the run.
+        rows: The run's rows.
         task: A downstream task.
     """
     matching = of_task(rows, task)
@@ -60,7 +60,7 @@ def has_result(folder: RunFolder, task: str, status: Status | None) -> bool:
     Args:
         folder: The run's folder.
         task: The pretraining or a downstream task.
-        status: What its process wrote last; None: nothing.
+        status: What its process wrote last; None if it wrote nothing.
     """
     if task == PRETRAIN:
         return folder.pretrained or (status is not None and status.state == "done" and is_filled(folder.results))

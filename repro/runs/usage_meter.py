@@ -84,11 +84,11 @@ def usage_recorded(folder: Path, task: str, meter: UsageMeter, rank: int = 0, pr
     """Records what this process uses during the block; if that ends well, the first process also logs it.
 
     Args:
-        folder: Of the run; of the sweep, for its report.
-        task: What is carried out.
+        folder: The run's folder; for a report, the sweep's.
+        task: Name of the task.
         meter: Made when the process began with the task.
-        rank: The number of this process, of several.
-        processes: How many there are.
+        rank: The rank of this process.
+        processes: The number of processes.
     """
     path = usage_file(folder, task, rank)
     earlier = [asdict(usage) for usage in attempts_of(path)]
@@ -209,7 +209,7 @@ def busy_share(output: str, uuid: str) -> float | None:
 
     Args:
         output: Lines of `nvidia-smi`, `UUID, PERCENT`.
-        uuid: Of the GPU, with or without `GPU-` in front.
+        uuid: UUID of the GPU, with or without `GPU-` in front.
     """
     for line in output.splitlines():
         name, _, percent = (word.strip() for word in line.partition(","))
