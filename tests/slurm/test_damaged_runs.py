@@ -33,7 +33,7 @@ from slurm.sweep_call import SweepCall
 from slurm.sweep_folder.ledger import Key, Ledger
 
 WRITTEN = {
-    "run.yaml": "remove it, and the same again writes it anew",
+    "run.yaml": "remove it, and repeat the command, which writes it anew",
     "jobs": "check that its folder is one, and can be written to",
 }
 """What a launch cannot do without -> the mend."""
