@@ -1,8 +1,8 @@
 """Every row of the paper's tables, ours included, and the ablations.
 
 A row is data: a framework's recipe (`repro.runs.frameworks`), what is masked (`masks`), and for an ablation the
-settings that it changes (`ablations`). No row has a branch in the code of its own. Only the competitors that train
-another model than the paper's method are code: `adios` (with its network in `unet`) and `supervised`.
+settings that it changes (`ablations`). No code branches on a row. Only the competitors that train another model than
+the paper's method are code: `adios` (with its network in `unet`) and `supervised`.
 
 Importing this package needs no torch: tables and launchers read `METHODS`.
 """
@@ -43,7 +43,7 @@ class Method:
 
 
 def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns nested settings in which `changes` win key by key, so that a section keeps the keys not named in them."""
+    """Returns nested settings in which `changes` win key by key; a section keeps the keys that they do not name."""
     merged = nested(settings)
     for key, value in nested(changes).items():
         earlier = merged.get(key)
@@ -88,7 +88,7 @@ WITH_HARD_NEGATIVE: Mapping[str, Method] = {
     for name in ("mocov2+ours-hp", "mocov2+ours-blur", "mocov2+ours-mean")
     for branch in ("key", "both")
 }
-"""Another branch than the query masked, the hard negative kept."""
+"""The rows that mask another branch than the query, and keep the hard negative."""
 
 TABLE3: Mapping[str, Method] = {
     **{
@@ -102,8 +102,9 @@ TABLE3: Mapping[str, Method] = {
 }
 """The rows that table 3 adds: the query, the key or both views masked, without a hard negative and with it.
 
-The paper does not say which of the two its Table 3 is. We read it without, so that it is about the branch alone, and
-run both. The query masked with a hard negative is table 1's, and high-pass without one is an ablation of it.
+The paper does not say which of the two its Table 3 shows. We take it to be without, so that the table is about the
+branch alone, and run both. The rows with a masked query and a hard negative are table 1's, and high-pass without a hard
+negative is an ablation.
 """
 
 ABLATIONS: Mapping[str, Method] = {
@@ -112,7 +113,7 @@ ABLATIONS: Mapping[str, Method] = {
 """The rows that no table of the paper has, each a changed row of table 1."""
 
 DOSE: Mapping[str, Method] = {name: TABLE1[row.row].but(row.settings) for name, row in dose.DOSE.items()}
-"""The rows of `salmask sweep saliency-dose`, each the headline row with other foreground."""
+"""The rows of `salmask sweep saliency-dose`, each the headline row with another source of foreground."""
 
 METHODS: Mapping[str, Method] = {**TABLE1, **TABLE3, **ABLATIONS, **DOSE}
 """Every row by the name under which `salmask pretrain` and sweeps know it."""
@@ -127,16 +128,16 @@ def resolve(method: str, *layers: Mapping[str, Any], origin: str = "settings") -
         origin: Where the layers come from, for error messages.
 
     Returns:
-        The run. Where a checkpoint is its localizer, that file's SHA-256 is part of it.
+        The run. If its localizer is a checkpoint, the SHA-256 of that file is part of it.
 
     Raises:
-        UserError: An unknown method, key or value, or one that makes it another row.
+        UserError: A method, key or value is unknown, or a layer names another method or framework.
     """
     if method not in METHODS:
         raise UserError(f"unknown method '{method}'", mend=f"{nearest(method, METHODS)}; `salmask methods` lists them")
     row = build([METHODS[method].settings, {"method": method}])
     run = build([METHODS[method].settings, {"method": method}, *layers], origin=origin)
-    # All else that departs from the row is named beside its numbers; these would put them into another row.
+    # Other departures from the row are named beside its numbers; these two would make it another row.
     for key, of_row, wanted in (("method", row.method, run.method), ("framework", row.framework, run.framework)):
         if wanted != of_row:
             raise UserError(

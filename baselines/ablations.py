@@ -1,7 +1,7 @@
 """Ablations: rows that change one thing about the paper's method, or about a competitor's, at a time.
 
-They are the rows that a reviewer would ask for; the paper's tables have none of them. What they change is the end of
-their names, which `repro.runs.labels` puts into words.
+They are the rows that a reviewer would ask for; the paper's tables have none of them. The end of a row's name says what
+it changes, and `repro.runs.labels` puts that into words.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ class Ablation:
 
 ON_THE_HEADLINE: Mapping[str, Ablation] = {
     # Is it saliency? Two things change. Without foreground all cells are one stratum, so that the query loses as many
-    # patches from anywhere; and the hard negative loses alpha of the whole view where by saliency it loses alpha of the
-    # foreground: 27 of 49 patches on average, and 17.5 where the foreground is .65 of the view.
+    # patches, but from anywhere. And the hard negative loses the share alpha of the whole view, 27 of 49 patches on
+    # average, instead of alpha of the foreground: 17.5 patches, if the foreground is .65 of the view.
     "random": Ablation({"masking.guidance": "random"}),
-    # Is it where the foreground is? As many cells as the network finds, elsewhere in each view: patches are as many as
-    # by saliency, in queries and in hard negatives.
+    # Is it the place of the foreground? It has as many cells as the network finds, but elsewhere in each view. So
+    # queries and hard negatives lose as many patches as by saliency.
     "by-network-shuffled": Ablation({"localizer.source": "network-shuffled"}),
     # Is it masking at all, or the high-pass filter?
     "no-masks": Ablation(
@@ -51,17 +51,17 @@ ON_THE_HEADLINE: Mapping[str, Ablation] = {
     "localizer-efficientnet": Ablation({"localizer.network": "efficientnet-lite0"}),
     "localizer-random": Ablation({"localizer.weights": "random"}),
     "localizer-checkpoint": Ablation(
-        # which one, the person says: localizer.weights=RUN/backbone.pth
+        # the caller says which one: localizer.weights=RUN/backbone.pth
         {"localizer.network": "checkpoint", "localizer.weights": ""},
     ),
-    # What the released code does otherwise than the paper says: all of it, then switch by switch.
+    # What the released code does differently from the paper: all of it, then switch by switch.
     "released": Ablation({"fidelity": "released"}),
     **{
         f"released-{f.name.replace('_', '-')}": Ablation({f"fidelity.{f.name}": "released"})
         for f in fields(FidelitySettings)
     },
-    # Replaces the switch of that name from the loop above: alone it would change nothing, since a count can be negative
-    # only where counts are released too.
+    # Replaces the switch of that name from the loop above. Alone it would change nothing, since only the released
+    # counts can be negative.
     "released-negative-count": Ablation(
         {"fidelity.counts": "released", "fidelity.negative_count": "released"},
     ),
@@ -81,12 +81,12 @@ ABLATIONS: Mapping[str, Ablation] = {
     "simclr+ours-hp@both": Ablation({"masking.branch": "both"}, row="simclr+ours-hp"),
     # MSCN masks both views; the paper's own rows mask the query.
     "mocov2+mscn@query": Ablation({"masking.branch": "query"}, row="mocov2+mscn"),
-    # The paper's queue of 65,536 keys is half of its 126,689 images: it holds images' own last keys, each a false
-    # negative where its image's query meets it again. A public MoCo v2 with this shorter queue, on the same classes,
-    # backbone and epochs but with another rate, is ten points above the paper's (results/paper/README.md).
+    # The paper's queue of 65,536 keys is as long as half of its 126,689 images. So it may still hold an image's last
+    # key when the image comes again: a false negative. A public MoCo v2 with this shorter queue, on the same classes,
+    # backbone and epochs but with another learning rate, is ten points above the paper's (results/paper/README.md).
     "mocov2+queue16k": Ablation({"moco.queue": 16384}, row="mocov2"),
-    # What our ADIOS row has of SimCLR's recipe instead of the authors' script (`AdiosSettings`). Encoder and epochs
-    # stay the tables', ResNet-50 and 200, where the script has ResNet-18 and 400.
+    # The values of the authors' script, where our ADIOS row has those of SimCLR's recipe (`AdiosSettings`). Encoder and
+    # epochs stay those of the tables, ResNet-50 and 200; the script has ResNet-18 and 400.
     "simclr+adios-script": Ablation(
         {
             "optimization.batch": 128,

@@ -4,14 +4,15 @@ In each step the encoder first lowers the contrastive loss of masked queries, th
 steps follow the authors' code (YugeTen/adios, src/methods/simclr_adios.py and simclr_adios_s.py), which knows SimCLR
 alone. On MoCo v2 the query is masked, since no gradient reaches a mask through the key.
 
-Left out is the authors' online classifier. It reads detached features, so that no weight of the encoder knows of it.
-But it passes both views through the encoder unmasked once more in each step, which moves batch norm's running
-statistics. Theirs are of unmasked views in 4 passes of 6 (with all N masks, where the unmasked view is embedded anew
-for each, in 2N + 2 of 4N + 2), ours on SimCLR in 2 of 4 (in 2 of 2N + 2). Only evaluation reads these statistics.
+The authors' online classifier is left out. It reads detached features, so it changes no weight of the encoder. But it
+passes both unmasked views through the encoder once more in each step, which moves batch norm's running statistics. In
+the authors' code, 4 of the 6 passes that move them are of unmasked views (with all N masks, 2N + 2 of 4N + 2, as the
+unmasked view is embedded anew for each mask); in ours on SimCLR, 2 of 4 (2 of 2N + 2). Only evaluation reads these
+statistics.
 
-Occlusion network and its rate are those of the authors' script for ImageNet-100; rate, batch, jitter and warm-up of the
-encoder are our framework's recipe, so that the row differs from its baseline in the masks alone. `AdiosSettings` lists
-the differences, and the row `simclr+adios-script` has the script's values.
+The occlusion network and its learning rate are those of the authors' script for ImageNet-100. Learning rate, batch,
+jitter and warm-up of the encoder are our framework's recipe, so that the row differs from its baseline in the masks
+alone. `AdiosSettings` lists the differences, and the row `simclr+adios-script` has the script's values.
 
 What the two steps need of a framework's model is a `Contrast` (`baselines.adios_contrast`).
 """
@@ -48,15 +49,15 @@ from repro.training.preprocess import ViewMaker
 ENCODER, OCCLUSION = "encoder", "occlusion"
 """Names of the two players and of their optimizers."""
 MARGIN = 1e-3
-"""Share of an image below which, and one minus it above which, `sparsity_penalty` goes on as a straight line."""
+"""Where a mask's share is this near to 0 or 1, `sparsity_penalty` goes on as a straight line."""
 
 
 def sparsity_penalty(shares: Tensor) -> Tensor:
     """Penalises masks that hide nothing or everything: `sum_n mean_b 1 / sin(pi * S_bn)` (simclr_adios_s.py:246-249).
 
     The authors add 1e-10 to the sine, which in single precision is -8.7e-8 at S = 1: the penalty turns into a reward of
-    1e7. Here the curve ends at a distance of 1e-3 from 0 and from 1 and goes on as its tangent: finite, continuous, and
-    with a gradient that still leads back.
+    1e7. Here the curve ends at a distance of 1e-3 from 0 and from 1 and goes on as its tangent. So it is finite and
+    continuous, and its gradient still leads away from 0 and 1.
 
     Args:
         shares: B×N in 0..1, the mean of each mask over its pixels.
@@ -133,10 +134,10 @@ class Adios(BaseModel):
         self.steps = state["steps"]
 
     def forward(self, views: Views, mode: str = "loss") -> dict[str, Tensor]:
-        """Refused: a loss of both players at once would be for neither.
+        """Always refuses: the two players have a loss each, and none in common.
 
         Raises:
-            ValueError: always.
+            ValueError: Always.
         """
         raise ValueError("ADIOS is only trained, by train_step: its two networks have a loss each")
 
@@ -148,8 +149,8 @@ class Adios(BaseModel):
             optim_wrapper: An `OptimWrapperDict` of `encoder` and `occlusion`.
 
         Returns:
-            `loss` of the encoder and `occlusion_loss`, each as its optimizer lowers it; `sparsity`, the penalty in the
-            latter without its weight; `entropy` of an image's masks' sizes in nats, the batch's mean; `mask_share_1` to
+            `loss` of the encoder and `occlusion_loss`, each as its optimizer lowers it; `sparsity`, the unweighted
+            penalty in the latter; `entropy` of an image's masks' sizes in nats, the batch's mean; `mask_share_1` to
             `mask_share_N`, the share of an image that each mask hides, the batch's mean.
 
         Raises:
@@ -180,8 +181,8 @@ class Adios(BaseModel):
         Returns:
             The loss, a scalar, and the keys for `occlusion_loss`.
         """
-        # Without its DDP wrapper: in this turn the masks are given, and nothing of them is learned. A gradient would
-        # have the occlusion network help the encoder; theirs flows and is cleared (simclr_adios_s.py:211-221).
+        # The occlusion network is called without its DDP wrapper: in this turn it learns nothing. With a gradient it
+        # would help the encoder; in the authors' code the gradient flows and is cleared (simclr_adios_s.py:211-221).
         with torch.no_grad():
             masks = self.occlusion(views.query)
         return self._turn[ENCODER](self._masked(views.query, masks, 0), views.key)
@@ -206,15 +207,15 @@ class Adios(BaseModel):
             contrastive = self.contrast.loss(self._masked(views.query, masks, 1), fresh_keys)
         shares = masks.mean((2, 3))
         sparsity, entropy = sparsity_penalty(shares), negative_entropy(shares)
-        # The entropy is a sum over the batch, the other terms are means. Multiplied by the number of ranks, DDP's mean
-        # of its gradients over the ranks is the gradient of the sum over the joint batch.
+        # The entropy is a sum over the batch, the other terms are means. So it is multiplied by the number of ranks:
+        # DDP's mean of its gradients over the ranks is then the gradient of the sum over the joint batch.
         objective = self.alpha_sparsity * sparsity - self.alpha_entropy * world_size() * entropy - contrastive
         numbers = {"sparsity": sparsity.detach(), "entropy": -entropy.detach() / len(shares)}
         mask_shares = {f"mask_share_{number}": share for number, share in enumerate(shares.detach().mean(0), 1)}
         return objective, numbers | mask_shares
 
     def _masked(self, images: Tensor, masks: Tensor, turn: int) -> list[Tensor]:
-        """Hides what masks cover: it becomes the mean colour, which is 0 in normalised images.
+        """Fades what masks cover to the mean colour, which is 0 in normalised images.
 
         Args:
             images: B×3×S×S, normalised.
@@ -225,14 +226,14 @@ class Adios(BaseModel):
             One copy B×3×S×S of the images with one drawn mask each, or N copies, the n-th with each image's mask n.
         """
         if not self.single:
-            # B×N×1×S×S apart along N: one B×1×S×S for each mask, which the three channels share.
+            # B×N×1×S×S split along N: one B×1×S×S for each mask, which the three channels share.
             return [images * (1 - mask) for mask in masks.unsqueeze(2).unbind(1)]
         choices = self._draw(len(images), masks.shape[1], turn).to(images.device, non_blocking=True)
         rows = torch.arange(len(images), device=images.device)
         return [images * (1 - masks[rows, choices].unsqueeze(1))]
 
     def _draw(self, images: int, masks: int, turn: int) -> Tensor:
-        """Draws the number of a mask for each of this rank's images.
+        """Draws the index of a mask for each of this rank's images.
 
         Every rank draws for the joint batch from the same seed and takes its own part, so that the number of ranks
         changes no draw, and nothing has to be sent between them.
@@ -279,14 +280,14 @@ class OcclusionGallery(Hook):
 
     @torch.no_grad()
     def after_train_epoch(self, runner: Any) -> None:
-        """Draws a column each for the query's view, the same as each mask leaves it, and the key's view."""
+        """Draws as columns the query's view, that view under each mask, and the key's view."""
         if rank():  # the model is the same on every rank, and only one may write the file
             return
         maker = self.model.data_preprocessor
         assert isinstance(maker, ViewMaker)
         stages = first_stages(runner.train_dataloader.dataset, maker)
         masks = self.model.occlusion(stages.views.query)
-        # The view is in 0..1 here, and normalised where the network is trained: 0 there is the mean colour here.
+        # In training the view is normalised, and masks fade it to 0. Here it is in 0..1, where that is the mean colour.
         masked_columns = [
             (f"mask {number} hidden", stages.query.lerp(maker.normalise.mean, mask))
             for number, mask in enumerate(masks.unsqueeze(2).unbind(1), 1)
@@ -298,11 +299,11 @@ class OcclusionGallery(Hook):
 def build_learner(run: Run, images: Images, device: torch.device) -> Learner:
     """Builds ADIOS on the framework that the run names; a `repro.training.learner.Build`.
 
-    The occlusion network's learning rate follows the encoder's schedule from a height of its own (ADIOS
+    The occlusion network's learning rate follows the encoder's schedule from a base rate of its own (ADIOS
     src/methods/base_adios.py).
 
     Args:
-        run: `adios` is used beside what a plain run of the framework uses.
+        run: `adios` is used besides what a plain run of the framework uses.
         images: The training images.
         device: Where the model goes.
 

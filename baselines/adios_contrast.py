@@ -1,6 +1,6 @@
 """The encoder's side of ADIOS: what its two steps need of a framework's model.
 
-`contrast_of` tells what a new framework has to write.
+`contrast_of` says what a new framework has to implement.
 """
 
 from abc import ABC, abstractmethod
@@ -100,7 +100,7 @@ class MocoContrast(Contrast[MoCo]):
         return keys
 
     def finish(self, keys: Tensor) -> None:
-        """Puts the keys into the queue: until both players have stepped they are positives, and no negatives."""
+        """Puts the keys into the queue, only now: until both players have stepped they are positives, not negatives."""
         self.substrate.enqueue(keys)
 
 

@@ -18,9 +18,9 @@ SOURCES = (
     "random",
     "inverted",
 )
-"""Foreground of query masks and hard negatives alike, beside the frozen network's."""
+"""Sources of foreground for query masks and hard negatives alike, besides the frozen network."""
 SPOILT = ("truth-shifted-2", "truth-shifted-4", "random", "inverted")
-"""Foreground of one of the two alone, where the other's is the true mask."""
+"""Sources of foreground for one of the two, while the other uses the true mask."""
 
 DOSE: Mapping[str, Ablation] = {
     **{f"mocov2+ours-hp-by-{source}": Ablation({"localizer.source": source}) for source in SOURCES},

@@ -11,12 +11,12 @@ MEAN_FILL: dict[str, Any] = {"masking": {"strategy": "mean_fill"}}
 
 # MSCN (Jing, Zhu, LeCun 2022) has no public code. As the paper's poster depicts it: both views high-passed, masked at
 # random and filled with noise; no saliency, no hard negative. Rates and kinds of masks are those of the paper's own
-# high-pass masking, which takes them over, so that the rows differ in saliency, branch and hard negative alone. Without
-# MSCN's multi-crop: the rows see as many pixels.
+# high-pass masking, which takes them over from MSCN, so that the rows differ in saliency, branch and hard negative
+# alone. MSCN's multi-crop is left out, so that all rows see as many pixels.
 MSCN: dict[str, Any] = {
     "masking": {"strategy": "high_pass", "guidance": "random", "branch": "both", "hard_negative": False}
 }
 
 # ADIOS (Shi et al. 2022), the single-mask version that its authors published for ImageNet-100. Its settings, their
-# source, and in what our rows depart from it: `repro.runs.sections.AdiosSettings`.
+# source and where our rows depart from it: `repro.runs.sections.AdiosSettings`.
 ADIOS: dict[str, Any] = {"masking": {"strategy": "learned", "hard_negative": False}}

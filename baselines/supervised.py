@@ -1,8 +1,8 @@
 """The supervised row: a ResNet that learns the labels, by torchvision's reference recipe (references/classification).
 
-SGD with learning rate 0.1 for a batch of 256, a tenth of it every 30 epochs, random crops and flips; the settings are
+SGD with learning rate 0.1 for a batch of 256, divided by ten every 30 epochs, random crops and flips; the settings are
 its `recipe` in `repro.runs.frameworks`. The paper states no recipe. Two things are not torchvision's: there are 100
-epochs instead of 90, so that a last tenfold step comes at 90; and batch norm spans the global batch instead of one
+epochs instead of 90, so that the rate is divided once more at 90; and batch norm spans the global batch instead of one
 device's 32 images, so that the number of devices changes nothing.
 """
 
@@ -33,7 +33,7 @@ class LabelledInput(Augmenter):
         """Prepares for the loader's crops.
 
         Args:
-            augmentation: What the loader drew from, and who applies it.
+            augmentation: What the loader draws from, and whether the loader or the device applies it.
             channels_last: Memory layout of the network's input.
         """
         super().__init__(augmentation)
@@ -60,7 +60,7 @@ class Classifier(LossModel):
 
         Args:
             arch: A torchvision ResNet.
-            classes: Of the data.
+            classes: Number of classes in the data.
             width: Base planes of the ResNet.
             data_preprocessor: Turns a batch of the loader into images and labels.
         """

@@ -13,16 +13,16 @@ from repro.runs.choices import Norm
 GROUPS = 8
 """Channel groups of a group norm (ADIOS src/utils/blocks.py:48)."""
 HIDDEN = 128
-"""Width of the bottleneck's perceptron (src/utils/unet.py:51-53)."""
+"""Width of the bottleneck's MLP (src/utils/unet.py:51-53)."""
 
 
 class OcclusionNetwork(nn.Module):
-    """Masks of an image, soft and summing to one at each pixel (Shi et al. 2022; ADIOS src/utils/unet.py).
+    """Computes soft masks of an image that sum to one at each pixel (Shi et al. 2022; ADIOS src/utils/unet.py).
 
     The number of stages follows from the crop: log2(crop) - 1, rounded down (simclr_adios_s.py:71), six at 224 pixels,
     five at 64, four at 32. Each stage is a 3×3 convolution, a norm and a ReLU; between stages the side is halved or
-    doubled, nearest neighbour. The first stages have `base` channels, the last three of the way down twice as many. A
-    perceptron joins the two ways at the smallest scale, and each stage up also sees its counterpart's output.
+    doubled, nearest neighbour. Stages have `base` channels, but twice as many in the last three down and the first two
+    up. An MLP joins the two ways at the smallest scale, and each stage up also sees its counterpart's output.
 
     With the defaults (four masks, base 8, group norm) it has 240,540 parameters at 224 pixels.
     """
@@ -34,7 +34,7 @@ class OcclusionNetwork(nn.Module):
             crop: Side of the images in pixels; 32 or more, a multiple of the smallest scale.
             masks: N.
             base: Channels at full size; with group norm a multiple of 8.
-            norm: After each convolution, which has a bias only without one.
+            norm: What follows each convolution, which has a bias only without a norm.
 
         Raises:
             UserError: The crop cannot be halved often enough, or the channels cannot be grouped.
@@ -82,8 +82,8 @@ class OcclusionNetwork(nn.Module):
         for number, stage in enumerate(self.up):
             features = F.interpolate(features, scale_factor=2.0) if number else features
             features = stage(torch.cat([features, outputs_down.pop()], 1))
-        # In half precision the masks would sum to one only within a percent, and their means would be rounded, of which
-        # the sparsity penalty is steep near 0 and 1.
+        # In half precision the masks would sum to one only within a percent. And their means would be rounded, although
+        # the sparsity penalty is a steep function of them near 0 and 1.
         return self.head(features).float().softmax(1)
 
 
@@ -106,7 +106,7 @@ def stages_of(crop: int) -> int:
 
 
 def _stage(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
-    """Builds a convolution with its norm and ReLU; both norms have a shift, which makes a bias superfluous."""
+    """Builds a convolution with its norm and ReLU; both norms have a shift, so a bias would be redundant."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=norm is Norm.none)]
     if norm is Norm.group:
         layers.append(nn.GroupNorm(GROUPS, outputs))
