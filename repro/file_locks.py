@@ -1,4 +1,4 @@
-"""A lock on an open file for the moment in which it is written."""
+"""Locks an open file while it is written or read."""
 
 import fcntl
 import logging
@@ -9,18 +9,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TELL_SECONDS = 3.0
-"""After which a person is told of a wait for a lock."""
+"""Seconds after which a wait for a lock is reported."""
 
 log = logging.getLogger("salmask")
 
 
 @contextmanager
 def locked(descriptor: int, *, shared: bool = False) -> Iterator[None]:
-    """Keeps other processes out of an open file within the block; not where the file system knows no locks.
+    """Keeps other processes out of an open file within the block; does nothing if the file system has no locks.
 
     Args:
-        descriptor: The file's; open for writing, and for a shared lock for reading, which NFS asks for.
-        shared: Whether others may hold a shared lock too.
+        descriptor: The file's. NFS wants it open for writing, or for reading if the lock is shared.
+        shared: Whether others may hold a shared lock at the same time.
     """
     with suppress(OSError):
         _wait_for_lock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -32,7 +32,7 @@ def locked(descriptor: int, *, shared: bool = False) -> Iterator[None]:
 
 
 def _wait_for_lock(descriptor: int, kind: int) -> None:
-    """Takes a lock, however long that takes; a wait that is long is told, with how it may be ended."""
+    """Takes a lock, however long that takes; a long wait is reported, with how to end it."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -46,9 +46,9 @@ def _wait_for_lock(descriptor: int, kind: int) -> None:
 
 
 def _tell_of_lock(descriptor: int) -> None:
-    """Says that the lock of an open file is waited for: a network file system may keep that of a machine that died."""
+    """Reports that the lock of an open file is waited for: a network file system may keep that of a dead machine."""
     path = "a file"
-    with suppress(OSError):  # no Linux
+    with suppress(OSError):  # not on Linux
         path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
     old, new = map(shlex.quote, (path, f"{path}.new"))
     log.warning(

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also after a crash or where the disk is full."""
+"""Files that are complete or absent, even after a crash or on a full disk."""
 
 import contextlib
 import errno
@@ -25,14 +25,14 @@ from repro.writability import check_file, refuse_special, why_unwritable
 
 @contextlib.contextmanager
 def reading(path: Path, mend: str) -> Iterator[None]:
-    """Turns whatever reading a file of ours raises within the block into one line: the file, what is wrong, the mend.
+    """Turns any error of reading a file within the block into one line: the file, what is wrong, the mend.
 
     Args:
         path: The file.
         mend: What a person can do about it.
 
     Raises:
-        UserError: In the place of any error but this one; and where a pipe or a device stands in the file's place.
+        UserError: In place of any other error; and if the path is that of a pipe or a device.
     """
     if is_special(path):
         raise UserError(f"{path} is no regular file", mend="put a file in its place, or remove it")
@@ -48,7 +48,7 @@ def reading(path: Path, mend: str) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: it is nested too deeply", mend=mend) from error
     except MemoryError as error:
         raise UserError(f"{path} cannot be read: it takes more memory than there is", mend=mend) from error
-    except Exception as error:  # whoever wrote the file, each parser has errors of its own for what it cannot read
+    except Exception as error:  # anybody may have written the file, and each parser has error classes of its own
         wrong = "it is empty" if _is_empty(path) else f"{type(error).__name__}: {one_line(error)[:200]}"
         raise UserError(f"{path} cannot be read ({wrong})", mend=mend) from error
 
@@ -58,17 +58,17 @@ def _is_empty(path: Path) -> bool:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """Reads a regular file, and nothing that one would wait for, or that never ends.
+    """Reads a regular file; refuses anything whose reading might wait or never end.
 
     Args:
         path: The file.
-        most: The bytes that it may have.
+        most: Most bytes that it may have.
 
     Raises:
         UserError: It is a pipe, a device or a folder, or larger.
         OSError: It cannot be read.
     """
-    # Without O_NONBLOCK the opening of a pipe alone waits for whoever writes to it.
+    # Without O_NONBLOCK, merely opening a pipe waits for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
@@ -86,11 +86,11 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 LONGEST_NAME = 245
-"""Bytes that the name of a file may have: file systems take 255, of which its temporary name needs ten more."""
+"""Most bytes in a file's name: file systems allow 255, of which its temporary name needs ten more."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file so that a reader finds the old content or the new, whatever happens meanwhile.
+    """Writes a file so that a reader finds either the old content or the new, whatever happens meanwhile.
 
     Args:
         path: The file; its folder is made if it is not there.
@@ -98,33 +98,33 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
     Raises:
         UserError: The folder cannot be written to, or the disk is full; the old file is untouched. Or what stands there
-            is a device, a pipe or a way to this process's own output.
+            is a device, a pipe or a link to this process's own output.
     """
     refuse_special(path)
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        # To be read as well: into a file that can be written to alone numpy writes by itself, and where that fails it
-        # tells neither that the disk is full nor any other reason.
+        # Readable, too: into a file that is open for writing only, numpy writes with code of its own, whose error does
+        # not name the reason, such as a full disk.
         with os.fdopen(descriptor, "w+b") as file:
             write(file)
-            # Content before name: a file system may make the new name durable first, and a power cut between the two
-            # would leave an empty file in the place of the old one.
+            # Synced before it is renamed: a file system may make the new name durable first, and a power cut in between
+            # would leave an empty file in place of the old one.
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp's own files are for their owner alone
+        Path(temporary).chmod(0o644)  # mkstemp makes files that only their owner may read
         Path(temporary).replace(path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         _discard(temporary)
         if asked := interruption(error):
-            # The process was asked to end in the middle of the file. torch closes its archive all the same, finds it
-            # incomplete, and raises that, which would tell of a broken disk where there was only an interruption.
+            # The process was asked to end in the middle of the file. torch then closes its archive, finds it incomplete
+            # and raises that, which would read like a broken disk.
             raise asked from None
         if is_of_a_full_disk(error):
             raise _full_disk(path, write) from error
-        # The error's own text names the temporary file, with a number in front.
+        # Not the error's own text, which names the temporary file.
         cause = machines_error(error) or error
         reason = why_unwritable(path.parent, cause) if isinstance(cause, OSError) else one_line(error)
         mend = system_mend(error, "check that its folder is one, and can be written to")
@@ -135,27 +135,27 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def is_of_a_full_disk(error: BaseException) -> bool:
-    """Returns whether an error, or one from which it arose, says that no space is left, or none of a quota."""
+    """Returns whether an error, or one of its causes, says that a disk is full or a quota used up."""
     return any(each.errno in (errno.ENOSPC, errno.EDQUOT) for each in system_errors(error))
 
 
 OF_A_SWEEP = "have it made writable, or launch with another --out"
-"""What to do about a sweep's folder that cannot be written to: not every command that writes there has an `--out`."""
+"""The mend for a sweep's folder that cannot be written to. It names the launch: other commands have no `--out`."""
 
 
 def mend_of_place(error: OSError, otherwise: str = OF_A_SWEEP) -> str:
-    """Returns what to do where a folder cannot be written to: for want of room nobody is to begin anew elsewhere."""
+    """Returns the mend for a folder that cannot be written to: on a full disk to free space, never to go elsewhere."""
     return "free some space there" if is_of_a_full_disk(error) else system_mend(error, otherwise)
 
 
 def write_over(path: Path, content: bytes) -> None:
-    """Writes a small file in place, where a full disk has no room for a new one beside it.
+    """Writes a small file in place, for when a full disk has no room for a new one beside it.
 
     The bytes go into the blocks that the file has, in one write; behind them stand blanks up to the old end.
 
     Args:
         path: The file, which exists.
-        content: Text, with its newline; within a block of the old file's length.
+        content: Text, with its newline; it must fit into the blocks that the file has.
 
     Raises:
         OSError: It does not fit, or the file system writes nothing in place.
@@ -163,7 +163,7 @@ def write_over(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
-        # Blocks of 512 bytes, by POSIX, whatever the file system's own.
+        # st_blocks counts blocks of 512 bytes, whatever the file system's own size.
         if len(content) > max(status.st_size, 512 * status.st_blocks):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_at(descriptor, content.rstrip(b"\n").ljust(status.st_size - 1) + b"\n", 0)
@@ -187,9 +187,9 @@ class _Counter(io.RawIOBase):
 
 
 def _full_disk(path: Path, write: Callable[[IO[bytes]], object]) -> UserError:
-    """Returns the error of a file that did not fit, with what it takes, what is free, and what is missing."""
+    """Returns the error of a file that did not fit, with the size it takes, what is free, and what is missing."""
     counter, free = _Counter(), _free_space(path.parent)
-    # Whatever fails here, the disk is full all the same, which is what is to be said.
+    # If this fails, the message is still that the disk is full.
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         write(cast(IO[bytes], counter))
     missing = f"free {size_text(counter.count - free)} there" if counter.count > free else "free some space there"
@@ -198,31 +198,31 @@ def _full_disk(path: Path, write: Callable[[IO[bytes]], object]) -> UserError:
 
 
 def full_disk_reason(folder: Path, size: str) -> str:
-    """Returns that the disk of a folder is full, with the size of what is or was written there, and what is free."""
+    """Returns the words that a folder's disk is full, with the size of what is or was written, and what is free."""
     return f"the disk of {folder} is full, or its quota ({size}, {size_text(_free_space(folder))} are free)"
 
 
 def _free_space(folder: Path) -> int:
-    """Returns the bytes that are free where a folder is, or was to be made: that may be what failed."""
+    """Returns the free bytes where a folder is or would be: making it may be what failed."""
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
 _TEMPORARY = re.compile(r"\..+\.\w+\.[a-z0-9_]{8}")
-"""A name of a file of ours, all of which have a suffix, and what mkstemp adds. Without the suffix a person's own hidden
-file, `.notes.markdown`, would have such a name, and be removed."""
+"""The name of a file with its suffix, and what mkstemp adds. All our files have a suffix: if none were required, a
+person's own hidden file `.notes.markdown` would match, and be removed."""
 
 
 def is_temporary(path: Path) -> bool:
-    """Returns whether a file has a name that `write_atomically` gives to what it has not finished."""
+    """Returns whether a file has a name that `write_atomically` gives to an unfinished one."""
     return _TEMPORARY.fullmatch(path.name) is not None  # mkstemp adds eight such characters to the prefix
 
 
 TORN_SECONDS = 3600.0
-"""A temporary file that is older belongs to a process that was killed; one that is still being written is younger."""
+"""A temporary file that is older than this is taken for one of a killed process, and not for one being written."""
 
 
 def is_torn(path: Path) -> bool:
-    """Returns whether a process that was killed left a file half written.
+    """Returns whether a file was left half written by a process that was killed.
 
     Raises:
         FileNotFoundError: Whoever was writing it has given it its name meanwhile.
@@ -234,7 +234,7 @@ def is_torn(path: Path) -> bool:
 
 
 def make_way(path: Path) -> None:
-    """Prepares for a file that takes its time: refuses its place, and removes what killed processes left beside it.
+    """Prepares for a file whose making takes long: refuses its place, and removes what killed processes left beside it.
 
     Args:
         path: Of the file, which `write_atomically` is to write.
@@ -251,12 +251,12 @@ def make_way(path: Path) -> None:
 
 def _discard(temporary: str) -> None:
     if temporary:
-        with contextlib.suppress(OSError):  # what went wrong before is to be told
+        with contextlib.suppress(OSError):  # the earlier error is the one to report
             Path(temporary).unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder as durable as the files' content, which their own fsync does not do."""
+    """Makes the names in a folder durable; fsync of a file covers its content only."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -265,23 +265,23 @@ def sync_folder(folder: Path) -> None:
 
 
 def append_lines(path: Path, payload: bytes) -> None:
-    """Adds whole lines to a file that several processes add to: all of them, or none.
+    """Appends whole lines to a file to which several processes append: all of them, or none.
 
-    The lines go out in one write under a lock on the file, followed by fsync. Where an earlier write was cut off in the
-    middle of a line, the new lines start on a line of their own, so that the torn one spoils nothing.
+    The lines go out in one write under a lock on the file, followed by fsync. If an earlier write was cut off in the
+    middle of a line, the new lines start on a line of their own.
 
     Args:
         path: The file; made if it is not there. Its folder must exist.
         payload: The lines, each with its newline.
 
     Raises:
-        OSError: The file cannot be written to, or the disk is full, which its text tells with sizes; nothing of the
-            lines is in the file, unless another process, which no lock keeps out, has added to it meanwhile.
+        OSError: The file cannot be written to, or the disk is full (then its text tells sizes). None of the lines is in
+            the file, unless another process, in spite of the lock, has appended to it meanwhile.
     """
     is_new = not path.exists()
-    # Where the file system knows no locks, appending alone is nearly as safe.
+    # If the file system has no locks, appending alone is nearly as safe.
     with path.open("a+b", buffering=0) as file, locked(file.fileno()):
-        # Only under the lock: what another process is writing must be whole before its end is looked at.
+        # Under the lock, so that no other process is in the middle of a line.
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
@@ -304,7 +304,7 @@ def append_lines(path: Path, payload: bytes) -> None:
 
 
 def _take_back(descriptor: int, written: bytes) -> None:
-    """Cuts off the bytes that were added to a file, if they are its end still and nobody's lines stand behind them."""
+    """Cuts off bytes that were appended to a file, unless another process has appended more since."""
     place = os.fstat(descriptor).st_size - len(written)
     if place >= 0 and os.pread(descriptor, len(written), place) == written:
         os.ftruncate(descriptor, place)
@@ -316,7 +316,7 @@ def write_at(descriptor: int, content: bytes | memoryview, place: int) -> None:
     Args:
         descriptor: The file's.
         content: The bytes.
-        place: Where the first one goes, from the file's beginning.
+        place: Offset of the first byte from the file's beginning.
 
     Raises:
         OSError: The file cannot be written to, or the disk is full; a part may have been written.
@@ -328,7 +328,7 @@ def write_at(descriptor: int, content: bytes | memoryview, place: int) -> None:
 
 
 def folder_size(folder: Path) -> int:
-    """Returns the bytes of a folder's files, with those of its folders; what goes while it is looked at counts nothing.
+    """Returns the bytes of all files in a folder and its subfolders; a file that vanishes meanwhile does not count.
 
     Args:
         folder: The folder, in which others may be writing.
@@ -349,7 +349,7 @@ CHECKSUM_BYTES = 4
 def checksum(content: bytes) -> bytes:
     """Returns the CRC-32 of some bytes, to be written beside them.
 
-    A place never written to reads as zeros. The checksum of zeros is not 0, so that such a place fails it.
+    A place that was never written reads as zeros. It fails the check, as the checksum of zeros is not 0.
     """
     return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little")
 

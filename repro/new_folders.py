@@ -1,4 +1,4 @@
-"""Folders that are whole or not there, also after a crash or where the disk is full."""
+"""Folders that are complete or absent, even after a crash or on a full disk."""
 
 import contextlib
 import fcntl
@@ -17,17 +17,18 @@ from repro.quantities import size_text
 from repro.writability import why_unwritable
 
 _UNFINISHED, _ASIDE = ".part", ".old"
-"""How the names of temporary folders end: of one that is being filled, and of one that is being replaced."""
+"""How the names of temporary folders end: one being filled, and one being replaced."""
 
 
 @contextlib.contextmanager
 def new_folder(target: Path, *, force: bool = False, mend: str = "name another folder, or remove it") -> Iterator[Path]:
-    """Yields a folder to fill, which takes the target's name once it is filled, and goes if it is not.
+    """Yields a folder to fill. It takes the target's name after the block, or is removed if the block fails.
 
-    What a killed process of this machine left of such a folder goes, too, and what it was about to replace comes back.
+    Unfinished folders of killed processes of this machine are removed first. A folder that one of them was replacing
+    gets its name back.
 
     Args:
-        target: Must not exist, or be an empty folder.
+        target: Must not exist or be an empty folder, unless `force`.
         force: Whether to replace the folder that is there, once the new one is whole.
         mend: What to do about a folder that is there.
 
@@ -35,11 +36,12 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
         The folder to write to, beside the target.
 
     Raises:
-        UserError: The target is there, or cannot be written to; or a file that was read meanwhile cannot be.
+        UserError: The target exists, is a link or a file, or cannot be written to; or a file that was read within the
+            block cannot be.
     """
     temporary, lock = "", -1
     try:
-        if target.is_symlink():  # it could be replaced by no folder
+        if target.is_symlink():  # a folder cannot be renamed over it
             raise UserError(f"{target} is a link", mend="name the folder that it leads to, or another one")
         _undo_killed_swap(target)
         if target.exists() and not target.is_dir():
@@ -51,7 +53,7 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
         temporary, lock = _begin(target)
         Path(temporary).chmod(0o755)
         yield Path(temporary)
-        os.sync()  # thousands of small files: one by one would take longer than writing them
+        os.sync()  # once for thousands of small files: syncing each would take longer than writing them
         if force and target.exists():
             with _alone_beside(target):
                 _take_the_place(Path(temporary), target)
@@ -65,13 +67,13 @@ def new_folder(target: Path, *, force: bool = False, mend: str = "name another f
             raise UserError(f"cannot write {target}: {reason}", mend="free some space there") from error
         reason = why_unwritable(target.parent, error)
         if isinstance(error.filename, str) and _is_elsewhere(Path(error.filename).absolute(), target.absolute()):
-            # What it was to be made from; neither the folder nor its place is to blame.
+            # A file that the block reads; neither the folder nor its place is to blame.
             mend = "see whether it is still there and can be read, and repeat"
             raise UserError(f"{error.filename}: {reason}, so that {target} was not written", mend=mend) from error
         mend = system_mend(error, "name a folder that can be written to")
         raise UserError(f"cannot write {target}: {reason}", mend=mend) from error
     finally:
-        if temporary:  # after the rename there is nothing of this name any more
+        if temporary:  # after the rename nothing of this name exists
             shutil.rmtree(temporary, ignore_errors=True)
             os.close(lock)
 
@@ -82,31 +84,31 @@ def _is_elsewhere(path: Path, target: Path) -> bool:
 
 
 def _begin(target: Path) -> tuple[str, int]:
-    """Makes the folder to fill, and removes those that nobody fills any more.
+    """Makes and locks the folder to fill, and removes those that no process fills any more.
 
     Returns:
         The folder, and a descriptor that holds its lock until it is closed, by whatever ends the process.
     """
     prefix = _prefix(target)
-    with _alone_beside(target):  # or another process might find the folder before its lock is held
+    with _alone_beside(target):  # no other process may find the folder before it is locked
         for left in target.parent.glob(f"{glob.escape(prefix)}*{_UNFINISHED}"):
             _remove_unlocked(left)
         temporary = tempfile.mkdtemp(prefix=prefix, suffix=_UNFINISHED, dir=target.parent)
         lock = os.open(temporary, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # of a file system without locks, on which nothing is removed either
+        with contextlib.suppress(OSError):  # a file system without locks, on which nothing is removed either
             fcntl.flock(lock, fcntl.LOCK_EX)
         return temporary, lock
 
 
 def _prefix(target: Path) -> str:
     """Returns how the names of a target's temporary folders begin."""
-    # The machine is part of the name, as one of another machine may be locked where this one sees no lock.
+    # With the machine's name: locks that are held on other machines may be invisible here.
     return f".{target.name}.{socket.gethostname()}."
 
 
 @contextlib.contextmanager
 def _alone_beside(target: Path) -> Iterator[None]:
-    """Keeps other processes of this machine from the names of temporary folders beside a target."""
+    """Keeps other processes of this machine from making or removing temporary folders beside a target."""
     place = os.open(target.parent, os.O_RDONLY)
     try:
         with locked(place):
@@ -116,7 +118,7 @@ def _alone_beside(target: Path) -> Iterator[None]:
 
 
 def _undo_killed_swap(target: Path) -> None:
-    """Gives back the folder that a killed process had set aside, or removes it where the new one had its name."""
+    """Gives a folder that a killed process had set aside its name back; removes it if the new one has that name."""
     asides = f"{glob.escape(_prefix(target))}*{_ASIDE}"
     if not any(target.parent.glob(asides)):
         return
@@ -129,7 +131,7 @@ def _undo_killed_swap(target: Path) -> None:
 
 
 def _remove_unlocked(folder: Path) -> None:
-    """Removes a folder whose lock nobody holds; one of which that is unknown stays."""
+    """Removes a folder that nobody has locked; if that cannot be told, it stays."""
     with contextlib.suppress(OSError):
         lock = os.open(folder, os.O_RDONLY)
         try:
@@ -140,8 +142,8 @@ def _remove_unlocked(folder: Path) -> None:
 
 
 def _take_the_place(new: Path, target: Path) -> None:
-    """Gives a whole folder the name of another one, which goes only then; where that fails, the other one stays."""
-    # Not removed first: half of it may be gone before an error, such as a file that is open on a network file system.
+    """Gives a complete folder the name of another one, and then removes the latter; if it fails, the latter stays."""
+    # Not removed first: that may fail half-way, such as at a file that is open on a network file system.
     aside = new.with_suffix(_ASIDE)
     try:
         target.rename(aside)

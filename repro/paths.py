@@ -1,4 +1,4 @@
-"""Paths as a person enters them: what `~` stands for, from where a relative one counts; where caches and code lie."""
+"""Paths as a person enters them (`~`, relative ones), and where caches and code are."""
 
 import os
 import re
@@ -15,20 +15,20 @@ CODE_ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the packages: a checkout, a copy of one that jobs run from, or `site-packages`."""
 
 OWN_PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
-"""What salmask is, wherever it is installed: all that a job imports."""
+"""The packages of salmask, wherever it is installed: all code that a job imports from it."""
 
 _HOME = re.compile(r"((?:[^=~/\s]+=)*)(~[^/=\s]*(?:/.*)?)", re.DOTALL)
 """`~` at the beginning of a word, or of a value behind `--option=`, `key.sub=` or `--root=DATASET=`."""
 
 
 def check_surroundings() -> None:
-    """Refuses a process without a home folder, as in a container under a bare number, or whose working folder is gone.
+    """Refuses a process without a home folder, as in a container under a bare user number, or without a working folder.
 
-    Caches, profiles and libraries look for their files in the one, and nobody knows where a relative path would lead
-    without the other: MKL, for one, ends the process where torch is imported.
+    Caches, profiles and libraries look for files in the home folder. If the working folder is gone, relative paths lead
+    nowhere, and MKL even ends the process when torch is imported.
 
     Raises:
-        UserError: Either is so.
+        UserError: One of the two is missing.
     """
     try:
         Path.home()
@@ -42,7 +42,11 @@ def check_surroundings() -> None:
 
 
 def cache_home() -> Path:
-    """Returns the folder of all caches, each in a folder of its own: $SALMASK_CACHE, else the user's cache folder."""
+    """Returns the folder of all caches, each in a folder of its own: $SALMASK_CACHE, else the user's cache folder.
+
+    Raises:
+        UserError: $SALMASK_CACHE begins with `~USER`, and this machine has no such user.
+    """
     named = os.environ.get(CACHE_VARIABLE, "")
     return expanded(named) if named else platformdirs.user_cache_path("salmask")
 
@@ -63,21 +67,21 @@ def expanded(path: str | Path) -> Path:
 def with_home(word: str) -> str:
     """Returns a word of a command line with `~` and `~user` expanded, wherever a path may begin in it.
 
-    A shell does so at the beginning of a word alone: `--out=~/runs` comes as it was typed, and would make a folder of
-    the name `~`. What is no home folder of this machine stays as it is.
+    A shell does so only at the beginning of a word: `--out=~/runs` arrives as it was typed, and would make a folder
+    named `~`. A `~` that is no home folder of this machine stays as it is.
     """
     match = _HOME.fullmatch(word)
     return word if match is None else match[1] + os.path.expanduser(match[2])  # noqa: PTH111  # text, kept if no path
 
 
 def require_utf8(path: Path) -> None:
-    """Refuses a path that is no UTF-8 where it is to be recorded: neither TensorBoard nor a table of results takes it.
+    """Refuses a path that is not UTF-8 and is to be recorded: neither TensorBoard nor a table of results takes it.
 
     Args:
-        path: As Python has it.
+        path: As Python decoded it, with surrogates for other bytes.
 
     Raises:
-        UserError: It is so.
+        UserError: It is not UTF-8.
     """
     try:
         str(path).encode()
@@ -87,8 +91,8 @@ def require_utf8(path: Path) -> None:
 
 
 def absolute(path: str) -> str:
-    """Returns a path that is to be recorded, with `~` expanded, as it counts from any folder; an empty one stays empty.
+    """Returns a path that is to be recorded: absolute, with `~` expanded; an empty one stays empty.
 
-    Links stay in it: they are what a person named, and may lead elsewhere tomorrow.
+    Links in it stay: they are what a person named, and may lead elsewhere tomorrow.
     """
     return os.path.abspath(os.path.expanduser(path)) if path else path  # noqa: PTH100, PTH111  # text in, text out

@@ -1,4 +1,4 @@
-"""What stands at a path: a question that a file system may leave unanswered."""
+"""What exists at a path; a file system that does not answer is one clear error."""
 
 import errno
 import os
@@ -8,14 +8,14 @@ from pathlib import Path
 from repro.errors import UserError
 
 _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""What a file system says where nothing stands: no such name, a file in a folder's place, links in a circle."""
+"""Errors by which a file system says that nothing exists: no such name, a file in a folder's place, circular links."""
 
 
 def exists(path: Path) -> bool:
-    """Returns whether anything stands at a path.
+    """Returns whether anything exists at a path.
 
-    `Path.exists` raises whatever the file system says beside that nothing is there: of a folder that is closed to this
-    user, a name that is too long, or a server that has forgotten the file. Here that is one line.
+    `Path.exists` raises other errors of the file system: for a folder that is closed to this user, a name that is too
+    long, or a file that an NFS server has forgotten. Here that is one line.
 
     Raises:
         UserError: The file system does not tell.
@@ -24,26 +24,26 @@ def exists(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Returns whether a regular file stands at a path; raises as `exists` does."""
+    """Returns whether a regular file exists at a path; raises as `exists` does."""
     return stat.S_ISREG(_mode(path))
 
 
 def is_folder(path: Path) -> bool:
-    """Returns whether a folder stands at a path; raises as `exists` does."""
+    """Returns whether a folder exists at a path; raises as `exists` does."""
     return stat.S_ISDIR(_mode(path))
 
 
 def is_filled(path: Path) -> bool:
-    """Returns whether anything but an empty file stands at a path; raises as `exists` does.
+    """Returns whether anything but an empty file exists at a path; raises as `exists` does.
 
-    A disk that was full leaves a file empty that was to be begun with some lines.
+    A full disk may leave a file empty whose first lines were to be written.
     """
     status = _status(path)
     return status is not None and not (stat.S_ISREG(status.st_mode) and status.st_size == 0)
 
 
 def is_special(path: Path) -> bool:
-    """Returns whether a special file, such as a pipe or a device, stands at a path: opening it may wait for ever.
+    """Returns whether a special file exists at a path, such as a pipe or a device: opening it may wait for ever.
 
     Raises as `exists` does.
     """
@@ -52,20 +52,20 @@ def is_special(path: Path) -> bool:
 
 
 def _mode(path: Path) -> int:
-    """Returns the mode of what stands at a path, whose kind is never 0; 0 where nothing does. Raises as `exists`."""
+    """Returns the mode of what exists at a path, which is never 0; 0 if nothing does. Raises as `exists`."""
     status = _status(path)
     return 0 if status is None else status.st_mode
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """Returns what a file system says of what stands at a path; None where nothing does.
+    """Returns the status of what exists at a path; None if nothing does.
 
     Raises:
         UserError: The file system does not tell.
     """
     try:
         return path.stat()
-    except ValueError:  # of a name that no file system can have
+    except ValueError:  # a name that no file system can have
         return None
     except OSError as error:
         if error.errno in _NOTHING:

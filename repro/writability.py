@@ -1,4 +1,4 @@
-"""Whether something can be written at a place: asked before the work whose outcome it is, or told where it failed."""
+"""Whether a place can be written to: checked before the work whose outcome goes there, or explained after a failure."""
 
 import errno
 import os
@@ -9,16 +9,16 @@ from repro.presence import exists, is_file, is_folder, is_special
 
 
 def check_place(path: Path, mend: str) -> None:
-    """Refuses a place that cannot be written to, before the work whose outcome is to stand there; makes nothing.
+    """Refuses a place that cannot be written to, before the work whose outcome goes there; creates nothing.
 
-    A disk without room is not foreseen.
+    It does not check for free space.
 
     Args:
         path: A folder to write into, or a file to append to; neither need exist.
         mend: What to do about it.
 
     Raises:
-        UserError: It, or what would hold it, is closed to this user, on a read-only disk, or no folder.
+        UserError: The place, or the nearest folder above it that exists, is closed to this user, read-only or a file.
     """
     place = _nearest(path)
     if not is_folder(place) and (place != path or not exists(place)):
@@ -38,15 +38,15 @@ def check_file(path: Path) -> None:
     """
     refuse_special(path)
     mend = "choose another --out"
-    if is_file(path.parent):  # to which `check_place` would let a line be added
+    if is_file(path.parent):  # `check_place` would accept it, as a file to append to
         raise UserError(f"cannot write {path}: {_no_folder(path.parent)}", mend=mend)
     check_place(path.parent, mend=mend)
 
 
 def refuse_special(path: Path) -> None:
-    """Refuses to have a file take the place of a special one: by root's `--out /dev/null` the device would be lost.
+    """Refuses to replace a special file: with root's `--out /dev/null` the device would be lost.
 
-    `/dev/stdout` is a link to what this process has open, perhaps a regular file; the link would go.
+    `/dev/stdout` is a link to what this process has open, perhaps a regular file; the link would be lost.
 
     Args:
         path: Where the file is to be.
@@ -56,18 +56,18 @@ def refuse_special(path: Path) -> None:
     """
     try:
         special = is_special(path) or (path.is_symlink() and path.readlink().is_relative_to("/proc"))
-    except (OSError, UserError):  # what writes tells why it cannot
+    except (OSError, UserError):  # the write itself will report the reason
         return
     if special:
         raise UserError(f"cannot write {path}: it is no regular file", mend="name a file")
 
 
 def why_unwritable(folder: Path, error: OSError) -> str:
-    """Returns why a folder cannot be written to: the file that stands in a folder's place, or what the system says.
+    """Returns why a folder cannot be written to: what is in a folder's place, or what the system says.
 
     Args:
-        folder: That was to be made, or to be written into.
-        error: What was raised; "File exists" alone would let a person look for another file.
+        folder: The folder that was to be made, or to be written into.
+        error: The error. Its "File exists" alone would let a person look for another file.
     """
     place = _nearest(folder)
     if error.errno in (errno.EEXIST, errno.ENOTDIR) and not is_folder(place):
@@ -76,10 +76,10 @@ def why_unwritable(folder: Path, error: OSError) -> str:
 
 
 def _nearest(path: Path) -> Path:
-    """Returns the path itself, or the nearest above it, at which anything stands: a link to nothing, too."""
+    """Returns the path itself or the nearest one above it at which anything exists, even a broken link."""
     return next(place for place in (path, *path.absolute().parents) if place.is_symlink() or exists(place))
 
 
 def _no_folder(place: Path) -> str:
-    """Says what stands in the place of a folder."""
+    """Says what is in the place of a folder."""
     return f"{place} is {'no folder' if exists(place) else 'a link to nothing'}"
