@@ -1,4 +1,4 @@
-"""What is done again and again beside other work, in a thread of its own."""
+"""Calls an action repeatedly beside other work, in a thread of its own."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 def repeated(
     action: Callable[[], bool], waits: Iterator[float], name: str, *, patience: float | None = None
 ) -> Iterator[None]:
-    """Does something again and again during the block. When the block has ended, it is not begun any more.
+    """Calls an action repeatedly while the block runs, in a daemon thread; no call begins after the block has ended.
 
     Args:
-        action: What is done; returns whether to go on.
-        waits: Seconds before each time.
-        name: The thread's.
-        patience: Seconds to wait at the block's end for what is under way; None: until it is done.
+        action: Returns whether to go on.
+        waits: Seconds before each call; the calls end with them.
+        name: The thread's name.
+        patience: Seconds to wait at the block's end for a call in progress; None: until it returns.
     """
     stop = threading.Event()
 
@@ -37,7 +37,7 @@ def repeated(
 def kept_errors_unprinted() -> Iterator[None]:
     """Within the block, Python prints no traceback of an error that its thread keeps as its attribute `exception`.
 
-    Whoever next hands such a thread work, as to tensorboard's writer of events, meets the error there, and tells it.
+    TensorBoard's event writer keeps such errors: the next call that hands it an event raises them.
     """
     before = threading.excepthook
 

@@ -1,4 +1,4 @@
-"""How many processor cores there are for this process, and how many of them other processes leave to it."""
+"""How many CPU cores this process may use, and how many of them are idle."""
 
 import math
 import os
@@ -9,20 +9,20 @@ from pathlib import Path
 from repro.control_groups import groups_around, kernel_text
 
 LOADS = Path("/proc/stat")
-"""What the kernel says of each core's time; not there on macOS."""
+"""The kernel's file with the CPU time of each core; does not exist on macOS."""
 LOOK_SECONDS = 0.3
-"""How long is looked on to see which cores are idle: thirty of the kernel's ticks."""
+"""How long `idle_cores` watches the load: thirty of the kernel's ticks."""
 
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process may use: what a job was given, rather than what its node has."""
+    """Returns the number of cores that this process may use: those of its job, not those of its node."""
     return max(1, int(cores_beside(0)))
 
 
 def idle_cores() -> int:
-    """Returns how many of those cores nobody uses right now, but never less than one; looks on for a moment.
+    """Returns how many of the usable cores are idle now, at least one; takes `LOOK_SECONDS`.
 
-    Where the system does not tell, all are idle.
+    Where the system does not report the load, all count as idle.
     """
     before, since = busy_seconds(), time.monotonic()
     time.sleep(LOOK_SECONDS)
@@ -31,24 +31,24 @@ def idle_cores() -> int:
 
 
 def cores_beside(busy: float) -> float:
-    """Returns how many cores are left to this process where others keep so many of them busy.
+    """Returns how many cores are left to this process while others keep `busy` cores busy.
 
-    A container may run on all cores of its machine and have the time of two of them. Others then take none of that, as
-    long as there are two beside them.
+    A container may run on all cores of its machine, but only with the CPU time of two. Others take nothing of that as
+    long as two cores are idle.
     """
     return min(len(_own_cores()) - busy, _allotted_cores())
 
 
 def busy_seconds() -> float:
-    """Returns for how long the cores that this process may use were busy since the machine began, summed over them.
+    """Returns the seconds for which the cores of this process were busy since the machine began, summed over them.
 
-    Where the system does not tell, they never were.
+    Zero where the system does not report the load.
     """
     return sum(_busy_ticks()) / os.sysconf("SC_CLK_TCK")
 
 
 def _busy_ticks() -> Iterator[int]:
-    """Yields the ticks for which each core was busy."""
+    """Yields for each core of this process the ticks for which it was busy."""
     names = {f"cpu{core}" for core in _own_cores()}
     for name, *words in map(str.split, kernel_text(LOADS).splitlines()):
         if name in names:
@@ -64,12 +64,12 @@ def _own_cores() -> set[int]:
 
 
 def _allotted_cores() -> float:
-    """Returns how many cores' time the control groups around this process may take; infinite without a limit."""
+    """Returns the CPU time, in cores, that the control groups of this process allow; infinite without a limit."""
     return min(map(_quota, groups_around("cpu")), default=math.inf)
 
 
 def _quota(group: tuple[Path, bool]) -> float:
-    """Returns how many cores' time a control group may take; infinite without a limit."""
+    """Returns the CPU time, in cores, that a control group allows; infinite without a limit."""
     folder, is_second_version = group
     if is_second_version:
         words = kernel_text(folder / "cpu.max").split()  # `max 100000` without a limit

@@ -1,6 +1,6 @@
-"""One process or many: the launchers' environments, the few collectives that training needs, and what ranks share.
+"""One process or many: joining the group that a launcher describes, and the collectives that training needs.
 
-Each function works without a process group too, as that of the only rank.
+Without a process group, each function behaves as for a single rank.
 """
 
 import os
@@ -24,14 +24,14 @@ from repro.rendezvous import AGAIN, ALONE, MEETING_SECONDS, MEND, check_launcher
 from repro.workers import use_short_sockets
 
 VISIBLE_SECONDS = 90.0
-"""How long a file that one machine wrote may stay unseen on another; NFS keeps attributes for up to 60 s."""
+"""How long a file written on one machine may stay invisible on another; NFS caches attributes for up to 60 s."""
 T = TypeVar("T")
 _DECIDING = ContextVar("deciding", default=False)
-"""Whether this rank decides for all, which wait for it and take no part in anything else."""
+"""Whether this rank is deciding for all (`decided_by_first`): the others wait, and take part in no collective."""
 
 
 def rank() -> int:
-    """Returns this process's number, 0 without a process group."""
+    """Returns this process's rank, 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -41,24 +41,24 @@ def world_size() -> int:
 
 
 def barrier() -> None:
-    """Waits for all processes."""
+    """Waits until all processes have come here."""
     if dist.is_initialized():
-        # NCCL is told the GPU: asked to choose, older versions take the one of the rank's number modulo those of the
-        # node, which is another process's where ranks are dealt over the nodes in turn; newer ones warn.
+        # NCCL is told which GPU. By default, older versions take the rank modulo the node's number of GPUs, which is
+        # another process's GPU if ranks are dealt over the nodes in turn; newer ones warn.
         dist.barrier(device_ids=[torch.cuda.current_device()] if dist.get_backend() == "nccl" else None)
 
 
 def decided_by_first(decide: Callable[[], T]) -> T:
-    """Returns what rank 0 decides, in every rank; what it refuses is refused in all of them.
+    """Returns on every rank what `decide` returns on rank 0; if that raises a UserError, every rank raises it.
 
-    For whatever depends on files: on a network file system each rank may see others for a while, and ranks that went on
-    from different checkpoints, or of which only some had something left to do, would wait for each other for ever.
+    For whatever depends on files. On a network file system, ranks may see different files for a while. Ranks that
+    resumed from different checkpoints, or of which only some had work left, would wait for each other for ever.
 
     Args:
-        decide: Called on rank 0 alone; what it returns is pickled. What is decided within it is decided there.
+        decide: Called on rank 0 alone; its result is pickled. Calls of this function within it decide there, too.
 
     Raises:
-        UserError: That of `decide`.
+        UserError: The one that `decide` raised.
     """
     if world_size() == 1 or _DECIDING.get():
         return decide()
@@ -79,13 +79,13 @@ def decided_by_first(decide: Callable[[], T]) -> T:
 
 
 def await_file(path: Path) -> None:
-    """Waits until a file that rank 0 has seen is to be seen here too.
+    """Waits until a file that rank 0 has seen is visible here, too.
 
     Raises:
-        UserError: It does not come within `VISIBLE_SECONDS`.
+        UserError: It does not become visible within `VISIBLE_SECONDS`.
     """
     deadline = time.monotonic() + VISIBLE_SECONDS
-    # False too where the file system does not tell: a server that knew the file's last version forgets it first.
+    # False on errors, too: of a file that was just replaced, NFS may first report the old version as a stale handle.
     while not os.path.exists(path):  # noqa: PTH110  # Path.exists raises there
         if time.monotonic() > deadline:
             what = f"rank {rank()} on {socket.gethostname()} does not see {path}, which rank 0 sees"
@@ -95,7 +95,7 @@ def await_file(path: Path) -> None:
 
 @torch.no_grad()
 def gather(local: Tensor) -> Tensor:
-    """Concatenates every rank's tensor along the first dimension, in the order of ranks; no gradient.
+    """Concatenates every rank's tensor along the first dimension, in the order of ranks; without gradient.
 
     Args:
         local: N×..., of the same shape on every rank.
@@ -105,8 +105,8 @@ def gather(local: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return local
-    # Outputs that lie in memory as the input does: a backend may copy bytes, which of images with channels last, in
-    # outputs of their layout, would be other pixels.
+    # Contiguous input and outputs: a backend may copy raw bytes, and those of channels-last images would land as other
+    # pixels.
     local = local.contiguous()
     of_ranks = [torch.empty_like(local) for _ in range(world_size())]
     dist.all_gather(of_ranks, local)
@@ -123,7 +123,7 @@ def gather_objects(value: T) -> list[T]:
 
 
 def mean_of_ranks(local: Tensor) -> Tensor:
-    """Returns the mean of every rank's tensor, the same on every rank; no gradient.
+    """Returns the mean of every rank's tensor, the same on every rank; without gradient.
 
     Args:
         local: Of the same shape on every rank.
@@ -134,8 +134,8 @@ def mean_of_ranks(local: Tensor) -> Tensor:
 def share_of_rank(count: int) -> list[int]:
     """Returns the indices of the items that this rank works on when all ranks share a data set.
 
-    Rank r takes the items r, r + world_size, r + 2 * world_size and so on. Where the ranks cannot share evenly, the
-    shares are filled up with items from the data set's beginning, because `gather` needs as many rows of every rank.
+    Rank r takes the items r, r + world_size, r + 2 * world_size and so on. If the ranks cannot share evenly, the shares
+    are padded with items from the data set's beginning, because `gather` needs as many rows of every rank.
 
     Args:
         count: Number of items in the data set.
@@ -157,10 +157,10 @@ def in_order(gathered: Tensor, count: int) -> Tensor:
         count: Number of items in the data set.
 
     Returns:
-        count×..., row i being the result of item i; what filled the shares up is dropped.
+        count×..., row i being the result of item i; the padding of the shares is dropped.
     """
-    # `gather` joins rank by rank, and item i is number i // ranks of rank i % ranks: as ranks × share, the items stand
-    # column by column.
+    # `gather` concatenates the shares, and item i is number i // ranks in the share of rank i % ranks. So in a matrix
+    # ranks × share the items run down the columns.
     by_rank = gathered.reshape(world_size(), len(gathered) // world_size(), *gathered.shape[1:])
     return by_rank.transpose(0, 1).flatten(0, 1)[:count]
 
@@ -168,8 +168,8 @@ def in_order(gathered: Tensor, count: int) -> Tensor:
 def gather_with_gradient(local: Tensor) -> Tensor:
     """Concatenates every rank's tensor along the first dimension; gradients flow back to the rank they belong to.
 
-    Each rank receives the sum of all ranks' gradients. Where every rank computes the same loss from the result, DDP's
-    mean over ranks then makes it the gradient of that loss.
+    Each rank receives the sum of all ranks' gradients. If every rank computes the same loss from the result, DDP's mean
+    over ranks turns that sum into the gradient of the loss.
 
     Args:
         local: N×..., of the same shape on every rank.
@@ -202,20 +202,20 @@ def initialise(
 ) -> torch.device:
     """Joins the process group that the environment describes, if any, and chooses this process's device.
 
-    Torchrun and `slurm.local.processes` set torch's own variables, Slurm those of its own. CUDA_VISIBLE_DEVICES stays
-    as the launcher set it: where each task sees one GPU that is device 0, else the local rank's.
+    Torchrun and `slurm.local.processes` set torch's own variables, Slurm sets its own. CUDA_VISIBLE_DEVICES stays as
+    the launcher set it: a process that sees one GPU uses device 0, one that sees several that of its local rank.
 
     Args:
         device: "auto", "cpu" or "cuda".
         environ: The environment, which holds the launcher's variables; those for torch are added to it.
-        patience: Seconds that the tasks of a Slurm step wait for each other.
+        patience: Seconds for which the tasks of a Slurm step wait for each other.
 
     Returns:
         The device to compute on.
 
     Raises:
-        UserError: A GPU is asked for and there is none, Slurm's list of nodes cannot be read, or loaders' processes
-            could not hand anything over. Or the launcher's variables are none by which processes find each other.
+        UserError: A GPU is asked for and there is none, the launcher's variables or Slurm's list of nodes are wrong,
+            processes do not find each other, or the temporary folder's path is too long for the loaders' sockets.
     """
     use_short_sockets()
     if device == "cuda" and not torch.cuda.is_available():
@@ -225,7 +225,7 @@ def initialise(
     _join(environ, "nccl" if computes_on_gpu(device) else "gloo", patience)
     if not computes_on_gpu(device):
         return torch.device("cpu")
-    # Modulo: where Slurm shows each task its own GPU alone, that is device 0 whatever the local rank.
+    # Modulo: if Slurm shows each task only its own GPU, that is device 0 whatever the local rank.
     index = int(environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
@@ -237,7 +237,7 @@ def computes_on_gpu(device: str) -> bool:
 
 
 def _join(environ: MutableMapping[str, str], backend: str, patience: float) -> None:
-    """Joins the process group; arguments as of `initialise`."""
+    """Joins the process group, if the environment describes one; arguments as of `initialise`."""
     store, by_slurm = None, "RANK" not in environ
     if by_slurm:
         by_person = "MASTER_PORT" in environ
@@ -272,20 +272,20 @@ def _join_by_address(environ: Mapping[str, str], backend: str, mend: str) -> Non
 def in_ddp(
     module: nn.Module, device: torch.device, wrapper: type[DistributedDataParallel] = DistributedDataParallel
 ) -> nn.Module:
-    """Returns a module inside DDP, which averages gradients over the processes and leaves buffers each process's own.
+    """Returns a module wrapped in DDP, which averages gradients over the processes; buffers stay each process's own.
 
-    One process's module is returned as it is.
+    With a single process, the module is returned as it is.
 
     Args:
         module: On the device.
         device: This process's.
-        wrapper: The kind of DDP.
+        wrapper: The class of the wrapper.
     """
     if world_size() == 1:
         return module
     ids = None if device.type == "cpu" else [device.index]
     with warnings.catch_warnings():
-        # From torch 2.13 on, of an argument in the place of which older versions know none.
+        # torch 2.13 deprecates this argument, and older versions have no other.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return wrapper(module=module, device_ids=ids, broadcast_buffers=False)
 
@@ -299,14 +299,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
-    """Makes networks that are built within the block start from the seed alone.
+    """Initialises the networks that are built within the block from the seed alone.
 
-    The global generator of the CPU is left as it was.
+    Afterwards the CPU's global generator is as it was.
 
     Args:
         seed: The run's seed.
     """
-    # No GPU's generator is touched, so weights have to be drawn on the CPU: there they are the same on every machine.
+    # Only the CPU's generator is seeded, so build networks on the CPU: its numbers are the same on every machine.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, Purpose.initialisation))
         yield

@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector: off while very many objects are made, all of which stay."""
+"""Turns Python's cyclic garbage collector off while very many objects are made, all of which stay."""
 
 import gc
 import sys
@@ -20,17 +20,17 @@ def collection_paused() -> Iterator[None]:
 
 @contextmanager
 def imports_frozen() -> Iterator[None]:
-    """Turns the collector off while the block imports, and keeps it off what is there then (`gc.freeze`).
+    """Turns the collector off while the block imports, and exempts what exists afterwards from it (`gc.freeze`).
 
-    A package makes objects by the hundred thousand, and all of them stay. The more there are, the longer each
-    collection takes, and it finds next to nothing to free: of a training's imports that is a quarter of the time. Left
-    for later, the first steps would pay for it.
+    Importing a package makes hundreds of thousands of objects, which all stay. The more there are, the longer each
+    collection takes, and it finds next to nothing to free: a quarter of the time of a training's imports. Without the
+    freeze, the first steps would pay for it.
     """
     modules = len(sys.modules)
     with collection_paused():
         try:
             yield
         finally:
-            # Not where all was imported before: then it would keep the garbage of whatever this process did since.
+            # Only if something was imported: otherwise this would keep the garbage of whatever the process did before.
             if len(sys.modules) > modules:
                 gc.freeze()

@@ -1,4 +1,4 @@
-"""torch's loader, as whatever reads images in processes of its own uses it: the processes end before the main one."""
+"""torch's DataLoader as everything that reads images uses it: its worker processes end before the main process."""
 
 import atexit
 import os
@@ -12,13 +12,16 @@ from repro.workers import LONGEST_WAIT, outlive_signals
 
 
 class Loader(DataLoader[Any]):
-    """A loader whose processes leave signals to the main one, and end in good order when they or that one end.
+    """A DataLoader whose workers leave signals to the main process, and end in good order with iterator or program.
 
-    torch ends them when the iterator is collected: it puts a `None` into the queue of each. What does not end so is
-    sent TERM, which these processes outlive for half a minute, and is waited for. Twice that would be so. At the end of
-    a program the iterator may not have been collected: a training's runner and its loop refer to each other, and an
-    error keeps the frames that it came through. And where Python finds it as part of such a circle, its queues are of
-    the circle too, and are closed before it can put anything into them; so they are held here for longer.
+    torch ends the workers when the iterator is collected, by putting a `None` into the queue of each. A worker that
+    does not end so is sent TERM, which these workers outlive for half a minute, and is waited for. Two cases would
+    come to that:
+
+    - At the end of a program the iterator may not have been collected: a training's runner and its loop refer to each
+      other, and an error keeps the frames that it came through. So the workers are ended at exit.
+    - An iterator may be collected as part of such a reference cycle. Its queues belong to the cycle, too, and are
+      closed before it can put anything into them. So `_QUEUES` keeps them for longer.
     """
 
     def __init__(self, dataset: Dataset[Any], *, workers: int, **options: Any) -> None:
@@ -26,8 +29,8 @@ class Loader(DataLoader[Any]):
 
         Args:
             dataset: What is read.
-            workers: Number of processes; with 0 the main process reads.
-            options: torch's others.
+            workers: Number of worker processes; 0: the main process reads.
+            options: Other options of torch's DataLoader.
         """
         super().__init__(
             dataset,
@@ -46,15 +49,15 @@ class Loader(DataLoader[Any]):
         return iterator
 
     def check_worker_number_rationality(self) -> None:
-        """Does not warn of more processes than cores, as torch does in two lines: `machine.workers` is chosen."""
+        """Does not warn of more workers than cores, as torch does in two lines: `machine.workers` is deliberate."""
 
 
 _QUEUES: dict["ref[_MultiProcessingDataLoaderIter]", list[Any]] = {}
-"""Of each reading the queues by which its processes are told to end."""
+"""By iterator, the queues by which its workers are told to end."""
 
 
 def _let_go_of_queues() -> None:
-    """Forgets the queues of readings that are over; not as they end, which is when they are needed."""
+    """Forgets the queues of iterators that are gone; not earlier, as they are needed when the iterator ends."""
     for iterator in [iterator for iterator in _QUEUES if iterator() is None]:
         del _QUEUES[iterator]
 
@@ -65,6 +68,6 @@ def _end_processes() -> None:
             iterator._shutdown_workers()
 
 
-# Last registered is first called: before torch notes that the program ends, from when on it ends no process any more.
+# Called before torch's own exit function, since it is registered later; after that one torch ends no worker any more.
 atexit.register(_end_processes)
-os.register_at_fork(after_in_child=_QUEUES.clear)  # they are the parent's to end
+os.register_at_fork(after_in_child=_QUEUES.clear)  # the workers are the parent's to end

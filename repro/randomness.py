@@ -1,10 +1,10 @@
 """Randomness as a function of names, not of history.
 
 Everything random draws from a stream named by whole numbers (seed, purpose, epoch, index ...), so neither the number of
-workers nor a resume changes it. Nor does the number of processes, but for the masks: a process draws those of its share
-of a batch from one stream, named by the share's first image, so that other shares get other masks. The built-in scenes
-are older than the purposes, and have none in their streams' names (`scene_streams`, `scene_label_stream`): with one,
-every scene would become another, and so would the results of all runs on them. What is new draws from `stream` or
+workers nor a resume changes it. Nor does the number of processes, except for masks: a process draws all masks of its
+share of a batch from one stream, named by the share's first image, so that other shares get other masks. The streams of
+the built-in scenes (`scene_streams`, `scene_label_stream`) are older than the purposes, and have none in their names. A
+purpose would change every scene, and so the results of all runs on scenes. New code draws from `stream` or
 `stream_seed`.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a stream is for; two purposes never share numbers.
+    """What a stream is for; two purposes never share random numbers.
 
     The values are part of every stream's name: a changed one would change the runs that draw from it.
     """
@@ -47,12 +47,12 @@ def stream(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:
 
 
 def scene_streams(seed: int, split: int, index: int) -> list[np.random.Generator]:
-    """Returns the three independent streams of one scene; spawned, they are none of those that `stream` returns.
+    """Returns the three independent streams of one scene; they are spawned, so `stream` never returns one of them.
 
     Args:
         seed: The scenes' seed.
         split: The number of the scenes' split.
-        index: The scene's.
+        index: The scene's index.
     """
     root = np.random.SeedSequence((seed, split, index))
     return [np.random.Generator(np.random.PCG64(child)) for child in root.spawn(3)]
@@ -61,9 +61,9 @@ def scene_streams(seed: int, split: int, index: int) -> list[np.random.Generator
 def scene_label_stream(seed: int, split: int) -> np.random.Generator:
     """Returns the stream of the labels of a split's scenes.
 
-    Where a run has the scenes' seed, it is also the stream of the order of the run's first epoch (split 1 is the number
-    of `Purpose.order`, and trailing zeros, such as epoch 0, do not count). Labels of validation images, and a
-    permutation of training images, have nothing to do with each other.
+    If a run has the scenes' seed, the stream of split 1 is also that of the image order in the run's first epoch: 1 is
+    the number of `Purpose.order`, and trailing zeros, such as epoch 0, do not count. This does no harm: labels of
+    validation images and a permutation of training images have nothing to do with each other.
 
     Args:
         seed: The scenes' seed.
@@ -83,6 +83,6 @@ def stream_seed(seed: int, purpose: Purpose, *names: int) -> int:
         purpose: What the stream is for.
         names: Further whole numbers, 0 or more, such as the epoch and the image's index.
     """
-    # SeedSequence hashes its numbers, so that neighbouring seeds or epochs give unrelated streams. One bit less than it
-    # gives: torch takes a signed number.
+    # SeedSequence hashes its numbers, so that neighbouring seeds or epochs give unrelated streams. Its last bit is
+    # dropped, as torch takes a signed number.
     return int(np.random.SeedSequence((seed, purpose, *names)).generate_state(1, np.uint64)[0] >> 1)

@@ -1,7 +1,8 @@
 """How the tasks of a Slurm step find each other: their ranks as `srun` tells them, and a store that only they share.
 
-They meet at a port that follows from the job's number, so that nobody has to tell it. Where another program has it,
-rank 0 takes one of a few others that follow from it too, and the others ask at each; there they learn the store's port.
+They meet at a port that is computed from the job's number, so that nobody has to announce it. If another program uses
+that port, rank 0 takes one of a few others, computed likewise. The other ranks ask at each of these ports, where rank 0
+tells them the port of its store.
 """
 
 import contextlib
@@ -17,31 +18,31 @@ from repro.errors import UserError, one_line
 
 LOOPBACK = "127.0.0.1"
 PORTS = 8
-"""Ports that a job may meet at."""
+"""Number of ports at which a job's tasks may meet."""
 MEETING_SECONDS = 600.0
-"""How much later than another one a rank may come: nodes start slowly, and Python is read from shared file systems."""
+"""How long ranks wait for each other: some nodes start late, and Python is read from shared file systems."""
 ANSWER_SECONDS = 5.0
 """How long a program at a port may take to show that it is rank 0."""
 POLL_SECONDS = 0.2
 MEND = "MASTER_ADDR and MASTER_PORT in the profile's setup: a name and a port by which nodes reach the first one"
 LAST_PORT = 65535
-"""The greatest number that a port has; no launcher has as many processes either."""
+"""The greatest number of a port; a bound on ranks, too, as no launcher starts so many processes."""
 ALONE = "start all processes with torchrun or srun; or for one alone: `unset RANK`"
 AGAIN = "the same again; with another MASTER_PORT, where a person chose it"
 _JOINED = "salmask/joined"
 _FIRST, _COUNT, _STRIDE = 20000, 12768, 1597
-# 20000 to 32767: below the ports that Linux gives to outgoing connections, 32768 and up. The stride has no divisor in
-# common with their number, so that all candidates differ.
+# 20000 to 32767: below the ports that Linux gives to outgoing connections, 32768 and up. The stride and the number of
+# ports have no common divisor, so that all candidates differ.
 
 
 def slurm_to_env(slurm: Mapping[str, str]) -> dict[str, str]:
-    """Returns torch's env:// variables from those that `srun` sets for a task; none outside a step of several tasks.
+    """Returns torch's env:// variables, made of those that `srun` sets for a task; empty unless a step has several.
 
     Args:
         slurm: The environment of the process.
 
     Raises:
-        UserError: The list of nodes names none.
+        UserError: SLURM_STEP_NODELIST names no node.
     """
     # SLURM_NTASKS is set in a batch script too, which is one process and must not wait for others.
     if int(slurm.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
@@ -56,14 +57,14 @@ def slurm_to_env(slurm: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_launcher(environ: Mapping[str, str], mend: str) -> None:
-    """Refuses variables of a launcher, or of whoever set them by hand, by which no processes find each other.
+    """Refuses variables of a launcher, perhaps set by hand, with which processes could not find each other.
 
     Args:
-        environ: The environment of a process, in which RANK is.
+        environ: The environment of a process, with RANK in it.
         mend: What to do about them.
 
     Raises:
-        UserError: A variable is not there, or is no number that it can be.
+        UserError: A variable is missing, not a number or out of its range.
     """
     missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not environ.get(name)]
     numbers = {name: environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
@@ -80,7 +81,7 @@ def check_launcher(environ: Mapping[str, str], mend: str) -> None:
 
 
 def _first_node(slurm: Mapping[str, str]) -> str:
-    """Returns where the others find rank 0: loopback where all run on one node, which needs no name to resolve."""
+    """Returns the address of rank 0; if all run on one node, loopback, which needs no name resolution."""
     nodes = slurm.get("SLURM_STEP_NODELIST", "")
     # The first entry ends at a comma that is not within brackets. `scontrol show hostnames` would unfold the list, but
     # is not installed on every node.
@@ -93,7 +94,7 @@ def _first_node(slurm: Mapping[str, str]) -> str:
 
 
 def ports_of(job: str) -> list[int]:
-    """Returns the ports that follow from a job's number, the first choice first.
+    """Returns the ports that are computed from a job's number, the first choice first.
 
     Args:
         job: The job's number; consecutive numbers have different first choices.
@@ -102,16 +103,16 @@ def ports_of(job: str) -> list[int]:
 
 
 def meet(slurm: Mapping[str, str], *, seconds: float = MEETING_SECONDS) -> TCPStore:
-    """Returns the store of a step's tasks, once all have found it.
+    """Returns the store that a step's tasks share; rank 0 returns it once all others have found it.
 
     Args:
-        slurm: The environment of the task, with what `slurm_to_env` tells.
-        seconds: How long others are waited for.
+        slurm: The environment of the task, with what `slurm_to_env` returned.
+        seconds: How long to wait for the others.
 
     Raises:
         UserError: Rank 0 has no free port, or ranks do not find each other.
     """
-    # Of this attempt at this job: another program, or what is left of an earlier attempt, is not it.
+    # Names this attempt at this job, so that no other program, and no process of an earlier attempt, is taken for it.
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     token = " ".join(["salmask", *(slurm.get(name, "0") for name in names)])
     ports, world = ports_of(slurm["SLURM_JOB_ID"]), int(slurm["WORLD_SIZE"])
@@ -132,8 +133,8 @@ def meet(slurm: Mapping[str, str], *, seconds: float = MEETING_SECONDS) -> TCPSt
 
 
 def _receive(ports: Sequence[int], world: int, token: str, deadline: float) -> TCPStore:
-    """Returns rank 0's store, whose port it has told all others."""
-    # On a free port, which Linux chooses. It listens on every address; loopback is how this process itself reaches it.
+    """Returns rank 0's store, once it has told the store's port to all other ranks."""
+    # Port 0: Linux chooses a free one. The store listens on every address; this process itself uses loopback.
     store = TCPStore(LOOPBACK, 0, world, is_master=True, wait_for_workers=False)
     with _listener(ports) as listener:
         listener.settimeout(POLL_SECONDS)
@@ -141,7 +142,7 @@ def _receive(ports: Sequence[int], world: int, token: str, deadline: float) -> T
             if time.monotonic() > deadline:
                 what = f"{joined} of {world - 1} ranks found rank 0 on {socket.gethostname()}:{ports[0]}"
                 raise UserError(what, mend=MEND)
-            with contextlib.suppress(OSError):  # nobody came, or whoever did is gone again
+            with contextlib.suppress(OSError):  # nobody came, or the visitor is gone again
                 visitor, _ = listener.accept()
                 with visitor:
                     visitor.sendall(f"{token} {store.port}\n".encode())
@@ -149,7 +150,7 @@ def _receive(ports: Sequence[int], world: int, token: str, deadline: float) -> T
 
 
 def _listener(ports: Sequence[int]) -> socket.socket:
-    """Returns a socket that listens at the first of the ports that is free."""
+    """Returns a socket that listens at the first free port."""
     dual = socket.has_dualstack_ipv6()
     for port in ports:
         try:
@@ -163,7 +164,7 @@ def _listener(ports: Sequence[int]) -> socket.socket:
 
 
 def _ask(address: str, port: int, world: int, token: str) -> tuple[TCPStore | None, str]:
-    """Returns the store whose port is told at a port, if it is our job's; else why there is none."""
+    """Asks at a port for the store of our job; returns the store, or None and the reason."""
     try:
         with socket.create_connection((address, port), timeout=ANSWER_SECONDS) as connection:
             answer = connection.makefile(encoding="utf-8", errors="replace").readline(200)

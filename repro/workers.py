@@ -1,7 +1,7 @@
-"""The processes of a loader: where their sockets lie, how long a batch may take, what is said when one is killed.
+"""Worker processes of a DataLoader: where their sockets are, how long a batch may take, what a worker's death means.
 
-A worker hands tensors over through a Unix socket in the temporary folder. The kernel takes 107 bytes of its path: where
-that is longer the worker cannot open it, drops the batch, and lives on, while the training waits for ever.
+A worker hands tensors over through a Unix socket in the temporary folder, and a socket's path may have 107 bytes. If it
+is longer, the worker cannot open the socket, drops the batch and lives on, while the training waits for ever.
 """
 
 import os
@@ -18,28 +18,29 @@ from types import FrameType
 from repro.errors import UserError, one_line, system_mend
 
 LONGEST_WAIT = 1800
-"""Seconds for one batch, after which no worker is waited for any more; the slowest of file systems answers earlier."""
+"""Seconds to wait for one batch; even the slowest file systems answer earlier."""
 _LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
-"""Bytes of a temporary folder's path, in which multiprocessing makes a folder of its own for the sockets."""
+"""Most bytes in the path of the temporary folder, where multiprocessing makes a folder of its own for the sockets."""
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 _DEATH = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal: ([^.]+)\.|exited unexpectedly)")
 _TIMED_OUT = re.compile(r"DataLoader timed out after (\d+) seconds")
 _NOT_SHARED = re.compile(r"unable to .*<.*torch_.*>.*: (.+?) \((\d+)\)")
-"""What torch says where a worker cannot lay a batch into shared memory: the reason, and its number."""
+"""torch's message when a worker cannot put a batch into shared memory: the reason, and its errno."""
 _NOTICE_SECONDS = 1.0
+"""How long to wait for the kernel to report a worker's death after the connection broke."""
 _LAST_SECONDS = 30
-"""How long a worker lives on after TERM; longer than the main process may take (`repro.runs.stopping`)."""
+"""How long a worker lives on after TERM; longer than the main process may take to end (`repro.runs.stopping`)."""
 _CONNECTION = "multiprocessing/connection.py"
 _GO_ON = "then the same command goes on"
 
 
 def use_short_sockets() -> None:
-    """Puts the sockets of this process and its workers into a short folder, where the temporary one's path is too long.
+    """Moves the sockets of this process and its workers to a short folder, if the temporary folder's path is too long.
 
-    Only they move: whatever else is temporary stays where TMPDIR says.
+    Only they move: all other temporary files stay where TMPDIR says.
 
     Raises:
-        UserError: There is no other folder to put them in.
+        UserError: No other folder can hold them.
     """
     if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_FOLDER:
         return
@@ -47,7 +48,7 @@ def use_short_sockets() -> None:
     for folder in writable:
         tempfile.tempdir = folder
         try:
-            # multiprocessing makes its folder once, and hands it down to every process that it starts.
+            # multiprocessing makes its folder once, and every process that it starts uses that one.
             made_in = os.fsencode(util.get_temp_dir())
         finally:
             tempfile.tempdir = long
@@ -60,31 +61,31 @@ def use_short_sockets() -> None:
 
 
 def outlive_signals(_: int) -> None:
-    """Leaves signals to the main process, as a loader's `worker_init_fn`.
+    """Makes a worker outlive the signals that stop a run; a loader's `worker_init_fn`.
 
-    Slurm, and whoever ends a group of processes, signals all of them. The main process then makes its last step and
-    saves, for which it needs this one; it ends it in good order.
+    Slurm, and whoever signals a group of processes, signals all of them. The main process then makes its last step and
+    saves. For that it needs this worker, which it ends in good order afterwards.
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)  # torch's own handler would end the process at once
 
 
 def _end_later(_: int, __: FrameType | None) -> None:
-    # Nobody may come to end it: what TERM asked for is then done by the kernel.
+    # If the main process never ends this one, the kernel does.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_LAST_SECONDS)
 
 
 @contextmanager
 def deaths_told() -> Iterator[None]:
-    """Says in one line, with the likely cause, that a loader's process was killed or gave no batch within the block.
+    """Turns errors of a worker that was killed, or gave no batch, within the block into one line with the likely cause.
 
-    Enter it twice: torch tells of a death by an error at whatever line the main process is, and that may be the first
-    one of this block's end, from which only another such block can take it.
+    Enter it twice. torch reports a worker's death by an error at whatever line the main process is. That may be a line
+    at the end of this block, where only an outer block can catch it.
 
     Raises:
-        UserError: In the place of the errors by which torch or the broken connection tell of it, which may come at any
-            line of the main process.
+        UserError: In place of the errors by which torch or the broken connection report it, which may come at any line
+            of the main process.
     """
     try:
         yield
@@ -95,7 +96,7 @@ def deaths_told() -> Iterator[None]:
             raise UserError(what, mend=f"{mend}; {_GO_ON}") from error
         try:
             told = _told(error)
-        except RuntimeError as signalled:  # torch's handler: the kernel tells of the death while this is looked into
+        except RuntimeError as signalled:  # from torch's signal handler: the death is reported only now
             if not _DEATH.search(str(signalled)):
                 raise
             told = [str(error), str(signalled)]
@@ -106,7 +107,7 @@ def deaths_told() -> Iterator[None]:
 
 
 def _told(error: BaseException) -> list[str]:
-    """Returns what an error, and torch a moment later, say of a loader's process; nothing where it is of none."""
+    """Returns what an error, and torch a moment later, say about a worker; empty if the error is about none."""
     told = [str(error), str(error.__cause__)]
     if _TIMED_OUT.search(told[0]):
         return told
@@ -114,26 +115,26 @@ def _told(error: BaseException) -> list[str]:
 
 
 def _is_of_a_connection(error: BaseException) -> bool:
-    """Returns whether an error is that of a connection to a loader's process, which may be noticed before its death."""
-    # Only the frames' names: to read their lines, as `extract_tb` does, takes long enough for the signal to come.
+    """Returns whether an error is that of a connection to a worker, which may break before the death is reported."""
+    # Only the names of files: `extract_tb` would read source lines, long enough for torch's signal to come meanwhile.
     frames = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
     return isinstance(error, OSError | EOFError) and any(file.endswith(_CONNECTION) for file in frames)
 
 
 def _said_later() -> list[str]:
-    """Returns what torch says of a death when the kernel tells of it, which may be after the connection broke."""
+    """Returns what torch says when the kernel reports a death, which may be after the connection broke."""
     try:
         time.sleep(_NOTICE_SECONDS)
     except RuntimeError as error:
         return [str(error)]
     finally:
-        # Takes the dead from the kernel: torch's handler would raise again, in the middle of writing a status.
+        # Reaps dead workers: torch's handler would raise again, perhaps in the middle of writing a status.
         active_children()
     return []
 
 
 def _refusal(told: Sequence[str]) -> UserError:
-    """Returns what torch says of its loaders' processes, first or later, as one error with a mend."""
+    """Returns what torch says about its workers, first and later, as one error with a mend."""
     if late := _TIMED_OUT.search(told[0]):
         return UserError(
             f"no decoding process gave a batch within {late[1]} s", mend=f"see to the data's disk; {_GO_ON}"
