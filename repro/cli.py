@@ -1,4 +1,4 @@
-"""The `salmask` command. Everything it does is a call into the rooms; nobody imports it."""
+"""The `salmask` command: all that it does is a call into the rooms. Only its entry point (`repro.entry`) imports it."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -10,8 +10,8 @@ from repro.ending import carry_out
 from repro.lazy_commands import LazyCommand, lazy_app
 from repro.terminal import say
 
-# Each function below loads a room when one of its commands is called, and hands it what it may not look up itself:
-# the launcher and the tables know no methods, the methods' room knows none of the competitors.
+# Each function below loads a room when one of its commands is called, and hands it what it may not import itself: the
+# launcher and the tables know no methods, the methods' room knows none of the competitors.
 
 
 def _resolve(method: str, *layers: Any, origin: str = "settings") -> Any:
@@ -291,7 +291,7 @@ RESUMABLE = (
     *("pretrain", "sweep", "eval", "probe", "retry"),
     *("data prepare", "data cache", "data saliency"),
 )
-"""The commands that go on when they are interrupted and called again."""
+"""The commands that resume when they are called again after an interruption."""
 
 HELP = """Saliency-guided masking for contrastive learning: train, evaluate, and get the paper's tables back.
 
@@ -330,7 +330,7 @@ app = lazy_app(COMMANDS, help=HELP, callback=_begin)
 
 
 def main() -> None:
-    """Runs the command, and ends the process as `HELP` says."""
+    """Runs the command, and ends the process with a status that `HELP` lists."""
     carry_out(app, settings_named=_settings_named, resumable=RESUMABLE)
 
 

@@ -13,7 +13,7 @@ from repro.text_tables import TextTable, print_table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Complete = Callable[[str], list[str]]
-"""What a shell may put in the place of the beginning of a word."""
+"""Returns the words to which a shell may complete the beginning of a word."""
 
 
 def report(as_json: bool, content: Any) -> None:
@@ -36,8 +36,8 @@ def completion(names: Callable[[], Iterable[str]], *, several: bool = False) -> 
     """Returns a completion from a list of names.
 
     Args:
-        names: The list; asked for only when a shell asks, so that nothing is imported for it before.
-        several: Whether the word is a list with commas between, of which the last name is completed.
+        names: Returns the list. Called only when a shell completes a word, so that nothing is imported for it earlier.
+        several: Whether the word is a comma-separated list, of which the last name is completed.
     """
 
     def complete(incomplete: str) -> list[str]:
@@ -48,7 +48,7 @@ def completion(names: Callable[[], Iterable[str]], *, several: bool = False) -> 
 
 
 def names_and_settings(words: Iterable[str] | None) -> tuple[list[str], list[str]]:
-    """Returns the words of a command line that name things, and those that are settings, which have an equals sign.
+    """Splits the words of a command line into names and settings, which are the words with an equals sign.
 
     Args:
         words: As a person entered them; None: none.
@@ -61,14 +61,14 @@ def names_and_settings(words: Iterable[str] | None) -> tuple[list[str], list[str
 
 
 def comma_list(option: str, text: str) -> list[str]:
-    """Returns the words of an option that takes several, with commas between; none where it was not given.
+    """Returns the words of an option's comma-separated list; an empty list if the option was not given.
 
     Args:
         option: Its name, such as `--seeds`.
         text: As a person entered it; empty: not given.
 
     Raises:
-        UserError: One of the words is empty: whoever wrote that had meant something else than all, or none.
+        UserError: A word of the list is empty, so that it is unclear what was meant.
     """
     words = [word.strip() for word in text.split(",")] if text else []
     if "" in words:
@@ -89,22 +89,22 @@ def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
 
 
 class _Log(logging.StreamHandler[TextIO]):
-    """Shows the log's own lines; a name in them may hold what a terminal obeys."""
+    """Prints log records on standard error, with control characters in them made visible: names may hold some."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a line to what standard error is now: while bars are drawn (`repro.progress`), above them."""
+        """Prints a record to the present `sys.stderr`: while bars are drawn (`repro.progress`), that is above them."""
         self.stream = sys.stderr
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns a record's message, with all of it visible."""
+        """Returns a record's message, with control characters made visible."""
         return visible(super().format(record))
 
 
 def show_log() -> None:
-    """Shows what our own log says, a line each; of libraries' logs warnings alone.
+    """Shows salmask's own log from INFO on, a line each; of libraries' logs only warnings.
 
-    At its first start on a machine matplotlib, which mmengine imports, tells of its fonts.
+    At its first start on a machine, matplotlib (which mmengine imports) would log about its fonts.
     """
     logging.basicConfig(format="%(message)s", handlers=[_Log()])
     logging.getLogger("salmask").setLevel(logging.INFO)

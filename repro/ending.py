@@ -1,4 +1,4 @@
-"""How the process of a command ends: its status, and its last line."""
+"""How the process of a command ends: its exit status and its last line."""
 
 import os
 import signal
@@ -18,29 +18,32 @@ from repro.terminal import drop, open_closed_streams, say, settle_stderr, substi
 from repro.usage import UsageError, as_user_error, shows_help
 
 INTERRUPTED = 130
-"""The status after Ctrl-C, as a shell has it: 128 and the number of the signal."""
+"""The exit status after Ctrl-C, by the shell's convention: 128 plus the signal's number."""
 
 CLOSED_PIPE = 141
-"""The status where nobody reads the output any more, as in `| head`: 128 and the number of SIGPIPE."""
+"""The exit status when nobody reads the output any more, as with `| head`: 128 plus the number of SIGPIPE."""
 
 
 def carry_out(
     app: Callable[..., Any], *, settings_named: Callable[[str], Sequence[str]], resumable: Sequence[str]
 ) -> None:
-    """Runs a command; bad input ends in one line and status 2, Ctrl-C in one and status 130, a bug in one and 1.
+    """Runs a command. Bad input ends in one line and status 2, Ctrl-C in one line and 130, a bug in one line and 1.
 
     Args:
         app: The command line, a typer.
-        settings_named: Returns the settings whose last part has a name: what may have been meant by a wrong option.
-        resumable: The commands that go on when they are interrupted and called again.
+        settings_named: Returns the settings whose last part has a name: what a wrong option may have meant.
+        resumable: The commands that resume when they are called again after an interruption.
+
+    Raises:
+        SystemExit: With the status, unless it is 0.
     """
     try:
-        # By itself TERM, or HUP, ends a process where it stands, and what is half written stays.
+        # By default TERM and HUP end a process on the spot, and leave half-written files behind.
         with exits_on_term(), heard_everywhere():
             _carry_out(app, settings_named, resumable)
     finally:
         settle_stderr()
-        # All is said and saved. While Python joins threads and ends the process, Ctrl-C would be a traceback.
+        # All is printed and saved. While Python joins threads and exits, Ctrl-C would print a traceback.
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
 
 
@@ -65,9 +68,9 @@ def _carry_out(
         sys.exit(CLOSED_PIPE)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
-    except Exception as error:  # whatever it is, nobody at a terminal is helped by its traceback; who mends it, is
+    except Exception as error:  # a traceback helps nobody at a terminal; for whoever fixes a bug it is kept in a file
         _end_unforeseen(error)
-    if status == INTERRUPTED:  # what typer answers to Ctrl-C
+    if status == INTERRUPTED:  # which typer, too, returns after Ctrl-C
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
         goes_on = any(" ".join(words[:count]) in resumable for count in (1, 2))
         afterwards = f"; the same command {STOP.afterwards or 'goes on'}" if goes_on else ""
@@ -77,35 +80,35 @@ def _carry_out(
 
 
 def _answer(app: Callable[..., Any]) -> Any:
-    """Returns the status with which a command answers; what interrupted it counts, whoever took that for a fault."""
+    """Returns a command's exit status; an interruption is raised as one, even if a library made an error of it."""
     try:
-        # Not standalone: typer would print errors of its own, in boxes. It answers with the status.
+        # In standalone mode typer would print errors itself, in boxes. This way it returns the status.
         return app(prog_name="salmask", standalone_mode=False)
     except Exception as error:
         if asked := interruption(error):
             raise asked from None
         if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
-            # What typer answers to an end of input, as nobody is asked anything here: it is that of a damaged file.
+            # typer takes an EOFError for a prompt without an answer. salmask asks nothing: a damaged file raised it.
             raise error.__cause__ from None
         raise
 
 
 def _prepare_output() -> None:
-    """Lets everything be shown and drawn, whatever the terminal or a notebook asks for."""
-    # No window is opened. matplotlib cannot be imported where this names what it does not know.
+    """Makes printing and plotting work, whatever the terminal, a pipe or a notebook has set."""
+    # Plots open no window. With an inherited backend that it does not know, matplotlib could not be imported.
     os.environ["MPLBACKEND"] = "agg"
     open_closed_streams()
-    # Into a pipe that is full and does not wait, Python drops what it prints, and says nothing.
+    # When a pipe is non-blocking and full, Python silently drops what it prints.
     os.set_blocking(1, True)
     substitute_letters()
     for name in ("COLUMNS", "LINES"):
-        # A terminal without a size, as a serial one, has zeros: rich would print nothing, neither table nor help.
+        # A terminal without a size, such as a serial one, sets these to 0, and rich would print nothing.
         if set(os.environ.get(name, "")) == {"0"}:
             del os.environ[name]
 
 
 def _end_unforeseen(error: Exception) -> NoReturn:
-    from repro.runs.added_code import added_place, added_traceback, stand_in  # only where something is wrong
+    from repro.runs.added_code import added_place, added_traceback, stand_in  # only needed when something is wrong
 
     if trouble := trouble_of_machine(error):
         _end(f"salmask: {trouble}", 2 if isinstance(error, OSError) else 1)
@@ -114,29 +117,29 @@ def _end_unforeseen(error: Exception) -> NoReturn:
         mend = "rename it, or call salmask from another folder"
         _end(f"salmask: {visible_in_line(str(file))} stands in the place of a library ({kind}); mend: {mend}", 2)
     if place := added_place(error):
-        # Whoever wrote the code sees the traceback at once: it is theirs to mend.
+        # The author of the code sees the traceback at once, since it is theirs to fix.
         say(added_traceback(error).rstrip(), err=True)
         _end(f"salmask: a fault of code that was added to salmask, at {place}: {kind}; its traceback is above", 1)
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OWN_PACKAGES:
-        # The file of a library is not there, is of another version, or cannot be loaded: a limit of memory may be why.
+        # A file of the library is missing, of another version, or cannot be loaded, perhaps for a limit of memory.
         _end(f"salmask: a library cannot be imported ({kind}); mend: salmask doctor, which tries each", 2)
     _end(f"salmask: a fault of salmask's own, {kind}; please report it with {_kept_traceback(error)}", 1)
 
 
 def _kept_traceback(error: BaseException) -> str:
-    """Writes the traceback of an error to a temporary file, and returns in words where it is."""
+    """Writes an error's traceback to a temporary file, and returns words that say where it is."""
     text = "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile("wb", prefix="salmask-", suffix=".txt", delete=False) as file:
-            # A name in it may be no UTF-8, and is then told byte by byte.
+            # A file name in it that is not UTF-8 is written byte by byte.
             file.write(text.encode(errors="backslashreplace"))
-    except OSError:  # the very disk that is full may be what was not foreseen
+    except OSError:  # perhaps the unforeseen error is that very disk, being full
         say(text, err=True)
         return "the traceback above, for which no temporary file could be written"
     return f"{file.name}, its traceback"
 
 
 def _end(line: str, status: int) -> NoReturn:
-    with suppress(BrokenPipeError):  # nobody wants to know more: the status has to do
+    with suppress(BrokenPipeError):  # nobody reads standard error: the status has to do
         say(line, err=True)
     sys.exit(status)

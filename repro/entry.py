@@ -1,16 +1,17 @@
-"""Where the process of the `salmask` command begins: Ctrl-C is one line from here on, while all is imported as well."""
+"""The entry point of the `salmask` command: from here on Ctrl-C prints one line, even during the imports."""
 
 import os
 import signal
 
 INTERRUPTED = 130
-"""The status after Ctrl-C, as `repro.ending` has it, which is not imported yet."""
+"""The exit status after Ctrl-C; the same as in `repro.ending`, which is not imported yet."""
 
 
 def main() -> None:
     """Imports the command line, and runs it."""
-    # Nothing is begun before the command is. A handler and no `except`: what is being imported may take an exception
-    # for one of its own. Where Ctrl-C is ignored, as in the background of a script, it stays so.
+    # Until the command runs there is nothing to clean up, so Ctrl-C ends the process at once. This takes a handler: a
+    # module that is being imported might catch KeyboardInterrupt as an error of its own. Where Ctrl-C is ignored, as
+    # for a script's background jobs, it stays ignored.
     is_heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_heard:
         signal.signal(signal.SIGINT, _end)
@@ -20,7 +21,7 @@ def main() -> None:
         if is_heard:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         run()
-    except KeyboardInterrupt:  # before it listens itself
+    except KeyboardInterrupt:  # before `run` handles it itself
         _end()
 
 

@@ -1,4 +1,4 @@
-"""The one exception for input that a person can mend, and the words that several messages share."""
+"""The exception for input that a person can correct, and wording that several messages share."""
 
 import difflib
 import errno
@@ -18,8 +18,8 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, *, mend: str = "") -> None:
-        # Only `what` goes to Exception: an error that comes out of another process is made anew from its `args`, and
-        # gets its other attributes back from its `__dict__`.
+        # Only `what` goes to Exception: an error from another process is unpickled, which calls the class with `args`
+        # and then restores the other attributes from `__dict__`.
         super().__init__(what)
         self.what, self.mend = what, mend
 
@@ -28,45 +28,45 @@ class UserError(Exception):
 
 
 UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""What a terminal obeys instead of showing it: control characters but tab and newline, and turns of the direction."""
+"""What a terminal obeys instead of showing it: control characters except tab and newline, and direction marks."""
 
 
 def visible(text: str) -> str:
-    """Returns a text with what a terminal would obey instead of showing it made visible, as the code of its letter."""
+    """Returns a text in which each character that a terminal would obey (`UNSEEN`) is replaced by its escape code."""
     return UNSEEN.sub(lambda letter: letter[0].encode("unicode_escape").decode(), text)
 
 
 def visible_in_line(text: str) -> str:
-    """Returns a text as `visible` does, with tabs and newlines as codes too: names of files may hold any letter."""
+    """Returns a text as `visible` does, with tabs and newlines escaped, too: file names may hold any character."""
     return visible(text).replace("\t", "\\t").replace("\n", "\\n")
 
 
 MEND = "; mend: "
-"""What stands between what is wrong and what to do about it."""
+"""Stands between what is wrong and what to do about it."""
 
 
 def with_mend(what: str, mend: str) -> str:
-    """Returns what is wrong and what a person can do about it, in one line; without a mend the former alone."""
+    """Returns one line: what is wrong, and what a person can do about it, unless that is empty."""
     return f"{what}{MEND}{mend}" if mend else what
 
 
 def one_line(error: BaseException) -> str:
-    """Returns the message of an error in one line; the error's kind where it has no message."""
+    """Returns an error's message in one line; the name of its class if it has no message."""
     text = str(error).strip()
     # A worker of a DataLoader hands its error over as text: torch raises an error of the same kind here, whose message
     # is the worker's whole traceback (torch._utils.ExceptionWrapper). Its last line is "KIND: MESSAGE".
     if "\nOriginal Traceback" in text:
         text = text.splitlines()[-1]
-        if isinstance(error, UserError):  # of other errors the kind says as much as the message
+        if isinstance(error, UserError):  # for other errors the class says as much as the message
             text = text.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
-    # Blanks within a line stand as they are: paths have them, and are to be copied.
+    # Blanks within a line are kept, so that a path can be copied from the message.
     return visible(" ".join(filter(None, (line.strip() for line in text.splitlines())))) or type(error).__name__
 
 
 def memory_shortage(error: BaseException) -> str:
-    """Returns what is wrong, and the mend, where an error means that memory was full; empty for any other."""
+    """Returns what is wrong and the mend, if an error means that memory was full; empty for any other error."""
     text = one_line(error)
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which nobody who prints errors should wait for
+    if type(error).__name__ == "OutOfMemoryError":  # torch's class, by name: printing an error must not import torch
         mend = "a smaller batch, the same batch on more GPUs (torchrun), or a GPU with more memory"
         return with_mend(f"the GPU's memory was full ({text.partition('. ')[0]})", mend)
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:  # the latter: a RuntimeError of torch's
@@ -75,30 +75,30 @@ def memory_shortage(error: BaseException) -> str:
 
 
 def interruption(error: BaseException) -> BaseException | None:
-    """Returns the Ctrl-C, or the end that a signal asked for, which an error is or arose from; None of any other error.
+    """Returns the KeyboardInterrupt or SystemExit that an error is or was caused by; None for any other error.
 
-    Libraries with a bare `except` take these for faults, and raise errors of their own instead: mmengine does while it
-    writes its settings as text. None of a `UserError`, too: what that tells is so nevertheless.
+    Libraries with a bare `except` turn these into errors of their own: mmengine does while it formats its config. None
+    for a `UserError` as well: what it says is true whatever caused it.
     """
     causes = () if isinstance(error, UserError) else _with_causes(error)
     return next((cause for cause in causes if isinstance(cause, KeyboardInterrupt | SystemExit)), None)
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error and all from which it arose, the latest first."""
+    """Yields an error, then the errors that it was raised from or during, the latest first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 _OF_A_PEER = re.compile(r"gloo/transport|remote process exited")
-"""What gloo and NCCL say, among much else, where another process is gone."""
+"""What gloo and NCCL say, among much else, when another process is gone."""
 
 
 def lost_process(error: BaseException) -> str:
-    """Returns what is wrong, and the mend, where another process of the same work is gone; empty for any other error.
+    """Returns what is wrong and the mend, if another process of the same run is gone; empty for any other error.
 
-    That process knows why. This one only waited for it, in whatever code: that is no cause, and no fault of the code's.
+    Only that process knows the cause. This one was waiting for it, and the code that waited is not at fault.
     """
     text = one_line(error)
     if not isinstance(error, RuntimeError) or not _OF_A_PEER.search(text):
@@ -109,7 +109,7 @@ def lost_process(error: BaseException) -> str:
 
 
 def process_shortage(error: BaseException) -> str:
-    """Returns what is wrong, and the mend, where no more processes may be begun, or threads; empty for any other."""
+    """Returns what is wrong and the mend, if no more processes or threads can be started; empty for any other error."""
     text = one_line(error)
     if not isinstance(error, BlockingIOError) and text != "can't start new thread":  # the latter: Python's RuntimeError
         return ""
@@ -129,14 +129,14 @@ _SYSTEM_MENDS = {
     errno.EFBIG: "raise `ulimit -f`, or name a place whose file system takes larger files",
     errno.ENAMETOOLONG: "a shorter name",
 }
-"""What to do where the operating system fails by no fault of ours. Not of missing files: bugs look for those, too."""
+"""Mends by errno, for failures of the machine. ENOENT is not among them: a bug may look for a missing file, too."""
 
 
 def system_refusal(error: BaseException) -> str:
-    """Returns what the operating system refused, and the mend, where it is the machine's matter; empty for any other.
+    """Returns what the operating system refused and the mend, if the machine is at fault; empty for any other error.
 
-    Such an error is told where it is foreseen, with more about what was being done. This is for all other places: every
-    look at a file can fail, also a second one of what was readable a moment ago.
+    Where such an error is expected, it is caught there, and the message says what was being done. This function is for
+    all other places: any access to a file can fail, even if it could be read a moment ago.
     """
     if not isinstance(error, OSError) or error.errno not in _SYSTEM_MENDS:
         return ""
@@ -146,24 +146,24 @@ def system_refusal(error: BaseException) -> str:
 
 
 def trouble_of_machine(error: BaseException) -> str:
-    """Returns what is wrong, and the mend, where it is the machine's matter, of which no traceback tells more.
+    """Returns what is wrong and the mend, if the machine is at fault, so that no traceback is needed.
 
-    Its memory is full, it takes no more processes, another one is gone, or the operating system refused something;
-    empty for any other error.
+    Memory is full, no process can be started, another process is gone, or the operating system refused something. Empty
+    for any other error.
     """
     return memory_shortage(error) or process_shortage(error) or lost_process(error) or system_refusal(error)
 
 
 def system_errors(error: BaseException) -> Iterator[OSError]:
-    """Yields the operating system's errors from which an error arose, itself where it is one, the latest first.
+    """Yields the operating system's errors among an error and its causes, the latest first.
 
-    torch finds its archive incomplete where a write failed, and tells of that alone.
+    For example, if a write fails, torch finds its archive incomplete, and its error says only that.
     """
     return (cause for cause in _with_causes(error) if isinstance(cause, OSError))
 
 
 def machines_error(error: BaseException) -> OSError | None:
-    """Returns the operating system's error from which another arose, where another place would be no help."""
+    """Returns the operating system's error that an error is or was caused by, if no other place would avoid it."""
     for each in system_errors(error):
         if _SYSTEM_MENDS.get(each.errno or 0, _ACCESS) not in (_ACCESS, _ROOM):
             return each
@@ -171,28 +171,28 @@ def machines_error(error: BaseException) -> OSError | None:
 
 
 def system_mend(error: BaseException, otherwise: str) -> str:
-    """Returns what to do about an error that arose from the operating system's; `otherwise` for all others.
+    """Returns the mend for an error that the operating system caused; `otherwise` for all others.
 
-    Of a place that is closed, or without room, whoever knows the place has more to say: `otherwise`, too.
+    `otherwise` also applies to a place that is closed or full: the caller knows the place, and has more to say.
     """
     cause = machines_error(error)
     return _SYSTEM_MENDS[cause.errno or 0] if cause else otherwise
 
 
 LONGEST_LIST = 20
-"""Names that a message lists at most."""
+"""Most names that a message lists."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns the mend of an unknown name: the nearest known one if there is any, and all that are known.
+    """Returns the mend for an unknown name: the nearest known one, if any, and all that are known.
 
     Args:
         name: The unknown name.
-        known: The names that there are; of more than twenty, at most three are named, those that are near.
+        known: The known names. If there are more than twenty, only the nearest are named, three at most.
     """
     names = list(known)
     many = len(names) > LONGEST_LIST
-    # Without the dashes of options, by which alone `--val` would be taken for `--as`.
+    # Compared without leading dashes: these alone would make `--val` similar to `--as`.
     words = {each.lstrip("-"): each for each in names}
     close = [words[word] for word in difflib.get_close_matches(name.lstrip("-"), words, n=3 if many else 1)]
     guess = "did you mean " + " or ".join(f"'{each}'" for each in close) + "? " if close else ""
@@ -202,12 +202,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_few(names: Sequence[str], most: int = 4, joint: str = ", ") -> str:
-    """Returns the first few of some names, and how many more there are: `a, b, c, d and 3 more`.
+    """Returns the first few names, and how many more there are: `a, b, c, d and 3 more`.
 
     Args:
         names: All names.
         most: How many of them are listed.
-        joint: What stands between two.
+        joint: What stands between two names.
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return joint.join(names[:most]) + more

@@ -17,9 +17,9 @@ def page(template: str, *, package: str = "repro", extras: Sequence[str] = (), *
     can neither run nor load anything, should it ever get past the escaping.
 
     Args:
-        template: Name of a file in the package's `templates/`; it may extend `_page.html.j2`, which lies in this one's.
+        template: Name of a file in the package's `templates/`; it may extend `_page.html.j2` of `repro/templates/`.
         package: The package that the template belongs to.
-        extras: Names of further `NAME.css` and `NAME.js` beside the template, put behind those of every page.
+        extras: Names of further `NAME.css` and `NAME.js` beside the template, put after those of every page.
         content: What the page shows, by the names that the template has for it; every text is escaped.
     """
     templates = _templates(package)
@@ -27,13 +27,13 @@ def page(template: str, *, package: str = "repro", extras: Sequence[str] = (), *
     script = "".join(_asset(templates, f"{name}.js") for name in ("sort", *extras))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    # Both are files of ours: `Markup` keeps their quotes and arrows as they are. The hash is of the script as it stands
-    # in the page: one escaped character, and a browser would not run it.
+    # Both are our own files, and `Markup` exempts them from escaping. With an escaped character, the script would not
+    # match its hash, and a browser would not run it.
     return templates.get_template(template).render(style=Markup(style), script=Markup(script), policy=policy, **content)
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Returns a file as an address that holds it, so that a page needs no second file.
+    """Returns a file as a `data:` URI, so that a page needs no second file.
 
     Args:
         content: The file's content.
@@ -55,6 +55,6 @@ def _templates(package: str) -> Environment:
 
 
 def _asset(templates: Environment, name: str) -> str:
-    # Its source and not a rendering: braces of CSS and JavaScript are no template's.
+    # Its source, not a rendering: braces of CSS and JavaScript are not a template's.
     assert templates.loader is not None
     return templates.loader.get_source(templates, name)[0]

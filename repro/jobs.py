@@ -1,7 +1,7 @@
-"""What commands and jobs carry out: a task on a run's folder, a sweep's tables.
+"""What commands and jobs carry out: a task on a run's folder, or a sweep's tables.
 
-Beside the command line the one place that sees every room. A launcher knows these functions by name (`PROGRAM`), since
-it needs no torch and they do.
+Besides the command line, this is the only module that imports every room. The launcher needs no torch, but these
+functions do, so it knows them by name (`PROGRAM`).
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ PROGRAM = Program(
     measure="repro.jobs:measure_step",
 )
 REPORT_WAIT_SECONDS = 60.0
-"""How long a report waits for another one of the same sweep."""
+"""How long a report waits while another process makes a report of the same sweep."""
 
 
 def carry_out(
@@ -49,12 +49,12 @@ def carry_out(
         run: The experiment.
         path: Its folder.
         task: `pretrain`, or an evaluation: `TASK` or `TASK@DATASET`.
-        root: Of the evaluation's data set, where it is not to be looked up.
-        wait: Seconds to wait where another process is at the same.
-        again: Whether an evaluation whose rows have no predictions is carried out once more.
+        root: Root folder of the evaluation's data set; None: looked up.
+        wait: Seconds to wait while another process carries out the same task; zero for a command.
+        again: Whether to repeat an evaluation whose rows have no predictions.
 
     Raises:
-        UserError: Bad input, the folder's name is no UTF-8, or another process holds it.
+        UserError: Bad input, the folder's name is not UTF-8, or another process holds the folder.
     """
     require_utf8(path)
     meter = UsageMeter()
@@ -68,24 +68,24 @@ def carry_out(
 def _carry_out(
     run: Run, folder: RunFolder, task: str, root: Path | None, meter: UsageMeter, *, wait: float, again: bool
 ) -> None:
-    """Carries out a task in a process that listens to signals and says what it does."""
-    # Imported here: the launcher and `salmask status` need the names above, and no torch. What a pretraining needs is
-    # imported only for one, and likewise for an evaluation: either takes as long as torch itself.
+    """Carries out a task, once signals are handled and the opening is shown."""
+    # Imported here: the launcher and `salmask status` need the names above, and no torch. Only `_prepare` imports what
+    # a pretraining or an evaluation needs, and never both: either takes as long as torch itself.
     with imports_frozen():
         from repro.distributed import initialise, rank, world_size
 
     device = initialise(run.machine.device)
-    # A command is refused before its folder is touched, and reads what is measured without a trace. A job's folder is
-    # there already, and nobody sees its terminal: how it ends, refused or done, stands in its status.
+    # A command is refused before its folder is touched, and if its results exist, it reads them and writes nothing. A
+    # job (`wait` > 0) has its folder already, and nobody sees its terminal: even a refusal is recorded in its status.
     prepared = None
     if not wait and (prepared := _prepare(run, folder, task, device, root, again=again)) is None:
         return
-    # Of several ranks only the first one holds the folder and tells its status; each tells what it uses.
+    # Only rank 0 holds the folder and records the status; each rank records its own usage.
     with (
         folder.attempt(task, wait=wait) if rank() == 0 else nullcontext(),
         usage_recorded(folder.path, task, meter, rank(), world_size()),
         deaths_told(),
-        deaths_told(),  # of a death that comes as the inner one ends
+        deaths_told(),  # catches a death that is reported while the inner one ends
     ):
         work = prepared or _prepare(run, folder, task, device, root, again=again)
         if work is not None:
@@ -93,7 +93,7 @@ def _carry_out(
 
 
 def _call(work: Callable[[], object], folder: RunFolder, task: str) -> None:
-    """Calls the work of a task; where Ctrl-C breaks it off, what is to be told at the end of the command is kept."""
+    """Calls the work of a task; if Ctrl-C interrupts it, keeps what the command's last line is to say (`STOP`)."""
     try:
         work()
     except BaseException as error:
@@ -105,7 +105,7 @@ def _call(work: Callable[[], object], folder: RunFolder, task: str) -> None:
 def _prepare(
     run: Run, folder: RunFolder, task: str, device: "torch.device", root: Path | None, *, again: bool
 ) -> Callable[[], object] | None:
-    """Returns the work of a task, with all checked that can be before it begins; None where it is done already.
+    """Returns the work of a task, after all checks that are possible before it begins; None if it is done already.
 
     Raises:
         UserError: Bad input; nothing is written.
@@ -125,14 +125,14 @@ def _prepare(
 
 
 def render_report(place: Path, tables: Sequence[str]) -> None:
-    """Renders a sweep's tables from whatever results are there, as its last job.
+    """Renders a sweep's tables from the results that exist, as its last job.
 
     Args:
         place: The sweep's folder.
         tables: Names of the tables.
 
     Raises:
-        UserError: A table is unknown, or its results exclude each other.
+        UserError: A table is unknown, its results exclude each other, or another process holds the folder.
     """
     from baselines import resolve
     from results.tables.commands import show_tables
@@ -147,8 +147,8 @@ def measure_step(run: Run, *, warm_up: int, steps: int) -> "StepMeasurement":
 
     Args:
         run: The row, with its settings.
-        warm_up: Steps that do not count.
-        steps: That do.
+        warm_up: Steps before those that are timed.
+        steps: Steps that are timed.
 
     Raises:
         UserError: Data or settings do not fit.

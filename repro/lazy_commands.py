@@ -1,8 +1,8 @@
 """A command line whose rooms are loaded one at a time: each when one of its commands runs.
 
 `salmask --help` and a wrong word must not wait for omegaconf and pandas. So the command line holds a table of names,
-each with its line of help and a function that makes the room's commands; only what is asked for is made. A test holds
-that each line of help is the command's own.
+each with its line of help and a function that makes the room's commands; only what is asked for is made. A test checks
+that each line of help is that of the command itself.
 """
 
 import inspect
@@ -21,11 +21,11 @@ from repro.paths import with_home
 from repro.quantities import decimal_number, whole_number
 
 NARROW = 80
-"""Columns of a terminal below which help is laid out without boxes, which would cut the names of options."""
+"""Columns of a terminal below which help has no boxes, which would cut off the names of options."""
 _PATH = re.compile(r"\b(DIR|FILE|PATH)\b")
 """What help calls the value of an option that takes a path."""
 _ONE_LINE_BREAK = re.compile(r"(?<!\n)\n(?!\n)")
-"""The end of a line within a paragraph."""
+"""A line break within a paragraph."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,23 @@ class LazyCommand:
     help: str
     """What `--help` says of it: the first line of its docstring."""
     app: Callable[[], typer.Typer]
-    """Makes the commands of its room, this one among them; or those of the group that it is."""
+    """Makes the app of its room, which has this command among others; for a group, the app that is the group."""
     group: bool = False
-    """Whether the whole of `app()` is what the name stands for."""
+    """Whether the name stands for a group of commands: all of `app()`."""
     panel: str | None = None
-    """The heading that `--help` lists it under; None: that of all others."""
+    """The heading under which `--help` lists it; None: typer's default."""
 
 
 class CommandGroup(TyperGroup):
-    """Commands by name, of which a wrong one is refused with the nearest right one."""
+    """A group of commands, which answers a wrong name with the nearest right one."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Returns the command that a line calls, with its name and its arguments.
 
         Raises:
-            UserError: There is none of that name; says the nearest.
+            UserError: No command has that name; the mend is the nearest.
         """
-        # A shell asks for completions of a line that is not finished; and a word with a dash is an option.
+        # Left to typer: the unfinished line of which a shell asks completions, and words with a dash (options).
         if not ctx.resilient_parsing and args[0] not in self.commands and not args[0].startswith("-"):
             what = f"`{ctx.command_path}` has no command '{args[0]}'"
             raise UserError(what, mend=nearest(args[0], self.commands))
@@ -59,7 +59,7 @@ class CommandGroup(TyperGroup):
 
 
 class LazyGroup(TyperGroup):
-    """Commands by name, of which only the one that is called is loaded."""
+    """A group of commands, of which only the one that is called is loaded."""
 
     table: ClassVar[Mapping[str, LazyCommand]]
 
@@ -73,16 +73,16 @@ class LazyGroup(TyperGroup):
         return list(self.table)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Returns a stand-in with the line of help, which is all that a list of commands needs."""
+        """Returns a stand-in with the line of help, which is all that a list of commands needs; None if unknown."""
         entry = self.table.get(cmd_name)
         return None if entry is None else TyperCommand(cmd_name, help=entry.help, rich_help_panel=entry.panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Returns the command that a line calls, loaded, with its name and its arguments, `~` expanded in them.
+        """Returns the called command, loaded, with its name and its arguments, in which `~` is expanded.
 
         Raises:
-            UserError: There is none of that name; says the nearest. Or a word of the line is empty, or a number that
-                Python alone reads as one.
+            UserError: No command has that name (the mend is the nearest), a word of the line is empty, or a number is
+                written in a way that Python reads and no person writes.
         """
         if args[0] in self.table:
             command = self.load(args[0])
@@ -100,7 +100,7 @@ class LazyGroup(TyperGroup):
     def load(cls, name: str) -> Any:
         """Loads a command's room, and returns the command itself."""
         entry = cls.table[name]
-        commands = typer.main.get_command(entry.app())  # of a room with a single command, that command
+        commands = typer.main.get_command(entry.app())  # for a room with a single command, that command itself
         command = commands if entry.group else getattr(commands, "commands", {name: commands})[name]
         command.name = name
         for each in (command, *getattr(command, "commands", {}).values()):
@@ -111,12 +111,12 @@ class LazyGroup(TyperGroup):
 
 
 def _called(command: Any, words: Sequence[str], line: str) -> tuple[Any, Sequence[str], str]:
-    """Returns the command that a line calls, of a group one of its own, the words behind it, and the line up to it.
+    """Returns the command that a line calls (of a group, its command), the words after its name, and the line up to it.
 
     Args:
         command: The command, or the group of commands, that is called.
-        words: What stands behind its name.
-        line: The line up to there.
+        words: The words after its name.
+        line: The line up to its name.
     """
     while words and words[0] in getattr(command, "commands", {}):
         command, line, words = command.commands[words[0]], f"{line} {words[0]}", words[1:]
@@ -124,17 +124,18 @@ def _called(command: Any, words: Sequence[str], line: str) -> tuple[Any, Sequenc
 
 
 def _refuse_empty(command: Any, words: Sequence[str], line: str) -> None:
-    """Refuses a word that is empty, as `--out "$OUT"` is where the shell knows no `OUT`.
+    """Refuses an empty word, as `--out "$OUT"` gives if the shell has no variable `OUT`.
 
-    As a path it would be the folder that one stands in: `data cache` would write there, and `cancel` end its jobs.
+    As a path it would be the current folder: `data cache` would write there, and `cancel` would end its jobs.
 
     Args:
-        command: That is called.
-        words: What stands behind its name.
-        line: The line up to there.
+        command: The called command.
+        words: The words after its name.
+        line: The line up to its name.
 
     Raises:
-        UserError: Names the option. Empty values of options that take no path are left to the command.
+        UserError: A word or the value of an option that takes a path is empty. Empty values of other options are left
+            to the command.
     """
     takes_path = {
         option: _PATH.search(parameter.metavar or "") is not None
@@ -156,21 +157,21 @@ def _refuse_empty(command: Any, words: Sequence[str], line: str) -> None:
 def _refuse_odd_numbers(command: Any, words: Sequence[str], line: str) -> None:
     """Refuses what Python reads as a number and no person writes for one.
 
-    `--parallel 1_0` would be ten jobs at a time. And `nan` is neither below the least nor above the most that an option
-    takes, which not every typer sees. What Python does not read either is left to the command.
+    `--parallel 1_0` would run ten jobs at a time. `nan` is neither below an option's minimum nor above its maximum, and
+    not every version of typer refuses it. Words that Python does not read either are left to the command.
 
     Args:
-        command: That is called.
-        words: What stands behind its name.
-        line: The line up to there.
+        command: The called command.
+        words: The words after its name.
+        line: The line up to its name.
 
     Raises:
-        UserError: Names the option.
+        UserError: An option has such a value.
     """
     hints = get_type_hints(inspect.unwrap(command.callback)) if command.callback else {}
     kinds = {option: hints.get(parameter.name) for parameter in command.params for option in parameter.opts}
     for before, word in zip(["", *words], words, strict=False):
-        if word == "--":  # what follows are no options
+        if word == "--":  # no options follow
             return
         option, _, value = word.partition("=") if word.startswith("--") else (word[:2], "", word[2:])
         if option not in kinds or not value:
@@ -181,7 +182,7 @@ def _refuse_odd_numbers(command: Any, words: Sequence[str], line: str) -> None:
         read = whole_number if kind is int else decimal_number
         if _is_read_by(read, value.strip()) or not _is_read_by(kind, value):
             continue
-        if abs(kind(value)) != math.inf:  # which is more than most options take, as they say themselves
+        if abs(kind(value)) != math.inf:  # infinity is above the maximum of most options, which say so themselves
             raise UserError(f"`{line}`: {option} {value} is no number in plain digits", mend=f"for example {option} 10")
 
 
@@ -194,7 +195,7 @@ def _is_read_by(read: Callable[[str], float], word: str) -> bool:
 
 
 def _fit_to_terminal(command: Any) -> None:
-    """Lets a command's help do without boxes in a narrow terminal."""
+    """Lets a command print its help without boxes in a narrow terminal."""
     if shutil.get_terminal_size().columns < NARROW:
         command.rich_markup_mode = None
 
@@ -203,9 +204,9 @@ def lazy_app(table: Mapping[str, LazyCommand], *, help: str, callback: Callable[
     """Makes a command line of lazily loaded commands.
 
     Args:
-        table: By name.
-        help: What the whole is for.
-        callback: Takes the options that stand before a command's name, and answers where no command is named.
+        table: The commands by name.
+        help: What the command line is for.
+        callback: Takes the options before a command's name, and acts if no command is named.
     """
     group = type("Commands", (LazyGroup,), {"table": table})
     return typer.Typer(

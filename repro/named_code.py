@@ -1,4 +1,4 @@
-"""What this code's tables name by `MODULE:OBJECT`, for whoever needs it only then: tasks, and models of frameworks."""
+"""Imports what tables name by `MODULE:OBJECT`, such as tasks and models of frameworks, only when it is needed."""
 
 import importlib
 import inspect
@@ -11,7 +11,7 @@ _CORRECT = "write it, or correct its name"
 
 
 def imported(place: str, told: str) -> Any:
-    """Imports what a table names; what fails within its module is raised as it is.
+    """Imports what a table names; an error from within its module is raised as it is.
 
     Args:
         place: `MODULE`, or `MODULE:OBJECT`.
@@ -22,7 +22,7 @@ def imported(place: str, told: str) -> Any:
     """
     module, _, name = place.partition(":")
     try:
-        # Not `pkgutil.resolve_name`, which does not tell an import that fails within the module from one of it.
+        # Not `pkgutil.resolve_name`: it does not tell a missing module from an import that fails within the module.
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
@@ -34,16 +34,16 @@ def imported(place: str, told: str) -> Any:
 
 
 def require_callable(function: object, called: str, arguments: Sequence[str], told: str) -> None:
-    """Refuses what cannot be called with so many arguments.
+    """Refuses an object that cannot be called with a given number of arguments.
 
     Args:
-        function: Perhaps a function.
+        function: The object.
         called: Its name, for the message.
-        arguments: Names of what it is called with.
-        told: Who names it, for the message.
+        arguments: The names of the arguments; their number counts, and the message shows them.
+        told: What names it, for the message.
 
     Raises:
-        UserError: It is no function, or one of other arguments.
+        UserError: It is not callable, or takes another number of arguments.
     """
     if not _takes(function, len(arguments)):
         what = f"{told}, which has no function {called}({', '.join(arguments)})"
@@ -55,7 +55,7 @@ def _takes(function: object, count: int) -> bool:
         return False
     try:
         inspect.signature(function).bind(*range(count))
-    except ValueError:  # of what is written in C, nothing is known
+    except ValueError:  # a function written in C may have no signature
         return True
     except TypeError:
         return False

@@ -1,8 +1,8 @@
-"""How far long work is, the one place that shows it: bars on a terminal, plain lines at intervals everywhere else.
+"""Shows how far long work is, and is alone in that: bars on a terminal, plain lines at intervals everywhere else.
 
-All of it goes to standard error, as standard output is for results. No thread draws the bars: they move when the work
-tells how far it is, at most every `REDRAW_SECONDS`, so that nothing runs beside a training's steps, and no lock of a
-drawing thread is taken along into the processes of a loader.
+All of it goes to standard error, as standard output is for results. No thread draws the bars: they are redrawn when the
+work reports how far it is, at most every `REDRAW_SECONDS`. So nothing runs beside a training's steps, and no loader's
+process is forked while a drawing thread holds a lock.
 """
 
 import sys
@@ -23,26 +23,26 @@ from repro.terminal import Console, say
 REDRAW_SECONDS = 0.5
 """Least time between two drawings of a bar."""
 FIRST_LINE_SECONDS = 10.0
-"""How long work is silent in a pipe: what is done by then leaves no line."""
+"""How long work is silent in a pipe; work that is done by then prints no line."""
 LINE_SECONDS = 60.0
-"""Most time between two lines in a pipe, as long as the work tells how far it is."""
+"""Most time between two lines in a pipe, as long as the work reports how far it is."""
 GROWTH = 0.5
-"""A line comes when the work has taken longer by this share than at the line before."""
+"""Time between two lines in a pipe, as a share of the time that the work has taken."""
 WATCH_SECONDS = 1.0
-"""How often it is looked whether what is being done takes long."""
+"""How often `Opening` checks in a pipe whether to print a line."""
 BYTES = "bytes"
 """The unit of counts that are shown in kB, MB and GB."""
 T = TypeVar("T")
 
 
 def on_terminal(console: Console | None = None) -> bool:
-    """Returns whether a person looks at a console, on which lines can be drawn over; None: standard error."""
+    """Returns whether a console is a terminal on which lines can be drawn over; None: standard error."""
     console = console or Console(stderr=True)
     return console.is_terminal and not console.is_dumb_terminal
 
 
 class ProgressBars(Progress):
-    """rich's bars with count, rate, time left and whatever is told of the work; in a pipe, lines of the same."""
+    """rich's bars with count, rate, time left and a note; in a pipe, lines of the same."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class ProgressBars(Progress):
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Makes bars that are gone when their block ends.
+        """Makes bars that disappear when their block ends.
 
         Args:
-            shown: Whether anything is; of several processes one shows.
+            shown: Whether anything is shown; of several processes only one shows.
             console: Where; None: standard error.
-            clock: Seconds.
+            clock: Returns the time in seconds.
         """
         console = console or Console(stderr=True)
         self._shown, self._draws = shown, on_terminal(console)
@@ -69,14 +69,14 @@ class ProgressBars(Progress):
             console=console,
             auto_refresh=False,
             transient=True,
-            redirect_stdout=sys.stdout.isatty(),  # the output of a command that goes elsewhere is left alone
+            redirect_stdout=sys.stdout.isatty(),  # output that goes to a pipe or a file is left alone
             get_time=clock,
             disable=not (shown and self._draws),
             expand=True,
         )
 
     def start(self) -> None:
-        """Shows the bars, in the place of what was said of the beginning."""
+        """Shows the bars in place of the line of `OPENING`."""
         if self._shown:
             OPENING.end()
         super().start()
@@ -88,7 +88,7 @@ class ProgressBars(Progress):
             description: What is done.
             args: As rich has them.
             fields: `total`, `completed` and others as rich has them; `unit` says what is counted (`images`, or
-                `BYTES`), `note` what is told besides, and with `summary=True` the end leaves a line, however soon.
+                `BYTES`), `note` is shown last, and with `summary=True` a finished task leaves a line, however soon.
         """
         return super().add_task(visible(description), *args, **{"unit": "", "note": "", "summary": False, **fields})
 
@@ -103,11 +103,11 @@ class ProgressBars(Progress):
         self._tell(self._tasks[task_id])
 
     def _tell(self, task: Task) -> None:
-        """Draws the bars anew, or prints a line, where it is time for that."""
+        """Redraws the bars or prints a line, if it is time for that."""
         if not self._shown:
             return
         if task.finished:
-            # `pop`: a task that is told of once more has ended but once.
+            # `pop`: a finished task may be updated again, and prints its last line only once.
             was_told = self._next_line.pop(task.id, None) is not None
             has_summary = task.fields.pop("summary", False)
             if (was_told and not self._draws) or has_summary:
@@ -122,7 +122,7 @@ class ProgressBars(Progress):
             self._print(task)
 
     def _print(self, task: Task) -> None:
-        """Prints how far a task is as a line, above the bars where there are some."""
+        """Prints how far a task is as a line, on a terminal above the bars."""
         told = (_counted(task, share=True), _rate(task), _left(task), _note(task))
         words = ", ".join(word for word in told if word) or f"under way for {clock_time(task.elapsed or 0)}"
         line = f"{task.description}: {words}"
@@ -130,7 +130,7 @@ class ProgressBars(Progress):
 
 
 class _Words(ProgressColumn):
-    """A column of what a function says of a task."""
+    """A column with the words that a function returns of a task."""
 
     def __init__(self, words: Callable[[Task], str]) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class _Words(ProgressColumn):
 
 
 def _counted(task: Task, *, share: bool = False) -> str:
-    """Returns how much of how much is done, in the task's unit."""
+    """Returns how much is done, and of how much, in the task's unit."""
     unit = task.fields.get("unit", "")
     words = _amount(task.completed, unit) if task.completed or task.total is not None else ""
     if task.total is not None and not (share and task.finished):
@@ -156,7 +156,7 @@ def _amount(number: float, unit: str) -> str:
 
 
 def _rate(task: Task) -> str:
-    """Returns how much is done in a second, or how long one takes; empty where nobody knows yet."""
+    """Returns how much is done per second, or the seconds that each takes; empty if unknown yet."""
     speed = task.finished_speed or task.speed
     if not speed:
         return ""
@@ -166,7 +166,7 @@ def _rate(task: Task) -> str:
 
 
 def _left(task: Task) -> str:
-    """Returns how long a task will take yet, or how long a finished one took."""
+    """Returns how long a task will still take, or how long a finished one took."""
     if task.finished:
         return f"took {clock_time(task.elapsed or 0)}"
     return f"{clock_time(task.time_remaining)} left" if task.time_remaining is not None else ""
@@ -184,7 +184,7 @@ def clock_time(seconds: float) -> str:
 
 
 def tracked(items: Iterable[T], description: str, total: int, *, unit: str = "", shown: bool = True) -> Iterator[T]:
-    """Yields items, and shows how many are done with."""
+    """Yields items, and shows how many of them are done."""
     with ProgressBars(shown=shown) as bars:
         task = bars.add_task(description, total=total, unit=unit)
         for item in items:
@@ -195,9 +195,9 @@ def tracked(items: Iterable[T], description: str, total: int, *, unit: str = "",
 class Opening:
     """What is being done before anything can be counted: importing, loading weights, the first step.
 
-    On a terminal a line that the next one replaces. In a pipe a line only where that takes long: a command that is
-    refused has one line, which tells why. There a thread watches, as nothing else runs during an import; it sleeps but
-    for the moments in which it prints, and ends with the opening.
+    On a terminal it is a line that the next one replaces. In a pipe, lines come only if it takes long: a command that
+    is refused is to print one line, the reason. There a thread prints them, as nothing else runs during an import. It
+    sleeps except when it prints, and ends with the opening.
     """
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ class Opening:
 
     @contextmanager
     def shown(self, *, shown: bool = True) -> Iterator[None]:
-        """Lets `say` show something within the block; of several processes one does, and of nested blocks the outer."""
+        """Lets `say` show something within the block; of several processes one shows, of nested blocks the outer."""
         if not shown or self._began is not None:
             yield
             return
@@ -220,7 +220,7 @@ class Opening:
             self._began = None
 
     def say(self, what: str) -> None:
-        """Says what is being done now, until something else is said or shown; nothing outside of `shown`."""
+        """Shows what is being done now, until something else is shown; does nothing outside of `shown`."""
         if self._began is None:
             return
         is_first, self._what = not self._what, visible(what)
@@ -230,7 +230,7 @@ class Opening:
             self._live.update(Text(f"{self._what} …"), refresh=True)
 
     def end(self) -> None:
-        """Takes what was said away: something else is shown now."""
+        """Removes the line, because something else is shown now."""
         self._what = ""
         self._ended.set()
         if self._live is not None:
@@ -249,7 +249,7 @@ class Opening:
         threading.Thread(target=self._watch, args=arguments, daemon=True, name="opening").start()
 
     def _watch(self, began: float, ended: threading.Event, console: Console) -> None:
-        """Prints what is being done, at once where it changes and else at intervals, from `FIRST_LINE_SECONDS` on."""
+        """Prints from `FIRST_LINE_SECONDS` on what is being done: at once when it changes, otherwise at intervals."""
         told, due = "", FIRST_LINE_SECONDS
         while not ended.wait(WATCH_SECONDS):
             elapsed, what = time.monotonic() - began, self._what
@@ -259,18 +259,18 @@ class Opening:
 
 
 OPENING = Opening()
-"""That of this process."""
+"""The opening of this process."""
 
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Says what is being done within the block, where it cannot be counted."""
+    """Shows what is being done within the block, for work that cannot be counted."""
     with OPENING.shown():
         OPENING.say(what)
         yield
 
 
 def suggest(command: str) -> None:
-    """Names the next command to a person at a terminal; in a pipe nobody would call it."""
+    """Names the next command to a person at a terminal; prints nothing in a pipe."""
     if on_terminal():
         say(f"next: {visible(command)}", err=True)

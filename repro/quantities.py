@@ -6,11 +6,11 @@ from rich import filesize
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _LARGE = 1e6
-"""What no accuracy is, nor a loss of a training that goes well: its digits would tell nothing, and fill a line."""
+"""From here on powers of ten are shown. No accuracy or healthy loss is that large, and all digits would fill a line."""
 
 
 def duration_text(seconds: float) -> str:
-    """Returns a duration in the largest unit of which there are two: `45 s`, `12 min`, `3.4 h`, `3.4 days`.
+    """Returns a duration in the largest unit of which there are at least two: `45 s`, `12 min`, `3.4 h`, `3.4 days`.
 
     Args:
         seconds: Zero or more.
@@ -36,8 +36,8 @@ def counted(number: int, noun: str) -> str:
     """Returns a number with its noun: `1 seed`, `3 seeds`.
 
     Args:
-        number: Of things.
-        noun: In the singular, of a plural that only adds an s.
+        number: How many.
+        noun: In the singular; its plural only adds an s.
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -47,8 +47,8 @@ def number_text(value: float, decimals: int = 2, sign: str = "") -> str:
 
     Args:
         value: A measured number, a loss or a difference of some.
-        decimals: Behind the point.
-        sign: `+`, where a positive number is to have its sign, too.
+        decimals: Digits after the point.
+        sign: `+` to show the sign of a positive number, too.
     """
     return f"{value:{sign}.{decimals}f}" if abs(value) < _LARGE else f"{value:{sign}.2g}"
 
@@ -58,19 +58,19 @@ _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def whole_number(word: str) -> int:
-    """Returns the whole number that a word says in plain digits; `1_0` is Python's spelling and nobody else's.
+    """Returns the whole number that a word spells in plain digits; `1_0`, which Python reads, is none.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The word is no such number.
     """
     return int(_in_plain_digits(word, _WHOLE))
 
 
 def decimal_number(word: str) -> float:
-    """Returns the number that a word says in plain digits, such as `0.5` or `1e-3`.
+    """Returns the number that a word spells in plain digits, such as `0.5` or `1e-3`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The word is no such number.
     """
     return float(_in_plain_digits(word, _DECIMAL))
 

@@ -1,7 +1,7 @@
-"""The one place that writes to a terminal: what a name brings along is shown there, and never obeyed.
+"""The one module that writes to a terminal: control characters in names are shown there, and never obeyed.
 
-Names of folders, classes and methods, errors and lines of logs may hold what moves a cursor, clears a screen or types
-into the shell. Whoever prints goes through here, which a test sees to.
+Names of folders, classes and methods, errors and lines of logs may hold control characters that move the cursor, clear
+the screen or type into the shell. All code that prints goes through here, which a test checks.
 """
 
 import io
@@ -19,23 +19,22 @@ from repro.errors import UNSEEN, visible
 
 
 class _Telling:
-    """A standard stream, whose errors say which it is; of standard error there are none, for no work depends on it.
+    """A standard stream whose errors name it; standard error raises none, because no work depends on it.
 
-    The terminal of standard error may be gone while a training goes on (`disown`), or the disk of its log be full: what
-    cannot be written there is not told. A closed pipe ends the work nevertheless: whoever closed it, as `head` does,
-    wants no more.
+    The terminal of standard error may be gone while a training goes on (`disown`), or the disk of its log may be full.
+    A closed pipe ends the work nevertheless: whoever closed it, as `head` does, wants no more.
     """
 
     def __init__(self, stream: IO[str], *, is_needed: bool) -> None:
         self._stream, self._is_needed = stream, is_needed
 
     def write(self, text: str) -> int:
-        """Writes a text, or does not; returns its length."""
+        """Writes a text; returns its length."""
         self._try(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Has what was written shown, where it can be."""
+        """Flushes what was written."""
         self._try(self._stream.flush)
 
     def _try(self, act: Callable[[], object]) -> None:
@@ -52,10 +51,10 @@ class _Telling:
 
 
 def drop(*streams: IO[str] | None) -> None:
-    """Sends what is still to be written nowhere: else Python would complain as it ends that it cannot be.
+    """Redirects streams to /dev/null, so that Python does not complain as it ends that it cannot flush them.
 
     Args:
-        streams: Of this process, such as `sys.__stdout__`; None: one that whoever called has closed.
+        streams: Of this process, such as `sys.__stdout__`; None: one that was closed before the process began.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
@@ -64,11 +63,11 @@ def drop(*streams: IO[str] | None) -> None:
 
 
 def settle_stderr() -> None:
-    """Lets go of what could not be told on standard error, before the process ends.
+    """Drops what could not be written to standard error, before the process ends.
 
-    Python would try once more, and end with status 120 whatever the work came to.
+    Python would try once more, and end with status 120 however the work ended.
     """
-    if sys.stderr is None:  # closed by whoever called
+    if sys.stderr is None:  # closed before the process began
         return
     try:
         sys.stderr.flush()
@@ -77,24 +76,23 @@ def settle_stderr() -> None:
 
 
 class Console(rich.console.Console):
-    """rich's console, which shows what a terminal would obey as its code; rich's own colours stay what they are.
+    """rich's console, which shows control characters in texts as their codes; rich's own colours stay.
 
-    A `[` in a text is a bracket: paths and the names of classes have them, and rich would take `[/]` for markup, with a
-    traceback. Nor are numbers and paths in a text coloured by what rich takes them for. What is to be coloured is a
-    `rich.text.Text`.
+    Markup is off: paths and names of classes may hold brackets, and rich would raise an error at `[/]`. Highlighting is
+    off, too, by which rich colours what looks like a number or a path. To colour a text, print a `rich.text.Text`.
     """
 
     def __init__(self, **options: Any) -> None:
         """Makes a console.
 
         Args:
-            options: Of rich's.
+            options: Options of rich's console.
         """
         super().__init__(**{"markup": False, "highlight": False, **options})
 
     @property
     def file(self) -> IO[str]:
-        """Where it prints; standard error never fails, standard output by its name."""
+        """The stream to print to; errors of standard output name it, and standard error raises none."""
         stream = super().file
         if not self.stderr and stream is not sys.stdout:
             return stream
@@ -105,25 +103,25 @@ class Console(rich.console.Console):
         self._file = stream
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yields the segments of something to be printed, each with all of its text visible."""
+        """Yields the segments to be printed, with control characters in their texts made visible."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 def is_first_process() -> bool:
-    """Returns whether this is the first of the processes that share a task, which alone prints, or the only one.
+    """Returns whether this is rank 0 of the processes that share a task, which alone prints, or the only process.
 
-    It tells before they have found each other, and without torch.
+    It needs neither the process group nor torch.
     """
-    # In a batch script, which is one process, Slurm has its number too.
+    # Slurm sets SLURM_PROCID in a batch script, too, which is a single process.
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def open_closed_streams() -> None:
-    """Opens in the place of standard input, output or error that whoever called has closed (`>&-`) what keeps nothing.
+    """Opens /dev/null in place of each standard stream that was closed before the process began (`>&-`).
 
-    Else the next file that is opened takes its number, and whatever a library prints there stands in that file; and
-    libraries ask `sys.stdout` whether it is a terminal, which is None then.
+    Otherwise the next file that is opened would get the stream's number, and what a library prints would end up in that
+    file. And libraries ask `sys.stdout` whether it is a terminal, although it is None then.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
@@ -134,10 +132,10 @@ def open_closed_streams() -> None:
 
 
 def substitute_letters() -> None:
-    """Lets standard output and error show something else for what their encoding lacks, in place of an error.
+    """Lets standard output and error replace characters that their encoding lacks, instead of raising an error.
 
-    A terminal in Latin-1 has no dash and no arrow, and none has a name that is no UTF-8. Files are written as UTF-8 all
-    the same.
+    A terminal in Latin-1 has no dash and no arrow, and no encoding has the bytes of a name that is not UTF-8. Files are
+    always written as UTF-8.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -145,27 +143,27 @@ def substitute_letters() -> None:
 
 
 def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:
-    """Prints a text as it stands, all of it visible.
+    """Prints a text, with control characters made visible.
 
     Args:
-        text: Anything that is a text, or can be made one.
+        text: A text, or anything that `str` makes one of.
         err: Whether it goes to standard error.
         end: What follows it.
     """
     stream = sys.stderr if err else sys.stdout
-    if stream is not None:  # closed by whoever called
+    if stream is not None:  # it may have been closed before the process began
         told = cast("IO[str]", _Telling(stream, is_needed=not err))
         print(visible(str(text)), end=end, file=told, flush=True)
 
 
 def say_json(content: Any, indent: int | None = 1) -> None:
-    """Prints JSON's own types as JSON, in which letters of all languages stand as they are.
+    """Prints a value of JSON's types as JSON; letters of all languages stand as they are.
 
     Args:
-        content: What is to be printed.
+        content: The value.
         indent: Blanks before each level; None: all in one line, which is many times as fast.
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False)
-    # Within JSON's texts a letter's code is `\u009b`; `\x9b` is none.
+    # JSON writes the code of a letter as `\u009b`; `\x9b` would not be valid.
     told = cast("IO[str]", _Telling(sys.stdout, is_needed=True))
     print(UNSEEN.sub(lambda letter: f"\\u{ord(letter[0]):04x}", text), file=told, flush=True)

@@ -1,4 +1,4 @@
-"""Tables on the standard output: laid out to be read on a terminal, as Markdown where they go to a pipe or a file."""
+"""Tables on standard output: laid out on a terminal, as Markdown in a pipe or a file."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -15,23 +15,23 @@ from repro.errors import visible
 GAP = 2
 """Columns between two columns of a table."""
 PROSE = 16
-"""Cells longer than this may go to the notes below where a table is wider than its terminal."""
+"""Cells longer than this may become notes below a table that is wider than its terminal."""
 
 
 @dataclass(frozen=True)
 class TextTable:
     """A table that rich prints: laid out on a terminal, as Markdown elsewhere (then with `soft_wrap=True`).
 
-    On a terminal no cell is broken: of a table that is too wide, the long texts of its last columns go below, as notes
-    with numbers, and what is too wide even so is printed in parts, each with the first column. Only a text that is
-    wider than the terminal by itself goes on in the next line.
+    On a terminal no cell is broken. If a table is too wide, long texts of its last columns become numbered notes below
+    it. If it is still too wide, it is printed in parts, each with the first column. Only a text that is wider than the
+    terminal by itself is wrapped.
 
     Attributes:
-        heads: What the columns are.
-        rows: The cells, as they are to be seen.
-        right: Heads of the columns that are set flush right, as numbers are; they keep what they say.
-        title: What stands above.
-        notes: What stands below; a cell refers to them by `[1]`, from 1.
+        heads: The headings of the columns.
+        rows: The texts of the cells.
+        right: Headings of the columns that are set flush right, as numbers are; their cells never become notes.
+        title: Printed above the table.
+        notes: Printed below it; a cell refers to the first one by `[1]`.
         styles: Styles that rich gives to cells, by row and column, from 0.
     """
 
@@ -57,7 +57,7 @@ class TextTable:
             yield numbered(notes)
 
     def _with_notes(self, width: int) -> tuple[list[list[str]], list[str]]:
-        """Moves long texts of the last columns into notes, column by column, until the table fits a width."""
+        """Moves long texts into notes, column by column from the last one, until the table fits a width."""
         cells, notes = [list(row) for row in self.rows], list(self.notes)
         moved: set[tuple[int, int]] = set()
         for column in range(len(self.heads) - 1, 0, -1):
@@ -83,7 +83,7 @@ class TextTable:
             head = self.heads[column]
             table.add_column(Text(head), overflow="fold", justify="right" if head in self.right else "left")
         for number, row in enumerate(cells):
-            # As Text: what is shown may hold brackets, which are no markup.
+            # As Text, so that brackets in it are not taken for markup.
             table.add_row(*(Text(row[column], style=self.styles.get((number, column), "")) for column in part))
         return table
 
@@ -95,7 +95,7 @@ def print_table(table: TextTable, console: Console | None = None) -> None:
 
 
 def numbered(notes: Sequence[str]) -> Table:
-    """Returns notes with their numbers, from 1, as rich prints them: all lines of one below its first word."""
+    """Returns notes with their numbers, from 1, for rich to print: the lines of a note are aligned."""
     grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -116,14 +116,14 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: C
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    """Returns the lines of a table in Markdown, its columns aligned so that plain text shows it well too.
+    """Returns the lines of a table in Markdown, with columns aligned so that it is readable as plain text, too.
 
     Args:
-        heads: The first line.
-        rows: The others; both are Markdown already.
-        right: Of each column whether it is set flush right.
+        heads: The headings, as Markdown.
+        rows: The other lines, as Markdown.
+        right: For each column whether it is set flush right.
     """
-    # Three at least: a rule of a colon alone makes no table.
+    # At least three: a rule of a single colon would make no table.
     widths = [max(3, *map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
     rule = ["-" * (width - 1) + (":" if flush else "-") for width, flush in zip(widths, right, strict=True)]
     return "\n".join(
@@ -133,7 +133,7 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
 
 
 def escaped(text: str) -> str:
-    """Returns a text as Markdown in one line: what would break a cell, start emphasis, a tag or a link is escaped."""
+    """Returns a text as Markdown in one line; what would break a cell or start emphasis, a tag or a link is escaped."""
     return re.sub(r"([|*\\<]|(?<=])\()", r"\\\1", visible(text).replace("\n", " "))
 
 
@@ -158,7 +158,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _parts(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
-    """Returns which columns are printed together, the first one with each part."""
+    """Returns the columns of each part of a table that is printed in parts; the first column is in all."""
     widths = _widths(heads, rows)
     if _total(widths) <= width or len(heads) < 3:
         return [list(range(len(heads)))]

@@ -1,4 +1,4 @@
-"""A command line that cannot be read, told in the one line that all bad input ends in.
+"""Errors in a command line as one line, like all bad input.
 
 Typer would show such an error as the line of usage, a hint and a box.
 """
@@ -11,33 +11,33 @@ import typer
 from repro.errors import UserError, nearest
 
 UsageError: Any = typer.BadParameter.__base__
-"""The root of these errors; typer has it under no name of its own that stays."""
+"""The base class of typer's errors in a command line, which typer exports under no stable name."""
 SETTING = "KEY.SUB=VALUE"
 """How the help of a command that takes settings writes one."""
 
 
 def shows_help(error: Any) -> bool:
-    """Returns whether an error stands for help that was shown, where a group of commands is called alone."""
+    """Returns whether an error only says that help was shown, because a group was called without a command."""
     return type(error).__name__ == "NoArgsIsHelpError"
 
 
 def as_user_error(error: Any, words: Sequence[str], settings_named: Callable[[str], Sequence[str]]) -> UserError:
-    """Returns what is wrong with a command line, and the mend.
+    """Returns an error in a command line as a `UserError` with a mend.
 
     Args:
         error: A `UsageError`.
-        words: Of the command line.
-        settings_named: Returns the keys of the settings that a name may stand for.
+        words: The words of the command line.
+        settings_named: Returns the keys of the settings for which a name may stand.
     """
-    # A value that is not of the type of its parameter comes with the name of the exception that said so.
+    # The message about a value of the wrong type may begin with the name of an exception.
     reason = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
     reason = f"{reason[:1].lower()}{reason[1:]}"
-    if error.ctx is None:  # of an option at the end of the line that lacks its value
+    if error.ctx is None:  # an option at the end of the line lacks its value
         return UserError(reason, mend="`-h` behind the command shows what it takes, with an example")
     command = error.ctx.command_path
-    if hasattr(error, "possibilities"):  # an unknown option; those of the error are a guess, and not all
+    if hasattr(error, "possibilities"):  # an unknown option; typer's `possibilities` are a guess and incomplete
         parameters = error.ctx.command.get_params(error.ctx)
-        # Sorted: those of --help come out of a set, in another order in each process.
+        # Sorted: the names of --help come from a set, in another order in each process.
         options = [name for parameter in parameters for name in sorted(parameter.opts) if name.startswith("-")]
         mend = nearest(error.option_name, options)
         if any(SETTING in (parameter.metavar or "") for parameter in parameters):
@@ -49,8 +49,8 @@ def as_user_error(error: Any, words: Sequence[str], settings_named: Callable[[st
 def _as_settings(
     option: str, words: Sequence[str], options: Sequence[str], settings_named: Callable[[str], Sequence[str]]
 ) -> str:
-    """Returns the mend of an unknown option that was meant as a setting; empty where it was not."""
-    if any(known.startswith(option) for known in options):  # `--seed` is `--seeds`, where there is that
+    """Returns the mend for an unknown option that was meant as a setting; empty if it was not."""
+    if any(known.startswith(option) for known in options):  # `--seed` is `--seeds`, if the command has that
         return ""
     value = _value_of(option, words)
     key, is_setting, _ = value.partition("=")
@@ -64,7 +64,7 @@ def _as_settings(
 
 
 def _value_of(option: str, words: Sequence[str]) -> str:
-    """Returns what a command line gives an option: behind an equals sign, or as the next word; empty: nothing."""
+    """Returns an option's value in a command line: after an equals sign or as the next word; empty if it has none."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word.startswith(f"{option}="):
             return word.removeprefix(f"{option}=")

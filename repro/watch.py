@@ -1,4 +1,4 @@
-"""`salmask watch`: the report of a sweep in progress, served on this machine or written again and again to a file."""
+"""`salmask watch`: the report of a sweep in progress, served on this machine or written to a file repeatedly."""
 
 import socket
 import time
@@ -34,7 +34,7 @@ def build(recipe: Recipe) -> typer.Typer:
     """Returns the command.
 
     Args:
-        recipe: Makes the run that a method's name stands for, which runs are compared with.
+        recipe: Makes a method's run from its name; the sweep's runs are compared with it.
     """
     app = typer.Typer(add_completion=False)
 
@@ -65,7 +65,7 @@ def build(recipe: Recipe) -> typer.Typer:
 
 
 def _serve(page: Callable[[], str], port: int, every: float) -> None:
-    """Serves until Ctrl-C."""
+    """Serves the page until Ctrl-C."""
     with PageServer(page, port=port, every=every) as server:
         say(server.address)
         say(
@@ -77,7 +77,7 @@ def _serve(page: Callable[[], str], port: int, every: float) -> None:
 
 
 def _rewrite(page: Callable[[], tuple[str, SweepProgress]], out: Path, every: float) -> None:
-    """Writes the file until nothing is under way."""
+    """Writes the page to a file until no job is under way."""
     while True:
         text, state = page()
         write_text(out, text)
