@@ -139,8 +139,8 @@ def _subjects() -> Any:
         Subject("status", "run folders", 10_000, partial(folders_to_look_at, resolve=resolve)),
         Subject("collect", "rows", 1_000_000, rows_to_collect),
         Subject("masking", "images of 224 px", 128, images_to_mask),
-        Subject("ddp-gathers", "images of 64 px a process", 64, bytes_gathered, counts_bytes=True),
-        Subject("ddp-gradients", "images of 64 px a process", 64, bytes_of_gradients, counts_bytes=True),
+        Subject("ddp-gathers", "images of 64 px per process", 64, bytes_gathered, counts_bytes=True),
+        Subject("ddp-gradients", "images of 64 px per process", 64, bytes_of_gradients, counts_bytes=True),
     ]
 
 
@@ -220,7 +220,7 @@ COMMANDS = {
         panel=READ,
     ),
     "claims": LazyCommand(
-        "Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.",
+        "Check the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.",
         _results,
         panel=READ,
     ),

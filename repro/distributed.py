@@ -89,7 +89,7 @@ def await_file(path: Path) -> None:
     while not os.path.exists(path):  # noqa: PTH110  # Path.exists raises there
         if time.monotonic() > deadline:
             what = f"rank {rank()} on {socket.gethostname()} does not see {path}, which rank 0 sees"
-            raise UserError(what, mend="runs in a folder that all nodes share")
+            raise UserError(what, mend="put the runs into a folder that all nodes share")
         time.sleep(0.1)
 
 

@@ -115,7 +115,7 @@ def _end_unforeseen(error: Exception) -> NoReturn:
     kind = f"{type(error).__name__}: {one_line(error)}"
     if file := stand_in(error):
         mend = "rename it, or call salmask from another folder"
-        _end(f"salmask: {visible_in_line(str(file))} stands in the place of a library ({kind}); mend: {mend}", 2)
+        _end(f"salmask: {visible_in_line(str(file))} is imported in place of a library ({kind}); mend: {mend}", 2)
     if place := added_place(error):
         # The author of the code sees the traceback at once, since it is theirs to fix.
         say(added_traceback(error).rstrip(), err=True)

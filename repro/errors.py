@@ -105,7 +105,7 @@ def lost_process(error: BaseException) -> str:
         return ""
     reason = text.rpartition("] ")[2] if text.startswith("[") else text
     what = f"another process of this run ended, or cannot be reached any more ({reason.partition('. ')[0][:120]})"
-    return with_mend(what, "see what that one printed; then the same command goes on")
+    return with_mend(what, "see what it printed; then the same command goes on")
 
 
 def process_shortage(error: BaseException) -> str:
@@ -114,7 +114,7 @@ def process_shortage(error: BaseException) -> str:
     if not isinstance(error, BlockingIOError) and text != "can't start new thread":  # the latter: Python's RuntimeError
         return ""
     return with_mend(
-        f"no more processes or threads can be begun ({text})", "end other processes, or raise `ulimit -u`, and repeat"
+        f"no more processes or threads can be started ({text})", "end other processes, or raise `ulimit -u`, and repeat"
     )
 
 

@@ -52,7 +52,7 @@ def _tell_of_lock(descriptor: int) -> None:
         path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
     old, new = map(shlex.quote, (path, f"{path}.new"))
     log.warning(
-        "%s: another process has its lock, and is waited for; if the machine of that died: Ctrl-C, then %s",
+        "%s: waiting for another process, which has its lock; if the machine of that process died: Ctrl-C, then %s",
         path,
         f"cp -p {old} {new} && mv {new} {old}",
     )

@@ -76,7 +76,7 @@ def read_regular(path: Path, most: int) -> bytes:
             raise UserError(f"{path} is no regular file", mend="put a file in its place, or remove it")
         if status.st_size > most:
             raise UserError(
-                f"{path} has {status.st_size} bytes, where {most} are the most",
+                f"{path} has {status.st_size} bytes; at most {most} are allowed",
                 mend="put the right file in its place, or remove it",
             )
         with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -127,7 +127,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         # Not the error's own text, which names the temporary file.
         cause = machines_error(error) or error
         reason = why_unwritable(path.parent, cause) if isinstance(cause, OSError) else one_line(error)
-        mend = system_mend(error, "check that its folder is one, and can be written to")
+        mend = system_mend(error, "check that its folder is really a folder, and can be written to")
         raise UserError(f"cannot write {path}: {reason}", mend=mend) from error
     except BaseException:  # an interruption too must leave no temporary file
         _discard(temporary)

@@ -183,7 +183,8 @@ def _refuse_odd_numbers(command: Any, words: Sequence[str], line: str) -> None:
         if _is_read_by(read, value.strip()) or not _is_read_by(kind, value):
             continue
         if abs(kind(value)) != math.inf:  # infinity is above the maximum of most options, which say so themselves
-            raise UserError(f"`{line}`: {option} {value} is no number in plain digits", mend=f"for example {option} 10")
+            what = f"`{line}`: {option} {value} is not a number in plain digits"
+            raise UserError(what, mend=f"for example {option} 10")
 
 
 def _is_read_by(read: Callable[[str], float], word: str) -> bool:

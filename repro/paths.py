@@ -38,7 +38,7 @@ def check_surroundings() -> None:
     try:
         Path.cwd()
     except OSError as error:
-        raise UserError("the working folder is gone", mend="cd to one that is there") from error
+        raise UserError("the working folder is gone", mend="cd to one that exists") from error
 
 
 def cache_home() -> Path:
@@ -87,7 +87,7 @@ def require_utf8(path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError as error:
         shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise UserError(f"{shown} is no UTF-8", mend="rename that folder, or name another place") from error
+        raise UserError(f"{shown} is not UTF-8", mend="rename that folder, or name another place") from error
 
 
 def absolute(path: str) -> str:

@@ -70,5 +70,5 @@ def _status(path: Path) -> os.stat_result | None:
     except OSError as error:
         if error.errno in _NOTHING:
             return None
-        what = f"{path} cannot be looked at ({error.strerror or type(error).__name__})"
+        what = f"{path} cannot be accessed ({error.strerror or type(error).__name__})"
         raise UserError(what, mend="check the name, and that its folders may be entered") from error

@@ -24,11 +24,11 @@ MEETING_SECONDS = 600.0
 ANSWER_SECONDS = 5.0
 """How long a program at a port may take to show that it is rank 0."""
 POLL_SECONDS = 0.2
-MEND = "MASTER_ADDR and MASTER_PORT in the profile's setup: a name and a port by which nodes reach the first one"
+MEND = "set MASTER_ADDR and MASTER_PORT in the profile's setup, to a name and a port by which nodes reach the first one"
 LAST_PORT = 65535
 """The greatest number of a port; a bound on ranks, too, as no launcher starts so many processes."""
-ALONE = "start all processes with torchrun or srun; or for one alone: `unset RANK`"
-AGAIN = "the same again; with another MASTER_PORT, where a person chose it"
+ALONE = "start all processes with torchrun or srun; for a single one, `unset RANK`"
+AGAIN = "repeat; if you chose MASTER_PORT yourself, with another one"
 _JOINED = "salmask/joined"
 _FIRST, _COUNT, _STRIDE = 20000, 12768, 1597
 # 20000 to 32767: below the ports that Linux gives to outgoing connections, 32768 and up. The stride and the number of
@@ -72,9 +72,9 @@ def check_launcher(environ: Mapping[str, str], mend: str) -> None:
     if missing:
         what = f"RANK={environ['RANK']} is set, and {missing[0]} is not"
     elif odd:
-        what = f"{odd[0]}={numbers[odd[0]]} is no number of a launcher's"
+        what = f"{odd[0]}={numbers[odd[0]]} is not a number that a launcher sets"
     elif int(numbers["RANK"]) >= int(numbers["WORLD_SIZE"]):
-        what = f"RANK={numbers['RANK']} is none of the ranks below WORLD_SIZE={numbers['WORLD_SIZE']}"
+        what = f"RANK={numbers['RANK']} is not below WORLD_SIZE={numbers['WORLD_SIZE']}"
     else:
         return
     raise UserError(what, mend=mend)
@@ -140,7 +140,7 @@ def _receive(ports: Sequence[int], world: int, token: str, deadline: float) -> T
         listener.settimeout(POLL_SECONDS)
         while (joined := store.add(_JOINED, 0)) < world - 1:
             if time.monotonic() > deadline:
-                what = f"{joined} of {world - 1} ranks found rank 0 on {socket.gethostname()}:{ports[0]}"
+                what = f"only {joined} of {world - 1} other ranks found rank 0 on {socket.gethostname()}:{ports[0]}"
                 raise UserError(what, mend=MEND)
             with contextlib.suppress(OSError):  # nobody came, or the visitor is gone again
                 visitor, _ = listener.accept()
@@ -160,7 +160,7 @@ def _listener(ports: Sequence[int]) -> socket.socket:
             if error.errno != errno.EADDRINUSE:
                 raise
     what = f"rank 0 finds none of its ports free on {socket.gethostname()}: {', '.join(map(str, ports))}"
-    raise UserError(what, mend="MASTER_PORT in the profile's setup: a free one")
+    raise UserError(what, mend="set MASTER_PORT in the profile's setup to a free one")
 
 
 def _ask(address: str, port: int, world: int, token: str) -> tuple[TCPStore | None, str]:

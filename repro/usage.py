@@ -33,7 +33,7 @@ def as_user_error(error: Any, words: Sequence[str], settings_named: Callable[[st
     reason = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
     reason = f"{reason[:1].lower()}{reason[1:]}"
     if error.ctx is None:  # an option at the end of the line lacks its value
-        return UserError(reason, mend="`-h` behind the command shows what it takes, with an example")
+        return UserError(reason, mend="`-h` after the command shows what it takes, with an example")
     command = error.ctx.command_path
     if hasattr(error, "possibilities"):  # an unknown option; typer's `possibilities` are a guess and incomplete
         parameters = error.ctx.command.get_params(error.ctx)

@@ -137,7 +137,7 @@ def _refusal(told: Sequence[str]) -> UserError:
     """Returns what torch says about its workers, first and later, as one error with a mend."""
     if late := _TIMED_OUT.search(told[0]):
         return UserError(
-            f"no decoding process gave a batch within {late[1]} s", mend=f"see to the data's disk; {_GO_ON}"
+            f"no decoding process gave a batch within {late[1]} s", mend=f"check the data's disk; {_GO_ON}"
         )
     deaths = [death for text in told if (death := _DEATH.search(text))]
     name = next((death[1] for death in deaths if death[1]), "")
@@ -145,6 +145,6 @@ def _refusal(told: Sequence[str]) -> UserError:
     if name == "Bus error":
         cause, mend = "the shared memory (/dev/shm) is full", "enlarge it, or fewer machine.workers"
     else:
-        of_name = "" if name else ", or shared memory (/dev/shm)"
-        cause, mend = f"perhaps for memory{of_name}", "fewer machine.workers, or more memory"
+        of_name = "" if name else ", or of shared memory (/dev/shm)"
+        cause, mend = f"perhaps for lack of memory{of_name}", "fewer machine.workers, or more memory"
     return UserError(f"a decoding process was {how}: {cause}", mend=f"{mend}; {_GO_ON}")

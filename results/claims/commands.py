@@ -25,7 +25,7 @@ def claims(
     metric: OneMetric = "",
     as_json: AsJson = False,
 ) -> None:
-    """Hold the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.
+    """Check the paper's claims against the runs at hand: supported, tie, contradicted, undecided or not run.
 
     First the sentences, each with its source; then the comparisons that they consist of; then what each part of the
     method adds, where rows without the part were run.

@@ -99,7 +99,8 @@ def test_a_message_of_several_lines_becomes_one_and_no_message_the_errors_kind()
 def test_that_no_more_processes_may_be_begun_is_no_fault(error: Exception) -> None:
     """Under `ulimit -u` a training ended in a fault of salmask's own."""
     told = trouble_of_machine(error)
-    assert told.startswith(f"no more processes or threads can be begun ({error}); mend: end other processes, or raise")
+    what = f"no more processes or threads can be started ({error})"
+    assert told.startswith(f"{what}; mend: end other processes, or raise")
 
 
 GLOO = "[/pytorch/gloo/transport/tcp/pair.cc:561] "
@@ -127,7 +128,7 @@ def test_that_another_process_is_gone_is_told_as_that(said: str, reason: str) ->
     """It was a fault of salmask's own, or of the code that was waiting, and stood in the run's status as the cause."""
     told = lost_process(RuntimeError(said))
     assert told == (
-        f"another process of this run ended, or cannot be reached any more ({reason}); mend: see what that one "
+        f"another process of this run ended, or cannot be reached any more ({reason}); mend: see what it "
         "printed; then the same command goes on"
     )
     assert is_lost_peer(told)

@@ -83,13 +83,13 @@ def test_help_breaks_its_lines_where_the_terminal_ends() -> None:
 )
 def test_a_number_is_taken_in_plain_digits_alone(words: tuple[str, ...], said: str) -> None:
     """Python reads `1_0` as ten; and nothing is below or above `nan`."""
-    assert refused(*words).startswith(f"{said} is no number in plain digits; mend: for example ")
+    assert refused(*words).startswith(f"{said} is not a number in plain digits; mend: for example ")
 
 
 def test_numbers_in_plain_digits_and_words_that_are_none_are_the_commands_own() -> None:
     assert "no number" not in refused("logs", "1_0", "-n", "+10")
     assert "no number" not in refused("logs", "1_0", "-n10")
-    assert "no number in plain" not in refused("sweep", "demo", "--plan", "--out", "1_0", "--parallel", "0")
+    assert "number in plain digits" not in refused("sweep", "demo", "--plan", "--out", "1_0", "--parallel", "0")
     assert "'--parallel'" in refused("sweep", "demo", "--plan", "--parallel", "many")
 
 

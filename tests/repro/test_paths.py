@@ -198,17 +198,18 @@ def test_in_a_folder_that_was_removed_a_command_ends_in_a_line(tmp_path: Path, m
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert refused("pretrain", "mocov2") == "the working folder is gone; mend: cd to one that is there"
+    assert refused("pretrain", "mocov2") == "the working folder is gone; mend: cd to one that exists"
 
 
 def test_a_folder_whose_name_is_no_utf_8_is_refused_where_it_is_recorded(tmp_path: Path) -> None:
     """Each was a fault of salmask's own, in a library, or a line after all had been computed."""
     odd = tmp_path / os.fsdecode(b"\xff.x")
     mend = "rename that folder, or name another place"
-    assert refused("pretrain", "mocov2", "--out", str(odd), *words()) == f"{tmp_path}/\\xff.x is no UTF-8; mend: {mend}"
+    told = f"{tmp_path}/\\xff.x is not UTF-8; mend: {mend}"
+    assert refused("pretrain", "mocov2", "--out", str(odd), *words()) == told
     assert not odd.exists()
     folder = with_random_backbone(tiny(), tmp_path / "fine").path.relative_to(tmp_path / "fine")
     (tmp_path / "fine").rename(odd)
     for asked in (("eval", str(odd / folder), "--task", "knn"), ("table", "table1", "--runs", str(odd))):
-        assert refused(*asked) == f"{tmp_path}/\\xff.x/{folder} is no UTF-8; mend: {mend}"
+        assert refused(*asked) == f"{tmp_path}/\\xff.x/{folder} is not UTF-8; mend: {mend}"
     assert not (odd / folder / "status-knn.json").exists()

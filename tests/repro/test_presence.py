@@ -41,7 +41,7 @@ def test_that_nobody_can_tell_is_one_line(ask: object, code: int, monkeypatch: p
     with pytest.raises(UserError) as caught:
         ask(Path("a/b"))  # type: ignore[operator]
     assert str(caught.value) == (
-        f"a/b cannot be looked at ({os.strerror(code)}); mend: check the name, and that its folders may be entered"
+        f"a/b cannot be accessed ({os.strerror(code)}); mend: check the name, and that its folders may be entered"
     )
 
 
@@ -60,13 +60,13 @@ def test_that_nobody_can_tell_is_one_line(ask: object, code: int, monkeypatch: p
 )
 def test_commands_say_so(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "cannot be looked at (File name too long); mend: check the name" in refused(*words)
+    assert "cannot be accessed (File name too long); mend: check the name" in refused(*words)
     assert not list(tmp_path.iterdir())
 
 
 def test_so_it_is_of_the_folder_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / TOO_LONG))
-    assert "cannot be looked at (File name too long)" in refused("pretrain", "mocov2", "--out", str(tmp_path / "runs"))
+    assert "cannot be accessed (File name too long)" in refused("pretrain", "mocov2", "--out", str(tmp_path / "runs"))
     assert not list(tmp_path.iterdir())
 
 

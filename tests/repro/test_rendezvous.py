@@ -66,26 +66,27 @@ LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "1
     [
         ({"MASTER_ADDR": ""}, "RANK=0 is set, and MASTER_ADDR is not"),
         ({"WORLD_SIZE": ""}, "RANK=0 is set, and WORLD_SIZE is not"),
-        ({"RANK": "x"}, "RANK=x is no number of a launcher's"),
-        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1 is no number of a launcher's"),
-        ({"MASTER_PORT": "65536"}, "MASTER_PORT=65536 is no number of a launcher's"),
-        ({"RANK": "2"}, "RANK=2 is none of the ranks below WORLD_SIZE=2"),
+        ({"RANK": "x"}, "RANK=x is not a number that a launcher sets"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1 is not a number that a launcher sets"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT=65536 is not a number that a launcher sets"),
+        ({"RANK": "2"}, "RANK=2 is not below WORLD_SIZE=2"),
     ],
 )
 def test_variables_of_no_launcher_are_one_line(changes: dict[str, str], what: str) -> None:
     """They were a fault of salmask's own."""
     assert message_of(lambda: initialise("cpu", {**LAUNCHED, **changes})) == (
-        f"{what}; mend: start all processes with torchrun or srun; or for one alone: `unset RANK`"
+        f"{what}; mend: start all processes with torchrun or srun; for a single one, `unset RANK`"
     )
 
 
 @pytest.mark.parametrize(
     ("launched", "mend"),
     [
-        (LAUNCHED, "the same again; with another MASTER_PORT, where a person chose it"),
+        (LAUNCHED, "repeat; if you chose MASTER_PORT yourself, with another one"),
         (
             {**SLURM, "SLURM_PROCID": "0", "MASTER_ADDR": "127.0.0.1"},
-            "MASTER_ADDR and MASTER_PORT in the profile's setup: a name and a port by which nodes reach the first one",
+            "set MASTER_ADDR and MASTER_PORT in the profile's setup, to a name and a port by which nodes reach the "
+            "first one",
         ),
     ],
 )
@@ -194,20 +195,22 @@ def test_an_earlier_attempt_is_not_met(quick: None) -> None:
         second = pool.submit(meet, task(1, attempt=1), seconds=1)
         with pytest.raises(UserError, match=r"rank 1 on .* does not find rank 0 at localhost:\d+ \(another program"):
             second.result()
-        with pytest.raises(UserError, match=r"0 of 1 ranks found rank 0 on .*; mend: MASTER_ADDR and MASTER_PORT in "):
+        told = r"only 0 of 1 other ranks found rank 0 on .*; mend: set MASTER_ADDR and MASTER_PORT in "
+        with pytest.raises(UserError, match=told):
             first.result()
 
 
 def test_a_node_whose_name_does_not_resolve_is_told(quick: None) -> None:
     with pytest.raises(
-        UserError, match=r"does not find rank 0 at no\.such\.node\.invalid:\d+ \(.*\); mend: MASTER_ADDR"
+        UserError, match=r"does not find rank 0 at no\.such\.node\.invalid:\d+ \(.*\); mend: set MASTER_ADDR"
     ):
         meet(task(1) | {"MASTER_ADDR": "no.such.node.invalid"}, seconds=0.2)
 
 
 def test_no_free_port_at_all_is_told(monkeypatch: pytest.MonkeyPatch, taken: None) -> None:
     monkeypatch.setattr("repro.rendezvous.PORTS", 2)
-    with pytest.raises(UserError, match=r"rank 0 finds none of its ports free on .*; mend: MASTER_PORT in the profile"):
+    told = r"rank 0 finds none of its ports free on .*; mend: set MASTER_PORT in the profile"
+    with pytest.raises(UserError, match=told):
         meet(task(0), seconds=1)
 
 

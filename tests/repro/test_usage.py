@@ -24,7 +24,7 @@ from repro.runs.reading import command_settings
         (["plot", "curves", "--out", __file__], "`salmask plot`: invalid value for '--out': "),
         (["bench", "masking", "--batch", "0"], "`salmask bench masking`: invalid value for '--batch': "),
         (["bench", "masking", "--batch", "many"], "`salmask bench masking`: invalid value for '--batch': "),
-        (["bench", "masking", "--batch"], "option '--batch' requires an argument; mend: `-h` behind the command"),
+        (["bench", "masking", "--batch"], "option '--batch' requires an argument; mend: `-h` after the command"),
         (["data", "export-scenes", "--as", "vok"], "`salmask data export-scenes`: invalid value for '--as': "),
         (["methods", "mocov2", "simclr"], "`salmask methods show`: got unexpected extra argument"),
         (["data", "lost"], "`salmask data` has no command 'lost'; mend: did you mean 'list'? known: list, verify"),

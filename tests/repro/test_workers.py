@@ -51,12 +51,12 @@ class Deadly(Dataset[torch.Tensor]):
     ("what", "said"),
     [
         # Which signal it was is known where torch hears of it before the connection breaks.
-        ("SIGKILL", r"a decoding process was killed( \(Killed\)|, or ended by itself): perhaps for memory"),
+        ("SIGKILL", r"a decoding process was killed( \(Killed\)|, or ended by itself): perhaps for lack of memory"),
         ("SIGBUS", r"a decoding process was killed(, or ended by itself| \(Bus error\)): .*shared memory \(/dev/shm\)"),
-        ("exit", r"a decoding process was killed, or ended by itself: perhaps for memory"),
+        ("exit", r"a decoding process was killed, or ended by itself: perhaps for lack of memory"),
         pytest.param(
             "sleep",
-            r"no decoding process gave a batch within 2 s; mend: see to the data's disk",
+            r"no decoding process gave a batch within 2 s; mend: check the data's disk",
             marks=pytest.mark.slow,
         ),
     ],
@@ -74,7 +74,8 @@ def test_a_death_that_is_told_while_the_broken_connection_is_looked_into(monkeyp
         raise RuntimeError("DataLoader worker (pid 15615) is killed by signal: Killed. ")
 
     monkeypatch.setattr(workers, "_is_of_a_connection", signalled)
-    with pytest.raises(UserError, match=r"a decoding process was killed \(Killed\): perhaps for memory"), deaths_told():
+    told = r"a decoding process was killed \(Killed\): perhaps for lack of memory"
+    with pytest.raises(UserError, match=told), deaths_told():
         raise EOFError
 
 

@@ -34,7 +34,7 @@ from slurm.sweep_folder.ledger import Key, Ledger
 
 WRITTEN = {
     "run.yaml": "remove it, and repeat the command, which writes it anew",
-    "jobs": "check that its folder is one, and can be written to",
+    "jobs": "check that its folder is really a folder, and can be written to",
 }
 """What a launch cannot do without -> the mend."""
 REWRITTEN = ("jobs/pretrain.yaml", "jobs/linear.yaml", "status.json", "status-linear.json", "provenance.json")

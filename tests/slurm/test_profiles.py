@@ -278,7 +278,7 @@ def test_no_times_of_slurms_are_refused(text: str) -> None:
         ("srun: [--output=x]", "srun holds --output, which salmask sets itself"),
         ("time: 10\nsignal_seconds: 301", "signal_seconds=301 is more than half of the time limit of 10 min"),
         ("tasks: {knn: {time: 3}}", "knn: signal_seconds=120 is more than half of the time limit of 3 min"),
-        ("x: &a [1, 2]\ny: *a\n" + "z: 1\n" * 20_000, "bytes, where 65536 are the most"),
+        ("x: &a [1, 2]\ny: *a\n" + "z: 1\n" * 20_000, "bytes; at most 65536 are allowed"),
         ("a: " + "[" * 5000, "cannot be read"),
         (["gpu"], "holds no settings of the form `key: value`; mend: for example "),
         ("a: [", "cannot be read"),

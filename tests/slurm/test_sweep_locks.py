@@ -145,7 +145,7 @@ def test_a_wait_for_the_ledgers_lock_is_told(
         finally:
             os.close(left)
         written.result()
-    assert caplog.messages[0].startswith(f"{tmp_path / CANCELS}: another process has its lock, and is waited for; if")
+    assert caplog.messages[0].startswith(f"{tmp_path / CANCELS}: waiting for another process, which has its lock; if")
     assert ledger.cancel_requests() == ["", "a"]
 
 

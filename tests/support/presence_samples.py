@@ -14,7 +14,7 @@ def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def refuse(path: Path) -> int:
         if folder in path.parents:
-            raise UserError(f"{path} cannot be looked at (Permission denied)")
+            raise UserError(f"{path} cannot be accessed (Permission denied)")
         return mode(path)
 
     monkeypatch.setattr(presence, "_mode", refuse)

@@ -213,6 +213,7 @@ def test_the_command_names_the_file_that_stands_in_a_librarys_place(tmp_path: Pa
     ended = subprocess.run(command, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr == (
-        f"salmask: {tmp_path}/statistics.py stands in the place of a library (ImportError: cannot import name 'median' "
-        f"from 'statistics' ({tmp_path}/statistics.py)); mend: rename it, or call salmask from another folder\n"
+        f"salmask: {tmp_path}/statistics.py is imported in place of a library (ImportError: cannot import name "
+        f"'median' from 'statistics' ({tmp_path}/statistics.py)); mend: rename it, or call salmask from another "
+        "folder\n"
     )

@@ -234,7 +234,7 @@ def test_where_ranks_see_different_files_the_first_one_decides(ranks: Sequence[d
 
 def test_a_file_that_never_comes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repro.distributed.VISIBLE_SECONDS", 0.2)
-    with pytest.raises(UserError, match=r"does not see .*runs in a folder that all nodes share"):
+    with pytest.raises(UserError, match=r"does not see .*put the runs into a folder that all nodes share"):
         await_file(tmp_path / "step_1.pth")
 
 
