@@ -27,6 +27,7 @@ from repro.runs.predictions import FileReference, images_of_splits, is_whole
 from repro.runs.predictions import read as read_predictions
 from repro.runs.provenance import now
 from repro.runs.records import Result, append, read
+from repro.runs.resumption import require_pretrained
 from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
@@ -114,7 +115,7 @@ def prepare_evaluation(
     evaluation = Evaluation.parse(name, run)
     if decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again)):
         return None
-    _require_pretrained(folder)
+    require_pretrained(folder)
     task, target = _checked(run, evaluation, root, load_backbone_of(run, folder))
 
     def work() -> list[Result]:
@@ -146,7 +147,7 @@ def check_evaluations(
     ]
     if not pending:
         return
-    _require_pretrained(folder)
+    require_pretrained(folder)
     check_tasks(run, load_backbone_of(run, folder), {evaluation: roots[evaluation] for evaluation in pending})
 
 
@@ -239,14 +240,6 @@ def _require_found_again(run: Run, evaluation: Evaluation, rows: Collection[Resu
             f"{TASKS[evaluation.task]} measured by {measured}, and PROTOCOLS (repro/runs/evaluation.py) says "
             f"it is by {', '.join(evaluation.protocols(run))}",
             mend="the same names in both",
-        )
-
-
-def _require_pretrained(folder: RunFolder) -> None:
-    """Raises a UserError where a run has no backbone."""
-    if not folder.pretrained:
-        raise UserError(
-            f"{folder.path} has no backbone.pth: its pretraining is not finished", mend="salmask pretrain first"
         )
 
 

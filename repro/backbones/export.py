@@ -27,6 +27,7 @@ from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
 from repro.runs.reading import FOLDERS, build
+from repro.runs.resumption import require_pretrained
 from repro.runs.run import Run
 from repro.runs.sections import Framework
 
@@ -54,10 +55,7 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
             folder is there already or cannot be written.
     """
     run = folder.load()
-    if not folder.pretrained:
-        raise UserError(
-            f"{folder.path} has no backbone.pth: its pretraining is not finished", mend="salmask pretrain first"
-        )
+    require_pretrained(folder)
     # The licence goes into the card's front matter as it is: a line break there could add any other field.
     if not _LICENCE.fullmatch(licence):
         raise UserError(f"--licence '{licence}' is no name of a licence", mend="for example apache-2.0, mit or other")

@@ -1,8 +1,10 @@
 """Where a task goes on when it is started again: at its last checkpoint, or anew."""
 
 import glob
+import time
 from contextlib import suppress
 
+from repro.errors import UserError
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.protocols import FINE_TUNINGS
@@ -20,6 +22,27 @@ def goes_on(folder: RunFolder, task: str) -> str:
         task: `pretrain`, or an evaluation: `TASK` or `TASK@DATASET`.
     """
     return "goes on from its last checkpoint" if _has_checkpoint(folder, task) else "begins anew"
+
+
+def require_pretrained(folder: RunFolder) -> None:
+    """Refuses a run that has no backbone, with what to do about its pretraining.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        UserError: There is no backbone, or the status of the pretraining cannot be read.
+    """
+    if folder.pretrained:
+        return
+    status = folder.status(PRETRAIN)
+    if status is None:
+        mend = "salmask pretrain first"
+    elif status.alive(time.time()):
+        mend = "wait for it"
+    else:
+        mend = f"repeat its command, which {goes_on(folder, PRETRAIN)}"
+    raise UserError(f"{folder.path} has no backbone.pth: its pretraining is not finished", mend=mend)
 
 
 def _has_checkpoint(folder: RunFolder, task: str) -> bool:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.resumption import goes_on
+from repro.runs.resumption import goes_on, require_pretrained
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,24 @@ def test_a_task_goes_on_from_its_own_checkpoint(tmp_path: Path, file: str, task:
     place.touch()
     assert goes_on(folder, task) == "goes on from its last checkpoint"
     assert {goes_on(folder, other) for other in others} == {"begins anew"}
+
+
+def test_a_run_without_a_backbone_is_refused_with_what_to_do_about_its_pretraining(tmp_path: Path) -> None:
+    """An interrupted one was told to begin: `salmask pretrain first`."""
+
+    def mend() -> str:
+        with pytest.raises(UserError, match=r"has no backbone\.pth: its pretraining is not finished") as caught:
+            require_pretrained(folder)
+        return caught.value.mend
+
+    folder = RunFolder(tmp_path)
+    assert mend() == "salmask pretrain first"
+    folder.set_status("interrupted")
+    assert mend() == "repeat its command, which begins anew"
+    with folder.attempt("pretrain"):
+        assert mend() == "wait for it"
+        folder.checkpoints.mkdir()
+    (folder.checkpoints / "step_00000010.pth").touch()
+    assert mend() == "repeat its command, which goes on from its last checkpoint"
+    folder.backbone.touch()
+    require_pretrained(folder)
