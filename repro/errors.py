@@ -111,7 +111,9 @@ def lost_process(error: BaseException) -> str:
 def process_shortage(error: BaseException) -> str:
     """Returns what is wrong and the mend, if no more processes or threads can be started; empty for any other error."""
     text = one_line(error)
-    if not isinstance(error, BlockingIOError) and text != "can't start new thread":  # the latter: Python's RuntimeError
+    # A fork names no file and writes nothing, unlike a stream that was made non-blocking and is full.
+    is_of_fork = isinstance(error, BlockingIOError) and not (error.filename or hasattr(error, "characters_written"))
+    if not is_of_fork and text != "can't start new thread":  # the latter: Python's RuntimeError
         return ""
     return with_mend(
         f"no more processes or threads can be started ({text})", "end other processes, or raise `ulimit -u`, and repeat"
@@ -128,6 +130,7 @@ _SYSTEM_MENDS = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _OPEN_FILES),
     errno.EFBIG: "raise `ulimit -f`, or name a place whose file system takes larger files",
     errno.ENAMETOOLONG: "a shorter name",
+    errno.EAGAIN: "repeat, with the output sent to a file",
 }
 """Mends by errno, for failures of the machine. ENOENT is not among them: a bug may look for a missing file, too."""
 

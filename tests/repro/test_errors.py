@@ -1,6 +1,7 @@
 """What errors say, in the process that raises them and in others."""
 
 import copy
+import errno
 import pickle
 
 import pytest
@@ -101,6 +102,12 @@ def test_that_no_more_processes_may_be_begun_is_no_fault(error: Exception) -> No
     told = trouble_of_machine(error)
     what = f"no more processes or threads can be started ({error})"
     assert told.startswith(f"{what}; mend: end other processes, or raise")
+
+
+@pytest.mark.parametrize("more", [("standard output",), (3,)], ids=["named", "partly written"])
+def test_a_full_stream_that_does_not_wait_is_no_lack_of_processes(more: tuple[object, ...]) -> None:
+    told = trouble_of_machine(BlockingIOError(errno.EAGAIN, "write could not complete without blocking", *more))
+    assert told.endswith("write could not complete without blocking; mend: repeat, with the output sent to a file")
 
 
 GLOO = "[/pytorch/gloo/transport/tcp/pair.cc:561] "
