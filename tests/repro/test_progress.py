@@ -113,6 +113,13 @@ def test_bytes_and_slow_work_have_units_that_can_be_read() -> None:
     ]
 
 
+def test_a_line_is_one_however_long() -> None:
+    pipe = Pipe()
+    with pipe.bars() as bars:
+        bars.update(bars.add_task(f"verify {'folder/' * 20}", total=2, summary=True), completed=2)
+    assert len(pipe.lines) == 1
+
+
 # On a terminal
 
 DRIVEN = """
@@ -165,6 +172,9 @@ def test_a_terminal_sees_a_bar_with_rate_time_left_and_loss_and_the_next_command
     assert re.fullmatch(r"pretrain: 8 steps, \d+\.\d/s, took 00:\d\d, loss 4", summary)
     assert seen[-2:] == ["run: 0123456789", "next: salmask eval runs/x --task linear"]
     assert "\x1b[?25h" in raw[raw.rindex("\x1b[?25l") :]  # the cursor is there again
+    kept = re.sub(r"[^\n]*\n\x1b\[\?25h\r\x1b\[1A\x1b\[2K", "", raw)  # without lines that are erased as they end
+    stays = [ESCAPES.sub("", line.rpartition("\x1b[2K")[2]).strip() for line in kept.split("\n")]
+    assert stays == ["steps wait for data", summary, *seen[-2:], ""]
 
 
 @pytest.mark.slow
