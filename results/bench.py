@@ -1,4 +1,4 @@
-"""The benchmarks of the results: how long a million rows take to collect and to print, and how that grows."""
+"""Benchmarks of reading results: how long a million rows take to collect and to render, and how that grows."""
 
 import hashlib
 import json
@@ -21,18 +21,18 @@ from results.paper.published import table1
 from results.tables.rendering import render
 
 ROWS_A_RUN = 500
-"""Rows of a run folder, as of a probe that is scored at each of 100 epochs by five metrics."""
+"""Result rows in a run folder: as many as a probe writes that five metrics score after each of 100 epochs."""
 
 
 def collecting(rows: int) -> dict[str, Any]:
-    """Writes so many rows into run folders of a temporary folder, then times reading them and making Table 1.
+    """Writes result rows into temporary run folders, then times collecting them and rendering Table 1.
 
     Args:
-        rows: The number of rows.
+        rows: The number of result rows.
 
     Returns:
-        The counts of rows and run folders, the seconds of collecting and of rendering, the peak memory of this process
-        in GiB, and the length of the page in characters.
+        The numbers of rows and run folders, the seconds of collecting and of rendering, the peak memory of this process
+        in GiB, and the length of the rendered table in characters.
     """
     with tempfile.TemporaryDirectory() as folder:
         folder_count = _write(Path(folder), rows)
@@ -54,14 +54,14 @@ def collecting(rows: int) -> dict[str, Any]:
 
 @contextmanager
 def rows_to_collect(count: int) -> Iterator[Callable[[], object]]:
-    """Writes so many result rows into run folders of a temporary folder; the work reads them into one table."""
+    """Writes `count` result rows into temporary run folders; yields the work to time, which collects them."""
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), count)
         yield lambda: collect_runs(find_runs([Path(folder)]))
 
 
 def _write(root: Path, rows: int) -> int:
-    """Fills run folders of all methods of Table 1, as many seeds as it takes; returns how many there are."""
+    """Writes run folders of all methods of Table 1, with as many seeds as needed; returns the number of folders."""
     paper_rows = list(table1().rows.values())
     count = max(rows // ROWS_A_RUN, 1)
     for index in range(count):
@@ -70,7 +70,7 @@ def _write(root: Path, rows: int) -> int:
         result = _result(row.method, row.block, seed)
         folder = root / "sweep" / row.method / folder_name(seed, result.run_id)
         folder.mkdir(parents=True)
-        size = ROWS_A_RUN if index else rows - ROWS_A_RUN * (count - 1)  # the first takes what is left over
+        size = ROWS_A_RUN if index else rows - ROWS_A_RUN * (count - 1)  # the first folder takes the remainder
         metrics = ["top1", *(f"top1_epoch{number}" for number in range(1, size))]
         lines = [json.dumps(vars(replace(result, metric=metric, value=60 + seed % 7))) for metric in metrics]
         (folder / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -78,7 +78,7 @@ def _write(root: Path, rows: int) -> int:
 
 
 def _result(method: str, framework: str, seed: int) -> Result:
-    """Returns a row at the paper's scale, to be completed by `replace`."""
+    """Returns a result at the paper's scale; the caller replaces its metric and its value."""
     return Result(
         run_id=hashlib.sha256(f"{method} {seed}".encode()).hexdigest()[:10],
         recipe=method,

@@ -1,4 +1,4 @@
-"""Benchmarks of what reads results: `salmask bench collect` times it, `power` and `claims` count its errors."""
+"""`salmask bench collect` times the reading of results; `bench power` and `bench claims` count errors of the tests."""
 
 from typing import Annotated
 
@@ -10,11 +10,11 @@ from repro.errors import UserError
 from repro.quantities import decimal_number, whole_number
 
 MOST_GAIN = 50
-"""Points of a difference that `bench power` draws."""
+"""Differences that `bench power` draws are below this, in points."""
 MOST_SEEDS = 100
-"""Seeds that `bench claims` draws."""
+"""The largest number of seeds that `bench claims` draws."""
 MOST_SCATTER = 50
-"""Points by which runs scatter at most: accuracies lie within 100."""
+"""The largest standard deviation between runs that is drawn, in points."""
 
 
 def bench_collect(

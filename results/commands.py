@@ -16,7 +16,7 @@ def build(recipe: Recipe) -> typer.Typer:
     """Returns the commands that read results.
 
     Args:
-        recipe: Makes the run that a method's name stands for, which runs are compared with.
+        recipe: Makes the run that a method's name stands for; recorded runs are compared with it.
     """
     app = typer.Typer(add_completion=False)
     for command in (table, claims, plot, collect, explain, report, pack):
