@@ -1,1 +1,1 @@
-"""What the runs at hand say to the paper's claims."""
+"""What the runs at hand say about the paper's claims."""

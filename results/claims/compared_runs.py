@@ -19,7 +19,7 @@ from results.tables.references import without_untrained
 def notes_on_runs(
     verdicts: Sequence[Verdict], parts: Sequence[MethodPart], frame: pd.DataFrame | None, runs: Sequence[RunRecord]
 ) -> list[str]:
-    """Returns sentences on what is compared: its code, its trainings that warned, and runs of it without a result.
+    """Returns sentences about the compared runs: their code, trainings that warned, and runs without a result.
 
     Args:
         verdicts: What `judge` returns.
@@ -37,11 +37,11 @@ def notes_on_runs(
         for method in methods:
             of_method = column.rows_of(trained[trained["method"] == method])
             compared.append(of_method)
-            # A run may lack its number in several columns: of each state the most that any of these lacks.
+            # A run may lack its number in several columns. `|` takes the largest count over the columns, not their sum.
             states = unfinished(method, column, lacking, set(of_method["run_id"]))
             further[method] = further.get(method, Counter()) | states
     alone: dict[str, Counter[str]] = {}
-    # Where no run of a row has a number its comparisons are "not run", which would pass for: nobody began any.
+    # If no run of a row has a number, its comparisons are "not run", as if no run had been started.
     for column, methods in _by_column(_pairs(verdicts, both_run=False)):
         for method in methods:
             if column.rows_of(trained[trained["method"] == method]).empty:
@@ -68,14 +68,14 @@ def notes_on_runs(
 
 
 def _pairs(verdicts: Sequence[Verdict], *, both_run: bool) -> Iterator[tuple[Column, set[str]]]:
-    """Yields the two methods of each comparison that was made; or else of each that lacks one of the two alone."""
+    """Yields column and methods of each comparison: of those with runs of both methods, or of those with one alone."""
     for verdict in verdicts:
         if verdict.column is not None and verdict.both_run == both_run and (both_run or verdict.comparison.unpaired):
             yield verdict.column, {verdict.claim.better, verdict.claim.worse}
 
 
 def _by_column(pairs: Iterable[tuple[Column, set[str]]]) -> Iterator[tuple[Column, set[str]]]:
-    """Yields each column, once, and all methods that are paired in it."""
+    """Yields each column once, with all methods that are compared in it."""
     columns: dict[tuple[object, ...], tuple[Column, set[str]]] = {}
     for column, methods in pairs:
         key = (column.task, column.key, column.metrics)

@@ -1,4 +1,4 @@
-"""What the runs at hand say to each sentence of the paper: verdicts on single comparisons, rolled up."""
+"""What the runs at hand say about each sentence of the paper: the verdicts on its comparisons, put together."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,31 +16,32 @@ from results.statistics.paired import NO_NUMBERS, Comparison
 from results.tables.columns import Column
 
 SINGLY = "each by itself"
-"""In place of a verdict, where there is no sentence about the whole."""
+"""Stands in place of a verdict if a family makes no statement about its comparisons as a whole."""
 NOTE = (
     "A sentence as a whole is decided by a t-test on the mean of its differences, seed by seed: one test for each "
     "sentence and setting, not corrected for the other sentences."
 )
-"""How a sentence is decided; stands behind `results.claims.verdicts.method_note`."""
+"""How a sentence is decided; printed after `results.claims.verdicts.method_note`."""
 
 
 @dataclass(frozen=True)
 class FamilyVerdict:
-    """What the runs at hand say to a sentence of the paper, in one setting of ours.
+    """What the runs at hand say about a sentence of the paper, in one setting.
 
     Attributes:
         family: The sentence.
-        setting: Data, scale, fidelity and common alterations of the runs, `scenes, TINY: resnet18, 64 px`, behind the
-            data the split and the protocol where several measured the same; empty where nothing was run.
+        setting: Data, scale, fidelity and common alterations of the runs, such as `scenes, TINY: resnet18, 64 px`. If
+            several splits or protocols measured the same data, they follow the data. Empty if nothing was run.
         counts: Outcome -> number of the family's comparisons.
         outcome: One of `OUTCOMES` for the whole, or `SINGLY`.
-        comparison: Mean difference over the compared comparisons, seed by seed.
+        comparison: Mean difference over the comparisons with two pairs of runs or more, seed by seed.
         compared: Number of comparisons in that mean.
-        published: The paper's mean over the same ones, in points; None where nothing was compared.
-        p: The p value of the mean, whatever else was run; None where it was not tested.
-        columns: Our columns that its comparisons are of, which hold the runs of this setting.
-        published_by: The evaluations and measures of the paper's mean, as `Claim.published_by`; each once.
-        paper_of: What the paper's mean is of, as `Verdict.paper_of`: `linear top-1`, `in part linear top-1`, or empty.
+        published: The paper's mean over the same comparisons, in points; None if there is none.
+        p: The p value of the mean, not corrected for other sentences; None if no test could be taken.
+        columns: Our columns in which its comparisons were made; they hold the runs of this setting.
+        published_by: The evaluations and measures of the paper's mean, each once, as in `Claim.published_by`.
+        paper_of: The measure of the paper's mean if the runs are judged by another one, as in `Verdict.paper_of`:
+            `linear top-1`, or `in part linear top-1` if some comparisons are judged by the paper's; else empty.
     """
 
     family: Family
@@ -57,7 +58,7 @@ class FamilyVerdict:
 
     @property
     def scope(self) -> str:
-        """The part of the family that the outcome is about, `on 1 of 72`; empty where it is all of it, or none."""
+        """How many of the comparisons the outcome rests on, `on 1 of 72`; empty if it rests on all or on none."""
         partly = self.family.decided_by_mean and 0 < self.compared < sum(self.counts.values())
         return f"on {self.compared} of {sum(self.counts.values())}" if partly else ""
 
@@ -78,16 +79,16 @@ class FamilyVerdict:
 
 
 def judge_families(verdicts: Sequence[Verdict]) -> list[FamilyVerdict]:
-    """Rolls verdicts up to the sentences that they belong to, one for each setting of ours.
+    """Puts the verdicts on comparisons together to verdicts on sentences, one for each sentence and setting.
 
-    A sentence about the whole is decided by the mean of its differences: seed by seed over all comparisons with two
-    pairs of runs or more, then a paired t-test over the seeds that all of these have.
+    A sentence about the whole is decided by a paired t-test. Its values are the mean differences over all comparisons
+    with two pairs of runs or more, one for each seed that all of these have.
 
     Args:
         verdicts: What `judge` returns.
 
     Returns:
-        Verdicts in the order of the families; a family that nothing was run for has one as well.
+        Verdicts in the order of the families; a family for which nothing was run has one as well.
     """
     rolled = []
     for family in families():
@@ -127,9 +128,9 @@ def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
 
 
 def setting_of(verdict: Verdict) -> str:
-    """Returns what is never averaged over: whose data, which scale, fidelity and settings the runs had.
+    """Returns the data, scale, fidelity and common alterations of a comparison's runs, over which nothing is averaged.
 
-    And on which split and by which protocol they were measured, where several measured the same.
+    Names split and protocol too if several of them measured the same data.
     """
     column = verdict.column
     if column is None:
@@ -148,7 +149,7 @@ def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Clai
     counts = Counter(verdict.outcome_for(claim) for verdict, claim in here)
     run = {claim for _, claim in here}
     counts[NOT_RUN] = len({claim for _, claim in members} - run)
-    # One pair of runs has no spread, and seeds that it lacks would be lost to all others.
+    # A comparison with one pair of runs has no spread, and would limit the mean to its single seed.
     compared = [(verdict, claim) for verdict, claim in here if verdict.comparison.n > 1 and family.decided_by_mean]
     comparison = _mean(compared)
     return FamilyVerdict(
@@ -167,14 +168,14 @@ def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Clai
 
 
 def _paper_of(compared: Sequence[Verdict]) -> str:
-    """Returns what the paper's mean over some comparisons is of, where not all are judged by what it printed."""
+    """Returns `FamilyVerdict.paper_of` of some comparisons."""
     measures = {verdict.paper_of for verdict in compared}
     others = " and ".join(sorted(measures - {""}))
     return f"in part {others}" if others and "" in measures else others
 
 
 def _mean(members: Sequence[tuple[Verdict, Claim]]) -> Comparison:
-    """Returns the mean difference of claims in their own directions, for each seed that all of them have."""
+    """Returns the mean difference for each seed that all comparisons have, each in the direction of its claim."""
     signed = [
         {
             seed: difference if verdict.question.agrees(claim) else -difference
@@ -189,7 +190,7 @@ def _mean(members: Sequence[tuple[Verdict, Claim]]) -> Comparison:
 
 
 def _decided(verdict: FamilyVerdict) -> FamilyVerdict:
-    """Comes to an outcome for a family."""
+    """Returns a verdict on a family with its outcome."""
     if verdict.counts[NOT_RUN] == sum(verdict.counts.values()):
         return replace(verdict, outcome=NOT_RUN)
     if not verdict.family.decided_by_mean:

@@ -1,7 +1,7 @@
-"""What each part of the paper's method adds: a row beside itself without the part.
+"""What each part of the paper's method adds: a row compared with the same row without the part.
 
-The paper's sentences are about whole methods. A row that leads its framework may owe that to any of its parts, to the
-high-pass filter as well as to what is masked, and its tables make no comparison that tells.
+The paper's sentences are about whole methods. A row may owe its lead over its framework to any of its parts, such as
+the high-pass filter or the masks, and no comparison in the paper's tables tells which.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -22,12 +22,12 @@ PARTS: Mapping[str, str] = {
     "random": "saliency",
     "no-hard-negative": "hard negative",
 }
-"""What a row lacks whose name ends so -> the part."""
+"""Ending of a row's name -> the part of the method that the row lacks."""
 PARTS_NOTE = (
     "What each part adds: the row with it minus the row without, in points, by the seeds that both have; 95 % "
     "intervals and p of paired t-tests, not corrected for their number. The paper compares no such rows."
 )
-"""What stands above or below the parts, wherever they are shown."""
+"""Shown above or below the parts on every page and terminal."""
 _TABLES = ("table1", "table2")
 
 
@@ -38,12 +38,12 @@ class MethodPart:
     Attributes:
         method: The row with the part.
         without: The row without it.
-        part: Its words, and what stands in its place: `saliency over patches at random`.
-        column: Our column that both were measured in.
+        part: The part, and what the row without it has in its place: `saliency over patches at random`.
+        column: Our column in which both were measured.
         metric: The metric's printed name; empty where the table leaves it open.
-        comparison: With − without, seed by seed, in points; of no seed where none is common to both.
-        unlike: In what the two rows' runs differ besides (`Column.unlike`); the difference is theirs too.
-        apart: Split, fidelity or both of the column, where others that read the same were measured by other ones.
+        comparison: With − without, seed by seed, in points; without differences if no seed is common to both.
+        unlike: What else the two rows' runs differ in (`Column.unlike`); that may cause the difference too.
+        apart: Split, fidelity or both of the column, if `where` and `how` would otherwise read like another column's.
     """
 
     method: str
@@ -62,27 +62,27 @@ class MethodPart:
 
     @property
     def how(self) -> str:
-        """How both were measured: protocol, what tells the column from others, and scale."""
+        """How both were measured: protocol, `apart` and scale."""
         return ", ".join(filter(None, [self.column.protocol, self.apart, self.column.scale]))
 
     @property
     def remark(self) -> str:
-        """Why there is no difference, or what else it may be of; empty where it is the part's."""
+        """Why there is no difference, or what else may cause it; empty if only the part may."""
         if not self.comparison.n:
             return "no seed that both have"
         return f"runs differ in {', '.join(self.unlike)} too" if self.unlike else ""
 
 
 def parts(frame: pd.DataFrame | None, *, task: str = "", metric: str = "") -> list[MethodPart]:
-    """Returns what each part adds, in the order of the tables, their columns, the rows' names and `PARTS`.
+    """Returns what each part adds, in the order of the tables, columns, names of rows and `PARTS`.
 
     Args:
         frame: What `results.collection.collect.collect` returns; None where nothing was run.
-        task: Another evaluation than the paper's linear probe.
-        metric: Another measure than the task's first.
+        task: The evaluation, if it is not the paper's linear probe.
+        metric: The metric, if it is not the table's first.
 
     Raises:
-        UserError: Runs that exclude each other.
+        UserError: Runs that must not be averaged (`refuse_mixed`).
     """
     if frame is None:
         return []
@@ -100,27 +100,32 @@ def parts(frame: pd.DataFrame | None, *, task: str = "", metric: str = "") -> li
 
 
 def _of_column(column: Column, cells: ValuesByCell) -> list[MethodPart]:
-    """Returns the parts in a column, by its first metric alone: AP50 and AP75 follow AP."""
+    """Returns the parts in a column, by its first metric alone, which AP50 and AP75 follow."""
     metric, printed_name = column.metrics[0]
     values = {method: by_seed for (method, its), by_seed in cells.items() if its == metric}
     pairs = [
         (method, without, change)
         for without in values
         if (change := MethodName.parse(without).change) in PARTS
-        # Somebody's own row may be called `mocov2+random`, which lacks nothing.
+        # A user's own row may be called `mocov2+random`: it lacks no part of another row.
         if (method := without.replace(f"-{change}", "", 1)) in values and method != without
     ]
     order = list(PARTS)
     found = []
     for method, without, change in sorted(pairs, key=lambda pair: (pair[0], order.index(pair[2]))):
-        # Without a seed that both have there is no difference, and a line that says so: nothing would pass for not run.
+        # Rows without a common seed get a line too, which says so: without one they would seem not to have been run.
         comparison, unlike = paired(values[method], values[without]), column.unlike(method, without)
         found.append(MethodPart(method, without, _words(change), column, printed_name, comparison, unlike))
     return found
 
 
 def _apart(column: Column, ways: Set[tuple[str, str]]) -> str:
-    """Returns what tells a column from those of these other splits and fidelities that read the same."""
+    """Returns `MethodPart.apart` of a column.
+
+    Args:
+        column: The column.
+        ways: Split and fidelity of each column with the same `where` and `how`.
+    """
     splits, fidelities = map(set, zip(*ways, strict=True))
     split = f"split {column.split}" if len(splits) > 1 else ""
     return ", ".join(filter(None, [split, f"fidelity {column.fidelity}" if len(fidelities) > 1 else ""]))
@@ -131,7 +136,7 @@ def _words(change: str) -> str:
 
 
 def parts_in_words(found: Sequence[MethodPart]) -> tuple[str, ...]:
-    """Returns what each part adds in the first column that tells, a line each, as the report's headline has it.
+    """Returns what each part adds in the first column with differences: a line for each, for the report's headline.
 
     Args:
         found: What `parts` returns, or some of it.

@@ -1,4 +1,4 @@
-"""What the tests of claims say of a perfect reproduction: the published numbers with noise, drawn many times."""
+"""What the tests of claims say of perfect reproductions, which are drawn as the published numbers with noise."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,16 +28,18 @@ SPREADS = (SpreadOf.pair, SpreadOf.sentence, SpreadOf.framework)
 
 
 def claim_power(seeds: Sequence[int], *, noise: float, draws: int) -> list[dict[str, Any]]:
-    """Returns what each test comes to on average, a line for each number of seeds and test.
+    """Returns the average outcomes of each test, one line for each number of seeds and test.
 
-    Of Tables 1 and 2 every value is drawn: the published one and normal noise, for each seed anew. `found` is the share
-    of the differences of the margin or more that are called so; `wrong` counts those that are called the other way
-    round, or a tie where they are none; `sentences` those that come out supported, of three.
+    A drawn reproduction has, for each value of Tables 1 and 2 and each seed, the published value plus normal noise.
+    Lines hold the number of comparisons with each outcome. `found, %` is the share of the true differences of at least
+    the margin that are called supported or contradicted, rightly. `wrong` is the number of comparisons that are called
+    the opposite, or a tie although they differ by the margin or more. `sentences` is the number of the three sentences
+    that are supported.
 
     Args:
         seeds: Numbers of seeds.
-        noise: Standard deviation in points.
-        draws: Reproductions drawn for each number.
+        noise: Standard deviation of the noise, in points.
+        draws: Reproductions drawn for each number of seeds.
     """
     lines = []
     for number in seeds:
@@ -53,7 +55,7 @@ def claim_power(seeds: Sequence[int], *, noise: float, draws: int) -> list[dict[
 
 
 def _reproduction(seeds: int, noise: float, draw: int) -> dict[str, list[MeasuredColumn]]:
-    """Returns the measured columns of each table; Table 3, whose setting nobody knows, has none."""
+    """Draws the measured columns of each table; Table 3 has none, as the paper does not state its setting."""
     generator = stream(0, Purpose.bootstrap, seeds, draw)
     measured: dict[str, list[MeasuredColumn]] = {name: [] for name in TABLES}
     for name in ("table1", "table2"):
@@ -71,7 +73,7 @@ def _reproduction(seeds: int, noise: float, draw: int) -> dict[str, list[Measure
 
 
 def _summary(judged: Sequence[Sequence[Verdict]]) -> dict[str, Any]:
-    """Returns means over draws: of each outcome, of what is found and wrong, and of sentences that are supported."""
+    """Returns the columns of a line that `claim_power` describes, as means over draws."""
     draws = len(judged)
     counts = [count(verdicts) for verdicts in judged]
     every = [verdict for verdicts in judged for verdict in verdicts]
@@ -86,7 +88,7 @@ def _summary(judged: Sequence[Sequence[Verdict]]) -> dict[str, Any]:
 
 
 def _as_it_is(verdict: Verdict) -> bool:
-    """Whether a true difference is called one, in its direction."""
+    """Whether a verdict finds the true difference, in its direction."""
     return verdict.outcome == (SUPPORTED if verdict.claim.published > 0 else CONTRADICTED)
 
 

@@ -1,4 +1,4 @@
-"""Predictions behind the paper's comparisons: with them, seeds and images judge a difference, and not seeds alone."""
+"""Predictions behind the comparisons of claims: with them, seeds and images judge a difference, else seeds alone."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,18 +15,18 @@ from results.statistics.imagewise import Difference, difference_of_images
 from results.tables.columns import Column
 
 KEPT = 256
-"""Files of predictions that stay in memory: those of several claims on the same runs, of 5,000 images each 100 kB."""
+"""Files of predictions kept in memory, as several claims use the same runs; of 5,000 images one takes 100 kB."""
 
 
 class ColumnPredictions:
-    """The predictions that the rows of one of our columns name."""
+    """The predictions that the results of one of our columns name."""
 
     def __init__(self, column: Column, results: pd.DataFrame) -> None:
-        """Knows the files; they are read when a comparison asks for them.
+        """Remembers the files of the predictions; each is read when a comparison needs it.
 
         Args:
             column: The column.
-            results: Rows, with those of the column among them.
+            results: Results, those of the column among them.
         """
         self._where = "|".join(column.key)
         named = column.rows_of(results[results["predictions"] != ""])
@@ -42,12 +42,12 @@ class ColumnPredictions:
         Args:
             better: A method.
             worse: Another one.
-            metric: What is compared.
-            seeds: Two or more that both have.
+            metric: The metric by which they are compared.
+            seeds: Two or more seeds that both have.
 
         Returns:
-            None where a run has no predictions of this measure that can be read, or they are of different images: then
-            the seeds decide.
+            The difference better − worse. None if a run has no predictions for this metric that can be read, or if the
+            runs were scored on different images; then the seeds decide.
         """
         if metric not in IMAGEWISE:
             return None
@@ -58,7 +58,7 @@ class ColumnPredictions:
         first, second = sides
         if len(first) + len(second) < 2 * len(seeds) or not same_images([*first.values(), *second.values()]):
             return None
-        # In the order of the names: both directions of a claim are one test, with the same draws.
+        # Sorted by name: a claim and its opposite are one test, and must use the same draws.
         low, high = (first, second) if better < worse else (second, first)
         points = [np.stack([side[seed].points(metric) for seed in seeds]) for side in (low, high)]
         names = map(ord, "|".join((*sorted((better, worse)), self._where, metric)))
@@ -66,7 +66,7 @@ class ColumnPredictions:
         return difference if low is first else difference.reversed()
 
     def _read(self, method: str, metric: str, seed: int) -> Predictions | None:
-        """Returns the predictions of a run; None where there are none, or they do not give the row's number."""
+        """Returns the predictions of a run; None if there are none, or if they do not give the recorded value."""
         named = self._named.get((method, metric, seed))
         if named is None:
             return None
@@ -77,7 +77,7 @@ class ColumnPredictions:
 
 @lru_cache(maxsize=KEPT)
 def _read(folder: Path, reference: FileReference) -> Predictions | None:
-    """Reads a file by its checksum; None where it is missing, altered, or cannot be read."""
+    """Reads a file and verifies its checksum; returns None if it is missing, altered or unreadable."""
     try:
         return read(RunFolder(folder), reference)
     except UserError:

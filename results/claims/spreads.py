@@ -1,4 +1,4 @@
-"""By whose spread from seed to seed a claim's difference is judged, and that spread."""
+"""The spread from seed to seed by which the difference of a claim is judged."""
 
 from enum import StrEnum
 
@@ -9,13 +9,13 @@ from results.tables.selection import ValuesByCell
 
 
 class SpreadOf(StrEnum):
-    """By whose spread from seed to seed a difference is judged."""
+    """The rows whose spread from seed to seed judges a difference."""
 
     sentence = "sentence"
-    """All rows that its sentence compares in the same column: more than the three numbers of a pair, and nothing that
-    was run for another sentence."""
+    """All rows that the claim's sentence compares in the same column. They are more than the pair, and what was run for
+    another sentence plays no part."""
     framework = "framework"
-    """All rows of its framework in the same column, whatever they are for."""
+    """All rows of the claim's framework in the same column, for whichever sentence they were run."""
     pair = "pair"
     """The two rows alone."""
 
@@ -32,20 +32,20 @@ TESTS = {
     ),
     SpreadOf.pair: "Each comparison is a two-sided paired t-test on the seeds that both methods have.",
 }
-"""The test that each takes, as pages name it."""
+"""Member of `SpreadOf` -> its test, as pages describe it."""
 
 
 class SharedSpreads:
-    """The spreads that rows of one column share, each worked out once: all claims of a sentence ask for the same."""
+    """The spreads that rows of one column share, each computed once: all claims of a sentence need the same one."""
 
     def __init__(self, values: ValuesByCell, spread_of: SpreadOf) -> None:
-        """Takes the values of one column, and by whose spread its differences are to be judged."""
+        """Takes the values of one column, and whose spread judges its differences."""
         self.spread_of = spread_of
         self._values = values
         self._known: dict[tuple[str, ...], tuple[set[str], Spread | None]] = {}
 
     def of(self, claim: Claim, metric: str) -> Spread | None:
-        """Returns the spread that a claim's two rows share with others; None where their own judges."""
+        """Returns the spread that a claim's two rows share with others; None if their own spread judges the claim."""
         if self.spread_of is SpreadOf.pair:
             return None
         pair = (claim.better, claim.worse)
@@ -57,14 +57,14 @@ class SharedSpreads:
         return spread if alike.issuperset(pair) else None
 
     def _spread(self, metric: str, rows: tuple[str, ...]) -> tuple[set[str], Spread | None]:
-        """Returns which of some rows share a spread, and that."""
+        """Returns which of some rows share a spread, and that spread."""
         key = (metric, *rows)
         if key not in self._known:
             measured = {row: self._values[row, metric] for row in rows if (row, metric) in self._values}
             if self.spread_of is SpreadOf.framework:
                 self._known[key] = set(measured), pooled_spread(measured.values())
             else:
-                # What a seed does to all rows of a framework it need not do to those of the other one.
+                # A seed may shift all rows of one framework alike, but those of the two frameworks differently.
                 apart = {
                     row: {(_framework(row), seed): value for seed, value in by_seed.items()}
                     for row, by_seed in measured.items()
@@ -75,5 +75,5 @@ class SharedSpreads:
 
 
 def _framework(method: str) -> str:
-    """Returns the framework of a row, with which its name begins."""
+    """Returns the framework of a row, which begins its name."""
     return MethodName.parse(method).framework

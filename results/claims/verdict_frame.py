@@ -1,4 +1,4 @@
-"""Verdicts on comparisons as data, as `claims.json` and `salmask claims --json` have them."""
+"""Verdicts on comparisons as data, for `claims.json` and `salmask claims --json`."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ def as_frame(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 
 def _departures(verdict: Verdict) -> str:
-    """Returns in what the runs of the two methods depart from their rows, as data for those who read no notes."""
+    """Returns how the runs of the two methods depart from their rows, for readers of the data, which has no notes."""
     claim, comparisons = verdict.claim, verdict.column.comparisons if verdict.column else {}
     texts = {method: str(comparisons[method]) for method in (claim.better, claim.worse) if method in comparisons}
     return " | ".join(f"{method}: {text}" for method, text in texts.items() if text)

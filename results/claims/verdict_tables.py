@@ -16,8 +16,8 @@ from results.statistics.paired import Comparison, difference_text, p_text
 NUMBERS = ("paper", "measured", "± 95 %", "n", "p")
 """The columns of a verdict that are numbers.
 
-The interval is symmetric, nearly so where images judge: half of it says where it ends. `_with_the_papers_measure` gives
-the first one its heading.
+`± 95 %` is half the width of the interval, which is symmetric, or nearly so if images judge. `_with_the_papers_measure`
+may extend the heading of the first column.
 """
 _Numbers = tuple[str, ...]
 
@@ -47,18 +47,18 @@ def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
 
 
 def print_verdicts(verdicts: Sequence[Verdict], settings: Mapping[str, str], console: Console) -> None:
-    """Prints each comparison: where, by which protocol and of which sweeps, and how it came out.
+    """Prints each comparison: where it was made, by which protocol, with runs of which sweeps, and its verdict.
 
-    Behind them stands in what their runs depart from the paper beside what their setting says of all.
+    Below them stands how the runs of single methods depart from the paper, beyond what the setting says of all.
 
     Args:
         verdicts: What `judge` returns.
         settings: What `letters` returns.
-        console: Where to.
+        console: Where to print.
     """
-    # In Markdown a line that follows a table at once is one of its rows: an empty one stands between.
+    # In Markdown, a line directly below a table is one of its rows, so an empty line follows each table.
     if console.is_terminal:
-        # What a column's comparisons share stands above them, as it would fill a line for each.
+        # A title says what the comparisons of a column share, as one line of the table has no room for it.
         for place, of_place in groupby(verdicts, lambda verdict: _place(verdict, settings)):
             heads, grouped = _grouped(list(of_place))
             print_table(TextTable(("better", "verdict", *heads), grouped, heads, place), console)
@@ -87,10 +87,10 @@ def print_verdicts(verdicts: Sequence[Verdict], settings: Mapping[str, str], con
 
 
 def _print_own_departures(verdicts: Sequence[Verdict], settings: Mapping[str, str], console: Console) -> None:
-    """Prints what departs in the runs of some methods alone, those that share it in one line.
+    """Prints departures of single methods; methods with the same departures share a line.
 
-    A setting says what departs in all rows of its columns. Where some are as in the paper, or cannot be compared with
-    it, it says nothing of the others: their numbers would pass for the paper's.
+    A setting names only departures that all rows of its columns share. If some rows are as in the paper, or cannot be
+    compared with it, nothing would tell that the others are not.
     """
     methods: dict[tuple[str, str], dict[str, None]] = {}
     for verdict in verdicts:
@@ -106,7 +106,7 @@ def _print_own_departures(verdicts: Sequence[Verdict], settings: Mapping[str, st
 
 
 def print_parts(parts: Sequence[MethodPart], console: Console) -> None:
-    """Prints what each part of a method adds; nothing where no two rows tell."""
+    """Prints what each part of a method adds; nothing if there are no parts."""
     if not parts:
         return
     numbers = ("adds", *NUMBERS[2:])
@@ -130,7 +130,7 @@ def _place_of_part(part: MethodPart) -> str:
 
 
 def _place(verdict: Verdict, settings: Mapping[str, str]) -> str:
-    """Returns where a comparison was made: column, setting, protocol and sweeps."""
+    """Returns where a comparison was made: column, setting, protocol, sweeps, and whether images judge."""
     if verdict.column is None:
         return f"{verdict.where}: {NOT_RUN}"
     sweeps = f"sweep {', '.join(verdict.sweeps)}" if verdict.sweeps else ""
@@ -140,7 +140,7 @@ def _place(verdict: Verdict, settings: Mapping[str, str]) -> str:
 
 
 def _grouped(verdicts: Sequence[Verdict]) -> tuple[_Numbers, list[list[str]]]:
-    """Returns headings and rows for a terminal: the better rows below the one that they are compared with."""
+    """Returns headings and rows for a terminal: each worse method, with the methods claimed to be better below it."""
     heads, numbers = _numbers_of(verdicts)
     rows: list[list[str]] = []
     with_numbers = zip(verdicts, numbers, strict=True)
@@ -155,7 +155,7 @@ def _numbers_of(verdicts: Sequence[Verdict]) -> tuple[_Numbers, list[_Numbers]]:
     otherwise = next((verdict.paper_of for verdict in verdicts if verdict.paper_of), "")
 
     def paper_of(verdict: Verdict) -> str:
-        # What was not run is judged by nothing; among others that are judged otherwise it would pass for one of these.
+        # A question that was not run has no measure of its own: it gets that of the others, for a common heading.
         not_run = verdict.column is None and published(verdict.claim.table).task
         return verdict.paper_of or (otherwise if not_run else "")
 
@@ -165,12 +165,13 @@ def _numbers_of(verdicts: Sequence[Verdict]) -> tuple[_Numbers, list[_Numbers]]:
 
 
 def _with_the_papers_measure(cells: Sequence[tuple[_Numbers, str]]) -> tuple[_Numbers, list[_Numbers]]:
-    """Returns the headings of `NUMBERS` and their cells, with what the paper's are of where others are judged.
+    """Returns the headings of `NUMBERS` and their cells, with the paper's measure if the runs are judged by another.
 
-    The heading says it where it holds for all of the paper's numbers, else each of those that it holds for.
+    The heading names the measure if all of the paper's numbers share it; else each cell names its own.
 
     Args:
-        cells: Of each row what `_numbers` returns, and what the paper's number is of; empty: of what is judged.
+        cells: For each row: what `_numbers` returns, and the measure of the paper's number; empty if it is the one by
+            which the runs are judged.
     """
     measures = {measure for (paper, *_), measure in cells if paper != "–"}
     if len(measures) == 1 and (measure := measures.pop()):
@@ -182,7 +183,7 @@ def _with_the_papers_measure(cells: Sequence[tuple[_Numbers, str]]) -> tuple[_Nu
 
 def _numbers(comparison: Comparison, published: float | None, p: float | None) -> _Numbers:
     """Returns the cells of `NUMBERS`."""
-    # Values as large as only a damaged file has would fill a line with the digits of a mean that tells nothing.
+    # Values of a damaged file, such as 1e300, have a mean of hundreds of digits that tells nothing.
     mean, interval = comparison.mean if comparison.finite else None, comparison.interval()
     return (
         difference_text(published),

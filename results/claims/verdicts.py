@@ -1,4 +1,4 @@
-"""What the runs at hand say to the paper's claims, question by question."""
+"""What the runs at hand say about the paper's claims, question by question."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,34 +29,34 @@ from results.tables.selection import METRICS, ValuesByCell, measured_columns
 
 SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "tie", "contradicted", "undecided", "not run"
 OUTCOMES = (SUPPORTED, TIE, CONTRADICTED, UNDECIDED, NOT_RUN)
-"""What a verdict can come to."""
+"""The possible outcomes of a verdict."""
 
 _IMAGES = {TRAINING_IMAGES: "trained", SCORED_IMAGES: "scored"}
-"""In which images runs may differ and be compared -> what was done with them: the verdict says so."""
+"""Images in which runs may differ and still be compared -> the word by which the verdict names them."""
 _REVERSED = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}
 
 
 MeasuredColumn = tuple[Column, ValuesByCell, ColumnPredictions | None]
-"""A column, its values by method and metric, and what its runs say of each image; None: that plays no part."""
+"""A column, its values by method and metric, and its predictions; None if these are not to judge."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the runs at hand say to a question.
+    """What the runs at hand say about a question.
 
     Attributes:
         question: What is asked.
         comparison: The differences, seed by seed.
         column: Our column in which the two methods were compared; None where nothing was run.
-        outcome: One of `OUTCOMES`, to the claim in whose direction the question is asked.
+        outcome: One of `OUTCOMES`, for the claim in whose direction the question is asked.
         p: The p value, corrected for `tested` comparisons; None where no test could be taken.
         tested: Number of different comparisons of its sentence that were tested in this setting, this one included.
         both_run: Whether runs of both methods are at hand, compared or not; else the outcome is `NOT_RUN`.
-        unlike: Settings in which the two methods' runs differ although the rows do not; then none are compared.
-        spread_of: By whose spread it is judged, where the images do not judge.
-        apart: Its split, its protocol or both, where other ones measured the same data, at one fidelity and scale, as
-            kNN by two numbers of neighbours does; else empty. Then each is a setting of its own: they are two looks at
-            the same runs.
+        unlike: Settings in which the two methods' runs differ although the rows do not; then the runs are not compared.
+        spread_of: Whose spread judges the difference, if images do not.
+        apart: Its split, its protocol or both, if several of them measured the same data at one fidelity and scale, as
+            kNN with two numbers of neighbours does; else empty. Each of them is a setting of its own, as they are two
+            looks at the same runs.
     """
 
     question: Question
@@ -90,7 +90,7 @@ class Verdict:
 
     @property
     def paper_of(self) -> str:
-        """What the published difference is of, `linear top-1`, where the runs are judged by another measure."""
+        """The measure of the published difference, `linear top-1`, if the runs are judged by another; else empty."""
         paper = published(self.claim.table)
         if self.column is None or (paper.task in ("", self.column.task) and paper.prints(self.metric)):
             return ""
@@ -102,17 +102,17 @@ class Verdict:
         return self.question.claim
 
     def outcome_for(self, claim: Claim) -> str:
-        """Returns the outcome to one of the question's claims, which may say the opposite of the first one."""
+        """Returns the outcome for one of the question's claims, which may say the opposite of the first one."""
         return self.outcome if self.question.agrees(claim) else _REVERSED.get(self.outcome, self.outcome)
 
     @property
     def corrected_interval(self) -> tuple[float, float] | None:
-        """The interval that holds for all comparisons of its sentence at once with 95 % (Bonferroni), in points."""
+        """The interval in points, corrected so that all those of its sentence hold together with 95 % (Bonferroni)."""
         return self.comparison.interval(1 - LEVEL / max(self.tested, 1))
 
     @property
     def where(self) -> str:
-        """Our column, or the paper's where nothing was run, with the metric's printed name."""
+        """Our column, or the paper's if nothing was run, with the metric's printed name."""
         if self.column is None:
             return self.claim.column
         printed = self.column.group.metrics.get(self.metric, self.metric)
@@ -129,10 +129,10 @@ class Verdict:
 
     @property
     def _why(self) -> str:
-        """What the verdict rests on, whatever the images."""
+        """What the verdict rests on, without remarks on seeds that were left out and on images."""
         if self.unlike:
             return f"not compared: beside the method its runs differ in {', '.join(self.unlike)}"
-        # From what was not run to what was run and does not tell; only then do the outcomes differ.
+        # First the reasons why there was no test, then the reasons for each outcome of a test.
         if self.comparison.n == 0:
             one_of_them = "one of the two alone was run" if self.comparison.unpaired else "not run"
             return "no seed that both have" if self.both_run else one_of_them
@@ -149,10 +149,10 @@ class Verdict:
         }.get(self.outcome) or self._why_undecided()
 
     def _why_undecided(self) -> str:
-        """Returns why two or more pairs were not enough."""
-        # The difference that is worth finding: the paper's, but nothing within the margin.
+        """Returns why two or more pairs of runs were not enough."""
+        # The difference to be found: the paper's, but at least the margin.
         size = max(abs(self.claim.published), margin())
-        # Bonferroni's level: stricter than Holm's at every step but the first, so the number is rather too high.
+        # At Bonferroni's level, which is stricter than Holm's at all steps but the first: the number may be too high.
         images = self.comparison.by_images
         seeds = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1)) if images is None else None
         more = f"; about {seeds} seeds would show {points_text(size)} at this spread" if seeds else ""
@@ -171,37 +171,37 @@ class Verdict:
 def judge(
     frame: pd.DataFrame | None, *, spread: SpreadOf = SpreadOf.sentence, task: str = "", metric: str = ""
 ) -> list[Verdict]:
-    """Holds every question against the runs at hand.
+    """Judges every question by the runs at hand.
 
     In each of our columns (data set, split, protocol, fidelity, scale) two methods are compared seed by seed, unless
-    their runs differ in settings in which their rows do not. Where all of these runs have predictions of the same
-    images, the images judge with the seeds (`results.statistics.imagewise`), else a t-test over the seeds of both. A
-    claim is *supported* or *contradicted* where the test, corrected by Holm for the number of different comparisons of
-    its sentence that could be tested in its setting (data, fidelity, scale, and split and protocol where several
-    measured the same), finds a difference: runs for another sentence or in another setting change no p. It is a *tie*
-    where the 95 % interval lies within the margin; it is *not run* where no run of one of the two is there, else
-    *undecided*.
-    One pair of runs never decides anything.
+    their runs differ in settings in which their rows do not. If all of these runs have predictions of the same images,
+    seeds and images judge the difference (`results.statistics.imagewise`), else a t-test over the common seeds. Holm's
+    method corrects p for the number of different comparisons of the sentence that could be tested in the setting: data,
+    fidelity, scale, and split and protocol if several measured the same data. Runs for another sentence or in another
+    setting change no p.
+
+    A claim is *supported* or *contradicted* if the corrected test finds a difference. It is a *tie* if the 95 %
+    interval lies within the margin, *not run* if one of the two methods has no run, else *undecided*. One pair of runs
+    never decides anything.
 
     Args:
-        frame: What `results.collection.collect.collect` returns; None where nothing was run.
-        spread: By whose spread a difference is judged. `SpreadOf.sentence` gives way where predictions tell; the others
-            judge alone, beside predictions too: a pair by its own seeds, and of images nobody knows what the other rows
-            say.
-        task: Another evaluation than the paper's, `logistic` or `knn`, by which the rows of Tables 1 and 3 are
-            compared; empty: the paper's. Detection is judged by its own in any case.
-        metric: Another measure of Tables 1 and 3 than their first, `top5` for one.
+        frame: What `results.collection.collect.collect` returns; None if nothing was run.
+        spread: Whose spread judges a difference. `SpreadOf.sentence` gives way to predictions, if there are any; with
+            the others, predictions play no part.
+        task: The evaluation by which rows of Tables 1 and 3 are compared, such as `logistic` or `knn`; empty: the
+            paper's. Detection always has its own.
+        metric: The metric of Tables 1 and 3, such as `top5`; empty: their first.
 
     Returns:
         One verdict for each question and column of ours, by table and then in the order of the questions; a question
-        that nothing was run for has one as well.
+        for which nothing was run has one as well.
 
     Raises:
-        UserError: Runs that exclude each other.
+        UserError: Runs that must not be averaged (`refuse_mixed`).
     """
     if frame is None:
         return judge_columns({table: [] for table in TABLES}, spread)
-    # An untrained network is the row below all others, and no run of the method whose name it has.
+    # An untrained network is no run of the method whose name it has, but a reference below the tables.
     trained = without_untrained(frame)
     by_images = spread is SpreadOf.sentence
     measured: dict[str, list[MeasuredColumn]] = {
@@ -215,11 +215,11 @@ def judge(
 
 
 def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: SpreadOf) -> list[Verdict]:
-    """Holds every question against measured columns; see `judge`.
+    """Judges every question by measured columns; see `judge`.
 
     Args:
-        measured: By table: columns, what was measured in each, and its predictions, if any.
-        spread: By whose spread a difference is judged where predictions do not tell.
+        measured: Name of a table -> its measured columns.
+        spread: Whose spread judges a difference, if there are no predictions.
     """
     undecided: list[Verdict] = []
     spreads = {
@@ -237,34 +237,33 @@ def judge_columns(measured: Mapping[str, Sequence[MeasuredColumn]], spread: Spre
         replace(verdict, apart=_apart(verdict.column, ways)) if verdict.column else verdict for verdict in undecided
     ]
     undecided.sort(key=lambda verdict: list(TABLES).index(verdict.claim.table))
-    # Only now: the correction needs to know how many comparisons a sentence has in all tables together.
+    # Only now, as the correction counts the comparisons of a sentence in all tables together.
     return _decide(undecided)
 
 
 def outcome_of(comparison: Comparison, p: float | None) -> str:
-    """Comes to an outcome.
+    """Returns the outcome of a comparison.
 
     Args:
-        comparison: The differences in the direction of what is claimed.
-        p: The corrected p value; None where no test could be taken.
+        comparison: The differences, positive where they support the claim.
+        p: The corrected p value; None if no test could be taken.
 
     Returns:
-        One of `OUTCOMES` but `NOT_RUN`; without a pair `UNDECIDED`.
+        One of `OUTCOMES` except `NOT_RUN`; `UNDECIDED` without a test.
     """
     interval, mean = comparison.interval(), comparison.mean
     if p is None or interval is None or mean is None:
         return UNDECIDED
     if p < LEVEL:
         return SUPPORTED if mean > 0 else CONTRADICTED
-    # No difference found is not yet "there is none": for a tie the interval must lie within the margin.
+    # Not finding a difference does not show that there is none: for a tie, the interval must lie within the margin.
     return TIE if -margin() < interval[0] and interval[1] < margin() else UNDECIDED
 
 
 def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Returns how many verdicts come to each of `OUTCOMES`, in their order, zeros included.
+    """Returns the number of verdicts with each of `OUTCOMES`, in their order, zeros included.
 
-    Of what was not run the questions are counted, and those that no column answers: one that a column answers was run,
-    in however many others it was not.
+    `NOT_RUN` counts questions instead, and only those that were run in no column.
     """
     answered = {verdict.question for verdict in verdicts if verdict.outcome != NOT_RUN}
     counts = {outcome: sum(verdict.outcome == outcome for verdict in verdicts) for outcome in OUTCOMES}
@@ -301,7 +300,7 @@ def _fits(claim: Claim, column: Column) -> bool:
 
 
 def _metric(claim: Claim, column: Column) -> str:
-    """Returns the metric of a column that a claim is judged by: a table that leaves it open has one at a time."""
+    """Returns the metric that judges a claim in a column: its own if the table leaves it open, else the claim's."""
     return column.metrics[0][0] if published(claim.table).metrics else claim.metric
 
 
@@ -312,13 +311,13 @@ def _compare(
     predictions: ColumnPredictions | None,
     spreads: SharedSpreads,
 ) -> Verdict:
-    """Pairs the two methods of a question by seed; what that means is decided when all comparisons are known."""
+    """Pairs the two methods of a question by seed; `_decide` adds the outcome, when all comparisons are known."""
     claim = question.claim
     metric = _metric(claim, column)
     better, worse = (values.get((method, metric), {}) for method in (claim.better, claim.worse))
     both_run = bool(better and worse)
     unlike = tuple(name for name in column.unlike(claim.better, claim.worse) if name not in _IMAGES) if both_run else ()
-    # Of methods whose runs were not altered alike, the difference is the settings' as well.
+    # If the runs of the two methods were not altered alike, the difference may come from the settings as well.
     comparison = Comparison(()) if unlike else paired(better, worse)
     if comparison.n > 1:
         images = predictions.judge(claim.better, claim.worse, metric, comparison.seeds) if predictions else None
@@ -327,19 +326,19 @@ def _compare(
 
 
 def _key(verdict: Verdict) -> tuple[Any, ...]:
-    """What makes two verdicts the same comparison, to be counted once: two tables may have one column of ours."""
+    """Returns what identifies a comparison: it counts once, although two tables may have the same column of ours."""
     claim, column = verdict.claim, verdict.column
     pair = tuple(sorted((claim.better, claim.worse)))  # a > b and b > a are one two-sided test
     return (pair, claim.metric, column.key if column else ())
 
 
 def _data_of(column: Column) -> tuple[str, ...]:
-    """What columns agree in that measured the same runs of the same data, on whichever split, by whichever protocol."""
+    """Returns what columns share that measured the same data, whatever their splits and protocols."""
     return (column.task, column.dataset, column.fidelity, column.scale)
 
 
 def _ways_of_measuring(columns: Iterable[Column]) -> dict[tuple[str, ...], set[tuple[str, str]]]:
-    """Returns by which splits and protocols each data, as `_data_of` names them, were measured."""
+    """Returns, for each value of `_data_of`, by which splits and protocols it was measured."""
     ways: dict[tuple[str, ...], set[tuple[str, str]]] = {}
     for column in columns:
         ways.setdefault(_data_of(column), set()).add((column.split, column.protocol))
@@ -354,11 +353,10 @@ def _apart(column: Column, ways: Mapping[tuple[str, ...], set[tuple[str, str]]])
 
 
 def _corrected_together(verdict: Verdict) -> tuple[str, ...]:
-    """What verdicts share that are corrected together: sentence and setting.
+    """Returns what verdicts share that are corrected together: sentence and setting.
 
-    A setting is data, fidelity and scale, and split and protocol where there are several.
-
-    A question that several sentences ask counts with the first of them.
+    A setting is data, fidelity and scale, and split and protocol if there are several. A question that several
+    sentences ask counts with the first of them.
     """
     column = verdict.column
     if column is None:
@@ -368,7 +366,7 @@ def _corrected_together(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:
-    """Corrects the p values within each sentence and setting, and comes to an outcome for each verdict."""
+    """Corrects the p values within each sentence and setting, and gives each verdict its outcome."""
     p_values: dict[tuple[str, ...], dict[tuple[Any, ...], float]] = {}
     for verdict in undecided:
         if verdict.comparison.p is not None:
@@ -378,7 +376,7 @@ def _decide(undecided: Sequence[Verdict]) -> list[Verdict]:
 
 
 def _decided(verdict: Verdict, corrected: Mapping[tuple[Any, ...], float]) -> Verdict:
-    """Comes to an outcome; `corrected` are the p values of all that it is corrected together with."""
+    """Returns a verdict with its outcome; `corrected` are the p values that are corrected with its own, by `_key`."""
     p = corrected.get(_key(verdict))
     outcome = outcome_of(verdict.comparison, p) if verdict.both_run else NOT_RUN
     return replace(verdict, p=p, outcome=outcome, tested=len(corrected))
