@@ -1,4 +1,4 @@
-"""The way from run folders to one long table of results, and which of its rows may be averaged."""
+"""Reads run folders into one long table of results, and says which of its rows may be averaged."""
 
 import io
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from results.collection.training_images import unlike_training_images
 from results.formats.spreadsheet import harmless
 
 MEASUREMENT = ["run_id", "method", "task", "dataset", "split", "protocol", "metric"]
-"""What makes two rows the same measurement, of which the later one counts."""
+"""Rows that agree in all of these are the same measurement; the later one counts."""
 
 KEYS = ["dataset", "split", "protocol", "fidelity", "scale"]
 """Runs that differ in any of these are never averaged."""
@@ -40,21 +40,21 @@ CELL = [*KEYS, "task", "metric", "method"]
 """Rows that agree in all of these are averaged: they are the seeds of one cell."""
 
 _APART = ("fidelity", "scale")
-"""What runs of one name may differ in without being seeds of each other, beside their recipe."""
+"""Runs of one name that differ in any of these, or in their recipe, are no seeds of one cell."""
 
 ENOUGH_SEEDS = 3
-"""Seeds behind a cell from which on pages call its spread known."""
+"""From this number of seeds on, pages call the spread of a cell known."""
 
 
 NOT_ONE_STATE = "Not measured by one known state of the code"
-"""What is said of results that stand against each other, before the states."""
+"""Said of compared results before the states of the code that measured them; see `is_of_one_known_state`."""
 
 
 class NothingMeasuredError(UserError):
-    """Runs are there, and no result is.
+    """There are run folders, but none holds a result.
 
     Attributes:
-        warnings: One line per kind of trouble with the files of results, as of `collect`.
+        warnings: One line for each kind of trouble with the result files, as in `collect`.
     """
 
     def __init__(self, what: str, *, mend: str, warnings: Sequence[str] = ()) -> None:
@@ -65,24 +65,26 @@ class NothingMeasuredError(UserError):
 def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str = "") -> pd.DataFrame:
     """Reads every `results.jsonl` below some folders.
 
-    A run that was evaluated twice has two rows for the same measurement: of one file the lower line is kept, of several
-    files the one that started later.
+    A run that was evaluated twice has two rows for the same measurement. Within a file the lower line is kept; of
+    several files, the measurement that started later.
 
     Args:
         roots: Run folders, sweep folders, or any folder above them (`runs/<sweep>/<method>/s<seed>-<id>/`).
-        recipe: As of `find_runs`.
-        sweep: Only runs of this sweep, where given.
+        recipe: As in `find_runs`.
+        sweep: Only runs of this sweep; empty: all.
 
     Returns:
-        One row per result: the fields of `repro.runs.records.Result` (texts as categories, `started` as a UTC
-        timestamp, `method` by `method_name`, `scale` as the run's settings have it today, `evaluation_scale` also of
-        versions without that field, `sweep` as its folder is called, which `--sweep` takes), `path`, the file it came
-        from, `recorded_sweep`, what the sweep was called when it was measured, `trained_on`, the fingerprint of the
-        images that its run was trained on (empty: unknown), and `departures`, the `RowComparison` of its run; ordered
-        by path and line. `attrs["warnings"]` holds one line per kind of trouble.
+        One row per result, ordered by path and line, with the fields of `repro.runs.records.Result`. Texts are
+        categories, `started` is a UTC timestamp, and `method` is by `method_name`. `scale` is computed from the run's
+        settings, `evaluation_scale` is filled in for versions without that field, and `sweep` is the name of the
+        sweep's folder, as `--sweep` takes it. Further columns are `path`, the file of the result; `recorded_sweep`, the
+        name of the sweep when it was measured; `trained_on`, the fingerprint of the images on which its run was trained
+        (empty: unknown); and `departures`, the `RowComparison` of its run. `attrs["warnings"]` holds one line for each
+        kind of trouble.
 
     Raises:
-        UserError: A root is missing, no result was found below any, or a file of results cannot be read.
+        NothingMeasuredError: No result was found.
+        UserError: A root is missing, there is no such sweep, or a folder or a result file cannot be read.
     """
     return collect_runs(find_runs(roots, recipe, sweep=sweep), listed(roots))
 
@@ -90,20 +92,20 @@ def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str =
 def collect_runs(
     runs: Sequence[RunRecord], origin: str = "the given runs", *, every_folder: bool = False
 ) -> pd.DataFrame:
-    """Reads the results of run folders that are known already.
+    """Reads the results of run folders that were found already.
 
     Args:
         runs: What `find_runs` returns.
-        origin: Where they were looked for, as a message names it.
-        every_folder: Whether a run that was trained again, in another folder, keeps the measurements of both: to be
-            held against each other. Else the later ones count.
+        origin: Where they were looked for, for messages.
+        every_folder: Whether a run that is in several folders keeps the measurements of each, so that these can be
+            compared. Else the later ones count.
 
     Returns:
         What `collect` returns.
 
     Raises:
         NothingMeasuredError: None of them holds a result.
-        UserError: A file of results cannot be read.
+        UserError: A result file cannot be read.
     """
     paths = [run.folder.results for run in runs if exists(run.folder.results)]
     if not paths:
@@ -114,30 +116,30 @@ def collect_runs(
         reason = f", the first trouble is {warnings[0]}" if warnings else ""
         what = f"no result in the {counted(len(paths), 'file')} below {origin}{reason}"
         raise NothingMeasuredError(what, mend="evaluate a run first", warnings=warnings)
-    frame = table.to_pandas(self_destruct=True)  # frees each column of Arrow's as it goes: a million rows, once
-    # Texts are categories here: what is parsed or mapped below is each different text, not each of a million rows.
+    frame = table.to_pandas(self_destruct=True)  # frees each Arrow column once it is converted
+    # Texts are categories: what follows parses or maps each different text once, not each of a million rows.
     times = frame["started"].cat
     frame["started"] = pd.to_datetime(times.categories, format="ISO8601", utc=True).take(times.codes)
     frame = _with_imported_apart(_with_facts_of_runs(frame, runs))
     frame = _compared(_with_evaluation_scales(frame), runs)
     frame = _keep_last(frame, warnings, every_folder=every_folder)
-    # Last of all: pandas drops `attrs` in many of its operations.
+    # Last, as many operations of pandas drop `attrs`.
     doubted = [*_no_percentages(frame), *unlike_images(frame, KEYS), *unlike_training_images(frame)]
     frame.attrs["warnings"] = [*warnings, *doubted]
     return frame
 
 
 def _no_percentages(frame: pd.DataFrame) -> list[str]:
-    """Returns a line on accuracies that none can be, as a hand or a broken disk leaves them; else none."""
+    """Returns a warning about accuracies outside 0 to 100 %, as edits or a broken disk leave them; or none."""
     odd = frame[~frame["value"].between(0, 100)]
     odd = odd[odd["metric"].map(is_accuracy).astype(bool)]
     return [f"{counted(len(odd), 'value')} below 0 or above 100 %; {_first(odd)}"] if len(odd) else []
 
 
 def _with_facts_of_runs(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """Adds what each row's run was trained on, and names its sweep as its folder is called.
+    """Adds the images on which each row's run was trained, and names its sweep after the folder.
 
-    That is one name, by which pages and commands know it.
+    Pages and commands know a sweep by that name alone.
     """
     records = by_path_of_rows(runs)
     paths = frame["path"].cat.remove_unused_categories().cat
@@ -150,7 +152,7 @@ def _with_facts_of_runs(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.Da
 
 
 def _with_imported_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """Gives the rows of weights from elsewhere the names of rows of their own."""
+    """Renames the methods of imported weights, so that these stand in rows of their own."""
     names = frame[["method", "framework"]].drop_duplicates()
     renamed = {pair: method_name(*pair) for pair in names.itertuples(index=False, name=None)}
     if all(name == method for (method, _), name in renamed.items()):
@@ -160,7 +162,7 @@ def _with_imported_apart(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_evaluation_scales(frame: pd.DataFrame) -> pd.DataFrame:
-    """Gives rows of older versions, which have it in their scale alone, the scale of their evaluation."""
+    """Fills in `evaluation_scale` for results of older versions, which recorded it as a part of `scale` alone."""
     scales = frame["scale"].cat
     sizes = np.array([recorded_sizes(scale) for scale in scales.categories], dtype=object)
     if not sizes.any():
@@ -170,13 +172,13 @@ def _with_evaluation_scales(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """Adds how each run stands to its method's row, and sets the scale anew by it.
+    """Adds the `RowComparison` of each run, and computes its scale from that.
 
-    The recorded scale is as complete as the code that wrote it; of a run whose settings are not there it is all there
-    is. That of the evaluation is recorded alone, as no run tells on how much data a detector was trained.
+    The recorded scale is only as complete as the version that wrote it, and counts if the run cannot be compared with a
+    row. The scale of the evaluation is the recorded one: no run's settings say on how much data a detector was trained.
     """
     records = by_path_of_rows(runs)
-    # Seeds of one recipe differ in nothing that is compared: one `run.yaml` of them is read, as that takes a while.
+    # Seeds of one recipe differ in nothing that is compared, so only one `run.yaml` is read, which is slow.
     recipes = frame.groupby(["method", "recipe"], observed=True, sort=False).ngroup().to_numpy()
     comparisons: dict[int, RowComparison] = {}
     for recipe, path in pd.DataFrame({"recipe": recipes, "path": frame["path"]}).drop_duplicates().to_numpy():
@@ -185,7 +187,7 @@ def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
     different = {comparison: code for code, comparison in enumerate(dict.fromkeys(comparisons.values()))}
     codes = np.array([different[comparisons[recipe]] for recipe in range(len(comparisons))])
     frame["departures"] = pd.Categorical.from_codes(codes[recipes], pd.Index(list(different), dtype=object))
-    # Of each different triple once, not of each of a million rows.
+    # Each different triple gets its scale once, not each of a million rows.
     recorded, evaluation = frame["scale"].cat, frame["evaluation_scale"].cat
     triples = pd.DataFrame({"recipe": recipes, "recorded": recorded.codes, "evaluation": evaluation.codes})
     rows = triples.groupby(list(triples), sort=False).ngroup().to_numpy()
@@ -198,13 +200,13 @@ def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
 
 
 def _scale(comparison: RowComparison, recorded: str, of_evaluation: str) -> str:
-    """Returns the scale of a run's results, its pretraining's by its settings where they can be compared."""
+    """Returns the scale of results: by the run's settings if they can be compared with a row, else as recorded."""
     return recorded if comparison.row is None else scale_of_both(comparison.scale, of_evaluation)
 
 
 def _keep_last(frame: pd.DataFrame, warnings: list[str], *, every_folder: bool) -> pd.DataFrame:
-    """Returns the last row of each measurement; what is left out is added to the warnings."""
-    # Of one file the lower line is the later one, as everybody else reads it; the clocks of two nodes may differ.
+    """Returns the last row of each measurement, and adds a warning about those left out."""
+    # Within a file the lower line is the later one, whatever it says: the clocks of two nodes may differ.
     is_again = frame.duplicated([*MEASUREMENT, "path"], keep="last")
     if is_again.any():
         frame, again = frame[~is_again].reset_index(drop=True), frame[is_again]
@@ -233,14 +235,14 @@ def refuse_mixed(frame: pd.DataFrame, cell: Sequence[str] = CELL, *, mend: str =
 
     Args:
         frame: Rows of one task and metric, or several metrics of the same runs.
-        cell: What the rows that are averaged agree in. Where it has neither fidelity nor scale, these must agree too.
-        mend: What a person can do about it; empty: what tells the two runs that are named apart.
+        cell: Rows that agree in these columns are averaged. Fidelity and scale must agree in any case.
+        mend: The remedy; empty: how to leave out one of the two runs that the error names.
 
     Raises:
-        UserError: Names two runs that exclude each other, and in what they differ.
+        UserError: Names two runs that must not be averaged, and how they differ.
     """
-    # Recipes first: two recipes under one name mostly are two runs for one seed as well, and how their settings differ
-    # is the better message.
+    # Recipes first: two recipes under one name usually have two runs of one seed as well, and their different settings
+    # are the better message.
     keys = list(cell)
     recipes = frame.drop_duplicates(list(dict.fromkeys([*keys, *_APART, "recipe"])))
     _refuse(recipes[recipes.duplicated(keys, keep=False)], keys, "runs of different recipes", mend)
@@ -249,7 +251,7 @@ def refuse_mixed(frame: pd.DataFrame, cell: Sequence[str] = CELL, *, mend: str =
 
 
 def _refuse(rivals: pd.DataFrame, keys: list[str], trouble: str, mend: str) -> None:
-    """Raises a UserError that names the first two rows that agree in the keys; none where there are no rivals."""
+    """Raises a UserError about the first two rivals that agree in the keys, if there are any rivals."""
     if rivals.empty:
         return
     first = rivals.iloc[0]
@@ -263,7 +265,7 @@ def _refuse(rivals: pd.DataFrame, keys: list[str], trouble: str, mend: str) -> N
 
 
 def _narrower(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
-    """Returns how to leave one of two runs out: by its sweep, where they are of several."""
+    """Returns how to leave out one of two runs: by its sweep, if their sweeps differ."""
     if first["sweep"] != second["sweep"]:
         return "name one sweep with --sweep, or give a narrower path"
     return (
@@ -273,12 +275,12 @@ def _narrower(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
 
 
 def _difference(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
-    """Says in what the runs of two rows differ, as their folders tell."""
+    """Returns how the runs of two rows differ, by the settings in their folders."""
     first_run, second_run = (RunRecord(Path(row["path"]).parent).run for row in (first, second))
     if first_run is None or second_run is None:
         return ", whose run.yaml is not there to tell the difference" if first["recipe"] != second["recipe"] else ""
     settings = difference_texts(first_run, second_run)
-    # A detector's training has a scale of its own, which is in no run's settings; the paper's has no text.
+    # A detector's training has a scale of its own, which is in no run's settings. The paper's scale is an empty text.
     apart = {name: [row[name] or "the paper's" for row in (first, second)] for name in _APART}
     settings = settings or [f"{name} ({one} and {other})" for name, (one, other) in apart.items() if one != other]
     return f", which differ in {', '.join(settings)}" if settings else ""
@@ -291,7 +293,7 @@ def code_states(results: pd.DataFrame) -> list[str]:
 
 
 def is_of_one_known_state(results: pd.DataFrame) -> bool:
-    """Returns whether a single known commit without changes measured some results; else `NOT_ONE_STATE` is to say."""
+    """Returns whether a single known commit without changes measured some results; if not, say `NOT_ONE_STATE`."""
     return results["commit"].nunique() == 1 and "unknown" not in set(results["commit"]) and not results["dirty"].any()
 
 
@@ -308,14 +310,14 @@ def seeds_by_cell(frame: pd.DataFrame) -> "pd.Series[int]":
 
 
 def export(frame: pd.DataFrame, path: Path) -> None:
-    """Writes the long table whole, or leaves what was there.
+    """Writes the long table, and leaves an older file as it was if that fails.
 
     Args:
         frame: What `collect` returns.
         path: `.parquet` or `.csv`.
 
     Raises:
-        UserError: Another suffix, or the file cannot be written.
+        UserError: The suffix is another one, or the file cannot be written.
     """
     if path.suffix not in (".parquet", ".csv"):
         raise UserError(f"cannot export to {path}", mend="give a name that ends in .parquet or .csv")

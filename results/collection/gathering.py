@@ -1,4 +1,4 @@
-"""What a command of results begins with: the folders that it looks into, the runs there, and their warnings."""
+"""What commands on results have in common: options, the runs that they read, and warnings about these."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,16 +40,16 @@ def heading_of(roots: Sequence[Path], sweep: str) -> str:
 def gather(
     roots: Sequence[Path], recipe: Recipe, sweep: str, console: Console
 ) -> tuple[list[RunRecord], "pd.DataFrame | None"]:
-    """Returns the run folders and their results, None where nothing was evaluated; prints the warnings.
+    """Returns the run folders and their results, None if nothing was evaluated; prints the warnings.
 
     Args:
-        roots: Where they lie.
-        recipe: As of `results.collection.runs.find_runs`.
-        sweep: Only runs of this sweep, where given.
+        roots: The folders that hold the runs.
+        recipe: As in `results.collection.runs.find_runs`.
+        sweep: Only runs of this sweep; empty: all.
         console: For the warnings.
 
     Raises:
-        UserError: There is no run.
+        UserError: There is no run or no such sweep, or a folder or a result file cannot be read.
     """
     with doing("reading runs"):
         runs = find_runs(roots, recipe, sweep=sweep)
@@ -61,13 +61,13 @@ def gather(
 
 
 def results_of(runs: Sequence[RunRecord]) -> "tuple[pd.DataFrame | None, Sequence[str]]":
-    """Returns the results of runs, None where nothing was measured, and a line for each kind of trouble with them.
+    """Returns the results of runs, None if nothing was measured, and a warning for each kind of trouble with them.
 
     Args:
         runs: What `find_runs` returns.
 
     Raises:
-        UserError: A file of results cannot be read.
+        UserError: A result file cannot be read.
     """
     from results.collection.collect import NothingMeasuredError, collect_runs
 
@@ -79,6 +79,6 @@ def results_of(runs: Sequence[RunRecord]) -> "tuple[pd.DataFrame | None, Sequenc
 
 
 def warn(warnings: Sequence[str], console: Console) -> None:
-    """Prints a line for each kind of trouble with results."""
+    """Prints the warnings about results, a line for each."""
     for warning in warnings:
         console.print(f"warning: {warning}", soft_wrap=True)

@@ -18,7 +18,7 @@ from repro.runs.records import ADDED, FIELDS, SCHEMA, Result, is_time, read_rows
 BATCH_BYTES = 32 * 2**20
 """Files are parsed together up to this size: a run's own file is too short to be worth a call."""
 
-# Arrow's types are told, not guessed: a file whose values all look like whole numbers would get another type.
+# The types are given, not inferred: a file whose values all look like whole numbers would get another type.
 _ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 _SCHEMA = pa.schema([(name, _ARROW[kind]) for name, kind in get_type_hints(Result).items()])
 _PARSE = arrow_json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="error")
@@ -48,16 +48,16 @@ def read_table(paths: Sequence[Path]) -> tuple[pa.Table, list[str]]:
     Raises:
         UserError: A file cannot be read.
     """
-    tables, warnings = [_empty()], []  # the empty one, so that there are columns where there is no file
+    tables, warnings = [_empty()], []  # the empty one gives the columns if there is no file
     for batch in _batches(paths):
         table_of_batch = _parse_whole(batch)
         if table_of_batch is not None:
             tables.append(table_of_batch)
             continue
-        # One damaged file spoils its batch: now each is parsed alone, and only the damaged ones line by line.
+        # The batch has a damaged file: each file is parsed alone, and only the damaged ones line by line.
         for file in batch:
             table = _parse_whole([file])
-            if table is None:  # the careful reader says what is wrong with which line
+            if table is None:  # the slow reader says what is wrong with which line
                 rows, troubles = read_rows(file.path)
                 warnings += troubles
                 table = _from_rows(rows, file.path)
@@ -85,7 +85,7 @@ def _batches(paths: Sequence[Path]) -> Iterator[list[_File]]:
 
 
 def _parse_whole(files: Sequence[_File]) -> pa.Table | None:
-    """Parses files that hold nothing but good records of this schema; None where any holds anything else."""
+    """Parses files that hold nothing but good records of this schema; returns None if any holds anything else."""
     filled = [file for file in files if file.content]
     if not filled:
         return _empty()
@@ -99,7 +99,7 @@ def _parse_whole(files: Sequence[_File]) -> pa.Table | None:
         return None
     for name, absent in ADDED.items():
         table = table.set_column(table.schema.get_field_index(name), name, pc.fill_null(table[name], absent))
-    # Arrow passes over empty lines and reads several objects of one line: then rows could not be told apart by file.
+    # Arrow skips empty lines and reads several objects on one line: then line counts would give rows to wrong files.
     counts = [file.lines for file in filled]
     if table.num_rows != sum(counts) or not _is_good(table):
         return None
@@ -107,11 +107,11 @@ def _parse_whole(files: Sequence[_File]) -> pa.Table | None:
 
 
 def _is_parsable(file: _File) -> bool:
-    """Whether a file is text of lines that each begin an object, and end; only such files are given to Arrow.
+    """Whether a file is UTF-8 text whose lines begin with `{` and end with a newline; only such files go to Arrow.
 
-    Joined, a last line without its end would run into the first line of the next file. A `null` where a block of
-    Arrow's begins, which is after any line's end, kills the process (apache/arrow#47409), and Arrow takes a carriage
-    return for a line's end, too. Bytes that are no text it reads as if they were, and fails when they are used.
+    Files are joined, so a last line without an end would run into the next file. A `null` at the start of a block of
+    Arrow's, which may be any line, crashes the process (apache/arrow#47409). Arrow takes a carriage return for the end
+    of a line, too. Bytes that are no UTF-8 are read, and fail only when they are used.
     """
     try:
         file.content.decode()
@@ -122,13 +122,13 @@ def _is_parsable(file: _File) -> bool:
 
 
 def _is_good(table: pa.Table) -> bool:
-    """Whether all rows pass the checks of `repro.runs.records`, of whole columns at once."""
+    """Whether all rows pass the checks of `repro.runs.records`, which are made on whole columns here."""
     if any(column.null_count for column in table.columns):
         return False
     finite = pc.and_(pc.is_finite(table["value"]), pc.is_finite(table["duration_s"]))
     if not pc.all(finite).as_py() or pc.unique(table["schema"]).to_pylist() != [SCHEMA]:
         return False
-    # Not by Arrow, which reads times that the careful reader, and so everybody else, does not.
+    # Not by Arrow, which accepts times that `repro.runs.records` does not.
     return all(map(is_time, pc.unique(table["started"]).to_pylist()))
 
 
@@ -140,7 +140,7 @@ def _from_rows(rows: Sequence[tuple[object, ...]], path: Path) -> pa.Table:
 
 
 def _with_paths(table: pa.Table, paths: Sequence[Path], counts: Sequence[int]) -> pa.Table:
-    """Adds the column `path`, of which each path stands in as many rows as its count says, and encodes the texts."""
+    """Adds the column `path`, in which each path fills as many rows as its count says; dictionary-encodes the texts."""
     columns = [column.dictionary_encode() if pa.types.is_string(column.type) else column for column in table.columns]
     indices = pa.array(np.repeat(np.arange(len(paths), dtype=np.int32), counts))
     path = pa.DictionaryArray.from_arrays(indices, pa.array([str(path) for path in paths], pa.string()))

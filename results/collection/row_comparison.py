@@ -1,4 +1,4 @@
-"""What a run is to its method's row: the row itself, the row with other settings, or nothing that can be compared."""
+"""How a run compares with its method's row: the same, with other settings, or not comparable."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,21 +15,21 @@ from repro.runs.sections import Framework
 Recipe = Callable[[str], Run]
 """Makes the run that a method's name stands for, with none of its settings changed; raises UserError for unknown names.
 
-The command line hands it in: this room may not look into `baselines`.
+The command line passes it in, as this room may not import `baselines`.
 """
 TINY, ALTERED = "TINY", "ALTERED"
-"""What a run is called that departs from its row: smaller in something, or otherwise."""
+"""Marks of runs that depart from their row: by being smaller, or in another way."""
 
 
 @dataclass(frozen=True)
 class RowComparison:
-    """In what a run departs from the row of its method, none of whose settings is changed.
+    """How a run departs from the unchanged row of its method.
 
     Attributes:
-        run: The run; None where its `run.yaml` cannot be read.
-        row: The run that stands for the method's row; None where there is none.
-        unknown: Why nothing can be compared; empty where something is.
-        departures: Every setting that plays a part in either and differs.
+        run: The run; None if its `run.yaml` cannot be read.
+        row: The run that stands for the method's row; None if there is none.
+        unknown: Why the two cannot be compared; empty if they can.
+        departures: Every setting that differs and plays a part in the run or in the row.
     """
 
     run: Run | None = None
@@ -42,8 +42,8 @@ class RowComparison:
         """Compares a run with its method's row.
 
         Args:
-            run: The run; None where its `run.yaml` cannot be read.
-            recipe: Makes the run that a method's name stands for; None where none is at hand.
+            run: The run; None if its `run.yaml` cannot be read.
+            recipe: Makes the run that a method's name stands for; None: the run is not compared.
         """
         if run is None:
             return cls(unknown="settings unknown: no run.yaml that this version reads")
@@ -58,7 +58,7 @@ class RowComparison:
         return cls(run, row, departures=departures(run, row))
 
     def __str__(self) -> str:
-        """Returns everything that departs, each with the row's value; empty where the run is its row."""
+        """Returns all departures, each with the row's value, or why they are unknown; empty if the run is its row."""
         return self.unknown or "; ".join(departure.in_full for departure in listed(self.departures))
 
     @property
@@ -68,17 +68,17 @@ class RowComparison:
 
     @property
     def smaller(self) -> tuple[Departure, ...]:
-        """What makes the run tiny."""
+        """The departures that make the run smaller."""
         return tuple(departure for departure in self.departures if departure.smaller)
 
     @property
     def altered(self) -> tuple[Departure, ...]:
-        """What departs without making the run smaller."""
+        """The departures that do not make the run smaller."""
         return tuple(departure for departure in self.departures if not departure.smaller)
 
     @property
     def scale(self) -> str:
-        """The sizes that decide the run's column in a table, `64 px, 2 epochs`; empty at the row's own."""
+        """The smaller sizes that decide the run's column in a table, `64 px, 2 epochs`; empty at the row's sizes."""
         return scale_of(common_sizes(self.smaller))
 
     @cached_property
@@ -99,23 +99,23 @@ class RowComparison:
         }
 
     def measured_by_protocol(self, task: str, dataset: str, protocol: str) -> bool:
-        """Returns whether a measurement followed the protocol itself, or what the row makes of it.
+        """Returns whether a measurement followed its task's protocol, as it is or with the settings of the row.
 
         Args:
             task: The evaluation.
             dataset: Its data set.
-            protocol: What it was measured by, with its departures.
+            protocol: The recorded protocol, which names its departures.
         """
         if self.row is None or task not in PROTOCOLS:
             return False
         evaluation = Evaluation(task, dataset)
-        # The defaults are the protocols; a row may have settings of its own for them, as supervised weights have.
+        # The default settings are the protocols. A row may have settings of its own, as that of supervised weights has.
         return protocol in {*evaluation.protocols(Run()), *evaluation.protocols(self.row)}
 
     def altered_unlike(self, other: "RowComparison") -> list[str]:
-        """Returns the settings in which two runs differ although their rows do not, so that more than the method does.
+        """Returns the settings in which two runs differ although their rows do not: differences beyond the methods'.
 
-        Where one of the two cannot be compared with its row, nothing is known and nothing named.
+        Empty if one of the two cannot be compared with its row.
         """
         if self.row is None or other.row is None:
             return []
@@ -129,11 +129,11 @@ class RowComparison:
 
 
 def words(of: Iterable[Departure], evaluation_scale: str = "") -> str:
-    """Returns departures as notes say them, sizes first: `TINY: 64 px; ALTERED: optimization.lr=0.3`.
+    """Returns departures as notes print them, sizes first: `TINY: 64 px; ALTERED: optimization.lr=0.3`.
 
     Args:
-        of: Those of runs.
-        evaluation_scale: In what their evaluation is smaller, as `repro.runs.records.Result.evaluation_scale`.
+        of: The departures.
+        evaluation_scale: How the evaluation is smaller, as in `repro.runs.records.Result.evaluation_scale`.
     """
     given = list(of)
     kinds = {

@@ -1,4 +1,4 @@
-"""Run folders as the results see them: which there are, and in what state."""
+"""Run folders as the results see them: how they are found, and in what state they are."""
 
 import os
 import time
@@ -31,18 +31,18 @@ from results.collection.row_comparison import Recipe, RowComparison
 _NAMES = RunFolder(Path())
 RESULTS = _NAMES.results.name
 MARKERS = (RESULTS, _NAMES.run_yaml.name, "status.json")
-"""A folder that holds any of these is a run's."""
+"""A folder that holds any of these files is a run folder."""
 _TO_RUNS = tuple(f"{above}{name}" for above in ("", "s*-*/", "*/s*-*/") for name in MARKERS)
-"""What stands below a run's folder, a method's or a sweep's."""
+"""Patterns of such a file, from the folder of a run, of a method or of a sweep."""
 _IMPORTED = " (imported)"
-"""What follows the name that somebody gave to weights from elsewhere: no row of the tables is called so."""
+"""Follows the name that a user gave to imported weights; no name of a row of the tables ends so."""
 
 
 def method_name(name: str, framework: str) -> str:
-    """Returns the name of the row that a run stands in; weights from elsewhere stand in one of their own, always.
+    """Returns the name of the row in which a run stands; imported weights always have a row of their own.
 
     Args:
-        name: The method's name, which for weights from elsewhere may be any, a row's of the paper too.
+        name: The method's name; that of imported weights may be any, even the name of a row of the paper.
         framework: `Result.framework`.
     """
     return name + _IMPORTED if framework == Framework.external.name else name
@@ -50,12 +50,12 @@ def method_name(name: str, framework: str) -> str:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run folder, of which each file is read when it is first asked for."""
+    """One run folder; each of its files is read when it is first needed."""
 
     path: Path
     """The folder, `runs/<sweep>/<method>/s<seed>-<id>`."""
     recipe: Recipe | None = None
-    """Makes the row that the run is compared with; None where none is at hand, and nothing is compared."""
+    """Makes the row with which the run is compared; None: it is not compared."""
 
     @cached_property
     def folder(self) -> RunFolder:
@@ -64,12 +64,12 @@ class RunRecord:
 
     @cached_property
     def method(self) -> str:
-        """The method that the folder is named after, told apart where its weights came from elsewhere."""
+        """The method after which the folder is named; imported weights are marked, as by `method_name`."""
         return method_name(self.path.resolve().parent.name, self._framework)
 
     @property
     def _framework(self) -> str:
-        """The framework as `run.yaml` names it, without the time that checking a run takes; empty if unknown."""
+        """The framework as `run.yaml` names it, read without the slow checks of `run`; empty if unknown."""
         try:
             content = parse_yaml(read_regular(self.folder.run_yaml, LONGEST_TEXT).decode())
         except (OSError, UserError, ValueError, RecursionError, yaml.YAMLError):
@@ -101,7 +101,7 @@ class RunRecord:
 
     @cached_property
     def comparison(self) -> RowComparison:
-        """In what the run departs from its method's row."""
+        """How the run departs from its method's row."""
         return RowComparison.of(self.run, self.recipe)
 
     @cached_property
@@ -114,26 +114,26 @@ class RunRecord:
 
     @cached_property
     def symptoms(self) -> list[Symptom]:
-        """What its training said of itself while it went wrong."""
+        """What its training warned of."""
         return read_symptoms(self.folder.health)
 
     @property
     def state(self) -> str:
-        """The state of the run, in more words than its `status.json` has.
+        """The state of the run, by its `status.json` and its results.
 
-        `not started`, `running`, `silent` (says that it runs, without a heartbeat for `STALE_SECONDS`), `done`,
-        `failed`, `interrupted`, `unreadable`, or `pretrained`: its last task is done and nothing was measured of it.
+        `not started`, `running`, `silent` (it says that it is running, but had no heartbeat for `STALE_SECONDS`),
+        `done`, `failed`, `interrupted`, `unreadable`, or `pretrained` (its last task is done, but it has no results).
         """
         status = self.status
         if status is None:
             return "not started"
-        # What is there is there, as `salmask status` says: a later attempt at it takes nothing away.
+        # A task whose result exists is done even if a later attempt at it failed, as in `salmask status`.
         state = self._state_of(status)
         return "pretrained" if state == "done" and not is_filled(self.folder.results) else state
 
     @cached_property
     def unfinished_evaluations(self) -> dict[str, str]:
-        """The evaluations that were begun and gave no number -> their states, `running` to `unreadable`."""
+        """The evaluations that were started and gave no result -> their states, as in `state`."""
         states: dict[str, str] = {}
         for task in self.folder.tasks_begun():
             if task == PRETRAIN:
@@ -148,7 +148,7 @@ class RunRecord:
         return {task: state for task, state in states.items() if state != "done"}
 
     def _state_of(self, status: Status) -> str:
-        """Returns the state of a task by its status and by whether its result is there."""
+        """Returns the state of a task by its status, its heartbeat, and whether its result exists."""
         evaluation = status.task if status.state != "done" and status.task != PRETRAIN else ""
         state = "done" if evaluation and has_result(self.folder, evaluation, status) else status.state
         return "silent" if state == "running" and status.silent(time.time()) else state
@@ -168,14 +168,14 @@ class RunRecord:
 
     @property
     def trained_on(self) -> str:
-        """The fingerprint of the images that it was trained on; empty where it is unknown, as of imported weights."""
+        """The fingerprint of the images on which it was trained; empty if unknown, as for imported weights."""
         fingerprint = self.last_attempt.get("data", {}).get("train")
         return fingerprint if isinstance(fingerprint, str) else ""
 
     @property
     def logs(self) -> list[Path]:
         """Its log files, oldest first."""
-        # mmengine names a log and its folder by the time at which the attempt began.
+        # mmengine names a log and its folder after the time at which the attempt started.
         return sorted(path for path in self.folder.logs.rglob("*.log") if not is_clutter(path.name))
 
     @property
@@ -186,7 +186,7 @@ class RunRecord:
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
-        """The rows of the pretraining's `metrics.jsonl`; none where it cannot be read."""
+        """The rows of the pretraining's `metrics.jsonl`; none if it cannot be read."""
         return _rows(self.folder.metrics)
 
     @cached_property
@@ -197,16 +197,16 @@ class RunRecord:
 
     @property
     def training_seconds(self) -> float | None:
-        """How long the pretraining's steps took, as its metrics tell; None where they do not."""
+        """The seconds that the pretraining's steps took, by its metrics; None if these do not tell."""
         return training_seconds(self.metrics) or None
 
 
 def symptoms_text(runs: Iterable[RunRecord], count: int) -> str:
-    """Returns of what trainings warned, `collapsed embeddings in 2 of 3 runs (first at step 40)`; empty for nothing.
+    """Returns what trainings warned of, `collapsed embeddings in 2 of 3 runs (first at step 40)`; empty if of nothing.
 
     Args:
-        runs: Those that warned, and perhaps others.
-        count: How many runs they are of.
+        runs: All runs that warned; others may be among them.
+        count: The number of runs in all, those without a warning included.
     """
     steps: dict[str, list[int]] = {}
     for symptom in (symptom for run in runs for symptom in run.symptoms):
@@ -215,7 +215,7 @@ def symptoms_text(runs: Iterable[RunRecord], count: int) -> str:
 
 
 def by_path_of_rows(runs: Iterable[RunRecord]) -> dict[str, RunRecord]:
-    """Returns runs by the column `path` of the long table, to find the run of a row.
+    """Returns the value of the column `path` of the long table -> the run, to find the run of a row.
 
     Args:
         runs: The run folders at hand.
@@ -228,13 +228,13 @@ def find_runs(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str
 
     Args:
         roots: Run folders, sweep folders, or any folder above them (`runs/<sweep>/<method>/s<seed>-<id>/`).
-        recipe: Makes the rows that the runs are compared with. Without it no run counts as a row of the paper's.
-        sweep: Only runs of this sweep, where given.
+        recipe: Makes the rows with which the runs are compared. Without it, no run counts as a row of the paper.
+        sweep: Only runs of this sweep; empty: all.
 
     Raises:
-        UserError: A root is missing, a folder cannot be listed or its name is no UTF-8, or there is no such sweep.
+        UserError: A root is missing, a folder cannot be listed, its name is not UTF-8, or there is no such sweep.
     """
-    # By resolved path, as two roots may overlap, or a link lead from one to the other; what it leads to is taken then.
+    # By resolved path: roots may overlap, or a link may lead from one into another. Then its target is kept.
     folders: dict[Path, Path] = {}
     for path in (path for root in roots for path in _walk(root)):
         real = path.resolve()
@@ -263,24 +263,24 @@ def _walk(root: Path) -> Iterator[Path]:
         mend = "give a run folder, or one above it: of a sweep, the one that its launch printed"
         raise UserError(f"no folder {root}", mend=mend)
     followed = {root.resolve()}
-    # `os.walk` goes into the subfolders that are left in its list: emptying it in place is how not to.
+    # `os.walk` descends into the subfolders that remain in its list, which is therefore changed in place.
     for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
         if not set(MARKERS).isdisjoint(files):
             yield Path(folder)
             subfolders.clear()  # a run's checkpoints and galleries hold no further runs
         elif SNAPSHOT in files:
-            subfolders.clear()  # the code that a sweep's jobs import, with the runs that are recorded beside it
+            subfolders.clear()  # a copy of the code for a sweep's jobs, with recorded runs of its own
         else:
-            # What was submitted is its owner's alone, while runs are for everybody who may read the sweep's folder.
+            # Only its owner may look into the logs of a sweep's jobs, where no runs are; others may read its runs.
             closed = LOGS if LEDGER in files else ""
             below = [Path(folder, name) for name in subfolders if not name.startswith(".") and name != closed]
             subfolders[:] = [path.name for path in below if not path.is_symlink() or _is_to_follow(path, followed)]
 
 
 def _is_to_follow(link: Path, followed: set[Path]) -> bool:
-    """Returns whether a link leads to a run, or to a method's or a sweep's folder with some, for the first time.
+    """Returns whether a link leads to the folder of a run, a method or a sweep that was not visited before.
 
-    Others are left alone: a link to a data set leads to a million files. `followed` gets what the link leads to.
+    Other links are not followed: one to a data set leads to a million files. The target is added to `followed`.
     """
     real = link.resolve()
     if real in followed or not any(next(real.glob(to_runs), None) for to_runs in _TO_RUNS):
@@ -290,7 +290,7 @@ def _is_to_follow(link: Path, followed: set[Path]) -> bool:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    """Stops at a folder that cannot be listed: a table that lacks its runs would not show it."""
+    """Refuses a folder that cannot be listed, as a table would not show that its runs are missing."""
     raise UserError(
         f"cannot look into {error.filename}: {error.strerror}",
         mend="change its permissions or give a narrower path",
@@ -305,5 +305,5 @@ def _rows(metrics: Path) -> list[dict[str, float]]:
 
 
 def code_label(commit: str, *, dirty: bool) -> str:
-    """Returns a state of the code as pages print it: the commit, `(dirty)` behind it with uncommitted changes."""
+    """Returns a state of the code as pages print it: the commit, and `(dirty)` if there were uncommitted changes."""
     return f"{commit} (dirty)" if dirty else commit

@@ -1,4 +1,4 @@
-"""Whether results were scored on the same images, as the predictions beside them tell: others do not compare."""
+"""Tells from predictions whether results were scored on the same images, without which they are not comparable."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -10,26 +10,26 @@ from repro.errors import first_few
 from repro.runs.predictions import read_images
 
 SCORED_IMAGES = "the scored images"
-"""What two runs differ in that were scored on different ones, in a list of settings."""
+"""Names, in a list of settings, the difference of two runs that were scored on different images."""
 
 
 def images_of(rows: pd.DataFrame) -> frozenset[str]:
-    """Returns the fingerprints of the images that some runs were scored on, as far as their predictions tell.
+    """Returns the fingerprints of the images on which some runs were scored, as far as their predictions tell.
 
     Args:
-        rows: Of one data set, split and protocol.
+        rows: Results of one data set, split and protocol.
     """
     return frozenset(images for images, *_ in _images_of_runs(rows))
 
 
 def other_images(rows: pd.DataFrame) -> str:
-    """Says which of some runs were scored on other images than most; empty where none were.
+    """Says which runs were scored on other images than most; empty if none were.
 
     A folder of images may have grown between two evaluations, or be another one of the same name. Rows without
-    predictions, or whose file cannot be read, say nothing.
+    readable predictions are left out.
 
     Args:
-        rows: Of one data set, split and protocol.
+        rows: Results of one data set, split and protocol.
     """
     runs_by_images: dict[str, list[str]] = {}
     for images, method, seed in _images_of_runs(rows):
@@ -38,11 +38,11 @@ def other_images(rows: pd.DataFrame) -> str:
 
 
 def others_than_most(runs_by_images: Mapping[str, Sequence[str]], what: str) -> str:
-    """Says which runs had other images than most; empty where none had.
+    """Says which runs had other images than most; empty if none had.
 
     Args:
         runs_by_images: Fingerprint of the images -> names of runs.
-        what: What is said of a run that had other ones, `scored on other images`.
+        what: What the text says of the other runs, `scored on other images`.
     """
     most, *others = sorted(runs_by_images.values(), key=len, reverse=True) or [[]]
     names = sorted(run for runs in others for run in runs)
@@ -54,8 +54,8 @@ def unlike_images(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
 
     Args:
         frame: Results, as `results.collection.collect.collect` returns them.
-        keys: What rows of a task agree in that stand side by side, the data set first. Scenes of another size are of
-            another scale, and other images by intention.
+        keys: Columns in which rows of a task agree that stand side by side, the data set first. Scenes of another size
+            have another scale and are meant to be other images.
     """
     with_predictions = frame[frame["predictions"] != ""]  # of a million rows there may be none
     for (task, dataset, *_), rows in with_predictions.groupby(["task", *keys], observed=True):
@@ -65,7 +65,7 @@ def unlike_images(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
 
 def _images_of_runs(rows: pd.DataFrame) -> Iterator[tuple[str, str, int]]:
     """Yields the images of each run that has predictions, its method and its seed."""
-    # Once for each file, and not for each of the measures that were made of it.
+    # Once for each file, not for each of the metrics computed from it.
     named = rows[rows["predictions"] != ""].drop_duplicates(["path", "predictions"])
     columns = named[["path", "predictions", "predictions_sha256", "method", "seed"]]
     for path, name, checksum, method, seed in columns.itertuples(index=False, name=None):
@@ -75,6 +75,6 @@ def _images_of_runs(rows: pd.DataFrame) -> Iterator[tuple[str, str, int]]:
 
 @lru_cache(maxsize=65536)
 def _images(path: Path, checksum: str) -> str:
-    """Returns the fingerprint of the images of a file, which is another one where its checksum is; empty: unknown."""
-    del checksum  # it is in the key of what is kept in memory
+    """Returns the fingerprint of the images of a file of predictions; empty if unknown."""
+    del checksum  # a part of the cache's key: a file that has changed is read again
     return read_images(path)

@@ -1,4 +1,4 @@
-"""Whether runs were trained on the same images, as their folders tell: numbers of others do not compare."""
+"""Tells from run folders whether runs were trained on the same images, without which they are not comparable."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,25 +10,25 @@ from results.collection.runs import RunRecord
 from results.collection.scored_images import others_than_most
 
 TRAINING_IMAGES = "the training images"
-"""What two runs differ in that were trained on different ones, in a list of settings."""
+"""Names, in a list of settings, the difference of two runs that were trained on different images."""
 
 _Settings = tuple[str, int, ScenesSettings | None]
-"""What the settings of a run say of the images that it is trained on: data set, side, and of scenes how they are."""
+"""What a run's settings say of its training images: data set, side, and for scenes how they are drawn."""
 TrainingImages = tuple[_Settings, str]
-"""The settings of the images of a training, and the fingerprint of those that it saw."""
+"""What the settings say of a run's training images, and the fingerprint of the images that it saw."""
 
 
 def training_images(rows: pd.DataFrame) -> frozenset[TrainingImages]:
-    """Returns the images that some runs were trained on, as far as their folders tell.
+    """Returns the images on which some runs were trained, as far as their folders tell.
 
     Args:
-        rows: Of `results.collection.collect.collect`.
+        rows: Rows of what `results.collection.collect.collect` returns.
     """
     return frozenset(images for images, _ in _images_of_runs(rows))
 
 
 def are_unlike(images: Iterable[TrainingImages]) -> bool:
-    """Returns whether trainings saw different images where their settings say that they saw the same.
+    """Returns whether trainings saw different images although their settings name the same.
 
     Args:
         images: What `training_images` returns, of one method or of several.
@@ -41,16 +41,16 @@ def unlike_training_images(rows: pd.DataFrame) -> list[str]:
     """Returns a sentence for each data set of which some runs were trained on other images than most.
 
     A folder of images may have grown between two trainings, or be another one of the same name. Images that differ by
-    the runs' settings are meant to differ, and of runs that do not tell their images or settings nothing is said.
+    the runs' settings are meant to differ. Runs of unknown images or settings are left out.
 
     Args:
-        rows: Of `results.collection.collect.collect`.
+        rows: Rows of what `results.collection.collect.collect` returns.
     """
     return _sentences(_images_of_runs(rows))
 
 
 def unlike_trainings(runs: Iterable[RunRecord]) -> list[str]:
-    """Returns the same of run folders, whether or not anything was measured of them."""
+    """Returns the sentences of `unlike_training_images` for run folders, whether or not they have results."""
     return _sentences(
         ((_settings(record.run), record.trained_on), _name(record.sweep, record.method, record.run.seed))
         for record in runs
@@ -70,7 +70,7 @@ def _sentences(images_of_runs: Iterable[tuple[TrainingImages, str]]) -> list[str
 
 
 def _images_of_runs(rows: pd.DataFrame) -> Iterator[tuple[TrainingImages, str]]:
-    """Yields the images of the training of each run that tells them, and what the run is called."""
+    """Yields, for each run whose training images are known, these images and its name."""
     told = rows[rows["trained_on"] != ""].drop_duplicates("path")
     columns = told[["trained_on", "departures", "sweep", "method", "seed"]]
     for fingerprint, comparison, sweep, method, seed in columns.itertuples(index=False, name=None):
@@ -84,5 +84,5 @@ def _settings(run: Run) -> _Settings:
 
 
 def _name(sweep: str, method: str, seed: int) -> str:
-    # With the sweep: two of them may have seeds of one method, each trained on a folder of its own.
+    # With the sweep: the same method and seed may be in two sweeps, trained on different folders.
     return f"{sweep}/{method} s{seed}"
