@@ -300,7 +300,7 @@ def _fits(claim: Claim, column: Column) -> bool:
 
 
 def _metric(claim: Claim, column: Column) -> str:
-    """Returns the metric that judges a claim in a column: its own if the table leaves it open, else the claim's."""
+    """Returns the metric that judges a claim in a column: the column's if the paper names none, else the claim's."""
     return column.metrics[0][0] if published(claim.table).metrics else claim.metric
 
 

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from results.comparison.head_to_head import HeadToHead, Side
 
 Pictures = Callable[[Run, str, str, Sequence[tuple[int, int]]], list[bytes]]
-"""Draws scored images of a run with saliency and mask: its task, data set, and (split, index) of each; a JPEG each."""
+"""Draws scored images of a run with saliency and mask, by task, data set and (split, index) of each, as JPEGs."""
 PICTURED = 48
-"""Images that flip of which the page has a picture."""
+"""The most images that flip for which the page has a picture."""
 CLASSES_SHOWN = 5
-"""Classes that the terminal shows from either end."""
+"""Classes that a terminal shows from each end of the list."""
 
 First = Annotated[str, typer.Argument(metavar="A", help="A method, SWEEP/METHOD, a sweep, or a run (folder or id).")]
 Second = Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")]
@@ -49,8 +49,8 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
     """Makes the command.
 
     Args:
-        recipe: Makes the run that a method's name stands for, which runs are compared with.
-        pictures: Returns what draws images; called only for a page.
+        recipe: Makes the run that a method's name stands for; recorded runs are compared with it.
+        pictures: Returns the function that draws images; called only if a page is written.
     """
     app = typer.Typer(add_completion=False)
 
@@ -80,7 +80,7 @@ def build(recipe: Recipe, pictures: Callable[[], Pictures]) -> typer.Typer:
             frame = collect_runs(records, listed(roots), every_folder=True)
             OPENING.say(f"comparing {first} with {second}")
             comparisons = compare_all(frame, records, first, second, task=task, metric=metric)
-            # Before anything is printed: a page that cannot be written is no page beside a table that looks like all.
+            # Written before anything is printed: a table on the terminal would look as if all had gone well.
             if out is not None:
                 OPENING.say("drawing images that flip")
                 _write_page(out, f"{first} against {second}", comparisons, pictures())
@@ -139,11 +139,11 @@ def basis(comparison: "HeadToHead") -> str:
 def summary_lines(
     comparison: "HeadToHead", spell: "Callable[[Side], str]" = lambda side: side.name
 ) -> list[tuple[str, str]]:
-    """Returns what a page says of a comparison, as (what, number).
+    """Returns the lines of a comparison's table, as pairs of name and value.
 
     Args:
-        comparison: What is said.
-        spell: How a page prints a side.
+        comparison: The comparison.
+        spell: Returns a side as the page prints it.
     """
     from results.paper.paper_claims import margin
 
@@ -173,7 +173,7 @@ def summary_lines(
 
 
 def _print(comparison: "HeadToHead", console: Console) -> None:
-    """Prints a comparison: what the difference is, how it stands by class, and how many images flip."""
+    """Prints a comparison: the difference, the classes that differ most, and how many images flip."""
     _, dataset, _, protocol = comparison.column
     heading = f"{comparison.first.name} against {comparison.second.name}"
     where = f"{comparison.metric} by {protocol} on {dataset}"
@@ -206,7 +206,7 @@ _CLASS_NUMBERS = (("first", ""), ("second", ""), ("difference", "+"))
 
 
 def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pictures: Pictures) -> None:
-    """Writes the page: each comparison whole, with pictures of the images that flip."""
+    """Writes the page: each comparison with all of its classes, and pictures of images that flip."""
     from repro.files import write_text
     from repro.html import data_uri
     from results.formats.html import page
@@ -248,12 +248,12 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pic
 
 
 def spelt(side: "Side") -> str:
-    """Returns a side as a page prints it: the method as everywhere, and what tells two sides of one method apart."""
+    """Returns a side as a page prints it: the method's label, and the origin if both sides have the same method."""
     return side.spelt(label(side.method))
 
 
 def flips_to_show(comparison: "HeadToHead") -> "pd.DataFrame":
-    """Returns the clearest images that flip, as many of either side as there is room for."""
+    """Returns the clearest images that flip: at most `PICTURED`, half from each side if both have enough."""
     import pandas as pd
 
     flips = comparison.flips
@@ -265,7 +265,11 @@ def flips_to_show(comparison: "HeadToHead") -> "pd.DataFrame":
 
 
 def _drawn(comparison: "HeadToHead", flips: "pd.DataFrame", pictures: Pictures) -> list[bytes]:
-    """Returns a picture of each image that flips, by the run that masks; none where no run's settings are known."""
+    """Returns a picture of each image that flips, drawn with a run that masks, if there is one.
+
+    Raises:
+        UserError: No run's settings are known.
+    """
     runs = [record.run for side in comparison.sides.values() for record in side.runs.values()]
     known = [run for run in runs if run is not None]
     if not len(flips):

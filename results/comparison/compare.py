@@ -1,4 +1,4 @@
-"""Two methods, sweeps or single runs against each other, image by image where predictions are at hand."""
+"""Compares two methods, sweeps or single runs, image by image if predictions are at hand."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,31 +23,31 @@ from results.paper.published import published
 from results.statistics.imagewise import Difference, McNemar, difference_of_images, difference_of_seeds, mcnemar
 
 COLUMN = ["task", "dataset", "split", "protocol"]
-"""What two runs must agree in to be compared; their sizes and recipes may differ, but not within one of the two."""
+"""Columns in which both sides must agree. Sizes and recipes may differ between the sides, but not within one."""
 _ONE_SIDE = [*COLUMN, "metric", "method"]
-"""What the runs of one of the two agree in."""
+"""Columns in which the runs of one side agree."""
 _NARROWER = "give SWEEP/METHOD for the runs of one sweep, a run's folder, or a narrower --runs"
 IMAGEWISE = ("top1", "top5", "mean_per_class")
-"""Measures that predictions give image by image."""
+"""Metrics that predictions give image by image."""
 ROUNDING = 1e-3
-"""Points by which predictions may miss the row that names them.
+"""Points by which the accuracy of predictions may differ from the result that names them.
 
-Both count the same images, so that nothing but rounding is between them; one of 50,000 images is 0.002 points.
+Both count the same images, so they differ by rounding alone; one of 50,000 images is 0.002 points.
 """
 USUAL_TASK = "linear"
-"""The paper's own."""
+"""The paper's evaluation."""
 _RANKING = {task: rank for rank, task in enumerate((USUAL_TASK, *NEXT_BEST))}
-"""Which evaluation is shown before which; others come last."""
+"""The order in which evaluations are shown; others come last."""
 
 
 @dataclass(frozen=True)
 class SideRows:
-    """What was measured of one of the two, and by which runs.
+    """The results of one side, and its runs.
 
     Attributes:
         rows: Rows of what `results.collection.collect.collect_runs` returns.
-        records: The runs that they are of, and perhaps others, by the `path` of their rows.
-        word: What they were asked for by.
+        records: Their runs, by the `path` of the rows; others may be among them.
+        word: The argument that named the side.
     """
 
     rows: pd.DataFrame
@@ -56,12 +56,12 @@ class SideRows:
 
     @classmethod
     def of(cls, frame: pd.DataFrame, runs: Sequence[RunRecord], word: str) -> "SideRows":
-        """Returns what was measured of some runs.
+        """Returns the results of some runs.
 
         Args:
             frame: What `results.collection.collect.collect_runs` returns.
             runs: The runs.
-            word: What they were asked for by.
+            word: The argument that named the side.
         """
         records = by_path_of_rows(runs)
         return cls(frame[frame["path"].isin(list(records))], records, word)
@@ -73,25 +73,25 @@ class SideRows:
 
     @property
     def metrics(self) -> list[str]:
-        """The measures of its rows, in the rows' order."""
+        """The metrics of its rows, in the rows' order."""
         return list(dict.fromkeys(self.rows["metric"].astype(str)))
 
     @property
     def scale(self) -> str:
-        """The size of its runs, which `refuse_mixed` holds to be one; empty at the paper's."""
+        """The scale of its runs, the same for all after `refuse_mixed`; empty at the paper's scale."""
         return str(self.rows["scale"].iloc[0])
 
     def by_tasks(self, tasks: Iterable[str]) -> "SideRows":
-        """Returns what was measured by some evaluations."""
+        """Returns the results by some evaluations."""
         return replace(self, rows=self.rows[self.rows["task"].isin(list(tasks))])
 
     def in_column(self, column: tuple[str, ...]) -> "SideRows":
-        """Returns what was measured in one column, one of `columns`."""
+        """Returns the results in one of `columns`."""
         wanted = pd.Series(column, index=COLUMN)  # a bare tuple is one value to pandas 4
         return replace(self, rows=self.rows[(self.rows[COLUMN].astype(str) == wanted).all(axis=1)])
 
     def by_metric(self, metric: str) -> "SideRows":
-        """Returns what was measured of one measure."""
+        """Returns the results of one metric."""
         return replace(self, rows=self.rows[self.rows["metric"] == metric])
 
 
@@ -105,12 +105,12 @@ def compare(
         runs: The run folders at hand.
         first: A method, `SWEEP/METHOD`, a sweep, a run's folder, name or id.
         second: The same; of two sweeps each method is compared with itself.
-        task: Which evaluation; by default linear where both have the measure by it, else all by which both have it.
-        metric: Which measure; by default the task's first.
+        task: The evaluation; by default linear if both sides were measured by it, else every one that they share.
+        metric: The metric; by default the first of each evaluation that both sides have.
 
     Raises:
-        UserError: Nothing goes by such a name, the measure is no accuracy, both have nothing in common or share a run,
-            or runs exclude each other.
+        UserError: Nothing has such a name, the metric is no accuracy, the sides have no measurement in common or share
+            a run, or one side has runs that must not be averaged (`refuse_mixed`).
     """
     refuse_no_accuracy(metric)
     words = (first, second)
@@ -140,7 +140,7 @@ def compare(
 
 
 def _refuse_shared(first: Sequence[RunRecord], second: Sequence[RunRecord], words: tuple[str, str]) -> None:
-    """Raises a UserError where a run stands on both sides: the tests take the two for runs of their own."""
+    """Refuses runs that are on both sides, as the tests take the sides for independent runs."""
     of_second = {run.path for run in second}
     shared = [run.name for run in first if run.path in of_second]
     if shared:
@@ -150,7 +150,7 @@ def _refuse_shared(first: Sequence[RunRecord], second: Sequence[RunRecord], word
 
 
 def select(runs: Sequence[RunRecord], word: str) -> list[RunRecord]:
-    """Returns the runs that a word names.
+    """Returns the runs that a word on the command line names.
 
     Args:
         runs: The run folders at hand.
@@ -177,14 +177,14 @@ def _of_pair(first: SideRows, second: SideRows, task: str, metric: str) -> list[
     """Compares two methods' runs in every column that both have."""
     if metric:
         first, second = first.by_metric(metric), second.by_metric(metric)
-    # Of columns, not of tasks: linear probes on two data sets are nothing that both have.
+    # By columns, not by tasks: linear probes on two different data sets are nothing in common.
     shared = {task_of_column for task_of_column, *_ in set(first.columns) & set(second.columns)}
     wanted = {task} if task else ({USUAL_TASK} if USUAL_TASK in shared else shared)
     first, second = first.by_tasks(wanted), second.by_tasks(wanted)
     columns_of_second = set(second.columns)
     shared_columns = [column for column in first.columns if column in columns_of_second]
     comparisons = []
-    # As tables choose: what stands first is what most readers will take for the answer.
+    # In the order in which tables choose an evaluation: most readers take the first for the answer.
     for column in sorted(shared_columns, key=lambda column: _RANKING.get(column[0], len(_RANKING))):
         here = first.in_column(column), second.in_column(column)
         chosen = next((name for name in here[0].metrics if name in here[1].metrics), None)
@@ -197,7 +197,7 @@ def _of_pair(first: SideRows, second: SideRows, task: str, metric: str) -> list[
 
 
 def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], metric: str) -> HeadToHead:
-    """Compares two methods in one column, by one measure."""
+    """Compares two sides in one column, by one metric."""
     (first, notes_on_first), (second, notes_on_second) = _side(of_first, metric), _side(of_second, metric)
     if first.method == second.method:
         origins = _origins((first, second), (of_first.word, of_second.word))
@@ -216,17 +216,17 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
         *_differing_code((of_first, of_second), (first, second)),
         *(f"{told}." for told in unlike_training_images(pd.concat([of_first.rows, of_second.rows]))),
     ]
-    notes = list(dict.fromkeys(notes))  # of a measure that is none of single images either side says so
+    notes = list(dict.fromkeys(notes))  # both sides have the same note if the metric is none of single images
     published_difference = _published((of_first, of_second), column, metric)
     difference = _how_sure(first, second, column, metric)
     return HeadToHead(first, second, column, metric, difference, exact, published_difference, tuple(notes))
 
 
 def _how_sure(first: Side, second: Side, column: tuple[str, ...], metric: str) -> Difference:
-    """Returns the difference of two sides, of images where both have predictions, else of seeds.
+    """Returns the difference of two sides: of images if both have predictions, else of seeds.
 
-    The draws are named by what is asked: the same question has the same p value, whatever is asked beside it, and
-    whichever of the two is asked for first.
+    The names of the random draws come from sides, column and metric. So the same question always has the same p value,
+    whatever else is asked and whichever side comes first.
     """
     high, low = sorted((first, second), key=lambda side: side.name, reverse=True)
     names = map(ord, f"{high.name}|{low.name}|{'|'.join(column)}|{metric}")
@@ -238,7 +238,7 @@ def _how_sure(first: Side, second: Side, column: tuple[str, ...], metric: str) -
 
 
 def _exact_tests(first: Side, second: Side, metric: str) -> tuple[dict[int, McNemar], list[str]]:
-    """Returns McNemar's test of each seed that both have, and a sentence on why there is none."""
+    """Returns McNemar's test of each seed that both sides have; without tests, a sentence that says why."""
     splits = next(iter(first.predictions.values())).drawn_splits
     if splits > 1:
         return {}, [f"No McNemar's test: it would count an image of {splits} drawn splits as several."]
@@ -251,7 +251,7 @@ def _exact_tests(first: Side, second: Side, metric: str) -> tuple[dict[int, McNe
 
 
 def _sizes(measured: Sequence[SideRows], sides: Sequence[Side]) -> list[str]:
-    """Returns a sentence for each size of runs that is not the paper's, with whose it is where only one has it."""
+    """Returns a sentence for each scale that is not the paper's; it names the side if the two differ."""
     scales = [of_side.scale for of_side in measured]
     whose = ["" if scales[0] == scales[1] else f"{side.name}: " for side in sides]
     tiny = [
@@ -263,9 +263,9 @@ def _sizes(measured: Sequence[SideRows], sides: Sequence[Side]) -> list[str]:
 
 
 def _origins(sides: Sequence[Side], words: Sequence[str]) -> Sequence[str]:
-    """Returns what tells two sides of one method apart: the run of a single one, else the sweeps.
+    """Returns what tells two sides of one method apart: a single run by its name, several by their sweeps.
 
-    Folders of two machines may hold sweeps and runs of the same names: then the words that were asked for tell.
+    If these are the same, as two machines may have sweeps and runs of the same names: the words that named the sides.
     """
     origins = [_origin(side) for side in sides]
     return words if origins[0] == origins[1] else origins
@@ -277,7 +277,7 @@ def _origin(side: Side) -> str:
 
 
 def _side(of_side: SideRows, metric: str) -> tuple[Side, list[str]]:
-    """Returns one side, and sentences on what keeps its predictions from being used."""
+    """Returns one side, and sentences that say why its predictions cannot be used."""
     rows = of_side.rows.sort_values("seed")
     method = str(rows["method"].iloc[0])
     of_seed = {row["seed"]: row for row in rows.to_dict("records")}
@@ -290,7 +290,7 @@ def _side(of_side: SideRows, metric: str) -> tuple[Side, list[str]]:
 def _predictions(
     method: str, of_seed: Mapping[int, Mapping[Any, Any]], metric: str
 ) -> tuple[dict[int, Predictions], list[str]]:
-    """Returns the predictions of a side's runs, of all or of none, and sentences on what keeps them from being used."""
+    """Returns the predictions of a side's runs, of all or of none, and sentences that say why some cannot be used."""
     if metric not in IMAGEWISE:
         return {}, [f"{metric} is no measure of single images: the seeds alone are compared."]
     found: dict[int, Predictions] = {}
@@ -310,7 +310,7 @@ def _predictions(
 
 
 def _predictions_of_run(whose: str, row: Mapping[Any, Any], metric: str) -> tuple[Predictions | None, str]:
-    """Returns the predictions that a row names; None where they cannot be used, and then a sentence on why."""
+    """Returns the predictions that a result names; if they cannot be used, None and a sentence that says why."""
     named = FileReference(str(row["predictions"]), str(row["predictions_sha256"]))
     try:
         said = read(RunFolder(Path(row["path"]).parent), named)
@@ -328,7 +328,7 @@ def same_images(predictions: Sequence[Predictions]) -> bool:
 
 
 def _of_the_same_images(first: Side, second: Side) -> tuple[tuple[Side, Side], list[str]]:
-    """Returns both sides, without predictions unless both have them, of the same images; and a sentence on why not."""
+    """Returns both sides, without predictions unless these are of the same images, and then a sentence about that."""
     without = replace(first, predictions={}), replace(second, predictions={})
     if not first.predictions or not second.predictions:
         return without, []
@@ -338,7 +338,7 @@ def _of_the_same_images(first: Side, second: Side) -> tuple[tuple[Side, Side], l
 
 
 def _unequal_numbers(first: int, second: int) -> list[str]:
-    """Returns a sentence on what is assumed of sides that have unlike numbers of runs."""
+    """Returns a sentence on what is assumed if the sides have different numbers of runs."""
     if first == second:
         return []
     assumed = "the interval assumes that both sides spread alike from seed to seed"
@@ -346,13 +346,13 @@ def _unequal_numbers(first: int, second: int) -> list[str]:
 
 
 def _warned_of(*sides: Side) -> list[str]:
-    """Returns a sentence for each side of whose trainings some warned: a collapsed one is no rival."""
+    """Returns a sentence for each side with trainings that warned: to beat a collapsed one shows nothing."""
     texts = [(side.name, symptoms_text(side.runs.values(), len(side.runs))) for side in sides]
     return [f"{name} warned of while it trained: {text}." for name, text in texts if text]
 
 
 def _differing_settings(first: Side, second: Side) -> list[str]:
-    """Returns sentences on the settings in which the runs differ, and on those at work in one side alone."""
+    """Returns sentences on the settings in which the sides differ, and on those with an effect in one side alone."""
     one, other = (next(iter(side.runs.values())).run for side in (first, second))
     if one is None or other is None:
         return ["Settings are not compared: a run.yaml is missing or of another version."]
@@ -366,7 +366,7 @@ def _differing_settings(first: Side, second: Side) -> list[str]:
 
 
 def _differing_code(measured: Sequence[SideRows], sides: Sequence[Side]) -> list[str]:
-    """Returns a sentence on the code that measured either side, unless it is one known commit without changes."""
+    """Returns a sentence on the code that measured each side, unless it is one known commit without changes."""
     states = [code_states(of_side.rows) for of_side in measured]
     if is_of_one_known_state(pd.concat([of_side.rows for of_side in measured])):
         return []
@@ -375,9 +375,9 @@ def _differing_code(measured: Sequence[SideRows], sides: Sequence[Side]) -> list
 
 
 def _published(measured: Sequence[SideRows], column: tuple[str, ...], metric: str) -> float | None:
-    """Returns the paper's difference where both sides are as the paper has them; else None.
+    """Returns the paper's difference if the runs of both sides are as in the paper; else None.
 
-    Of a method to itself, as of two sweeps, the paper has none.
+    The paper has no difference between a method and itself, as two sweeps are compared.
     """
     task, dataset, _, protocol = column
     firsts = [of_side.rows.iloc[0] for of_side in measured]

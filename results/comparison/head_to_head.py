@@ -1,4 +1,4 @@
-"""Two sides in one column and what came out between them: how sure, by class, and image by image."""
+"""The outcome of comparing two sides in one column: the difference, its certainty, classes, and images that flip."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from results.statistics.imagewise import Difference, McNemar
 from results.statistics.paired import LEVEL, NO_NUMBERS
 
 Position = Literal["first", "second"]
-"""Which of the two a side is: what a side is known by, as both may have one name."""
+"""Identifies a side, as both may have the same name."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two, in one column.
+    """One side of a comparison, in one column.
 
     Attributes:
         method: Its method.
-        values: Seed -> value.
-        predictions: Seed -> predictions; empty unless every seed has its own, of the same images.
-        runs: Their folders, by seed.
-        origin: What tells it apart where both have the same method, its sweep, say; empty where they have not.
+        values: Seed -> value in percent.
+        predictions: Seed -> predictions; empty unless those of all seeds of both sides are of the same images.
+        runs: Seed -> run folder.
+        origin: Tells it apart if both sides have the same method, by its sweep for instance; else empty.
     """
 
     method: str
@@ -40,36 +40,36 @@ class Side:
 
     @property
     def name(self) -> str:
-        """What a terminal prints: the method's name, and the origin where both have the same method."""
+        """The side as a terminal prints it: the method's name, and the origin if both sides have the same method."""
         return self.spelt(self.method)
 
     def spelt(self, method: str) -> str:
-        """Returns the side by its method, as a page prints that one, with the origin where there is one."""
+        """Returns the side by another spelling of its method, with the origin if there is one."""
         return f"{method} of {self.origin}" if self.origin else method
 
     def correct(self, metric: str) -> NDArray[np.bool_]:
-        """Returns S×N, which scored images each run gets right, in the order of the seeds."""
+        """Returns S×N: which of N scored images each of S runs gets right, in the order of `values`."""
         return np.stack([self.predictions[seed].correct(metric) for seed in self.values])
 
     def points(self, metric: str) -> NDArray[np.float64]:
-        """Returns S×M, points that each distinct image adds to each run's accuracy, in the order of the seeds."""
+        """Returns S×M: points that each of M distinct images adds to each run's accuracy, in the order of `values`."""
         return np.stack([self.predictions[seed].points(metric) for seed in self.values])
 
 
 @dataclass(frozen=True)
 class HeadToHead:
-    """Two methods in one column.
+    """Two sides, compared in one column.
 
     Attributes:
-        first: The one that is said to be better where the difference is positive.
-        second: The other one.
+        first: The side that is better if the difference is positive.
+        second: The other side.
         column: Task, data set, split and protocol.
-        metric: What is compared.
-        difference: How sure it is.
-        mcnemar: Seed that both have -> the exact test of these two runs; empty without predictions, and where an image
-            is scored in several drawn splits: the test holds for images of which each says something of its own.
-        published: The paper's difference in points where data, settings and protocol are the paper's; else None.
-        notes: What else a reader must know, whole sentences.
+        metric: The metric that is compared.
+        difference: First − second, and how sure it is.
+        mcnemar: Seed that both sides have -> the exact test of these two runs. Empty without predictions, and if images
+            are scored in several drawn splits, as the test needs independent images.
+        published: The paper's difference in points, if data, settings and protocol are the paper's; else None.
+        notes: What else a reader must know, as whole sentences.
     """
 
     first: Side
@@ -83,7 +83,7 @@ class HeadToHead:
 
     @property
     def sides(self) -> dict[Position, Side]:
-        """Both by their positions, as `flips` names them."""
+        """Both sides by their positions, as in `flips`."""
         return {"first": self.first, "second": self.second}
 
     @property
@@ -93,22 +93,22 @@ class HeadToHead:
 
     @property
     def imagewise(self) -> bool:
-        """Whether both have predictions of the same images."""
+        """Whether both sides have predictions of the same images."""
         return bool(self.first.predictions)
 
     @property
     def better(self) -> Side | None:
-        """The one that is shown to be better; None where neither is."""
+        """The side that is shown to be better; None if neither is."""
         p = self.difference.p
         if p is None or p >= LEVEL:
             return None
         return self.first if self.difference.mean > 0 else self.second
 
     def verdict(self, spell: Callable[[Side], str] = lambda side: side.name) -> str:
-        """Returns what came out, in a few words.
+        """Returns the outcome in a few words.
 
         Args:
-            spell: How a page prints a side.
+            spell: Returns a side as the page prints it.
         """
         smallest = self.difference.smallest
         if smallest is None:
@@ -119,13 +119,13 @@ class HeadToHead:
         return f"no difference found{of}; this data could show {number_text(smallest)} points"
 
     def images_that_flip(self, position: Position) -> int:
-        """Returns how many distinct images most runs of a side get right and most of the other side's wrong."""
+        """Returns the number of distinct images that most runs of a side get right and most of the other side wrong."""
         flips = self.flips
         return int(flips["image"][flips["right"] == position].nunique()) if len(flips) else 0
 
     @property
     def _why_undecided(self) -> str:
-        """Why there is no spread to judge by."""
+        """Why there is no spread by which to judge."""
         if not self.difference.finite:
             return NO_NUMBERS
         if self.imagewise:
@@ -134,14 +134,14 @@ class HeadToHead:
 
     @property
     def p_of_equivalence(self) -> float | None:
-        """The p value of the two one-sided tests against the published difference; None where there is none."""
+        """The p value of equivalence to the published difference, by two one-sided tests; None if none is published."""
         if self.published is None:
             return None
         return self.difference.p_of_equivalence(self.published, margin())
 
     @cached_property
     def classes(self) -> pd.DataFrame:
-        """Of each class: distinct images, share right of both in percent, the difference, by the mean over seeds."""
+        """For each class: distinct images, both sides' percent of correct predictions (mean over seeds), difference."""
         if not self.imagewise:
             return pd.DataFrame()
         some = next(iter(self.first.predictions.values()))
@@ -154,15 +154,15 @@ class HeadToHead:
 
     @cached_property
     def flips(self) -> pd.DataFrame:
-        """The images that most runs of one get right and most of the other's wrong, the clearest first.
+        """The images that most runs of one side get right and most of the other side wrong, the clearest first.
 
-        The column `right` holds the `Position` of the one that is right.
+        The column `right` holds the `Position` of the side that is right.
         """
         if not self.imagewise:
             return pd.DataFrame()
         some = next(iter(self.first.predictions.values()))
         first, second = (side.correct(self.metric).mean(axis=0) for side in (self.first, self.second))
-        # Half of an even number of runs are not most of them: of an image that splits them in halves they say nothing.
+        # Half of the runs are not most of them: an image that only half of a side gets right does not flip.
         flipped = np.flatnonzero(((first > 0.5) & (second < 0.5)) | ((first < 0.5) & (second > 0.5)))
         order = flipped[np.argsort(-np.abs(first - second)[flipped], kind="stable")]
         names = np.array(some.classes, dtype=object)
@@ -179,7 +179,7 @@ class HeadToHead:
 
 
 def _said(side: Side, index: int, names: NDArray[Any]) -> str:
-    """Returns what the runs of a side say of an image, with their scores: `cat .91, dog .45`."""
+    """Returns what each run of a side predicts for an image, with its score: `cat 0.91, dog 0.45`."""
     words = [
         f"{names[of_run.prediction[index]]} {of_run.score[index]:.2f}"
         for of_run in (side.predictions[seed] for seed in side.values)
