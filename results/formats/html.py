@@ -1,4 +1,4 @@
-"""The HTML of this room: its templates, filled."""
+"""HTML pages, made of the templates of this room."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +13,8 @@ def page(template: str, *, extras: Sequence[str] = (), **content: Any) -> str:
 
     Args:
         template: Name of a file in `results/formats/templates`.
-        extras: As of `repro.html.page`.
-        content: What it shows beside `number_text`, by which all numbers are spelt; every text is escaped.
+        extras: As in `repro.html.page`.
+        content: Variables of the template; texts are escaped. `number_text`, which spells all numbers, is added.
 
     Returns:
         A self-contained page, as `repro.html.page` makes it.

@@ -23,12 +23,12 @@ _LATEX = {
     "‡": r"$^{\ddagger}$",
     "ρ": r"$\rho$",
 }
-"""A character that TeX reads as a command, or that its fonts lack -> how it is written."""
+"""Character that TeX reads as a command, or that its fonts lack -> its LaTeX."""
 WIDEST = 12
-"""Columns beside the method's up to which a table is set as one; a wider one is set in parts, to be readable."""
+"""The most columns, beside the method's, of one `tabular`; a wider table is set in parts, to be readable."""
 _SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
 
-# Loaded or not, booktabs tells whether this file is read by a document or compiled alone.
+# If booktabs is loaded, a document reads this file; else it is compiled by itself.
 _LATEX_HEAD = r"""% \usepackage{booktabs,graphicx}, then \input this file; or compile it by itself.
 \ifcsname ver@booktabs.sty\endcsname
   \def\salmaskend{}
@@ -64,7 +64,7 @@ def latex(table: Table) -> str:
 
 
 def _parts(groups: Sequence[ColumnGroup]) -> list[range]:
-    """Returns which column groups stand side by side: as many as have at most `WIDEST` columns together."""
+    """Returns ranges of column groups that stand side by side, as many as have at most `WIDEST` columns together."""
     parts: list[range] = []
     for index, group in enumerate(groups):
         start = parts[-1].start if parts else 0
@@ -79,7 +79,7 @@ def _tabular(table: Table, part: range) -> str:
     """Returns some column groups of a table as a `tabular`, no wider than the line."""
     groups = [table.groups[number] for number in part]
     spans = [len(group.columns) for group in groups]
-    starts = [2 + sum(spans[:index]) for index in range(len(spans))]  # LaTeX counts from 1, and 1 is the method
+    starts = [2 + sum(spans[:index]) for index in range(len(spans))]  # LaTeX counts from 1, and column 1 is the method
     first = sum(len(group.columns) for group in table.groups[: part.start])
     tops = [
         rf"\multicolumn{{{span}}}{{c}}{{{_latex(group.heading)}}}" for group, span in zip(groups, spans, strict=True)
@@ -92,7 +92,7 @@ def _tabular(table: Table, part: range) -> str:
         )
         for block in table.blocks
     ]
-    # `\resizebox` shrinks a table to the width of the line if it is wider, and leaves a narrower one as it is.
+    # This `\resizebox` shrinks a table that is wider than the line, and leaves a narrower one as it is.
     lines = [
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * sum(spans)}}}",
@@ -115,7 +115,7 @@ def _escaped(text: str) -> str:
 def _latex(cell: Cell) -> str:
     text = _escaped(cell.text)
     if cell.signed:
-        text = f"${text}$"  # outside of mathematics a hyphen is no minus
+        text = f"${text}$"  # outside of math mode, LaTeX prints a hyphen instead of a minus
     text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text)
     text += _escaped(cell.significance)
     return text + (rf"\textsuperscript{{{','.join(map(str, cell.marks))}}}" if cell.marks else "")
@@ -123,5 +123,5 @@ def _latex(cell: Cell) -> str:
 
 def _latex_row(cells: Sequence[str]) -> str:
     row = " & ".join(cells) + r" \\"
-    # The end of the row before, or a rule, would read such a beginning as its own option.
+    # After `\\` or a rule, LaTeX would read such a beginning as an option.
     return f"{{}}{row}" if row.startswith(("[", "*")) else row

@@ -1,4 +1,4 @@
-"""The parts of a table, whatever it is printed as."""
+"""The parts of a table, for all formats."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ class Cell:
 
     Attributes:
         text: Plain text, without markup.
-        rank: 1 where it is the best of its block, printed bold; 2 where it is the second best, marked more lightly; a
-            measured number only as far as `results.statistics.ranking.clear_ranks` goes.
-        marks: Numbers of the notes that it refers to, from 1.
-        significance: The mark of a measured number that differs from its framework's without masking; empty for none.
-        signed: Whether the text is a number with a sign, which LaTeX sets as mathematics.
-        behind: The measurements that it is the mean of, which a page with the runs on it can open.
+        rank: 1 for the best of its block, printed bold; 2 for the second best, marked more lightly; else 0. Measured
+            numbers have a rank only by `results.statistics.ranking.clear_ranks`.
+        marks: Numbers of the notes to which it refers, from 1.
+        significance: Mark of a measured number that differs from that of its framework without masking; else empty.
+        signed: Whether the text is a number with a sign, which LaTeX sets in math mode.
+        behind: The measurements of which it is the mean; the report can open them.
     """
 
     text: str
@@ -66,15 +66,15 @@ class Table:
 
     Attributes:
         name: File name without suffix, e.g. `table1`.
-        title: One sentence that says what the numbers are.
-        watermark: Printed above the table in bold; empty where every run of ours was made at the paper's scale.
+        title: Says what the numbers are.
+        watermark: Printed above the table in bold, if runs are TINY or ALTERED; else empty.
         groups: The columns.
-        blocks: The rows; a rule stands between two blocks where the format has one.
+        blocks: The rows; formats separate blocks by a rule or an empty line.
         legend: One line below the table that says what bold and the marks of significance mean.
         notes: Texts of the notes; cells refer to them by position, from 1.
         records: The same cells as data, one line per row, column group and metric, for CSV and plots.
-        sizes: The parts of each column's scale, for titles that name some of them; by the column's values of
-            `results.collection.collect.KEYS` and its mark.
+        sizes: A column's values of `results.collection.collect.KEYS` and its mark -> the parts of its scale, for titles
+            that name only some of them.
     """
 
     name: str

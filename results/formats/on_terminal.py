@@ -1,4 +1,4 @@
-"""A table of the paper as a terminal shows it: its column groups below one another, each as wide as a page of text."""
+"""A table of the paper as a terminal shows it: its column groups below one another."""
 
 from collections.abc import Sequence
 from itertools import takewhile
@@ -14,7 +14,7 @@ STYLES = {1: "bold", 2: "italic"}
 
 
 def print_on_terminal(table: Table, console: Console) -> None:
-    """Prints a table on a terminal; no cell is broken, whatever its width, and the notes stand below."""
+    """Prints a table on a terminal, with the notes below; cells are never wrapped, whatever the terminal's width."""
     if table.watermark:
         console.print(Text(table.watermark, style="bold"))
     console.print(Text(table.title))
@@ -32,7 +32,7 @@ def print_on_terminal(table: Table, console: Console) -> None:
 
 
 def _group(table: Table, group: ColumnGroup, first: int) -> TextTable:
-    """Returns a column group, whose cells begin at a column."""
+    """Returns a column group; its cells are those of each line from the index `first` on."""
     heads = ["Method", *(_head(cell) for cell in group.columns)]
     rows: list[list[str]] = []
     styles: dict[tuple[int, int], str] = {}
@@ -50,7 +50,7 @@ def _group(table: Table, group: ColumnGroup, first: int) -> TextTable:
 
 
 def _labels(block: Sequence[Line]) -> tuple[str, list[str]]:
-    """Returns what the labels of a block share, to stand above them once, and what each has beside it."""
+    """Returns the parts that all labels of a block share, as a title above them, and the rest of each label."""
     parts = [line.parts for line in block]
     shared = len(list(takewhile(lambda words: len(set(words)) == 1, zip(*parts, strict=False))))
     tails = [words[shared:] for words in parts]
@@ -62,7 +62,7 @@ def _labels(block: Sequence[Line]) -> tuple[str, list[str]]:
 
 
 def _head(cell: Cell) -> str:
-    """Returns a heading in lines, its marks in the last one: a column is to be no wider than its numbers."""
+    """Returns a heading, broken into lines so that its column is hardly wider than the numbers; marks stand last."""
     marks = _marks(cell)
     return "\n".join(filter(None, [*cell.text.replace(", ", ",\n").split("\n"), marks]))
 

@@ -1,18 +1,18 @@
-"""Tables for spreadsheets, which take some texts for formulas."""
+"""Makes tables safe for spreadsheets, which execute some texts as formulas."""
 
 from typing import Any
 
 import pandas as pd
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What begins a formula in a spreadsheet, which may call programs."""
+"""Beginnings of a formula, by which a spreadsheet may call programs."""
 
 
 def harmless(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns a frame of whose texts none is a formula to a spreadsheet: a quotation mark stands before such.
+    """Returns a frame whose texts no spreadsheet takes for formulas: an apostrophe is put before such texts.
 
     Args:
-        frame: Of any columns; numbers are as they were.
+        frame: Any columns; numbers stay as they are.
     """
 
     def quoted(value: Any) -> Any:
@@ -20,7 +20,7 @@ def harmless(frame: pd.DataFrame) -> pd.DataFrame:
 
     texts = {}
     for name, column in frame.items():
-        if isinstance(column.dtype, pd.CategoricalDtype):  # each different text once
+        if isinstance(column.dtype, pd.CategoricalDtype):  # checks each different text once
             labels = list(map(quoted, column.cat.categories))
             if labels != list(column.cat.categories):
                 texts[name] = column.astype(object).map(quoted)

@@ -1,4 +1,4 @@
-"""The formats of a table, and the files that hold it: Markdown and CSV are made here, LaTeX and HTML beside."""
+"""The file formats of a table: Markdown and CSV are made here, LaTeX and HTML in `latex.py` and `html.py`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from results.formats.spreadsheet import harmless
 
 def markdown(table: Table) -> str:
     """Returns a table in GitHub's Markdown, its columns aligned so that a terminal shows it well too."""
-    # Markdown has no cells that span columns: each heading names its group.
+    # Markdown has no cells that span columns, so each heading names its group.
     heads = [
         _markdown(Cell(f"{group.heading.text}{_marks(group.heading)}: {column.text}", marks=column.marks))
         for group in table.groups
@@ -32,15 +32,15 @@ def csv(table: Table) -> str:
 
 
 FORMATS: Mapping[str, Callable[[Table], str]] = {".md": markdown, ".tex": latex, ".csv": csv, ".html": table_page}
-"""Suffix of a file -> what makes its text."""
+"""Suffix of a file -> the function that makes its text."""
 
 
 def write(table: Table, folder: Path) -> list[Path]:
     """Writes a table in every format; each file is replaced as a whole or left as it was.
 
     Args:
-        table: What to write.
-        folder: The folder of the files, made if it is not there.
+        table: The table.
+        folder: The folder of the files, made if it does not exist.
 
     Returns:
         The files: `<name>.md`, `<name>.tex`, `<name>.csv`, `<name>.html`.
@@ -48,7 +48,7 @@ def write(table: Table, folder: Path) -> list[Path]:
     Raises:
         UserError: The folder cannot be made or written to.
     """
-    # All texts before the first file: a format that fails leaves the old pages, which agree with one another.
+    # All texts are made before the first file is written: if a format fails, the old files still agree.
     texts = {folder / (table.name + suffix): make(table) for suffix, make in FORMATS.items()}
     for path, text in texts.items():
         write_text(path, text)
