@@ -18,11 +18,11 @@ class Origin(StrEnum):
     abstract = "abstract"
     """The abstract says it."""
     colour = "colour"
-    """The tables print it: orange for the best, blue for the second best."""
+    """The colours of the tables say it: orange for the best, blue for the second best."""
     cell = "table cell"
-    """The printed numbers are in this order, and nobody says so in words."""
+    """The printed numbers have this order, but no text says so."""
     reading = "our reading"
-    """Nobody says it: we ask it, because the tables invite it."""
+    """Nothing says it: we ask, because the tables invite the question."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Family:
         source: Where it comes from.
         quote: The paper's words; empty where there are none.
         reading: How the comparisons follow from the source.
-        decided_by_mean: Whether the mean of the differences decides the sentence; else there is none about the whole.
+        decided_by_mean: Whether the mean of the differences decides the sentence; else there is no verdict as a whole.
     """
 
     id: str
@@ -63,7 +63,7 @@ class Claim:
         metric: Our name of the metric.
         better: Method that is said to be better.
         worse: Method that is said to be worse.
-        published: Published difference in points; negative where the paper's own numbers do not bear the claim out.
+        published: Published difference in points; negative if the paper's own numbers contradict the claim.
     """
 
     family: Family = field(repr=False)
@@ -96,7 +96,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Question:
-    """All that is claimed of two rows in one column: it is tested once.
+    """All claims about the same two rows in one column; they are tested once.
 
     Attributes:
         claims: The claims, those of the first family first; others may say the opposite.
@@ -110,12 +110,12 @@ class Question:
         return self.claims[0]
 
     def agrees(self, claim: Claim) -> bool:
-        """Whether a claim of the question says the same as the one in whose direction it is asked."""
+        """Whether a claim of the question has the direction in which the question is asked."""
         return claim.better == self.claim.better
 
     @property
     def others(self) -> str:
-        """The other families that ask it, those that say the opposite with `reversed`: `best-and-second-best`."""
+        """The other families with a claim of the question; those that claim the opposite end in ` (reversed)`."""
         return ", ".join(claim.family.id + ("" if self.agrees(claim) else " (reversed)") for claim in self.claims[1:])
 
 

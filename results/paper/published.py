@@ -1,4 +1,4 @@
-"""The paper's tables: their numbers, as `results/paper/*.csv` hold them, and what of ours stands beside them."""
+"""The paper's tables: their numbers, from `results/paper/*.csv`, and which of our results stand beside them."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -28,12 +28,12 @@ ROW_NOTES = {
         "occlusion network's rate is the script's, 0.499; simclr+adios-script has the script's values"
     ),
 }
-"""In what a row of ours departs from the source that it cites, wherever the row has a number."""
+"""Row -> how ours departs from the source that it cites: a note on each of its measured numbers."""
 CELL_CAVEATS = {("supervised", "Caltech-101"): _PROBE, ("supervised", "Flowers-102"): _PROBE}
 """What to know about single cells, by row and column group of the paper."""
 
 NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE = "-no-hard-negative", ", with hard negative"
-"""How Table 3's two readings end: the names of the methods of the one, the blocks of the other."""
+"""Endings of Table 3's two readings: of methods' names without a hard negative, and of blocks with one."""
 
 DATASETS = ("imagenet100", "caltech101", "flowers102", "voc07+12", "coco")
 """Our names of the paper's data sets."""
@@ -47,8 +47,8 @@ class PublishedRow:
         method: Name that joins it to `Result.method`.
         parts: The parts of its label, as `repro.runs.labels.label_parts` spells them.
         framework: `none` for the supervised one, else `mocov2` or `simclr`.
-        block: Rows of one block stand between two rules and compete for best and second best. The framework; in
-            Table 3, which compares the branches of one strategy, the strategy.
+        block: Rows of one block stand between two rules and compete for best and second best. The block is named after
+            the framework; in Table 3, which compares the branches of one strategy, after the strategy.
         branch: `key`, `both` or `query`, or `none` without masking; empty in tables that do not compare branches.
     """
 
@@ -60,7 +60,7 @@ class PublishedRow:
 
     @property
     def label(self) -> str:
-        """How it is printed."""
+        """The label as one text."""
         return ", ".join(self.parts)
 
 
@@ -74,8 +74,8 @@ class PublishedGroup:
         dataset: Name that joins it to `Result.dataset`.
         metrics: Our metric -> its printed name, in the paper's order.
         caveats: What to know before comparing with it.
-        other_setting: Why a difference to it says nothing about the method, where that is so.
-        data_named: Whether the paper says what data its numbers are of.
+        other_setting: Why a difference to its numbers says nothing about the method; empty if it does.
+        data_named: Whether the paper names the data set of its numbers.
     """
 
     name: str
@@ -95,9 +95,9 @@ class Published:
         name: `table1`, `table2` or `table3`.
         source: Where the paper has it, `Table 1`.
         title: What the numbers are.
-        title_without_task: The same for numbers of another evaluation than the paper's, which is then named behind.
-        task: The task whose results belong into it; empty where the metrics alone tell.
-        metrics: Metrics of ours that may be shown in place of the first one, where the paper leaves it open.
+        title_without_task: The title for numbers by another evaluation than the paper's, whose name is appended.
+        task: The task whose results belong into the table; empty if the metrics alone decide.
+        metrics: Metrics of ours that the paper may mean, the default first; empty if the paper names its metrics.
         groups: The columns in its order.
         rows: The rows in its order, by method.
         values: Percent, by (method, name of the group, printed metric).
@@ -147,8 +147,8 @@ class Published:
 def has_row(paper: Published, method: str) -> bool:
     """Returns whether a table has a row for a method: one of its own, or a further one for a method of no table.
 
-    Tables 1 and 3 share their task: what is a row of the one is no foreign method in the other. Only what masks the
-    query without a hard negative, Table 3's reading, stands in Table 1 too, as an ablation of its rows.
+    Tables 1 and 3 share their task, so neither shows rows of the other as further ones. The exceptions are Table 3's
+    rows that mask the query without a hard negative: Table 1 shows them, as ablations of its own rows.
     """
     other_branches = {row.method for row in table3().every_row.values() if row.branch in ("key", "both")}
     return method in paper.every_row or method not in table1().rows.keys() | other_branches
@@ -161,8 +161,8 @@ def ranks(values: Iterable[float]) -> dict[float, int]:
         values: The values that compete, with repetitions.
 
     Returns:
-        Value -> rank, 1 or 2. Of two values only the best has one, and a single value has none: beating nobody, or
-        being the last of two, is no merit to print in bold.
+        Value -> rank, 1 or 2. Of two values only the best has a rank, and a single value has none: nothing is marked
+        for being the last of two, or for having no rival.
     """
     values = list(values)
     top = sorted(set(values), reverse=True)[: 2 if len(values) > 2 else len(values) - 1]
@@ -284,11 +284,11 @@ def _load(
     metrics: tuple[str, ...] = (),
     groups: tuple[PublishedGroup, ...],
 ) -> Published:
-    """Reads a table's CSV; without a title of its own for other tasks it keeps its title."""
+    """Reads a table's CSV; an empty `title_without_task` stands for the title."""
     with (PAPER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     rows = {line["row"]: _row(line) for line in lines}
-    # Tables 1 and 3 do not say which metric they print: their CSVs call it `top1_acc_pct`, which is none of ours.
+    # Tables 1 and 3 do not name their metric: their CSVs call it `top1_acc_pct`, whose printed name is empty.
     printed_names = {(group.name, ours): printed for group in groups for ours, printed in group.metrics.items()}
     values = {
         (line["row"], line["dataset"], printed_names.get((line["dataset"], line["metric"]), "")): float(line["value"])
@@ -299,7 +299,7 @@ def _load(
 
 def _row(line: dict[str, str]) -> PublishedRow:
     branch = line.get("mask_branch", "")
-    # Table 3 compares the branches of one strategy, and so it names the query too.
+    # Table 3 compares branches, so its blocks are strategies, and its labels name the query too.
     block = line["strategy"] if branch else line["framework"]
     parts = label_parts(line["row"], branch="" if branch == "none" else branch)
     return PublishedRow(line["row"], parts, line["framework"], block, branch)
