@@ -1,13 +1,16 @@
 """How sure the difference of two methods is, image by image: McNemar's test, and a bootstrap over seeds and images.
 
 The images are the same for all runs, so a difference varies for two reasons that add up: which seeds were trained, and
-which images were scored. The bootstrap draws both. An image that several drawn splits score is drawn with all that it
-adds to the accuracy: its scores are alike, and counted as images of their own they would claim more images than there
-are. Three seeds cannot show the tails of their spread: their level is
-drawn from a normal distribution with the spread of both methods' seeds together (4 degrees of freedom of three seeds
-each, where pairs of seeds leave 2), and how far off that spread may be is drawn as well (Satterthwaite's degrees of
-freedom); the images' level resamples the images. What the images' spread owes to the seeds alone is taken off, so that
-nothing counts twice (as variances of a crossed layout are estimated: Searle, Casella and McCulloch 1992, chapter 4).
+which images were scored. The bootstrap draws both.
+
+The part of the seeds is drawn from a normal distribution, as three seeds cannot show the tails of theirs. Its spread is
+that of both methods' seeds together (4 degrees of freedom with three seeds each, where pairs of seeds leave 2). How far
+off this spread may be is drawn as well (Satterthwaite's degrees of freedom).
+
+The part of the images is drawn by resampling them. An image that several drawn splits score is drawn with all that it
+adds to the accuracy: its scores are alike, and would not count as those of separate images. The part of the images'
+spread that comes from the seeds is subtracted, so that nothing counts twice (as variances of a crossed layout are
+estimated: Searle, Casella and McCulloch 1992, chapter 4).
 """
 
 import math
@@ -24,9 +27,9 @@ from results.statistics.paired import LEVEL
 REPLICATES = 20_000
 """Draws of the bootstrap: p values in steps of 0.0001."""
 KINDS = 256
-"""Kinds of images that are told apart in the draws, see `_kinds`."""
+"""The most kinds of images that the draws tell apart, see `_kinds`."""
 DRAWN_AT_ONCE = 1000
-"""Draws of the bootstrap that lie in memory together: 2 MB of so many kinds."""
+"""Draws of the bootstrap that are in memory at once: 2 MB with so many kinds."""
 POWER = 0.8
 """Chance with which the smallest difference that the data could show would be found."""
 Floats = NDArray[np.float64]
@@ -57,15 +60,15 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two methods in points, and draws of what it might have been.
+    """The difference of two methods in points, and draws around it.
 
     Attributes:
         mean: First − second.
-        draws: `REPLICATES` draws around it; empty where there is no spread to judge by.
-        spread: Standard error; NaN where values are no numbers, or too large to compute with.
+        draws: `REPLICATES` draws of what the difference might have been; empty if there is no spread to judge by.
+        spread: Standard error in points; NaN if values are no numbers, or too large to compute with.
         freedom: Degrees of freedom of that standard error (Satterthwaite).
-        of_seeds: Whether the spread of seeds is part of it; without, it is of these very runs and not of the methods.
-        images: Number of distinct images whose predictions it is made of; 0 where it is made of seeds alone.
+        of_seeds: Whether the spread includes that of seeds; if not, the difference is of these runs, not of methods.
+        images: Number of distinct images whose predictions are compared; 0 if seeds alone are compared.
     """
 
     mean: float
@@ -77,16 +80,16 @@ class Difference:
 
     @property
     def of_images(self) -> bool:
-        """Whether the spread of images is part of it, of which a single one tells none; else it is of these images."""
+        """Whether the spread includes that of images, which takes two; if not, the difference is of these images."""
         return self.images > 1
 
     @property
     def finite(self) -> bool:
-        """Whether mean and spread are numbers; values of a damaged file, 1e200, may be too large."""
+        """Whether mean and spread are numbers; those of a damaged file, such as 1e200, may be too large."""
         return math.isfinite(self.mean) and math.isfinite(self.spread)
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
-        """Returns the interval that holds the difference with this confidence, in points."""
+        """Returns the interval of the difference with this confidence, in points; None without a spread."""
         if not self.draws.size:
             return None
         tail = (1 - confidence) / 2
@@ -95,7 +98,7 @@ class Difference:
 
     @property
     def p(self) -> float | None:
-        """The two-sided p value of no difference; None where there is no spread."""
+        """The two-sided p value of no difference; None without a spread."""
         return min(1.0, 2 * min(self._below(0.0), self._above(0.0))) if self.draws.size else None
 
     @property
@@ -104,12 +107,12 @@ class Difference:
         if not self.draws.size:
             return None
         critical = stats.t.isf(LEVEL / 2, self.freedom)
-        # Of a true difference the t statistic follows the noncentral t distribution; that centre is looked for at which
-        # it passes the critical value so often. The other tail adds next to nothing.
+        # With a true difference, the t statistic follows the noncentral t distribution. This finds the noncentrality at
+        # which it exceeds the critical value with that chance; the other tail adds next to nothing.
         return float(special.nctdtrinc(self.freedom, 1 - POWER, critical) * self.spread)
 
     def p_of_equivalence(self, value: float, margin: float) -> float | None:
-        """Returns the p value of two one-sided tests (TOST) that the difference lies within a margin of a value.
+        """Returns the p value of two one-sided tests (TOST) that the difference is near a value; None without a spread.
 
         Args:
             value: In points, for instance the published difference.
@@ -121,7 +124,7 @@ class Difference:
         """Returns the difference second − first, of the same draws."""
         return replace(self, mean=-self.mean, draws=-self.draws)
 
-    # One more draw on either side: a p value of 0 would claim more than so many draws can tell.
+    # One draw is added on either side: a p value of 0 would claim more than the draws can tell.
     def _below(self, value: float) -> float:
         return (1 + int(np.sum(self.draws <= value))) / (1 + self.draws.size)
 
@@ -130,7 +133,7 @@ class Difference:
 
 
 def difference_of_seeds(first: Sequence[float], second: Sequence[float], *names: int) -> Difference:
-    """Compares two methods by their runs' values alone, on these very images.
+    """Compares two methods by the values of their runs alone; the images count as fixed.
 
     Args:
         first: Values of one method's runs, in points.
@@ -143,7 +146,7 @@ def difference_of_seeds(first: Sequence[float], second: Sequence[float], *names:
 
 
 def difference_of_images(first: Floats, second: Floats, *names: int) -> Difference:
-    """Compares two methods by what each of their runs makes of each image.
+    """Compares two methods by what each of their runs predicts for each image.
 
     Args:
         first: S×N, points that each of N distinct images adds to the accuracy of each of one method's S runs: what
@@ -172,7 +175,7 @@ def _spread_of_seeds(first: Floats, second: Floats) -> tuple[float, int]:
 
 
 def _noise_of_seeds(first: Floats, second: Floats) -> float:
-    """Returns how much of the variance of an image's points is that of the seeds; 0 where it cannot be known."""
+    """Returns the part of the variance of images' points that comes from the seeds; 0 with one run per method."""
     return sum(
         float(np.mean(points.var(axis=0, ddof=1) / len(points))) for points in (first, second) if len(points) > 1
     )
@@ -186,12 +189,13 @@ def _difference(
     Args:
         mean: The difference in points.
         spread: Its standard error by the seeds.
-        freedom: The degrees of freedom of that; 0: there are no seeds to tell it.
-        images: Contributions of N images in points, and how much of their variance is the seeds'; None: not at hand.
-        names: Name the draws.
+        freedom: Degrees of freedom of that standard error; 0: one run of each, which has no spread.
+        images: Contributions of N images in points, and the part of their variance that comes from the seeds; None:
+            there are no predictions.
+        names: Whole numbers that name the draws.
     """
     rng = stream(0, Purpose.bootstrap, *names)
-    # By products, which are infinite where a power of too large a number raises an error.
+    # By products: of a too large number they are infinite, while `**` raises an error.
     noise, variance, count = np.zeros(REPLICATES), spread * spread, 0
     of_freedom = variance * variance / max(freedom, 1)
     if 0 < spread < math.inf:
@@ -206,22 +210,23 @@ def _difference(
             kept = float(np.average((values - contributions.mean()) ** 2, weights=sizes)) * count / (count - 1)
             noise += resampled * math.sqrt(own * count / kept)
         variance, of_freedom = variance + own, of_freedom + own**2 / (count - 1)
-    # Of rounding alone a test would be certain of everything, and of values that are no numbers of anything.
+    # There is no test if the variance is rounding alone, with which any difference is certain, or is not finite.
     if not 1e-18 < variance < math.inf:
         known = 0.0 if variance <= 1e-18 else math.nan
         return Difference(mean, np.empty(0), known, 0.0, freedom > 0, count)
     degrees = variance**2 / of_freedom
-    # Drawn with the rest, how far off a spread of so few seeds may be: of seeds alone it makes Student's t.
+    # How far off a spread of so few seeds may be is drawn as well; without images this makes Student's t.
     stretch = np.sqrt(degrees / rng.chisquare(degrees, REPLICATES))
     return Difference(mean, mean + noise * stretch, math.sqrt(variance), degrees, freedom > 0, count)
 
 
 def _kinds(contributions: Floats) -> tuple[Floats, NDArray[np.intp]]:
-    """Returns what each kind of image contributes, and how many there are of it.
+    """Returns what an image of each kind contributes, and how many images there are of each kind.
 
-    Images that contribute alike are alike: their numbers are drawn, not each of them. Where there are more than
-    `KINDS`, as with classes of many sizes, those of one of so many equal steps count as alike, each with the mean of
-    its step. That keeps the mean; what it takes off the variance, some 0.05 % of it, the scale of the draws puts back.
+    Images with the same contribution are of one kind, and a draw is a number of images for each kind. If there are more
+    than `KINDS` contributions, as with classes of many sizes, their range is cut into so many equal steps; the images
+    of a step are one kind, with their mean contribution. That keeps the mean. It takes some 0.05 % off the variance,
+    which the scale of the draws puts back.
     """
     values, sizes = np.unique(contributions, return_counts=True)
     if len(values) <= KINDS:
@@ -236,6 +241,6 @@ def _kinds(contributions: Floats) -> tuple[Floats, NDArray[np.intp]]:
 def _resampled(rng: np.random.Generator, values: Floats, sizes: NDArray[np.intp]) -> Floats:
     """Returns `REPLICATES` means of as many images as there are, drawn with replacement."""
     count = int(sizes.sum())
-    # A few at a time, which are the same draws: all numbers of all kinds at once were a gigabyte.
+    # In parts, to save memory; the draws are the same as in one piece.
     parts = [min(DRAWN_AT_ONCE, REPLICATES - begun) for begun in range(0, REPLICATES, DRAWN_AT_ONCE)]
     return np.concatenate([rng.multinomial(count, sizes / count, part) @ values / count for part in parts])

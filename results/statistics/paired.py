@@ -13,16 +13,16 @@ from repro.quantities import counted, number_text
 LEVEL = 0.05
 """The level of the test, shared by the comparisons that are corrected together."""
 NO_NUMBERS = "values that are no numbers, or too large to compute with"
-"""Why nothing can be said of a difference, where that is so."""
+"""Why a difference with infinite or undefined values has no verdict."""
 MOST_DIGITS = 6
-"""Decimals of a p value at the most."""
+"""The most decimals of a p value."""
 MOST_PAIRS = 100
-"""The largest number of seeds that anybody is told to run."""
+"""The largest number of seeds that `seeds_needed` returns."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How far the differences of two rows scatter from seed to seed, as more rows than the two tell it.
+    """How far the differences of two rows scatter from seed to seed, estimated from more rows than the two.
 
     Attributes:
         deviation: Standard deviation of the difference of two rows with the same seed, in points.
@@ -34,7 +34,7 @@ class Spread:
 
 
 class Judgement(Protocol):
-    """How sure a difference is by more than its seeds, as `results.statistics.imagewise.Difference` tells it."""
+    """How sure a difference is by seeds and images: what `results.statistics.imagewise.Difference` provides."""
 
     @property
     def images(self) -> int:
@@ -60,8 +60,8 @@ class Comparison:
         differences: First method − second, in points, one per seed that both have.
         unpaired: Seeds that only one of them has.
         seeds: The seeds of the differences.
-        spread: The spread to judge them by; None: their own.
-        by_images: What the images say to these very seeds; None: no predictions are at hand, and the seeds decide.
+        spread: The pooled spread by which to judge them; None: their own.
+        by_images: The judgement by images and the same seeds; None: there are no predictions, and seeds alone decide.
     """
 
     differences: tuple[float, ...]
@@ -90,7 +90,7 @@ class Comparison:
         """Whether there is a spread to judge the mean by.
 
         Accuracies are whole counts of images: two seeds can differ by exactly the same count by chance, and a t-test
-        would then be certain of everything. A spread of more rows saves them.
+        on their own spread of 0 would be certain of anything. A pooled spread avoids that.
         """
         if self.by_images is not None:
             return self.by_images.p is not None
@@ -100,12 +100,12 @@ class Comparison:
 
     @property
     def finite(self) -> bool:
-        """Whether differences and their spread are numbers; values of a damaged file, 1e200, may be too large."""
+        """Whether differences and their spread are numbers; those of a damaged file, 1e200, may be too large."""
         return self.n < 2 or (math.isfinite(np.mean(self.differences)) and math.isfinite(self._standard_error()[0]))
 
     @property
     def p(self) -> float | None:
-        """The p value before correction, of whichever test can be taken; None where none can."""
+        """The p value before correction; None if no test can be taken."""
         if not self.testable:
             return None
         if self.by_images is not None:
@@ -114,9 +114,9 @@ class Comparison:
         return float(2 * stats.t.sf(abs(np.mean(self.differences)) / error, degrees))
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
-        """Returns the interval of the mean difference, in points; None where it cannot be taken.
+        """Returns the interval of the mean difference, in points; None if no test can be taken.
 
-        It is Student's, or with predictions the bootstrap's.
+        It is Student's, or the bootstrap's if images judge.
 
         Args:
             confidence: The share of such intervals that hold the true difference.
@@ -131,7 +131,7 @@ class Comparison:
 
     @property
     def basis(self) -> str:
-        """What judges the difference, `3 seeds` or `3 seeds, 5,000 images`; empty without a pair."""
+        """What the judgement rests on, `3 seeds` or `3 seeds, 5,000 images`; empty without a pair."""
         images = f", {self.by_images.images:,} images" if self.by_images is not None else ""
         return f"{counted(self.n, 'seed')}{images}" if self.n else ""
 
@@ -145,25 +145,26 @@ class Comparison:
 def pooled_spread(values: Iterable[Mapping[Any, float]]) -> Spread | None:
     """Estimates the spread of a difference from all rows that were run with the same seeds.
 
-    A value is taken for its row's mean, plus what its seed does to all rows alike, plus noise of one size for all; the
-    noise is what the least-squares fit of the first two leaves. Of two rows alone this is the paired t-test's spread.
+    The model of a value is an effect of its row, plus an effect of its seed that is the same for all rows, plus noise
+    of the same size for all. The noise is the residual of a least-squares fit of the effects. With two rows, the spread
+    is that of the paired t-test.
 
     Args:
-        values: For each row: seed -> value in percent; not all need to have all seeds. Rows that a seed does not move
-            alike, those of two frameworks, have other names for it.
+        values: For each row: seed -> value in percent; rows need not have all seeds. If a seed has different effects on
+            some rows, as on those of two frameworks, each group of rows has its own key for the seed.
 
     Returns:
-        The spread of the difference of any two of them; None where rows and seeds explain everything.
+        The spread of the difference of any two rows; None if row and seed effects explain everything.
     """
     squares, degrees = _unexplained(list(values))
     return Spread(float(np.sqrt(2 * squares / degrees)), degrees) if degrees and squares > 1e-9 else None
 
 
 def spreading_alike(values: Mapping[str, Mapping[Any, float]]) -> set[str]:
-    """Tells which rows may share a spread: all but those that scatter far more than the others, as a diverged one does.
+    """Returns which rows may share a spread: all but those that scatter far more than the others, as diverged ones do.
 
-    A row is left out where the squares that it adds to those of the others are more than the same noise explains, by
-    an F test at 5 % over all rows; then the next one, while there are three.
+    A row is left out if its residuals are larger than the noise of the others explains, by an F test at 5 %, corrected
+    for the number of rows. This is repeated as long as three rows are left.
 
     Args:
         values: Row -> seed -> value in percent, as for `pooled_spread`.
@@ -178,8 +179,8 @@ def spreading_alike(values: Mapping[str, Mapping[Any, float]]) -> set[str]:
                 ratio = ((squares - others) / (degrees - its)) / (others / its)
                 chances[row] = float(stats.f.sf(ratio, degrees - its, its))
             elif its > 1 and others <= 1e-9 < squares:
-                # The others do not scatter at all, as rows that collapsed to a guess. Of one degree of freedom that is
-                # no news: two seeds differ by the same count of images now and then.
+                # The others do not scatter at all, like rows that collapsed to a guess. One degree of freedom would not
+                # show that: two seeds differ by the same count of images now and then.
                 chances[row] = 0.0
         outlier = min(chances, key=lambda row: chances[row], default="")
         if not outlier or chances[outlier] >= LEVEL / len(rows):
@@ -190,7 +191,7 @@ def spreading_alike(values: Mapping[str, Mapping[Any, float]]) -> set[str]:
 
 @np.errstate(over="ignore", invalid="ignore")  # of values as large as only a damaged file has
 def _unexplained(values: Sequence[Mapping[Any, float]]) -> tuple[float, int]:
-    """Returns the sum of squares that rows and seeds leave, and its degrees of freedom."""
+    """Returns the sum of squared residuals of the fit of `pooled_spread`, and its degrees of freedom."""
     places: dict[Any, int] = {}
     cells = [
         (row, places.setdefault(seed, len(places)), value)
@@ -200,8 +201,8 @@ def _unexplained(values: Sequence[Mapping[Any, float]]) -> tuple[float, int]:
     if not cells:
         return 0.0, 0
     rows, seeds, measured = (np.array(column) for column in zip(*cells, strict=True))
-    # The seeds' effects are put in terms of the rows', which are few: the fit of both at once took minutes of hundreds
-    # of seeds.
+    # The seeds' effects are expressed by those of the rows, which are few: a fit of both at once took minutes with
+    # hundreds of seeds.
     counts = np.zeros((len(values), len(places)))
     np.add.at(counts, (rows, seeds), 1)
     measured = measured - measured.mean()
@@ -221,7 +222,7 @@ def paired(first: Mapping[int, float], second: Mapping[int, float], spread: Spre
     Args:
         first: Seed -> value in percent.
         second: The same of the other method.
-        spread: The spread to judge the differences by; None: their own.
+        spread: The pooled spread by which to judge the differences; None: their own.
 
     Returns:
         The differences of the seeds that both have, by seed, and how many seeds only one of them has.
@@ -232,11 +233,11 @@ def paired(first: Mapping[int, float], second: Mapping[int, float], spread: Spre
 
 
 def p_text(p: float, digits: int = 3) -> str:
-    """Returns a p value for people; one that would be rounded to nothing is below the least that is shown.
+    """Returns a p value for people; one that would be rounded to 0 is shown as `< 0.001`.
 
     Args:
         p: The value, in 0…1.
-        digits: Decimals; some more where it would be rounded to `LEVEL`, on one side of which it lies.
+        digits: Decimals; more if the value would be rounded to `LEVEL`, so that its side of it is seen.
     """
     least = 10**-digits
     while p != LEVEL and round(p, digits) == LEVEL and digits < MOST_DIGITS:
@@ -277,7 +278,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(comparison: Comparison, difference: float, *, level: float = LEVEL) -> int | None:
-    """Tells how many seeds it takes to tell a difference from none with 80 % power, at the spread seen so far.
+    """Returns how many seeds would find a true difference with 80 % power, at the spread seen so far.
 
     Args:
         comparison: Supplies the spread, its own or the pooled one.

@@ -1,8 +1,8 @@
-"""How often the tests of a difference call one: false alarms where there is none, and finds where there is one.
+"""How often the tests of a difference find one: false alarms if there is none, and power if there is one.
 
-Pairs of methods are drawn: each image has a chance to be got right, from a Beta distribution as classifiers have it
-(many images always right, some never, few between), each run has luck of its own, and one method is better by a known
-number of points. The tests are those of `salmask claims` and `salmask compare`.
+Pairs of methods are drawn. Each image has a chance to be classified correctly, from a Beta distribution, which has the
+shape of real classifiers' (many images always right, some never, few between). Each run has luck of its own, and one
+method is better by a known number of points. The tests are those of `salmask claims` and `salmask compare`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,13 +23,13 @@ DIFFICULTY = (0.7, 0.3)
 
 @dataclass(frozen=True)
 class PairOfMethods:
-    """What two methods' runs are drawn from.
+    """The parameters from which the runs of two methods are drawn.
 
     Attributes:
         seeds: Runs of each.
         images: Scored images, the same for all runs.
         luck: Standard deviation in points by which a run is better or worse than its method.
-        gain: Points by which the first method is better, in truth.
+        gain: The true difference: points by which the first method is better.
     """
 
     seeds: int
@@ -38,9 +38,9 @@ class PairOfMethods:
     gain: float
 
     def draw(self, rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Returns S×N of both methods: which images each run gets right."""
+        """Returns S×N for each of the two methods: which images each run gets right."""
         gain = self.gain / 100
-        # Within what the gain leaves room for: at a chance of 1 nothing can be better.
+        # Scaled to leave room for the gain: no method can be better than a chance of 1.
         chances = (1 - gain) * rng.beta(*DIFFICULTY, self.images)
         luck = rng.normal(0, self.luck / 100, (2, self.seeds, 1))
         first, second = (
@@ -51,10 +51,10 @@ class PairOfMethods:
 
 
 def power_table(gains: Sequence[float], *, pairs: int, seeds: int, images: int, luck: float) -> list[dict[str, Any]]:
-    """Returns how many in a hundred pairs each test calls different at the level of 5 %, a line for each true gain.
+    """Returns the percentage of pairs that each test calls different at the level of 5 %, a line for each true gain.
 
     Args:
-        gains: True differences in points; of 0 the numbers are false alarms.
+        gains: True differences in points; for 0, the percentages are false alarms.
         pairs: Pairs of methods that are drawn for each.
         seeds: Runs of each method.
         images: Scored images.

@@ -1,4 +1,4 @@
-"""Which measured numbers are marked: those whose lead, or whose gap to the baseline, is no accident of the seeds."""
+"""Which measured numbers are marked: those with a lead, or a gap to the baseline, beyond the spread of seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -12,7 +12,7 @@ LEGEND = "where the 95 % interval of its lead over the next, paired by seed, exc
 
 
 SIGNS = {"better": "†", "worse": "‡"}
-"""How a measured number stands to its framework's without masking -> its mark in every format."""
+"""How a measured number compares with its framework's without masking -> its mark in every format."""
 SIGNIFICANCE = (
     f"{SIGNS['better']} better, {SIGNS['worse']} worse than the framework without masking: the 95 % interval of the "
     "difference, paired by seed, excludes zero (not corrected for the number of rows; one seed is never marked)"
@@ -21,7 +21,7 @@ SIGNIFICANCE = (
 
 
 def significance(values: Mapping[int, float], without_masking: Mapping[int, float]) -> str:
-    """Returns how a row stands to its framework without masking: a key of `SIGNS`, or nothing where seeds do not tell.
+    """Returns how a row compares with its framework without masking: a key of `SIGNS`; empty if seeds do not tell.
 
     Args:
         values: Seed -> value in percent.
@@ -39,12 +39,12 @@ def clear_ranks(
     """Ranks rows by their means, as far as their seeds tell them apart.
 
     Args:
-        rows: Of each row that competes, seed -> value in percent.
-        alike: Whether two rows, by their places, differ in their methods alone; else neither leads the other.
+        rows: For each row that competes, seed -> value in percent.
+        alike: Whether two rows, given by their indices, differ in their methods alone; else neither leads the other.
 
     Returns:
-        For each row 1 where it is the best and leads the second best clearly (`LEGEND`), 2 where it is the second best,
-        the best leads it clearly, and it leads the third so; else 0. One seed leads nobody clearly.
+        For each row: 1 if it is the best and clearly leads the second best (`LEGEND`); 2 if it is the second best, the
+        best clearly leads it, and it clearly leads the third; else 0. With one seed, no lead is clear.
     """
     means = [float(np.mean(list(values.values()))) for values in rows]
     best_first = sorted(range(len(rows)), key=lambda index: -means[index])
@@ -52,6 +52,6 @@ def clear_ranks(
     for rank, (ahead, behind) in enumerate(pairwise(best_first[:3]), start=1):
         interval = paired(rows[ahead], rows[behind]).interval()
         if interval is None or interval[0] <= 0 or not alike(ahead, behind):
-            break  # who is second is unknown where nobody is first
+            break  # without a clear first row, there is no clear second
         ranks[ahead] = rank
     return ranks
