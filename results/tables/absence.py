@@ -29,18 +29,18 @@ UNFINISHED = {
 """State of a run, or of an evaluation, without a number -> what the cell says, the most hopeful first."""
 
 _OTHER = {"protocol": "other protocol", "fidelity": "other fidelity", "scale": "other scale", "split": "other split"}
-"""A key in which the method's numbers differ from the column -> what the cell says; the first that differs is named."""
+"""Key in which the method's numbers differ from the column -> what the cell says; the first such key counts."""
 
 
 @dataclass(frozen=True)
 class BegunRun:
-    """A run that lacks a number.
+    """A run that was started and lacks a number.
 
     Attributes:
         record: The run.
-        state: One of `UNFINISHED` where nothing was measured of it at all; else empty.
-        evaluations: Where something was: evaluations that were begun and gave no number -> one of `UNFINISHED`.
-        belongs: Into which columns; None where its `run.yaml` cannot be read.
+        state: One of `UNFINISHED` if the run has no numbers at all; else empty.
+        evaluations: If it has numbers: evaluations that were started and gave none -> one of `UNFINISHED`.
+        belongs: What decides to which columns it belongs; None if its `run.yaml` cannot be read.
     """
 
     record: RunRecord
@@ -49,8 +49,8 @@ class BegunRun:
     belongs: "_Belongs | None"
 
     def state_in(self, column: Column) -> str:
-        """Returns the state in which it lacks a number in a column; empty where it lacks none there."""
-        # One that cannot be read: better said in one column too many than in none.
+        """Returns the state in which it lacks a number in a column; empty if it lacks none there."""
+        # A run of unknown settings counts in every column: better in one too many than in none.
         if self.belongs and not self.belongs.fits(column):
             return ""
         if self.state:
@@ -58,7 +58,7 @@ class BegunRun:
         own = self.belongs.dataset if self.belongs else column.dataset
         for name, state in self.evaluations.items():
             task, dataset = task_and_dataset(name)
-            # A detection task has the name of its data; scenes stand in for these, and then the run says which.
+            # A detection task is named after its data set. If scenes stand in for that, the run tells the data.
             at_hand = (dataset,) if dataset else (own, task)
             if task == column.task and column.dataset in at_hand:
                 return state
@@ -67,22 +67,22 @@ class BegunRun:
 
 @dataclass(frozen=True)
 class _Belongs:
-    """What columns a run's numbers belong into, as columns name it."""
+    """What decides to which columns a run's numbers belong."""
 
     fidelity: str
     scale: str
-    """Of the pretraining alone: how a detector would have been trained, and on what, no run tells."""
+    """Of the pretraining alone: a run does not say how, and on what, a detector would have been trained."""
     dataset: str
-    """Of the pretraining, which an evaluation is of that names none."""
+    """Of the pretraining, and of evaluations that name no data set."""
 
     def fits(self, column: Column) -> bool:
-        """Returns whether the run's numbers would have stood in a column, its evaluation as small as the others'."""
+        """Returns whether the run's numbers would belong to a column, if evaluated at the column's scale."""
         scale = scale_of_both(self.scale, column.evaluation_scale)
         return (self.fidelity, scale) == (column.fidelity, column.scale)
 
 
 def measured_otherwise(frame: pd.DataFrame, metric: str) -> set[tuple[str, str]]:
-    """Returns which methods have a number on which data sets by a metric, whatever the evaluation.
+    """Returns the pairs of method and data set that have a number by a metric, whatever the evaluation.
 
     Args:
         frame: Results of all tasks.
@@ -104,36 +104,36 @@ def reason(
 
     Args:
         method: The method of its row.
-        column: The column that it stands in.
+        column: Its column.
         metric: The metric that it would show.
         frame: Results of the table's task.
         runs: What `lacking_a_number` returns.
-        otherwise: What `measured_otherwise` returns of a table of one task.
+        otherwise: What `measured_otherwise` returns, for a table of one task.
 
     Returns:
-        `running`, `silent` (says that it runs, without a heartbeat), `failed`, `interrupted`, `not evaluated`,
-        `other protocol` (or fidelity, scale, split: there is a number in another column), `not by linear` (or another
-        task: there is a number by another one) or `not run`.
+        A value of `UNFINISHED` (`silent`: it says that it is running, but has no heartbeat), `other protocol` (or
+        fidelity, scale, split: there is a number in another column), `not by linear` (or another task: there is a
+        number by another one) or `not run`.
     """
     states = unfinished(method, column, runs)
     for state, text in UNFINISHED.items():
         if states[state]:
             return text
     elsewhere = frame[(frame["method"] == method) & (frame["dataset"] == column.dataset) & (frame["metric"] == metric)]
-    # A column that nothing was run for has no protocol or split of its own that another number could differ from.
+    # A column without runs has no protocol or split of its own from which another number could differ.
     if elsewhere.empty or column.planned:
         return f"not by {column.task}" if elsewhere.empty and (method, column.dataset) in otherwise else "not run"
     for name, text in _OTHER.items():
         if column.key[KEYS.index(name)] not in set(elsewhere[name]):
             return text
-    # Each key alone occurs among the method's numbers, and only their combination does not.
+    # Each key's value occurs among the method's numbers; only their combination does not.
     return "other protocol"
 
 
 def lacking_a_number(runs: Sequence[RunRecord]) -> list[BegunRun]:
-    """Returns the runs that were begun and lack a number, of all or of one evaluation, as the functions here expect."""
-    # To read and check a run's settings takes a tenth of a second. Seeds of one recipe differ in nothing that is asked
-    # here, and a cluster's sweep has thousands of them: one of each is read.
+    """Returns the runs that were started and lack the numbers of some or all evaluations."""
+    # Reading and checking a run's settings takes a tenth of a second, and a sweep may have thousands of runs. Seeds of
+    # one recipe belong to the same columns, so one run of each recipe is read.
     shared: dict[str, _Belongs | None] = {}
     lacking = []
     for run in runs:
@@ -151,13 +151,13 @@ def _belongs(record: RunRecord) -> _Belongs | None:
     run = record.run
     if run is None:
         return None
-    # As results of a run without a row say it, which are not compared anew (`results.collection.collect`).
+    # A run without a row has the scale that its results record, see `results.collection.collect`.
     scale = record.comparison.scale if record.comparison.row else scale_of(sizes_below_recipe(run))
     return _Belongs(str(run.fidelity), scale, run.data.dataset)
 
 
 def _settings_but_the_seed(run: RunRecord) -> str:
-    """Returns the text of a run's settings without its id and its seed; empty where there is none."""
+    """Returns the text of a run's settings without its id and its seed; empty if it cannot be read."""
     try:
         lines = read_regular(run.folder.run_yaml, LONGEST_TEXT).decode().splitlines()
     except (OSError, UnicodeDecodeError, UserError):
@@ -166,14 +166,14 @@ def _settings_but_the_seed(run: RunRecord) -> str:
 
 
 def unfinished(method: str, column: Column, runs: Sequence[BegunRun], measured: Collection[str] = ()) -> Counter[str]:
-    """Counts the states of a method's runs that belong into a column and lack its number.
+    """Counts the states of a method's runs that belong to a column and lack its number.
 
     Args:
         method: The method of the row.
-        column: The column, of which fidelity and scale decide, and of runs that were measured otherwise its task and
-            data set; what was not measured has no split or protocol.
+        column: The column. Its fidelity and scale decide, and for runs with other numbers also its task and data set;
+            without a number, a run has no split or protocol.
         runs: What `lacking_a_number` returns.
-        measured: Ids of runs that have the number. One that was begun in another folder, too, lacks none.
+        measured: Ids of runs that have the number, perhaps in another folder.
     """
     lacking = (run for run in runs if run.record.method == method and RunName.of(run.record.path).id not in measured)
     states = (run.state_in(column) for run in lacking)
@@ -184,12 +184,12 @@ def missing_seeds(states: Counter[str]) -> str:
     """Returns the note on a cell whose other seeds gave no number, as a mean over the survivors may flatter.
 
     Args:
-        states: What `unfinished` returns; the note is empty where nothing is counted.
+        states: What `unfinished` returns; the note is empty if nothing is counted.
     """
     text = states_text(states)
     return f"further runs of it have no result: {text}" if text else ""
 
 
 def states_text(states: Counter[str]) -> str:
-    """Returns how many runs are in which state, `1 failed, 2 not evaluated`; empty where nothing is counted."""
+    """Returns how many runs are in which state, `1 failed, 2 not evaluated`; empty if nothing is counted."""
     return ", ".join(f"{states[state]} {text}" for state, text in UNFINISHED.items() if states[state])

@@ -29,7 +29,7 @@ def cell_records(
     runs: Sequence[RunRecord],
     every_result: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Lays out one line per row, column group and metric: the numbers that every format prints.
+    """Returns one line per row, column group and metric: the numbers that every format prints.
 
     Args:
         rows: The table's rows.
@@ -80,18 +80,18 @@ def cell_records(
 
 
 def _alike(column: Column, methods: Sequence[str], first: int, second: int) -> bool:
-    """Returns whether nothing is known in which two methods' runs differ besides."""
+    """Returns whether the runs of two methods are not known to differ in anything else."""
     return not column.unlike(methods[first], methods[second])
 
 
 def _significance(
     row: PublishedRow, column: Column, cell: pd.DataFrame | None, without_masking: pd.DataFrame | None
 ) -> str:
-    """Returns how a cell stands to that of its framework's row, which has the framework's name; see `SIGNS`."""
+    """Returns how a cell compares with that of its framework without masking: a key of `SIGNS`, or empty."""
     if cell is None or without_masking is None or row.method == row.framework:
         return ""
     own, base = column.comparisons[row.method], without_masking["departures"].iloc[0]
-    # Of runs that were not altered alike, or not trained or scored on the same images, the difference is theirs too.
+    # If runs were not altered alike, or not scored or trained on the same images, that may cause the difference.
     if own.altered_unlike(base) or len(images_of(cell) | images_of(without_masking)) > 1:
         return ""
     if are_unlike(training_images(cell) | training_images(without_masking)):
@@ -100,20 +100,20 @@ def _significance(
 
 
 def _of_no_row(method: str, column: Column, metric: str, every_result: pd.DataFrame) -> pd.DataFrame | None:
-    """Returns a column's results of a method that the table has no row for, as Table 3 has none for SimCLR.
+    """Returns a column's results of a method for which the table has no row, as Table 3 has none for SimCLR.
 
-    None where there are none, or they are no seeds of one recipe: nobody has refused these.
+    None if there are none, or if they must not be averaged: `refuse_mixed` checked the table's results alone.
     """
     rows = column.rows_of(every_result[(every_result["method"] == method) & (every_result["metric"] == metric)])
     return None if rows.empty or rows["seed"].duplicated().any() or rows["recipe"].nunique() > 1 else rows
 
 
 def _warned_of(seeds: pd.DataFrame, warned: Mapping[str, RunRecord]) -> str:
-    """Returns the note on a cell of whose trainings some warned: of what, when, and with which loss they ended.
+    """Returns the note on a cell with trainings that warned: of what, when, and their last loss; else empty.
 
     Args:
         seeds: The results of the cell.
-        warned: Those runs that warned, by the file of their results.
+        warned: The runs that warned, by the file of their results.
     """
     runs = [warned[path] for path in map(str, seeds["path"]) if path in warned]
     if not runs:
@@ -126,7 +126,7 @@ def _warned_of(seeds: pd.DataFrame, warned: Mapping[str, RunRecord]) -> str:
 
 
 def values_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]]:
-    """Returns the values of a column by (method, metric), of each seed one.
+    """Returns the values of a column by (method, metric), one for each seed.
 
     Args:
         column: The column.
@@ -205,10 +205,10 @@ def _deviation(values: "pd.Series[float]") -> float:
 
 
 def watermark(columns: Sequence[Column]) -> str:
-    """Returns what has to be known before any number is read: that runs are tiny, or other than the paper's.
+    """Returns the warning that stands above numbers: that runs are TINY or ALTERED.
 
     Args:
-        columns: What the numbers stand in; the text is empty where all of them are the paper's.
+        columns: The columns of the numbers; the text is empty if all runs are as in the paper.
     """
     tiny = list(dict.fromkeys(column.scale for column in columns if column.scale))
     comparisons = [comparison for column in columns for comparison in column.comparisons.values()]

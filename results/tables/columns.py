@@ -21,16 +21,16 @@ class Column:
     """One column group: a group of the paper, and our runs of one data set, split, protocol, fidelity and scale.
 
     Attributes:
-        group: The paper's columns that stand beside.
+        group: The paper's columns that stand beside ours.
         metrics: Pairs of our metric and its printed name.
         key: Values of `KEYS`; empty texts where there are no runs.
-        task: What they were measured by, or would be where there are no runs.
-        comparisons: How the runs of each method stand to its row.
-        sweeps: The sweeps that the runs of each method are of.
-        planned: Whether there are no runs of it at all.
-        evaluation_scale: What of the scale is the evaluation's own, as `Result.evaluation_scale`.
-        images: Fingerprints of the images that each method's runs were scored on, of those whose predictions tell.
-        trained_on: The images that each method's runs were trained on, of those that tell.
+        task: The evaluation by which our runs were measured, or would be.
+        comparisons: Method -> how its runs compare with its row.
+        sweeps: Method -> the sweeps of its runs.
+        planned: Whether the column has no runs.
+        evaluation_scale: The part of the scale that is the evaluation's own, as `Result.evaluation_scale`.
+        images: Method -> fingerprints of the images on which its runs were scored, as far as predictions tell.
+        trained_on: Method -> the images on which its runs were trained, as far as they are known.
     """
 
     group: PublishedGroup
@@ -61,9 +61,9 @@ class Column:
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """The parts of the scale, each of them whole; empty at the paper's.
+        """The parts of the scale; empty at the paper's.
 
-        Of runs that have no row to be compared with the scale is known as a recorded text alone: it is one part.
+        The scale of runs that cannot be compared with a row is known as a recorded text alone, which is one part.
         """
         if not self.scale:
             return ()
@@ -84,9 +84,9 @@ class Column:
 
     @cached_property
     def common(self) -> tuple[Departure, ...]:
-        """What departs alike in all methods in which it plays a part: said once for the column.
+        """The departures that are the same in all methods in which the setting plays a part: noted once for the column.
 
-        Where some methods are as in the paper, nothing is: then those that are not are marked one by one.
+        Empty if some methods are as in the paper: then the others are marked one by one.
         """
         if any(comparison.is_the_row for comparison in self.comparisons.values()):
             return ()
@@ -98,11 +98,11 @@ class Column:
 
     def _is_common(self, name: str) -> bool:
         concerned = [comparison.by_name for comparison in self.comparisons.values() if name in comparison.values]
-        # By what is here: the rows of two frameworks may have batches of their own, and depart to the same one.
+        # By the value here: rows of two frameworks may have different batch sizes, and depart to the same one.
         return all(name in by_name for by_name in concerned) and len({by_name[name].here for by_name in concerned}) == 1
 
     def own_words(self, method: str) -> str:
-        """Returns what departs in a method's runs and not in all of the column's; empty where that is nothing.
+        """Returns the departures of a method's runs beside `common`, or why they are unknown; empty if there are none.
 
         Args:
             method: A method that has runs here.
@@ -113,12 +113,12 @@ class Column:
 
     @property
     def settings(self) -> str:
-        """What departs in all of the runs alike, and whether there is more at the rows."""
+        """The departures that all runs of the column share, and whether rows have further ones."""
         if all(comparison.is_the_row for comparison in self.comparisons.values()) and not self.scale:
             return "scale and settings: as in the paper"
         if self.common:
             common = words(self.common, self.evaluation_scale)
-        else:  # there may be a scale still: of the evaluation, or of runs that have no row to be compared with
+        else:  # a scale may remain: of the evaluation, or of runs that cannot be compared with a row
             common = f"{TINY}: {self.scale}" if self.scale else ""
         more = any(self.own_words(method) for method in self.comparisons)
         what = "what else departs" if common else "what departs from the paper"
@@ -135,7 +135,7 @@ class Column:
     def compares(self, method: str) -> bool:
         """Returns whether a difference to the published number may be taken.
 
-        Data, method and protocol have to be the paper's: a difference in any of them would pass for the method's.
+        Data, settings and protocol must be the paper's: else these may cause the difference.
 
         Args:
             method: A method that has runs here.
@@ -145,7 +145,7 @@ class Column:
         return setting_known and as_the_row and self.follows_the_protocol(method)
 
     def follows_the_protocol(self, method: str) -> bool:
-        """Returns whether a method's runs were measured by the protocol itself, or by what its row makes of it.
+        """Returns whether a method's runs were measured by the task's protocol, as it is or with the row's settings.
 
         Args:
             method: A method that has runs here.
@@ -153,10 +153,10 @@ class Column:
         return self.comparisons[method].measured_by_protocol(self.task, self.dataset, self.protocol)
 
     def unlike(self, first: str, second: str) -> tuple[str, ...]:
-        """Returns in what the runs of two methods differ besides: a difference of their numbers is that one's as well.
+        """Returns what the runs of two methods differ in beside the methods, which may cause a difference as well.
 
-        These are settings in which their rows do not differ, and the images that they were trained and scored on. What
-        is not known is not named.
+        That is settings in which their rows do not differ, and the images on which they were trained and scored, as far
+        as these are known.
 
         Args:
             first: A method.
@@ -179,11 +179,11 @@ class Column:
         """The heading of the column group."""
         title = self.group.title if self.of_the_paper else self.dataset
         if not self.of_the_paper and any(printed_name for _, printed_name in self.metrics):
-            title = f"{self.dataset} as {self.group.title}"  # of detection, that has boxes and masks of one data set
+            title = f"{self.dataset} as {self.group.title}"  # in Table 2, boxes and masks of one data set
         return title + (f" ({self.mark})" if self.mark else "")
 
     def rows_of(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Returns the results of its task that belong into this column group, for all of its metrics."""
+        """Returns the results of its task that belong to this column group, for all of its metrics."""
         belongs = (frame["task"] == self.task) & frame["metric"].isin([metric for metric, _ in self.metrics])
         for name, value in zip(KEYS, self.key, strict=True):
             belongs &= frame[name] == value
@@ -197,7 +197,7 @@ def find_columns(frame: pd.DataFrame, paper: Published, metric: str, *, every: b
         frame: Results of the table's task.
         paper: The published table.
         metric: What stands in for the paper's metric, where the paper leaves it open; else empty.
-        every: Also columns of the paper that nothing was run for.
+        every: Also columns of the paper for which nothing was run.
     """
     columns: list[Column] = []
     for group in paper.groups:
@@ -211,12 +211,11 @@ def find_columns(frame: pd.DataFrame, paper: Published, metric: str, *, every: b
         metrics = _metrics(group, metric)
         foreign = frame[~frame["dataset"].isin(DATASETS) & _has_metric(frame, metrics)]
         if paper.task:
-            # All groups of such a table have the same metric: a foreign data set stands beside the first of them, and
-            # not once more beside each.
+            # All groups of such a table have the same metric: another data set stands beside the first of them only.
             metrics = tuple(pair for pair in metrics if pair[0] not in metrics_with_column)
             metrics_with_column |= set(dict(metrics))
             foreign = foreign[_has_metric(foreign, metrics)]
-        else:  # scenes stand in for VOC and for COCO, and the task says for which
+        else:  # scenes stand in for VOC or for COCO, as the task says
             foreign = foreign[foreign["task"] == group.dataset]
         columns += _columns(group, metrics, foreign)
     return columns
@@ -228,12 +227,12 @@ def paper_columns(paper: Published) -> list[Column]:
 
 
 def planned(group: PublishedGroup, metrics: tuple[tuple[str, str], ...], task: str) -> Column:
-    """Returns a column of the paper that nothing was run for.
+    """Returns a column of the paper for which nothing was run.
 
     Args:
         group: The paper's columns.
         metrics: Pairs of our metric and its printed name.
-        task: The table's; empty for detection, whose tasks have the names of their data.
+        task: The table's; empty for detection, whose tasks are named after their data sets.
     """
     # The paper's equations at its scale: a run without a result belongs here if it has both (`results.tables.absence`).
     return Column(group, metrics, (group.dataset, "", "", "paper", ""), task or group.dataset, planned=True)

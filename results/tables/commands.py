@@ -66,8 +66,8 @@ def table(
     from results.tables.rendering import render
     from results.tables.selection import fuller_task, measured_task, refuse_unknown
 
-    published(name)  # refuses a name before thousands of runs are read
-    console = Console(stderr=as_json)  # with --json nothing else goes to the standard output
+    published(name)  # refuses an unknown name before thousands of runs are read
+    console = Console(stderr=as_json)  # with --json, only the table goes to standard output
     roots = roots_of(runs)
     # The paper's numbers alone need no run, not even a folder of runs.
     records = [] if only == "paper" else find_runs(roots, context.obj, sweep=sweep)
@@ -122,19 +122,19 @@ def explain(
 
 
 def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, recipe: Recipe) -> None:
-    """Print a sweep's tables, write them beside its runs, and name the pictures.
+    """Print a sweep's tables, write them beside its runs, and list the pictures.
 
-    A table is made of what was measured: one of linear probes, of which a sweep has none, by the next best task;
-    and where nothing of the sweep stands in a table, that is said.
+    Each table is made of the first task that the sweep has: the paper's, else the next best. If no result of the sweep
+    stands in a table, a line says so.
 
     Args:
         tables: Names of the tables.
         sweep_folder: The sweep's folder.
         console: What to print on.
-        recipe: Makes the run that a method's name stands for, which runs are compared with.
+        recipe: Makes the run that a method's name stands for; recorded runs are compared with it.
 
     Raises:
-        UserError: There is nothing to show, or it cannot be written.
+        UserError: There is no result, runs must not be averaged (`refuse_mixed`), or a file cannot be written.
     """
     from results.collection.collect import collect_runs
     from results.tables.references import has_untrained_among_trained

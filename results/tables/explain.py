@@ -28,8 +28,8 @@ class CellAddress:
 
     Attributes:
         table: The published table.
-        method: The method of the row, which need be none of the paper's.
-        dataset: Our name of the column's data set, which need be none of the paper's.
+        method: The method of the row, not necessarily one of the paper's.
+        dataset: Our name of the column's data set, not necessarily one of the paper's.
         metric: Our name of the metric; the table's first where the text names none.
     """
 
@@ -62,7 +62,7 @@ class CellAddress:
     @property
     def published(self) -> float | None:
         """The paper's number in percent; None where it has none."""
-        # Where the paper leaves its metric open, its number stands beside each of ours that may be meant.
+        # If the paper leaves its metric open, its number stands beside each metric of ours that it may mean.
         metric = next(iter(self.table.groups[0].metrics)) if self.metric in self.table.metrics else self.metric
         for group in self.table.groups:
             if group.dataset == self.dataset and metric in group.metrics:
@@ -79,15 +79,16 @@ def explain(
         text: `TABLE:METHOD:DATASET[:METRIC]`, for example `table1:mocov2+ours-hp:imagenet100`.
         frame: What `results.collection.collect.collect` returns; None where nothing was evaluated.
         runs: The run folders at hand.
-        task: Another evaluation than the table's own, as of `results.tables.rendering.render`. Empty: the table's own,
-            or where the data set was not measured by that, the best that it was measured by.
-        metric: The metric, where the text names none.
+        task: The evaluation, as in `results.tables.rendering.render`. Empty: the table's own, or the next best if the
+            data set was not measured by that.
+        metric: The metric, if the text names none.
 
     Returns:
         The cell, its published number, and those measured, by protocol, with every run behind; or why there is none.
 
     Raises:
-        UserError: The text names no cell, or neither table nor runs know the method, the data set or the metric.
+        UserError: The text names no cell or another metric than `metric`, neither table nor runs know the method, data
+            set or metric, the table has no other tasks, or runs must not be averaged (`refuse_mixed`).
     """
     if metric and text.count(":") == 3 and not text.endswith(f":{metric}"):
         raise UserError(f"'{text}' names another metric than --metric {metric}", mend="name one of the two")
@@ -123,7 +124,7 @@ def _shown_by(address: CellAddress, frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _require_known(address: CellAddress, frame: pd.DataFrame | None, datasets_measured: Iterable[str]) -> None:
-    """Raises a UserError where neither table nor results have the cell's data set, or its metric."""
+    """Raises a UserError if neither table nor results have the cell's data set, or its metric."""
     table = address.table
     results = pd.DataFrame(columns=["task", "dataset", "metric"]) if frame is None else frame
     # A table that leaves its metric open shows any that a classifier was measured by, whichever evaluation gave it.
@@ -143,7 +144,7 @@ def _require_known(address: CellAddress, frame: pd.DataFrame | None, datasets_me
 
 
 def with_common_facts(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what `explain` tells, with the facts that all seeds of a column share told once, for people to read.
+    """Returns what `explain` returns, with facts that all seeds of a column share given once, for people to read.
 
     Args:
         content: What `explain` returns.
@@ -163,12 +164,12 @@ def _with_common_facts(column: Mapping[str, Any]) -> dict[str, Any]:
 def _measured(
     address: CellAddress, frame: pd.DataFrame, runs: Sequence[RunRecord], lacking: Sequence[BegunRun]
 ) -> list[dict[str, Any]]:
-    """Tells of each column that the cell may stand in what it shows, and by which runs."""
+    """Returns, for each column in which the cell may stand, what it shows and the runs behind it."""
     metric = address.metric if address.table.metrics else ""
     results = select_results(frame, address.table, metric)
     records = by_path_of_rows(runs)
     entries = []
-    # Planned columns too: of a cell without any run there is a reason to tell.
+    # Planned columns too: if a cell has no runs, the reason is shown.
     for column in find_columns(results, address.table, metric, every=True):
         if column.dataset != address.dataset or address.metric not in dict(column.metrics):
             continue
@@ -180,7 +181,7 @@ def _measured(
             otherwise = measured_otherwise(frame, address.metric) if address.table.task else ()
             shown_text = reason(address.method, column, address.metric, results, lacking, otherwise)
         else:
-            refuse_mixed(rows)  # a number that no table shows
+            refuse_mixed(rows)  # tables refuse such runs as well
             shown_text = summary(rows["value"])
         entries.append(
             {
@@ -190,7 +191,7 @@ def _measured(
                 "protocol": protocol,
                 "fidelity": fidelity,
                 "scale": scale,
-                # A method without runs here departs in nothing that could be told.
+                # A method without runs here has no departures to show.
                 **({} if comparison is None else {"departs from the paper in": str(comparison) or "nothing"}),
                 "runs": [_behind(row, records) for row in rows.to_dict("records")],
             }
@@ -200,7 +201,7 @@ def _measured(
 
 def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord]) -> dict[str, Any]:
     """Tells what is known of a row of results and of its run; `records` are the runs by `path_of_rows`."""
-    # The folder of the row's file, where the rows were not collected from the run folders at hand.
+    # The folder of the row's file, if the rows were not collected from the given run folders.
     run = records.get(row["path"], RunRecord(Path(row["path"]).parent))
     return {
         "run": run.name,
@@ -214,7 +215,7 @@ def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord]) -> dict[st
 
 
 def describe(run: RunRecord) -> dict[str, Any]:
-    """Tells what a run's folder tells about it.
+    """Returns what a run's folder tells about it.
 
     Args:
         run: The folder.
@@ -239,14 +240,14 @@ def describe(run: RunRecord) -> dict[str, Any]:
 
 
 def changed(run: RunRecord) -> dict[str, str]:
-    """Tells what a run changed of its method's recipe.
+    """Returns the settings that a run changed of its method's recipe.
 
     Args:
         run: The folder.
 
     Returns:
-        Setting -> its value in the recipe and here, `{"data.crop": "224 -> 64"}`, the latter alone where it plays no
-        part in the recipe; empty where nothing can be compared (`RowComparison.unknown`).
+        Setting -> its value in the recipe and here, `{"data.crop": "224 -> 64"}`; the latter alone if the setting plays
+        no part in the recipe. Empty if nothing can be compared (`RowComparison.unknown`).
     """
     return {
         departure.what: " -> ".join(
@@ -257,7 +258,7 @@ def changed(run: RunRecord) -> dict[str, str]:
 
 
 def _lack(run: BegunRun) -> str:
-    """Returns the state of a run, or of the evaluations that it lacks, with what ended them."""
+    """Returns the state of a run, or of the evaluations that it lacks, with the errors that ended them."""
     if not run.evaluations:
         return _state(run.record)
     return "; ".join(
@@ -268,7 +269,7 @@ def _lack(run: BegunRun) -> str:
 def _status_of(run: RunRecord, task: str) -> Status | None:
     try:
         return run.folder.status(task)
-    except UserError:  # which its state says
+    except UserError:  # the state says that it is unreadable
         return None
 
 

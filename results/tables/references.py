@@ -1,4 +1,4 @@
-"""What a number is to be held against: chance, and the network before its training."""
+"""What a number can be compared with: chance, and the network before its training."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from results.tables.cells import measured, summary
 from results.tables.columns import Column
 
 NEGLIGIBLE_RATE = 1e-6
-"""A training at a lower rate changes no weight that a number would show; by it the untrained networks are recorded."""
+"""A run at a lower learning rate counts as untrained, as its weights do not change enough to change a result."""
 RANDOM_WEIGHTS = "random"
 """`imported.origin` of weights that never saw an image."""
 FLOWERS = 102
-"""Classes of Flowers-102, of which the catalogue has no list."""
+"""Number of classes of Flowers-102, whose names the catalogue does not list."""
 BY_CHANCE = {"top1": 1, "top1_best": 1, "top5": 5, "mean_per_class": 1}
 """Metric -> how many guesses it allows: of C classes a guess hits the right one in 1 / C of the images."""
 
@@ -40,7 +40,7 @@ def without_untrained(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def has_untrained_among_trained(results: pd.DataFrame) -> bool:
-    """Returns whether there are results of both: numbers of the untrained would be taken for those of trained ones.
+    """Returns whether there are results of trained and of untrained networks, so that these must be shown apart.
 
     Args:
         results: As for `without_untrained`.
@@ -57,7 +57,7 @@ def reference_lines(columns: Sequence[Column], results: pd.DataFrame, kinds: Seq
         kinds: The kinds of columns in each group, in order.
 
     Returns:
-        The rows; none where a column's number of classes is unknown and no such network was measured.
+        The rows that have a number: none if no number of classes is known and no such network was measured.
     """
     untrained = results[_untrained(results)]
     methods = list(dict.fromkeys(untrained["method"].astype(str)))
@@ -74,11 +74,11 @@ def reference_lines(columns: Sequence[Column], results: pd.DataFrame, kinds: Seq
 
 
 def classes_of(dataset: str, run: Run | None) -> int | None:
-    """Returns how many classes a data set has; None where that is not known without reading it.
+    """Returns how many classes a data set has; None if that is not known without reading it.
 
     Args:
         dataset: The data set's name.
-        run: A run that was evaluated on it, whose settings tell how many a drawn one has.
+        run: A run that was evaluated on it; its settings tell how many classes drawn scenes have.
     """
     entry = DATASETS.get(dataset)
     if entry is not None and entry.generated:
@@ -106,7 +106,7 @@ def _chance(column: Column, metric: str) -> Cell:
 
 
 def _before_training(column: Column, metric: str, untrained: pd.DataFrame) -> Cell:
-    """Returns what an untrained network has where it was measured on the same images, in the same way."""
+    """Returns the cell of an untrained network, if that was measured on the same images in the same way."""
     same = (untrained["metric"] == metric) & (untrained["dataset"] == column.dataset)
     same &= untrained["protocol"] == column.protocol
     same &= untrained["split"] == column.split
@@ -114,7 +114,7 @@ def _before_training(column: Column, metric: str, untrained: pd.DataFrame) -> Ce
     rows = untrained[same]
     comparable = rows["departures"].map(lambda comparison: any(_alike(comparison.run, run) for run in runs))
     rows = rows[comparable.astype(bool)]
-    # Of two of one seed nobody knows which is meant, and those of two recipes are no seeds of one network.
+    # With two runs of one seed it is unknown which is meant; runs of two recipes are no seeds of one network.
     if rows.empty or rows["seed"].duplicated().any() or rows["recipe"].nunique() > 1:
         return Cell("–")
     return Cell(summary(rows["value"]), behind=measured(rows))
@@ -123,6 +123,6 @@ def _before_training(column: Column, metric: str, untrained: pd.DataFrame) -> Ce
 def _alike(untrained: Run, trained: Run) -> bool:
     """Returns whether two runs' networks are of one shape and see images of one kind and size."""
     shapes = {(run.encoder.arch, run.encoder.width, run.data.crop) for run in (untrained, trained)}
-    # Weights from elsewhere name no images that they were trained on.
+    # Imported weights do not name their training images.
     same_images = untrained.imported.weights != "" or untrained.data.scenes == trained.data.scenes
     return len(shapes) == 1 and same_images

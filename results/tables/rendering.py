@@ -24,9 +24,9 @@ from results.tables.references import reference_lines, without_untrained
 from results.tables.selection import by_task, frameworks_of, select_results
 
 Rows = Literal["measured", "all"]
-"""Which rows and columns a table has: those that something was run for, or the paper's whole layout."""
+"""Which rows and columns a table has: those for which something was run, or the paper's whole layout."""
 Only = Literal["", "measured", "paper", "diff"]
-"""Which of its three numbers a cell shows alone; empty for all three."""
+"""The one of the three numbers that a table shows; empty for all three."""
 _KINDS = {"": ("published", "measured", "Δ"), "measured": ("measured",), "paper": ("published",), "diff": ("Δ",)}
 """A choice of `Only` -> the kinds of columns in each group."""
 
@@ -72,18 +72,18 @@ def render(
         name: `table1`, `table2` or `table3`.
         frame: What `results.collection.collect.collect` returns; not needed for the paper's numbers alone.
         runs: The run folders at hand, which tell why a cell is empty.
-        rows: `measured` for the methods and columns that something was run for, `all` for the paper's whole layout.
+        rows: `measured` for the methods and columns for which something was run, `all` for the paper's whole layout.
         only: Show `measured`, `paper` or `diff` alone.
         metric: Of tables 1 and 3: which number of ours to show, `top1` (the last epoch) by default.
-        task: Of tables 1 and 3: another evaluation of ours than the paper's, `logistic` or `knn`; the published numbers
-            are then left out.
-        references: Show chance and untrained networks as the last rows, and the latter in no column of their own.
+        task: Of tables 1 and 3: an evaluation other than the paper's, such as `logistic` or `knn`; then the published
+            numbers are left out.
+        references: Show chance and untrained networks as the last rows, and the latter nowhere else.
 
     Returns:
         The table; `results.formats.table_files.write` puts it into files.
 
     Raises:
-        UserError: Unknown table or choice, no result to show, or runs that exclude each other.
+        UserError: Unknown table or choice, no result to show, or runs that must not be averaged (`refuse_mixed`).
     """
     paper = published(name)
     _check("rows", rows, get_args(Rows))
@@ -98,12 +98,12 @@ def render(
             f"{name} needs results", mend="give a folder in which a run has been evaluated, or --only paper"
         )
     metric = metric or (paper.metrics[0] if paper.metrics else "")
-    # Among all results: where trained networks were measured otherwise, untrained ones do not stand in for them here.
+    # Of all results, not only the table's: else it would be filled with untrained networks if only they are in it.
     shown = without_untrained(frame) if references else frame
     results = select_results(shown, paper, metric)
     if results.empty and rows == "measured":
         raise _no_results(shown, paper, metric)
-    # Of the table's results alone: runs that exclude each other elsewhere are no reason to refuse this table.
+    # Of the table's results alone: mixed runs elsewhere are no reason to refuse this table.
     refuse_mixed(results)
     columns = find_columns(results, paper, metric, every=rows == "all")
     table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
@@ -115,7 +115,7 @@ def render(
 
 
 def _kinds(only: Only, paper: Published, metric: str) -> tuple[str, ...]:
-    """Returns the kinds of columns in each group: by an evaluation that the paper has not, what was measured alone."""
+    """Returns the kinds of columns in each group; if the paper has no such numbers, the measured ones by default."""
     has_published = bool(paper.values) and paper.prints(metric)
     return _KINDS[only if only or has_published else "measured"]
 
@@ -137,7 +137,7 @@ def _no_results(frame: pd.DataFrame, paper: Published, metric: str) -> UserError
 
 
 def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[PublishedRow]:
-    """Lists the rows by block; a method that the paper does not have stands last in its framework's block."""
+    """Returns the rows by block; a method that the paper does not have stands last in its framework's block."""
     frameworks = frameworks_of(results)
     started_methods = {*frameworks, *started}
     known_rows = paper.every_row
@@ -145,7 +145,7 @@ def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, ev
     blocks = list(dict.fromkeys(row.block for row in known_rows.values()))
     for method in sorted(frameworks.keys() - known_rows.keys()):
         framework = frameworks[method]
-        # The first block is for rows without a framework (or, in Table 3, without a strategy): it takes no strangers.
+        # The first block is for rows without a framework (or, in Table 3, without a strategy): it takes no others.
         block = framework if framework in blocks[1:] else "other"
         rows.append(PublishedRow(method, label_parts(method), framework, block))
     return sorted(rows, key=lambda row: [*blocks, "other"].index(row.block))
@@ -166,7 +166,7 @@ def _table(
         _group(column, number, notes, paper, kinds, alone=only == "measured")
         for number, column in enumerate(columns, 1)
     )
-    # Where all runs of a column are dirty its note says so; a mark in each cell would say no more.
+    # If all runs of a column are dirty, the column's note says so, and no cell is marked.
     dirt_differs = records[records["n"] > 0].groupby("column")["dirty"].nunique() > 1
     paper_ranks = paper.ranks()
     cells: dict[str, list[Cell]] = {row.method: [] for row in rows}
@@ -208,7 +208,7 @@ def _title(paper: Published, records: pd.DataFrame, kinds: Sequence[str]) -> str
 
 
 def _legend(only: Only) -> str:
-    """Returns the line that says what bold and the marks of significance mean; empty where there are none."""
+    """Returns the line that says what bold and the marks of significance mean; empty if there are none."""
     if only == "diff":
         return ""
     clearly = f"; a measured number only {LEGEND}" if only == "" else f", only {LEGEND}"
@@ -216,7 +216,7 @@ def _legend(only: Only) -> str:
 
 
 def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
-    """Says what each column group holds, and how it differs from the others of its data set."""
+    """Returns a note for each column group: what it holds, and how it differs from others of its data set."""
     notes = []
     for number, column in enumerate(columns, start=1):
         if column.planned:
@@ -246,20 +246,20 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
 def _group(
     column: Column, number: int, notes: _Notes, paper: Published, kinds: Sequence[str], *, alone: bool
 ) -> ColumnGroup:
-    """Heads a column group, with what to know of the published numbers and of the differences.
+    """Returns the heads of a column group, with notes on the published numbers and on the differences.
 
     Args:
         column: The column.
-        number: Of its own note.
-        notes: Takes further ones.
+        number: The number of the column's own note.
+        notes: Takes further notes.
         paper: The published table.
         kinds: The kinds of columns in the group.
-        alone: Whether measured numbers were asked for alone, beside which nothing is to be said of the published.
+        alone: Whether only measured numbers were asked for, so that notes on published ones are left out.
     """
     on_difference, on_published = _no_difference(column, paper, kinds), column.group.caveats
     if not paper.prints(column.metrics[0][0]):
         on_published = on_difference
-    # Where none is published that could stand beside, the heading of the measured ones says why.
+    # If no published numbers stand beside, the heading of the measured ones says why.
     on_measured = () if alone or "published" in kinds else on_published
     if not column.of_the_paper:
         on_published = (*on_difference, *on_published)
@@ -278,7 +278,7 @@ def _group(
 
 
 def _no_difference(column: Column, paper: Published, kinds: Sequence[str]) -> tuple[str, ...]:
-    """Returns why no difference is taken anywhere in a column group, in one note; none where some is."""
+    """Returns a note on why a column group has no differences; empty if it has some."""
     metric = column.metrics[0][0]
     if not paper.prints(metric):
         return (f"the paper prints no {metric}",)
@@ -291,7 +291,7 @@ def _no_difference(column: Column, paper: Published, kinds: Sequence[str]) -> tu
     if column.group.other_setting:
         return (f"no difference is taken: {column.group.other_setting}",)
     if column.comparisons and not any(column.follows_the_protocol(method) for method in column.comparisons):
-        # Of runs that no row stands for it is not known what their protocol would be: that would be the wrong reason.
+        # Without a row to compare with, it is unknown which protocol to follow: the first reason would be wrong.
         known = any(comparison.row for comparison in column.comparisons.values())
         return (f"{_OTHER_PROTOCOL if known else _NO_ROW}: no difference is taken",)
     return ()
@@ -311,9 +311,9 @@ def _cells(
     own_words = column.own_words(record["row"]) if record["row"] in column.comparisons else ""
     doubts += [own_words] if own_words else []
     texts = {"published": caveats, "measured": [*doubts, *row_notes], "Δ": list[str]()}
-    if "measured" not in kinds:  # a difference that stands alone has the doubts of both its numbers
+    if "measured" not in kinds:  # a difference without its numbers has the notes on both of them
         texts["Δ"] = [*(caveats if has_difference else []), *texts["measured"]]
-    # Of the kinds that are shown: a note that no cell refers to would be about nobody.
+    # Only for the kinds that are shown, as each note needs a cell that refers to it.
     marks = {kind: notes.mark(*texts[kind]) if kind in kinds else () for kind in texts}
     cells = {
         "published": Cell(

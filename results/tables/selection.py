@@ -19,7 +19,7 @@ METRICS = {
     "top5": "top-5",
     "mean_per_class": "mean per class",
 }
-"""Measures of a classifier, as figures print them."""
+"""Metric of a classifier -> its printed name."""
 ValuesByCell = dict[tuple[str, str], dict[int, float]]
 """(method, metric) -> seed -> value in percent."""
 
@@ -29,7 +29,7 @@ def by_task(paper: Published, task: str) -> Published:
 
     Args:
         paper: The published table.
-        task: The evaluation; the table itself where it is empty, or the paper's.
+        task: The evaluation; if it is empty or the paper's, the table is returned as it is.
 
     Raises:
         UserError: The table's numbers are of several evaluations already.
@@ -49,12 +49,12 @@ def by_task(paper: Published, task: str) -> Published:
 
 
 def asked_of(paper: Published, task: str, metric: str) -> tuple[str, str]:
-    """Returns what of an evaluation and a measure that were asked for concerns a table: one of detection has its own.
+    """Returns the task and the metric that were asked for; empty ones for a table of detection, which has its own.
 
     Args:
         paper: The published table.
         task: An evaluation of classifiers, or empty.
-        metric: A measure of theirs, or empty.
+        metric: A metric of classifiers, or empty.
     """
     return (task, metric) if paper.task else ("", "")
 
@@ -65,7 +65,7 @@ def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.Dat
     Args:
         frame: What `results.collection.collect.collect` returns.
         paper: The table.
-        metric: What stands in for the paper's metric, where it leaves that open; else empty.
+        metric: The metric, if the paper leaves it open; else empty.
     """
     metrics = [metric] if metric else [ours for group in paper.groups for ours in group.metrics]
     methods = [method for method in frame["method"].unique() if has_row(paper, method)]
@@ -74,22 +74,22 @@ def select_results(frame: pd.DataFrame, paper: Published, metric: str) -> pd.Dat
 
 
 def measured_tasks(frame: pd.DataFrame, name: str, metric: str = "") -> list[str]:
-    """Returns the tasks by which a table can be made of some results, the best first.
+    """Returns the tasks of which a table can be made of some results, the best first.
 
-    The one choice of everything that shows or judges results. Untrained networks have no part in it: that one was
-    probed is no reason to show the others by what they lack.
+    Everything that shows or judges results chooses its task by this function. Untrained networks do not count: a task
+    by which only they were measured would show none of the trained ones.
 
     Args:
         frame: What `results.collection.collect.collect` returns.
-        name: The table's.
-        metric: Its measure; empty: its first.
+        name: The name of the table.
+        metric: The metric; empty: the table's first.
 
     Returns:
-        For `results.tables.rendering.render`: empty for the paper's own task, which comes first; then `NEXT_BEST`, then
-        others.
+        Tasks as `results.tables.rendering.render` takes them: the paper's own, which is empty, then those of
+        `NEXT_BEST`, then others.
     """
     paper = published(name)
-    # By a table without a task: then the rows of all tasks are selected.
+    # Without the task of the table, so that rows of all tasks are selected.
     rows = select_results(without_untrained(frame), replace(paper, task=""), metric)
     if not paper.task:
         return [] if rows.empty else [paper.task]
@@ -105,12 +105,12 @@ def measured_task(frame: pd.DataFrame, name: str, metric: str = "") -> str | Non
 
 
 def fuller_task(frame: pd.DataFrame, name: str, metric: str = "") -> str:
-    """Returns what to tell where a table is made of a task that fewer of its rows have than another; else nothing.
+    """Returns a hint if more rows of a table have another task than the one of which it is made; else empty.
 
     Args:
         frame: What `results.collection.collect.collect` returns.
-        name: The table's.
-        metric: Its measure; empty: its first.
+        name: The name of the table.
+        metric: The metric; empty: the table's first.
     """
     paper = published(name)
     tasks = measured_tasks(frame, name, metric)
@@ -129,17 +129,17 @@ def fuller_task(frame: pd.DataFrame, name: str, metric: str = "") -> str:
 
 
 def judged_task(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> str:
-    """Returns the evaluation by which a page judges its runs: the one that is asked for, else what was measured.
+    """Returns the task by which a page judges its runs: the one that was asked for, else the best that was measured.
 
-    That is the paper's linear probe, empty here, where any trained network has it; else the next best one.
+    The paper's linear probe comes first if any trained network has it, and is returned as an empty text.
 
     Args:
-        frame: What `results.collection.collect.collect` returns; None where nothing was evaluated.
-        task: What was asked for; empty where nothing was.
-        metric: The measure that was asked for; likewise.
+        frame: What `results.collection.collect.collect` returns; None if nothing was evaluated.
+        task: The task that was asked for, or empty.
+        metric: The metric that was asked for, or empty.
 
     Raises:
-        UserError: No trained network has what was asked for: a page would say of everything that it was not run.
+        UserError: No trained network has what was asked for: a page would call everything "not run".
     """
     usual = published("table1").task
     if frame is not None:
@@ -152,22 +152,22 @@ def judged_task(frame: pd.DataFrame | None, task: str = "", metric: str = "") ->
 
 
 def _measures(frame: pd.DataFrame) -> str:
-    """Returns the measures of classifiers by the evaluation that gave them, `knn (top1, top5)`."""
+    """Returns the measured tasks of classifiers, each with its metrics, `knn (top1, top5)`."""
     rows = frame[frame["metric"].isin(METRICS) & ~frame["task"].isin(DETECTION_TASKS)]
     measured = {str(task): set(of_task["metric"]) for task, of_task in rows.groupby("task", observed=True)}
     return "; ".join(f"{task} ({', '.join(name for name in METRICS if name in its)})" for task, its in measured.items())
 
 
 def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "") -> None:
-    """Refuses an evaluation or a measure that there is none of: a page would say of everything that it was not run.
+    """Refuses an unknown task or metric, for which a page would call everything "not run".
 
     Args:
-        frame: What `results.collection.collect.collect` returns; None where nothing was evaluated.
-        task: What was asked for; empty where nothing was.
-        metric: Likewise.
+        frame: What `results.collection.collect.collect` returns; None if nothing was evaluated.
+        task: The task that was asked for, or empty.
+        metric: The metric that was asked for, or empty.
 
     Raises:
-        UserError: No row has it, and no evaluation of ours gives it; or the measure is no accuracy.
+        UserError: No result has it, and it is none of ours; or the metric is no accuracy.
     """
     refuse_no_accuracy(metric)
     for what, name, ours in (("task", task, PROTOCOLS), ("metric", metric, METRICS)):
@@ -177,7 +177,7 @@ def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "")
 
 
 def judged_by(task: str, metric: str = "") -> str:
-    """Returns the sentence that says by what runs are judged; empty where evaluation and measure are the paper's."""
+    """Returns the sentence that says by what runs are judged; empty if task and metric are the paper's."""
     of_metric = f"Judged by {metric}; the paper prints top-1." if metric else ""
     return " ".join(
         filter(None, [f"Judged by {task}; the paper evaluates by linear classifiers." if task else "", of_metric])
@@ -187,19 +187,19 @@ def judged_by(task: str, metric: str = "") -> str:
 def measured_columns(
     frame: pd.DataFrame, paper: Published, *, task: str = "", metric: str = ""
 ) -> list[tuple[Column, ValuesByCell]]:
-    """Returns our columns of a table that hold results, each with what was measured.
+    """Returns our columns of a table that hold results, each with its values.
 
-    Of a table that leaves its metric open that is the paper's first one, top-1 of the last epoch: to judge the best
+    If the paper leaves the metric open, these are of one metric, by default top-1 of the last epoch: to judge the best
     epoch as well would be a second look at the same runs.
 
     Args:
         frame: What `results.collection.collect.collect` returns.
         paper: The table.
-        task: Another evaluation than the table's own; a table of detection has its own in any case.
-        metric: Another measure than the table's first; the same holds.
+        task: The task; empty: the table's own. A table of detection always has its own.
+        metric: The metric; empty: the table's first. A table of detection always has its own.
 
     Raises:
-        UserError: Runs that exclude each other.
+        UserError: Runs that must not be averaged (`refuse_mixed`).
     """
     task, metric = asked_of(paper, task, metric)
     paper = by_task(paper, task)
@@ -211,5 +211,5 @@ def measured_columns(
 
 
 def frameworks_of(frame: pd.DataFrame) -> dict[str, str]:
-    """Returns the framework of each method that something was measured of."""
+    """Returns method -> framework, of each method that has results."""
     return dict(zip(frame["method"].astype(str), frame["framework"].astype(str), strict=True))

@@ -17,9 +17,9 @@ from results.statistics.paired import Comparison, paired
 from results.tables.cells import summary
 
 MEASURE = ["method", "task", "dataset", "metric"]
-"""What makes two sweeps' numbers the same question; scale and protocol may differ, and are named."""
+"""Numbers of two sweeps that agree in these are compared; scale and protocol may differ, and are named."""
 MOST_PAIRS = 15
-"""Pairs of sweeps that a page shows, those with most in common first."""
+"""The most pairs of sweeps that a page shows: those with most in common."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class SharedMeasure:
 
     label: str
     measure: str
-    """Task and data set, and the protocol: one, or both where they differ."""
+    """The data set, and the protocol, or both protocols if they differ."""
     first: str
     """Mean ± standard deviation (seeds)."""
     second: str
     comparison: Comparison
-    """Second − first, seed by seed: of the seeds that both have, which may be fewer than stand behind either number."""
+    """Second − first, for the seeds that both have, which may be fewer than those of either number."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class SweepPair:
     first: str
     second: str
     settings: dict[str, str]
-    """Setting -> its two values, where a method that both have was run with different ones."""
+    """Setting -> its two values, if runs of a method that both sweeps have differ in it."""
     lines: tuple[SharedMeasure, ...]
     unknown: tuple[str, ...] = ()
-    """Methods of the lines of which one sweep's settings cannot be read, so that more may differ."""
+    """Labels of methods whose settings cannot be read in one of the sweeps, so that more may differ."""
 
 
 def sweep_pairs(frame: pd.DataFrame | None) -> list[SweepPair]:
@@ -72,7 +72,7 @@ def _pair(first: str, second: str, of_first: pd.DataFrame, of_second: pd.DataFra
     groups = [dict(list(rows.groupby(MEASURE, observed=True, sort=False))) for rows in (of_first, of_second)]
     common = [key for key in groups[0] if key in groups[1]]
     lines = {key: _lines(groups[0][key], groups[1][key]) for key in common}
-    # Of what is shown alone: a method that is left out for its several recipes has no one setting to name.
+    # Only of what is shown: a method that is left out because of several recipes has no single setting to name.
     methods = sorted({str(key[0]) for key, shown in lines.items() if shown})
     runs = {method: (_run(of_first, method), _run(of_second, method)) for method in methods}
     unknown = tuple(label(method) for method in methods if None in runs[method])
@@ -82,7 +82,7 @@ def _pair(first: str, second: str, of_first: pd.DataFrame, of_second: pd.DataFra
 
 
 def _lines(first: pd.DataFrame, second: pd.DataFrame) -> list[SharedMeasure]:
-    """Returns a measure of both: a line for each protocol that both have, else one by the protocols of each."""
+    """Returns the lines of a measure: one for each protocol that both sweeps have, else one across protocols."""
     shared = [protocol for protocol in first["protocol"].unique() if (second["protocol"] == protocol).any()]
     pairs = [tuple(rows[rows["protocol"] == protocol] for rows in (first, second)) for protocol in shared]
     lines = [_line(*pair) for pair in pairs or [(first, second)]]
@@ -92,8 +92,8 @@ def _lines(first: pd.DataFrame, second: pd.DataFrame) -> list[SharedMeasure]:
 def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
     """Returns a line of a measure.
 
-    None where a sweep has several numbers for a seed, as by kNN with two k of which the other sweep has none, or seeds
-    that no table averages: of several recipes, or measured unlike each other.
+    None if a sweep has several numbers for a seed, as by kNN with two k that the other sweep has not, or if no table
+    would average its seeds, as they are of several recipes or were not measured alike.
     """
     apart = [*KEYS, "recipe"]
     if any(rows["seed"].duplicated().any() or (rows[apart].nunique() > 1).any() for rows in (first, second)):
@@ -112,10 +112,10 @@ def _line(first: pd.DataFrame, second: pd.DataFrame) -> SharedMeasure | None:
 
 
 def _settings(runs: Iterable[tuple[Run | None, Run | None]]) -> dict[str, str]:
-    """Returns the settings in which two sweeps' runs of a method differ, in the words of the first such method.
+    """Returns the settings in which two sweeps' runs of a method differ, with the values of the first such method.
 
     Args:
-        runs: Of each method, one of either sweep.
+        runs: For each method, one run of either sweep.
     """
     differing: dict[str, str] = {}
     for first, second in runs:
