@@ -35,12 +35,12 @@ def bench_power(
     seeds: Annotated[int, typer.Option(min=2, help="Runs of each method.")] = 3,
     images: Annotated[int, typer.Option(min=2, help="Scored images.")] = 5000,
     luck: Annotated[
-        float, typer.Option(min=0, max=MOST_SCATTER, help="Points by which runs scatter (standard deviation).")
+        float, typer.Option(min=0, max=MOST_SCATTER, help="Standard deviation between runs, in points.")
     ] = 0.3,
     gains: Annotated[str, typer.Option(help="True differences in points, with commas between.")] = "0,0.5,1,1.5,2",
     as_json: AsJson = False,
 ) -> None:
-    """Count false alarms and finds of the tests of a difference: by three seeds alone, and by seeds and images.
+    """Count how often tests find a difference, rightly or falsely: by seeds alone, and by seeds and images.
 
     Example: salmask bench power --pairs 2000
     """
@@ -59,13 +59,13 @@ def bench_power(
 
 def bench_claims(
     noise: Annotated[
-        float, typer.Option(min=0, max=MOST_SCATTER, help="Points by which runs scatter (standard deviation).")
+        float, typer.Option(min=0, max=MOST_SCATTER, help="Standard deviation between runs, in points.")
     ] = 0.3,
     seeds: Annotated[str, typer.Option(help="Numbers of seeds, with commas between.")] = "2,3,5",
     draws: Annotated[int, typer.Option(min=1, help="Perfect reproductions drawn for each line.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Draw perfect reproductions, the published numbers with noise, and count what each test says of the claims.
+    """Draw perfect reproductions (the published numbers with noise), and count the verdicts of each test of the claims.
 
     Example: salmask bench claims --noise 0.3 --seeds 2,3,5
     """

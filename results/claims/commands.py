@@ -16,7 +16,7 @@ def claims(
     runs: Roots = None,
     *,
     sweep: OneSweep = "",
-    every: Annotated[bool, typer.Option("--all", help="Also claims that nothing was run for.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also claims for which nothing was run.")] = False,
     pooled: Annotated[
         bool, typer.Option("--pooled", help="Test by the pooled spread of all rows of a framework.")
     ] = False,

@@ -59,8 +59,8 @@ def notes_on_runs(
     if told := [f"{label(method)} ({text})" for method, text in sorted(warned.items()) if text]:
         notes.append(f"Warned of while it trained: {'; '.join(told)}.")
     for what, missing in (
-        ("Further runs of what is compared have no result", further),
-        ("Begun, and not compared as none of its runs has a result", alone),
+        ("Runs without a result, left out of the comparisons", further),
+        ("Rows of which no run has a result, not compared", alone),
     ):
         if told := [f"{label(method)} ({states_text(states)})" for method, states in sorted(missing.items()) if states]:
             notes.append(f"{what}: {first_few(told)}.")

@@ -131,20 +131,20 @@ class Verdict:
     def _why(self) -> str:
         """What the verdict rests on, without remarks on seeds that were left out and on images."""
         if self.unlike:
-            return f"not compared: beside the method its runs differ in {', '.join(self.unlike)}"
+            return f"not compared: the runs differ in more than the method: {', '.join(self.unlike)}"
         # First the reasons why there was no test, then the reasons for each outcome of a test.
         if self.comparison.n == 0:
-            one_of_them = "one of the two alone was run" if self.comparison.unpaired else "not run"
+            one_of_them = "only one of the two was run" if self.comparison.unpaired else "not run"
             return "no seed that both have" if self.both_run else one_of_them
         if self.comparison.n == 1:
-            return "one pair tells nothing about its spread"
+            return "one pair of runs has no spread to judge by"
         if not self.comparison.finite:
             return NO_NUMBERS
         if not self.comparison.testable:
             return "all pairs differ by the same amount: no spread to judge by"
         return {
-            SUPPORTED: "the difference is there after correction",
-            CONTRADICTED: "the difference is there after correction, the other way round",
+            SUPPORTED: "the corrected test finds the difference",
+            CONTRADICTED: "the corrected test finds the opposite difference",
             TIE: f"the interval lies within ±{points_text(margin())}",
         }.get(self.outcome) or self._why_undecided()
 
@@ -157,13 +157,13 @@ class Verdict:
         seeds = seeds_needed(self.comparison, size, level=LEVEL / max(self.tested, 1)) if images is None else None
         more = f"; about {seeds} seeds would show {points_text(size)} at this spread" if seeds else ""
         if images is not None and images.smallest is not None:
-            more = f"; alone these seeds and images could show {number_text(images.smallest)} points"
+            more = f"; without correction, these seeds and images could show {number_text(images.smallest)} points"
         low, high = self.comparison.interval() or (0.0, 0.0)
         p = self.comparison.p
         if p is not None and (low > 0 or high < 0):
             return (
-                f"alone it would count (p = {p_text(p)}), among the {self.tested} comparisons of its "
-                f"sentence it does not{more}"
+                f"a difference only without correction (p = {p_text(p)}) for the {self.tested} comparisons of its "
+                f"sentence{more}"
             )
         return f"the interval contains zero as well as more than {points_text(margin())}{more}"
 

@@ -46,7 +46,7 @@ ENOUGH_SEEDS = 3
 """From this number of seeds on, pages call the spread of a cell known."""
 
 
-NOT_ONE_STATE = "Not measured by one known state of the code"
+NOT_ONE_STATE = "Not measured by a single clean commit"
 """Said of compared results before the states of the code that measured them; see `is_of_one_known_state`."""
 
 
@@ -113,7 +113,7 @@ def collect_runs(
         raise NothingMeasuredError(f"no {RESULTS} below {origin}", mend=mend)
     table, warnings = read_table(paths)
     if not table.num_rows:
-        reason = f", the first trouble is {warnings[0]}" if warnings else ""
+        reason = f"; the first trouble: {warnings[0]}" if warnings else ""
         what = f"no result in the {counted(len(paths), 'file')} below {origin}{reason}"
         raise NothingMeasuredError(what, mend="evaluate a run first", warnings=warnings)
     frame = table.to_pandas(self_destruct=True)  # frees each Arrow column once it is converted
@@ -211,7 +211,7 @@ def _keep_last(frame: pd.DataFrame, warnings: list[str], *, every_folder: bool) 
     if is_again.any():
         frame, again = frame[~is_again].reset_index(drop=True), frame[is_again]
         same = f"same {', '.join(MEASUREMENT)}"
-        warnings.append(f"{counted(len(again), 'row')} measured again later ({same}), left out: {_first(again)}")
+        warnings.append(f"{counted(len(again), 'row')} measured again later ({same}) and left out; {_first(again)}")
     if every_folder:
         return frame
     if frame.duplicated(MEASUREMENT).any():
@@ -219,15 +219,15 @@ def _keep_last(frame: pd.DataFrame, warnings: list[str], *, every_folder: bool) 
         frame, elsewhere = frame.loc[latest.sort_values()].reset_index(drop=True), frame.drop(latest)
         runs = elsewhere["run_id"].nunique()
         warnings.append(
-            f"{counted(runs, 'run')} in several folders, of which the later measurement counts; "
-            f"{counted(len(elsewhere), 'row')} left out: {_first(elsewhere)}"
+            f"{counted(runs, 'run')} in several folders, of which the later measurement counts: "
+            f"{counted(len(elsewhere), 'row')} left out; {_first(elsewhere)}"
         )
     return frame
 
 
 def _first(rows: pd.DataFrame) -> str:
     row = rows.iloc[0]
-    return f"the first: {row['metric']} on {row['dataset']} of run {row['run_id']} in {row['path']}"
+    return f"first: {row['metric']} on {row['dataset']} of run {row['run_id']} in {row['path']}"
 
 
 def refuse_mixed(frame: pd.DataFrame, cell: Sequence[str] = CELL, *, mend: str = "") -> None:
@@ -269,8 +269,8 @@ def _narrower(first: "pd.Series[str]", second: "pd.Series[str]") -> str:
     if first["sweep"] != second["sweep"]:
         return "name one sweep with --sweep, or give a narrower path"
     return (
-        "both are of one sweep, and --sweep does not part them: "
-        "name the folders of those that you want, each with --runs, or move the others away"
+        "both are in one sweep, so --sweep cannot leave one out: "
+        "name the folders of the runs that you want, each with --runs, or move the others away"
     )
 
 

@@ -60,7 +60,7 @@ def unlike_images(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
     with_predictions = frame[frame["predictions"] != ""]  # of a million rows there may be none
     for (task, dataset, *_), rows in with_predictions.groupby(["task", *keys], observed=True):
         if others := other_images(rows):
-            yield f"{dataset} by {task}: {others}; their numbers do not compare"
+            yield f"{dataset} by {task}: {others}; their numbers are not comparable"
 
 
 def _images_of_runs(rows: pd.DataFrame) -> Iterator[tuple[str, str, int]]:

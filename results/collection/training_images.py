@@ -63,7 +63,7 @@ def _sentences(images_of_runs: Iterable[tuple[TrainingImages, str]]) -> list[str
     for (settings, fingerprint), name in images_of_runs:
         by_settings.setdefault(settings, {}).setdefault(fingerprint, []).append(name)
     return [
-        f"{dataset}: {others}; their numbers do not compare"
+        f"{dataset}: {others}; their numbers are not comparable"
         for (dataset, *_), by_fingerprint in by_settings.items()
         if (others := others_than_most(by_fingerprint, "trained on other images"))
     ]

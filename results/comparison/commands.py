@@ -131,9 +131,10 @@ def as_data(comparison: "HeadToHead") -> dict[str, Any]:
 def basis(comparison: "HeadToHead") -> str:
     """Returns what the verdict rests on: seeds, images, or both."""
     difference = comparison.difference
-    seeds = f"{len(comparison.first.values)} and {len(comparison.second.values)} seeds" if difference.of_seeds else ""
+    first, second = (len(side.values) for side in comparison.sides.values())
+    seeds = f"{first} seeds each" if first == second else f"{first} and {second} seeds"
     images = f"{difference.images:,} images" if difference.of_images else ""
-    return " and ".join(filter(None, [seeds, images])) or "one run each"
+    return ", ".join(filter(None, [seeds if difference.of_seeds else "", images])) or "one run each"
 
 
 def summary_lines(
@@ -157,10 +158,13 @@ def summary_lines(
         lines += [
             ("95 % interval", interval_text(interval)),
             ("p", p_text(difference.p, 4)),
-            ("smallest difference", f"{number_text(difference.smallest)} points (80 % power)"),
+            ("smallest detectable", f"{number_text(difference.smallest)} points (80 % power)"),
         ]
     lines += [
-        (f"McNemar, seed {seed}", f"{test.first_only} : {test.second_only}, exact p {p_text(test.p, 4)}")
+        (
+            f"McNemar, seed {seed}",
+            f"exact p {p_text(test.p, 4)}; right only in first: {test.first_only}, only in second: {test.second_only}",
+        )
         for seed, test in comparison.mcnemar.items()
     ]
     p = comparison.p_of_equivalence
@@ -169,7 +173,7 @@ def summary_lines(
         lines.append(
             ("published", f"{difference_text(comparison.published)}; ±{margin():g}: {outcome}, TOST p {p_text(p, 4)}")
         )
-    return [*lines, ("by", basis(comparison))]
+    return [*lines, ("judged by", basis(comparison))]
 
 
 def _print(comparison: "HeadToHead", console: Console) -> None:
@@ -196,7 +200,7 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
         title = "Classes with the largest differences:"
         print_table(TextTable(heads, class_rows, right=heads[1:], title=title), console)
         console.print()
-    by = "by most seeds" if comparison.most_runs > 1 else "of these two runs"
+    by = "in most seeds" if comparison.most_runs > 1 else "of these two runs"
     for line in [*([f"{'; '.join(flipped)} ({by})."] if flipped else []), *comparison.notes]:
         console.print(line, soft_wrap=not console.is_terminal)
     console.print()

@@ -348,7 +348,7 @@ def _unequal_numbers(first: int, second: int) -> list[str]:
 def _warned_of(*sides: Side) -> list[str]:
     """Returns a sentence for each side with trainings that warned: to beat a collapsed one shows nothing."""
     texts = [(side.name, symptoms_text(side.runs.values(), len(side.runs))) for side in sides]
-    return [f"{name} warned of while it trained: {text}." for name, text in texts if text]
+    return [f"Warnings in training of {name}: {text}." for name, text in texts if text]
 
 
 def _differing_settings(first: Side, second: Side) -> list[str]:
@@ -370,7 +370,7 @@ def _differing_code(measured: Sequence[SideRows], sides: Sequence[Side]) -> list
     states = [code_states(of_side.rows) for of_side in measured]
     if is_of_one_known_state(pd.concat([of_side.rows for of_side in measured])):
         return []
-    told = "; ".join(f"{side.name} by {', '.join(its)}" for side, its in zip(sides, states, strict=True))
+    told = "; ".join(f"{side.name} at {', '.join(its)}" for side, its in zip(sides, states, strict=True))
     return [f"{NOT_ONE_STATE}: {told}."]
 
 

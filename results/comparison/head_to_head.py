@@ -112,7 +112,7 @@ class HeadToHead:
         """
         smallest = self.difference.smallest
         if smallest is None:
-            return f"undecided: {self._why_undecided}, nothing tells the spread"
+            return f"undecided, without a spread to judge by: {self._why_undecided}"
         of = "" if self.difference.of_seeds else " (these two runs, not the methods)"
         if self.better is not None:
             return f"{spell(self.better)} is better{of}"
@@ -130,7 +130,7 @@ class HeadToHead:
             return NO_NUMBERS
         if self.imagewise:
             return "the difference varies with neither seeds nor images"
-        return "the seeds of either are all alike" if self.difference.of_seeds else "one run each and no predictions"
+        return "on either side, all seeds are alike" if self.difference.of_seeds else "one run each and no predictions"
 
     @property
     def p_of_equivalence(self) -> float | None:

@@ -24,8 +24,9 @@ ROW_NOTES = {
     ),
     "simclr+adios": (
         "the row's recipe is our SimCLR's, not that of ADIOS's script (simclr_adios_s.sh: ResNet-18, 400 epochs): "
-        "batch 256 for 128, rate 0.3 for 0.19, jitter .8/.8/.8/.2 for .7/.6/.8/.15, warm-up by steps for epochs; the "
-        "occlusion network's rate is the script's, 0.499; simclr+adios-script has the script's values"
+        "batch 256 instead of 128, learning rate 0.3 instead of 0.19, jitter .8/.8/.8/.2 instead of .7/.6/.8/.15, "
+        "warm-up by steps instead of epochs; the occlusion network's learning rate is the script's, 0.499; "
+        "simclr+adios-script has the script's values"
     ),
 }
 """Row -> how ours departs from the source that it cites: a note on each of its measured numbers."""

@@ -122,7 +122,7 @@ def _warned_of(seeds: pd.DataFrame, warned: Mapping[str, RunRecord]) -> str:
     losses = " to ".join(dict.fromkeys(number_text(pick(row["loss"] for row in ends)) for pick in (min, max) if ends))
     last = int(max((row["step"] for row in ends), default=0))
     ended = f"; {'its' if len(runs) == 1 else 'their'} loss at step {last}: {losses}" if ends else ""
-    return f"warned of while it trained: {symptoms_text(runs, len(seeds))}{ended}"
+    return f"warnings in training: {symptoms_text(runs, len(seeds))}{ended}"
 
 
 def values_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], dict[int, float]]:

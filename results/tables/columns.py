@@ -121,8 +121,8 @@ class Column:
         else:  # a scale may remain: of the evaluation, or of runs that cannot be compared with a row
             common = f"{TINY}: {self.scale}" if self.scale else ""
         more = any(self.own_words(method) for method in self.comparisons)
-        what = "what else departs" if common else "what departs from the paper"
-        return "; ".join(filter(None, [common, f"{what} stands at the rows" if more else ""]))
+        what = "further departures" if common else "departures from the paper"
+        return "; ".join(filter(None, [common, f"{what} are noted at the rows" if more else ""]))
 
     @property
     def mark(self) -> str:

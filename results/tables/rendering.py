@@ -133,7 +133,8 @@ def _no_results(frame: pd.DataFrame, paper: Published, metric: str) -> UserError
     what = f"{paper.task} {metric}" if metric else "detection AP"
     of_task = frame[frame["task"] == paper.task] if paper.task else frame
     metrics = ", ".join(sorted(of_task["metric"].unique())) or f"no {paper.task} evaluation"
-    return UserError(f"no {what} among the results (found: {metrics})", mend="evaluate a run or name another metric")
+    mend = "evaluate a run or name another metric" if metric else "evaluate a run, by --task voc07+12 or coco"
+    return UserError(f"no {what} among the results (found: {metrics})", mend=mend)
 
 
 def _rows(results: pd.DataFrame, paper: Published, started: Sequence[str], *, every: bool) -> list[PublishedRow]:

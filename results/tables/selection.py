@@ -122,7 +122,7 @@ def fuller_task(frame: pd.DataFrame, name: str, metric: str = "") -> str:
     fullest = max(rows, key=lambda task: rows[task])
     chosen = tasks[0] or paper.task
     return (
-        f"by {fullest} {rows[fullest]} rows have a number, by {chosen} {rows[tasks[0]]}: --task {fullest}"
+        f"rows with a number: {rows[tasks[0]]} by {chosen} (shown), {rows[fullest]} by {fullest} (--task {fullest})"
         if rows[fullest] > rows[tasks[0]]
         else ""
     )

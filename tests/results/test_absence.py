@@ -41,7 +41,7 @@ def test_what_was_measured_otherwise_is_not_called_not_run(tmp_path: Path) -> No
     ended = salmask("table", "table1", "--runs", str(tmp_path))
     assert "not by linear" in ended.out
     assert "not run" not in ended.out
-    assert "by knn 2 rows have a number, by linear 1: --task knn" in ended.err
+    assert "rows with a number: 1 by linear (shown), 2 by knn (--task knn)" in ended.err
     assert salmask("table", "table1", "--runs", str(tmp_path), "--task", "knn").err == ""
     (column,) = json.loads(
         salmask("explain", "table1:mocov2+ours-hp:imagenet100", "--runs", str(tmp_path), "--json").out

@@ -84,7 +84,7 @@ def test_one_run_each_supports_nothing_however_large_the_difference() -> None:
     one_run = {SUPPORTED: 0, TIE: 0, CONTRADICTED: 0, UNDECIDED: 1, NOT_RUN: len(verdicts) - 1}
     assert count(verdicts) == one_run
     line = verdict(seeds_of({"mocov2": [10.0], "mocov2+ours-hp": [90.0]}))
-    assert (line["n"], line["why"]) == (1, "one pair tells nothing about its spread")
+    assert (line["n"], line["why"]) == (1, "one pair of runs has no spread to judge by")
 
 
 def test_seeds_that_only_one_row_has_are_no_pair() -> None:
@@ -92,7 +92,7 @@ def test_seeds_that_only_one_row_has_are_no_pair() -> None:
     line = verdict(frame_of(*rows_of("mocov2", [60.0]), *rows_of("mocov2+ours-hp", [70.0, 71.0])[1:]))
     assert (line["verdict"], line["n"], line["why"]) == (UNDECIDED, 0, "no seed that both have")
     line = verdict(frame_of(*rows_of("mocov2", [60.0])))
-    assert (line["verdict"], line["n"], line["why"]) == (NOT_RUN, 0, "one of the two alone was run")
+    assert (line["verdict"], line["n"], line["why"]) == (NOT_RUN, 0, "only one of the two was run")
     assert verdict(frame_of(*rows_of("simclr", [60.0])))["why"] == "not run"
 
 
@@ -165,7 +165,7 @@ def test_a_borderline_difference_is_no_longer_supported_among_many_comparisons()
     assert among["difference"] == alone["difference"]
     assert among["p_corrected"] > alone["p_corrected"]
     assert among["verdict"] == UNDECIDED
-    assert among["why"].startswith("alone it would count (p = 0.021), among the 3 ")
+    assert among["why"].startswith("a difference only without correction (p = 0.021) for the 3 ")
     assert among["low_corrected"] < 0 < among["low"] < among["high"] < among["high_corrected"]
 
 

@@ -84,7 +84,7 @@ def test_the_later_measurement_wins_across_files_whatever_their_names(tmp_path: 
     frame = collect([tmp_path])
     assert list(frame["value"]) == [9.0]
     (warning,) = frame.attrs["warnings"]
-    assert warning.startswith("1 run in several folders, of which the later measurement counts; 1 row left out: ")
+    assert warning.startswith("1 run in several folders, of which the later measurement counts: 1 row left out; ")
     assert f"of run {RESULT.run_id} in {tmp_path / 'b'}" in warning
 
 
@@ -212,7 +212,7 @@ def test_accuracies_that_are_no_percentages_are_told(tmp_path: Path) -> None:
     save(tmp_path, *runs(0.0, 100.0, 173.0, -1.0), *rates)
     (odd,) = tmp_path.rglob("*run2/results.jsonl")
     (warning,) = collect([tmp_path]).attrs["warnings"]
-    assert warning.startswith("2 values below 0 or above 100 %; the first: top1 on scenes of run run2 in ")
+    assert warning.startswith("2 values below 0 or above 100 %; first: top1 on scenes of run run2 in ")
     assert warning.endswith(str(odd))
 
 

@@ -82,11 +82,11 @@ def test_half_of_the_runs_are_not_most_of_them(tmp_path: Path) -> None:
     # Of two runs each 2 : 0, 2 : 1, 1 : 1 and 0 : 1 are right: only of the first image neither side is in halves.
     assert comparison.flips[["image", "right"]].to_numpy().tolist() == [[0, "first"]]
     told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
-    assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (by most seeds)." in told
+    assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (in most seeds)." in told
 
 
 def test_of_one_run_each_no_seeds_are_told(tmp_path: Path) -> None:
-    """It said "(by most seeds)" of two runs."""
+    """It said "(in most seeds)" of two runs."""
     for method, chances in {OURS: [1, 1, 0], "mocov2": [0, 1, 0]}.items():
         evaluated(tmp_path, method, 0, predictions(np.array(chances, float), 0))
     told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
@@ -108,7 +108,7 @@ def test_values_too_large_to_compute_with_decide_nothing(tmp_path: Path) -> None
         finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
     for first in (OURS, "full/" + OURS):
         (comparison,) = compared(tmp_path, first)
-        assert comparison.verdict() == f"undecided: {NO_NUMBERS}, nothing tells the spread"
+        assert comparison.verdict() == f"undecided, without a spread to judge by: {NO_NUMBERS}"
         data = as_data(comparison)
         assert (data["p"], data["low"], data["smallest"]) == (None, None, None)
 
@@ -159,7 +159,7 @@ def test_rows_of_older_versions_are_compared_by_seeds(tmp_path: Path) -> None:
         for seed in range(2):
             finished(tmp_path, method, seed, {("imagenet100", "top1"): value})
     (still,) = compared(tmp_path, "simclr+ours-hp", "simclr")
-    assert still.verdict() == "undecided: the seeds of either are all alike, nothing tells the spread"
+    assert still.verdict() == "undecided, without a spread to judge by: on either side, all seeds are alike"
 
 
 def test_a_measure_that_is_none_of_images_is_said_once(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_predictions_of_other_images_are_not_paired(tmp_path: Path) -> None:
     evaluated(tmp_path, OURS, 0, predictions(np.full(100, 0.9), 1, images="other"))
     (comparison,) = compared(tmp_path)
     assert "Their predictions are of different images: the seeds alone are compared." in comparison.notes
-    assert comparison.verdict().startswith("undecided: one run each")
+    assert comparison.verdict().startswith("undecided, without a spread to judge by: one run each")
 
 
 def test_single_runs_and_sweeps_go_by_their_names(root: Path) -> None:
@@ -295,10 +295,10 @@ def test_detectors_of_two_sizes_are_not_one_side(tmp_path: Path) -> None:
 
 
 def test_the_code_that_measured_is_told_where_it_is_not_one(root: Path) -> None:
-    code = "Not measured by one known state of the code: "
+    code = "Not measured by a single clean commit: "
     assert not [note for note in compared(root)[0].notes if note.startswith(code)]
     rewritten(next((root / "full" / "mocov2").glob("s2-*/results.jsonl")), commit="fedcba9876", dirty=True)
-    told = f"{code}{OURS} by 0123456; mocov2 by 0123456, fedcba9 (dirty)."
+    told = f"{code}{OURS} at 0123456; mocov2 at 0123456, fedcba9 (dirty)."
     assert told in compared(root)[0].notes
 
 
@@ -339,7 +339,7 @@ def test_an_image_of_several_drawn_splits_is_one_image(tmp_path: Path) -> None:
     flips = comparison.flips
     assert comparison.images_that_flip("first") == len(set(flips["image"][flips["right"] == "first"]))
     assert comparison.images_that_flip("first") < int((flips["right"] == "first").sum())  # some in both splits
-    assert "3 and 3 seeds and 400 images" in salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
+    assert "3 seeds each, 400 images" in salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
 
 
 def test_a_page_cannot_be_a_folder_and_nothing_is_drawn_for_it(root: Path) -> None:
@@ -355,7 +355,7 @@ def test_what_tells_no_spread_is_named(root: Path) -> None:
     for other in ("mocov2/s6", "mocov2/s7"):
         (alike,) = compared(root, "mocov2/s5", other)
         assert alike.verdict() == (
-            "undecided: the difference varies with neither seeds nor images, nothing tells the spread"
+            "undecided, without a spread to judge by: the difference varies with neither seeds nor images"
         )
 
 

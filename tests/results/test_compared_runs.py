@@ -20,7 +20,7 @@ from results.collection.runs import RunRecord, find_runs
 from results.comparison.compare import compare
 
 HP = "mocov2+ours-hp"
-CODE = "Not measured by one known state of the code: "
+CODE = "Not measured by a single clean commit: "
 Folders = dict[tuple[str, int], RunFolder]
 
 
@@ -57,7 +57,7 @@ def test_seeds_of_what_is_compared_that_gave_no_number_are_counted(folders: Fold
     fail(tmp_path, "mocov2", 4)
     of_hp = "MoCo v2 + ours (high-pass) (1 failed, 1 interrupted)"
     (note,) = notes(tmp_path)
-    assert note == f"Further runs of what is compared have no result: MoCo v2 (1 failed), {of_hp}."
+    assert note == f"Runs without a result, left out of the comparisons: MoCo v2 (1 failed), {of_hp}."
 
 
 def test_a_row_none_of_whose_runs_gave_a_number_is_named(folders: Folders, tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_a_row_none_of_whose_runs_gave_a_number_is_named(folders: Folders, tmp_p
         fail(tmp_path, blur, seed)
     fail(tmp_path, HP, 2)
     fail(tmp_path, "simclr", 0)  # no other row of its framework has a number: there is nothing that it lacks for
-    further = "Further runs of what is compared have no result: MoCo v2 + ours (high-pass) (1 failed)."
-    none = "Begun, and not compared as none of its runs has a result: MoCo v2 + ours (strong blur) (3 failed)."
+    further = "Runs without a result, left out of the comparisons: MoCo v2 + ours (high-pass) (1 failed)."
+    none = "Rows of which no run has a result, not compared: MoCo v2 + ours (strong blur) (3 failed)."
     assert notes(tmp_path) == [further, none]
     assert f"{none}\n" in salmask("claims", "--runs", str(tmp_path)).out
     # A number of it by a seed that nothing else has: its comparisons are undecided, and not for want of results alone.
@@ -85,7 +85,7 @@ def test_trainings_that_warned_are_named(folders: Folders, tmp_path: Path) -> No
     assert notes(tmp_path) == [f"Warned of while it trained: MoCo v2 ({told})."]
     for sides in ((HP, "mocov2"), ("mocov2", HP)):
         (comparison,) = compare(*both(tmp_path), *sides)
-        assert f"mocov2 warned of while it trained: {told}." in comparison.notes
+        assert f"Warnings in training of mocov2: {told}." in comparison.notes
 
 
 def test_the_command_says_it_beside_its_data_too(folders: Folders, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_rows_of_a_part_are_compared_too_and_a_run_is_counted_once(folders: Fold
         finished(tmp_path, HP, 5 + seed, {("imagenet100", "top1"): 62.0, ("folder", "top1"): 40.0})
     fail(tmp_path, f"{HP}-random", 2)
     assert notes(tmp_path) == [
-        "Further runs of what is compared have no result: MoCo v2 + ours (high-pass), patches at random (1 failed)."
+        "Runs without a result, left out of the comparisons: MoCo v2 + ours (high-pass), patches at random (1 failed)."
     ]
 
 

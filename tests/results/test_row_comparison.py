@@ -65,7 +65,7 @@ def test_every_altered_setting_is_named_and_no_difference_is_taken(tmp_path: Pat
         "what is so marked is not comparable with the published numbers"
     )
     assert table.watermark == watermark
-    assert "; what departs from the paper stands at the rows; " in table.notes[0]
+    assert "; departures from the paper are noted at the rows; " in table.notes[0]
     records = records_of(table).set_index("row")
     assert records.loc["mocov2", "departures"] == ""
     assert records.loc[OURS, "departures"] == (
@@ -106,7 +106,7 @@ def test_what_departs_alike_in_all_rows_is_said_once_and_the_rest_at_the_rows(tm
     finished(tmp_path, "simclr", 0, {TOP1: 62.0}, **small, optimization__lr=0.02)
     table = table_of(tmp_path)
     assert (
-        "TINY: 64 px, batch 64, queue 2048; ALTERED: localizer.relax=0.5, optimization.precision=bf16; what else"
+        "TINY: 64 px, batch 64, queue 2048; ALTERED: localizer.relax=0.5, optimization.precision=bf16; further departures"
         in (table.notes[0])
     )
     notes = {label: cells[1].partition("[")[2].rstrip("]") for label, cells in markdown_rows(table).items()}
@@ -214,7 +214,7 @@ def test_a_claim_is_not_judged_by_runs_that_were_altered_unlike_each_other() -> 
     assert set(verdicts["verdict"]) == {"undecided", "not run"}
     told = verdicts[verdicts["departures"] != ""].iloc[0]
     assert (told["verdict"], told["n"]) == ("undecided", 0)
-    assert told["why"] == "not compared: beside the method its runs differ in optimization.lr"
+    assert told["why"] == "not compared: the runs differ in more than the method: optimization.lr"
     assert told["departures"] == f"{OURS}: optimization.lr=1.0 (paper: 0.015)"
     # Altered alike they are judged: the rows themselves differ in nothing but the masking.
     both = [comparison_of(m, [lr], resolve(m, {"optimization.lr": 1.0})) for m in frame["method"]]

@@ -18,7 +18,7 @@ from results.plots.forest import effects
 from results.report.doubts import doubts
 from results.tables.rendering import render
 
-SEEDS_TELL = "the difference is there after correction"
+SEEDS_TELL = "the corrected test finds the difference"
 
 
 def table_of(root: Path) -> Table:
@@ -35,7 +35,7 @@ def test_a_run_that_was_scored_on_other_images_is_named(tmp_path: Path) -> None:
     said = "mocov2 s1 scored on other images than mocov2 s0"
     assert f"NOT THE SAME IMAGES: {said}" in markdown(table_of(tmp_path))
     runs = find_runs([tmp_path], resolve)
-    warning = f"folder by linear: {said}; their numbers do not compare"
+    warning = f"folder by linear: {said}; their numbers are not comparable"
     assert warning in doubts(runs, collect_runs(runs))
     for command in (("table", "table1"), ("claims",), ("compare", "mocov2", "simclr")):
         assert f"warning: {warning}\n" in salmask(*command, "--runs", str(tmp_path)).out

@@ -45,7 +45,7 @@ def test_without_any_result_a_task_is_one_of_ours() -> None:
 def test_of_two_evaluations_that_stand_in_the_fuller_one_is_told() -> None:
     frame = frame_of(*rows_of(task="logistic"), *rows_of(task="knn"), *rows_of("mocov2+mscn", task="knn"))
     assert measured_tasks(frame, "table1") == ["logistic", "knn"]
-    assert fuller_task(frame, "table1") == "by knn 2 rows have a number, by logistic 1: --task knn"
+    assert fuller_task(frame, "table1") == "rows with a number: 1 by logistic (shown), 2 by knn (--task knn)"
     assert fuller_task(frame_of(*rows_of(task="logistic"), *rows_of(task="knn")), "table1") == ""
 
 

@@ -254,7 +254,7 @@ def test_two_runs_for_one_seed_are_refused_by_name() -> None:
     assert "\n" not in message
     with pytest.raises(UserError) as refusal:
         render("table1", frame_of(row, replace(row, run_id="second")))
-    assert refusal.value.mend.startswith("both are of one sweep, and --sweep does not part them: name")
+    assert refusal.value.mend.startswith("both are in one sweep, so --sweep cannot leave one out: name")
 
 
 def test_runs_of_two_recipes_under_one_name_are_refused_with_the_difference(tmp_path: Path) -> None:
@@ -348,10 +348,10 @@ def test_a_cell_notes_trainings_that_went_wrong(tmp_path: Path) -> None:
     finished(tmp_path, "mocov2+mscn", 0, {("imagenet100", "top1"): 60.0})
     runs = find_runs([tmp_path], resolve)
     table = render("table1", collect_runs(runs), runs=runs)
-    (note,) = [note for note in table.notes if "warned of" in note]
+    (note,) = [note for note in table.notes if "warnings in training" in note]
     # Of 100 steps; that a training went on and ended well is told as well as that it began badly.
     (end,) = (row["loss"] for row in RunRecord(folder.path).metrics if row["step"] == 100)
-    warned = "warned of while it trained: exploded weights in 1 of 2 runs (first at step 7)"
+    warned = "warnings in training: exploded weights in 1 of 2 runs (first at step 7)"
     assert note == f"{warned}; its loss at step 100: {end:.2f}"
     marks = {label: cells[1] for label, cells in markdown_rows(table).items() if len(cells) > 1}
     assert marks["MoCo v2"].endswith(f"[{table.notes.index(note) + 1}]")

@@ -50,7 +50,7 @@ def test_a_seed_that_was_trained_on_other_images_is_named(tmp_path: Path) -> Non
     """A folder had grown between two trainings: the mean of both was printed as any, and only the report told."""
     for seed in range(3):
         trained(tmp_path, "mocov2", seed, 60.0 + seed, "grown" if seed == 1 else "first")
-    said = "imagenet100: full/mocov2 s1 trained on other images than full/mocov2 s0; their numbers do not compare"
+    said = "imagenet100: full/mocov2 s1 trained on other images than full/mocov2 s0; their numbers are not comparable"
     assert f"NOT TRAINED ON THE SAME IMAGES: {said}" in markdown(table_of(tmp_path))
     assert doubts_of(tmp_path).count(said) == 1
     for command in (("table", "table1"), ("claims",)):
@@ -64,7 +64,7 @@ def test_two_sides_that_were_trained_on_different_images_are_told(tmp_path: Path
     trained(tmp_path, "simclr", 0, 64.0, "first")
     runs = find_runs([tmp_path], resolve)
     frame = collect_runs(runs)
-    said = f"imagenet100: full/{HP} s0 trained on other images than full/mocov2 s0; their numbers do not compare."
+    said = f"imagenet100: full/{HP} s0 trained on other images than full/mocov2 s0; their numbers are not comparable."
     for other, notes in ((HP, [said]), ("simclr", [])):
         (comparison,) = compare(frame, runs, "mocov2", other)
         assert [note for note in comparison.notes if "trained on" in note] == notes
@@ -105,7 +105,7 @@ def test_nothing_is_said_of_images_that_differ_by_the_settings_and_of_unknown_on
 def test_how_scenes_would_be_drawn_is_nothing_about_photographs(tmp_path: Path) -> None:
     trained(tmp_path, "mocov2", 0, 60.0, "first")
     trained(tmp_path, "mocov2", 1, 60.0, "grown", sweep="other", data__scenes__train_count=64)
-    said = "imagenet100: other/mocov2 s1 trained on other images than full/mocov2 s0; their numbers do not compare"
+    said = "imagenet100: other/mocov2 s1 trained on other images than full/mocov2 s0; their numbers are not comparable"
     assert [doubt for doubt in doubts_of(tmp_path) if "other images" in doubt] == [said]
 
 
@@ -113,5 +113,5 @@ def test_the_report_tells_of_trainings_without_a_number(tmp_path: Path) -> None:
     trained(tmp_path, "mocov2", 0, 60.0, "first")
     trained(tmp_path, "mocov2", 1, 60.0, "grown")
     seen(begun(tmp_path / "full", build([of_method("mocov2"), {"seed": 2}])), {"train": "grown"})
-    said = "imagenet100: full/mocov2 s0 trained on other images than full/mocov2 s1; their numbers do not compare"
+    said = "imagenet100: full/mocov2 s0 trained on other images than full/mocov2 s1; their numbers are not comparable"
     assert [doubt for doubt in doubts_of(tmp_path) if "other images" in doubt] == [said]
