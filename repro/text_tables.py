@@ -105,8 +105,9 @@ def numbered(notes: Sequence[str]) -> Table:
 
 
 def markdown_notes(notes: Sequence[str]) -> str:
-    """Returns notes as a list in Markdown."""
-    return "\n".join(f"- [{number}] {escaped(note)}" for number, note in enumerate(notes, start=1))
+    """Returns notes as a list in Markdown; further lines of a note are a list below its first."""
+    items = ("\n  - ".join(map(escaped, note.splitlines())) for note in notes)
+    return "\n".join(f"- [{number}] {item}" for number, item in enumerate(items, start=1))
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> str:

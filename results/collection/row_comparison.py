@@ -128,8 +128,8 @@ class RowComparison:
         ]
 
 
-def words(of: Iterable[Departure], evaluation_scale: str = "") -> str:
-    """Returns departures as notes print them, sizes first: `TINY: 64 px; ALTERED: optimization.lr=0.3`.
+def words(of: Iterable[Departure], evaluation_scale: str = "") -> list[str]:
+    """Returns departures as notes print them, sizes first: `TINY: 64 px` and `ALTERED: optimization.lr=0.3`.
 
     Args:
         of: The departures.
@@ -140,4 +140,4 @@ def words(of: Iterable[Departure], evaluation_scale: str = "") -> str:
         TINY: scale_of_both(scale_of(d for d in given if d.smaller), evaluation_scale),
         ALTERED: scale_of(d for d in given if not d.smaller),
     }
-    return "; ".join(f"{kind}: {text}" for kind, text in kinds.items() if text)
+    return [f"{kind}: {text}" for kind, text in kinds.items() if text]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from results.formats.layout import Cell, ColumnGroup, Table
+from results.formats.layout import Cell, ColumnGroup, Table, in_one_line
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -43,9 +43,10 @@ _LATEX_HEAD = r"""% \usepackage{booktabs,graphicx}, then \input this file; or co
 
 def latex(table: Table) -> str:
     """Returns a table as a `table` environment with booktabs' rules; the file also compiles by itself."""
-    watermark = rf"{{\bfseries {_escaped(table.watermark)}\par}}\medskip" if table.watermark else ""
+    watermark = rf"{{\bfseries {_escaped(in_one_line(table.watermark))}\par}}\medskip" if table.watermark else ""
     notes = "\n".join(
-        rf"\textsuperscript{{{number}}} {_escaped(note)}\par" for number, note in enumerate(table.notes, start=1)
+        rf"\textsuperscript{{{number}}} {_escaped(in_one_line(note))}\par"
+        for number, note in enumerate(table.notes, start=1)
     )
     lines = [
         r"\begin{table}[htbp]",

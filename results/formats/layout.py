@@ -67,10 +67,11 @@ class Table:
     Attributes:
         name: File name without suffix, e.g. `table1`.
         title: Says what the numbers are.
-        watermark: Printed above the table in bold, if runs are TINY or ALTERED; else empty.
+        watermark: Printed above the table in bold, if runs are TINY or ALTERED; else empty. This, the legend and notes
+            may have several lines.
         groups: The columns.
         blocks: The rows; formats separate blocks by a rule or an empty line.
-        legend: One line below the table that says what bold and the marks of significance mean.
+        legend: Says below the table what bold and the marks of significance mean.
         notes: Texts of the notes; cells refer to them by position, from 1.
         records: The same cells as data, one line per row, column group and metric, for CSV and plots.
         sizes: A column's values of `results.collection.collect.KEYS` and its mark -> the parts of its scale, for titles
@@ -86,3 +87,8 @@ class Table:
     notes: tuple[str, ...]
     records: pd.DataFrame
     sizes: Mapping[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+
+
+def in_one_line(text: str) -> str:
+    """Returns a watermark or a note without line breaks."""
+    return "; ".join(text.splitlines())

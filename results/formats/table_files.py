@@ -20,9 +20,9 @@ def markdown(table: Table) -> str:
         for column in group.columns
     ]
     body = [[_markdown(Cell(line.label)), *map(_markdown, line.cells)] for block in table.blocks for line in block]
-    paragraphs = [f"**{escaped(table.watermark)}**"] if table.watermark else []
+    paragraphs = [f"**{escaped(line)}**" for line in table.watermark.splitlines()]
     paragraphs += [table.title, aligned(["Method", *heads], body, [False, *(True for _ in heads)])]
-    paragraphs += [table.legend, markdown_notes(table.notes)]
+    paragraphs += [*table.legend.splitlines(), markdown_notes(table.notes)]
     return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 

@@ -13,7 +13,7 @@ from results.collection.row_comparison import ALTERED
 from results.collection.runs import RunRecord, by_path_of_rows, symptoms_text
 from results.collection.scored_images import images_of
 from results.collection.training_images import are_unlike, training_images
-from results.formats.layout import Measured
+from results.formats.layout import Measured, in_one_line
 from results.paper.published import Published, PublishedRow
 from results.statistics.ranking import clear_ranks, significance
 from results.tables.absence import BegunRun, measured_otherwise, missing_seeds, reason, unfinished
@@ -177,7 +177,7 @@ def _record(
         "dirty": seeds is not None and bool(seeds["dirty"].any()),
         "departures": str(comparison) if comparison else "",
         "mark": column.mark,
-        "watermark": watermark([column]),
+        "watermark": in_one_line(watermark([column])),
     }
 
 
@@ -220,5 +220,5 @@ def watermark(columns: Sequence[Column]) -> str:
     if not warnings:
         return ""
     every = all(column.mark for column in columns if column.comparisons)
-    which = "" if every else "what is so marked is "
-    return f"{'; '.join(warnings)}; {which}not comparable with the published numbers"
+    lead = "Not comparable with the published numbers"
+    return "\n".join([lead if every else f"{lead} where so marked", *warnings])

@@ -109,20 +109,20 @@ class Column:
         """
         comparison = self.comparisons[method]
         common = {departure.what for departure in self.common}
-        return comparison.unknown or words(d for d in comparison.departures if d.what not in common)
+        return comparison.unknown or "; ".join(words(d for d in comparison.departures if d.what not in common))
 
     @property
-    def settings(self) -> str:
+    def settings(self) -> list[str]:
         """The departures that all runs of the column share, and whether rows have further ones."""
         if all(comparison.is_the_row for comparison in self.comparisons.values()) and not self.scale:
-            return "scale and settings: as in the paper"
+            return ["scale and settings: as in the paper"]
         if self.common:
             common = words(self.common, self.evaluation_scale)
         else:  # a scale may remain: of the evaluation, or of runs that cannot be compared with a row
-            common = f"{TINY}: {self.scale}" if self.scale else ""
+            common = [f"{TINY}: {self.scale}"] if self.scale else []
         more = any(self.own_words(method) for method in self.comparisons)
         what = "further departures" if common else "departures from the paper"
-        return "; ".join(filter(None, [common, f"{what} are noted at the rows" if more else ""]))
+        return [*common, f"{what} are noted at the rows"] if more else common
 
     @property
     def mark(self) -> str:

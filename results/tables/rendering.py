@@ -209,11 +209,11 @@ def _title(paper: Published, records: pd.DataFrame, kinds: Sequence[str]) -> str
 
 
 def _legend(only: Only) -> str:
-    """Returns the line that says what bold and the marks of significance mean; empty if there are none."""
+    """Returns the lines that say what bold and the marks of significance mean; empty if there are none."""
     if only == "diff":
         return ""
     clearly = f"; a measured number only {LEGEND}" if only == "" else f", only {LEGEND}"
-    return f"{_BEST}{clearly}. {SIGNIFICANCE}."
+    return f"{_BEST}{clearly}.\n{SIGNIFICANCE}."
 
 
 def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
@@ -230,7 +230,7 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
             f"{dataset} ({split}): fidelity of the equations: {fidelity}",
             f"protocol: {protocol}",
             f"commits: {', '.join(commits)}" + (" – mixed" if len(commits) > 1 else ""),
-            column.settings,
+            *column.settings,
             f"NOT THE SAME IMAGES: {others}" if (others := other_images(rows)) else "",
             *(f"NOT TRAINED ON THE SAME IMAGES: {sentence}" for sentence in unlike_training_images(rows)),
             f"sweeps: {', '.join(sorted(rows['sweep'].unique()))}",
@@ -240,7 +240,7 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
             if rival_number != number and rival.dataset == dataset and rival.group == column.group:
                 keys = [key for key, *values in zip(KEYS, column.key, rival.key, strict=True) if len(set(values)) > 1]
                 facts.append(f"differs from [{rival_number}] in {', '.join(keys)}")
-        notes.append("; ".join(filter(None, facts)))
+        notes.append("\n".join(" ".join(fact.splitlines()) for fact in facts if fact))  # a folder's name may have some
     return notes
 
 

@@ -224,9 +224,9 @@ def test_runs_that_differ_become_column_groups_of_their_own(key: str, value: str
 
 def test_fidelity_protocol_and_commits_are_named_under_the_table() -> None:
     table = render("table1", frame_of(*rows_of(protocol="linear-moco-v1[epochs=10]", dirty=True)))
-    note = "fidelity of the equations: paper; protocol: linear-moco-v1[epochs=10]; commits: abc1234 (dirty)"
-    assert note in markdown(table)
-    assert note in latex(table)
+    facts = ["fidelity of the equations: paper", "protocol: linear-moco-v1[epochs=10]", "commits: abc1234 (dirty)"]
+    assert "\n  - ".join(facts) in markdown(table)
+    assert "; ".join(facts) in latex(table)
 
 
 def test_a_dirty_run_among_clean_ones_is_marked_in_its_cell() -> None:
@@ -293,11 +293,12 @@ def test_an_unknown_table_rows_or_metric_is_refused_with_the_choice() -> None:
 
 def test_tiny_numbers_are_watermarked_in_every_format() -> None:
     table = render("table1", frame_of(*rows_of(values=(40.0,), dataset="scenes", scale=TINY)))
-    watermark = f"TINY MODE – {TINY}; not comparable with the published numbers"
-    assert markdown(table).startswith(f"**{watermark}**\n")
-    assert r"{\bfseries " + watermark.replace("–", "--") in latex(table)
+    lead, sizes = "Not comparable with the published numbers", f"TINY MODE – {TINY}"
+    watermark = f"{lead}\n{sizes}"
+    assert markdown(table).startswith(f"**{lead}**\n\n**{sizes}**\n")
+    assert rf"{{\bfseries {lead}; " + sizes.replace("–", "--") in latex(table)
     (record,) = records_of(table).to_dict("records")
-    assert (record["scale"], record["watermark"]) == (TINY, watermark)
+    assert (record["scale"], record["watermark"]) == (TINY, f"{lead}; {sizes}")
     every = render("table1", frame_of(*rows_of(values=(40.0,), scale=TINY)), rows="all")
     assert every.watermark == watermark  # the paper's other columns have no number of ours that it would not be about
 
@@ -317,12 +318,12 @@ def test_one_tiny_column_watermarks_the_page_and_only_its_own_lines_of_data() ->
             *rows_of(values=(40.0,), dataset="scenes", scale=tinier),
         ),
     )
-    marked = "what is so marked is not comparable with the published numbers"
-    assert table.watermark == f"TINY MODE – {TINY} / {tinier}; {marked}"
+    lead = "Not comparable with the published numbers"
+    assert table.watermark == f"{lead} where so marked\nTINY MODE – {TINY} / {tinier}"
     watermarks = {record["scale"]: record["watermark"] for record in records_of(table).to_dict("records")}
     assert watermarks[""] == ""
-    assert watermarks[TINY].startswith(f"TINY MODE – {TINY};")
-    assert watermarks[tinier].startswith(f"TINY MODE – {tinier};")
+    assert watermarks[TINY] == f"{lead}; TINY MODE – {TINY}"
+    assert watermarks[tinier] == f"{lead}; TINY MODE – {tinier}"
     assert "ImageNet-100 (TINY) [2]: Δ" in markdown(table)
     assert "not run at the paper's scale: no difference is taken" in markdown(table)
 
