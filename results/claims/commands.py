@@ -38,7 +38,7 @@ def claims(
     from results.claims.spreads import SpreadOf
     from results.claims.verdict_frame import as_frame
     from results.claims.verdict_tables import letters, print_families, print_parts, print_verdicts
-    from results.claims.verdicts import count, judge, method_note
+    from results.claims.verdicts import count, judge, method_notes
     from results.tables.selection import judged_by, judged_task, refuse_unknown
 
     if pooled and paired:
@@ -53,7 +53,7 @@ def claims(
     listed_verdicts = [verdict for verdict in verdicts if every or verdict.both_run]
     of_method = parts(frame, task=task, metric=metric)
     for note in notes_on_runs(verdicts, of_method, frame, records):
-        console.print(note, soft_wrap=True)
+        console.print(f"{note}\n", soft_wrap=not console.is_terminal)
     if as_json:
         frames = {
             "sentences": families_as_frame(families),
@@ -66,5 +66,7 @@ def claims(
     print_verdicts(listed_verdicts, letters(families), console)
     print_parts(of_method, console)
     counts = ", ".join(f"{number} {outcome}" for outcome, number in count(verdicts).items())
-    notes = [f"Comparisons: {counts}.", judged_by(task, metric), method_note(verdicts), NOTE]
-    console.print(" ".join(filter(None, notes)), soft_wrap=not console.is_terminal)
+    summary = filter(None, [f"Comparisons: {counts}.", judged_by(task, metric)])
+    notes = ["", "How they are judged:", "", *(f"- {note}" for note in (*method_notes(verdicts), NOTE))]
+    for line in (*summary, *notes):
+        console.print(line, soft_wrap=not console.is_terminal)

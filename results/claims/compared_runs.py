@@ -19,7 +19,7 @@ from results.tables.references import without_untrained
 def notes_on_runs(
     verdicts: Sequence[Verdict], parts: Sequence[MethodPart], frame: pd.DataFrame | None, runs: Sequence[RunRecord]
 ) -> list[str]:
-    """Returns sentences about the compared runs: their code, trainings that warned, and runs without a result.
+    """Returns notes on the compared runs: their code, trainings that warned (a list), and runs without a result.
 
     Args:
         verdicts: What `judge` returns.
@@ -56,8 +56,8 @@ def notes_on_runs(
         for method, rows in of_methods
         if (paths := set(map(str, rows["path"])))
     }
-    if told := [f"{label(method)} ({text})" for method, text in sorted(warned.items()) if text]:
-        notes.append(f"Warned of while it trained: {'; '.join(told)}.")
+    if told := [f"- {label(method)}: {text}" for method, text in sorted(warned.items()) if text]:
+        notes.append("\n".join(["Warnings in training:", *told]))
     for what, missing in (
         ("Runs without a result, left out of the comparisons", further),
         ("Rows of which no run has a result, not compared", alone),

@@ -10,7 +10,8 @@ import pandas as pd
 from repro.quantities import counted
 from repro.runs.departures import scale_of
 from results.claims.verdicts import NOT_RUN, OUTCOMES, UNDECIDED, Verdict, outcome_of
-from results.collection.row_comparison import ALTERED
+from results.collection.row_comparison import ALTERED, TINY
+from results.formats.layout import in_one_line
 from results.paper.paper_claims import Claim, Family, families
 from results.statistics.paired import NO_NUMBERS, Comparison
 from results.tables.columns import Column
@@ -21,7 +22,7 @@ NOTE = (
     "A sentence as a whole is decided by a t-test on the mean of its differences, seed by seed: one test for each "
     "sentence and setting, not corrected for the other sentences."
 )
-"""How a sentence is decided; printed after `results.claims.verdicts.method_note`."""
+"""How a sentence is decided; printed after `results.claims.verdicts.method_notes`."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class FamilyVerdict:
 
     Attributes:
         family: The sentence.
-        setting: Data, scale, fidelity and common alterations of the runs, such as `scenes, TINY: resnet18, 64 px`. If
-            several splits or protocols measured the same data, they follow the data. Empty if nothing was run.
+        setting: Data, fidelity, scale and common alterations of the runs, in lines: `scenes`, `TINY: resnet18, 64 px`.
+            If several splits or protocols measured the same data, they follow the data. Empty if nothing was run.
         counts: Outcome -> number of the family's comparisons.
         outcome: One of `OUTCOMES` for the whole, or `SINGLY`.
         comparison: Mean difference over the comparisons with two pairs of runs or more, seed by seed.
@@ -109,7 +110,7 @@ def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
             "source": str(verdict.family.source),
             "quote": verdict.family.quote,
             "reading": verdict.family.reading,
-            "setting": verdict.setting,
+            "setting": in_one_line(verdict.setting),
             "verdict": verdict.outcome,
             "scope": verdict.scope,
             **{outcome.replace(" ", "_"): verdict.counts[outcome] for outcome in OUTCOMES},
@@ -128,7 +129,7 @@ def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
 
 
 def setting_of(verdict: Verdict) -> str:
-    """Returns the data, scale, fidelity and common alterations of a comparison's runs, over which nothing is averaged.
+    """Returns the data, fidelity, scale and common alterations of a comparison's runs, over which nothing is averaged.
 
     Names split and protocol too if several of them measured the same data.
     """
@@ -136,11 +137,10 @@ def setting_of(verdict: Verdict) -> str:
     if column is None:
         return ""
     data = "the paper's data" if column.of_the_paper and column.group.data_named else column.dataset
-    scale = f", TINY: {column.scale}" if column.scale else ""
-    fidelity = "" if column.fidelity == "paper" else f", {column.fidelity}"
+    fidelity = "" if column.fidelity == "paper" else column.fidelity
     altered = scale_of(departure for departure in column.common if not departure.smaller)
-    apart = f", {verdict.apart}" if verdict.apart else ""
-    return f"{data}{apart}{scale}{fidelity}" + (f", {ALTERED}: {altered}" if altered else "")
+    departures = [f"{kind}: {text}" for kind, text in ((TINY, column.scale), (ALTERED, altered)) if text]
+    return "\n".join([", ".join(filter(None, [data, verdict.apart, fidelity])), *departures])
 
 
 def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Claim]]) -> FamilyVerdict:

@@ -270,8 +270,8 @@ def count(verdicts: Sequence[Verdict]) -> dict[str, int]:
     return counts | {NOT_RUN: len({verdict.question for verdict in verdicts} - answered)}
 
 
-def method_note(verdicts: Sequence[Verdict]) -> str:
-    """Returns the sentences that say how the verdicts were reached."""
+def method_notes(verdicts: Sequence[Verdict]) -> list[str]:
+    """Returns how the verdicts were reached: the test, its correction, intervals, and ties."""
     tested = max((verdict.tested for verdict in verdicts), default=0)
     test = TESTS[verdicts[0].spread_of if verdicts else SpreadOf.sentence]
     here = f"Here these are at most {tested}" if tested else "Here none could be"
@@ -283,7 +283,7 @@ def method_note(verdicts: Sequence[Verdict]) -> str:
         if by_images
         else ""
     )
-    sentences = [
+    notes = [
         test,
         images,
         "P values are corrected by Holm for the comparisons of one sentence that could be tested in one setting: data, "
@@ -292,7 +292,7 @@ def method_note(verdicts: Sequence[Verdict]) -> str:
         "Intervals are 95 % each, the corrected ones 95 % for all of these together (Bonferroni).",
         f"Tie: the interval lies within ±{points_text(margin())}. One pair of runs never decides anything.",
     ]
-    return " ".join(filter(None, sentences))
+    return [note for note in notes if note]
 
 
 def _fits(claim: Claim, column: Column) -> bool:

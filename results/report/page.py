@@ -25,7 +25,7 @@ from results.claims.verdicts import (
     UNDECIDED,
     count,
     judge,
-    method_note,
+    method_notes,
 )
 from results.collection.collect import export_bytes
 from results.collection.runs import RunRecord, code_label
@@ -132,7 +132,7 @@ def build(
         families=families,
         letters=letters(families),
         outcomes=OUTCOMES,
-        note=f"{method_note(verdicts)} {NOTE}",
+        note=" ".join([*method_notes(verdicts), NOTE]),
         tables=tables,
         published_alone=published_alone,
         anchors={entry.run.path_of_rows: entry.anchor for entry in entries_of_runs},

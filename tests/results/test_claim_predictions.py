@@ -14,7 +14,7 @@ from baselines import resolve
 from results.claims.predictions import ColumnPredictions
 from results.claims.spreads import SpreadOf
 from results.claims.verdict_frame import as_frame
-from results.claims.verdicts import SUPPORTED, Verdict, judge, method_note
+from results.claims.verdicts import SUPPORTED, Verdict, judge, method_notes
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
 from results.comparison.compare import compare
@@ -57,7 +57,7 @@ def test_images_and_seeds_judge_what_compare_judges(root: Path) -> None:
     assert (line["by"], line["n"]) == ("3 seeds, 800 images", 3)
     assert (
         f"1 of 1 comparisons here have predictions of the same images from all of their runs: there {SAYS_SO}"
-        in method_note([verdict])
+        in " ".join(method_notes([verdict]))
     )
 
 
@@ -122,7 +122,7 @@ def test_the_seeds_decide_where_a_file_is_gone_altered_or_of_other_images(root: 
         damage()
         (verdict,) = verdicts_on(root)
         assert verdict.comparison.basis == "3 seeds"
-        assert SAYS_SO not in method_note([verdict])
+        assert SAYS_SO not in " ".join(method_notes([verdict]))
     other = root / "other"
     evaluated(other, "mocov2", 0, predictions(np.full(100, 0.7), 0))
     evaluated(other, "mocov2", 1, predictions(np.full(100, 0.7), 1))

@@ -13,7 +13,7 @@ from table_samples import frame_of, rows_of
 from results.claims.families import SINGLY, families_as_frame, judge_families
 from results.claims.spreads import TESTS, SpreadOf
 from results.claims.verdict_frame import as_frame
-from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDECIDED, count, judge, method_note
+from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDECIDED, count, judge, method_notes
 from results.collection.collect import collect
 from results.paper.paper_claims import margin, questions
 from results.paper.published import published
@@ -106,8 +106,10 @@ def test_seeds_that_have_no_pair_are_said_where_others_have_one() -> None:
 def test_the_note_names_the_test() -> None:
     frame = seeds_of({"mocov2": [60.0, 61.0], "mocov2+ours-hp": [65.0, 66.5]})
     for spread, test in TESTS.items():
-        assert method_note(judge(frame, spread=spread)).startswith(f"{test} P values are corrected by Holm")
-    assert method_note([]).startswith(TESTS[SpreadOf.sentence])
+        first, second, *_ = method_notes(judge(frame, spread=spread))
+        assert first == test
+        assert second.startswith("P values are corrected by Holm")
+    assert method_notes([])[0] == TESTS[SpreadOf.sentence]
 
 
 def test_a_clear_difference_is_supported_and_its_reverse_contradicted() -> None:
@@ -173,12 +175,13 @@ def test_a_comparison_that_two_families_ask_about_counts_once() -> None:
     verdicts = judge(seeds_of({"mocov2+ours-hp": [60.0, 61.0, 62.5], "mocov2+ours-blur": [50.0, 52.0, 51.0]}))
     (tested,) = (item for item in verdicts if item.p is not None)
     assert [claim.family.id for claim in tested.question.claims] == ["high-pass-is-best", "best-and-second-best"]
-    assert "Here these are at most 1;" in method_note(verdicts)
+    assert "Here these are at most 1;" in " ".join(method_notes(verdicts))
     assert tested.p == tested.comparison.p
 
 
 def test_the_note_counts_no_comparisons_where_one_seed_tests_none() -> None:
-    assert "Here none could be;" in method_note(judge(seeds_of({"mocov2": [60.0], "mocov2+ours-hp": [65.0]})))
+    verdicts = judge(seeds_of({"mocov2": [60.0], "mocov2+ours-hp": [65.0]}))
+    assert "Here none could be;" in " ".join(method_notes(verdicts))
 
 
 def test_p_is_the_same_whatever_else_was_run() -> None:
@@ -308,8 +311,8 @@ def test_settings_are_never_averaged() -> None:
     frame = pd.concat([seeds_of(pair), *tiny], ignore_index=True)
     lines = sentences(frame).loc["ours-beats-baseline"]
     assert lines["setting"].to_list() == [
-        "scenes, TINY: resnet18",
-        "scenes, TINY: resnet50, 64 px",
+        "scenes; TINY: resnet18",
+        "scenes; TINY: resnet50, 64 px",
         "the paper's data",
     ]
     assert lines["compared"].to_list() == [1, 1, 1]

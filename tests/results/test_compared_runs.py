@@ -82,7 +82,8 @@ def test_trainings_that_warned_are_named(folders: Folders, tmp_path: Path) -> No
     tell_symptoms(folders["mocov2", 1].health, collapsed)
     tell_symptoms(finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 1.0}).health, collapsed)  # not compared
     told = "collapsed embeddings in 1 of 2 runs (first at step 40)"
-    assert notes(tmp_path) == [f"Warned of while it trained: MoCo v2 ({told})."]
+    assert notes(tmp_path) == [f"Warnings in training:\n- MoCo v2: {told}"]
+    assert f"Warnings in training:\n- MoCo v2: {told}\n\n|" in salmask("claims", "--runs", str(tmp_path)).out
     for sides in ((HP, "mocov2"), ("mocov2", HP)):
         (comparison,) = compare(*both(tmp_path), *sides)
         assert f"Warnings in training of mocov2: {told}." in comparison.notes
