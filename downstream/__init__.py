@@ -1,4 +1,4 @@
-"""What a checkpoint is worth: `tasks` lists the tasks and carries one out, `commands` are their command line.
+"""Evaluation of checkpoints: `tasks` lists the tasks and carries them out, `commands` is their command line.
 
 Importing this package needs no torch.
 """

@@ -24,22 +24,22 @@ from repro.runs.run import Run
 from repro.terminal import say
 
 RANDOM = "random"
-"""In place of a checkpoint: weights that never saw an image."""
+"""Given in place of a checkpoint's path: freshly drawn, untrained weights."""
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9.+@_-]+")
-"""What stands in a file's name, and in no method's."""
+"""Characters that a file name may have and a method's name may not."""
 _ENDINGS = re.compile(r"(\.pth|\.tar|\.pt|\.ckpt|\.safetensors)+$")
-"""What a checkpoint's file name ends in, and a method's name does not."""
+"""Endings of a checkpoint's file name that are left out of the method's name."""
 
 
 def untrained(arch: str, seed: int, width: int) -> ForeignBackbone:
     """Makes a backbone with fresh weights, drawn from a run's seed.
 
-    A pretraining with the same seed starts from others: its encoder has another head, which is drawn before them.
+    A pretraining with the same seed starts from other weights: its encoder's head, of another size, is drawn first.
 
     Args:
         arch: torchvision's name of the network.
-        seed: Of a run.
+        seed: The run's seed.
         width: Base planes of the network.
 
     Raises:
@@ -61,30 +61,32 @@ def adopt(
     out: Path,
     check: Callable[[Run, Backbone], None] = lambda *_: None,
 ) -> tuple[Run, RunFolder]:
-    """Makes the folder of an external run, or returns the one that is there; to be called in one process alone.
+    """Makes the folder of an external run, or returns the existing one; must be called in one process only.
 
-    Its identity is the weights themselves: a digest of the backbone's tensors, with the architecture and the input
-    filter. What trained them is unknown, so tables show such rows as `imported weights`, in a column of their own.
+    The run's id is made from a digest of the backbone's tensors, the architecture and the input filter. How the weights
+    were trained is unknown, so tables show such rows as `imported weights`, in a column of their own.
 
     Args:
-        path: The checkpoint, see `repro.backbones.foreign.read_foreign`; `random` for fresh weights, the row below
-            all others.
+        path: The checkpoint, see `repro.backbones.foreign.read_foreign`; `random`, if there is no file of this name,
+            for fresh weights as a baseline.
         arch: torchvision's name of the network.
-        name: The method's name in tables; empty: the file's, with `-` for what cannot name a folder.
-        prefix: What the names in the checkpoint begin with, see `read_foreign`; empty: the trained ResNet's.
-        input_filter: What the weights were trained on.
-        settings: Of the evaluation, of `data.crop`, `encoder.width` and `seed`.
+        name: The method's name in tables; empty: the file's, with `-` for characters that no method's name has.
+        prefix: Prefix of the tensors' names in the checkpoint, see `read_foreign`; empty: the trained ResNet's.
+        input_filter: Filter of the images that the weights were trained on; for our own weights, what is on record
+            counts instead.
+        settings: Nested settings of the evaluation, `data`, `encoder.width` and `seed`.
         out: Folder of the sweep.
-        check: Given the run and its backbone, raises a UserError where nothing can be done with them; called before
-            the folder is made.
+        check: Called with the run and its backbone before the folder is made; raises a UserError if they cannot be
+            evaluated.
 
     Returns:
         The run, with the settings, and its folder with `run.yaml` and `backbone.pth`.
 
     Raises:
-        UserError: The checkpoint does not fit, the name is no name, or the folder holds another run.
+        UserError: The checkpoint does not fit, the name cannot name a folder, a setting is about the training of the
+            weights, the folder holds other weights, or `check` refuses the run.
     """
-    # Lightning's own are called `epoch=9-step=100.ckpt`: no option that was given is wrong there.
+    # Characters are replaced, not refused: Lightning itself calls its checkpoints `epoch=9-step=100.ckpt`.
     of_file = _NO_NAME.sub("-", _ENDINGS.sub("", path.name)).lstrip(".+@_-")
     if not METHOD_NAME.fullmatch(name or of_file):
         if not name:
@@ -92,20 +94,20 @@ def adopt(
         raise UserError(f"--name {name} cannot name a folder", mend=METHOD_NAME_MEND)
     name = name or of_file
     fresh = str(path) == RANDOM and not path.exists()
-    # The run cannot be built yet, since the weights are part of it; seed and width stand in the settings alone.
+    # The run itself cannot be built before its weights are known; seed and width are in the settings.
     wanted = build([settings])
     width = wanted.encoder.width
     foreign = untrained(arch, wanted.seed, width) if fresh else read_foreign(path, arch, prefix, width)
     own_filter = foreign.input_filter or (None if fresh else _filter_on_record(path, foreign))
     imported = {
         "weights": weights_digest(foreign.state),
-        # Of weights of our own it is on record what they were trained on, which wins over the option.
+        # For our own weights the filter is on record, and the record wins over the option.
         "input_filter": own_filter or input_filter,
         "origin": RANDOM if fresh else str(path.resolve()),
     }
     run = _external_run(settings, name, {"arch": arch, "width": width}, imported)
     folder = RunFolder.of(run, out)
-    # The folder's name follows from the weights, so one that is there is that of an earlier call with these weights.
+    # The folder's name depends on the weights, so an existing folder was made by an earlier call with these weights.
     if folder.pretrained:
         _require_same_weights(folder, run, path)
     else:
@@ -115,17 +117,17 @@ def adopt(
 
 
 def _filter_on_record(path: Path, foreign: ForeignBackbone) -> InputFilter | None:
-    """Returns what weights of our own were trained on, by what lies beside them; None of those of others."""
+    """Returns the input filter that files beside our own weights record; None for weights from elsewhere."""
     return input_filter_beside(path, foreign.state) or input_filter_of_run(path, foreign.run_id)
 
 
 def _external_run(
     settings: Mapping[str, Any], name: str, encoder: Mapping[str, Any], imported: Mapping[str, str]
 ) -> Run:
-    """Builds the run of imported weights, or raises a UserError where a setting speaks of their training."""
+    """Builds the run of imported weights; raises a UserError if a setting is about the training of the weights."""
     identity = {"method": name, "framework": "external", "encoder": encoder, "imported": imported}
     run = build([settings, identity])
-    # How the weights were trained, no setting can tell. Of the data only the crop of the evaluation is used.
+    # No setting can say how the weights were trained. Data settings may differ: the evaluation uses their crop.
     meaningless = sorted(key for key in difference(build([identity]), run) if not key.startswith("data."))
     if meaningless:
         raise UserError(f"{meaningless[0]} says nothing about weights from elsewhere", mend="leave it out")
@@ -141,14 +143,14 @@ def _backbone(run: Run, foreign: ForeignBackbone, path: Path) -> Backbone:
 
 
 def _require_same_weights(folder: RunFolder, run: Run, path: Path) -> None:
-    """Raises a UserError where a folder of this run's id holds other weights: its backbone was exchanged since."""
+    """Raises a UserError if the run's folder holds other weights, because its backbone was replaced since."""
     backbone = load_backbone(folder.backbone, arch=run.encoder.arch)
     if weights_digest(backbone.network.state_dict()) != run.imported.weights:
         raise UserError(f"{folder.backbone} holds other weights than {path}", mend="choose another --out")
 
 
 def _command(run: Run, prefix: str, folder: RunFolder) -> str:
-    """Returns the command that makes an external run again: its weights, its seed, and what is no default."""
+    """Returns the command that makes an external run again, with its seed and every setting that is no default."""
     words = ["--checkpoint", run.imported.origin, "--arch", run.encoder.arch, "--name", run.method]
     if run.imported.origin != RANDOM:
         words += ["--prefix", prefix.removesuffix(".") or TOP]
@@ -161,9 +163,9 @@ def _command(run: Run, prefix: str, folder: RunFolder) -> str:
 
 
 def _fill(folder: RunFolder, run: Run, foreign: ForeignBackbone, path: Path) -> None:
-    """Writes the files of an external run, and says what was taken and what was not.
+    """Writes the files of an external run, and prints which tensors were taken and which were left out.
 
-    The backbone comes last, since a run counts as finished once it is there.
+    The backbone is written last, because a run counts as finished once its backbone is there.
     """
     imported = run.imported
     folder.prepare(run)

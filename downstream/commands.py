@@ -1,4 +1,4 @@
-"""The commands that measure what a backbone is worth: `salmask eval` and, in short, `salmask probe`.
+"""The commands that evaluate a backbone: `salmask eval`, and `salmask probe` as its short form.
 
 torch is imported only when a command runs, so that `--help` answers at once.
 """
@@ -28,13 +28,12 @@ from repro.runs.run import Run
 from repro.terminal import is_first_process, say, say_json
 
 CarryOut = Callable[..., None]
-"""`carry_out(run, folder, name, root, *, again)` carries an evaluation out; `root` is that of its data set, or None."""
+"""`carry_out(run, folder, name, root, *, again)` carries out evaluation `name`; `root` is its data set's, or None."""
 
 TABLE1 = ("linear@imagenet100", "linear@caltech101", "linear@flowers102", "logistic@caltech101", "logistic@flowers102")
-"""Every number of Table 1: each data set by the paper-like protocol, the transfer ones by the standard one too."""
+"""The evaluations of Table 1: each data set by the paper-like protocol, transfer data sets by the standard one, too."""
 
-# Arguments and options of the commands below. They stand here so that a command's signature shows what it takes, and
-# not how help describes it.
+# Arguments and options of the commands below. They are defined here to keep help texts out of the commands' signatures.
 
 Words = Annotated[
     list[str] | None,
@@ -134,7 +133,7 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
             roots = _roots(root or [], evaluations(task, data, run))
         else:
             settings = _settings_alone(words or [])
-            # What can be wrong with tasks and roots is found before the weights are copied.
+            # Wrong tasks and roots are found before the weights are copied.
             wanted = reading.build([settings])
             roots = _roots(root or [], evaluations(task, data, wanted))
             run, folder = _adopted(
@@ -167,7 +166,7 @@ def _add_probe(app: typer.Typer, carry_out: CarryOut) -> None:
 
 def _finished_run(words: Sequence[str]) -> tuple[Run, RunFolder]:
     """Reads the run whose folder is the first word, with the settings of the other words, or raises a UserError."""
-    # A folder's name may hold an "=", so a word with one is taken for a setting only where there is no such folder.
+    # A folder's name may contain "=", so the word is a setting only if there is no such folder.
     if not words or ("=" in words[0] and not is_folder(Path(words[0]))):
         raise UserError("no run is named", mend="name its folder first, or weights with --checkpoint FILE")
     folder = RunFolder(Path(words[0]))
@@ -177,13 +176,13 @@ def _finished_run(words: Sequence[str]) -> tuple[Run, RunFolder]:
 def _adopted(
     wanted: Run, *, out: Path, roots: Mapping[Evaluation, Path | None], **options: Any
 ) -> tuple[Run, RunFolder]:
-    """Adopts weights from elsewhere: of several processes the first one does, and the others wait for the folder.
+    """Adopts weights from elsewhere: rank 0 does this, and the other ranks wait for the folder.
 
     Args:
-        wanted: With the settings of the machine.
+        wanted: A run with the given settings; `machine.device` is used.
         out: Folder of the sweep.
-        roots: Of each evaluation's data set; no folder is made where one of these cannot begin.
-        options: The others of `downstream.adoption.adopt`.
+        roots: Root of each evaluation's data set; if one of the evaluations cannot begin, no folder is made.
+        options: The other arguments of `downstream.adoption.adopt`.
     """
     show_log()
     with OPENING.shown(shown=is_first_process()):
@@ -201,7 +200,7 @@ def _adopted(
 
 
 def _settings_alone(words: Sequence[str]) -> Mapping[str, object]:
-    """Reads words that are all settings, or raises a UserError where the first one is a run's folder."""
+    """Reads words that are all settings; raises a UserError if the first one is a run's folder instead."""
     if words and "=" not in words[0]:
         raise UserError(f"'{words[0]}': with --checkpoint no run is named", mend="leave one of them out")
     return parse_overrides(words)
@@ -211,15 +210,15 @@ def with_settings(run: Run, overrides: Mapping[str, object]) -> Run:
     """Returns a run with other settings of its evaluations and of the machine.
 
     Args:
-        run: As its folder has it.
+        run: The run as its folder has it.
         overrides: Nested settings.
 
     Raises:
         UserError: A setting would make it another run.
     """
     adjusted = reading.build([overrides], base=run)
-    # What may change is what the id is not made of; and the method's name, which is not part of it either, is how
-    # tables know the run.
+    # Only settings that are no part of the id may change. The method's name is no part of it either, but must stay,
+    # because tables know the run by it.
     if adjusted.id != run.id or adjusted.method != run.method:
         raise UserError(
             "only settings of machine and of evaluations (probe, logistic, knn, finetune, detection) can change here: "
@@ -233,22 +232,22 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
     """Reads `--task` and `--data`.
 
     Args:
-        tasks: Names with commas between; `table1` stands for `TABLE1`.
-        dataset: For tasks that name none themselves; empty: the run's own.
+        tasks: Names separated by commas; `table1` stands for `TABLE1`.
+        dataset: Data set of tasks that name none themselves; empty: the run's own.
         run: The run that is evaluated.
 
     Returns:
         The evaluations in the order of their names, each once.
 
     Raises:
-        UserError: An unknown task or data set, or `--data` given to tasks that have one.
+        UserError: No task, an unknown task or data set, or `--data` given to tasks that name one themselves.
     """
     unique: dict[Evaluation, None] = {}  # a set that keeps the order
     for name in comma_list("--task", tasks) if tasks.strip(" ,") else ():
         if dataset and (name == "table1" or "@" in name):
             raise UserError(f"--task {name} says itself what it is evaluated on", mend="leave --data out")
         for full_name in TABLE1 if name == "table1" else (f"{name}@{dataset}" if dataset else name,):
-            # Asked here and not left to `parse`, because only this list of tasks has `table1`.
+            # Checked here and not left to `parse`, because only here `table1` is a possible name, too.
             if (word := task_and_dataset(full_name)[0]) not in PROTOCOLS:
                 raise UserError(f"unknown task '{word}'", mend=nearest(word, ("table1", *PROTOCOLS)))
             evaluation = Evaluation.parse(full_name, run)
@@ -260,12 +259,15 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
 
 
 def _roots(options: Sequence[str], evaluations: Sequence[Evaluation]) -> dict[Evaluation, Path | None]:
-    """Reads the values of `--root`, `DATASET=DIR` or `DIR` for the only data set, and returns that of each evaluation.
+    """Reads the values of `--root`, which are `DATASET=DIR`, or `DIR` if there is only one data set.
+
+    Returns:
+        The root of each evaluation's data set; None if the options name none.
 
     Raises:
         UserError: An unknown data set, no folder, or one folder for several data sets.
     """
-    roots = {}  # by data set; under the empty name that of the only one
+    roots = {}  # by data set; the empty name stands for the only one
     for text in options:
         dataset, equals, folder = text.partition("=")
         # A path may hold an "=" too; a data set's name has no slash.
@@ -293,8 +295,8 @@ def _evaluate_all(
     again: bool = False,
     as_json: bool,
 ) -> None:
-    """Carries out evaluations one after the other, then prints their rows; of several processes the first one alone."""
-    # All that can be wrong with the command is found before the first evaluation takes its time.
+    """Carries out evaluations one after the other, then prints their rows on rank 0."""
+    # Faults of the whole command are found before the first evaluation, which may take hours.
     if len(roots) > 1:
         _check_all(run, folder, roots, again=again)
     rows: list[Result] = []
@@ -303,16 +305,16 @@ def _evaluate_all(
         for evaluation, root in roots.items():
             recorded = read(folder.results)[0] if first and exists(folder.results) else []
             carry_out(run, folder.path, evaluation.name(run), root, again=again)
-            if not first:  # whose rows are those of the first one, which alone records and prints them
+            if not first:  # only rank 0 records and prints rows
                 continue
             recorded_now = read(folder.results)[0]
             measured = evaluation.recorded(run, recorded_now)
-            # Numbers measured twice within a second may be the same in everything; that there are more rows tells.
+            # Rows measured twice within a second may be equal in every field, so their number decides.
             if len(recorded_now) > len(recorded) and (before := evaluation.recorded(run, recorded)):
                 _tell_replaced(before, measured, folder)
             rows += measured
     finally:
-        # What was measured before a failure is recorded, and told.
+        # Rows that were measured before a failure are recorded, so they are printed, too.
         if rows:
             _show(rows, as_json=as_json)
     if first and not as_json:
@@ -333,12 +335,12 @@ def _show(rows: Sequence[Result], *, as_json: bool) -> None:
 
 
 def table_of(tasks: Sequence[str]) -> str:
-    """Returns the table that holds the numbers of tasks: Table 2 where all are detection's, else Table 1."""
+    """Returns the name of the table that shows these tasks: `table2` if all of them are detection's, else `table1`."""
     return "table2" if set(tasks) <= set(DETECTION_TASKS) else "table1"
 
 
 def _tell_replaced(before: Sequence[Result], now: Sequence[Result], folder: RunFolder) -> None:
-    """Tells which numbers of an evaluation were measured again, with the old ones, on standard error."""
+    """Prints to standard error which numbers of an evaluation were measured again, with their old values."""
     old_rows = {(row.protocol, row.split, row.metric): row for row in before}
     for row in now:
         old = old_rows.get((row.protocol, row.split, row.metric))
@@ -357,7 +359,7 @@ def _value(row: Result) -> str:
 
 
 def _check_all(run: Run, folder: RunFolder, roots: Mapping[Evaluation, Path | None], *, again: bool) -> None:
-    """Raises a UserError that a later evaluation would begin with, before hours go to the first."""
+    """Raises a UserError if one of the evaluations cannot begin, before the first one takes hours."""
     show_log()
     with OPENING.shown(shown=is_first_process()):
         OPENING.say("importing torch")

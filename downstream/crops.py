@@ -27,10 +27,10 @@ CROP_SCALE_MIN = 0.08
 class RandomCrops(Dataset[dict[str, Any]]):
     """Random resized crops with flips; an item is `images` (uint8, 3×S×S) and `labels`."""
 
-    metainfo: ClassVar[dict[str, Any]] = {}  # mmengine asks for it, for its own visualisations
+    metainfo: ClassVar[dict[str, Any]] = {}  # mmengine's visualisations read it
 
     def __init__(self, images: Images, size: int, seed: int) -> None:
-        """Crops images to `size` pixels a side; what is drawn for one depends on (seed, epoch, index) alone."""
+        """Crops images to `size` pixels a side; an image's box and flip depend on (seed, epoch, index) only."""
         self.images, self.size, self.seed = images, size, seed
 
     def __len__(self) -> int:
@@ -65,22 +65,22 @@ def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int
     """Makes a loader of this rank's share of the central crops, in the order of `repro.distributed.share_of_rank`.
 
     Args:
-        images: What all ranks share.
+        images: The images of all ranks together.
         size: Of a crop, pixels a side.
-        batch: Crops over all ranks.
+        batch: Crops per step over all ranks.
         workers: Decoding processes of this rank.
     """
     share = LoaderSubset(CentralCrops(images, size), share_of_rank(len(images)))
     per_rank = max(1, batch // world_size())
-    # Pinned, as a training's batches are: from other memory `normalise` could not copy beside the computation.
+    # Pinned, as a training's batches are: only from pinned memory can `normalise` copy while the device computes.
     return Loader(share, workers=workers, batch_size=per_rank, pin_memory=torch.cuda.is_initialized())
 
 
 class BackboneInput(BaseDataPreprocessor):
-    """Turns pixels into the backbone's input: normalised, and high-passed where the backbone was trained so."""
+    """Turns pixels into the backbone's input: normalised, and high-passed if the backbone was trained on those."""
 
     def __init__(self, input_filter: InputFilter) -> None:
-        """Prepares the input of a backbone that was trained on such images."""
+        """Prepares the input of a backbone that was trained with this filter."""
         super().__init__()
         self.input_filter = input_filter
         self._normalization = Normalization()

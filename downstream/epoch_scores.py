@@ -1,7 +1,7 @@
 """Validation scores of a training, epoch by epoch: written to its metrics while it runs, read back when it is over.
 
 The linear probe and fine-tuning share them. The numbers that become results are read from the file and not kept in
-memory, so that a training that was interrupted has the scores of all its epochs.
+memory, so that a resumed training has the scores of all its epochs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,16 +35,16 @@ def write_scores(runner: Any, scores: Mapping[str, float]) -> None:
 
 
 def read_scores(metrics: Path, epochs: int) -> Sequence[EpochScores]:
-    """Reads the validation rows of a training's metrics, one an epoch; rows of training steps have no top-1.
+    """Reads the validation rows of a training's metrics, one per epoch; rows of training steps have no top-1.
 
-    Called on every rank, each of which returns what the first one reads.
+    Called on every rank; all ranks return what rank 0 reads.
 
     Args:
         metrics: File of the metrics.
-        epochs: Of the training, which is over.
+        epochs: Number of epochs of the finished training.
 
     Raises:
-        UserError: The scores of an epoch are missing; the best of the others would be another number.
+        UserError: The scores of an epoch are missing, so that the best over all epochs is unknown.
     """
 
     def read() -> Sequence[EpochScores]:
@@ -60,11 +60,11 @@ def read_scores(metrics: Path, epochs: int) -> Sequence[EpochScores]:
 
 
 def final_scores(epochs: Sequence[EpochScores], ending: str = "") -> dict[str, float]:
-    """Returns the scores of the last epoch, which are a protocol's numbers, and `top1_best` over all epochs.
+    """Returns the scores of the last epoch, which count as a protocol's result, and `top1_best` over all epochs.
 
     Args:
         epochs: From `read_scores`, not empty.
-        ending: What follows the metrics' names, of one among several classifiers.
+        ending: Suffix of the metrics' names that selects one of several classifiers.
     """
     last = {metric: epochs[-1][f"{metric}{ending}"] for metric in SCORES}
     return last | {"top1_best": max(epoch[f"top1{ending}"] for epoch in epochs)}

@@ -1,7 +1,7 @@
 """Pooled features of a frozen backbone, computed once and kept: the linear, logistic and kNN tasks share them.
 
-A file holds all images of a pool; the parts of a split are rows of it. Its name follows from everything that the
-features depend on, so that a changed backbone, data set, crop or filter finds no file of another.
+A file holds the features of all images of a pool; the parts of a split are rows of it. Its name is a digest of
+everything that the features depend on, so that a changed backbone, data set, crop or filter never finds an old file.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ log = logging.getLogger("salmask")
 VERSION = 1
 """Part of every file's name. Raise it when the same images and weights give other features than before."""
 BATCH = 256
-"""Images of a forward pass over all devices; it changes no feature beyond rounding."""
+"""Images per forward pass over all devices; another number changes features by rounding at most."""
 
 Features = NDArray[np.float32]
 """N×D, D the width of the backbone's last stage."""
@@ -41,9 +41,9 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """The features of one backbone, by images.
+    """The features of one backbone, read from their files or computed.
 
-    The last pool's stay in memory, so that a task may ask for its parts one after the other.
+    The features of the last pool stay in memory, so that a task may ask for its parts one after the other.
 
     Attributes:
         backbone: The network, frozen, on the device.
@@ -52,7 +52,7 @@ class FeatureStore:
         folder: Of the run; the files go to its `features/`.
         device: Where features are computed.
         workers: Decoding processes of this rank.
-        task: In whose status the progress is told.
+        task: The task in whose status the progress is written.
         channels_last: Whether the network lies in memory as NHWC, which rounds its features differently.
     """
 
@@ -76,8 +76,8 @@ class FeatureStore:
             run: `encoder.arch`, `data.crop` and `machine.workers` are used.
             folder: Of the run, with its `backbone.pth`.
             device: Where features are computed.
-            task: In whose status the progress is told.
-            channels_last: Of the task's protocol; the training's `machine.channels_last` has no part in it.
+            task: The task in whose status the progress is written.
+            channels_last: As the task's protocol says; `machine.channels_last`, which is for trainings, is not used.
 
         Raises:
             UserError: The backbone is damaged, or another run's.
@@ -89,7 +89,7 @@ class FeatureStore:
         return cls(backbone, digest, run.data.crop, folder, device, run.machine.workers, task, channels_last)
 
     def __call__(self, images: Images) -> Features:
-        """Returns the features N×D of N images, read from their file where there is one; called on every rank.
+        """Returns the features N×D of N images, read from their file if there is one; called on every rank.
 
         Raises:
             UserError: Features are NaN or infinite, there is no image, or this rank cannot read the file that rank 0
@@ -100,14 +100,14 @@ class FeatureStore:
             return self(images.pool)[images.indices]
         name = self.name(images)
         if name not in self._last_pool:
-            self._last_pool.clear()  # before the next one comes: of ImageNet-100 it is a gigabyte
+            self._last_pool.clear()  # frees memory before the next pool is read: ImageNet-100 takes a gigabyte
             found = self._find(images)
             self._last_pool[name] = self._make(images) if found is None else found
             _warn_if_equal(self._last_pool[name], self.folder.backbone)
         return self._last_pool[name]
 
     def _find(self, images: Images) -> Features | None:
-        """Reads a pool's features from their file; None, on every rank, where there is none that will do."""
+        """Reads a pool's features from their file; returns None, on every rank, if no file can be used."""
         path, found = self.path(images), None
 
         def is_whole() -> bool:
@@ -115,11 +115,11 @@ class FeatureStore:
             found = read_features(path, len(images), self.backbone.features)
             return found is not None
 
-        # Rank 0 decides whether the file will do: where only some ranks find it, the others would wait in `_compute`.
+        # Rank 0 decides for all whether the file can be used: ranks that did not see it would wait in `_compute`.
         if decided_by_first(is_whole) and found is None:  # on the other ranks
             await_file(path)
             found = read_features(path, len(images), self.backbone.features)
-            if found is None:  # without the other ranks it would compute for ever
+            if found is None:  # this rank cannot compute them: it would wait for the other ranks for ever
                 what = f"rank {rank()} on {socket.gethostname()} cannot read {path}, which rank 0 reads"
                 raise UserError(what, mend=f"see what that node has of it, or remove {path}")
         return found
@@ -127,7 +127,8 @@ class FeatureStore:
     def _make(self, images: Images) -> Features:
         """Computes a pool's features, and keeps them in their file."""
         features = self._compute(images)
-        # Before it is written: sklearn's traceback, or an accuracy of nothing, would be what is seen of it.
+        # Checked before the file is written: later, NaN would show only as scikit-learn's traceback or as a
+        # meaningless accuracy.
         _require_finite(features, self.folder.backbone)
         if rank() == 0:
             write_atomically(self.path(images), lambda file: np.save(file, features))
@@ -138,8 +139,8 @@ class FeatureStore:
         return self.folder.path / FEATURES / f"{self.name(images)}.npy"
 
     def name(self, images: Images) -> str:
-        """Returns what tells the images' features from all others: 16 hex digits of everything that they depend on."""
-        # The order is part of the digest: in another one, no file of an earlier run would be found again.
+        """Returns the name of the images' features: 16 hex digits of a digest of everything that they depend on."""
+        # The order is part of the digest: if it changed, files of earlier runs would not be found.
         content = (
             VERSION,
             self.digest,
@@ -147,16 +148,17 @@ class FeatureStore:
             self.backbone.input_filter,
             self.crop,
             images.fingerprint(),
-            # Named only where it is not the reference's, so that files of before the setting are found.
+            # Added only if set, so that files from before this setting are still found.
             *(["channels_last"] if self.channels_last else []),
-            # A row tells which device measured it: its features are not to be another's, which rounds otherwise.
+            # A row names the device that measured it, so its features must come from such a device: others round
+            # differently.
             *([self.device.type] if self.device.type != "cpu" else []),
         )
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def _compute(self, images: Images) -> Features:
-        """Computes the features of all images; the ranks share them, and each returns all of them."""
+        """Computes the features of all images; the ranks share the work, and each returns all features."""
         count = len(images)
         if not count:
             raise UserError("there is no image to compute features of", mend="salmask data verify")
@@ -174,7 +176,13 @@ class FeatureStore:
 
 
 def read_features(path: Path, count: int, width: int) -> Features | None:
-    """Reads a file's features; None where there is no file, or it is damaged, which the log tells."""
+    """Reads features from a file; returns None if there is no file, or if it is damaged, which is logged.
+
+    Args:
+        path: The file.
+        count: Number of images that it must hold.
+        width: Number of features per image.
+    """
     if not path.exists():
         return None
     try:
@@ -196,7 +204,7 @@ def read_features(path: Path, count: int, width: int) -> Features | None:
 
 
 def _require_finite(features: Features, backbone: Path) -> None:
-    """Raises a UserError where features are NaN or infinite, of how many images."""
+    """Raises a UserError if features are NaN or infinite, with the number of such images."""
     images = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if images.size:
         raise UserError(
@@ -207,11 +215,11 @@ def _require_finite(features: Features, backbone: Path) -> None:
 
 
 def _warn_if_equal(features: Features, backbone: Path) -> None:
-    """Tells the log where no image differs from another: what is measured is chance then, or the order of the images.
+    """Logs a warning if all images have the same features: accuracies are chance then, or depend on the images' order.
 
-    It is measured all the same: of a backbone that collapsed, that is the number.
+    The evaluation goes on: for a collapsed backbone, these are its accuracies.
     """
-    # Of nearly all backbones the first two images tell it; the others may be a gigabyte on a disk.
+    # The first two images nearly always differ, which spares comparing a gigabyte.
     if len(features) > 1 and (features[1] == features[0]).all() and (features == features[0]).all():
         log.warning("all %d images have the same features: %s tells none from another", len(features), backbone)
 

@@ -37,17 +37,17 @@ from repro.training.memory_layout import lay_out_network
 from repro.training.runner import Training
 
 SHARE_SEED = 0
-"""Seed of the draw of labelled images: the protocol's, so that it is no setting of a run."""
+"""Seed of the draw of labelled images; it belongs to the protocol and is no setting of a run."""
 
 
 class FineTuned(LossModel):
     """A backbone with a new linear layer, all of it trained."""
 
     def __init__(self, backbone: Backbone, classes: int) -> None:
-        """Starts with weights N(0, 0.01) and no bias in the new layer.
+        """Adds the new layer, with weights drawn from N(0, 0.01) (standard deviation) and biases of zero.
 
         Args:
-            backbone: Its network is changed here.
+            backbone: Its network gets the layer and is trained.
             classes: Number of classes of the data set.
         """
         super().__init__(data_preprocessor=BackboneInput(backbone.input_filter))
@@ -63,7 +63,7 @@ class FineTuned(LossModel):
 
 
 class ScoreNetwork(Hook):
-    """Accuracies on the validation images after every epoch, written to the metrics; ranks share the images."""
+    """Writes accuracies on the validation images to the metrics after every epoch; the ranks share the images."""
 
     def __init__(self, images: Images, size: int, batch: int, workers: int) -> None:
         """Prepares the scoring.
@@ -81,8 +81,8 @@ class ScoreNetwork(Hook):
 
     @torch.no_grad()
     def after_train_epoch(self, runner: Any) -> None:
-        """Scores the network as it is; where the ranks cannot share evenly, no image counts twice."""
-        # Without DDP's wrapper: its forward pass is that of the loss, and here the network alone is asked.
+        """Scores the current network; each image counts once, even if the ranks cannot share the images evenly."""
+        # Without DDP's wrapper, whose forward pass computes the loss; here the network's logits are needed.
         model = unwrapped(runner.model)
         assert isinstance(model, FineTuned)
         self.last_logits = self.logits(model)
@@ -97,7 +97,7 @@ class ScoreNetwork(Hook):
         return in_order(gather(torch.cat(batches)), len(self.images))
 
     def final_logits(self, model: nn.Module) -> Tensor:
-        """Returns the logits of the last epoch; a training that ended in an earlier process is scored again."""
+        """Returns the logits of the last epoch; computes them again if the training ended in an earlier process."""
         network = unwrapped(model)
         assert isinstance(network, FineTuned)
         return self.logits(network) if self.last_logits is None else self.last_logits
@@ -116,7 +116,7 @@ class FineTuning:
         Args:
             run: `finetune` is used.
             target: The data set.
-            backbone: Any will do.
+            backbone: Not used.
 
         Raises:
             UserError: The data set is missing or broken, or the processes cannot share a batch evenly.
@@ -156,7 +156,7 @@ class FineTuning:
         return train if share == 1 else share_of(train, share, SHARE_SEED)
 
     def batch_of(self, batch: int, images: int) -> int:
-        """Returns how many images a step takes over all processes, which is the same however many these are.
+        """Returns the number of images per step over all processes, which does not depend on their number.
 
         Args:
             batch: `finetune.batch`.
@@ -192,9 +192,9 @@ class FineTuning:
             run: `finetune`, `data.crop`, `seed` and `machine` are used.
             folder: Of the run.
             training_folder: Where the training's own files go.
-            backbone: Its network is changed here.
+            backbone: Its network gets a new layer and is trained.
             target: The data set.
-            train: Images to fit on; where they are fewer than a batch, they are one.
+            train: Images to fit on; if they are fewer than a batch, they form one batch.
             val: Images to score on.
             device: Where the network is trained.
 
@@ -204,12 +204,12 @@ class FineTuning:
         settings, machine = run.finetune, run.machine
         epochs = settings.epochs_of(self.task)
         batch = self.batch_of(settings.batch, len(train))
-        # Only the new layer draws; the seed makes it the same on every rank.
+        # Only the new layer is drawn; the seed makes it the same on every rank.
         with seeded_weights(run.seed):
             model = FineTuned(backbone, len(train.classes)).to(device)
         lay_out_network(model, channels_last=machine.channels_last)
         optimizer = _optimizer(model, settings, batch)
-        # What does not fill a batch is left out of the epoch: a rest of one image would have no batch statistics.
+        # Images that do not fill a batch are left out of the epoch: a single one would have no batch statistics.
         batches = EpochBatches(len(train), batch, run.seed)
         schedule = CosineAnnealingLR(optimizer, T_max=epochs * len(batches), eta_min=0.0, by_epoch=False)
         return Training(

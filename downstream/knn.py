@@ -25,7 +25,7 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
     Args:
         run: `knn` is used.
         target: The data set.
-        backbone: Any will do.
+        backbone: Not used.
 
     Raises:
         UserError: The data set is broken, or has fewer training images than neighbours.

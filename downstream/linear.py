@@ -56,15 +56,15 @@ log = logging.getLogger("salmask")
 
 
 class LinearProbe(LossModel):
-    """Linear classifiers on a frozen backbone, which is no registered submodule and so in no checkpoint."""
+    """Linear classifiers on a frozen backbone, which is no registered submodule and so is in no checkpoint."""
 
     def __init__(self, backbone: Backbone, classes: int, heads: int = 1) -> None:
-        """Starts with weights N(0, 0.01) and no bias (main_lincls.py), the same for all heads.
+        """Starts all heads from the same weights N(0, 0.01) and biases of zero (main_lincls.py).
 
         Args:
-            backbone: Frozen, as a `FeatureStore` has it.
+            backbone: The frozen backbone of a `FeatureStore`.
             classes: Number of classes of the data set.
-            heads: Number of classifiers side by side, none of which feels the others.
+            heads: Number of classifiers side by side, none of which influences the others.
         """
         super().__init__(data_preprocessor=BackboneInput(backbone.input_filter))
         # In a tuple, so that nn.Module does not register it: `train()` must not reach its batch norms.
@@ -90,7 +90,7 @@ class LinearProbe(LossModel):
 
 
 class ScoreHeads(Hook):
-    """Accuracies on the validation images after every epoch, written to the probe's metrics.
+    """Writes accuracies on the validation images to the probe's metrics after every epoch.
 
     Nothing but the classifiers changes between epochs, so the validation features are computed once, by the caller.
     """
@@ -101,14 +101,14 @@ class ScoreHeads(Hook):
         Args:
             features: N×D, of the validation images.
             labels: N, of the same images.
-            endings: What follows the metrics' names of each head.
+            endings: Suffix of each head's metrics' names.
         """
         super().__init__()
         self.features, self.labels, self.endings = features, labels, endings
 
     @torch.no_grad()
     def after_train_epoch(self, runner: Any) -> None:
-        """Scores the classifiers as they are."""
+        """Scores the current classifiers."""
         probe = unwrapped(runner.model)
         assert isinstance(probe, LinearProbe)
         values: dict[str, float] = {}
@@ -123,13 +123,13 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
     Args:
         run: `probe` and `seed` are used.
         target: The data set.
-        backbone: Any will do.
+        backbone: Not used.
 
     Raises:
         UserError: The data set is missing or broken, the processes cannot share a batch evenly, or the grid has more
             rates than the name of a file can hold.
     """
-    # The longest of the names that have the protocol's in them; it is written when all is trained.
+    # The longest of the file names that contain the protocol's. It is needed only after hours of training.
     protocol = run.probe.protocol(target.dataset).name
     predictions = path_of_predictions(RunFolder(Path()), "linear", target.dataset, protocol)
     if len(predictions.name) > LONGEST_NAME:
@@ -142,16 +142,16 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
 
 
 def _batches(run: Run, train: Images) -> EpochBatches:
-    """Plans the epochs of a probe, or raises a UserError where the processes cannot share a batch evenly."""
-    # The last, smaller batch is trained on too, as in main_lincls.py: a frozen backbone needs no statistics of it.
+    """Plans the epochs of a probe; raises a UserError if the processes cannot share a batch evenly."""
+    # The last, smaller batch is trained on, too, as in main_lincls.py: a frozen backbone takes no batch statistics.
     return EpochBatches(len(train), run.probe.batch, run.seed, drop_last=False)
 
 
 def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
-    """Measures `top1`, `top5` and `mean_per_class` of the last epoch, which count, and `top1_best` over epochs.
+    """Measures `top1`, `top5` and `mean_per_class` of the last epoch, the result, and `top1_best` over all epochs.
 
-    With a grid of learning rates there are also the best `lr` and each rate's own `top1@lr=10`. On Caltech-101 the
-    numbers are means over drawn splits, and each split's own values stand beside them.
+    With a grid of learning rates, the best `lr` and each rate's top-1 (`top1@lr=10`) are added. On Caltech-101 the
+    numbers are means over drawn splits, and the values of each split are added.
 
     Args:
         run: `probe`, `data.crop`, `seed` and `machine` are used.
@@ -188,9 +188,9 @@ def folder_of_probe(folder: RunFolder, dataset: str, protocol: str, split_seed: 
 
     Args:
         folder: Of the run.
-        dataset: That is probed on.
-        protocol: With its departures, so that probes of other settings do not meet.
-        split_seed: Of the drawn split, where there are several.
+        dataset: The data set of the probe.
+        protocol: The protocol with its departures, so that probes with other settings have other folders.
+        split_seed: Of the drawn split; None if there are not several.
     """
     ending = "" if split_seed is None else f"-split{split_seed}"
     return folder.path / TASK_FOLDERS["linear"] / f"{dataset}-{protocol}{ending}"
@@ -208,6 +208,9 @@ def build_training(
         store: Of the frozen backbone.
         train: Images to fit on.
         val: Images to score on.
+
+    Raises:
+        UserError: The processes cannot share a batch evenly.
     """
     settings, machine, device = run.probe, run.machine, store.device
     rates = settings.lr_grid or (settings.lr,)
@@ -216,7 +219,7 @@ def build_training(
     labels = torch.from_numpy(labels_of(val)).to(device)
     with seeded_weights(run.seed):
         model = LinearProbe(store.backbone, len(train.classes), len(rates)).to(device)
-    # One parameter group for each head: momentum and weight decay are per parameter, so no head feels another's rate.
+    # One parameter group for each head: momentum and weight decay are per parameter, so the heads stay independent.
     groups = [{"params": list(head.parameters()), "lr": lr} for head, lr in zip(model.heads, rates, strict=True)]
     optimizer = torch.optim.SGD(groups, rates[0], momentum=settings.momentum, weight_decay=settings.weight_decay)
     milestones = [round(0.6 * settings.epochs), round(0.8 * settings.epochs)]  # 60 and 80 of the protocol's 100
@@ -242,7 +245,7 @@ def build_training(
 
 @torch.no_grad()
 def predictions_of_head(training: Training, head: int, store: FeatureStore, val: Images) -> Predictions:
-    """Asks a classifier of a finished probe, as it stands after the last epoch, about each scored image."""
+    """Returns what a classifier of a finished probe, as after its last epoch, predicts for each scored image."""
     probe = unwrapped(training.model)
     assert isinstance(probe, LinearProbe)
     features = torch.from_numpy(store(val)).to(store.device)
@@ -256,11 +259,11 @@ def best_head(epochs: Sequence[EpochScores], settings: ProbeSettings) -> int:
 
 
 def best_head_scores(epochs: Sequence[EpochScores], settings: ProbeSettings) -> dict[str, float]:
-    """Returns what a finished probe reached.
+    """Returns the result of a finished probe.
 
     Args:
         epochs: Its scores, from `read_scores`.
-        settings: That the probe was trained with.
+        settings: The settings that the probe was trained with.
 
     Returns:
         `final_scores` of the head with the best top-1 of the last epoch. With a grid also that head's `lr`, and the
@@ -274,11 +277,11 @@ def best_head_scores(epochs: Sequence[EpochScores], settings: ProbeSettings) -> 
 
 
 def assert_unchanged(network: nn.Module, backbone_file: Path) -> None:
-    """Proves that probing left the backbone as it was, running statistics included (main_lincls.py `sanity_check`).
+    """Checks that probing left the backbone as it was, running statistics included (main_lincls.py `sanity_check`).
 
     Args:
         network: The backbone after probing.
-        backbone_file: What it was read from.
+        backbone_file: The file that it was read from.
 
     Raises:
         RuntimeError: A tensor differs from the file's.

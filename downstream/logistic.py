@@ -2,9 +2,9 @@
 
 The standard of the transfer literature (Kornblith et al. 2019, appendix A.4; SimCLR, BYOL, linusericsson/ssl-transfer
 linear.py): scikit-learn's L-BFGS on features of central crops, not scaled; the weight of the regularisation is the best
-of 45 from 1e-6 to 1e5 by mean per-class accuracy on held-out images (the larger one wins a tie); then fitted again on
-all training images. scikit-learn minimises C * sum of losses + |w|^2 / 2 with C = 1 / weight. Our central crop is the
-linear probe's (bilinear, 256/224); Kornblith's is bicubic and 224/224.
+of 45 from 1e-6 to 1e5 by mean per-class accuracy on held-out images (the larger one wins a tie); the regression is then
+fitted again on all training images. scikit-learn minimises C * sum of losses + |w|^2 / 2 with C = 1 / weight. Our
+central crop is the linear probe's (bilinear, 256/224); Kornblith's is bicubic and 224/224.
 """
 
 import logging
@@ -45,7 +45,7 @@ from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
 Labels = NDArray[np.int64]
-"""N."""
+"""The labels of N images."""
 Floats = NDArray[np.float64]
 
 
@@ -55,7 +55,7 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
     Args:
         run: `logistic` is used.
         target: The data set.
-        backbone: Any will do.
+        backbone: Not used.
 
     Raises:
         UserError: The data do not fit, or there are several processes.
@@ -64,15 +64,15 @@ def check(run: Run, target: Target, backbone: Backbone) -> None:
 
 
 def _partitions(run: Run, target: Target) -> list[Partition]:
-    """Opens the data set, divided once for each drawn split; raises a UserError as `check`."""
-    # scikit-learn knows no process group: every rank would fit, and write to, the same files.
+    """Opens the data set, divided once for each drawn split; raises the UserErrors of `check`."""
+    # scikit-learn knows no process group: every rank would fit the same regressions and write the same files.
     if world_size() > 1:
         raise UserError("the task logistic runs in one process", mend="start it without torchrun, or with one task")
     partitions = [standard(target, seed) for seed in split_seeds(target.dataset, run.logistic.splits)]
     if any(len(set(partition.fit.targets)) < 2 for partition in partitions):
         raise UserError("logistic regression needs images of two classes or more", mend="salmask data verify")
     if not all(len(partition.held_out) for partition in partitions):
-        # Each class keeps its first image to fit on, so that classes of one image leave none to choose a weight by.
+        # Each class keeps its first image to fit on, so that classes of one image leave none to choose a weight on.
         raise UserError("logistic regression needs a class of two training images or more", mend="salmask data verify")
     return partitions
 
@@ -80,7 +80,7 @@ def _partitions(run: Run, target: Target) -> list[Partition]:
 def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
     """Measures `mean_per_class`, `top1` and `top5`, the best `l2`, and the number of fits that did not converge.
 
-    On Caltech-101 the numbers are means over drawn splits, and each split's own values stand beside them.
+    On Caltech-101 the numbers are means over drawn splits, and the values of each split are added.
 
     Args:
         run: `logistic`, `data.crop` and `machine` are used.
@@ -109,10 +109,11 @@ def measure(run: Run, folder: RunFolder, target: Target, device: torch.device) -
 def _measure_split(
     settings: LogisticSettings, folder: RunFolder, store: FeatureStore, partition: Partition, fits_file: Path
 ) -> tuple[dict[str, float], Predictions]:
-    """Chooses the weight on one split, fits it on all of the split's training images, and scores that fit."""
+    """Chooses the weight on one split, fits again on all of the split's training images, and scores that fit."""
     classes = len(partition.train.classes)
     weights = grid(settings.l2_low, settings.l2_high, settings.values)
-    # The key names the features and their order. Labels are part of a subset's fingerprint, weights are compared.
+    # The key identifies the features, their order, and the labels, which are part of a subset's fingerprint. Weights
+    # are compared by themselves.
     key = f"{store.name(partition.fit)} {store.name(partition.held_out)}"
     with reported(folder, "logistic", "logistic regression", settings.values + 1, "fits") as tell:
         path = fit_path(
@@ -126,11 +127,11 @@ def _measure_split(
             tell=tell,
         )
         best = path.best
-        # From zeros, and not from the path's last fit, whose regularisation is the weakest.
+        # Starts from zeros, and not from the path's last fit, whose regularisation is the weakest.
         model, converged = fit(store(partition.train), labels_of(partition.train), weights[best], settings.iterations)
         tell(settings.values + 1)
     if settings.values > 1 and best in (0, settings.values - 1):
-        # A best value at an edge is no minimum of a curve, and another grid could give a better number.
+        # If the best value lies at an edge, a wider grid could give a better one.
         log.warning("the chosen l2=%.3g lies at the edge of the grid; the best may lie beyond", weights[best])
     unconverged = _warn_unconverged(settings, weights, path, converged)
     logits = torch.from_numpy(log_probabilities(model, store(partition.scored), classes))
@@ -158,7 +159,7 @@ def _warn_unconverged(
 
 
 def grid(low: float, high: float, values: int) -> Floats:
-    """Returns weights of the regularisation, evenly spaced by their logarithms.
+    """Returns weights of the regularisation, evenly spaced on a logarithmic scale.
 
     The largest comes first: its fit is the easiest, and each fit is a good start for the next.
 
@@ -172,7 +173,7 @@ def grid(low: float, high: float, values: int) -> Floats:
 
 @dataclass(frozen=True)
 class RegularisationPath:
-    """The fits of a grid, as far as they are made.
+    """The fits of a grid that are made so far.
 
     Attributes:
         scores: Mean per-class accuracy of each fit on the held-out images, in percent.
@@ -203,17 +204,17 @@ def fit_path(
     key: str,
     tell: Callable[[int], None] = lambda _: None,
 ) -> RegularisationPath:
-    """Fits every weight of a grid, each from the one before, and scores it on held-out images.
+    """Fits with every weight of a grid, each fit starting from the one before, and scores them on held-out images.
 
     Args:
         train: N×D features and their labels, to fit on.
         held_out: Features and labels to score on.
         weights: Of the regularisation, the largest first.
         classes: Number of classes of the data set.
-        iterations: The most that L-BFGS takes for one fit.
+        iterations: Most iterations of L-BFGS for one fit.
         fits_file: Keeps the fits made so far; an interrupted path goes on from there.
-        key: Names what the fits are made from. A file with another key is ignored.
-        tell: Called with the number of fits that are made.
+        key: Identifies the data that the fits are made from. A file with another key is ignored.
+        tell: Called with the number of fits made so far.
     """
     path = restored_fits(fits_file, key, weights, train)
     labels = torch.from_numpy(held_out[1])
@@ -236,8 +237,8 @@ def fit(
         features: N×D.
         labels: N.
         l2: Weight of the regularisation.
-        iterations: The most that L-BFGS takes.
-        start: Begins from the coefficients of its last fit; from zeros otherwise. The optimum is the same.
+        iterations: Most iterations of L-BFGS.
+        start: The fit starts from the coefficients of this path's last fit; None: from zeros. The optimum is the same.
 
     Returns:
         The regression, and whether it converged.
@@ -246,8 +247,8 @@ def fit(
     if start is not None and start.coefficients is not None and start.intercepts is not None:
         # With `warm_start` scikit-learn begins from whatever stands in these attributes.
         model.coef_, model.intercept_ = start.coefficients.copy(), start.intercepts.copy()
-    # Whether L-BFGS converged, scikit-learn says in a warning alone. "always", since by default a warning from one
-    # place in the code is given once in a process, and the next fit would seem to have converged.
+    # scikit-learn says only by a warning that L-BFGS did not converge. "always", because by default Python gives a
+    # warning from one place in the code once per process, and the next fit would seem to have converged.
     with warnings.catch_warnings(record=True) as fit_warnings:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(features.astype(np.float64), labels)
@@ -263,7 +264,7 @@ def log_probabilities(model: LogisticRegression, features: Features, classes: in
         classes: Number of classes of the data set.
 
     Returns:
-        Minus infinity for classes that the model never saw.
+        The log-probabilities; minus infinity for classes that the model never saw.
     """
     logits = model.decision_function(features.astype(np.float64))
     if logits.ndim == 1:  # of two classes, the second's against the first's
@@ -289,13 +290,13 @@ def save_fits(fits_file: Path, key: str, weights: Floats, path: RegularisationPa
 
 
 def restored_fits(fits_file: Path, key: str, weights: Floats, train: tuple[Features, Labels]) -> RegularisationPath:
-    """Reads the fits that were made from the same key and weights; none where the file has others or is damaged.
+    """Reads the fits that were made with the same key and weights; an empty path if the file has others or is damaged.
 
     Args:
         fits_file: From `save_fits`.
-        key: As of `fit_path`.
-        weights: As of `fit_path`.
-        train: What the fits must be of.
+        key: As in `fit_path`.
+        weights: As in `fit_path`.
+        train: Features and labels that the fits must be made from.
     """
     if not fits_file.exists():
         return RegularisationPath()
@@ -310,7 +311,7 @@ def restored_fits(fits_file: Path, key: str, weights: Floats, train: tuple[Featu
 
 
 def _fits_of(content: Mapping[str, Any], most: int, features: Features, labels: Labels) -> RegularisationPath:
-    """Returns the fits of a file, or raises a ValueError where they cannot be of these features and `most` weights."""
+    """Returns the fits of a file; raises a ValueError if they cannot be of these features and `most` weights."""
     accuracies, converged = tuple(content["scores"].tolist()), tuple(content["converged"].tolist())
     coefficients, intercepts = content["coefficients"], content["intercepts"]
     classes, width = len(np.unique(labels)), features.shape[1]

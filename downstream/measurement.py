@@ -1,4 +1,4 @@
-"""What a task measures, and on what: the terms that all tasks share, and the accuracies of classifiers."""
+"""What a task measures, and on what: the types that all tasks share, and the accuracies of classifiers."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ from repro.runs.sections import Framework, ScenesSettings
 
 log = logging.getLogger("salmask")
 TOLERANCE = 1e-6
-"""Points by which predictions may miss the number that they give: rounding, and no image."""
+"""Points by which the accuracy of kept predictions may differ from the recorded one: rounding, less than an image."""
 POINTS_OF_DEVICES, IMAGES_OF_DEVICES = 0.5, 2
-"""By how much another device may miss a number: so many points, or images where these are more of a small data set.
+"""How far the same weights may score apart on two devices: so many points, or so many images if that is more.
 
-The weights are the same, so that rounding turns only images whose two likeliest classes are as good as equal.
+Rounding changes the predictions only of images whose two likeliest classes are nearly equal.
 """
 
 
@@ -41,8 +41,8 @@ class Target:
 
     Attributes:
         dataset: Name of the data set.
-        root: Folder of the data set; None where its images are drawn.
-        scenes: Settings of drawn images; only the data set `scenes` has such.
+        root: Folder of the data set; None if its images are drawn.
+        scenes: Settings of drawn images, which only the data set `scenes` has.
     """
 
     dataset: str
@@ -58,16 +58,17 @@ class Target:
         return open_images(self.dataset, split, self.root, self.scenes)
 
     def open_both(self) -> tuple[Images, Images]:
-        """Opens the training and validation images, which have the same classes in the same order; once.
+        """Returns the training and validation images, opened once; both have the same classes in the same order.
 
         Raises:
-            UserError: As `open`, or the classes differ.
+            UserError: As in `open`, or the classes differ.
         """
         return self._both
 
     @cached_property
     def _both(self) -> tuple[Images, Images]:
-        # To list a large data set takes long on a shared file system, and what is checked is measured later.
+        # Kept, because both `check` and `measure` need them, and to list a large data set on a shared file system takes
+        # long.
         train, val = self.open("train"), self.open("val")
         # Labels are indices into the classes: with other classes one label would mean two things.
         if list(train.classes) != list(val.classes):
@@ -84,8 +85,8 @@ class Measurement:
         split: What was scored, e.g. `val`.
         metric: What was measured, e.g. `top1`.
         value: The number; accuracies and AP are in percent.
-        departures: In what the evaluation is smaller than the paper's, beside the pretraining; any makes it *tiny*.
-        predictions: The file that the number can be made of; None where none is kept.
+        departures: How the evaluation itself, not the pretraining, is smaller than the paper's; any makes it *tiny*.
+        predictions: The file that the number can be computed from again; None if none is kept.
     """
 
     protocol: str
@@ -109,7 +110,8 @@ def measurements(
         protocol: Its name.
         split: What was scored.
         values: Numbers by metric.
-        predictions: What `SCORES` can be made of; other numbers are of other epochs, rates or splits.
+        predictions: The file that `SCORES` can be computed from; other numbers, of other epochs, rates or splits,
+            cannot, and do not name it.
     """
     return [
         Measurement(protocol, split, metric, value, predictions=predictions if metric in SCORES else None)
@@ -118,7 +120,7 @@ def measurements(
 
 
 ACCURACIES = (*SCORES, "top1_best")
-"""What is averaged over splits; the mean of learning rates or of weights of a regularisation would mean nothing."""
+"""The metrics that are averaged over splits; a mean of learning rates or regularisation weights would mean nothing."""
 
 
 def averaged(splits: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -167,7 +169,7 @@ def as_results(
             method=run.method,
             framework=run.framework.name,
             strategy=run.masking.strategy.name,
-            # Nobody knows by which code imported weights were trained.
+            # It is unknown which code trained imported weights.
             fidelity="imported weights" if run.framework is Framework.external else str(run.fidelity),
             seed=run.seed,
             task=evaluation.task,
@@ -201,7 +203,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
         the share of hits over the classes that occur among the labels.
 
     Raises:
-        UserError: Logits are NaN, which would pass for the likeliest: the accuracy would be one of nothing.
+        UserError: Logits are NaN, which would count as the likeliest, so that the accuracy would mean nothing.
     """
     if undecided := int(logits.isnan().any(1).sum()):
         raise UserError(
@@ -228,7 +230,7 @@ def likeliest(logits: Tensor) -> Tensor:
 
 
 def predictions_of(logits: Tensor, images: Images, probabilities: Tensor | None = None) -> Predictions:
-    """Takes note of what a classifier says of each image.
+    """Returns what a classifier predicts for each image.
 
     Args:
         logits: N×classes, the larger the likelier, of which `scores` makes its accuracies.
@@ -238,7 +240,7 @@ def predictions_of(logits: Tensor, images: Images, probabilities: Tensor | None 
     guesses = likeliest(logits)
     labels = torch.tensor(images.targets, device=logits.device)
     hits = guesses == labels.unsqueeze(1)
-    # The place of the only hit, from 1; where there is none, every product is 0.
+    # The place of the true class among the guesses, from 1; 0 if it is not among them.
     places = (hits * torch.arange(1, hits.shape[1] + 1, device=hits.device)).sum(1)
     probabilities = logits.softmax(1) if probabilities is None else probabilities
     return Predictions(
@@ -266,11 +268,11 @@ def keep_predictions(
         values: The numbers that its rows will hold.
 
     Returns:
-        What the rows are to name; None where the predictions do not quite give the rows' number, as where a training
-        was scored on one device, interrupted, and taken up again on another.
+        The file that the rows are to name; None if the accuracy of the predictions differs a little from the rows', as
+        after a training that was scored on one device, interrupted, and resumed on another.
 
     Raises:
-        UserError: The predictions do not give the rows' number at all, or cannot be written.
+        UserError: The accuracy of the predictions differs by more than that, or they cannot be written.
     """
     return decided_by_first(lambda: _kept(folder, evaluation, protocol, predictions, values))
 
@@ -278,7 +280,7 @@ def keep_predictions(
 def _kept(
     folder: RunFolder, evaluation: Evaluation, protocol: str, predictions: Predictions, values: Mapping[str, float]
 ) -> FileReference | None:
-    """Does the work of `keep_predictions`, whose arguments it takes."""
+    """Does the work of `keep_predictions`, on rank 0."""
     top1 = predictions.accuracy("top1")
     gap = abs(top1 - values["top1"])
     if gap > max(POINTS_OF_DEVICES, 100 * IMAGES_OF_DEVICES / len(predictions)) + TOLERANCE:

@@ -13,7 +13,7 @@ from repro.runs.protocols import DRAWN_SPLITS
 from repro.runs.run import Run
 
 HELD_OUT_SHARE = 0.1
-"""Share of the training images on which settings are chosen, where a data set has no part of its own for that."""
+"""Share of the training images on which settings are chosen, if a data set has no part of its own for that."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Partition:
 
 
 def split_seeds(dataset: str, splits: int) -> range:
-    """Returns the seeds of the drawn splits that a number is the mean of.
+    """Returns the seeds of the drawn splits over which a number is averaged.
 
     Args:
         dataset: Name of the data set.
-        splits: How many are drawn; a data set with a split of its own takes one seed whatever it is.
+        splits: How many are drawn; a data set with a split of its own always gets one seed.
     """
     return range(splits if dataset in DRAWN_SPLITS else 1)
 
 
 def scored_images(run: Run, task: str, target: Target) -> list[Images]:
-    """Opens what a task measures accuracies on, one part for each drawn split.
+    """Opens the images that a task is scored on, one part for each drawn split.
 
     Args:
         run: With the settings of the evaluation.
@@ -63,14 +63,14 @@ def scored_images(run: Run, task: str, target: Target) -> list[Images]:
 
 
 def paper_like(target: Target, seed: int) -> tuple[Images, Images, str]:
-    """Opens what the paper's numbers look measured on.
+    """Opens the split that the paper's numbers look measured on.
 
     Caltech-101: 30 images a class drawn from a seed, scored on the rest. Flowers-102: 6,552 images drawn class by class
     from a seed, scored on 818 (the paper's accuracies are multiples of 1/818). Others: train, scored on val.
 
     Args:
         target: The data set.
-        seed: Of the split, where one is drawn.
+        seed: Of the split, if one is drawn.
 
     Returns:
         The images to fit on, the images to score, and the name of the scored part.
@@ -96,7 +96,7 @@ def standard(target: Target, seed: int) -> Partition:
 
     Args:
         target: The data set.
-        seed: Of the split, where one is drawn.
+        seed: Of the split, if one is drawn.
 
     Raises:
         UserError: The data set is missing or broken.
@@ -108,7 +108,7 @@ def standard(target: Target, seed: int) -> Partition:
         fit, held_out, test = flowers.official(required_root(target.root))
         return Partition(join(fit, held_out), fit, held_out, test, "test")
     train, val = target.open_both()
-    # At least one image of a class is held out, and one is left to fit on: a class of one image has only the latter.
+    # Of each class at least one image is held out and one is left to fit on; a single image is left to fit on.
     counts = [min(max(1, round(HELD_OUT_SHARE * size)), max(size - 1, 0)) for size in sizes(train)]
     held_out, fit = divide(train, [counts], seed)
     return Partition(Subset(train, np.arange(len(train))), fit, held_out, val, "val")

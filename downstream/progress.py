@@ -11,11 +11,11 @@ from repro.runs.folder import PROGRESS_SECONDS, RunFolder
 
 @contextmanager
 def reported(folder: RunFolder, task: str, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Reports how far work in steps has come, on rank 0.
+    """Reports the progress of work in steps, on rank 0.
 
     Args:
         folder: Of the run.
-        task: Whose status it is.
+        task: The task in whose status the progress is written.
         label: Of the bar.
         total: Number of steps.
         unit: What a step is, in the plural.
@@ -35,5 +35,5 @@ def reported(folder: RunFolder, task: str, label: str, total: int, unit: str) ->
                 last_entry = time.monotonic()
                 folder.tell_progress(task, steps, total, unit, work="evaluation")
 
-        tell(0)  # what an earlier piece of work left in the status would be taken for this one's
+        tell(0)  # else the status would still show the progress of earlier work
         yield tell

@@ -22,37 +22,36 @@ from repro.training.learner import build_view_maker
 from repro.training.preprocess import ViewMaker
 
 PARTS = "image, saliency, masked query"
-"""What a picture shows, from left to right; the image alone where the run localises nothing in a view."""
+"""What a picture shows, from left to right; only the image if the run needs no localizer."""
 _GAP = 4
 """Pixels between the parts."""
 _GAP_COLOUR = (128, 136, 144)
-"""Grey, which is quiet on a light page and on a dark one."""
+"""A grey that suits both a light and a dark page."""
 
 
 def pictures_of_scored(run: Run, task: str, dataset: str, images: Sequence[tuple[int, int]]) -> list[bytes]:
-    """Draws scored images as the network is shown them, with what a run takes for the object and what it masks.
+    """Draws scored images as the network sees them, with the foreground that a run finds and the query that it masks.
 
     Args:
-        run: Whose localizer and masking are shown.
-        task: That scored them; it decides on the pool.
-        dataset: That they are of.
+        run: The run whose localizer and masking are shown.
+        task: The task that scored the images, which determines their pool.
+        dataset: Their data set.
         images: (seed of the drawn split, index in the pool) of each.
 
     Returns:
         A JPEG of each.
 
     Raises:
-        UserError: The data set is not there, or the localizer cannot be had.
+        UserError: The data set or the localizer's weights are not there.
     """
     target = Target(dataset, root_of(run, dataset, None), run.data.scenes)
     scored = paper_like(target, 0)[1] if task == "linear" else standard(target, 0).scored
     crops = CentralCrops(scored.pool if isinstance(scored, Subset) else scored, run.data.crop)
     maker = None
     if run.needs_localizer:
-        # The crop is all there is of the image: maps of whole images, files and true masks are of training images.
+        # Maps of the crop itself: maps of whole images, map files and true masks exist for training images only.
         by_view = replace(run, localizer=replace(run.localizer.by("network"), map=MapOf.view))
         maker = build_view_maker(by_view, torch.device("cpu"))
-    # One by one: there are a few dozen, and none needs the others.
     return [
         _picture(crops[index][0], maker, stream_seed(run.seed, Purpose.mask, split, index)) for split, index in images
     ]
@@ -60,7 +59,7 @@ def pictures_of_scored(run: Run, task: str, dataset: str, images: Sequence[tuple
 
 @torch.no_grad()
 def _picture(pixels: Tensor, maker: ViewMaker | None, seed: int) -> bytes:
-    """Draws the parts of one image side by side."""
+    """Draws the parts of one image side by side, as a JPEG."""
     view = pixels.unsqueeze(0).float() / 255
     parts = [view]
     if maker is not None and maker.masking is not None and maker.foregrounds is not None:

@@ -32,14 +32,14 @@ from repro.runs.run import Run
 
 log = logging.getLogger("salmask")
 FULL = 100 + 1e-9
-"""The most that an accuracy can be, in percent, with what rounding adds to a mean."""
+"""The largest possible accuracy in percent, with a tolerance for the rounding of a mean."""
 
 
 class Task(Protocol):
-    """Whoever measures: a module with these functions, or an object with these methods."""
+    """What measures a backbone: a module with these functions, or an object with these methods."""
 
     def check(self, run: Run, target: Target, backbone: Backbone) -> None:
-        """Refuses, with a UserError, what can be known to fail before anything is written; called on every rank."""
+        """Raises a UserError, before anything is written, if `measure` is known to fail; called on every rank."""
         ...
 
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
@@ -57,19 +57,19 @@ TASKS: Mapping[str, str] = {
     VOC: "downstream.detection.task:VOC_TASK",
     COCO: "downstream.detection.task:COCO_TASK",
 }
-"""Where each task is, a `Task`, by its name. A test holds that `repro.runs.evaluation.PROTOCOLS` has the same names.
+"""Name of a task -> where its `Task` is. A test checks that `repro.runs.evaluation.PROTOCOLS` has the same names.
 
-Their names and not they themselves: what one task imports (scikit-learn, detectron2's configurations) takes seconds,
-which the others need not wait for.
+Tasks are imported only when needed: the imports of one (scikit-learn, detectron2's configurations) take seconds, which
+the others need not wait for.
 """
 
 
 def evaluate(
     run: Run, folder: RunFolder, name: str, device: torch.device, root: Path | None = None, *, again: bool = False
 ) -> list[Result]:
-    """Evaluates a finished run and appends the rows to its `results.jsonl`; rows that stand there are not made again.
+    """Evaluates a finished run and appends the rows to its `results.jsonl`, unless they are recorded there already.
 
-    But for those of detectors that are only to be evaluated (`detection.evaluate_only`): the new ones are appended.
+    With `detection.evaluate_only`, detectors are always scored again and their new rows appended.
 
     Args:
         run: With the settings of the evaluation.
@@ -77,15 +77,15 @@ def evaluate(
         name: `TASK` or `TASK@DATASET`.
         device: From `repro.distributed.initialise`.
         root: Of the data set; None: as `repro.data.roots.root_of` finds it.
-        again: Whether rows without the predictions that they are made of, as older versions left them, are measured
-            once more; the new rows are appended, and count from then on.
+        again: Whether to measure again if the recorded rows lack their file of predictions, as rows of older versions
+            do; the new rows are appended, and count from then on.
 
     Returns:
         The rows, whether they were measured now or earlier.
 
     Raises:
-        UserError: Unknown names, the run is not finished, the data or the backbone do not fit, or the rows that stand
-            there are of other images than those below `root`.
+        UserError: Unknown names, the run is not finished, the data or the backbone do not fit, or the recorded rows are
+            of other images than those below `root`.
     """
     work = prepare_evaluation(run, folder, name, device, root, again=again)
     if work is not None:
@@ -97,7 +97,7 @@ def evaluate(
 def prepare_evaluation(
     run: Run, folder: RunFolder, name: str, device: torch.device, root: Path | None = None, *, again: bool = False
 ) -> Callable[[], list[Result]] | None:
-    """Returns an evaluation that can begin, as a function; None where its rows stand in the run's folder already.
+    """Checks that an evaluation can begin, and returns it as a function; None if its rows are recorded already.
 
     Args:
         run: With the settings of the evaluation.
@@ -105,11 +105,11 @@ def prepare_evaluation(
         name: `TASK` or `TASK@DATASET`.
         device: From `repro.distributed.initialise`.
         root: Of the data set; None: as `repro.data.roots.root_of` finds it.
-        again: As of `evaluate`.
+        again: As in `evaluate`.
 
     Raises:
         UserError: Unknown names, the run is not finished, its backbone is damaged or another run's, the data set is not
-            there, the rows that stand there are of other images than those below `root`, or the task's `check` refuses
+            there, the recorded rows are of other images than those below `root`, or the task's `check` refuses
             settings, data or backbone; nothing is written.
     """
     evaluation = Evaluation.parse(name, run)
@@ -119,7 +119,7 @@ def prepare_evaluation(
     task, target = _checked(run, evaluation, root, load_backbone_of(run, folder))
 
     def work() -> list[Result]:
-        # Whoever held the folder until now may have measured the same.
+        # Another process may have held the folder until now and measured the same.
         earlier_rows = decided_by_first(lambda: recorded(run, folder, evaluation, root, again=again))
         return earlier_rows or _measure(task, run, folder, evaluation, target, device)
 
@@ -129,16 +129,16 @@ def prepare_evaluation(
 def check_evaluations(
     run: Run, folder: RunFolder, roots: Mapping[Evaluation, Path | None], *, again: bool = False
 ) -> None:
-    """Refuses evaluations that are to follow each other, if one of them cannot begin; called on every rank.
+    """Checks that each of several evaluations can begin; called on every rank.
 
     Args:
         run: With the settings of the evaluations.
         folder: Of the run.
-        roots: Of each evaluation's data set; None: as `repro.data.roots.root_of` finds it.
-        again: As of `evaluate`.
+        roots: Root of each evaluation's data set; None: as `repro.data.roots.root_of` finds it.
+        again: As in `evaluate`.
 
     Raises:
-        UserError: As of `prepare_evaluation`; nothing is written.
+        UserError: As in `prepare_evaluation`; nothing is written.
     """
     pending = [
         evaluation
@@ -152,12 +152,12 @@ def check_evaluations(
 
 
 def check_tasks(run: Run, backbone: Backbone, roots: Mapping[Evaluation, Path | None]) -> None:
-    """Refuses a backbone with evaluations one of which cannot begin, whatever is recorded of them.
+    """Checks that each evaluation of a backbone can begin, even if its rows are recorded already.
 
     Args:
         run: With the settings of the evaluations.
         backbone: The run's.
-        roots: As of `check_evaluations`.
+        roots: As in `check_evaluations`.
 
     Raises:
         UserError: The data set of one is not there, or its task's `check` refuses settings, data or backbone.
@@ -167,7 +167,7 @@ def check_tasks(run: Run, backbone: Backbone, roots: Mapping[Evaluation, Path | 
 
 
 def _checked(run: Run, evaluation: Evaluation, root: Path | None, backbone: Backbone) -> tuple[Task, Target]:
-    """Returns an evaluation's task, and what it measures on, or raises a UserError where it refuses them."""
+    """Returns an evaluation's task and target, or raises the UserError with which the task's `check` refuses them."""
     target = Target(evaluation.dataset, root_of(run, evaluation.dataset, root), run.data.scenes)
     OPENING.say(f"{evaluation.name(run)}: importing what it needs, and opening {evaluation.dataset}")
     task = _imported(evaluation.task)
@@ -176,7 +176,7 @@ def _checked(run: Run, evaluation: Evaluation, root: Path | None, backbone: Back
 
 
 def _imported(name: str) -> Task:
-    """Imports a task, and refuses with a UserError what lacks a task's functions; its own errors come as they are."""
+    """Imports a task; raises a UserError if a task's functions are missing. Errors within the module pass unchanged."""
     told = f"TASKS (downstream/tasks.py) has the task {name} at {TASKS[name]}"
     task = imported(TASKS[name], told)
     if isinstance(task, type):
@@ -190,7 +190,7 @@ def _imported(name: str) -> Task:
 def _measure(
     task: Task, run: Run, folder: RunFolder, evaluation: Evaluation, target: Target, device: torch.device
 ) -> list[Result]:
-    """Measures on every rank, as trainings and features are shared by all; the rows of rank 0 are appended."""
+    """Measures on every rank, because ranks share trainings and features; the rows of rank 0 are appended."""
     started, clock = now(), time.monotonic()
     measurements = task.measure(run, folder, target, device)
 
@@ -202,15 +202,15 @@ def _measure(
         append(folder.results, rows)
         return rows
 
-    # Whatever the others' answers are, and no rank ends before the rows are there.
+    # All ranks return rank 0's rows, and none ends before they are written.
     return decided_by_first(record)
 
 
 def _require_sound(who: str, answer: object) -> None:
-    """Raises a UserError where what a task returns is no list of measurements, or of none, or of odd ones.
+    """Raises a UserError unless a task returned measurements, each with a name of its own and a possible value.
 
     Args:
-        who: Who returned it, for the message.
+        who: The function that returned them, for the message.
         answer: What was returned.
     """
     mend = "a list of Measurement, as `measurements` (downstream/measurement.py) makes it"
@@ -230,9 +230,9 @@ def _require_sound(who: str, answer: object) -> None:
 
 
 def _require_found_again(run: Run, evaluation: Evaluation, rows: Collection[Result]) -> None:
-    """Raises a UserError where a task's rows carry other protocols than are looked for.
+    """Raises a UserError if a task's rows name other protocols than `PROTOCOLS` does.
 
-    They would stand in the file and count nowhere, and each call would measure and append them once more.
+    Such rows would never be found in the file, and each call would measure and append them once more.
     """
     if rows and not evaluation.recorded(run, rows):
         measured = ", ".join(dict.fromkeys(row.protocol for row in rows))
@@ -246,19 +246,19 @@ def _require_found_again(run: Run, evaluation: Evaluation, rows: Collection[Resu
 def recorded(
     run: Run, folder: RunFolder, evaluation: Evaluation, root: Path | None = None, *, again: bool = False
 ) -> list[Result]:
-    """Returns the rows of an evaluation that the run's folder holds already; none unless all of them are there.
+    """Returns the recorded rows of an evaluation; an empty list unless all of them are there.
 
-    With `detection.evaluate_only` no row of a detection task counts: its detectors are to be scored again.
+    With `detection.evaluate_only` no row of a detection task counts, because its detectors are to be scored again.
 
     Args:
         run: With the settings of the evaluation.
         folder: Of the run.
         evaluation: The task and its data set.
-        root: Of the data set, where a person named it: the rows must then be of the images there.
-        again: Whether rows count only with the file of predictions or detections that they are made of.
+        root: Of the data set if a person named it; the rows must then be of the images there.
+        again: Whether rows count only if their files of predictions or detections are whole.
 
     Raises:
-        UserError: The rows are of other images than those below `root`, or there are none that can be read.
+        UserError: The rows are of other images than those below `root`, or `results.jsonl` cannot be read.
     """
     if evaluation.task in DETECTION_TASKS and run.detection.evaluate_only:
         return []
@@ -277,9 +277,9 @@ def recorded(
 def _require_same_images(
     run: Run, folder: RunFolder, evaluation: Evaluation, root: Path, named: Collection[FileReference]
 ) -> None:
-    """Raises a UserError where rows were measured on other images than those below a root, as their predictions tell.
+    """Raises a UserError if the predictions of rows name other images than those below a root.
 
-    Rows whose predictions were not kept, or are lost, cannot be compared, nor can detections, which do not name their
+    Rows whose predictions were not kept, or are lost, are not checked, nor are detections, which do not name their
     images.
     """
     whole = [each for each in named if is_whole(folder, each)]
