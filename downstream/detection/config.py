@@ -32,7 +32,7 @@ class Scaling:
     warmup: int
     """Steps of the warm-up."""
     steps: tuple[int, ...]
-    """After how many steps the learning rate falls to a tenth."""
+    """Steps after which the learning rate falls to a tenth."""
 
     def __str__(self) -> str:
         """The schedule in one line for the log."""
@@ -44,7 +44,7 @@ class Scaling:
 
 
 def resnet_of(arch: str) -> Mapping[str, Any]:
-    """Returns what `MODEL.RESNETS` says of a backbone, by torchvision's name.
+    """Returns the values of `MODEL.RESNETS` for a backbone, by torchvision's name.
 
     Raises:
         UserError: No detector can be built on it.
@@ -95,7 +95,7 @@ def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
     share = batch / REFERENCE_BATCH
     iterations = settings.iterations or round(solver.MAX_ITER / share)
     shape = iterations / solver.MAX_ITER
-    # The warm-up guards the first steps, of which a short schedule needs as many: a tenth of them at most.
+    # A short schedule needs as long a warm-up as a long one, but it takes a tenth of the steps at most.
     warmup = max(1, min(iterations // 10, round(solver.WARMUP_ITERS / share)))
     scaling = Scaling(
         batch=batch,
@@ -103,13 +103,13 @@ def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
         lr=settings.base_lr * share,
         iterations=iterations,
         warmup=warmup,
-        # Of a very short schedule two may be the same, come before the first step, which detectron2 refuses, or be
-        # rounded to the end, where they would reach no step.
+        # In a very short schedule two steps may coincide, be rounded to 0, which detectron2 refuses, or be rounded to
+        # the end, where they would have no effect.
         steps=tuple(sorted({min(round(step * shape), iterations - 1) for step in solver.STEPS} - {0})),
     )
     solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER = scaling.batch, scaling.lr, scaling.iterations
     solver.STEPS, solver.WARMUP_ITERS = scaling.steps, scaling.warmup
-    # detectron2 estimates running statistics over 200 batches whatever their size; a shorter training needs no more
+    # detectron2 estimates running statistics over 200 batches of any size; a shorter training needs no more batches
     # than it was trained on.
     cfg.TEST.PRECISE_BN.NUM_ITER = min(cfg.TEST.PRECISE_BN.NUM_ITER, iterations)
     return scaling
@@ -127,7 +127,7 @@ def build_config(
         classes: Number of classes of the data set.
         mask_format: `polygon` or `bitmask`, as the data set has its masks.
         devices: How many processes train.
-        device: `cpu` or `cuda`, with a number where there is one.
+        device: `cpu` or `cuda`, which may have a number.
 
     Returns:
         A frozen config, and the scaling in it.
@@ -149,13 +149,13 @@ def build_config(
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
     cfg.INPUT.MASK_FORMAT = mask_format
     if settings.min_size:
-        # The limit of the long side grows with a short side over the protocol's: it would cap images of 4:3 at 1000 px,
-        # and the protocol's name would say more.
+        # The limit of the long side grows with a short side above the reference. Otherwise it would cap the short side
+        # of 4:3 images at 1000 px, although the protocol's name says more.
         growth = max(1.0, settings.min_size / cfg.INPUT.MIN_SIZE_TEST)
         cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MAX_SIZE_TEST = round(growth * cfg.INPUT.MAX_SIZE_TEST)
         cfg.INPUT.MIN_SIZE_TRAIN = (settings.min_size,)
         cfg.INPUT.MIN_SIZE_TEST = settings.min_size
-    if settings.rois:  # proposals go down with the regions that are sampled from them
+    if settings.rois:  # proposals shrink with the regions that are sampled from them
         cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = settings.rois
         cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 2 * settings.rois
         cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 2 * settings.rois
@@ -167,6 +167,6 @@ def build_config(
 def norm_of(devices: int) -> str:
     """Returns detectron2's name of a batch norm over all devices.
 
-    Of several, its own synchronised norm, as MoCo has it: unlike torch's, it works on CPUs as well.
+    For several devices it is detectron2's own synchronised norm, as in MoCo: unlike torch's, it works on CPUs, too.
     """
     return "naiveSyncBN" if devices > 1 else "BN"

@@ -35,7 +35,7 @@ from repro.runs.detection import VOC
 
 log = logging.getLogger("salmask")
 OWN_DATA = "the {} that is downloaded, --data scenes for built-in scenes, or your own under its name (docs/extend.md)"
-"""The mend where other images come under the name of a published data set."""
+"""The mend if the folder given for a published data set holds other classes."""
 Record = dict[str, Any]
 """An image and its objects, in detectron2's dataset format."""
 
@@ -72,12 +72,12 @@ class DetectionData:
     def train_fingerprint(self) -> str:
         """Twelve hex digits over the classes, and names, sizes and objects of the images to train on, not their pixels.
 
-        What is scored on is no part of it: a training is the same whatever is corrected there.
+        The test split is no part of it, so a training stays the same if annotations are corrected there.
         """
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for record in self.train:
             objects = record["annotations"]
-            # Rounded, so that no machine's last bit of a sum makes other data of the same annotations.
+            # Rounded, so that the last bit of a sum, which depends on the machine, does not change the fingerprint.
             boxes = [[item["category_id"], *(round(float(edge), 2) for edge in item["bbox"])] for item in objects]
             name = Path(record["file_name"]).name
             digest.update(json.dumps([name, record["width"], record["height"], boxes]).encode())
@@ -86,7 +86,7 @@ class DetectionData:
 
 
 def _crowd_and_mask(item: Record) -> bytes:
-    """Returns as bytes what COCO says of an object beside class and box; nothing of VOC's, which say no more."""
+    """Returns an object's crowd flag and mask as bytes; nothing for objects of VOC, which have neither."""
     if "segmentation" not in item:
         return b""
     mask = item["segmentation"]
@@ -94,7 +94,7 @@ def _crowd_and_mask(item: Record) -> bytes:
         counts = mask["counts"]
         outline = counts if isinstance(counts, bytes) else counts.encode()
     else:
-        # As bytes, since to write 10^7 numbers out takes long. A polygon's length keeps it apart from the next one.
+        # As raw bytes, since to format 10^7 numbers takes long. The length of a polygon separates it from the next one.
         outline = b"".join(b"%d:" % len(polygon) + np.asarray(polygon, "<f8").tobytes() for polygon in mask)
     return b"%d:%d:" % (item["iscrowd"], len(outline)) + outline
 
@@ -138,7 +138,7 @@ def voc_records(kit: voc.Devkit, image_set: voc.ImageSet) -> list[Record]:
     """Returns the images of a set with all their objects, difficult ones included, as detectron2's own reader has them.
 
     Args:
-        kit: checked.
+        kit: As `check_layout` returns it.
         image_set: Which images.
     """
     folder = kit.folder / f"VOC{image_set.year}"
@@ -193,11 +193,11 @@ def open_coco(root: Path, name: str = "coco") -> DetectionData:
 def coco_records(folder: coco.CocoFolder, split: str) -> list[Record]:
     """Returns the images of a split in the order of their ids, as detectron2's own reader has them.
 
-    An object without a mask, of which detectron2's mask head would die, is left out, as detectron2 leaves out one whose
-    polygons have no three points.
+    Objects without a mask are left out, because detectron2's mask head would fail at them. detectron2 itself leaves out
+    objects whose polygons have less than three points.
 
     Args:
-        folder: checked.
+        folder: As `check_layout` returns it.
         split: `train2017` or `val2017`.
     """
     instances = folder.instances[split]
@@ -232,7 +232,7 @@ def with_objects(records: list[Record]) -> list[Record]:
 
 
 def warn_absent(objects: Mapping[str, int], split: str) -> None:
-    """Warns of classes that cannot be scored.
+    """Logs a warning about classes that cannot be scored.
 
     Args:
         objects: Number of objects by class.
@@ -250,19 +250,19 @@ def warn_absent(objects: Mapping[str, int], split: str) -> None:
 
 
 _OF_IMAGES = (OSError, SyntaxError, SizeMismatchError, Image.DecompressionBombError)
-"""Errors that nothing but an image brings about."""
+"""Errors that only a faulty image causes."""
 
 
 def map_record(mapper: DatasetMapper, record: Record) -> Record:
-    """Reads a record's image, and augments it where `mapper` does.
+    """Reads a record's image, and augments it if `mapper` does.
 
     Raises:
-        UserError: The image cannot be read, or is not the one that its annotation speaks of.
+        UserError: The image cannot be read, or has another size than its annotation says.
     """
     try:
         mapped: Record = mapper(record)
     except images.DAMAGE as error:
-        # Decoders raise what a fault of the program would raise, too: the image itself tells.
+        # Decoders raise errors that a fault of the program could raise, too; a look at the image tells them apart.
         if not isinstance(error, _OF_IMAGES) and images.inspect(record["file_name"]).fault is None:
             raise
         reason = "its size is not what its annotation says" if isinstance(error, SizeMismatchError) else one_line(error)
@@ -274,7 +274,7 @@ def map_record(mapper: DatasetMapper, record: Record) -> Record:
 
 
 class TrainingImages(Dataset[Record]):
-    """Augmented training images; what is drawn for one is a function of (seed, step, index) alone."""
+    """Augmented training images; how one is augmented depends on (seed, step, index) only."""
 
     def __init__(self, records: list[Record], mapper: DatasetMapper, seed: int) -> None:
         """Augments the images of `records` with detectron2's `mapper`."""
@@ -289,11 +289,11 @@ class TrainingImages(Dataset[Record]):
 
 
 class GroupedBatches(Sampler[list[tuple[int, int]]]):
-    """Endless batches of (step, index) for this rank, each of wide images or of tall ones, from any step on.
+    """Endless batches of (step, index) for this rank, from any step on, each of only wide or only tall images.
 
     The order is detectron2's: one permutation of the images after another, dealt out to the ranks; each rank puts its
-    images aside until a batch of one orientation is full (data/common.py, AspectRatioGroupedDataset). Here orders are
-    a function of the seed, and grouping needs no pixels, so a resumed training meets the same batches.
+    images aside until a batch of one orientation is full (data/common.py, AspectRatioGroupedDataset). Here the
+    permutations depend on the seed alone, and grouping needs no pixels, so a resumed training gets the same batches.
     """
 
     def __init__(self, wide: NDArray[np.bool_], batch: int, seed: int, *, start: int = 0) -> None:
@@ -314,7 +314,7 @@ class GroupedBatches(Sampler[list[tuple[int, int]]]):
             group = waiting[bool(self.wide[index])]
             group.append(index)
             if len(group) == self.batch:
-                # Earlier batches are dealt out as well, only not given out: which images wait depends on all of them.
+                # Earlier batches are formed, too, but not given out: which images wait depends on all of them.
                 if step >= self.start:
                     yield [(step, index) for index in group]
                 group.clear()
@@ -345,7 +345,7 @@ def make_train_loader(
         workers=workers,
         batch_sampler=GroupedBatches(wide, batch // world_size(), seed, start=start),
         collate_fn=list,  # images differ in size, and the detector pads them itself
-        # Else a fresh iterator draws from the global generator: in a resumed training at another step than in an
-        # undisturbed one.
+        # Otherwise each new iterator would draw from the global generator: in a resumed training at another step than
+        # in an uninterrupted one.
         generator=torch.Generator(),
     )

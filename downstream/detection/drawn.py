@@ -25,8 +25,8 @@ log = logging.getLogger("salmask")
 def open_scenes(task: str, train: Scenes, test: Scenes, name: str, *, workers: int) -> DetectionData:
     """Opens built-in scenes in the layout of a task's data set.
 
-    What lies in the cache may be removed at any time, by whoever cleans a disk, and counts only where it is as it was
-    written; else it is written anew.
+    Files of the cache may be removed at any time, as by someone who cleans a disk. A folder is used only if it is
+    complete and unchanged; otherwise it is written anew.
 
     Args:
         task: `voc07+12` or `coco`.
@@ -44,13 +44,13 @@ def open_scenes(task: str, train: Scenes, test: Scenes, name: str, *, workers: i
     root, sums = cache / f"{layout}-{key}", cache / f"{layout}-{key}.json"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        # Every rank comes here, and so may other runs: one of them writes, the others wait and find the folder.
+        # Every rank takes the lock, and so may other runs: the first one writes, the others wait and find the folder.
         with filelock.FileLock(cache / f".{root.name}.lock"):
             if not _is_whole(root, sums):
                 log.info("writing %d scenes in the layout of %s into %s", len(train) + len(test), task, root)
                 shutil.rmtree(root, ignore_errors=True)
                 write(root, train, test, workers=max(1, workers))
-                # Last: without them a folder does not count, whoever was killed.
+                # Written last: a folder without checksums does not count, so a killed process leaves no half one.
                 write_json(sums, _checksums(root))
     except OSError as error:
         mend = "SALMASK_CACHE=DIR, a folder that can be written to"

@@ -1,4 +1,4 @@
-"""An estimate of how long a training would take here, from a few seconds of it, and whether that is too long."""
+"""Estimates how long a training would take on this machine, from a few seconds of it, and refuses endless ones."""
 
 import time
 from statistics import mean
@@ -17,7 +17,7 @@ from repro.errors import UserError
 PROBE_SIDE = 224
 """Side of the image that is timed, in pixels."""
 PROBE_REGIONS = (8, 24)
-"""Numbers of regions that the two timings take."""
+"""Numbers of regions in the two timings."""
 ASPECT = 4 / 3
 """Long side of a usual photograph over its short side."""
 PATIENCE_HOURS = 12
@@ -44,7 +44,7 @@ def seconds_per_image(cfg: CfgNode) -> float:
     sides = cfg.INPUT.MIN_SIZE_TRAIN
     model = build_network(cfg).train()
     few_regions, many_regions = (_seconds(model, regions) for regions in PROBE_REGIONS)
-    # On a busy machine the noise of a timing may exceed what is measured: no estimate is negative.
+    # On a busy machine the noise of the timings may exceed their difference; an estimate must not be negative.
     per_region = max(0.0, many_regions - few_regions) / (PROBE_REGIONS[1] - PROBE_REGIONS[0])
     probe_image = max(0.0, few_regions - per_region * PROBE_REGIONS[0])
     pixels = mean(side * min(cfg.INPUT.MAX_SIZE_TRAIN, side * ASPECT) for side in sides)
@@ -53,7 +53,7 @@ def seconds_per_image(cfg: CfgNode) -> float:
 
 
 def refuse_endless(cfg: CfgNode, trials: int) -> None:
-    """Refuses a full schedule on a CPU, by a measurement of what it would take here; called on every rank.
+    """Refuses a full schedule that would take too long on this CPU, by a measurement; called on every rank.
 
     Args:
         cfg: detectron2's config of one training.
@@ -62,7 +62,7 @@ def refuse_endless(cfg: CfgNode, trials: int) -> None:
     Raises:
         UserError: It would take longer than `PATIENCE_HOURS`.
     """
-    # By one rank, as each would measure another time.
+    # Rank 0 measures for all, because each rank would measure another time and could decide differently.
     seconds = decided_by_first(lambda: seconds_per_image(cfg)) * cfg.SOLVER.IMS_PER_BATCH / world_size()
     hours = seconds * cfg.SOLVER.MAX_ITER * trials / 3600
     if hours > PATIENCE_HOURS:
@@ -75,7 +75,7 @@ def refuse_endless(cfg: CfgNode, trials: int) -> None:
 
 
 def _seconds(model: Any, regions: int) -> float:
-    """Times a forward and backward pass of one image with one object and so many regions."""
+    """Times a forward and backward pass of one image with one object and `regions` regions, in seconds."""
     model.roi_heads.batch_size_per_image = regions
     instances = Instances((PROBE_SIDE, PROBE_SIDE))
     instances.gt_boxes = Boxes(torch.tensor([[20.0, 20.0, 120.0, 120.0]]))

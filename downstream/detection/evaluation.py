@@ -46,10 +46,10 @@ PICTURED_SCORE = 0.5
 
 
 class Sample(DatasetEvaluator):
-    """Counts detections, and samples those of a few images for a picture."""
+    """Counts detections, and keeps those of a few images for a picture."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Samples the detections of the images with these file names."""
+        """Keeps the detections of the images with these file names."""
         self.names = set(names)
 
     def reset(self) -> None:
@@ -58,15 +58,15 @@ class Sample(DatasetEvaluator):
         self.detections: dict[str, Instances] = {}
 
     def process(self, inputs: Sequence[Record], outputs: Sequence[dict[str, Any]]) -> None:
-        """Takes note of a batch's detections."""
+        """Counts a batch's detections, and keeps those of the images to draw."""
         for record, output in zip(inputs, outputs, strict=True):
             self.count += len(output["instances"])
             if record["file_name"] in self.names:
-                # Off the device, which need not hold until the end what is only drawn then.
+                # Moved to the CPU, because they are drawn only at the end and would occupy the device until then.
                 self.detections[record["file_name"]] = output["instances"].to("cpu")
 
     def evaluate(self) -> dict[str, Any] | None:
-        """Returns the `count` of all ranks' detections and the sampled `detections` by file; None on other ranks."""
+        """Returns the `count` of all ranks' detections and the kept `detections` by file; None on ranks but 0."""
         of_ranks = comm.gather((self.count, self.detections))
         if rank():
             return None
@@ -75,7 +75,7 @@ class Sample(DatasetEvaluator):
 
 
 class Detections(DatasetEvaluator):
-    """Keeps all detections as COCO's results have them: image, category, box, score, and mask where there are masks."""
+    """Keeps all detections in COCO's format of results: image, category, box, score, and mask if there are masks."""
 
     def __init__(self, data: DetectionData) -> None:
         """Keeps the detections on a test split."""
@@ -86,7 +86,7 @@ class Detections(DatasetEvaluator):
         self.entries: list[dict[str, Any]] = []
 
     def process(self, inputs: Sequence[Record], outputs: Sequence[dict[str, Any]]) -> None:
-        """Takes note of a batch's detections."""
+        """Keeps a batch's detections."""
         for record, output in zip(inputs, outputs, strict=True):
             self.entries += instances_to_coco_json(output["instances"].to("cpu"), record["image_id"])
 
@@ -100,7 +100,7 @@ class Detections(DatasetEvaluator):
             {
                 **entry,
                 "category_id": numbers[entry["category_id"]],
-                # Hundredths of a pixel, and a millionth: floats in full would take twice the room.
+                # Rounded to hundredths of a pixel and millionths of a score: full floats would take twice the room.
                 "bbox": [round(edge, 2) for edge in entry["bbox"]],
                 "score": round(entry["score"], 6),
             }
@@ -111,11 +111,11 @@ class Detections(DatasetEvaluator):
 
 
 def make_test_loader(records: list[dict[str, Any]], mapper: Callable[[dict[str, Any]], Any], *, workers: int) -> Loader:
-    """Makes a loader of this rank's images, one a batch, as detectron2's own: its processes would not outlive signals.
+    """Makes a loader of this rank's images, one per batch, like detectron2's, whose processes do not survive signals.
 
     Args:
-        records: detectron2's, of the images.
-        mapper: Makes of a record what the detector sees.
+        records: detectron2's records of the images.
+        mapper: Turns a record into the detector's input.
         workers: Decoding processes of this rank.
     """
     return Loader(
@@ -129,7 +129,7 @@ def make_test_loader(records: list[dict[str, Any]], mapper: Callable[[dict[str, 
 
 @dataclass(frozen=True)
 class _Counted:
-    """A loader that shows how many of its batches, of an image each, are done with."""
+    """A loader with a bar that shows how many of its batches, of one image each, are processed."""
 
     loader: DataLoader[Any]
     label: str
@@ -142,12 +142,12 @@ class _Counted:
 
 
 def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
-    """Scores a detector on the whole test split, and draws what the first trial's detects on the first images.
+    """Scores a detector on the whole test split; for the first trial, draws its detections on the first images.
 
     All detections are kept in the file `trial.detections`.
 
     Args:
-        trial: Whose detector it is.
+        trial: The trial of the detector.
         model: The trained detector.
 
     Returns:
@@ -168,7 +168,7 @@ def evaluate_detector(trial: Trial, model: GeneralizedRCNN) -> dict[str, float]:
         return {}
     tasks = ["bbox", "segm"] if trial.cfg.MODEL.MASK_ON else ["bbox"]
     scores = average_precisions(outcome, tasks, detections=outcome["count"])
-    # Without a time in it, so that the same detections are the same file.
+    # Without a time in it, so that the same detections give the same file.
     content = gzip.compress(json.dumps(outcome["results"], separators=(",", ":")).encode(), mtime=0)
     write_bytes(trial.detections, content)
     if trial.index == 0:
@@ -188,8 +188,8 @@ def average_precisions(
         detections: How many there are on all images.
 
     Returns:
-        Percent by our metrics' names. All are 0 where nothing was detected, which COCO's evaluator calls NaN or leaves
-        out.
+        Percent by our metrics' names. If nothing was detected, all are 0; COCO's evaluator returns NaN then, or leaves
+        them out.
 
     Raises:
         UserError: An AP is not a number although there are detections.
@@ -212,12 +212,12 @@ def average_precisions(
 
 
 def draw_detections(data: DetectionData, detections: Mapping[str, Instances]) -> bytes:
-    """Draws a PNG with one column an image: the annotated objects above, what the detector detects below.
+    """Draws a PNG with one column per image: the annotated objects above, what the detector detects below.
 
     Args:
         data: With the annotations.
-        detections: By file name, the best first. Those with a score of `PICTURED_SCORE` or more are drawn; of an image
-            without such the best one.
+        detections: By file name, the best first. Those with a score of `PICTURED_SCORE` or more are drawn; if an image
+            has none, its best one.
     """
     records = [record for record in data.test if record["file_name"] in detections]
     figure = Figure(figsize=(2.4 * len(records), 5.2), layout="constrained")

@@ -1,7 +1,7 @@
 """What a detector is scored against: the annotations as we read them, in the form that detectron2's evaluators read.
 
-The evaluators read files, and die of what annotation tools leave out or write as a float. They get files of what was
-verified and normalised before anything was trained, so that no second reader has a say.
+The evaluators read files, and fail if an annotation tool left a field out or wrote a float. They are therefore given
+files made from the annotations that were verified and normalised before any training, and never read the originals.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ from repro.data.annotations.voc_annotation import Annotation
 def register(name: str, classes: tuple[str, ...], **metadata: Any) -> str:
     """Registers fresh metadata under a name, and returns the name.
 
-    detectron2 refuses to change what a name once said, so what it said before is removed.
+    detectron2 refuses to change registered metadata, so those registered under this name before are removed.
 
     Args:
         name: In detectron2's `MetadataCatalog`.
         classes: Names in the order of their labels.
-        metadata: What an evaluator looks for there.
+        metadata: Further entries that an evaluator reads.
     """
     if name in MetadataCatalog.list():
         MetadataCatalog.remove(name)
@@ -44,7 +44,7 @@ def register(name: str, classes: tuple[str, ...], **metadata: Any) -> str:
 
 @dataclass(frozen=True)
 class VocGroundTruth:
-    """The annotations of a set of VOC that is scored on."""
+    """The annotations of the image set of VOC that is scored on."""
 
     metadata: str
     """Name of the data set's entry in detectron2's `MetadataCatalog`."""
@@ -58,16 +58,16 @@ class VocGroundTruth:
         return _digest([self.classes, {name: asdict(each) for name, each in self.annotations.items()}])
 
     def evaluator(self) -> PascalVOCDetectionEvaluator:
-        """Makes an evaluator; its files are removed with it."""
+        """Makes an evaluator; its temporary files are removed with it."""
         return _VocEvaluator(self)
 
 
 class _VocEvaluator(PascalVOCDetectionEvaluator):
-    """detectron2's evaluator on a kit of its own, which has every field that it reads in the form that it reads."""
+    """detectron2's evaluator on a temporary devkit, which has every field in the form that the evaluator reads."""
 
     def __init__(self, truth: VocGroundTruth) -> None:
         folder = Path(tempfile.mkdtemp(prefix="salmask-voc-"))
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)  # read at the end, when all is detected
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)  # not earlier: read only after detection
         annotations, lists = folder / "Annotations", folder / "ImageSets/Main"
         annotations.mkdir()
         lists.mkdir(parents=True)
@@ -79,9 +79,9 @@ class _VocEvaluator(PascalVOCDetectionEvaluator):
 
 
 def _voc_xml(annotation: Annotation) -> ElementTree.Element:
-    """Writes what the evaluator reads of an annotation.
+    """Writes the fields of an annotation that the evaluator reads.
 
-    Its corners are whole numbers; a float is cut off, as mmdetection's reader does (mmdet/datasets/xml_style.py).
+    It reads corners as integers, so floats are truncated, as in mmdetection's reader (mmdet/datasets/xml_style.py).
     """
     tree = ElementTree.Element("annotation")
     for item in annotation.objects:
@@ -110,7 +110,7 @@ class CocoGroundTruth:
     def content(self) -> dict[str, Any]:
         """The split as pycocotools reads it, with the area and the mask of every object.
 
-        Objects are numbered from 1: pycocotools takes an object of the id 0 for none (cocoeval.py, evaluateImg).
+        Objects are numbered from 1: pycocotools takes a match with the id 0 for no match (cocoeval.py, evaluateImg).
         """
         sizes = {image.id: image.size for image in self.instances.images}
         return {
@@ -141,12 +141,12 @@ class CocoGroundTruth:
     def evaluator(self) -> COCOEvaluator:
         """Makes an evaluator."""
         labels = {number: label for label, number in enumerate(self.instances.classes)}
-        with tempfile.TemporaryDirectory(prefix="salmask-coco-") as folder:  # it is read at once
+        with tempfile.TemporaryDirectory(prefix="salmask-coco-") as folder:  # the constructor reads the file
             path = Path(folder) / "instances.json"
             path.write_text(json.dumps(self.content), encoding="utf-8")
             register(self.metadata, self.classes, json_file=str(path), thing_dataset_id_to_contiguous_id=labels)
-            # The official API, as detectron2 recommends for papers: where it is built from source it would score by an
-            # implementation of its own, and where it is a wheel by this one.
+            # The official API, as detectron2 recommends for papers. By default a detectron2 built from source would use
+            # an implementation of its own, and one from a wheel the official one.
             return COCOEvaluator(self.metadata, ("bbox", "segm"), use_fast_impl=False)
 
 
@@ -159,10 +159,10 @@ def encoded_mask(mask: Mask) -> Mask:
 
 
 def area_of(entry: ObjectEntry, size: tuple[int, int]) -> float:
-    """Returns the area of an object in pixels: the file's, or that of its mask, or else of its box.
+    """Returns the area of an object in pixels: as annotated, else of its mask, else of its box.
 
     Args:
-        entry: Of the file.
+        entry: The object's annotation.
         size: The image's (width, height) in pixels.
     """
     if entry.area is not None:

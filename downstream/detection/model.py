@@ -1,4 +1,4 @@
-"""A detectron2 detector on a pretrained backbone, with proof that the backbone arrived in it."""
+"""A detectron2 detector on a pretrained backbone, with a check that it computes the backbone's features."""
 
 import logging
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from repro.masking.filters import high_pass
 
 log = logging.getLogger("salmask")
 TOLERANCE = 1e-4
-"""Largest difference of features, relative to the largest feature where that is above 1: rounding, and no more."""
+"""Largest difference of features that rounding explains, relative to the largest feature if that is above 1."""
 _STAGES = ("res2", "res3", "res4", "res5")
 """detectron2's names of a ResNet's stages."""
 
@@ -33,7 +33,7 @@ class Res5HeadExtraNorm(Res5ROIHeads):
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
-        """Builds the stage as detectron2's own head does, which knows bottleneck blocks alone, and appends the norm.
+        """Builds the stage like detectron2's own head, which knows only bottleneck blocks, and appends the norm.
 
         Returns:
             The stage, and the number of its output channels.
@@ -65,7 +65,7 @@ class HighPassRCNN(GeneralizedRCNN):
     def preprocess_image(self, batched_inputs: list[dict[str, Tensor]]) -> ImageList:
         """Normalises and high-passes the images, then pads them to one size.
 
-        In this order: padded before, an image would have an edge where its padding begins, which no pretraining had.
+        The order matters: if an image were padded first, its border would be an edge, which no pretraining had.
 
         Args:
             batched_inputs: Records with an `image` 3×H×W, each of its own size.
@@ -81,7 +81,7 @@ class HighPassRCNN(GeneralizedRCNN):
 
 
 def build_detector(cfg: CfgNode, backbone: Backbone, *, high_passed: bool) -> GeneralizedRCNN:
-    """Builds a detector that starts from a backbone; torch's global generator draws what is new in it.
+    """Builds a detector that starts from a backbone; torch's global generator draws its other weights.
 
     Args:
         cfg: From `downstream.detection.config.build_config`.
@@ -89,7 +89,7 @@ def build_detector(cfg: CfgNode, backbone: Backbone, *, high_passed: bool) -> Ge
         high_passed: Whether the detector sees high-passed images.
 
     Raises:
-        UserError: The backbone's weights and the detector's do not match one to one; all that do not are listed.
+        UserError: The backbone's weights and the detector's do not match one to one; lists all that do not.
         RuntimeError: The detector would not compute what the backbone computes.
     """
     model = build_network(cfg, high_passed=high_passed)
@@ -116,7 +116,7 @@ def build_network(cfg: CfgNode, *, high_passed: bool = False) -> GeneralizedRCNN
 
 
 def load_weights(model: GeneralizedRCNN, state: Mapping[str, Tensor]) -> int:
-    """Loads a torchvision ResNet's weights into a detector: all that there are, and all that the detector needs.
+    """Loads a torchvision ResNet's weights into a detector; every weight must have its place, and every place a weight.
 
     Args:
         model: A C4 or FPN detector.
@@ -145,7 +145,7 @@ def load_weights(model: GeneralizedRCNN, state: Mapping[str, Tensor]) -> int:
     ]
     if shapes:
         raise UserError(f"{shortened(shapes, len(shapes))}: shapes differ", mend="a backbone of another width or depth")
-    # Not by detectron2's checkpointer: it matches names by their endings, and only warns of what it leaves out.
+    # Not by detectron2's checkpointer: it matches names by their endings, and only warns about weights that it skips.
     with torch.no_grad():
         for key, weight in weights.items():
             parameters[key].copy_(weight)
@@ -167,7 +167,7 @@ def detector_key(key: str, model: GeneralizedRCNN) -> str:
 
 
 def is_pretrained(key: str) -> bool:
-    """Tells whether a weight of a detector comes from the backbone, as all of its ResNet do but the extra norm's."""
+    """Returns whether a weight of a detector comes from the backbone: all of its ResNet do, except the extra norm's."""
     if key.startswith("roi_heads.res5."):
         return not key.startswith("roi_heads.res5.norm.")
     return key.startswith(("backbone.stem.", "backbone.res", "backbone.bottom_up."))
@@ -175,15 +175,15 @@ def is_pretrained(key: str) -> bool:
 
 @torch.no_grad()
 def check_detector(model: GeneralizedRCNN, cfg: CfgNode, backbone: Backbone, *, high_passed: bool) -> float:
-    """Proves that a detector computes what its backbone computed.
+    """Checks that a detector computes what its backbone computed.
 
-    Checked are channel order, mean and standard deviation of the input (by feeding both the same pixels), strides,
-    norms, that nothing is frozen, and the features of res5 on the same input.
+    It checks channel order, mean and standard deviation of the input (by feeding both the same pixels), strides, norms,
+    that nothing is frozen, and the features of res5 on the same input.
 
     Args:
         model: With the weights loaded.
         cfg: What the detector was built from.
-        backbone: What the weights are from.
+        backbone: Where the weights are from.
         high_passed: Whether the detector is to see high-passed images.
 
     Returns:
@@ -204,7 +204,7 @@ def check_detector(model: GeneralizedRCNN, cfg: CfgNode, backbone: Backbone, *, 
         raise RuntimeError("the detector does not see the images that its backbone was trained on")
     network = backbone.network
     network_mode, model_mode, network_device = network.training, model.training, next(network.parameters()).device
-    # In eval mode, since a batch of one image has other statistics than the running ones, which are to be compared.
+    # In eval mode, so that the running statistics are compared, and not those of a batch of one image.
     network.to(device).eval()
     model.eval()
     expected, features = _torchvision_res5(network, images), _detectron2_res5(model, images)
@@ -217,7 +217,7 @@ def check_detector(model: GeneralizedRCNN, cfg: CfgNode, backbone: Backbone, *, 
 
 
 def _check_layers(model: GeneralizedRCNN, cfg: CfgNode) -> None:
-    """Raises a RuntimeError where a layer is frozen, has another norm than `cfg` says, or strides elsewhere."""
+    """Raises a RuntimeError if a layer is frozen, has another norm than `cfg` says, or strides elsewhere."""
     if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
         raise RuntimeError(f"the detector is to train whole, but {', '.join(frozen[:3])} is frozen")
     norm: Any = NaiveSyncBatchNorm if cfg.MODEL.RESNETS.NORM == "naiveSyncBN" else nn.BatchNorm2d
@@ -239,7 +239,7 @@ def _torchvision_res5(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _detectron2_res5(model: GeneralizedRCNN, images: Tensor) -> Tensor:
-    """Computes the same from where a detector holds the stages, without the extra norm."""
+    """Computes the same output of a detector's stages, without the extra norm."""
     features: Tensor
     resnet = getattr(model.backbone, "bottom_up", model.backbone)
     features = resnet.stem(images)

@@ -1,4 +1,4 @@
-"""Checkpoints of a detector's training: saved, found again, refused where they are another's; the trained one too."""
+"""Checkpoints of a detector's training, and the trained detector: saved, read again, refused if of another training."""
 
 import logging
 import time
@@ -30,7 +30,7 @@ _TRAINED = Schema(
     },
     mend="remove it: the detector is trained again",
 )
-"""`model_final.pth` of a trial; what else stands in it, and in a checkpoint, tells whose it is."""
+"""A trial's `model_final.pth`. Its other entries, as those of a checkpoint, are `Trial.identity`."""
 _CHECKPOINT = Schema(
     {
         "model": Field(dict),
@@ -39,7 +39,7 @@ _CHECKPOINT = Schema(
         "step": Field(int, low=1),
         "seconds": Field(float, low=0),
     },
-    mend="remove it",  # what follows `refusing` says
+    mend="remove it",  # `refusing` replaces it by what the training does then
 )
 
 
@@ -47,7 +47,7 @@ class Stopwatch:
     """Counts the seconds of a training over all its attempts."""
 
     def __init__(self, before: float) -> None:
-        """Start; `before` are the seconds of earlier attempts."""
+        """Starts the clock; `before` are the seconds of earlier attempts."""
         self.before, self.started = before, time.monotonic()
 
     def seconds(self) -> float:
@@ -70,7 +70,7 @@ def divergence(trial: Trial, what: str) -> DivergenceError:
 class Saver(HookBase):
     """Saves checkpoints on rank 0, none with a weight that is not finite; see `repro.training.resume`.
 
-    Where the process, or any rank, is asked to stop, all save the same step and end.
+    If any rank is asked to stop, all ranks end after the same step, which is saved.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Saver(HookBase):
         """Prepares to save.
 
         Args:
-            trial: Says where to, and how often; its identity stands in every checkpoint.
+            trial: Says where to save, and how often; its identity is part of every checkpoint.
             model: Without DDP's wrapper.
             optimizer: Of the model.
             scheduler: Of the optimizer.
@@ -95,9 +95,9 @@ class Saver(HookBase):
         self.stateful = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
 
     def after_step(self) -> None:
-        """Saves every `checkpoint_every` steps, after the last one, and before the process stops as it was asked to."""
+        """Saves every `checkpoint_every` steps, after the last one, and before a requested stop."""
         step = self.trainer.iter + 1
-        # Asked on every rank, and before anything that only rank 0 does.
+        # A collective: called on every rank, before anything that only rank 0 does.
         stop = self._agreement.after_step() and step != self.trainer.max_iter
         if rank() == 0 and (stop or step == self.trainer.max_iter or not step % self.trial.machine.checkpoint_every):
             self._save(step)
@@ -114,7 +114,7 @@ class Saver(HookBase):
 
 
 def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> tuple[int, float]:
-    """Puts a training where its newest readable checkpoint left off; a torn one gives way to the one before.
+    """Restores a training from its newest readable checkpoint; a torn one is passed over for the one before.
 
     Args:
         trial: What is trained.
@@ -126,7 +126,7 @@ def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, sc
         The step to go on from, 0 where there is no checkpoint, and the seconds spent so far.
 
     Raises:
-        UserError: A checkpoint is of another training, or none can be read.
+        UserError: A checkpoint is of another training or does not fit, or none can be read.
     """
 
     def check(content: dict[str, Any], path: Path) -> None:
@@ -146,7 +146,7 @@ def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, sc
 
 
 def _load(owner: Any, state: dict[str, Any], path: Path, mend: str) -> None:
-    """Gives a model, an optimizer or a scheduler its state, or raises a UserError where it is none of such a one."""
+    """Loads the state of a model, an optimizer or a scheduler; refuses one that is not finite or does not fit."""
     if bad := not_finite(state):
         raise UserError(f"{path}: weights that are not finite: {shortened(bad, 3)}", mend=mend)
     try:
@@ -177,7 +177,7 @@ def load_trained(trial: Trial, model: nn.Module) -> Cost:
     """Loads the trained detector of a trial.
 
     Args:
-        trial: That was trained to its end.
+        trial: The trial, trained to its end.
         model: Gets the weights of `trial.final`.
 
     Returns:

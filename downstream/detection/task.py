@@ -74,7 +74,7 @@ class DetectionTask:
         resnet_of(backbone.arch)
         batch_on(run.detection, world_size())
         if (find := _finder(self.name, target)) is not None:
-            # All that it holds is read when it is opened, which takes minutes.
+            # Only looks for its parts: they are read when the data are opened, which takes minutes.
             find(required_root(target.root))
         settings = run.detection
         unbounded = not (settings.iterations or settings.force or settings.evaluate_only)
@@ -89,7 +89,7 @@ class DetectionTask:
     def measure(self, run: Run, folder: RunFolder, target: Target, device: torch.device) -> list[Measurement]:
         """Trains and scores detectors on a finished run's backbone.
 
-        Every trial keeps its checkpoints and scores below the run's `detection/`; what is there is not made again.
+        Every trial keeps its checkpoints and scores below the run's `detection/`; finished trials are not repeated.
 
         Args:
             run: `detection`, `seed` and `machine` are used.
@@ -101,7 +101,7 @@ class DetectionTask:
             A measurement for each number of `summary`; none on other ranks than 0.
 
         Raises:
-            UserError: As of `check`, or the data are broken.
+            UserError: As in `check`, or the data are broken.
         """
         backbone = load_backbone_of(run, folder)
         self.check(run, target, backbone)
@@ -144,8 +144,8 @@ class DetectionTask:
         )
         protocol = settings.protocol(self.name, scaling.batch).name
         log.info("%s: %s", protocol, scaling)
-        # Trial 0 of 5 is also trial 0 of 1: the folder's name leaves the number of trials out, so that none is trained
-        # again where more are asked for later.
+        # Trial 0 of 5 is also trial 0 of 1: the folder's name leaves the number of trials out, so that no trial is
+        # trained again if more are asked for later.
         trials_folder = (
             folder.path / TASK_FOLDERS[self.name] / f"{data.name}-{settings.protocol_of_one(self.name, scaling.batch)}"
         )
@@ -185,7 +185,7 @@ class DetectionTask:
         )
 
     def departures(self, settings: DetectionSettings, data: "DetectionData") -> tuple[Departure, ...]:
-        """Returns in what the measurement is smaller than the paper's: any departure makes it *tiny*."""
+        """Returns how the measurement is smaller than the paper's; any departure makes it *tiny*."""
         departures = list(settings.departures())
         if data.name != self.name:
             content = f"{self.name} on {data.name} ({len(data.classes)} classes, {len(data.train)} images)"
@@ -218,9 +218,9 @@ def summary(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def detections_by_metric(trials: "Sequence[Trial]") -> Callable[[str], FileReference | None]:
-    """Returns how a number's detections are found by its metric: an AP of a single trial has those of its trial.
+    """Returns a function from a metric to its file of detections: the AP of a single trial has that trial's file.
 
-    A mean over several trials has no file of its own.
+    All other metrics, such as a mean over several trials, have no file.
     """
     files: dict[str, FileReference] = {}
     for trial in trials:
@@ -236,7 +236,7 @@ def detections_by_metric(trials: "Sequence[Trial]") -> Callable[[str], FileRefer
 
 
 def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -> dict[str, float]:
-    """Trains and scores one trial, or reads what it scored; `scores.json` is written last.
+    """Trains and scores one trial, or reads its recorded scores; `scores.json` is written last.
 
     Args:
         trial: What to train.
@@ -258,7 +258,7 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     earlier_scores, has_detections, trained = decided_by_first(
         lambda: (trial.recorded_scores(), trial.detections.exists(), trial.final.exists())
     )
-    # Where the detections beside the scores are gone, the detector, if it is there, detects once more.
+    # If the file of detections is gone but the trained detector is there, the detector is scored again.
     if earlier_scores and not settings.evaluate_only and (has_detections or not trained):
         return earlier_scores
     if settings.evaluate_only and not trained:
@@ -266,11 +266,11 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
     if trained:
         await_file(trial.final)
     trial.path.mkdir(parents=True, exist_ok=True)
-    if trial.device.type == "cuda":  # else the peak would be that of all trials before
+    if trial.device.type == "cuda":  # so that the peak does not include earlier trials
         torch.cuda.reset_peak_memory_stats(trial.device)
     high_passed = settings.high_pass_input and backbone.input_filter == InputFilter.high_pass
-    # detectron2 draws from torch's global generators, and the trainer seeds them at each step: what else runs in this
-    # process must find them as they were.
+    # detectron2 draws from torch's global generators, and the trainer seeds them at each step. They are restored for
+    # whatever else runs in this process.
     with torch.random.fork_rng([trial.device] if trial.device.type == "cuda" else []):
         torch.manual_seed(stream_seed(trial.seed, Purpose.initialisation))
         model = build_detector(trial.cfg, backbone, high_passed=high_passed)
@@ -280,7 +280,7 @@ def carry_out(trial: "Trial", backbone: Backbone, settings: DetectionSettings) -
         return {}
     scores |= {
         "seconds_per_iteration": cost.seconds / trial.cfg.SOLVER.MAX_ITER,
-        "peak_memory_gib": cost.peak_memory_gib,  # what training took; that of scoring is not asked for
+        "peak_memory_gib": cost.peak_memory_gib,  # of the training, not of the scoring
         "training_seconds": cost.seconds,
     }
     write_json(trial.scores, {**trial.scored_identity(), "scores": scores})
@@ -314,7 +314,7 @@ def open_data(task: str, run: Run, target: Target) -> "DetectionData":
 
 
 def _finder(task: str, target: Target) -> Callable[[Path], object] | None:
-    """Returns what looks for the parts of a task's layout in a data set's root; None for scenes, which are drawn.
+    """Returns the function that looks for a task's layout below a root; None for scenes, which are drawn.
 
     Raises:
         UserError: The data set is of another layout, or without boxes.
@@ -333,7 +333,7 @@ def require_detectron2() -> None:
     """Checks that detectron2 is installed, without importing it.
 
     Raises:
-        UserError: It is not; says how to get it.
+        UserError: It is not installed; says how to get it.
     """
     if importlib.util.find_spec("detectron2") is None:
         raise UserError(
@@ -344,12 +344,12 @@ def require_detectron2() -> None:
 
 @contextmanager
 def quiet_detectron2() -> Iterator[None]:
-    """Keeps detectron2's own messages and warnings from the log; ours say what matters of them.
+    """Keeps detectron2's own messages and warnings out of the log; our messages say what matters.
 
     The loggers' levels are restored afterwards.
     """
     quiet_levels = dict.fromkeys(("detectron2", "fvcore", "iopath", "torch.fx._symbolic_trace"), logging.ERROR)
-    # Its trainer logs the traceback of what it raises again, and what a person can mend is told in one line.
+    # Its trainer logs a traceback of each error before it raises it again; a UserError is to be one line.
     quiet_levels["detectron2.engine.train_loop"] = logging.CRITICAL
     levels_before = {name: logging.getLogger(name).level for name in quiet_levels}
     for name, level in quiet_levels.items():

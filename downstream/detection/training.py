@@ -39,7 +39,7 @@ def train(trial: Trial, model: GeneralizedRCNN) -> Cost:
         model: Built from the backbone; it holds the trained weights afterwards, as `trial.final` does.
 
     Returns:
-        What it took.
+        What the training took.
 
     Raises:
         DivergenceError: A loss or weight was not finite.
@@ -52,21 +52,21 @@ def train(trial: Trial, model: GeneralizedRCNN) -> Cost:
     clock = Stopwatch(seconds)
     if start < solver.MAX_ITER:
         trainer = SimpleTrainer(
-            # No buffers are broadcast: while they train, the synchronised norms keep their running statistics equal on
-            # all ranks by themselves, and `estimate_norms` makes the averages equal that it puts in their place.
+            # No buffers are broadcast: during training the synchronised norms keep their running statistics equal on
+            # all ranks by themselves, and `estimate_norms` broadcasts the averages that replace them.
             in_ddp(model, trial.device),
             training_batches(trial, start),
             optimizer,
-            gather_metric_period=trial.machine.log_every,  # to gather waits for the device
+            gather_metric_period=trial.machine.log_every,  # gathering waits for the device
         )
         bars = ProgressBars(shown=rank() == 0)
         saver = Saver(trial, model, optimizer, scheduler, clock)
         trainer.register_hooks(
-            # In this order after each step: the checkpoint holds the learning rate of the next one.
+            # Called in this order after each step: a checkpoint must hold the learning rate of the next step.
             [SeedRegions(trial.seed), LRScheduler(optimizer, scheduler), Reporter(trial, bars), saver]
         )
         if rank() == 0:
-            # Steps after the checkpoint are made again, and would stand in the file twice.
+            # Steps after the checkpoint are repeated, and would be in the file twice.
             forget_after(trial.metrics, start)
             writer = TensorboardXWriter(str(trial.path / "tensorboard"))
             trainer.register_hooks([PeriodicWriter([writer], trial.machine.log_every)])
@@ -74,17 +74,17 @@ def train(trial: Trial, model: GeneralizedRCNN) -> Cost:
         try:
             with STOP.after_a_step():
                 trainer.train(start, solver.MAX_ITER)
-        except FloatingPointError as error:  # what detectron2's trainer raises at a loss that is not finite
+        except FloatingPointError as error:  # detectron2's trainer raises it if a loss is not finite
             raise divergence(trial, str(error).splitlines()[0]) from error
         finally:
             bars.stop()
-    # Killed here, a training comes back with the checkpoint of its last step and goes on with the estimate.
+    # A training that is killed here resumes from the checkpoint of its last step, and goes on with the estimate.
     estimate_norms(trial, model)
     peak = peak_memory_gib(trial.device)
     if rank() == 0:
         content = {**trial.identity(), "model": model.state_dict(), "seconds": clock.seconds(), "peak_memory_gib": peak}
         write_atomically(trial.final, lambda file: torch.save(content, file))
-        for checkpoint in checkpoints(trial.path):  # only now: until the detector is written they are all there is
+        for checkpoint in checkpoints(trial.path):  # only now that the detector is written
             checkpoint.unlink()
     barrier()
     return Cost(clock.seconds(), peak)
@@ -109,7 +109,7 @@ def estimate_norms(trial: Trial, model: GeneralizedRCNN) -> None:
     same on every rank afterwards, as are all other buffers.
 
     Args:
-        trial: What was trained; nothing happens where its config does not ask for it.
+        trial: What was trained; nothing happens if its config does not ask for it.
         model: With its final weights.
     """
     precise, start = trial.cfg.TEST.PRECISE_BN, trial.cfg.SOLVER.MAX_ITER
@@ -118,31 +118,31 @@ def estimate_norms(trial: Trial, model: GeneralizedRCNN) -> None:
 
     def batches() -> Iterator[Any]:
         """Yields further batches, each with the generators seeded by its own step."""
-        # The steps after the last one: batches that no step of the training has named.
+        # Numbered on after the last step: batches that no step of the training has drawn.
         for step, batch in enumerate(training_batches(trial, start), start):
             seed_regions(trial.seed, step)
             yield batch
 
     log.info("%s trial %d: running statistics over %d batches", trial.task, trial.index, precise.NUM_ITER)
     model.train()
-    # The losses are computed on the way, as in detectron2's hook, which needs an event storage to write them to.
+    # As in detectron2's hook: each forward pass also computes losses, and needs an event storage to write them to.
     with EventStorage(start):
         update_bn_stats(model, batches(), precise.NUM_ITER)
     if world_size() > 1:
         # Each batch's statistics are those of all ranks, but each rank weighs them by the pixels of its own images. All
-        # ranks are to score with what the first one writes.
+        # ranks must score with the averages of rank 0, which writes the detector.
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def seed_regions(seed: int, step: int) -> None:
-    """Seeds torch's generators for a step, which makes the regions that RPN and heads sample a function of it."""
-    # The rank is part of it: each rank has images of its own, which are not to be sampled alike.
+    """Seeds torch's generators for a step, so that the regions that RPN and heads sample depend on it alone."""
+    # The rank is part of it, so that ranks, which have different images, do not sample alike.
     torch.manual_seed(stream_seed(seed, Purpose.regions, step, rank()))
 
 
 class SeedRegions(HookBase):
-    """Seeds each step by its number, so that a resumed training samples as an undisturbed one."""
+    """Seeds each step by its number, so that a resumed training samples like an uninterrupted one."""
 
     def __init__(self, seed: int) -> None:
         """Seeds from the trial's `seed`."""
@@ -154,14 +154,14 @@ class SeedRegions(HookBase):
 
 
 class Reporter(HookBase):
-    """Writes losses to `metrics.jsonl`, moves the bar, and keeps the run's status true; rank 0 only."""
+    """Writes losses to `metrics.jsonl`, moves the bar, and keeps the run's status up to date; rank 0 only."""
 
     def __init__(self, trial: Trial, bars: ProgressBars) -> None:
         """Reports on a trial; `bars` begin with its first step."""
         self.trial, self.bars, self._last_entry, self._moved_at = trial, bars, 0.0, 0.0
 
     def before_train(self) -> None:
-        """Says in the status that the training runs."""
+        """Adds the bar, and writes to the status that the training runs."""
         self._logged_at, self._logged_step = time.monotonic(), self.trainer.iter
         name, steps = f"{self.trial.task} trial {self.trial.index}", self.trainer.max_iter
         self._bar = self.bars.add_task(name, total=steps, completed=self.trainer.iter, unit="steps", summary=True)

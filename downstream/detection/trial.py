@@ -16,7 +16,7 @@ from repro.runs.schemas import Field, Schema
 from repro.runs.sections import MachineSettings
 
 SCORES = Schema({"scores": Field(dict)}, mend="remove it; the detector is scored again")
-"""`scores.json` of a trial; what else stands in it tells whose scores they are."""
+"""A trial's `scores.json`. Its other entries are `Trial.scored_identity`."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Trial:
     index: int
     """Number of the trial, from 0."""
     seed: int
-    """Of this trial alone: order, augmentation, sampled regions, and what is new in the detector."""
+    """Of this trial alone: for order, augmentation, sampled regions, and the detector's new weights."""
     path: Path
     """Folder of the trial's own files."""
     folder: RunFolder
@@ -50,7 +50,7 @@ class Trial:
 
     @property
     def scores(self) -> Path:
-        """File of what the trained detector scored."""
+        """File of the trained detector's scores."""
         return self.path / "scores.json"
 
     @property
@@ -82,19 +82,19 @@ class Trial:
         return dict(content["scores"])
 
     def identity(self) -> dict[str, Any]:
-        """Returns what a checkpoint of this training must agree with; its settings stand in its folder's name."""
+        """Returns what a checkpoint of this training must agree with; the settings are in the folder's name."""
         return {"run_id": self.run_id, "trial": self.index, "train_data": self.data.train_fingerprint}
 
     def scored_identity(self) -> dict[str, Any]:
         """Returns what scores of this training must agree with: what was trained, and what it is scored against.
 
-        Where an annotation of the latter is corrected, the detector is scored again, and not trained again. Where the
-        run's rows are recorded already, that is only when `detection.evaluate_only` asks for it.
+        If a test annotation is corrected, the detector is scored again, but not trained again. If the run's rows are
+        recorded already, this happens only with `detection.evaluate_only`.
         """
         return {**self.identity(), "test_data": self.data.test_fingerprint}
 
     def difference(self, content: Mapping[str, Any]) -> str:
-        """Says in what a checkpoint's content is of another training; returns "" where it is of this one."""
+        """Returns how a checkpoint's content differs from this training's identity; "" if it does not."""
         for name, expected in self.identity().items():
             if content.get(name) != expected:
                 return f"its {name} is {content.get(name)}, not {expected}"
