@@ -156,7 +156,7 @@ def _clean(run: RunRecord) -> bool:
 
 
 def _share(source: str, question: str, passing: Sequence[RunRecord], runs: Sequence[RunRecord], what: str) -> Item:
-    """Answers by how many of the runs pass, and names the first three that do not."""
+    """Answers by the number of runs that pass, and names the first three that do not."""
     answer = "no" if not passing else "yes" if len(passing) == len(runs) else "partly"
     failing = [run.name for run in runs if run not in passing]
     exceptions = f"; not: {', '.join(failing[:3])}" + (" …" if len(failing) > 3 else "") if failing else ""

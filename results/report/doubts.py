@@ -25,7 +25,7 @@ def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
     """
     warnings: Sequence[str] = []
     if frame is not None:
-        # Of all runs at hand these tell it, and not of those alone that have a result.
+        # `_of_runs` says the same of all runs at hand, and not only of those that have a result.
         told = unlike_training_images(frame)
         warnings = [warning for warning in frame.attrs.get("warnings", []) if warning not in told]
     return [*_of_results(runs, frame), *_of_runs(runs), *warnings]
@@ -40,7 +40,7 @@ def _of_results(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterat
     for scale in sorted({str(scale) for scale in frame["scale"] if scale}):
         yield f"TINY MODE – {scale}: not comparable with the published numbers"
     yield from _of_settings(frame)
-    seeds = seeds_by_cell(without_untrained(frame))  # one network that was never trained is as good as any other
+    seeds = seeds_by_cell(without_untrained(frame))  # of an untrained network one seed is enough
     if int(seeds.min()) < ENOUGH_SEEDS:
         methods = seeds[seeds < ENOUGH_SEEDS].reset_index()["method"].astype(str)
         names = first_few(sorted(set(methods)))
@@ -55,7 +55,7 @@ def _of_results(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterat
 
 
 def _of_settings(frame: pd.DataFrame) -> Iterator[str]:
-    """Yields in which settings runs are not their methods' rows, the methods that share them in one line."""
+    """Yields how the settings of runs depart from their methods' rows; methods that depart alike share a line."""
     methods: dict[str, set[str]] = {}
     for row in frame[["method", "departures"]].drop_duplicates().to_dict("records"):
         comparison = row["departures"]

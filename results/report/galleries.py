@@ -21,9 +21,9 @@ BYTES = 24_000_000
 MOST_PIXELS = 2600
 """The longest side that a picture keeps; a gallery of eight images of 224 px has 1,350 by 1,100."""
 WHITE = 236
-"""From this mean grey value on, of 255, a line of pixels is margin: JPEG leaves it no purer."""
+"""A line of pixels with at least this mean grey value, of 255, is margin: after JPEG, white is not quite 255."""
 TITLE_GREY = 128
-"""Titles are of a grey that can be read on a light and on a dark page."""
+"""Grey value of titles, which can be read on a light and on a dark page."""
 
 
 @dataclass(frozen=True)

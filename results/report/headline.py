@@ -17,19 +17,19 @@ from results.statistics.paired import difference_text, interval_text, points_tex
 from results.tables.references import without_untrained
 
 MOST_NAMES = 4
-"""How many altered settings the second line names."""
+"""How many altered settings the second line names at most."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The lines.
+    """The lines of the headline.
 
     Attributes:
-        asked: Which sentences of the paper the runs speak to.
-        scale: On what data, in what size, with how many runs.
+        asked: Which sentences of the paper the runs test.
+        scale: At what scale, with how many runs and which altered settings.
         outcome: The verdict on the first of the sentences, one of `results.claims.verdicts.OUTCOMES`.
         result: Its numbers, and how the other sentences and the tables came out.
-        by_part: What each part of the method adds in the same setting, a line each; empty where no two rows tell.
+        by_part: What each part of the method adds in the same setting, a line each; empty if no two rows show it.
     """
 
     asked: str
@@ -63,8 +63,8 @@ def headline(
     if not settings:
         asked = "no sentence of the paper: none compares two methods at hand that were measured alike"
         return Headline(asked, _scale(without_untrained(frame)), NOT_RUN, f"every sentence{_met(tables)}")
-    # The setting in which most was compared stands for the page; the others are below. Of several the first one, as
-    # they stand below, and then the page says that there are more.
+    # The headline is about the setting with the most comparisons; the others are further down the page. If several
+    # have as many, it is about the first of them, and says so.
     most = max(_compared(families, setting) for setting in settings)
     richest = [setting for setting in settings if _compared(families, setting) == most]
     chosen = richest[0]
@@ -89,7 +89,7 @@ def headline(
 
 
 def _compared(families: Sequence[FamilyVerdict], setting: str) -> tuple[bool, int, int]:
-    """Returns whether any seeds were compared in a setting, and in how many comparisons and by how many seeds."""
+    """Returns whether any seeds were compared in a setting, in how many comparisons, and by how many seeds."""
     of_setting = [verdict for verdict in families if verdict.setting == setting]
     run = sum(sum(verdict.counts.values()) - verdict.counts[NOT_RUN] for verdict in of_setting)
     n = max(verdict.comparison.n for verdict in of_setting)
@@ -110,7 +110,7 @@ def _numbers(verdict: FamilyVerdict) -> str:
 
 
 def _scale_of_setting(families: Sequence[FamilyVerdict], setting: str, frame: pd.DataFrame) -> str:
-    """Returns the scale of the runs that the verdict is about, and how many others there are."""
+    """Returns the scale of the runs that the verdict is about, and how many other runs there are."""
     columns = {
         (column.key, column.metrics): column
         for verdict in families
@@ -127,11 +127,11 @@ def _scale_of_setting(families: Sequence[FamilyVerdict], setting: str, frame: pd
 
 
 def _scale(frame: pd.DataFrame, beside: str = "") -> str:
-    """Returns data, sizes and numbers of runs; and whether published numbers may be compared.
+    """Returns sizes, numbers of runs and altered settings, and whether published numbers may be compared.
 
     Args:
         frame: Results of trained networks.
-        beside: What stands behind the numbers of runs.
+        beside: Text to add at the end.
     """
     runs, methods = frame["path"].nunique(), frame["method"].nunique()
     fewest, most = (int(seeds) for seeds in _seeds(frame))
@@ -159,7 +159,7 @@ def _seeds(frame: pd.DataFrame) -> tuple[int, int]:
 
 
 def _met(tables: Sequence[Table]) -> str:
-    """Returns how many published numbers were met, where differences may be taken at all."""
+    """Returns how many published numbers were met; empty if no difference may be taken."""
     records = [table.records for table in tables if "difference" in table.records]
     differences = pd.concat([table["difference"].dropna() for table in records]) if records else pd.Series(dtype=float)
     if differences.empty:

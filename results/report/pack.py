@@ -42,8 +42,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 LARGEST_MANIFEST = 64 * 2**20
 """Bytes of a manifest: a million files."""
 LARGEST_RATIO = 1000
-"""Times that an artifact may grow when it is unpacked; text grows tenfold."""
+"""How many times larger an artifact may be when it is unpacked; text is ten times larger."""
 TORN = (zipfile.BadZipFile, zlib.error, EOFError)
+"""Errors that a damaged zip file causes."""
 
 _GIVE_ARTIFACT = "give an artifact that `salmask pack` wrote"
 _README = """# {title}
@@ -86,14 +87,14 @@ def pack(
         task: The evaluation that tables, claims and plots are of, as for `results.report.page.build`.
         metric: The measure that they are of, likewise.
         checkpoints: Also put each run's `backbone.pth` in.
-        tell: Is told what comes next, in a few words.
+        tell: Called with what is packed next, in a few words.
 
     Returns:
         The number of files in it, without the manifest.
 
     Raises:
-        UserError: The path has another suffix or cannot be written, runs exclude each other, or there is no such task
-            or measure.
+        UserError: The path has another suffix or cannot be written, there is no run, runs exclude each other or have
+            one name, a run's folder is gone, or there is no such task or measure.
     """
     if path.suffix != ".zip":
         raise UserError(f"cannot pack to {path}", mend="give a name that ends in .zip")
@@ -120,7 +121,7 @@ def pack(
 
 
 def check(path: Path) -> int:
-    """Verifies an artifact: every file is there, unchanged, and no other beside.
+    """Verifies an artifact: every file is there and unchanged, and there is no other file.
 
     Args:
         path: What `pack` wrote.
@@ -197,7 +198,7 @@ def _contents(
     tell("data and claims")
     if frame is not None:
         places = {run.path_of_rows: f"runs/{run.name}/{RESULTS}" for run in runs}
-        packed = frame.assign(path=frame["path"].map(places).astype("category"))  # here, not where they lie now
+        packed = frame.assign(path=frame["path"].map(places).astype("category"))  # paths within the archive
         yield "data/results.csv", export_bytes(packed, ".csv")
         yield "data/results.parquet", export_bytes(packed, ".parquet")
     verdicts = judge(frame, task=task, metric=metric)
@@ -220,10 +221,10 @@ def _contents(
 
 
 def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
-    """Returns what the page is made of, and predictions; never a checkpoint unasked.
+    """Returns the files that the page is made of, and predictions; the backbone only if `checkpoints` asks for it.
 
     Raises:
-        UserError: The run's folder is gone: what was read of it stands in tables that nothing in the archive bears out.
+        UserError: The run's folder is gone, so that the archive would lack the files behind its tables.
     """
     folder = run.folder
     if not run.path.is_dir():
@@ -256,7 +257,7 @@ def _plots(material: Material) -> Iterator[tuple[str, bytes]]:
 
 
 def _environment() -> str:
-    """Returns the installed packages as a requirements file; what a broken installation left has no name."""
+    """Returns the installed packages as a requirements file, without nameless remains of broken installations."""
     packages = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions() if d.metadata["Name"]}
     return "\n".join(sorted(packages, key=str.lower)) + "\n"
 
@@ -269,7 +270,7 @@ def _bill_of_materials() -> str:
         if not about["Name"]:
             continue
         name = about["Name"].lower().replace("_", "-")
-        # Of one line: some packages put the whole text of their licence there.
+        # The first line only: some packages put the whole text of their licence there.
         licence = about["License-Expression"] or about["License"] or "unknown"
         components[name] = {
             "type": "library",
@@ -291,7 +292,7 @@ def _bill_of_materials() -> str:
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """Adds a file without the time and the rights that this machine would give it."""
+    """Adds a file with a fixed time and fixed permissions, so that the same content gives the same archive."""
     entry = zipfile.ZipInfo(name, _EPOCH)
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = (0o755 if name.endswith(".sh") else 0o644) << 16  # the upper half is Unix's mode
@@ -303,7 +304,7 @@ def _digest(archive: zipfile.ZipFile, name: str) -> str:
     try:
         with archive.open(name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it has `readinto`
-    except (*TORN, NotImplementedError, RuntimeError):  # the last two: of a compression or with a password that none is
+    except (*TORN, NotImplementedError, RuntimeError):  # the last two: unknown compression, or encrypted
         return ""
 
 

@@ -56,7 +56,7 @@ STATE_CLASSES = {
 FIRST_PLOT = "forest"
 """The plot that stands above the tables; the others follow the claims."""
 FEW_DOUBTS = 3
-"""Up to so many doubts the page lists them openly; more are folded, the first one shown."""
+"""How many doubts the page lists openly; the others are folded away."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ def build(
         title: Heading of the page.
         task: The evaluation that claims and plots are of; empty: as `judged_task` chooses.
         metric: The measure of Tables 1 and 3 that claims and plots are of; empty: top-1 of the last epoch.
-        progress: What a sweep in progress is doing, as `progress.html.j2` shows it; None: nothing is said of that.
+        progress: The state of a sweep in progress, as `progress.html.j2` shows it; None: nothing is shown.
 
     Returns:
         HTML that needs nothing beside it, neither files nor a network.
 
     Raises:
-        UserError: Runs that exclude each other, two folders of one name, or a task or measure that there is none of.
+        UserError: Runs that exclude each other, two folders of one name, or an unknown task or measure.
     """
     runs = sorted(runs, key=lambda run: run.name)
     _refuse_namesakes(runs)
@@ -150,7 +150,7 @@ def build(
 
 
 def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
-    """Refuses two folders of one name: the page and the archive would show one for the other."""
+    """Refuses two folders of one name, which the page and the archive could not tell apart."""
     for name, number in Counter(run.name for run in runs).items():
         if number > 1:
             first, *others, last = (str(run.path) for run in runs if run.name == name)
@@ -159,7 +159,7 @@ def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
 
 
 def _newest(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> str:
-    """Returns when the newest result was begun, or else the newest run; the page itself has no date."""
+    """Returns when the newest result was begun, else the newest run; the page has no date of its own."""
     if frame is not None:
         return f"The newest result is of {frame['started'].max():%Y-%m-%d %H:%M} UTC."
     begun = max((str(run.last_attempt.get("started", "")) for run in runs), default="")
@@ -167,16 +167,16 @@ def _newest(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> str:
 
 
 def _without_places(text: str, runs: Sequence[RunRecord]) -> str:
-    """Returns a text with the names of runs in place of where they lie here."""
+    """Returns a text with the names of runs in place of their paths on this machine."""
     for run in runs:
         text = text.replace(str(run.path), run.name)
     return text
 
 
 def _tables(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> tuple[list[Table], list[Table]]:
-    """Returns the tables that hold a measured number, and those of the paper's numbers alone.
+    """Returns the tables that hold a measured number, and those that hold the paper's numbers only.
 
-    Of the former each of the paper's tables comes first, and behind it the same by every other task that was measured.
+    Each of the paper's tables is followed by the same table by every other task that was measured.
     """
     measured: list[Table] = []
     published_alone: list[Table] = []
@@ -196,7 +196,7 @@ def _is_measured(table: Table) -> bool:
 def whole_table(
     name: str, runs: Sequence[RunRecord], frame: pd.DataFrame | None, task: str = "", metric: str = ""
 ) -> Table:
-    """Returns the whole layout of a table where something was run for it, else the paper's numbers alone.
+    """Returns a table with all its rows if something was measured for it, else with the paper's numbers only.
 
     Args:
         name: `table1`, `table2` or `table3`.
@@ -234,31 +234,31 @@ def _facts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> dict[str, s
 def _plots(
     runs: Sequence[RunRecord], frame: pd.DataFrame | None, task: str, metric: str
 ) -> tuple[list[Picture], list[str]]:
-    """Returns the plots, and of each that cannot be drawn what is missing for it."""
+    """Returns the plots, and for each that cannot be drawn, what is missing for it."""
     pictures, left_out = [], []
     light = Material(runs, frame, "light", task, metric)
-    dark = replace(light, theme="dark")  # of the same tables, worked out once; the browser chooses by its user's theme
+    dark = replace(light, theme="dark")  # shares the tables that are worked out; the browser chooses by its theme
     for name, plot in PLOTS.items():
         if name == "gallery":
             continue  # the page shows the galleries themselves
         try:
             uris = [data_uri(draw(name, material, ".svg"), "image/svg+xml") for material in (light, dark)]
         except NothingToDrawError as reason:
-            left_out.append(f"{name}: {reason.note}")  # said on the page: a plot that is missing looks forgotten
+            left_out.append(f"{name}: {reason.note}")  # said on the page, so that no plot seems forgotten
         else:
             pictures.append(Picture(name, plot.caption, *uris))
     return pictures, left_out
 
 
 def _data(frame: pd.DataFrame | None) -> str:
-    """Returns every result as a CSV file to be saved, a data URI; without where it lay, which is nobody's elsewhere."""
+    """Returns all results as a CSV file in a data URI, without their paths, which mean nothing on other machines."""
     if frame is None:
         return ""
     return data_uri(export_bytes(frame.drop(columns="path"), ".csv"), "text/csv")
 
 
 def _provenance(runs: Sequence[RunRecord]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Returns what the newest attempts ran on: what it is, and its values with how many runs have each."""
+    """Returns what the newest attempts ran on: each property with its values, and how many runs have each value."""
     attempts = [run.last_attempt for run in runs if run.attempts]
     values: dict[str, list[str]] = {
         "commit": [code_label(entry.get("commit", "?"), dirty=entry.get("dirty", False)) for entry in attempts],

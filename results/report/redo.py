@@ -1,4 +1,4 @@
-"""The commands that make a run and its results again, for whoever reads a page, and as a script of an artifact."""
+"""The commands that make a run and its results again, for readers of the page and as the script of an artifact."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from repro.runs.run import Run
 from results.collection.runs import RunRecord
 
 UNKNOWN = "unknown"
-"""The commit of code that lay in no checkout, as `repro.runs.provenance.source` has it."""
+"""What `repro.runs.provenance.source` records as the commit of code that is in no checkout."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RedoStep:
     """One call of `salmask`.
 
     Attributes:
-        words: Its arguments; the run's `run.yaml` and the folder of what is made are `CONFIGURATION` and `OUT`.
+        words: Its arguments; `CONFIGURATION` stands for the run's `run.yaml`, `OUT` for the folder of what is made.
         datasets: The data sets whose roots it needs.
         notes: What to know before it is called.
     """
@@ -32,7 +32,7 @@ class RedoStep:
 
 
 CONFIGURATION, OUT = "run.yaml", "again"
-"""Where a step finds the settings, and the folder that it makes sweeps in."""
+"""The file with a step's settings, and the folder in which it makes sweeps."""
 
 _BEGINNING = """#!/bin/sh
 # Makes every run again, each with the code of its commit, in again/ of the folder where this is called:
@@ -64,7 +64,7 @@ salmask() {{
 
 
 def commands(run: RunRecord) -> list[str]:
-    """Writes down what to type to make a run and its results again, from any folder.
+    """Returns the commands that make a run and its results again, from any folder.
 
     Args:
         run: The run's folder.
@@ -97,8 +97,8 @@ def script(runs: Sequence[RunRecord]) -> str:
         runs: The runs, whose `run.yaml` lie in `runs/NAME/` beside the script.
 
     Returns:
-        A script of POSIX's shell. It asks for a checkout and the roots of the data sets, and refuses before it begins
-        where one is missing.
+        A script of POSIX's shell. It asks for a checkout and the roots of the data sets, and refuses to begin if one is
+        missing.
     """
     datasets = sorted({dataset for run in runs if run.run for step in steps(run) for dataset in step.datasets})
     checks = "".join(f': "${{{_variable(dataset)}:?name its root, {dataset}=DIR}}"\n' for dataset in datasets)
@@ -124,12 +124,12 @@ def _of_script(run: RunRecord) -> Iterator[str]:
 
 
 def _placed(word: str) -> str:
-    """Returns a word for the shell; what is below `OUT` lies in the folder where the script is called."""
+    """Returns a word quoted for the shell; paths below `OUT` are placed in the folder where the script is called."""
     return f'"$work"/{shlex.quote(word)}' if PurePosixPath(word).parts[:1] == (OUT,) else shlex.quote(word)
 
 
 def _root(step: RedoStep, dataset: str) -> str:
-    """Returns what stands before a root: the data set, where an evaluation may need several."""
+    """Returns what precedes a root: the name of its data set, because an evaluation may need several."""
     return "" if step.words[0] == "pretrain" else f"{dataset}="
 
 
@@ -138,7 +138,7 @@ def _variable(dataset: str) -> str:
 
 
 def _comment(text: str) -> str:
-    """Returns a text as a comment of the shell: in one line, as what stood in another one would be run."""
+    """Returns a text as a comment of the shell, in one line: a second line would be run."""
     return f"# {' '.join(text.split())}"
 
 
@@ -177,7 +177,7 @@ def steps(run: RunRecord) -> list[RedoStep]:
 
 
 def _own_files(run: Run) -> tuple[str, ...]:
-    """Returns a note for each file or folder of its maker's own that a run reads, which lies elsewhere by now."""
+    """Returns a note for each file or folder of a person's own that a run reads, since it may be elsewhere by now."""
     localizer = run.localizer
     read = {
         "localizer.weights": (localizer.weights, localizer.sha256),
@@ -203,9 +203,9 @@ def _evaluations(record: RunRecord, run: Run, folder: str) -> list[RedoStep]:
     if not rows:
         return []
     evaluations = dict.fromkeys(Evaluation(row.task, row.dataset) for row in rows)
-    # The settings of an evaluation are the run's, unless its command changed them; the command below does not.
+    # The settings of an evaluation are the run's, unless its command changed them; the command below cannot do so.
     own_protocols = {protocol for evaluation in evaluations for protocol in evaluation.protocols(run)}
-    # Detection that leaves its batch to the devices names it in the rows alone.
+    # If detection's batch depends on the number of devices, only the rows name it.
     own_protocols |= {row.protocol for evaluation in evaluations for row in evaluation.recorded(run, rows)}
     foreign = sorted({row.protocol for row in rows} - own_protocols)
     notes = (f"measured with other settings of the evaluation: {', '.join(foreign)}",) if foreign else ()

@@ -34,7 +34,7 @@ class Entry:
     facts: Mapping[str, Any]
     """What its folder tells, by name; a value may be a text, a list or a mapping."""
     changed: Mapping[str, str]
-    """What it changed of its method's recipe, as `results.tables.explain.changed` tells it."""
+    """How it departs from its method's recipe, as `results.tables.explain.changed` returns it."""
     results: list[dict[str, Any]]
     """Its rows."""
     headlines: str
@@ -100,9 +100,9 @@ def headlines(results: Sequence[Mapping[str, Any]], run: Run | None) -> str:
         run: The run, whose settings name its protocols; None where they are unknown.
 
     Returns:
-        `top1: linear 26.60, knn k=20 31.20, knn k=200 23.10 %`; the data set stands behind where there are several.
-        Where an evaluation has several protocols, those of the run stand in the order of its settings, named by their
-        departures, and others last, by their whole names.
+        `top1: linear 26.60, knn k=20 31.20, knn k=200 23.10 %`; with the data set if there are several. If an
+        evaluation has several protocols, the run's own come in the order of its settings, named by their departures,
+        and others last, by their whole names.
     """
     several_datasets = len({row["dataset"] for row in results}) > 1
     own = _own_protocols(results, run)
@@ -123,7 +123,7 @@ def headlines(results: Sequence[Mapping[str, Any]], run: Run | None) -> str:
 
 
 def _own_protocols(results: Sequence[Mapping[str, Any]], run: Run | None) -> dict[str, str]:
-    """Returns the protocols by which a run's settings measure what was evaluated, in order, with their departures."""
+    """Returns the protocols by which a run's settings measure what was evaluated, in order: name -> departures."""
     if run is None:
         return {}
     evaluations = [
@@ -136,7 +136,7 @@ def _own_protocols(results: Sequence[Mapping[str, Any]], run: Run | None) -> dic
 
 
 def _place(row: Mapping[str, Any], own: list[str]) -> tuple[int, str, int, str]:
-    """Returns where a number stands: by task, as tasks are listed everywhere, data set, and protocol."""
+    """Returns the sort key of a number: its task, in the order of `PROTOCOLS`, its data set, and its protocol."""
     tasks = list(PROTOCOLS)
     task, protocol = str(row["task"]), str(row["protocol"])
     return _index(tasks, task), str(row["dataset"]), _index(own, protocol), protocol

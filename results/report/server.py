@@ -1,4 +1,4 @@
-"""A page over HTTP for who is at this machine: on the loopback alone, read-only, at an address that holds a token."""
+"""Serves a page over HTTP on this machine: on the loopback only, read-only, at an address that contains a token."""
 
 import secrets
 import sys
@@ -14,7 +14,7 @@ from repro.errors import UserError
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
-"""The names by which the loopback may be asked for: a page elsewhere that has its own name point here is refused."""
+"""The hosts that a request may name. Any other name that resolves to the loopback is refused (DNS rebinding)."""
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Cache-Control": "no-store",
@@ -24,7 +24,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 IDLE_SECONDS = 30
-"""After this long without a word a connection is closed."""
+"""Seconds without data after which a connection is closed."""
 
 
 class PageServer(ThreadingHTTPServer):
@@ -45,7 +45,7 @@ class PageServer(ThreadingHTTPServer):
             every: Seconds for which a page that was made serves further requests.
 
         Raises:
-            UserError: The port is taken, or not to be had.
+            UserError: The port is taken, or may not be used.
         """
         self._make_page, self._every = make_page, every
         self._making = threading.Lock()
@@ -65,20 +65,20 @@ class PageServer(ThreadingHTTPServer):
         return frozenset(f"{name}:{self.server_port}" for name in NAMES)
 
     def page(self) -> bytes:
-        """Returns the page, made anew where the last one is too old."""
-        with self._making:  # of several requests at once the first makes it
+        """Returns the page, made anew if the last one is too old."""
+        with self._making:  # the first of several simultaneous requests makes it, the others wait
             if not self._page or time.monotonic() - self._made > self._every:
                 self._page, self._made = self._make_page().encode(), time.monotonic()
             return self._page
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Prints what went wrong with a request; a browser that left before it had all of its page is no error."""
+        """Prints what went wrong with a request; a browser that disconnects early is no error."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD of the page's path; everything else is refused, as is every method without a function."""
+    """Answers GET and HEAD for the page's path; other paths and methods are refused."""
 
     server: PageServer
     server_version, sys_version = "salmask", ""
@@ -110,16 +110,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(page)
 
     def _refusal(self) -> HTTPStatus | None:
-        """Returns why a request is refused; None where it is not."""
+        """Returns why a request is refused; None if it is not."""
         if not ip_address(self.client_address[0]).is_loopback:
             return HTTPStatus.FORBIDDEN
-        # A browser names the host that its user's page asked for: one that only resolves to this machine is a stranger.
+        # Against DNS rebinding: a browser sends the name that a foreign page asked for, even if it resolves to here.
         if self.headers.get_all("Host", []) not in [[host] for host in self.server.hosts]:
             return HTTPStatus.MISDIRECTED_REQUEST
-        # Compared in a time that tells nothing of how much of the token is right.
+        # Compared in constant time, which does not tell how much of the token is right.
         if not secrets.compare_digest(self.path.encode(), self.server.path.encode()):
             return HTTPStatus.NOT_FOUND
         return None
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: the requests of one's own browser are no news, and they hold the token."""
+        """Logs nothing, because requests contain the token."""
