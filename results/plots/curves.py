@@ -15,13 +15,13 @@ from results.plots.material import Material, NothingToDrawError
 from results.plots.style import legend, look, panels
 
 Series = dict[tuple[str, str], dict[str, dict[float, float]]]
-"""(Label, method) -> run -> its value by step; a run that stands in two sweeps is one."""
+"""(Label, method) -> run -> its value by step; a run that is in two sweeps counts once."""
 
 
 def curves(material: Material) -> Figure:
     """Draws training curves: a line for the mean over seeds, a band from the lowest to the highest."""
     courses = [
-        # Losses of frameworks have scales of their own, by the number of their negatives or classes.
+        # A panel for each framework: the scale of its loss depends on the number of negatives or classes.
         *((f"pretraining loss, {name}", "step", series) for name, series in _loss_series(material.runs).items()),
         ("linear probe, top-1 on the validation images, %", "step of the probe", _probe_series(material.runs)),
     ]
@@ -68,7 +68,7 @@ def _probe_series(runs: Sequence[RunRecord]) -> Series:
         (run, _protocol(run, name), _top1_course(rows))
         for run in runs
         for name, rows in run.probes.items()
-        # Of the data that it was pretrained on: transfer data have courses of their own, which are no more seeds.
+        # Only on the data of the pretraining: a probe on transfer data would be drawn like one more seed.
         if run.run is None or name.startswith(f"{run.run.data.dataset}-linear")
     ]
     several = len({protocol for _, protocol, points in courses if points}) > 1
@@ -85,14 +85,14 @@ def _protocol(run: RunRecord, probe: str) -> str:
 
 
 def _add(series: Series, key: tuple[str, str], run: RunRecord, points: dict[float, float]) -> None:
-    """Adds a run's course; of two records of one run the longer one is kept, and an empty one is none."""
+    """Adds a run's course unless it is empty; of two records of one run the longer one is kept."""
     name = run.run.id if run.run else str(run.path)
     if len(points) > len(series.get(key, {}).get(name, {})):
         series.setdefault(key, {})[name] = points
 
 
 def _top1_course(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
-    """Returns top-1 by step; of a grid of rates that of the classifier which is best in the end, as the result is."""
+    """Returns top-1 by step; with a grid of rates, that of the classifier which ends best, as the result is its."""
     courses: dict[str, dict[float, float]] = {}
     for row in rows:
         for name in row:
@@ -102,13 +102,13 @@ def _top1_course(rows: Sequence[Mapping[str, Any]]) -> dict[float, float]:
 
 
 def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:
-    """Returns the method's name, with its recipe where several are at hand: these are never averaged."""
+    """Returns the method's name, with the run's recipe if several are at hand, which are never averaged."""
     recipes = {record.run.recipe for record in runs if record.method == run.method and record.run}
     return f"{label(run.method)} {run.run.recipe[:6]}" if run.run and len(recipes) > 1 else label(run.method)
 
 
 def _aligned(runs: Sequence[dict[float, float]]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the steps that all seeds have, and their values, seeds × steps."""
-    # Seeds still run: the mean of a step that only some have reached would jump where the others end.
+    # Some seeds may still be running: at a step that only the others have reached, the mean would jump.
     steps = sorted(set.intersection(*(set(points) for points in runs)))
     return np.array(steps), np.array([[points[step] for step in steps] for points in runs])

@@ -19,9 +19,9 @@ from results.collection.runs import RunRecord
 CONFIDENCE = 0.95
 """The share of the intervals that hold the true mean."""
 QUERY, HARD, BOTH = "query masks alone", "hard negatives alone", "query masks and hard negatives"
-"""What the foreground of a source decides where the other role's is the true mask."""
+"""What the foreground of a source decides; if it decides one role only, the other one's is the true mask."""
 ROLES: Mapping[str, str] = {BOTH: "query", QUERY: "query", HARD: "hard negative"}
-"""By what is varied: whose IoU counts, as `foregrounds.json` names it."""
+"""What is varied -> the role in `foregrounds.json` whose IoU counts."""
 _IOU = "mean IoU"
 _SHARE = Field(float, low=0.0)
 FEWEST_FOR_A_LINE = 4
@@ -30,10 +30,10 @@ FEWEST_FOR_A_LINE = 4
 
 @dataclass(frozen=True)
 class Point:
-    """The seeds of one recipe.
+    """One source of foreground in one role, with a number for each seed.
 
     Attributes:
-        role: What its source decides, a name of `ROLES`.
+        role: What its source decides, a key of `ROLES`.
         source: Which source it is.
         iou: Mean IoU of the foreground with the true object, one number a seed.
         values: Accuracy in percent, one number a seed.
@@ -82,7 +82,7 @@ class Panel:
     Attributes:
         title: Data set and protocol, `DATASET, PROTOCOL`.
         points: A point for each source.
-        references: What rows of the same framework reach that ask for no foreground: method -> mean accuracy.
+        references: Rows of the same framework that need no foreground: method -> mean accuracy.
     """
 
     title: str
@@ -92,7 +92,7 @@ class Panel:
     def of_role(self, role: str) -> list[Point]:
         """Returns the points through which the line of a role goes.
 
-        Of the runs that vary one role alone, the true mask for both is the end without error.
+        For a role that is varied alone, the true mask for both is included, as the end without error.
         """
         own = [point for point in self.points if point.role == role]
         true = [point for point in self.points if point.role == BOTH and point.source == SourceKind.truth]
@@ -100,7 +100,7 @@ class Panel:
 
 
 def role_of(run: Run) -> tuple[str, str]:
-    """Returns what is varied in a run, a name of `ROLES`, and the source that is.
+    """Returns what is varied in a run, a key of `ROLES`, and its source of foreground.
 
     A run of two sources varies the one that is not the true mask.
     """
@@ -111,13 +111,13 @@ def role_of(run: Run) -> tuple[str, str]:
 
 
 def family_of(run: Run) -> str:
-    """Returns what runs have in common that differ in their seeds and sources of foreground alone: a recipe."""
+    """Returns a recipe that is the same for runs that differ only in their seeds and sources of foreground."""
     by_network = run.localizer.by(str(SourceKind.network))
     return replace(run, localizer=by_network, data=replace(run.data, masks_sha256="")).recipe
 
 
 def slope(points: Sequence[Point]) -> Slope | None:
-    """Returns the line through the means of points; None where they are too few, or all have one IoU."""
+    """Returns the line through the means of points; None if there are too few, or if all have the same IoU."""
     x, y = np.array([point.means for point in points]).reshape(-1, 2).T
     if len(x) < FEWEST_FOR_A_LINE or np.ptp(x) == 0:
         return None
@@ -162,9 +162,9 @@ def panels_of(frame: pd.DataFrame, runs: Sequence[RunRecord], task: str, metric:
 
 
 def _beside(run: Run, family: Run) -> bool:
-    """Tells whether a run without foreground differs from guided ones in its masking alone.
+    """Returns whether a run without foreground differs from guided ones in its masking alone.
 
-    It is of the same framework, size, length and data, and masks in the same way or not at all.
+    Such a run has the same framework, size, length and data, and masks in the same way or not at all.
     """
     if run.framework != family.framework or run.masking.strategy not in (Strategy.none, family.masking.strategy):
         return False
@@ -192,7 +192,7 @@ def _title(line: Mapping[Hashable, Any]) -> str:
 
 
 def covered(record: RunRecord) -> dict[str, float]:
-    """Returns the mean IoU of each role that a run's `foregrounds.json` tells of; empty where it is broken, or none."""
+    """Returns the mean IoU of each role in a run's `foregrounds.json`; empty if the file is missing or broken."""
     try:
         content = read_json(record.folder.foregrounds, "remove it")
     except UserError:

@@ -17,11 +17,11 @@ from results.plots.style import Theme, folded, ink, legend, panels
 from results.statistics.paired import difference_text
 
 LOOKS: Mapping[str, tuple[str, str]] = {BOTH: ("o", "#d55e00"), QUERY: ("^", "#0072b2"), HARD: ("s", "#009e73")}
-"""By what is varied: marker and colour."""
+"""What is varied -> marker and colour."""
 DASHES = ((0, (1, 2)), (0, (5, 2, 1, 2)), (0, (8, 3)), (0, (3, 2, 1, 2, 1, 2)))
-"""The lines of methods that ask for no foreground."""
+"""Line styles of methods that need no foreground."""
 APART = 0.035
-"""IoU by which the sources' names stand apart at least, so that none stands on another."""
+"""Least distance between the names of sources on the axis of IoU, so that they do not overlap."""
 
 
 def saliency_dose(material: Material) -> Figure:
@@ -53,7 +53,7 @@ def saliency_dose(material: Material) -> Figure:
         axes.set(title=folded(panel.title), xlabel="mean IoU of the foreground with the true object")
         axes.set(ylabel=percent(metric))
         axes.margins(0.1)
-        # A panel's own numbers stand in it, below all points; the legend is of all panels.
+        # A panel's slopes are printed in it, below all points, since the legend is shared by all panels.
         low, high = axes.get_ylim()
         axes.set_ylim(low - 0.14 * (high - low), high)
         axes.text(0.02, 0.02, "\n".join(slopes), transform=axes.transAxes, fontsize=6.5, color=ink(material.theme))
@@ -113,7 +113,7 @@ def slope_text(line: Slope) -> str:
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Returns half of the width of Student's interval of a mean; NaN of fewer than two values."""
+    """Returns half the width of Student's interval of a mean; NaN for fewer than two values."""
     if len(values) < 2:
         return float("nan")
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))

@@ -26,9 +26,9 @@ class Plot(NamedTuple):
     """One kind of plot."""
 
     figure: Callable[[Material], Figure]
-    """Draws it; raises NothingToDrawError where the material holds nothing that it shows."""
+    """Draws it; raises NothingToDrawError if the material holds nothing that it shows."""
     caption: str
-    """What stands above it on a page."""
+    """What a page shows above it."""
 
 
 PLOTS: Mapping[str, Plot] = {
@@ -66,7 +66,7 @@ def draw(name: str, material: Material, suffix: str) -> bytes:
         suffix: One of `SUFFIXES`.
 
     Returns:
-        The content of the file: the same material, the same bytes.
+        The content of the file; the same material gives the same bytes.
 
     Raises:
         UserError: Unknown plot.
@@ -90,7 +90,7 @@ def save(name: str, material: Material, folder: Path) -> list[Path]:
     Args:
         name: One of `PLOTS`.
         material: What it is made of.
-        folder: The folder of the files, made if it is not there.
+        folder: The folder of the files; made if it does not exist.
 
     Returns:
         The files.

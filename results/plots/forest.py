@@ -24,7 +24,7 @@ TABLES = ("table1", "table2")
 _ROW_INCHES = 0.27
 """The height of a row."""
 _FEW = 3
-"""Seeds from which on an interval takes part in choosing the axis: that of two is 9 times as wide as their spread."""
+"""Fewest seeds whose interval counts for the axis' range: that of two seeds is 9 times as wide as their spread."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Effect:
         comparison: Row − framework without masking, seed by seed, in points.
         published: The paper's difference in points; None where it has none by this measure.
         compares: Whether data, settings and protocol are the paper's, so that the published difference is a target.
-        unlike: In what the two methods' runs differ besides (`Column.unlike`); the difference is theirs too.
+        unlike: What else the two methods' runs differ in (`Column.unlike`), which the difference includes.
     """
 
     method: str
@@ -102,7 +102,7 @@ def _of_column(
 ) -> list[Effect]:
     """Returns the effects in a column, by its first metric alone: AP50 and AP75 follow AP."""
     metric, in_the_paper = column.metrics[0]
-    # Of a data set with boxes and masks the paper prints AP for both, in column groups of their own.
+    # For a data set with boxes and masks, the paper prints the AP of each, in a column group of its own.
     named = printed(metric) if in_the_paper or not paper.prints(metric) else ""
     panel = f"{title}, {named}" if named else title
     values = {method: by_seed for (method, its), by_seed in cells.items() if its == metric}
@@ -119,7 +119,7 @@ def _of_column(
         target = None if None in of_paper else round(of_paper[0] - of_paper[1], 2)  # type: ignore[operator]  # no None
         unlike = column.unlike(method, base)
         compares = column.compares(method) and column.compares(base)
-        # Without a seed that both have there is no difference, and a line that says so: nothing would pass for not run.
+        # If no seed is common to both, there is no difference, but a line says so: without it, none would seem run.
         gathered.append(Effect(method, panel, paired(values[method], values[base]), target, compares, unlike))
     return gathered
 
@@ -155,7 +155,7 @@ def _tasks_that_both_have(material: Material) -> list[str]:
 
 
 def _draw_panel(axes: Axes, effects_of_panel: Sequence[Effect], theme: Theme) -> bool:
-    """Draws a line for each effect, the first one at the top, and its numbers behind.
+    """Draws a line for each effect, the first one at the top, with its numbers to the right.
 
     Returns:
         Whether an interval goes on beyond the axis.
@@ -201,7 +201,7 @@ def _tick(theme: Theme, *, compares: bool) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, drawn: Sequence[Effect], theme: Theme, *, beyond: bool) -> None:
-    """Says what of the signs that are drawn stands for what."""
+    """Explains the signs that are drawn."""
     signs: dict[str, dict[str, Any]] = {}
     if any(effect.clear for effect in drawn):
         signs["the interval excludes zero"] = {"marker": "o"}

@@ -28,10 +28,10 @@ def gallery(material: Material) -> Figure:
         raise NothingToDrawError("no run has a gallery yet", mend="start one")
     names = list(pictures)
     rows = [names[start : start + 3] for start in range(0, len(names), 3)]
-    # Three a row, each as wide as its proportions ask for.
+    # Three pictures per row, all of one height, so that each is as wide as its proportions ask for.
     ratios = {name: picture.width / picture.height for name, picture in pictures.items()}
     of_rows = [WIDTH / max(sum(map(ratios.__getitem__, row)), 1.2) for row in rows]  # their heights
-    # The last one may be of fewer pictures, which are no larger for that.
+    # The last row may have fewer pictures, which must not be larger for that.
     of_rows[-1] = min(of_rows[-2:])
     inches = {name: height for height, row in zip(of_rows, rows, strict=True) for name in row}
     titles = {name: folded_name(name, ratios[name] * inches[name]) for name in names}
@@ -48,7 +48,7 @@ def gallery(material: Material) -> Figure:
 
 
 def _first_galleries(runs: Sequence[RunRecord]) -> dict[str, Image.Image]:
-    """Returns the first gallery of each method; one that is no picture is told of, and the next one takes its place."""
+    """Returns the first gallery of each method; a file that is no picture is logged, and the next one is taken."""
     pictures: dict[str, Image.Image] = {}
     for run in runs:
         for path in run.galleries:
@@ -61,7 +61,7 @@ def _first_galleries(runs: Sequence[RunRecord]) -> dict[str, Image.Image]:
 
 
 def shrunk(path: Path, width: int, height: int) -> Image.Image:
-    """Loads a picture no larger than a page can show it.
+    """Loads a picture, shrunk to at most the given size.
 
     Args:
         path: A gallery, which may be very long.

@@ -33,9 +33,9 @@ class Material:
     Attributes:
         runs: The run folders at hand.
         frame: Their results; None where nothing was evaluated.
-        theme: Whether they are for a light or a dark page.
+        theme: Whether the plots are for a light or a dark page.
         task: Another evaluation than the paper's linear probe, by which Tables 1 and 3 are made; empty for the paper's.
-        metric: Another measure of Tables 1 and 3 than the first; empty for that.
+        metric: Another measure of Tables 1 and 3 than the first; empty for the first.
     """
 
     runs: Sequence[RunRecord]
@@ -49,7 +49,7 @@ class Material:
     @property
     def tiny(self) -> bool:
         """Whether some runs are smaller than the paper's."""
-        # Of a run whose settings are lost its results alone tell the scale.
+        # If a run's settings are lost, only its results tell the scale.
         recorded = self.frame is not None and bool((self.frame["scale"] != "").any())
         return recorded or any(run.comparison.smaller for run in self.runs)
 
@@ -86,9 +86,9 @@ class Material:
     def _render(self, name: str) -> pd.DataFrame:
         if self.frame is None:
             return pd.DataFrame()
-        # The whole layout, made even where no result belongs into the table; without `all` it would be refused.
+        # All rows: with another choice, a table without any result would be refused.
         task, metric = asked_of(published(name), self.task, self.metric)
-        # With references, which are no records: untrained networks have then no columns of their own.
+        # With references, untrained networks become references, which are no records, and get no columns of their own.
         table = render(name, self.frame, runs=self.runs, rows="all", task=task, metric=metric, references=True)
         records = table.records
         filled = records[records["n"] > 0].copy()
@@ -109,7 +109,7 @@ def printed(metric: str) -> str:
 
 
 def key_of(line: Mapping[Any, Any]) -> tuple[str, ...]:
-    """Returns what tells a line's column from all others, whose numbers are never in one panel with its own."""
+    """Returns what identifies a line's column; numbers of two columns are never in one panel."""
     return tuple(str(line[name]) for name in (*KEYS, "mark"))
 
 
@@ -118,7 +118,7 @@ def panel_titles(
 ) -> dict[tuple[str, ...], str]:
     """Returns the title of each column's panel, no two alike.
 
-    Where the titles of several would be, what their sizes do not share stands behind, or their splits.
+    Titles that would be alike are extended by the parts of their sizes that they do not share, or by their splits.
 
     Args:
         lines: Any lines of the columns, with `KEYS` and `mark`.
@@ -142,7 +142,7 @@ def _repeated(titles: Mapping[Any, str]) -> list[str]:
 
 
 def _title(line: Mapping[Any, Any]) -> str:
-    """Returns what a panel's title says in any case: data, what is not the paper's, protocol and fidelity."""
+    """Returns what each panel's title says: the data, a mark if they are not the paper's, protocol and fidelity."""
     mark = f" ({line['mark']}, not comparable with the paper)" if line["mark"] else ""
     fidelity = "" if line["fidelity"] == "paper" else f", fidelity {line['fidelity']}"
     return f"{line['dataset']}{mark}, {line['protocol']}{fidelity}"

@@ -17,11 +17,11 @@ from repro.runs.method_name import MethodName
 WIDTH = 9.0
 """The width of a plot in inches."""
 _LETTER_WIDTH = 0.073
-"""What a letter of a label takes, in inches."""
+"""Width of a label's letter in inches."""
 _NOTE_LETTER_WIDTH = 0.066
-"""What a letter of a legend's note takes, in inches."""
+"""Width of a letter of a legend's note in inches."""
 _TITLE_LETTER_WIDTH = 0.082
-"""What a letter of a panel's title takes, which is bold, in inches."""
+"""Width of a letter of a panel's bold title in inches."""
 
 Theme = Literal["light", "dark"]
 Fill = Literal["full", "left", "bottom"]
@@ -82,9 +82,9 @@ _ENDS = (
     "query-by-random",
     "query-by-inverted",
 )
-"""What rows of ours change, as their names end; with the masking where the same change of another masking stands above.
+"""The changes that our own rows make, as their names end; with the masking if another masking has the same change.
 
-At most as many as there are pairs of the colours and markers below. One that is not listed has a look by its name.
+There are at most as many as pairs of the colours and markers below. One that is not listed gets a look by its name.
 """
 _FURTHER_COLOURS = ("#b3a400", "#7b4173", "#637939", "#843c39", "#4f6d9e", "#c2478f", "#8c6d31", "#2f8f8a")
 _FURTHER_MARKERS = ("<", ">", "d", "8", "X", "p", "h")
@@ -113,7 +113,7 @@ class Look:
 
 
 def look(method: str) -> Look:
-    """Returns the look of a method; what changes a row of the paper has a colour and a marker of its own.
+    """Returns the look of a method; a change of one of the paper's rows has a colour and a marker of its own.
 
     Args:
         method: Its name, `FRAMEWORK[+MASKING][@BRANCH][-CHANGE]`, for example `mocov2+ours-hp@key-no-hard-negative`.
@@ -127,9 +127,9 @@ def look(method: str) -> Look:
 
 
 def _look_of_end(name: MethodName) -> tuple[str, str]:
-    """Returns colour and marker of what follows the framework in the name of an ablation, or of a stranger's row."""
+    """Returns colour and marker for the end of the name of an ablation, or of a person's own row."""
     listed = next((end for end in (name.end, name.change) if end in _ENDS), None)
-    # By its place in a list, so that no two of ours meet: numbers of colours and markers have no common divisor.
+    # By its place in the list, so that no two of ours look alike: the numbers of colours and markers are coprime.
     number = zlib.crc32(name.end.encode()) if listed is None else _ENDS.index(listed)
     return _FURTHER_COLOURS[number % len(_FURTHER_COLOURS)], _FURTHER_MARKERS[number % len(_FURTHER_MARKERS)]
 
@@ -228,28 +228,28 @@ def letters_above(labels: Iterable[str]) -> int:
 
 
 def folded(title: str, width: int = 46) -> str:
-    """Returns a title in lines of at most `width` characters; 46 fit above one of two panels.
+    """Returns a title in lines of at most `width` characters; 46 fit above one of two panels in a row.
 
-    The departures in a protocol's name, which no space divides, are divided behind their commas.
+    The departures in a protocol's name, which have no spaces between them, may be broken after their commas.
     """
     return textwrap.fill(re.sub(r",(?! )", ", ", title), width, break_on_hyphens=False)
 
 
 def folded_name(name: str, inches: float) -> str:
-    """Returns a method's name in lines that fit above a picture; it is divided behind its hyphens."""
+    """Returns a method's name in lines that fit above a picture; it is broken after its hyphens."""
     return textwrap.fill(name, max(int(inches / _TITLE_LETTER_WIDTH), 1), break_long_words=False)
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
     """Returns the range of an axis that shows all values with some room around."""
     low, high = min(values), max(values)
-    # At least one point counts as the span: a single value would have an axis without a length.
+    # The span counts as 1 at least: otherwise the axis of a single value would have no length.
     room = 0.08 * max(high - low, 1.0)
     return low - room, high + room
 
 
 def legend(figure: Figure, note: str) -> None:
-    """Draws one legend for all panels, below them, where the figure grows by as much as it takes.
+    """Draws one legend for all panels below them, and makes the figure higher by the legend's height.
 
     Args:
         figure: The figure with all panels drawn.
@@ -270,7 +270,7 @@ def legend(figure: Figure, note: str) -> None:
             title_fontsize=8.5,
         )
         size = drawn.get_window_extent()
-        if size.width <= figure.bbox.width or columns == 1:  # what is wider is cut off
+        if size.width <= figure.bbox.width or columns == 1:  # a wider legend would be cut off
             break
         drawn.remove()
     figure.set_figheight(figure.get_figheight() + size.height / figure.dpi)

@@ -17,9 +17,9 @@ from results.plots.style import Theme, folded, ink, legend, letters_above, limit
 BRANCHES = ("key", "both", "query")
 """The masked branches from left to right; in the paper's Table 3 accuracy rises in this order."""
 PALE = 0.45
-"""Opacity of a point that stands for orientation only."""
+"""Opacity of a point that is shown for orientation only."""
 MOST_SECONDS_IN_MINUTES = 2 * 3600
-"""Up to this longest pretraining the axis of `compute` counts minutes, beyond it hours."""
+"""If the longest pretraining took longer, the axis of `compute` is in hours, otherwise in minutes."""
 
 
 def scatter(material: Material) -> Figure:
@@ -74,7 +74,7 @@ def bars(material: Material) -> Figure:
         axes.set(title=folded(title, letters), xlabel=percent(lines[0]["metric"]), ylim=(len(lines) - 0.4, -0.6))
         axes.margins(x=0.07)  # room for the numbers behind the bars
         axes.grid(axis="y", visible=False)
-    # Signs that no bar has are not explained.
+    # Only signs that are drawn are explained.
     notes = {
         "bar: mean over seeds (their number)": True,
         "whisker: standard deviation": (records["std"].fillna(0.0) > 0).any(),
@@ -136,10 +136,10 @@ def branches(material: Material) -> Figure:
 
 
 def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: str, metric: str, theme: Theme) -> None:
-    """Draws a line for each block, a strategy and a reading, through its branches.
+    """Draws a line through the branches of each block, which is a strategy in one reading of the paper's Table 3.
 
     Args:
-        axes: Where to.
+        axes: Where to draw.
         values: (mean, standard deviation) by method.
         title: The panel's.
         metric: What the values are.
@@ -177,7 +177,7 @@ def _branch_panel(axes: Axes, values: Mapping[str, tuple[float, float]], title: 
 def compute(material: Material) -> Figure:
     """Draws accuracy against the time that pretraining took, a point for each run."""
     records = material.table("table1")
-    # A run without a recorded time has no point; nothing tells where it would be.
+    # A run without a recorded time has no point.
     runs = {run.run.id: run for run in material.runs if run.run and run.training_seconds}
     longest = max((run.training_seconds or 0 for run in runs.values()), default=0)
     unit, seconds = ("hours", 3600) if longest > MOST_SECONDS_IN_MINUTES else ("minutes", 60)
