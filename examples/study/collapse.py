@@ -11,7 +11,7 @@ from repro.runs.status import PRETRAIN
 from results.collection.runs import RunRecord
 
 WITHIN = 0.02
-"""A loss that is so close to that of a guess has collapsed."""
+"""A training has collapsed if its loss is within this share of that of a guess."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Ending:
     Attributes:
         loss: The mean loss of the last epoch that it finished.
         guess: The loss of a network that tells nothing apart.
-        failed: Whether it broke off, as one does that diverges; it is scored by nothing.
+        failed: Whether it ended with an error, as a diverging training does; it has no scores then.
     """
 
     loss: float
@@ -30,12 +30,12 @@ class Ending:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the loss is within 2 % of a guess; one that is above, or no number, is no better."""
+        """Whether the loss is within 2 % of a guess's, above it, or NaN."""
         return not self.loss < (1 - WITHIN) * self.guess
 
 
 def guess_of(run: Run) -> float:
-    """Returns the loss of a guess among a positive and all negatives, as the page has it; a hard one is not counted."""
+    """Returns the loss of a guess among a positive and all negatives but the hard one, as the page defines it."""
     negatives = run.moco.queue if run.framework is Framework.mocov2 else 2 * run.optimization.batch - 2
     return math.log(1 + negatives)
 
@@ -44,8 +44,8 @@ def endings(runs: Sequence[RunRecord], sweeps: Sequence[str]) -> dict[str, dict[
     """Returns how each training of some sweeps' rows ended, by method and seed.
 
     Args:
-        runs: Run folders, of a row and seed one.
-        sweeps: Whose rows count, whatever else was run.
+        runs: Run folders, one for each row and seed besides failed ones.
+        sweeps: Sweeps whose rows count; other runs are ignored.
     """
     ended: dict[str, dict[int, Ending]] = {}
     for record in runs:
@@ -53,7 +53,7 @@ def endings(runs: Sequence[RunRecord], sweeps: Sequence[str]) -> dict[str, dict[
             continue
         losses = [row["loss"] for row in record.metrics if "loss" in row]  # a row for each epoch
         failed = record.status is not None and (record.status.state, record.status.task) == ("failed", PRETRAIN)
-        # One that failed and was trained again in another folder did not fail in the end, whichever is read first.
+        # If a failed training was repeated in another folder, the repetition counts, whichever is read first.
         if failed and record.run.seed in ended.get(record.method, {}):
             continue
         if losses or failed:

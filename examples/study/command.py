@@ -10,11 +10,11 @@ from repro.terminal import substitute_letters
 
 
 def print_tables(description: str, tables: Callable[[Sequence[Path]], Iterable[str]]) -> int:
-    """Prints what is made of the folders on the command line; returns the exit status, 2 of bad input.
+    """Prints the tables of the folders on the command line; returns the exit status, which is 2 for bad input.
 
     Args:
         description: What the script does, in a line.
-        tables: Makes Markdown of folders of runs.
+        tables: Makes Markdown tables from folders of runs.
     """
     substitute_letters()
     parser = argparse.ArgumentParser(description=description)

@@ -1,7 +1,7 @@
 """Decides the study's comparisons by the tests that its page registered, from the runs that are there.
 
-Holm's steps decide: a comparison's corrected interval is taken at the level at which they judged it, so that it lies on
-one side of 0 where, and only where, its corrected p value is below the level. `tables.py` prints them.
+Holm's steps decide: a comparison's corrected interval is taken at the level at which they judged it, so that it
+excludes 0 if and only if its corrected p value is below 0.05. `tables.py` prints the decisions.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -44,12 +44,12 @@ QUESTIONS: Questions = {
         ("simclr+ours-hp", f"simclr+ours-hp-{part}") for part in ("no-masks", "no-hard-negative", "random")
     ],
 }
-"""The comparisons that were registered of the drawn scenes."""
+"""The comparisons that were registered for the drawn scenes."""
 FRAMEWORKS = ("mocov2", "simclr")
 
 
 def _filter_and_whole(framework: str) -> list[tuple[str, str]]:
-    """Returns what is asked of a framework on other images: the filter alone, the whole method, and what it adds."""
+    """Returns the pairs for a framework on other images: filter alone, whole method, and what the rest of it adds."""
     whole = f"{framework}+ours-hp"
     return [(f"{whole}-no-masks", framework), (whole, framework), (whole, f"{whole}-no-masks")]
 
@@ -58,25 +58,25 @@ CLIP_ART: Questions = {
     "MoCo v2 on clip art": _filter_and_whole("mocov2"),
     "SimCLR on clip art": _filter_and_whole("simclr"),
 }
-"""Those of clip art."""
+"""The comparisons that were registered for clip art."""
 PHOTOGRAPHS: Questions = {
     "MoCo v2 on photographs": [*_filter_and_whole("mocov2"), ("mocov2+ours-mean", "mocov2")],
     "SimCLR on photographs": _filter_and_whole("simclr"),
     "SimCLR on photographs, no filter": [(f"simclr+ours-{fill}", "simclr") for fill in ("blur", "mean")],
 }
-"""Those of photographs."""
+"""The comparisons that were registered for photographs."""
 
 STUDY, PARTS = ("study",), ("study", "study-parts")
-"""Sweeps: of what was registered first, and with the parts of SimCLR's lead."""
+"""Sweeps: those registered first, and those with the parts of SimCLR's lead added."""
 ONE_REGIME = "give folders of one regime alone"
-"""The mend where runs cannot be compared."""
+"""The mend if runs cannot be compared."""
 PAPERS = "the paper's"
-"""How an empty scale is spelt."""
+"""What a message calls an empty scale."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the runs say to one comparison.
+    """What the runs say about one comparison.
 
     Attributes:
         first: The method that is asked about.
@@ -105,12 +105,12 @@ class Decision:
 
     @property
     def outcome(self) -> str:
-        """Supported or contradicted where the corrected p value is below the level, else undecided or not run."""
+        """Supported or contradicted if the corrected p value is below 0.05, else undecided or not run."""
         return NOT_RUN if self.comparison.mean is None else outcome_by_sign(self.comparison.mean, self.p)
 
 
 def outcome_by_sign(value: float, p: float | None) -> str:
-    """Returns what a corrected p value says to a difference or a slope that is predicted to be above 0."""
+    """Returns the outcome for a difference or a slope that is predicted to be above 0, with its corrected p value."""
     if p is None or p >= LEVEL:
         return UNDECIDED
     return SUPPORTED if value > 0 else CONTRADICTED
@@ -152,7 +152,7 @@ SPREAD_OF: Mapping[str, frozenset[str]] = {
     **_registered_by_then(CLIP_ART),
     **_registered_by_then(PHOTOGRAPHS),
 }
-"""Which rows tell the pooled spread for a question: what came later changes nothing of what stood before."""
+"""Question -> the rows that its pooled spread is estimated from; rows registered later do not change it."""
 
 
 def top1(frame: pd.DataFrame, task: str, sweeps: Sequence[str]) -> dict[str, dict[int, float]]:
@@ -161,7 +161,7 @@ def top1(frame: pd.DataFrame, task: str, sweeps: Sequence[str]) -> dict[str, dic
     Args:
         frame: What `results.collection.collect.collect` returns.
         task: `knn` or `logistic`.
-        sweeps: Whose rows count, whatever else was run.
+        sweeps: Sweeps whose rows count; other runs are ignored.
 
     Raises:
         UserError: A row has runs of several recipes, or several of one seed; or its rows were not all measured alike.
@@ -178,7 +178,7 @@ def top1(frame: pd.DataFrame, task: str, sweeps: Sequence[str]) -> dict[str, dic
 
 
 def _refuse_unlike(rows: pd.DataFrame) -> None:
-    """Refuses rows whose differences would be of more than their methods: of other data, protocols or sizes.
+    """Refuses rows that differ in more than their methods: in data, protocol or size.
 
     Sizes are compared within a framework: MoCo v2 alone has a queue.
     """
@@ -193,15 +193,15 @@ def _refuse_unlike(rows: pd.DataFrame) -> None:
 
 
 def spread_of(values: Values, framework: str, rows: Collection[str]) -> Spread | None:
-    """Returns the spread of a difference of two rows of a framework, estimated from all of its rows among some."""
+    """Returns the spread of a difference of two rows of a framework, estimated from its rows among `rows`."""
     of_framework = [method for method in rows if MethodName.parse(method).framework == framework]
     return pooled_spread([values[method] for method in sorted(of_framework) if method in values])
 
 
 def rows_for(first: str, second: str) -> frozenset[str]:
-    """Returns the rows that tell the pooled spread of a difference of drawn scenes: its question's, if it has one.
+    """Returns the rows that the pooled spread of a difference on drawn scenes is estimated from.
 
-    Of others, those that were registered first, if both rows are among them.
+    They are its question's if it was registered; else those registered first if both rows are among them, else all.
     """
     for question, pairs in QUESTIONS.items():
         if (first, second) in pairs:
@@ -214,7 +214,7 @@ def decide(values: Values, *, pooled: bool, questions: Questions = QUESTIONS) ->
 
     Args:
         values: What `top1` returns.
-        pooled: Whether by the spread of all rows of the framework; else by that of the pair.
+        pooled: Whether to judge by the pooled spread of the framework's rows; otherwise by that of the pair.
         questions: What is asked.
 
     Returns:
@@ -229,7 +229,7 @@ def decide(values: Values, *, pooled: bool, questions: Questions = QUESTIONS) ->
             for first, second in pairs
         ]
         ps = [comparison.p for comparison in comparisons]
-        # A comparison that was not run still counts: the registered number is corrected for, whatever was run.
+        # A comparison that was not run still counts: the correction is for the registered number.
         raw = [1.0 if p is None else p for p in ps]
         decisions[question] = [
             Decision(*pair, comparison, level, None if p is None else corrected_p)

@@ -27,15 +27,15 @@ from results.plots.dose import BOTH, HARD, QUERY, ROLES, Panel, panels_of, slope
 from results.statistics.paired import holm, p_text, paired
 
 TOO_FEW = "too few sources"
-"""In place of an outcome, where sources were run and no line is drawn through so few."""
+"""Shown in place of an outcome if sources were run, but too few to draw a line through."""
 SWEEPS = (*STUDY, "saliency-dose")
-"""Whose rows tell the spread."""
+"""The sweeps whose rows the spread is estimated from."""
 ENDS: Mapping[str, tuple[str, str]] = {
     BOTH: (f"{HP}-by-truth", f"{HP}-by-inverted"),
     QUERY: (f"{HP}-by-truth", f"{HP}-query-by-inverted"),
     HARD: (f"{HP}-by-truth", f"{HP}-hard-by-inverted"),
 }
-"""For each role the row of the true mask, and the row whose foreground is all but the object."""
+"""For each role the row of the true mask, and the row whose foreground is everything except the object."""
 
 
 def panel_of(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> Panel:
@@ -44,7 +44,7 @@ def panel_of(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> Panel:
     Raises:
         UserError: Fewer than two sources of foreground were run, or they were run in several regimes.
     """
-    # Rows of other strategies have the frozen network's foreground alone, and make no panel.
+    # Rows of other strategies have only the frozen network's foreground, so they make no panel.
     panels = panels_of(frame, runs, "logistic")
     if not panels:
         raise UserError("fewer than two sources of foreground were run", mend="salmask sweep saliency-dose")
@@ -102,7 +102,7 @@ def ends(values: Values) -> str:
 def _tables(folders: Sequence[Path]) -> Iterator[str]:
     runs = find_runs(folders, resolve)
     frame = collect_runs(runs, listed(folders))
-    values = top1(frame, "logistic", SWEEPS)  # first of all: it refuses what is no row of the study
+    values = top1(frame, "logistic", SWEEPS)  # first of all: it refuses runs that cannot be compared
     panel = panel_of(frame, runs)
     yield sources(panel)
     yield slopes(panel)

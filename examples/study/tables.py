@@ -45,9 +45,9 @@ ENDS = (
 def summary(values: Values) -> str:
     """Returns the table of both frameworks side by side.
 
-    A difference from the framework alone is paired by seed. Its 95 % interval is not corrected for their number, and by
-    the spread that judges the same difference in `comparisons`: of all rows of that framework, but of none that were
-    registered later than the difference's own.
+    A difference from the framework alone is paired by seed. Its 95 % interval is not corrected for the number of
+    differences. It is taken by the pooled spread that judges the same difference in `comparisons`, which no row changes
+    that was registered later (see `rows_for`).
     """
     heads = [head for framework in FRAMEWORKS for head in (label(framework), "− alone")]
     rows = []
@@ -65,12 +65,12 @@ def summary(values: Values) -> str:
 
 
 def of_questions(folders: Sequence[Path], questions: Questions, sweeps: Sequence[str]) -> Iterator[str]:
-    """Yields both tables of what was registered of other data than the drawn scenes: `means` and `comparisons`.
+    """Yields both tables for other data than the drawn scenes, `means` and `comparisons`.
 
     Args:
         folders: Runs, or folders above them.
-        questions: What was registered.
-        sweeps: Whose rows count.
+        questions: The registered comparisons.
+        sweeps: Sweeps whose rows count.
     """
     runs = find_runs(folders)
     frame = collect_runs(runs, listed(folders))
@@ -88,7 +88,7 @@ def means(
         knn: Top-1 by kNN.
         logistic: Top-1 by logistic regression.
         ended: Method -> seed -> how its training ended.
-        questions: What was registered.
+        questions: The registered comparisons.
     """
     registered = [method for pairs in questions.values() for pair in pairs for method in reversed(pair)]
     failed = {method for method, by_seed in ended.items() if any(ending.failed for ending in by_seed.values())}
@@ -109,13 +109,13 @@ def means(
 
 
 def _knn_cell(knn: Mapping[int, float], logistic: Mapping[int, float]) -> str:
-    """Returns a row's cell by kNN, with its seeds where they are not those of logistic regression that are counted."""
+    """Returns a row's cell by kNN, with its seeds if they differ from those of logistic regression in the same row."""
     other = f" (seeds {', '.join(map(str, sorted(knn)))})" if knn and knn.keys() != logistic.keys() else ""
     return cell_of(knn.values()) + other
 
 
 def _ending_cells(by_seed: Mapping[int, Ending]) -> list[str]:
-    """Returns the last losses with that of a guess, and the seeds that collapsed or failed; dashes of no run."""
+    """Returns the last losses with that of a guess, and the seeds that collapsed or failed; dashes if none was run."""
     if not by_seed:
         return ["–", "–"]
     guesses = "/".join(dict.fromkeys(f"{ending.guess:.2f}" for ending in by_seed.values()))
@@ -134,7 +134,7 @@ def comparisons(values: Values, questions: Questions = QUESTIONS) -> str:
 
     Args:
         values: Top-1 by logistic regression.
-        questions: What was registered.
+        questions: The registered comparisons.
     """
     heads = ("question", "comparison", "seeds", "difference", "95 %", "corrected", "smallest", "p", "outcome")
     pooled_heads = ("pooled: 95 %", "smallest", "p", "outcome")
@@ -166,22 +166,22 @@ def _half_width_cell(decision: Decision) -> str:
 
 
 def cell_of(values: Collection[float]) -> str:
-    """Returns mean and sample standard deviation as text; of one value itself; a dash of none."""
+    """Returns mean and sample standard deviation as text; for one value only itself, for none a dash."""
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "") if values else "–"
 
 
 def interval_text(interval: tuple[float, float] | None, digits: int = 1) -> str:
-    """Returns an interval as text; a dash where none could be taken."""
+    """Returns an interval as text; a dash if none could be taken."""
     return "–" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
 
 
 def difference_text(difference: float | None) -> str:
-    """Returns a difference in points as text; a dash where nothing was run."""
+    """Returns a difference in points as text; a dash if it was not run."""
     return "–" if difference is None else f"{difference:+.1f}"
 
 
 def p_cell(p: float | None) -> str:
-    """Returns a p value as text; a dash where none could be taken."""
+    """Returns a p value as text; a dash if none could be taken."""
     return "–" if p is None else p_text(p)
 
 
