@@ -130,7 +130,7 @@ def _external_run(
     # No setting can say how the weights were trained. Data settings may differ: the evaluation uses their crop.
     meaningless = sorted(key for key in difference(build([identity]), run) if not key.startswith("data."))
     if meaningless:
-        raise UserError(f"{meaningless[0]} says nothing about weights from elsewhere", mend="leave it out")
+        raise UserError(f"{meaningless[0]} cannot be set for weights from elsewhere", mend="leave it out")
     return run
 
 

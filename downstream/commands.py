@@ -75,7 +75,7 @@ Checkpoint = Annotated[
     typer.Option("--checkpoint", metavar="FILE", help="Evaluate weights from elsewhere; `random`: untrained ones."),
 ]
 Arch = Annotated[str, typer.Option(help="With --checkpoint: torchvision's name of the network.")]
-Name = Annotated[str, typer.Option(help="With --checkpoint: what tables call it; default: the file's.")]
+Name = Annotated[str, typer.Option(help="With --checkpoint: its method's name in tables; default: the file's name.")]
 Prefix = Annotated[str, typer.Option(help="With --checkpoint: prefix of the keys of the network to take.")]
 HighPass = Annotated[
     bool, typer.Option("--high-pass", help="With --checkpoint: the weights were trained on high-passed images.")
@@ -119,7 +119,7 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
         again: Again = False,
         as_json: AsJson = False,
     ) -> None:
-        """Evaluate a backbone by named, versioned protocols; what is measured already is only read.
+        """Evaluate a backbone by named, versioned protocols; recorded results are only read.
 
         linear: SGD on the frozen backbone, as the paper; logistic: L2 logistic regression; knn: nearest neighbours;
         finetune, semi-10, semi-1: the whole network with all, 10 % or 1 % of the labels.
@@ -202,7 +202,7 @@ def _adopted(
 def _settings_alone(words: Sequence[str]) -> Mapping[str, object]:
     """Reads words that are all settings; raises a UserError if the first one is a run's folder instead."""
     if words and "=" not in words[0]:
-        raise UserError(f"'{words[0]}': with --checkpoint no run is named", mend="leave one of them out")
+        raise UserError(f"'{words[0]}': with --checkpoint no run can be named", mend="leave one of them out")
     return parse_overrides(words)
 
 
@@ -245,7 +245,7 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
     unique: dict[Evaluation, None] = {}  # a set that keeps the order
     for name in comma_list("--task", tasks) if tasks.strip(" ,") else ():
         if dataset and (name == "table1" or "@" in name):
-            raise UserError(f"--task {name} says itself what it is evaluated on", mend="leave --data out")
+            raise UserError(f"--task {name} names its data itself", mend="leave --data out")
         for full_name in TABLE1 if name == "table1" else (f"{name}@{dataset}" if dataset else name,):
             # Checked here and not left to `parse`, because only here `table1` is a possible name, too.
             if (word := task_and_dataset(full_name)[0]) not in PROTOCOLS:
@@ -280,7 +280,7 @@ def _roots(options: Sequence[str], evaluations: Sequence[Evaluation]) -> dict[Ev
     several = len({evaluation.dataset for evaluation in evaluations}) > 1
     if several and "" in roots:
         raise UserError(
-            f"--root {roots['']}: several data sets are evaluated on",
+            f"--root {roots['']} is one folder for several data sets",
             mend="--root DATASET=DIR for each, or $SALMASK_DATA",
         )
     return {evaluation: roots.get(evaluation.dataset, roots.get("")) for evaluation in evaluations}

@@ -121,7 +121,7 @@ class FeatureStore:
             found = read_features(path, len(images), self.backbone.features)
             if found is None:  # this rank cannot compute them: it would wait for the other ranks for ever
                 what = f"rank {rank()} on {socket.gethostname()} cannot read {path}, which rank 0 reads"
-                raise UserError(what, mend=f"see what that node has of it, or remove {path}")
+                raise UserError(what, mend=f"look at the file on that node, or remove {path}")
         return found
 
     def _make(self, images: Images) -> Features:
@@ -221,7 +221,7 @@ def _warn_if_equal(features: Features, backbone: Path) -> None:
     """
     # The first two images nearly always differ, which spares comparing a gigabyte.
     if len(features) > 1 and (features[1] == features[0]).all() and (features == features[0]).all():
-        log.warning("all %d images have the same features: %s tells none from another", len(features), backbone)
+        log.warning("all %d images have the same features: %s cannot tell images apart", len(features), backbone)
 
 
 def labels_of(images: Images) -> NDArray[np.int64]:

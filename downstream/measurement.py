@@ -208,7 +208,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     if undecided := int(logits.isnan().any(1).sum()):
         raise UserError(
             f"the scores of {undecided} of {len(logits)} images are NaN, which has no accuracy",
-            mend="see what the classifier made them of: features or weights may be NaN, or a class have no image",
+            mend="look for NaN in the classifier's features and weights, and for a class without images",
         )
     guesses = likeliest(logits)
     hits = guesses == labels.unsqueeze(1)

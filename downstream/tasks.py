@@ -222,7 +222,7 @@ def _require_sound(who: str, answer: object) -> None:
         raise UserError(f"{who} returned no measurement, and nothing was recorded", mend="one for each number")
     names = [(row.protocol, row.split, row.metric) for row in answer]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"{who} returned two numbers for {', '.join(map(str, twice))}", mend="one, or two names")
+        raise UserError(f"{who} returned two numbers for {', '.join(map(str, twice))}", mend="one number, or two names")
     for row in answer:
         if str(row.metric).partition("@")[0] in ACCURACIES and not 0 <= row.value <= FULL:
             what = f"{who} returned {row.metric} = {row.value}, which is no accuracy"
@@ -294,6 +294,6 @@ def _require_same_images(
         raise UserError(
             f"{folder.path} holds {evaluation.task} on {evaluation.dataset} measured on other images than those in "
             f"{root}",
-            mend="leave --root out to read it, or evaluate a copy of the folder that has run.yaml and backbone.pth "
-            "alone",
+            mend="leave --root out to read the recorded rows, or evaluate a copy of the folder that has only run.yaml "
+            "and backbone.pth",
         )

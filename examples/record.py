@@ -59,7 +59,7 @@ def record(source: Path, target: Path) -> None:
         raise UserError(f"no file {lacking[0]}", mend="evaluate the run, or take it out of the folder")
     places = (source.resolve(), target.resolve())
     if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
-        raise UserError(f"{source} and {target} lie in one another", mend="give another folder to record into")
+        raise UserError(f"{source} and {target} overlap", mend="give another folder to record into")
     with new_folder(target, force=True, mend="give another folder to record into") as new:
         copy_runs(runs, new)
 

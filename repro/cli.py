@@ -205,7 +205,7 @@ COMMANDS = {
         panel=EVALUATE,
     ),
     "eval": LazyCommand(
-        "Evaluate a backbone by named, versioned protocols; what is measured already is only read.",
+        "Evaluate a backbone by named, versioned protocols; recorded results are only read.",
         _evaluation,
         panel=EVALUATE,
     ),

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from repro.backbones.convert import DETECTRON2_RESNETS
 from repro.errors import UserError
+from repro.quantities import counted
 from repro.runs.detection import IMAGES_PER_DEVICE, REFERENCE_BATCH, DetectionHead, DetectionSettings
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -38,8 +39,8 @@ class Scaling:
         """The schedule in one line for the log."""
         falls = f", x0.1 at {', '.join(map(str, self.steps))}" if self.steps else ""
         return (
-            f"{self.devices} device(s), batch {self.batch} (reference {REFERENCE_BATCH}): learning rate {self.lr:g}, "
-            f"{self.iterations} iterations, warm-up {self.warmup}{falls}"
+            f"{counted(self.devices, 'device')}, batch {self.batch} (reference {REFERENCE_BATCH}): "
+            f"learning rate {self.lr:g}, {self.iterations} iterations, warm-up {self.warmup}{falls}"
         )
 
 

@@ -13,6 +13,7 @@ from downstream.detection.config import norm_of
 from downstream.detection.model import build_network
 from repro.distributed import decided_by_first, world_size
 from repro.errors import UserError
+from repro.quantities import counted, duration_text
 
 PROBE_SIDE = 224
 """Side of the image that is timed, in pixels."""
@@ -67,8 +68,8 @@ def refuse_endless(cfg: CfgNode, trials: int) -> None:
     hours = seconds * cfg.SOLVER.MAX_ITER * trials / 3600
     if hours > PATIENCE_HOURS:
         raise UserError(
-            f"no GPU: {trials} training(s) of {cfg.SOLVER.MAX_ITER} iterations at about {seconds:.1f} s each would "
-            f"take {hours / 24:.0f} days here",
+            f"no GPU: {counted(trials, 'training')} of {cfg.SOLVER.MAX_ITER} iterations at about {seconds:.1f} s each "
+            f"would take {duration_text(3600 * hours)} here",
             mend="a GPU, a smaller schedule (detection.iterations, detection.rois, detection.min_size, "
             "detection.trials), or detection.force=true",
         )

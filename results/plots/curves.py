@@ -27,7 +27,7 @@ def curves(material: Material) -> Figure:
     ]
     courses = [course for course in courses if course[2]]  # no empty panel before the first probe
     if not courses:
-        raise NothingToDrawError("no run has metrics yet", mend="start one")
+        raise NothingToDrawError("no run has metrics yet", mend="start a run")
     figure, grid = panels(len(courses), 3.0)
     for axes, (title, steps_of, series) in zip(grid, courses, strict=True):
         for (name, method), runs in sorted(series.items()):

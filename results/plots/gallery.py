@@ -25,7 +25,7 @@ def gallery(material: Material) -> Figure:
     """Draws what the networks see: the first gallery of each method that has one."""
     pictures = _first_galleries(material.runs)
     if not pictures:
-        raise NothingToDrawError("no run has a gallery yet", mend="start one")
+        raise NothingToDrawError("no run has a gallery yet", mend="start a run")
     names = list(pictures)
     rows = [names[start : start + 3] for start in range(0, len(names), 3)]
     # Three pictures per row, all of one height, so that each is as wide as its proportions ask for.

@@ -74,7 +74,7 @@ class Material:
             NothingToDrawError: There are none.
         """
         if not self.has(name):
-            raise NothingToDrawError(f"no result belongs into {name}", mend="evaluate a run first")
+            raise NothingToDrawError(f"no result belongs in {name}", mend="evaluate a run first")
         return self._tables[name]
 
     def has(self, name: str) -> bool:

@@ -26,7 +26,7 @@ def scatter(material: Material) -> Figure:
     """Draws published against measured, a point for each cell of tables 1 and 2; on the line they agree."""
     tables = [material.table(name) for name in ("table1", "table2") if material.has(name)]
     if not tables:
-        raise NothingToDrawError("no result belongs into a table of the paper", mend="evaluate a run first")
+        raise NothingToDrawError("no result belongs in a table of the paper", mend="evaluate a run first")
     records = pd.concat(tables).dropna(subset=["published"])
     if records.empty:
         raise NothingToDrawError("no measured number has a published number beside it")

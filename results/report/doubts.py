@@ -34,7 +34,7 @@ def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
 def _of_results(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterator[str]:
     if frame is None:
         damaged = [run.name for run in runs if is_filled(run.folder.results)]
-        why = f"no line of {RESULTS} can be read of {first_few(damaged)}" if damaged else "no run has been evaluated"
+        why = f"no line can be read in {RESULTS} of {first_few(damaged)}" if damaged else "no run has been evaluated"
         yield f"{why}: every measured cell is empty"
         return
     for scale in sorted({str(scale) for scale in frame["scale"] if scale}):
@@ -49,7 +49,7 @@ def _of_results(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> Iterat
         yield f"measured with uncommitted changes: {first_few(sorted(set(frame[frame['dirty']]['run_id'])))}"
     commits = sorted({str(commit)[:7] for commit in frame["commit"]})  # "unknown" has seven letters too
     if "unknown" in commits:
-        yield "some results do not know the commit of their code"
+        yield "some results do not name the commit of their code"
     if len(commits) > 1:
         yield f"results of {len(commits)} commits stand side by side: {first_few(commits)}"
 
@@ -73,7 +73,7 @@ def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
             yield f"{counted(len(names), 'run')} {text}: {first_few(names)}"
     warned = [f"{run.name} ({', '.join(symptom.kind for symptom in run.symptoms)})" for run in runs if run.symptoms]
     if warned:
-        yield f"{counted(len(warned), 'run')} warned of while training, see health.json: {first_few(warned)}"
+        yield f"{counted(len(warned), 'run')} with warnings while training, see health.json: {first_few(warned)}"
     unreadable = [run.name for run in runs if run.run is None]
     if unreadable:
         many = counted(len(unreadable), "run")
@@ -81,7 +81,7 @@ def _of_runs(runs: Sequence[RunRecord]) -> Iterator[str]:
     yield from unlike_trainings(runs)
     versions = {str(run.last_attempt.get("packages", {}).get("torch")) for run in runs if run.attempts}
     if len(versions) > 1:
-        yield f"torch: runs of {len(versions)} different torch side by side: {first_few(sorted(versions))}"
+        yield f"runs of {len(versions)} versions of torch stand side by side: {first_few(sorted(versions))}"
     devices = sorted({str(run.last_attempt.get("device")) for run in runs if run.attempts})
     if len(devices) > 1:
         yield f"runs on {len(devices)} kinds of device: {first_few(devices)}"

@@ -57,7 +57,7 @@ def headline(
     """
     if frame is None:
         return Headline(
-            "nothing yet: no result is at hand", "the paper's numbers stand below alone", NOT_RUN, "every sentence"
+            "nothing yet: no result is at hand", "below are the paper's numbers only", NOT_RUN, "every sentence"
         )
     settings = Counter(verdict.setting for verdict in families if verdict.outcome != NOT_RUN)
     if not settings:
@@ -72,16 +72,16 @@ def headline(
     told = told or [verdict for verdict in families if verdict.setting == chosen]
     first, others = told[0], told[1:]
     more = f", and {counted(len(others), 'further sentence')} of the paper" if others else ""
-    asked = f"is it so that {first.family.says}{more}? {judged_by}".rstrip()
+    asked = f"is it true that {first.family.says}{more}? {judged_by}".rstrip()
     rest = Counter(verdict.outcome for verdict in others)
     others_text = ", ".join(f"{rest[outcome]} {outcome}" for outcome in OUTCOMES if rest[outcome])
     numbers = [_numbers(first), f"the further ones: {others_text}" if others_text else ""]
     which = (
-        "the one with most comparisons"
+        "the one with the most comparisons"
         if len(richest) == 1
-        else f"the first of the {len(richest)} with most comparisons"
+        else f"the first of the {len(richest)} with the most comparisons"
     )
-    elsewhere = f" Of {len(settings)} settings {which} is told of here." if len(settings) > 1 else ""
+    elsewhere = f" Of {len(settings)} settings, {which} is shown here." if len(settings) > 1 else ""
     scale = _scale_of_setting(families, chosen, without_untrained(frame)) + elsewhere
     own = {column.key for verdict in families if verdict.setting == chosen for column in verdict.columns}
     by_part = parts_in_words([part for part in parts if part.column.key in own])

@@ -228,7 +228,7 @@ def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
     """
     folder = run.folder
     if not run.path.is_dir():
-        raise UserError(f"{run.path} is gone since its results were read", mend="put it back, or repeat without it")
+        raise UserError(f"{run.path} has disappeared since it was read", mend="put it back, or repeat without it")
     statuses = sorted(run.path.glob("status*.json"))  # each task has one of its own
     paths = [
         folder.run_yaml,

@@ -155,15 +155,15 @@ def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
         if number > 1:
             first, *others, last = (str(run.path) for run in runs if run.name == name)
             all_of_them = f"{', '.join([first, *others[:1]])} and {f'{number - 2} more' if number > 3 else last}"
-            raise UserError(f"{all_of_them} have one name", mend="give one of them, or rename a sweep's folder")
+            raise UserError(f"{all_of_them} have the same name", mend="give one of them, or rename a sweep's folder")
 
 
 def _newest(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> str:
     """Returns when the newest result was begun, else the newest run; the page has no date of its own."""
     if frame is not None:
-        return f"The newest result is of {frame['started'].max():%Y-%m-%d %H:%M} UTC."
+        return f"The newest result is from {frame['started'].max():%Y-%m-%d %H:%M} UTC."
     begun = max((str(run.last_attempt.get("started", "")) for run in runs), default="")
-    return f"The newest run was begun {begun[:16].replace('T', ' ')} UTC." if begun else ""
+    return f"The newest run was started {begun[:16].replace('T', ' ')} UTC." if begun else ""
 
 
 def _without_places(text: str, runs: Sequence[RunRecord]) -> str:

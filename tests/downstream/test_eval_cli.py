@@ -159,13 +159,13 @@ def test_the_table_shows_the_paper_like_protocol_beside_the_published_number(
         (["--task", "liner"], "unknown task 'liner'; mend: did you mean 'linear'?"),
         (["--task", "linear", "--data", "caltech"], "unknown data set 'caltech'; mend: did you mean 'caltech101'?"),
         (["--task", "knn@nowhere"], "unknown data set 'nowhere'"),
-        (["--task", "table1", "--data", "scenes"], "--task table1 says itself what it is evaluated on; mend: leave"),
+        (["--task", "table1", "--data", "scenes"], "--task table1 names its data itself; mend: leave"),
         (["--task", "knn,,linear"], "--task knn,,linear: a word of the list is empty; mend: one comma between"),
         (["--task", "knn@"], "'knn@' names no data set; mend: knn, or knn@DATASET"),
         (["--task", ","], "no task is named; mend: --task linear"),
         (["--task", "linear", "--data", "flowers102"], "no root set for data set 'flowers102'; mend: give --root DIR"),
         (["--task", "linear", "--data", "flowers102", "--root", "/none"], "/none: No such file or directory"),
-        (["--task", "table1", "--root", "/data"], "several data sets are evaluated on; mend: --root DATASET=DIR"),
+        (["--task", "table1", "--root", "/data"], "is one folder for several data sets; mend: --root DATASET=DIR"),
         (["--task", "table1"], "no root set for data set 'imagenet100'"),
         (
             ["--root", "caltech=/data"],
@@ -324,8 +324,8 @@ def test_a_bad_import_makes_nothing(state: dict[str, Tensor], tmp_path: Path) ->
         (tmp_path / f"{name}.pth").rename(path)
     assert "none.pth does not exist" in refused(*imported(tmp_path / "none.pth", out))
     line = refused(*imported(path, out), "optimization.lr=1")
-    assert line == "optimization.lr says nothing about weights from elsewhere; mend: leave it out"
-    assert "with --checkpoint no run is named" in refused("eval", "somewhere", "--checkpoint", str(path))
+    assert line == "optimization.lr cannot be set for weights from elsewhere; mend: leave it out"
+    assert "with --checkpoint no run can be named" in refused("eval", "somewhere", "--checkpoint", str(path))
     assert not out.exists()
 
 
@@ -336,7 +336,7 @@ def test_a_bad_import_makes_nothing(state: dict[str, Tensor], tmp_path: Path) ->
         (["--task", "knn@scene"], "unknown data set 'scene'; mend: did you mean 'scenes'?"),
         (["--task", "knn@flowers102"], "no root set for data set 'flowers102'; mend: give --root DIR"),
         (["--task", "knn", "knn.neighbours=[99]"], "knn.neighbours=99, but scenes has only 20 training images; mend: "),
-        (["--task", "table1", "--root", "."], "--root .: several data sets are evaluated on; mend: --root DATASET=DIR"),
+        (["--task", "table1", "--root", "."], "--root . is one folder for several data sets; mend: --root DATASET=DIR"),
     ],
 )
 def test_weights_are_not_copied_for_what_cannot_be_evaluated(

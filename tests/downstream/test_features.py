@@ -233,7 +233,7 @@ def test_a_rank_that_cannot_read_the_first_ones_file_is_refused(
     store.path(val).parent.mkdir()
     store.path(val).write_bytes(b"torn")
     monkeypatch.setattr(features, "decided_by_first", lambda _: True)  # as on every other rank
-    with pytest.raises(UserError, match=f"rank 0 on .* cannot read {store.path(val)}, which rank 0 reads; mend: see"):
+    with pytest.raises(UserError, match=f"rank 0 on .* cannot read {store.path(val)}, which rank 0 reads; mend: look"):
         store(val)
 
 
@@ -295,4 +295,4 @@ def test_a_backbone_that_tells_no_image_from_another_is_named(
     store(images)
     store(images)
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line == f"all {len(images)} images have the same features: {store.folder.backbone} tells none from another"
+    assert line == f"all {len(images)} images have the same features: {store.folder.backbone} cannot tell images apart"

@@ -89,7 +89,7 @@ MEASUREMENT = Measurement("means-v1", "val", "top1", 50.0)
         (None, "returned NoneType; mend: a list of Measurement, as "),
         ({"top1": 50.0}, "returned dict; mend: a list of Measurement"),
         ([MEASUREMENT, {"top1": 50.0}], "returned list of dict; mend: a list of Measurement"),
-        ([MEASUREMENT] * 2, "returned two numbers for means-v1, val, top1; mend: one, or two names"),
+        ([MEASUREMENT] * 2, "returned two numbers for means-v1, val, top1; mend: one number, or two names"),
         (measurements("means-v1", "val", {"top1": 101.0}), "returned top1 = 101.0, which is no accuracy"),
         (measurements("means-v1", "val", {"top1": -1.0}), "returned top1 = -1.0, which is no accuracy"),
         (measurements("means-v1", "val", {"top1@split=0": 101.0}), "returned top1@split=0 = 101.0, which is no"),

@@ -152,7 +152,7 @@ def test_the_recorder_checks_before_it_removes(tmp_path: Path) -> None:
         ((damaged, kept), "metrics.jsonl cannot be read"),
         ((EXAMPLE, kept / "file"), "is a file; mend:"),
         ((kept,), "two folders are needed, not 1; mend: python examples/record.py RUNS OUT"),
-        ((EXAMPLE, EXAMPLE / "mocov2"), "lie in one another"),
+        ((EXAMPLE, EXAMPLE / "mocov2"), "overlap"),
     ):
         done = record(*words)
         assert (done.returncode, done.stdout) == (2, "")

@@ -165,7 +165,7 @@ def test_a_run_that_goes_away_meanwhile_is_not_left_out_unsaid(tmp_path: Path, m
     runs = find_runs([tmp_path / "runs"], resolve)
     frame = collect_runs(runs)
     folder.path.rename(tmp_path / "away")
-    with pytest.raises(UserError, match=f"{folder.path.name} is gone since its results were read"):
+    with pytest.raises(UserError, match=f"{folder.path.name} has disappeared since it was read"):
         pack(tmp_path / "x.zip", runs, frame, title="A title")
     assert not (tmp_path / "x.zip").exists()
 

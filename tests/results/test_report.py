@@ -129,7 +129,7 @@ def test_the_verdict_says_what_was_asked_at_what_scale_and_what_came_out(runs: l
     frame = collect_runs(runs)
     families = judge_families(judge(frame))
     told = headline(families, frame, [render("table1", frame, runs=runs)])
-    assert told.asked.startswith("is it so that saliency-guided masking is better than the framework")
+    assert told.asked.startswith("is it true that saliency-guided masking is better than the framework")
     assert told.scale.startswith("settings of 3 runs unknown. 9 runs of 3 methods, 3 seeds.")
     ours = [run for run in runs if run.run is not None]
     known = collect_runs([run for run in ours if run.state == "done"])
@@ -157,7 +157,7 @@ def test_of_two_methods_without_a_seed_in_common_the_page_says_so(tmp_path: Path
     assert asked.endswith("none compares two methods at hand that were measured alike")
 
 
-@pytest.mark.parametrize(("more", "which"), [((), "the first of the 2 with most"), ((2,), "the one with most")])
+@pytest.mark.parametrize(("more", "which"), [((), "the first of the 2 with"), ((2,), "the one with")])
 def test_of_several_settings_the_page_says_which_is_told(tmp_path: Path, more: tuple[int, ...], which: str) -> None:
     """Of two with as many comparisons, the one that comes first in the alphabet was called the one with most."""
     for epochs, seeds in ((6, (0, 1)), (3, (0, 1, *more))):
@@ -167,7 +167,7 @@ def test_of_several_settings_the_page_says_which_is_told(tmp_path: Path, more: t
                 finished(tmp_path, method, seed, {("imagenet100", "top1"): value + seed * epochs}, **sweep)
     frame = collect_runs(find_runs([tmp_path], resolve))
     told = headline(judge_families(judge(frame)), frame, [])
-    assert told.scale.endswith(f"Of 2 settings {which} comparisons is told of here.")
+    assert told.scale.endswith(f"Of 2 settings, {which} the most comparisons is shown here.")
 
 
 @pytest.mark.parametrize("methods", [("mocov2",), ("mocov2", "mocov2+ours-hp")])
@@ -249,11 +249,11 @@ def test_folders_of_one_name_are_refused(tmp_path: Path) -> None:
     for root in ("a", "b"):
         finished(tmp_path / root, "mocov2", 0, {("imagenet100", "top1"): 60.0})
     runs = find_runs([tmp_path], resolve)
-    with pytest.raises(UserError, match="have one name; mend: give one of them"):
+    with pytest.raises(UserError, match="have the same name; mend: give one of them"):
         build(runs, None)
     for root in ("c", "d"):
         finished(tmp_path / root, "mocov2", 0, {("imagenet100", "top1"): 60.0})
-    with pytest.raises(UserError, match=r"/a/full/\S*, \S*/b/full/\S* and 2 more have one name; mend: give one"):
+    with pytest.raises(UserError, match=r"/a/full/\S*, \S*/b/full/\S* and 2 more have the same name; mend: give one"):
         build(find_runs([tmp_path], resolve), None)
 
 

@@ -86,6 +86,6 @@ def test_results_that_cannot_be_read_are_not_said_to_be_none(tmp_path: Path) -> 
     runs = find_runs([tmp_path], resolve)
     frame, _ = results_of(runs)
     name = f"full/mocov2/{folder.path.name}"
-    assert doubts(runs, frame)[0] == f"no line of results.jsonl can be read of {name}: every measured cell is empty"
+    assert doubts(runs, frame)[0] == f"no line can be read in results.jsonl of {name}: every measured cell is empty"
     folder.results.unlink()
     assert doubts(runs, None)[0] == "no run has been evaluated: every measured cell is empty"

@@ -183,7 +183,7 @@ def test_two_processes_train_one_detector(task: str, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *arguments]
     process = subprocess.run(launch, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr[-3000:]
-    assert "2 device(s), batch 4" in process.stderr
+    assert "2 devices, batch 4" in process.stderr
     assert 0 <= rows_of(folder)["bbox_AP"] <= 100
     config = next(folder.path.glob("detection/*/config.yaml")).read_text()
     assert "NORM: naiveSyncBN" in config

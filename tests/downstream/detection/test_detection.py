@@ -80,12 +80,12 @@ def test_a_full_schedule_on_a_cpu_is_refused_with_an_estimate_before_any_task_be
     scenes, backbone = Target("scenes", None, run.data.scenes), load_backbone(folder.backbone)
     with pytest.raises(
         UserError,
-        match=r"no GPU: 5 training\(s\) of 192000 iterations at about 3\.0 s each would take 33 days here; mend",
+        match=r"no GPU: 5 trainings of 192000 iterations at about 3\.0 s each would take 33\.3 days here; mend",
     ):
         DetectionTask(VOC).check(run, scenes, backbone)
     with monkeypatch.context() as patch:
         patch.setattr("downstream.detection.estimate.world_size", lambda: 2)
-        with pytest.raises(UserError, match=r"at about 1\.5 s each would take 17 days here; mend"):
+        with pytest.raises(UserError, match=r"at about 1\.5 s each would take 16\.7 days here; mend"):
             DetectionTask(VOC).check(run, scenes, backbone)
     for setting in ("force", "evaluate_only"):
         detection = replace(run.detection, **{setting: True})
