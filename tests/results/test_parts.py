@@ -151,6 +151,18 @@ def test_the_page_says_by_which_part_its_verdict_came_out(tmp_path: Path, monkey
     assert f"<dt>Parts add</dt><dd>{by_part}</dd>" in text
     assert re.search(r'<h3>Parts</h3>\s*<p class="quiet">What each part adds', text)
     assert "Parts</" not in page.build([], None)
+    # Once if all were measured in one way: the study's page repeated two lines of setting in each of six rows.
+    assert _ways(text) == (1, 0)
+    for method in values:
+        finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}, sweep="brief", optimization__epochs=2)
+    runs = find_runs([tmp_path], resolve)
+    assert _ways(page.build(runs, collect_runs(runs))) == (0, 2)
+
+
+def _ways(text: str) -> tuple[int, int]:
+    """How often a page's parts say how all of them were measured, and how often one of them."""
+    section = text.partition("<h3>Parts</h3>")[2].partition("</table>")[0]
+    return section.count("All of them: linear-moco-v1"), section.count("<small>linear-moco-v1")
 
 
 def test_claims_print_parts_and_have_them_as_json() -> None:
