@@ -25,6 +25,7 @@ from results.claims.parts import parts, parts_as_frame
 from results.claims.verdict_frame import as_frame
 from results.claims.verdicts import judge
 from results.collection.collect import export_bytes
+from results.collection.gathering import results_of
 from results.collection.runs import RESULTS, RunRecord
 from results.formats.table_files import FORMATS
 from results.paper.published import PAPER, TABLES
@@ -94,14 +95,13 @@ def pack(
 
     Raises:
         UserError: The path has another suffix or cannot be written, there is no run, runs exclude each other or have
-            one name, a run's folder is gone, or there is no such task or measure.
+            one name, a run's folder is gone or its results changed, or there is no such task or measure.
     """
     if path.suffix != ".zip":
         raise UserError(f"cannot pack to {path}", mend="give a name that ends in .zip")
     if not runs:
         raise UserError("no run folder to pack", mend="give a folder with runs")
     refuse_unknown(frame, task, metric)
-    runs = sorted(runs, key=lambda run: run.name)
     names: list[str] = []
 
     def fill(file: IO[bytes]) -> None:
@@ -187,6 +187,12 @@ def _contents(
     made_by = {"version": metadata.version("salmask"), "count": counted(len(runs), "run")}
     readme = _README.format(title=escaped(title), **made_by, checkpoints=backbone)
     yield "README.md", readme.encode()
+    for run in runs:
+        _require_there(run)
+        if is_file(run.folder.results):
+            yield f"runs/{run.name}/{RESULTS}", run.folder.results.read_bytes()
+    _refuse_changed_results(runs, frame)
+    runs = sorted(runs, key=lambda run: run.name)
     tell("the page")
     yield "report.html", build(runs, frame, title=title, task=task, metric=metric).encode()
     tell("tables and plots")
@@ -221,21 +227,19 @@ def _contents(
 
 
 def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
-    """Returns the files that the page is made of, and predictions; the backbone only if `checkpoints` asks for it.
+    """Returns the files that the page is made of, but for its results, and predictions; the backbone only if asked for.
 
     Raises:
-        UserError: The run's folder is gone, so that the archive would lack the files behind its tables.
+        UserError: The run's folder is gone.
     """
     folder = run.folder
-    if not run.path.is_dir():
-        raise UserError(f"{run.path} has disappeared since it was read", mend="put it back, or repeat without it")
+    _require_there(run)
     statuses = sorted(run.path.glob("status*.json"))  # each task has one of its own
     paths = [
         folder.run_yaml,
         folder.provenance,
         *statuses,
         folder.metrics,
-        folder.results,
         folder.foregrounds,
         folder.health,
     ]
@@ -245,6 +249,20 @@ def _files_of(run: RunRecord, *, checkpoints: bool) -> list[Path]:
     predictions = [path for path in (run.path / PREDICTIONS).glob("*") if not is_clutter(path.name)]
     paths += [*sorted(curves), *sorted(predictions), *run.logs, *run.galleries]
     return [path for path in [*paths, *([folder.backbone] if checkpoints else [])] if path.is_file()]
+
+
+def _require_there(run: RunRecord) -> None:
+    """Raises a UserError if a run's folder is gone: the archive would lack the files behind its tables."""
+    if not run.path.is_dir():
+        raise UserError(f"{run.path} has disappeared since it was read", mend="put it back, or repeat without it")
+
+
+def _refuse_changed_results(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> None:
+    """Raises a UserError if results were recorded after `frame` was read: the tables would lack rows of the archive."""
+    now, _ = results_of(runs)
+    if not (now is frame if now is None or frame is None else now.equals(frame)):
+        newest = max((run.folder.results for run in runs), key=lambda path: path.stat().st_mtime if exists(path) else 0)
+        raise UserError(f"{newest} has changed since it was read", mend="repeat the command")
 
 
 def _plots(material: Material) -> Iterator[tuple[str, bytes]]:

@@ -170,6 +170,30 @@ def test_a_run_that_goes_away_meanwhile_is_not_left_out_unsaid(tmp_path: Path, m
     assert not (tmp_path / "x.zip").exists()
 
 
+def test_results_that_are_recorded_meanwhile_are_no_rows_that_only_the_archive_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results were copied minutes after the tables were read, with all that jobs had appended by then."""
+    _without_plots(monkeypatch)
+    place = tmp_path / "runs"
+    folder = finished(place, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    runs = find_runs([place], resolve)
+    frame = collect_runs(runs)
+    rows = folder.results.read_text()
+
+    def job(what: str) -> None:
+        if what == "data and claims":
+            folder.results.write_text(rows + rows.replace('"top1"', '"top5"'))
+
+    pack(tmp_path / "x.zip", runs, frame, title="A title", tell=job)
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        assert archive.read(f"runs/{runs[0].name}/results.jsonl").decode() == rows
+    for read in (frame, None):
+        with pytest.raises(UserError, match=r"results\.jsonl has changed since it was read; mend: repeat the command"):
+            pack(tmp_path / "y.zip", runs, read, title="A title")
+    assert not (tmp_path / "y.zip").exists()
+
+
 def _rewritten(artifact: Path, path: Path, change: dict[str, bytes | None]) -> Path:
     with zipfile.ZipFile(artifact) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
