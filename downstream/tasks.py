@@ -177,6 +177,9 @@ def _checked(run: Run, evaluation: Evaluation, root: Path | None, backbone: Back
 
 def _imported(name: str) -> Task:
     """Imports a task; raises a UserError if a task's functions are missing. Errors within the module pass unchanged."""
+    if name not in TASKS:
+        what = f"PROTOCOLS (repro/runs/evaluation.py) has the task {name}, and TASKS (downstream/tasks.py) has not"
+        raise UserError(what, mend="add it there")
     told = f"TASKS (downstream/tasks.py) has the task {name} at {TASKS[name]}"
     task = imported(TASKS[name], told)
     if isinstance(task, type):

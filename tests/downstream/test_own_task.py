@@ -70,6 +70,13 @@ def test_what_is_no_task_is_refused_before_anything_is_written(
     assert f"{WHERE}{entry}, {line}" in str(refusal.value)
 
 
+def test_a_task_that_only_protocols_has_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's KeyError was called a fault of salmask's own."""
+    monkeypatch.delitem(cast(dict[str, str], tasks.TASKS), "means")
+    with pytest.raises(UserError, match=r"has the task means, and TASKS \(downstream/tasks.py\) has not; mend: add"):
+        tasks._imported("means")
+
+
 @pytest.mark.parametrize(("wrong", "error"), [("import umaps", ModuleNotFoundError), ("means.x", NameError)])
 def test_what_fails_within_a_tasks_module_is_not_taken_for_a_missing_one(
     place: Path, wrong: str, error: type[Exception]
