@@ -245,7 +245,7 @@ def fit(
     """
     model = LogisticRegression(C=1 / l2, solver="lbfgs", max_iter=iterations, warm_start=True)
     if start is not None and start.coefficients is not None and start.intercepts is not None:
-        # With `warm_start` scikit-learn begins from whatever stands in these attributes.
+        # With `warm_start` scikit-learn starts from the values of these attributes.
         model.coef_, model.intercept_ = start.coefficients.copy(), start.intercepts.copy()
     # scikit-learn says only by a warning that L-BFGS did not converge. "always", because by default Python gives a
     # warning from one place in the code once per process, and the next fit would seem to have converged.

@@ -199,7 +199,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
         labels: N, below the number of classes.
 
     Returns:
-        `SCORES` in percent. `top5` is top-all where there are fewer than five classes; `mean_per_class` is the mean of
+        `SCORES` in percent. `top5` is top-all if there are fewer than five classes; `mean_per_class` is the mean of
         the share of hits over the classes that occur among the labels.
 
     Raises:

@@ -25,7 +25,7 @@ NEEDED = ("run.yaml", "provenance.json", "results.jsonl")
 """Files without which a run is not finished."""
 
 KEPT = (*NEEDED, "status*.json", "metrics.jsonl", "health.json", "foregrounds.json")
-"""Files that are kept where a run has them: each task has a status of its own, and not all runs record the others."""
+"""Files that are kept if a run has them: each task has a status of its own, and not all runs record the others."""
 
 LOG_LINES = 30
 """Lines kept of the end of a log, which hold the last losses and how the run ended."""

@@ -60,7 +60,7 @@ def batch_on(settings: DetectionSettings, devices: int) -> int:
     """Returns how many images a step takes over all devices.
 
     Args:
-        settings: `batch` is used; 0 stands for two images a device and 16 at most.
+        settings: `batch` is used; 0 stands for two images per device, but 16 at most.
         devices: How many processes train.
 
     Raises:
@@ -87,7 +87,7 @@ def scale(cfg: CfgNode, settings: DetectionSettings, devices: int) -> Scaling:
         devices: How many processes train.
 
     Returns:
-        The schedule that stands in `cfg.SOLVER` now.
+        The schedule that is in `cfg.SOLVER` now.
 
     Raises:
         UserError: The devices cannot share the batch evenly.

@@ -54,7 +54,7 @@ class DetectionData:
         metadata: Name of its entry in detectron2's `MetadataCatalog`.
         evaluator: Makes detectron2's evaluator of the split.
         test_fingerprint: Twelve hex digits over all that the evaluator knows of the split.
-        category_ids: The number of each class in the annotations; where they have only names, counted from 1.
+        category_ids: The number of each class in the annotations; if these have only names, counted from 1.
     """
 
     name: str

@@ -29,7 +29,7 @@ _STAGES = ("res2", "res3", "res4", "res5")
 
 @ROI_HEADS_REGISTRY.register()
 class Res5HeadExtraNorm(Res5ROIHeads):
-    """res5 as the head, with an extra norm behind it (MoCo detection/train_net.py:25-37), for basic blocks as well."""
+    """res5 as the head, with an extra norm after it (MoCo detection/train_net.py:25-37), for basic blocks as well."""
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
@@ -53,7 +53,7 @@ class Res5HeadExtraNorm(Res5ROIHeads):
             }
         strides = [2] + [1] * (blocks - 1)  # only the first block of a stage strides
         stage = nn.Sequential(*ResNet.make_stage(block, blocks, stride_per_block=strides, **common, **of_bottlenecks))
-        # By this name `is_pretrained` tells it from the backbone's norms.
+        # `is_pretrained` tells it from the backbone's norms by this name.
         stage.add_module("norm", get_norm(resnets.NORM, out_channels))
         return stage, out_channels
 

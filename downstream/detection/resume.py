@@ -123,7 +123,7 @@ def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, sc
         scheduler: Of the optimizer.
 
     Returns:
-        The step to go on from, 0 where there is no checkpoint, and the seconds spent so far.
+        The step to go on from, 0 if there is no checkpoint, and the seconds spent so far.
 
     Raises:
         UserError: A checkpoint is of another training or does not fit, or none can be read.
@@ -164,7 +164,7 @@ def require_same(content: dict[str, Any], trial: Trial, path: Path) -> None:
         path: The checkpoint's file, for the message.
 
     Raises:
-        UserError: Says in what it differs.
+        UserError: It is of another training; says how it differs.
     """
     if difference := trial.difference(content):
         raise UserError(

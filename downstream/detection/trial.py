@@ -65,7 +65,7 @@ class Trial:
         return self.path / "metrics.jsonl"
 
     def recorded_scores(self) -> dict[str, float]:
-        """Reads the scores of this training from their file; empty where there are none, or another training's.
+        """Reads the scores of this training from their file; empty if there are none, or another training's.
 
         Raises:
             UserError: The file cannot be read, or a score in it is no number.

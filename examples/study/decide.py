@@ -83,7 +83,7 @@ class Decision:
         second: The method that it is compared with.
         comparison: Differences, seed by seed.
         level: The level at which Holm's steps judged it, among all that it is corrected with, run or not.
-        p: The corrected p value; None where none could be taken.
+        p: The corrected p value; None if none could be taken.
     """
 
     first: str
@@ -94,7 +94,7 @@ class Decision:
 
     @property
     def corrected_interval(self) -> tuple[float, float] | None:
-        """The interval at the level at which Holm's steps judged it, in points; None where none could be taken."""
+        """The interval at the level at which Holm's steps judged it, in points; None if none could be taken."""
         return self.comparison.interval(1 - self.level)
 
     @property

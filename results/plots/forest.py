@@ -35,7 +35,7 @@ class Effect:
         method: The row's method.
         panel: The title of the panel that shows the column, and no other one.
         comparison: Row − framework without masking, seed by seed, in points.
-        published: The paper's difference in points; None where it has none by this measure.
+        published: The paper's difference in points; None if it has none by this measure.
         compares: Whether data, settings and protocol are the paper's, so that the published difference is a target.
         unlike: What else the two methods' runs differ in (`Column.unlike`), which the difference includes.
     """
@@ -196,7 +196,7 @@ def _range(effects_of_panel: Sequence[Effect]) -> tuple[float, float]:
 
 
 def _tick(theme: Theme, *, compares: bool) -> dict[str, Any]:
-    """Returns the look of a published difference: a target where the settings are the paper's, else paler."""
+    """Returns the look of a published difference: a target if the settings are the paper's, else paler."""
     return {"color": ink(theme), "linewidth": 2.4, "alpha": 1.0 if compares else 0.45}
 
 

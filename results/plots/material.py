@@ -32,7 +32,7 @@ class Material:
 
     Attributes:
         runs: The run folders at hand.
-        frame: Their results; None where nothing was evaluated.
+        frame: Their results; None if nothing was evaluated.
         theme: Whether the plots are for a light or a dark page.
         task: Another evaluation than the paper's linear probe, by which Tables 1 and 3 are made; empty for the paper's.
         metric: Another measure of Tables 1 and 3 than the first; empty for the first.

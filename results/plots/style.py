@@ -89,7 +89,7 @@ There are at most as many as pairs of the colours and markers below. One that is
 _FURTHER_COLOURS = ("#b3a400", "#7b4173", "#637939", "#843c39", "#4f6d9e", "#c2478f", "#8c6d31", "#2f8f8a")
 _FURTHER_MARKERS = ("<", ">", "d", "8", "X", "p", "h")
 _FRAMEWORK: Mapping[str, tuple[str, str, Fill]] = {"mocov2": ("-", "", "full"), "simclr": ("--", "///", "left")}
-_BRANCH = {"key": ":", "both": "-.", "query": ":"}  # the query is named only where another branch is the rule
+_BRANCH = {"key": ":", "both": "-.", "query": ":"}  # the query is named only if another branch is the rule
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Look:
     Attributes:
         colour: The colour of its line, marker and bar, which stands for the masking.
         marker: The marker of its points, which stands for the masking too.
-        line: The style of its line: solid for MoCo v2, dashed for SimCLR; dotted and dash-dotted where the key or both
+        line: The style of its line: solid for MoCo v2, dashed for SimCLR; dotted and dash-dotted if the key or both
             branches are masked.
         hatch: The hatching of its bar: none for MoCo v2, hatched for others.
         fill: Which part of its marker is filled: all for MoCo v2, half for others.

@@ -86,12 +86,12 @@ def bars(material: Material) -> Figure:
 
 
 def _starred(line: Mapping[Any, Any]) -> str:
-    """Returns a row's label, with a star where its runs are not known to be the paper's."""
+    """Returns a row's label, with a star if its runs are not known to be the paper's."""
     return label(line["row"]) + ("*" if line["departures"] else "")
 
 
 def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> None:
-    """Draws the bar of a line: the mean, its whisker, the published number across it, and the mean as text behind."""
+    """Draws the bar of a line: mean, whisker, the published number across it, and the mean as text to its right."""
     style, dark = look(line["row"]), ink(theme)
     error = 0.0 if pd.isna(line["std"]) else line["std"]
     axes.barh(
@@ -100,7 +100,7 @@ def _bar(axes: Axes, position: int, line: Mapping[Any, Any], theme: Theme) -> No
     if error:
         axes.errorbar(line["mean"], position, xerr=error, color=dark, linewidth=1.2)
     end = line["mean"] + error
-    # Only where a difference is taken: beside another data set's bar the published number would look like a target.
+    # Only if a difference is taken: beside another data set's bar the published number would look like a target.
     if pd.notna(line["difference"]):
         axes.vlines(line["published"], position - 0.42, position + 0.42, color=dark, linewidth=2.2)
         end = max(end, line["published"])

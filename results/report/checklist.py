@@ -26,7 +26,7 @@ class Item:
     Attributes:
         source: Whose question it is, with its number or badge.
         question: The question in short, as a statement.
-        answer: `yes`, `partly`, `no`, or `author` where only the author can tell.
+        answer: `yes`, `partly`, `no`, or `author` if only the author can tell.
         evidence: What in the runs it rests on, or what is missing.
     """
 
@@ -41,7 +41,7 @@ def checklist(runs: Sequence[RunRecord], frame: pd.DataFrame | None, verdicts: S
 
     Args:
         runs: The run folders at hand.
-        frame: Their results; None where nothing was evaluated.
+        frame: Their results; None if nothing was evaluated.
         verdicts: What `results.claims.verdicts.judge` returns.
 
     Returns:

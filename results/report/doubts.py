@@ -21,7 +21,7 @@ def doubts(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> list[str]:
 
     Args:
         runs: The run folders at hand.
-        frame: Their results; None where nothing was evaluated.
+        frame: Their results; None if nothing was evaluated.
     """
     warnings: Sequence[str] = []
     if frame is not None:

@@ -37,7 +37,7 @@ class Gallery:
     """Name of the run."""
     file: str
     uri: str
-    """The picture, transparent where the file has margins; empty where the page has no room for it."""
+    """The picture, transparent where the file has margins; empty if the page has no room for it."""
 
 
 def embed(runs: Sequence[RunRecord]) -> dict[str, list[Gallery]]:

@@ -50,7 +50,7 @@ def headline(
 
     Args:
         families: What `judge_families` returns.
-        frame: The results; None where nothing was evaluated.
+        frame: The results; None if nothing was evaluated.
         tables: The page's tables, whose differences to the published numbers are counted.
         judged_by: The sentence of `results.tables.selection.judged_by`.
         parts: What `results.claims.parts.parts` returns.

@@ -83,7 +83,7 @@ def pack(
     Args:
         path: A `.zip`.
         runs: The run folders at hand.
-        frame: Their results; None where nothing was evaluated.
+        frame: Their results; None if nothing was evaluated.
         title: Heading of the report.
         task: The evaluation that tables, claims and plots are of, as for `results.report.page.build`.
         metric: The measure that they are of, likewise.
@@ -318,7 +318,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def _digest(archive: zipfile.ZipFile, name: str) -> str:
-    """Returns the SHA-256 of a file's content; empty where it cannot be unpacked."""
+    """Returns the SHA-256 of a file's content; empty if it cannot be unpacked."""
     try:
         with archive.open(name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it has `readinto`

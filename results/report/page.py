@@ -86,7 +86,7 @@ def build(
 
     Args:
         runs: The run folders at hand.
-        frame: Their results; None where nothing was evaluated.
+        frame: Their results; None if nothing was evaluated.
         title: Heading of the page.
         task: The evaluation that claims and plots are of; empty: as `judged_task` chooses.
         metric: The measure of Tables 1 and 3 that claims and plots are of; empty: top-1 of the last epoch.
@@ -201,7 +201,7 @@ def whole_table(
     Args:
         name: `table1`, `table2` or `table3`.
         runs: The run folders at hand.
-        frame: Their results; None where nothing was evaluated.
+        frame: Their results; None if nothing was evaluated.
         task: The evaluation that Tables 1 and 3 are made of; empty: the paper's.
         metric: Their measure; empty: the paper's.
     """

@@ -44,7 +44,7 @@ class Entry:
     commands: list[str]
     """What makes it again."""
     configuration: str
-    """The whole `run.yaml`; empty where it cannot be read."""
+    """The whole `run.yaml`; empty if it cannot be read."""
     galleries: Sequence[Gallery]
 
 
@@ -55,7 +55,7 @@ def entries(
 
     Args:
         runs: The run folders at hand.
-        frame: Their results; None where nothing was evaluated.
+        frame: Their results; None if nothing was evaluated.
         galleries: What `results.report.galleries.embed` returns.
     """
     rows = {} if frame is None else {str(path): of_run for path, of_run in frame.groupby("path", observed=True)}
@@ -67,10 +67,10 @@ def entries(
 
 def _entry(run: RunRecord, anchor: str, rows: pd.DataFrame | None, galleries: Sequence[Gallery]) -> Entry:
     facts = describe(run)
-    # The settings stand in sections of their own below, and the packages in the page's provenance.
+    # The settings have sections of their own below, and the packages are in the page's provenance.
     for shown_elsewhere in ("differs from the recipe in", "configuration", "packages"):
         facts.pop(shown_elsewhere)
-    # Not where they lie on this machine: the page is the same wherever the runs were copied to.
+    # Relative paths: the page is the same wherever the runs were copied to.
     facts["logs"] = [str(path.relative_to(run.path)) for path in run.logs]
     results = (
         [] if rows is None else [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
@@ -93,11 +93,11 @@ def _entry(run: RunRecord, anchor: str, rows: pd.DataFrame | None, galleries: Se
 
 
 def headlines(results: Sequence[Mapping[str, Any]], run: Run | None) -> str:
-    """Returns a run's main numbers, named and in one order whatever was measured first.
+    """Returns a run's main numbers, named and in an order that does not depend on what was measured first.
 
     Args:
         results: Its rows.
-        run: The run, whose settings name its protocols; None where they are unknown.
+        run: The run, whose settings name its protocols; None if they are unknown.
 
     Returns:
         `top1: linear 26.60, knn k=20 31.20, knn k=200 23.10 %`; with the data set if there are several. If an
@@ -143,7 +143,7 @@ def _place(row: Mapping[str, Any], own: list[str]) -> tuple[int, str, int, str]:
 
 
 def _index(known: list[str], name: str) -> int:
-    """Returns the place of a name among known ones; an unknown one comes behind them."""
+    """Returns the place of a name among known ones; an unknown one comes after them."""
     return known.index(name) if name in known else len(known)
 
 
@@ -152,7 +152,7 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _tail(logs: Sequence[Path]) -> str:
-    """Returns the last lines of the newest log, each cut where it is very long."""
+    """Returns the last lines of the newest log, each cut if it is very long."""
     if not logs:
         return ""
     with logs[-1].open("rb") as file:
