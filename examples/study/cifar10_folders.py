@@ -19,6 +19,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from repro.errors import UserError, one_line
+from repro.files import reading
 from repro.new_folders import new_folder
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -29,6 +30,8 @@ SPLITS = {"train": True, "val": False}
 _BATCHES = {"train": [f"data_batch_{number}.png" for number in range(1, 6)], "val": ["test_batch.png"]}
 _LABELS = {"train": "train_lables.json", "val": "test_lables.json"}
 """The files of labels in the npm package, which spells them so."""
+DAMAGED = "get the package again"
+"""The mend of a damaged npm package."""
 
 Pictures = Iterator[tuple[NDArray[np.uint8], int]]
 """Images 32×32×3, with their labels."""
@@ -68,16 +71,17 @@ def _pictures(source: Path, split: str) -> Pictures:
 
 def _of_npm(source: Path, split: str) -> Pictures:
     """Returns the images of a split of the npm package."""
-    labels = json.loads((source / _LABELS[split]).read_text(encoding="utf-8"))
-    rows = np.concatenate([_pixels(source / name) for name in _BATCHES[split]])
-    if len(rows) != len(labels):
-        raise UserError(f"{source} has {len(rows)} images and {len(labels)} labels", mend="get the package again")
-    return zip(rows.reshape(-1, SIDE, SIDE, 3), labels, strict=True)
+    with reading(source / _LABELS[split], DAMAGED):
+        labels = json.loads((source / _LABELS[split]).read_text(encoding="utf-8"))
+    images = np.concatenate([_pixels(source / name) for name in _BATCHES[split]])
+    if len(images) != len(labels):
+        raise UserError(f"{source} has {len(images)} images and {len(labels)} labels", mend=DAMAGED)
+    return zip(images, labels, strict=True)
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as rows:
-        return np.asarray(rows.convert("RGB"))
+    with reading(path, DAMAGED), Image.open(path) as rows:
+        return np.asarray(rows.convert("RGB")).reshape(-1, SIDE, SIDE, 3)
 
 
 def _main() -> int:

@@ -94,7 +94,7 @@ def test_either_source_gives_the_same_folders(npm: Path, official: Path, tmp_pat
     assert np.array_equal(kept, pixels()["data_batch_2"][1])
 
 
-@pytest.mark.parametrize("damage", ["nowhere", "torn", "there", "a label less"])
+@pytest.mark.parametrize("damage", ["nowhere", "torn", "there", "a label less", "torn labels", "narrow"])
 def test_what_cannot_be_used_is_refused_in_a_line_and_nothing_is_written(
     damage: str,
     npm: Path,
@@ -111,6 +111,12 @@ def test_what_cannot_be_used_is_refused_in_a_line_and_nothing_is_written(
     elif damage == "a label less":
         source = npm
         (npm / "test_lables.json").write_text(json.dumps(LABELS["val"][1:]))
+    elif damage == "torn labels":
+        source = npm
+        (npm / "test_lables.json").write_text("[3, ")
+    elif damage == "narrow":
+        source = npm
+        Image.new("RGB", (1000, 3)).save(npm / "test_batch.png")
     else:
         (out / "kept").mkdir(parents=True)
     monkeypatch.setattr(sys, "argv", ["cifar10_folders", str(source), str(out)])
