@@ -7,39 +7,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 OF_A_PERSON = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SPRIO_")
-"""Beginnings of variables that filter or format what these programs show a person; our calls go without them."""
+"""Prefixes of environment variables by which a user filters or formats these programs' output; our calls drop them."""
 WHICH_CLUSTER = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT")
-"""Variables that say which cluster is talked to, and who does; the same for a submission and for a look at it."""
+"""Environment variables that select the cluster, and the user's token; submissions and queries both keep them."""
 LOGIN_NODE = "call this on a login node of the cluster"
-"""The mend where Slurm is not to be reached from this machine."""
+"""The mend where this machine cannot reach Slurm."""
 _NO_SOURCE = "Could not establish a configuration source"
 _NO_FILE = "Unable to process configuration file"
-"""What its programs say last where they find no cluster: there is none, or it is not to be reached."""
+"""The last line of Slurm's programs when they find no cluster: there is none, or it cannot be reached."""
 _NOT_REACHED = re.compile(
     r".*(?:failed to fetch remote configs|unable to (?:resolve|contact)|name lookup failure|unknown server error).*",
     re.IGNORECASE,
 )
-"""What they say before that of a cluster that something names: of its controller, or of a server of names that is away.
-Where nothing names one, that server says "Unknown host"."""
+"""What they print before that line when a cluster is configured, but its controller or the name server cannot be
+reached. When none is configured, the name server answers "Unknown host" instead."""
 ANSWER_SECONDS = 60.0
-"""How long an answer of the controller is waited for."""
+"""How long to wait for the controller's answer."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a program of Slurm had to say."""
+    """The answer of one of Slurm's programs."""
 
     output: str = ""
-    """Empty where it failed."""
+    """Its standard output; empty if it failed."""
     errors: str = ""
-    """What stands on its standard error, also where it did not fail."""
+    """Its standard error, even if it succeeded."""
     trouble: str = ""
-    """Why there is no answer, with the program's name; empty: there is one."""
+    """Why there is no answer, beginning with the program's name; empty: there is one."""
 
     @property
     def not_here(self) -> bool:
-        """Whether this machine belongs to no cluster, so that asking again helps nobody."""
-        if _NO_FILE in self.trouble:  # one is there that cannot be read, or is named and away; else, of older versions:
+        """Whether this machine belongs to no cluster, so that asking again is useless."""
+        if _NO_FILE in self.trouble:  # also what older versions say where there is no configuration at all
             return "SLURM_CONF" not in os.environ and "No such file or directory" in self.errors
         return _NO_SOURCE in self.trouble and not _NOT_REACHED.search(self.errors)
 
@@ -51,13 +51,13 @@ def ask(
     script: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> Reply:
-    """Calls a program of Slurm, and returns what it says; whatever goes wrong is told as trouble.
+    """Calls one of Slurm's programs and returns its answer; a failure is returned as `trouble`, and not raised.
 
     Args:
         words: The program and its arguments.
-        seconds: How long its answer is waited for.
+        seconds: How long to wait for its answer.
         script: What it gets on its standard input.
-        environment: Variables; None: this process's.
+        environment: Its environment variables; None: this process's. Those of `OF_A_PERSON` are dropped.
     """
     inherited = os.environ if environment is None else environment
     environment = {name: value for name, value in inherited.items() if not name.startswith(OF_A_PERSON)}
@@ -87,11 +87,11 @@ def ask(
 
 
 def outside_of_any_job() -> dict[str, str]:
-    """Returns this process's variables as on a login node: within a job, sbatch would hand that job's own on."""
+    """Returns this process's environment as on a login node: sbatch would pass the variables of a job it runs in on."""
     from submitit.helpers import clean_env  # takes a second, which `salmask status` need not wait for
 
     with clean_env():
         environment = dict(os.environ)
-    # It takes every SLURM_ variable away, also those that no job has of itself; and those of SBATCH_, rightly: sbatch
-    # would take them before what the script asks for.
+    # `clean_env` drops all SLURM_ variables; those that select the cluster are put back. It also drops those of
+    # SBATCH_, and rightly so: sbatch would prefer them to the script's options.
     return environment | {name: os.environ[name] for name in WHICH_CLUSTER if name in os.environ}

@@ -24,10 +24,10 @@ METHODS = ("mocov2", "mocov2+ours-hp")
 
 @contextmanager
 def runs_to_plan(count: int, *, resolve: Resolve) -> Iterator[Callable[[], object]]:
-    """Makes a sweep of so many runs, each with a linear probe; the work is all of `salmask sweep --plan --json`.
+    """Makes a sweep of runs, each with a linear probe; yields the work of `salmask sweep --plan --json` on it.
 
     Args:
-        count: Runs.
+        count: Number of runs.
         resolve: Turns a method into a Run.
     """
     sweep = Sweep("scale", (Part(METHODS, tuple(range(count // len(METHODS)))),))
@@ -45,10 +45,10 @@ def runs_to_plan(count: int, *, resolve: Resolve) -> Iterator[Callable[[], objec
 
 @contextmanager
 def folders_to_look_at(count: int, *, resolve: Resolve) -> Iterator[Callable[[], object]]:
-    """Makes a sweep of so many run folders, half-way through training; the work is all of `salmask status --json`.
+    """Makes run folders that are half-way through training; yields the work of `salmask status --json` on them.
 
     Args:
-        count: Run folders.
+        count: Number of run folders.
         resolve: Turns a method into a Run.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def folders_to_look_at(count: int, *, resolve: Resolve) -> Iterator[Callable[[],
             run_folder.path.mkdir(parents=True)
             status = {"state": "running", "task": "pretrain", "heartbeat": now, "host": "node1", "pid": 1, "step": 50}
             (run_folder.path / "status.json").write_text(json.dumps({**status, "steps": 100}), encoding="utf-8")
-            # What status reads of a run is that it is there.
+            # `status` only looks whether the file is there.
             run_folder.run_yaml.write_text("", encoding="utf-8")
             run_folder.metrics.write_text('{"step": 50, "images_per_second": 800.0}\n' * 20, encoding="utf-8")
         yield lambda: json.dumps(as_json_of(rows(Ledger(place), QueueSnapshot(), now), place, QueueSnapshot()))

@@ -1,4 +1,4 @@
-"""Ending jobs: those of Slurm in one call, or one for each submission where squeue is silent; local ones by process."""
+"""Ending jobs: Slurm's by scancel (one call, or one per submission if squeue is silent), local ones by signals."""
 
 import os
 import signal
@@ -13,16 +13,16 @@ from slurm.sweep_folder.ledger import Key, Submission
 
 @dataclass(frozen=True)
 class Cancelled:
-    """What came of telling jobs to end."""
+    """What came of asking jobs to end."""
 
     jobs: list[str] = field(default_factory=list)
-    """Ids of those that were told to end."""
+    """Ids of the jobs that were asked to end."""
     elsewhere: list[str] = field(default_factory=list)
     """Local jobs of other machines: `HOST: PROCESS`."""
     trouble: str = ""
     """What Slurm objected to; empty: nothing."""
     entries: list[Submission] = field(default_factory=list)
-    """Of the ledger: those whose jobs were told to end, for `Ledger.cancelled`."""
+    """The ledger's entries of these jobs, and of those that waited for their turn here, for `Ledger.cancelled`."""
     of_others: list[str] = field(default_factory=list)
     """Processes of this machine that only another user may end."""
 
@@ -35,17 +35,17 @@ def cancel(
     done: Collection[Key] = (),
     dry_run: bool = False,
 ) -> Cancelled:
-    """Tells every job that runs or waits to end; each saves a checkpoint first, and can go on later.
+    """Asks every job that runs or waits to end; each saves a checkpoint first, and can resume later.
 
     Args:
         entries: Of a ledger.
         queue: From `slurm.monitoring.queue.snapshot`.
-        over: Keys of the jobs that have ended by their files, which alone tell of processes of other machines.
-        done: Keys of the jobs whose results are there; where squeue is silent, Slurm need not be told about them.
-        dry_run: Only say which.
+        over: Keys of the jobs that have ended according to their files; of other machines' processes, only these tell.
+        done: Keys of the jobs whose results are there; if squeue does not answer, they are not cancelled unseen.
+        dry_run: Only say which jobs would be asked.
     """
     chosen = _choose(list(entries), queue, over, done)
-    slurm_ids = [*dict.fromkeys(chosen.seen.values())]  # of an array that never began, all have one
+    slurm_ids = [*dict.fromkeys(chosen.seen.values())]  # the jobs of an array that never began share one id
     unseen_ids = [entry.job for entry in chosen.unseen]
     jobs = [*dict.fromkeys([*slurm_ids, *unseen_ids]), *(entry.job for entry in chosen.running)]
     if dry_run:
@@ -66,11 +66,11 @@ class _Chosen:
     """Jobs that are to end, by how they can be told."""
 
     seen: Mapping[Submission, str]
-    """Jobs that squeue knows, with the id under which they stand there."""
+    """Jobs that squeue lists, with the id under which it does."""
     unseen: Sequence[Submission]
-    """Jobs of Slurm of which a silent squeue told nothing, and whose end is not known."""
+    """Jobs with an id whose result is not there, and of which squeue told nothing since it did not answer."""
     unclear: Sequence[Submission]
-    """Those among them that have no id, so that without squeue nobody knows whether they are in."""
+    """Jobs like these without an id: only squeue could tell whether Slurm has them."""
     running: Sequence[Submission]
     """Processes of this machine."""
     waiting: Sequence[Submission]
@@ -82,7 +82,7 @@ class _Chosen:
 def _choose(
     entries: Sequence[Submission], queue: QueueSnapshot, over: Collection[Key], done: Collection[Key]
 ) -> _Chosen:
-    """Returns what of a ledger runs or waits, or may do so; arguments as of `cancel`."""
+    """Returns the jobs of a ledger that run or wait, or may do so; arguments as of `cancel`."""
     newest = {entry.key: entry for entry in entries}
     latest = [entry for entry in entries if newest[entry.key] is entry]
     of_slurm = [entry for entry in entries if entry.executor == "slurm"]
@@ -107,12 +107,12 @@ def _choose(
 
 
 def _end_in_slurm(ids: Sequence[str], unseen: Iterable[Submission]) -> str:
-    """Has Slurm end jobs; returns what it objected to, empty where it did not.
+    """Has Slurm end jobs; returns what it objected to, empty if it did not.
 
     Args:
-        ids: Of jobs that squeue told of.
-        unseen: Jobs of which it told nothing. So nobody said that an id is still that of our job, and not of a
-            stranger's: the name is asked for too.
+        ids: Of jobs that squeue listed.
+        unseen: Jobs of which it told nothing. Slurm may have given such an id to another job since; so scancel is told
+            the job's name too, and ends no other.
     """
     by_name: dict[str, list[str]] = {}
     for entry in unseen:
@@ -122,11 +122,11 @@ def _end_in_slurm(ids: Sequence[str], unseen: Iterable[Submission]) -> str:
 
 
 def _end(process: int) -> bool:
-    """Asks a local job to end, all of its ranks, which are of one group; returns whether this user may."""
+    """Asks a local job to end, with all of its ranks (a process group); returns whether this user may."""
     try:
         send = os.killpg if os.getpgid(process) == process else os.kill
         send(process, signal.SIGTERM)
-        send(process, signal.SIGCONT)  # one that is suspended hears the other only then
+        send(process, signal.SIGCONT)  # a suspended process receives SIGTERM only then
     except ProcessLookupError:  # it has ended meanwhile
         return True
     except PermissionError:  # of a colleague, in a folder that a group shares

@@ -21,7 +21,7 @@ from slurm.monitoring.status import TrackedJob, finished, jobs_of, rows
 from slurm.sweep_folder.ledger import Key, Ledger, Submission
 
 _WRITTEN = (UNFINISHED, "*.npy", ".*.npy.*")
-"""Names of features, whole and half written, and of checkpoints half written."""
+"""Patterns of features, complete or half-written, and of half-written checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Leftover:
     path: Path
     why: str
     size: int
-    """Bytes, of a folder with all that it holds."""
+    """Bytes; of a folder, all that it holds."""
 
 
 def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
     """Returns everything in a sweep's folder that no job will miss.
 
-    Checkpoints and features of runs all of whose tasks are done; logs and calls of jobs that are done or were handed
-    over again; code that no job runs; what a killed process had half written. Nothing of a job that runs or waits, or
-    of which that cannot be known. Locks stay: a person may have begun with a run since it was looked at, and beside a
-    lock whose file is gone another process has one, too.
+    These are checkpoints of finished pretrainings; features and checkpoints of runs whose tasks are all done; logs and
+    calls of jobs that are done or were handed over again; code that no job runs; and files that a killed process left
+    half-written. Nothing is returned of a job that runs or waits, or may do so. Locks stay: somebody may have started a
+    run since, and if its lock's file were removed, a second process could lock it too.
 
     Args:
         ledger: Of the sweep.
@@ -62,7 +62,7 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
             unneeded += _of_run(ledger.sweep, folder, members)
     unneeded += _of_submissions(ledger, queue, states)
     unneeded += _of_code(ledger, queue)
-    # Of the sweep itself, as its tables: those of a run are its own.
+    # Half-written files of the sweep itself, such as its tables; `_of_run` finds those of a run.
     unneeded += _torn(chain(ledger.sweep.glob(".*"), ledger.sweep.glob("*/.*")))
     return unneeded
 
@@ -70,10 +70,11 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
 def remove(unneeded: Sequence[Leftover]) -> None:
     """Removes leftovers.
 
-    Of a folder that is a link, to a faster disk, what the run wrote there goes, and the link: the rest is somebody's.
+    If a folder is a link (to a faster disk, say), the link and what the run wrote behind it are removed; other files
+    there may belong to somebody else.
 
     Raises:
-        UserError: One cannot be removed; all others are gone.
+        UserError: One or more cannot be removed; the others are gone.
     """
     troubles: list[tuple[Path, OSError]] = []
     for leftover in unneeded:
@@ -99,7 +100,7 @@ def _remove(path: Path) -> None:
 
 
 def _written_behind(link: Path) -> list[Path]:
-    """Returns the files that a run wrote into a folder that stands in its own as a link; none of a file."""
+    """Returns the files that a run wrote into the folder behind a link; none if the path is a file."""
     return [file for file in chain(checkpoints(link), *map(link.glob, _WRITTEN)) if file.is_file()]
 
 
@@ -118,22 +119,22 @@ def _of_run(sweep: Path, folder: str, jobs: Sequence[TrackedJob]) -> Iterator[Le
 
 
 def _torn(paths: Iterable[Path]) -> Iterator[Leftover]:
-    """Yields those of some hidden files that a process had half written when it was killed."""
+    """Yields those hidden files that a killed process left half-written."""
     for path in sorted(paths):
-        with suppress(FileNotFoundError):  # whoever writes it, by hand, has given it its name meanwhile
+        with suppress(FileNotFoundError):  # a run that was started by hand has given it its final name meanwhile
             if is_torn(path):
                 yield _leftover(path, "half written by a process that was killed")
 
 
 def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: Mapping[Key, State]) -> Iterator[Leftover]:
-    """Yields folders of submissions that neither a person nor a job will look into."""
+    """Yields folders of submissions that neither a person nor a job needs any more."""
     newest = ledger.newest()
     by_submission: dict[str, list[Submission]] = defaultdict(list)
     for entry in ledger.submissions():
         by_submission[entry.submission].append(entry)
     for name, entries in by_submission.items():
         logs = ledger.logs / name
-        # The logs of the newest attempt at a job that is not done say why; those of an array go together.
+        # The newest logs of a job that is not done say why. A folder holds the logs of all jobs of an array.
         needed = any(newest[entry.key] == entry and states.get(entry.key) is not State.done for entry in entries)
         if logs.is_dir() and not needed and not any(queue.live(entry) is not False for entry in entries):
             yield _leftover(logs, "logs and calls of jobs that are done or were handed over again")
@@ -144,7 +145,7 @@ def _of_code(ledger: Ledger, queue: QueueSnapshot) -> Iterator[Leftover]:
     live = {entry.submission for entry in ledger.submissions() if queue.live(entry) is not False}
     paths = [list((ledger.logs / name).glob("*.sh")) for name in live]
     scripts = [path.read_text(encoding="utf-8") for of_one in paths for path in of_one]
-    # A job that may be alive and has no script, as a local one, names no copy: then all of them stay.
+    # If a job that may be alive has no script (a local one, say), nothing names its copy: then all of them stay.
     unclear = not all(paths)
     for path in sorted((ledger.sweep / CODE).glob("*/")):
         if not unclear and not any(path.name in script for script in scripts):

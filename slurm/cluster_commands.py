@@ -80,7 +80,7 @@ def make(
 
 
 def _distinct(cluster: Cluster) -> list[tuple[str, Resources]]:
-    """Returns what is asked for, each once, with the names of the tasks that ask for it."""
+    """Returns the different requests of a profile, each with the names of the tasks that make it."""
     by_resources: dict[Resources, list[str]] = {}
     for task in dict.fromkeys([*TASKS, *cluster.tasks]):
         by_resources.setdefault(cluster.resources_of(task), []).append(task)

@@ -124,7 +124,7 @@ def build(
             raise UserError(f"sweep {name} has no job{f' of {chosen}' if chosen else ''}", mend=mend)
         check_tables(graph, table_names())
         check_neighbours(graph)
-        # JSON alone goes to the output, whatever is told besides.
+        # With --json, standard output holds JSON alone; everything else goes to standard error.
         call = SweepCall(
             show,
             program,

@@ -1,6 +1,6 @@
-"""What `salmask` says when it is called without a command: where one stands, and the five steps from there.
+"""What `salmask` says when it is called without a command: how far the runs are, and five commands to go on with.
 
-It reads the folders alone and asks no scheduler, so that the answer is there at once.
+It only reads folders, and asks no scheduler, so that the answer comes at once.
 """
 
 import shlex
@@ -34,14 +34,14 @@ class NextStep:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one stands, in a sentence, and the steps from there."""
+    """How far the runs are, in a sentence, and the steps from there."""
 
     sentence: str
     steps: Sequence[NextStep]
 
 
 def standing(now: float | None = None) -> Standing:
-    """Returns where one stands, by the run folders below `runs/` and where the profiles put sweeps.
+    """Returns how far the runs are, by their folders below `runs/` and where the profiles put sweeps.
 
     Args:
         now: The time, in seconds since the epoch; None: asks the clock.
@@ -81,7 +81,7 @@ def _states(sweep: Path, now: float) -> Counter[str]:
 
 
 def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: float, *, launching: bool) -> str:
-    """Returns what a run's folder and the ledger alone tell: whether something is under way, all is done, or neither.
+    """Returns which of `_STATES` a run is in, as far as its folder and the ledger alone tell.
 
     Args:
         sweep: The sweep's folder.
@@ -91,31 +91,31 @@ def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: f
         launching: Whether a launcher on this machine is at work on the sweep.
     """
     try:
-        statuses = {task: status_of(folder, task)[0] for task in folder.tasks_begun()}  # None: it cannot be read
+        statuses = {task: status_of(folder, task)[0] for task in folder.tasks_begun()}  # None: unreadable
     except UserError:
         return _STOPPED
     said = statuses.values()
     if any(
         status and (status.alive(now) or folder.is_held_here(task, status.holder)) for task, status in statuses.items()
     ):
-        return _RUNNING  # also one that was suspended, as `salmask status` has it: to retry it would begin nothing
+        return _RUNNING  # also a suspended process, as for `salmask status`: a retry would not start its job again
     pretraining = statuses.get(PRETRAIN)
     if pretraining and pretraining.state == "failed" and not folder.pretrained:
-        # What builds on it does not come, unless the pretraining was handed over again.
+        # Its evaluations will not run, unless the pretraining was handed over again.
         entries = [entry for entry in entries if entry.task == PRETRAIN]
     if any(_may_come(sweep, statuses.get(entry.task), entry, launching=launching) for entry in entries):
         return _HANDED_OVER
-    # Recorded runs have no backbone any more: a pretraining's word is enough. Imported weights had no pretraining.
+    # Recorded runs keep no backbone: the status of the pretraining is enough. Imported weights have no such status.
     begun = bool(statuses) or folder.pretrained
     return _DONE if begun and all(status and status.state == "done" for status in said) else _STOPPED
 
 
 def _may_come(sweep: Path, status: Status | None, entry: Submission, *, launching: bool) -> bool:
-    """Returns whether a job has not begun and may do so, for all that is known without asking a scheduler."""
+    """Returns whether a job has not begun and may do so, as far as can be known without asking a scheduler."""
     has_begun = status is not None and not before(status, entry)
     if has_begun or entry.cancelled or entry.superseded or entry.refused:
         return False
-    # Where the clock of its node is slow, what it wrote looks older than its submission.
+    # If the clock of its node is slow, its status looks older than its submission; the result decides.
     if status is not None and finished(sweep, entry.folder, entry.task, entry):
         return False
     if entry.executor == "slurm":
@@ -180,7 +180,7 @@ def _not_measured(folder: Path) -> str:
     """Returns a task that a sweep's newest run was not evaluated by, the fastest first."""
     results = RunFolder(_newest(folder)).results
     measured: set[str] = set()
-    with suppress(UserError):  # of what cannot be read, evaluating tells
+    with suppress(UserError):  # `salmask eval` says what cannot be read
         measured = {row.task for row in read(results)[0]} if is_file(results) else measured
     return next((task for task in ("knn", "logistic", "linear") if task not in measured), "finetune")
 

@@ -17,7 +17,7 @@ from slurm.profiles.profile import available
 FASTEST_SECONDS = 5.0
 """The least time between two questions to Slurm, which serves everybody."""
 SLOWEST_SECONDS = 86400.0
-"""The most, a day: what is endless, or more than a clock holds, is no pause."""
+"""The most, a day: `time.sleep` takes neither `inf` nor numbers that are far larger."""
 
 
 def _sweeps() -> Iterable[str]:

@@ -22,7 +22,7 @@ from slurm.profiles.profile import Cluster
 from slurm.sweep_folder.ledger import Key
 
 MANY_JOBS = 1000
-"""More than a person reads as JSON."""
+"""With more jobs than this, the JSON is not indented: no person reads it."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class SweepPlan:
 
     graph: Graph
     costs: Mapping[Key, JobCost]
-    """From `estimate`, of every job, and of what a budget has left out."""
+    """From `estimate`: of every job, and of those that a budget has left out."""
     finished: Collection[Key]
     """Keys of the jobs that are done."""
     cluster: Cluster | None
     """Where it would run; None: nowhere yet."""
     parallel: int
-    """Jobs at a time where the profile does not say."""
+    """Jobs at a time on this machine, or where no profile is chosen yet."""
     memories: Mapping[tuple[str, ...], int] = field(default_factory=dict)
-    """What such jobs used, as `Evidence` has it."""
+    """As of `Evidence`."""
 
     @cached_property
     def jobs(self) -> list[tuple[Job, JobCost]]:
@@ -48,12 +48,12 @@ class SweepPlan:
 
     @property
     def hours(self) -> Hours:
-        """Of the jobs that are to do, as far as they are known."""
+        """Hours of the jobs that are to do, as far as they are known."""
         return Hours.total(cost.hours for _, cost in self.jobs if cost.hours)
 
     @property
     def disk(self) -> int:
-        """Bytes that they leave, as far as they are known."""
+        """Bytes that these jobs leave on disk, as far as they are known."""
         return sum(cost.disk or 0 for _, cost in self.jobs)
 
     @property
@@ -70,7 +70,7 @@ class SweepPlan:
 
     @property
     def unknown(self) -> list[str]:
-        """Names of the jobs that nobody measured."""
+        """Names of the jobs whose cost is unknown."""
         return [job.name for job, cost in self.jobs if cost.seconds is None]
 
     @property
@@ -97,7 +97,7 @@ def say_plan_as_json(plan: SweepPlan) -> None:
 
 
 def print_plan(plan: SweepPlan, console: Console) -> None:
-    """Prints a plan for people: what follows what, a table of the methods, what is to do, and why so much.
+    """Prints a plan for people: the order of the jobs, a table by method, what is to do, and where its costs come from.
 
     Args:
         plan: What is planned.
@@ -119,7 +119,7 @@ def _to_do(plan: SweepPlan, done_count: int) -> str:
     """Returns what is to do: `2.0 GPU-hours, 1.2 GiB on disk, 3 h with 4 jobs at a time`."""
     if len(plan.unknown) == len(plan.graph.jobs) - done_count > 0:
         return "its cost is unknown"
-    # Figures from elsewhere leave the input out, and a faster precision or card may be in them.
+    # Reference figures leave out the loading of images, and may be of a faster GPU or precision.
     least = "at least " if plan.unknown or any(cost.reference for _, cost in plan.jobs) else ""
     disk = f"{least}{size_text(plan.disk)} on disk" if plan.disk else "unknown space on disk"
     slots = plan.slots
@@ -129,7 +129,7 @@ def _to_do(plan: SweepPlan, done_count: int) -> str:
 
 
 def _headline(graph: Graph, done_count: int) -> str:
-    """Returns the counts and what follows what: `2 runs, 4 jobs, 0 done: 2 pretrain -> 2 linear -> report (table1)`."""
+    """Returns the counts and the order of jobs: `2 runs, 4 jobs, 0 done: 2 pretrain -> 2 linear -> report (table1)`."""
     runs = len({folder for folder, _ in graph.by_key})
     counts = {task: sum(job.task == task for job in graph.jobs) for task in graph.tasks}
     after = ", ".join(f"{number} {task}" for task, number in counts.items() if task != PRETRAIN)
@@ -139,9 +139,9 @@ def _headline(graph: Graph, done_count: int) -> str:
 
 
 def _sources(plan: SweepPlan) -> list[str]:
-    """Returns a line for each source of the numbers, with the methods of which a pretraining was never measured.
+    """Returns a line for each source of the costs; if pretrainings were never measured, it names their methods.
 
-    The last one says, where figures of other machines are among them, what takes their place.
+    If reference figures are among the costs, a last line says how to replace them.
     """
     of_source: dict[str, list[tuple[Job, JobCost]]] = {}
     for job, cost in plan.jobs:
@@ -166,7 +166,7 @@ def _cautions(graph: Graph) -> list[str]:
 
 
 def _memory_cautions(graph: Graph, cluster: Cluster | None, memories: Mapping[tuple[str, ...], int]) -> list[str]:
-    """Returns a line for each task whose memory is not what such jobs used before: far too much, or too little."""
+    """Returns a line for each task for which the profile asks far more memory than such jobs used before, or less."""
     lines = []
     for task in dict.fromkeys(task_and_dataset(name)[0] for name in graph.tasks) if memories else ():
         kinds = dict.fromkeys(kind_of(job.run) for job in graph.jobs if task_and_dataset(job.task)[0] == task)
@@ -196,7 +196,7 @@ def _row(graph: Graph, job: Job, cost: JobCost, *, done: bool) -> dict[str, obje
 
 
 def _table(graph: Graph, costs: Mapping[Key, JobCost], finished: Collection[Key]) -> TextTable:
-    """Returns a table with a line for each method: its seeds, of each task what is to do, and the hours of that."""
+    """Returns a table with a line for each method: its seeds, the jobs of each task, and the hours still to do."""
     to_do = {job: costs[key] for key, job in graph.by_key.items() if key not in finished}
     kinds = {"GPU-hours": True, "hours without a GPU": False}
     heads = [head for head, on_gpu in kinds.items() if any(bool(cost.gpus) is on_gpu for cost in to_do.values())]
@@ -219,7 +219,7 @@ def _table(graph: Graph, costs: Mapping[Key, JobCost], finished: Collection[Key]
 
 
 def _hours(costs: Sequence[JobCost]) -> str:
-    """Returns the hours of some jobs: `2.0`, `2.0 + ?` where those of some are unknown, `?` where those of all are."""
+    """Returns the hours of some jobs: `2.0`; `2.0 + ?` if those of some are unknown; `?` if those of all are."""
     known = [cost.hours for cost in costs if cost.hours]
     unknown = len(known) < len(costs)
     return "?" if unknown and not known else f"{Hours.total(known).counted:.1f}{' + ?' if unknown else ''}"

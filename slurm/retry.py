@@ -33,10 +33,10 @@ def graph_of(ledger: Ledger, requested: Collection[Key]) -> tuple[Graph, dict[Ke
         requested: Keys of jobs.
 
     Returns:
-        The jobs; and those that nothing tells how to carry out, as their settings are damaged or gone, with why.
+        The jobs; and those that cannot be carried out, since their settings are damaged or gone, with why.
     """
-    # A graph holds the pretraining of every task, done or not. And where a pretraining begins anew, Slurm has taken
-    # what waited for it out of the queue: that goes out with it, so that one retry mends the whole run.
+    # A graph holds the pretraining of every task, done or not. When a pretraining fails, Slurm takes what waited for it
+    # out of the queue. So that goes out again with the pretraining, and one retry mends the whole run.
     retrained = {folder for folder, task in requested if task == PRETRAIN}
     keys = {*requested, *((folder, PRETRAIN) for folder, task in requested if task != REPORT)}
     keys |= {key for key in ledger.newest() if key[0] in retrained}
@@ -57,10 +57,10 @@ def graph_of(ledger: Ledger, requested: Collection[Key]) -> tuple[Graph, dict[Ke
 
 
 def _run_of(folder: RunFolder, task: str, *, is_requested: bool) -> Run:
-    """Returns what a job is to do; of a pretraining that others build on, and that is mostly over, what it was.
+    """Returns what a job is to do; for a pretraining that only others build on, its `run.yaml` is enough.
 
     Raises:
-        UserError: The files that tell are damaged or gone.
+        UserError: The files that say so are damaged or gone.
     """
     try:
         return ordered_run(folder, task)
@@ -92,7 +92,7 @@ def relaunch(
         gpus: To share out on this machine, as of `--gpus`; empty: none in particular.
 
     Raises:
-        UserError: The profile is unknown, the code was edited, the folder's name is none for a script, or the
+        UserError: The profile is unknown, the code was edited, the folder's name cannot stand in a script, or the
             scheduler refuses.
     """
     refuse_foreign_sweep(ledger.sweep)

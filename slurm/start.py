@@ -9,18 +9,17 @@ from types import FrameType
 from repro.runs.stopping import SIGNALS
 
 NODE_JOB_ATTEMPTS = 3
-"""How often a look at a node, or a measurement there, may begin: whoever asked may have gone."""
+"""How often a probe or a benchmark of a node may begin: whoever asked for it may have gone."""
 
 
 def main(folder: Path) -> int:
-    """Carries out the job that this process is of; returns its exit status.
+    """Carries out this process's job; returns the exit status.
 
     Args:
         folder: Of its submission.
     """
-    # By itself either signal ends a process where it stands, and with it the job. So they wait until the modules are
-    # there that answer them, whose import takes a moment, or many seconds where a file system is busy. That is why
-    # these are imported here and not above.
+    # Unhandled, TERM or USR2 ends the process at once, and with it the job. So both are blocked until the modules that
+    # handle them are imported, which takes many seconds on a busy file system. That is why these imports stand here.
     if "SLURM_JOB_ID" in os.environ:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     from repro.errors import UserError, trouble_of_machine
@@ -28,16 +27,16 @@ def main(folder: Path) -> int:
     from slurm.jobs.calls import read_call
     from slurm.jobs.job import Call, restarts, slurm_job
 
-    # Until the training sets handlers of its own (`repro.runs.stopping`), while modules are imported, nothing needs
-    # saving: USR2 sends the job back at once. TERM comes with it at a preemption, and must not end the job before that;
-    # where it comes alone, Slurm kills the job some seconds later.
+    # Until the training sets handlers of its own (`repro.runs.stopping`), there is nothing to save: USR2 sends the job
+    # back to the queue at once. At a preemption TERM comes with it, and must not end the job before that. If TERM comes
+    # alone, Slurm kills the job some seconds later.
     if slurm_job():
-        signal.signal(signal.SIGTERM, lambda *_: None)  # and not SIG_IGN, which processes of the job would inherit
+        signal.signal(signal.SIGTERM, lambda *_: None)  # and not SIG_IGN, which child processes would inherit
         signal.signal(signal.SIGUSR2, _go_back)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         call = read_call(folder, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
-        if not isinstance(call, Call) and restarts() >= NODE_JOB_ATTEMPTS:  # a Call minds its own attempts
+        if not isinstance(call, Call) and restarts() >= NODE_JOB_ATTEMPTS:  # a Call counts its own attempts
             raise UserError(f"gave up after {restarts()} requeues", mend="the same again, with a longer time limit")
         call()
     except Exception as error:
@@ -47,7 +46,7 @@ def main(folder: Path) -> int:
         say(f"Error: {told}", err=True)
         return 2
     finally:
-        # What comes from here on would be raised in the middle of Python's own clearing up, and only fill the log.
+        # A signal from here on would raise within Python's own shutdown, and only fill the log.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         settle_stderr()

@@ -52,11 +52,11 @@ from slurm.sweep_folder.local_lock import local_start_lock
 from slurm.targets import SweepTarget, all_sweeps, find_target
 
 CLEANING_SECONDS = 10.0
-"""How long `clean` waits for a launch of the sweep to be through."""
+"""How long `clean` waits for a launch of the sweep to end."""
 CANCELLING_SECONDS = 30.0
-"""How long `cancel` does; a launch of a cancelled sweep ends before its next sbatch."""
+"""How long `cancel` waits for that; a launch of a cancelled sweep ends before its next sbatch."""
 PATIENCE_SECONDS = 2.0
-"""How long Slurm's answer is waited for before the files alone are shown."""
+"""How long to wait for Slurm's answer before the state by the files alone is shown."""
 
 
 def status(
@@ -89,7 +89,7 @@ def status(
             for tables, queue in _looks(targets, every, at_once=True):
                 live.update(page(targets, tables, queue), refresh=True)
     else:
-        # A page that is drawn over is nothing for a pipe: a line for whatever has changed, flushed as it comes.
+        # A pipe cannot redraw a page: it gets a line for each change, flushed at once.
         changes = Changes()
         for tables, queue in _looks(targets, every, at_once=False):
             for line in changes.lines(targets, tables, queue):
@@ -97,7 +97,7 @@ def status(
 
 
 def _show_costs(targets: Sequence[SweepTarget], *, as_json: bool, alone: bool) -> None:
-    """Shows what jobs used, of one sweep `alone` or of several."""
+    """Shows what jobs used; as JSON, the object of one sweep if it is `alone`, else a list of them."""
     tables, _ = look(targets)
     ledgers = [Ledger(target.sweep) for target in targets]
     costs = [spendings(ledger, table) for ledger, table in zip(ledgers, tables, strict=True)]
@@ -112,10 +112,10 @@ def _show_costs(targets: Sequence[SweepTarget], *, as_json: bool, alone: bool) -
 def _looks(
     targets: Sequence[SweepTarget], every: float, *, at_once: bool
 ) -> Iterator[tuple[list[list[JobRow]], QueueSnapshot]]:
-    """Yields what a look finds, again and again, until nothing is under way.
+    """Yields what `look` finds, again and again, until nothing is under way.
 
-    Only the first look tells `at_once` what the files do: after it, a job that Slurm is slow to tell of would be
-    unknown, and known again, at each look.
+    With `at_once`, the first look shows the state by the files alone if Slurm is slow. Later looks do not: a job of
+    which only Slurm can tell would change to unknown and back each time.
     """
     while True:
         for tables, queue in views(targets) if at_once else [look(targets)]:
@@ -133,7 +133,7 @@ def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: L
     """
     target = find_target(run)
     ledger = Ledger(target.sweep)
-    folder = target.folder or "."  # of a whole sweep what its report printed
+    folder = target.folder or "."  # for a whole sweep, the log of its report
     if not following and not log_files(ledger, folder, task):
         what = f"{run} has printed nothing{f' of {task}' if task else ''} yet"
         raise UserError(what, mend=f"salmask status {shlex.quote(str(target.sweep))}")
@@ -167,7 +167,7 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     ledger = Ledger(selection.sweep)
     with nullcontext() if dry_run else _launches_kept_away(ledger, selection.folder):
         queue = snapshot(user=_owners([ledger]))
-        # By its name alone a job of an array that a killed launcher left is all of the array, and not one run's.
+        # The ids of an array that a killed launcher submitted: by its name alone, it would be cancelled as a whole.
         with_ids = {(entry.submission, entry.key): entry for entry in found_again(ledger, queue)}
         if not dry_run:
             adopt(ledger, queue)
@@ -198,9 +198,9 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
 
 @contextmanager
 def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
-    """Has launches of a sweep end, and keeps others from beginning: they would hand over what is being cancelled.
+    """Makes launches of a sweep end, and keeps new ones out: they would hand over what is being cancelled.
 
-    Where that cannot be had, on a full disk or beside an sbatch that hangs, it is said, and no reason not to cancel.
+    If that is not possible (the disk is full, or an sbatch hangs), this is said, and the block runs all the same.
 
     Args:
         ledger: Of the sweep.
@@ -208,7 +208,7 @@ def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            ledger.request_cancel(folder)  # before the lock: a launch that is at work ends by it
+            ledger.request_cancel(folder)  # before the lock: a launch that has the lock ends when it sees the request
             stack.enter_context(launch_lock(ledger.sweep, CANCELLING_SECONDS))
             if (ledger.sweep / LOCAL_START_LOCK).exists():
                 stack.enter_context(local_start_lock(ledger.sweep, CANCELLING_SECONDS))
@@ -225,7 +225,7 @@ def clean(sweep: OneSweep, *, dry_run: DryRun = False, as_json: AsJson = False) 
     Example: salmask clean table1 --dry-run
     """
     ledger = Ledger(find_target(sweep).sweep)
-    # A launch writes a folder and an intent before Slurm has the job: what it is at work on would look left over.
+    # A launch writes a folder and an intent before Slurm has the job: without the lock, they would look left over.
     with nullcontext() if dry_run else launch_lock(ledger.sweep, CLEANING_SECONDS):
         queue = snapshot(ids_to_ask(ledger), user=_owners([ledger]))
         unneeded = leftovers(ledger, queue)
@@ -295,17 +295,22 @@ def build(program: Program) -> typer.Typer:
 
 
 def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[JobRow], list[JobRow]]:
-    """Returns the jobs that ended badly, but those of old settings; with `failed` not those that were asked to end.
+    """Returns what `salmask retry` hands over again, what `--failed` leaves out, and what cannot be judged.
 
-    The second list is of those that `failed` leaves out, among them what an earlier call that was killed was to hand
-    over. The third is of those of which nobody here can tell, each with what to do about it.
+    Args:
+        target: The sweep, or a run of it.
+        failed: Whether to retry only what failed or died.
+
+    Returns:
+        The jobs that ended badly or are only planned, but for those that `--replace` took out; those of them that
+        `failed` leaves out; and those whose state is unknown, each with what to do about it.
 
     Raises:
         UserError: Slurm does not answer, and what became of a job depends on it.
     """
     (table,), queue = look([target])
     newest = Ledger(target.sweep).newest()
-    # Of a job of another machine, or one whose files cannot be read, its row tells; Slurm has no word on it.
+    # Rows of jobs on other machines, or with unreadable files, have notes of their own: Slurm knows nothing of these.
     of_slurm = {key for key, entry in newest.items() if entry.executor == "slurm"}
     if queue.trouble and any(row.note == queue.trouble and row.key in of_slurm for row in table):
         raise UserError(f"what became of the jobs cannot be known: {queue.trouble}", mend=queue.mend)
@@ -313,7 +318,7 @@ def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[
     badly = [row for row in table if row.state in ENDED_BADLY | {State.planned} and row.key not in replaced]
     states = {State.failed, State.died} if failed else ENDED_BADLY | {State.planned}
     retried = [row for row in badly if row.state in states]
-    # With a pretraining goes out what builds on it, and with anything the report.
+    # A pretraining takes along what builds on it, and any job the report.
     along = {row.folder for row in retried if row.task == PRETRAIN} | {"." for _ in retried}
     left_out = [row for row in badly if row.state not in states and row.folder not in along]
     return retried, left_out, [row for row in table if row.state is State.unknown]
@@ -331,7 +336,7 @@ def look(targets: Sequence[SweepTarget]) -> tuple[list[list[JobRow]], QueueSnaps
 
 
 def views(targets: Sequence[SweepTarget]) -> Iterator[tuple[list[list[JobRow]], QueueSnapshot]]:
-    """Yields the rows of each target: where Slurm takes long, first what the files alone tell, and then all of it.
+    """Yields the rows of each target; if Slurm takes long, first by the files alone, and again when it has answered.
 
     Args:
         targets: As of `look`.
@@ -352,8 +357,8 @@ def views(targets: Sequence[SweepTarget]) -> Iterator[tuple[list[list[JobRow]], 
 def _queue_of(ledgers: Sequence[Ledger]) -> QueueSnapshot:
     """Returns one look at the queue for the jobs of several sweeps."""
     ids = [job for ledger in ledgers for job in ids_to_ask(ledger)]
-    # Where no job was handed to Slurm, it has nothing to tell, and is not missed. One without an id may be in too: its
-    # launcher was killed before it wrote that down.
+    # Slurm is not asked if it has no job of these sweeps. A job without an id may be in its queue too: a launcher may
+    # have been killed before it wrote the id down.
     newest = [entry for ledger in ledgers for entry in ledger.newest().values()]
     needs_slurm = ids or any(entry.executor == "slurm" and not entry.job for entry in newest)
     return snapshot(ids, user=_owners(ledgers)) if needs_slurm else QueueSnapshot()

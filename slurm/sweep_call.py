@@ -98,7 +98,8 @@ class SweepCall:
         """Launches a graph on Slurm or here, or shows what would be submitted.
 
         Raises:
-            UserError: An option is of Slurm, and the profile is not; or the launch is refused.
+            UserError: An option is for Slurm only, and the profile is not; or the launch is refused.
+            typer.Exit: A job failed, or was not submitted; the console says which.
         """
         if cluster.executor != "slurm":
             for option, given in (("--dry-run", dry_run), ("--feed", self.feed), ("--replace", self.replace)):
@@ -125,8 +126,8 @@ class SweepCall:
         from slurm.jobs.snapshot import take
         from slurm.planning.job_costs import with_plan
 
-        # Asked before anything else: a sweep that is done needs no Slurm and no committed code, only its tables. What
-        # is missing of another is asked again by `submit`, under the launch lock.
+        # Checked before anything else: a sweep that is done needs no Slurm and no committed code, only its tables. For
+        # any other sweep, `submit` looks again at what is missing, under the launch lock.
         if len(graph.finished()) == len(graph.jobs):
             self.console.print(f"{counted(len(graph.jobs), 'job')}, all done")
             if graph.evaluates:  # else there is nothing to tabulate
@@ -160,10 +161,11 @@ class SweepCall:
             say_json({"submitted": ids, **counts, "failed": outcome.failed_by_name(graph)})
 
     def submit_all(self, graph: Graph, cluster: Cluster, take_code: "TakeCode") -> Outcome:
-        """Hands over what is missing; where the call is to feed Slurm, again and again until all of it is in.
+        """Submits what is missing; with `feed`, again and again until Slurm has taken all of it.
 
-        A call submits each job once: one that failed or was cancelled since would take the place of one that never went
-        out. What is cancelled before it goes out is left out, and the call ends where the sweep's folder is removed.
+        A call submits each job once: one that failed or was cancelled meanwhile would take the room of one that was
+        never submitted. Jobs that are cancelled before they go out are left out. The call ends if the sweep's folder is
+        removed.
 
         Args:
             graph: The sweep.
@@ -208,7 +210,7 @@ class SweepCall:
                 failed |= outcome.failed
                 unsent = frozenset(outcome.unsent)
                 self._tell(f"{outcome.unsent_words}; looking for room again in {FEED_SECONDS:.0f} s")
-            # A job that runs may make the folder again, and not the ledger.
+            # A running job may make the folder again, but not the ledger.
             place = ledger.path if exists(ledger.path) else ledger.sweep
             time.sleep(FEED_SECONDS)
             if not exists(place):
@@ -267,6 +269,6 @@ class _TakenOnce:
         self._code: Path | None = None
 
     def take(self) -> Path | None:
-        if self._code is None or not self._code.is_dir():  # gone by `salmask clean`, as no job ran from it
+        if self._code is None or not self._code.is_dir():  # `salmask clean` removed it, as no job ran from it
             self._code = self._take_code()
         return self._code

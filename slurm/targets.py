@@ -31,7 +31,7 @@ def roots_of_sweeps() -> list[Path]:
     """Returns the folders that sweeps are looked for in: `runs/`, and where the profiles of clusters put them."""
     roots = [RUNS]
     for name in available():
-        with contextlib.suppress(UserError):  # a broken profile is told of where it is used
+        with contextlib.suppress(UserError):  # whoever uses a broken profile is told
             roots.append(load(name).sweeps_folder)
     return list(dict.fromkeys(roots))
 
@@ -56,7 +56,7 @@ def find_target(word: str) -> SweepTarget:
         # A folder that is neither, such as a checkout's own `table1/`, may be called like a sweep below a root.
         if path.is_absolute() or not any(is_folder(root / word) for root in roots):
             raise UserError(f"{word} holds neither jobs nor runs", mend="name runs/SWEEP or runs/SWEEP/METHOD/sSEED-ID")
-    matching_sweeps: dict[Path, Path] = {}  # a root may be called in two ways
+    matching_sweeps: dict[Path, Path] = {}  # two roots may lead to one folder
     for folder in (root / word for root in roots if _is_sweep(root / word)):
         matching_sweeps.setdefault(folder.resolve(), folder)
     if len(matching_sweeps) > 1:
@@ -91,12 +91,12 @@ def all_sweeps() -> list[Path]:
 
 
 def sweeps(roots: Iterable[Path]) -> list[Path]:
-    """Returns the sweeps' folders directly below some folders, but those that cannot be looked at."""
+    """Returns the folders of sweeps directly below some folders, except those that cannot be read."""
     return [path for root in roots for path in sorted(root.glob("*/")) if _surely(_is_sweep, path)]
 
 
 def runs_of(sweep: Path) -> Iterator[Path]:
-    """Yields the folders of a sweep's runs, but those that cannot be looked at."""
+    """Yields the folders of a sweep's runs, except those that cannot be read."""
     return (path for path in sweep.glob("*/s*-*/") if _surely(_is_run, path))
 
 
@@ -114,7 +114,7 @@ def _nothing(roots: Sequence[Path]) -> UserError:
 
 
 def _surely(question: Callable[[Path], bool], path: Path) -> bool:
-    """Returns the answer to a question about a folder; False where its file system does not tell."""
+    """Returns the answer to a question about a folder; False if its file system gives none."""
     try:
         return question(path)
     except UserError:
