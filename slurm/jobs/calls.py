@@ -60,14 +60,14 @@ def read_call(folder: Path, index: int) -> Call | NodeProbe | NodeBench:
         index: The job's number in its array; 0 of a single job.
 
     Raises:
-        UserError: The file cannot be read, or somebody else may have written it.
+        UserError: The file cannot be read, does not hold the job, or may have been written by somebody else.
     """
     for path in (folder, folder / CALLS):
         _refuse_foreign(path)
     kind, calls = _read(folder)
     if str(index) not in calls or kind not in KINDS:
         raise UserError(f"{folder / CALLS} has no job {index}", mend="salmask retry")
-    with reading(folder / CALLS, "salmask retry"):  # of another version
+    with reading(folder / CALLS, "salmask retry"):  # it may be of another version
         return KINDS[kind].parse(calls[str(index)])
 
 
@@ -80,10 +80,11 @@ def indices_of(folder: Path) -> list[int]:
 
 
 def refuse_foreign_sweep(sweep: Path) -> None:
-    """Refuses to hand anything over of a sweep that somebody else made, that anybody may write to, or that is a copy.
+    """Refuses to launch jobs of a sweep that is another user's, that anybody may write to, or that is a copy.
 
     Raises:
-        UserError: It is such a one.
+        UserError: The sweep is one of these.
+        OSError: Its folder cannot be looked at.
     """
     status = sweep.stat()
     if status.st_uid != os.geteuid():
@@ -99,10 +100,10 @@ def refuse_foreign_sweep(sweep: Path) -> None:
 
 
 def refuse_copied_sweep(sweep: Path) -> None:
-    """Refuses to act on the jobs of a folder's ledger where it is a copy: they are the original's.
+    """Refuses to act on the jobs in a copied sweep's ledger: they are the original's.
 
     Raises:
-        UserError: It is one, or may be one.
+        UserError: The folder is a copy, or may be one.
     """
     if exists(sweep / LEDGER) and (original := copied_from(sweep)) is not None:
         what = f"{sweep} is a copy of {original}, whose jobs its {LEDGER} names"

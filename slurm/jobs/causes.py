@@ -1,7 +1,7 @@
-"""Why a job ended, out of what it printed: the line that names the cause, and the mend.
+"""Why a job ended, from its log: the line that names the cause, and the mend.
 
-The last line of a log is seldom the one: after a kill srun tells of its own steps, and after a traceback come those of
-other processes, which lost a connection.
+That is seldom the last line of a log: after a kill, srun reports on its steps; after a traceback come those of other
+processes, which lost the connection.
 """
 
 import re
@@ -24,18 +24,18 @@ _STEP_ENDED = re.compile(
     r"(?P<how>(?!Terminated)[^\n]+?)(?: \(core dumped\))?$",
     re.MULTILINE,
 )
-"""What srun says of a task that ended badly; `Terminated` are those that it ended itself after the first."""
+"""What srun says of a task that ended badly; those that it ended itself after the first are `Terminated`."""
 
 
 @dataclass(frozen=True)
 class _Cause:
-    """A kind of end, and the words by which logs tell of it."""
+    """A cause for which jobs end, and how logs name it."""
 
     pattern: re.Pattern[str]
     words: str
-    """What it was; `{line}` is the line itself."""
+    """What happened; `{line}` is the line itself."""
     mend: str | Callable[[float, int], str] = ""
-    """Or how it is made of the gigabytes and minutes that were asked for, 0 where the profile left them open."""
+    """The mend, or what makes it from the gigabytes and minutes that were asked for (0: the profile left them open)."""
 
 
 def _more_memory(gigabytes: float, _: int) -> str:
@@ -79,7 +79,7 @@ CAUSES = (
     ),
     _Cause(re.compile(r"No space left on device|Disk quota exceeded"), "{line}", "free some space"),
 )
-"""From the most telling to the least; the first that any line fits counts."""
+"""From the most specific to the least; the first that matches any line counts."""
 
 
 def cause_of(text: str, memory_gigabytes: float = 0.0, minutes: int = 0) -> str:
@@ -87,7 +87,7 @@ def cause_of(text: str, memory_gigabytes: float = 0.0, minutes: int = 0) -> str:
 
     Args:
         text: The end of its log.
-        memory_gigabytes: That it had asked for; 0: none in particular.
+        memory_gigabytes: The memory that it asked for; 0: none in particular.
         minutes: Its time limit; 0: none in particular.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -97,27 +97,27 @@ def cause_of(text: str, memory_gigabytes: float = 0.0, minutes: int = 0) -> str:
                 words = cause.words.format(line=line[:300])
                 mend = cause.mend if isinstance(cause.mend, str) else cause.mend(memory_gigabytes, minutes)
                 return words if MEND in words else with_mend(words, mend)
-    # Of several processes the first whose exception is not the loss of the others tells the cause.
+    # Of several exceptions, the last that is not the loss of another process tells the cause.
     errors = [line for line in lines if _EXCEPTION.match(line)]
     own = [line for line in errors if not is_lost_peer(line) and "SystemExit" not in line]
     return (own or errors or [""])[-1][:300]
 
 
 def is_lost_peer(error: str) -> bool:
-    """Returns whether an error only says that another process is gone, whose own error is the cause."""
+    """Returns whether an error only says that another process is gone; that one's error is the cause."""
     return bool(_LOST_PEER.search(error))
 
 
 def cause_of_ranks(texts: Mapping[int, str], memory_gigabytes: float = 0.0, minutes: int = 0) -> str:
-    """Returns why a job of several processes ended, and which of them, `rank 1 on n7 was killed`.
+    """Returns why a job of several processes ended, and which rank was the cause: `rank 1 on n7 was killed`.
 
     Args:
-        texts: By rank, the end of what it printed; with Slurm the first one's holds what srun says of the others.
+        texts: The end of each rank's log; with Slurm, that of rank 0 also holds what srun says of the others.
         memory_gigabytes: As of `cause_of`.
         minutes: As of `cause_of`.
 
     Returns:
-        One line; empty where no log tells of another cause than the loss of a process.
+        One line; empty if the logs tell no cause but the loss of a process.
     """
     first = next(iter(_STEP_ENDED.finditer(texts.get(0, ""))), None)
     if first is not None:  # srun tells of a step's tasks in the order in which they ended

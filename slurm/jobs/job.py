@@ -1,8 +1,8 @@
-"""What a job's process runs: a task on a folder, by name, so that launching needs no torch.
+"""What a job's process runs: a task on a folder. The code is given by name, so that launching needs no torch.
 
-A job starts from its folder alone. What it is to do stands there in its order (`slurm.jobs.orders`); whatever an
-earlier attempt left is gone on from. So an attempt can end anywhere and begin anew, two at once do no harm, and a call
-that waits in the queue for days holds nothing that could grow old.
+A job starts from its folder alone: its order there says what to do (`slurm.jobs.orders`), and it resumes from what an
+earlier attempt left. So an attempt may end anywhere and start anew, two at once do no harm, and a call that waits in
+the queue for days holds nothing that could be outdated.
 """
 
 import os
@@ -27,12 +27,12 @@ from slurm.sweep_folder.ledger import REPORT
 REQUEUE_SECONDS = 60.0
 """How long one call of `scontrol requeue` may take."""
 REQUEUE_PATIENCE_SECONDS = 600.0
-"""How long it is tried again at a controller that is busy; Slurm mostly kills the job long before."""
+"""How long the call is repeated at a busy controller; Slurm usually kills the job long before."""
 REQUEUE_EVERY_SECONDS = 5.0
 IN_QUEUE = "Job is pending execution"
-"""Slurm's words where it has taken the job back by itself: a preemption without a grace time."""
+"""What scontrol says if Slurm has requeued the job by itself, as at a preemption without grace time."""
 PREEMPTED_SECONDS = 10.0
-"""How long Slurm is asked why it sent TERM: a preemption may leave 30 s."""
+"""How long to wait for Slurm's answer to why it sent TERM: a preemption may leave 30 s."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class Call:
     """A task on a folder, to be carried out in a process of its own; what `slurm.jobs.calls` writes."""
 
     folder: Path
-    """Absolute: of a run, or of the sweep for its report."""
+    """Absolute path of the run's folder, or of the sweep's for its report."""
     task: str
     program: str
     """`MODULE:FUNCTION` of what is carried out; see `slurm.jobs.program`."""
     attempts: int = 30
     """How often the job may begin, requeues included."""
     tables: tuple[str, ...] = ()
-    """What the report renders."""
+    """Names of the tables that the report renders."""
 
     def __call__(self) -> None:
-        """Carries the task out; asked to stop, it saves a checkpoint, goes back to the queue and ends.
+        """Carries the task out; if Slurm interrupts the job, it saves a checkpoint and goes back to the queue.
 
         Raises:
             UserError: It has begun too often, or cannot be carried out.
@@ -61,7 +61,7 @@ class Call:
             self._carry_out()
         except SystemExit:
             # USR2 is Slurm's warning before a time limit or a preemption: the job has more to do. TERM is a person's
-            # `scancel`, after which nothing may come back from the dead, or a preemption without USR2.
+            # `scancel`, after which the job must not come back, or a preemption without USR2.
             if slurm_job() and (STOP.signal == signal.SIGUSR2 or (STOP.signal == signal.SIGTERM and preempted())):
                 if restarts() + 1 < self.attempts:
                     go_back()
@@ -73,7 +73,7 @@ class Call:
         """Returns the call that was written as JSON.
 
         Raises:
-            TypeError, KeyError: It is none.
+            TypeError, KeyError: The content is that of no call.
         """
         return cls(**{**content, "folder": Path(content["folder"]), "tables": tuple(content["tables"])})
 
@@ -83,8 +83,8 @@ class Call:
             function(self.folder, self.tables)
             return
         run = read_order(RunFolder(self.folder), self.task)
-        # An earlier attempt on a machine that died may hold the lock until it counts as stale: to give up at once would
-        # fail a job that has only to wait. Half as long again, so that it has surely grown stale by then.
+        # An attempt on a machine that died holds the run's lock until that counts as stale: giving up at once would
+        # fail a job that only has to wait. Half as long again makes sure that the lock is stale by then.
         function(run, self.folder, self.task, wait=1.5 * STALE_SECONDS)
 
     def _refuse_to_begin_for_ever(self) -> None:
@@ -94,7 +94,7 @@ class Call:
             raise UserError(f"{self.task} of {self.folder} {reason.what}", mend=reason.mend)
 
     def _give_up(self, what: str) -> UserError:
-        """Writes down that a job does not go back to the queue although it has more to do; returns why."""
+        """Writes down that the job fails, since it was interrupted too often; returns the error."""
         mend = "look at the logs, then salmask retry, or raise attempts in the profile"
         reason = UserError(what, mend=mend)
         if is_first_process():
@@ -105,14 +105,14 @@ class Call:
 def go_back() -> NoReturn:
     """Puts the job back into the queue, and ends this process.
 
-    Every rank comes here, and the first one requeues the job. The others end with status 0: by a failure of one srun
-    would kill rank 0 in mid-sentence (`--kill-on-bad-exit`).
+    Every rank calls this, and rank 0 requeues the job. The others end with status 0: if one failed, srun would kill
+    rank 0 before scontrol has answered (`--kill-on-bad-exit`).
 
     Raises:
-        SystemExit: Always; with status 1 where Slurm does not take the job back.
+        SystemExit: Always; with status 1 if Slurm does not requeue the job.
     """
-    # A preemption sends USR2 and TERM within a moment. Were the process to end before scontrol has answered, the job
-    # would be over, and not go on.
+    # A preemption sends USR2 and TERM within a moment. If the second one ended this process before scontrol has
+    # answered, the job would be over.
     _stop_listening()
     if is_first_process():
         _requeue()
@@ -120,10 +120,10 @@ def go_back() -> NoReturn:
 
 
 def _requeue() -> None:
-    """Asks Slurm to take the job back, again and again: the controller that preempts many jobs at once is busy.
+    """Asks Slurm to requeue the job, repeatedly: a controller that preempts many jobs at once is busy.
 
     Raises:
-        SystemExit: It does not.
+        SystemExit: Slurm did not do it in time.
     """
     words, told = ["scontrol", "requeue", slurm_job()], ""
     deadline = time.monotonic() + REQUEUE_PATIENCE_SECONDS
@@ -138,13 +138,13 @@ def _requeue() -> None:
 
 
 def preempted() -> bool:
-    """Returns whether the TERM that came announces a preemption, by Slurm's word; the ranks but the first leave here.
+    """Returns whether TERM announced a preemption, according to Slurm; ranks other than the first end here.
 
-    A job that a person cancels is no longer called running at that moment; one that is preempted is, until its grace
-    time is over, and has the time of that. Where Slurm does not answer, the job stays ended, as it was asked to.
+    At that moment, a cancelled job is no longer RUNNING; a preempted one is, until its grace time is over, and has a
+    PreemptTime. If Slurm does not answer, the job counts as cancelled.
 
     Raises:
-        SystemExit: This is another rank, which waits for nothing and does not end the first one by a failure.
+        SystemExit: This is not the first rank; status 0, so that srun does not kill the first one.
     """
     _stop_listening()
     if not is_first_process():
@@ -160,7 +160,7 @@ def _stop_listening() -> None:
 
 
 def slurm_job() -> str:
-    """Returns Slurm's id of this process's job, `812`, or `812_3` in an array; empty for other jobs."""
+    """Returns Slurm's id of this process's job, `812`, or `812_3` in an array; empty outside of Slurm."""
     array, number = os.environ.get("SLURM_ARRAY_JOB_ID", ""), os.environ.get("SLURM_ARRAY_TASK_ID", "")
     return f"{array}_{number}" if array else os.environ.get("SLURM_JOB_ID", "")
 

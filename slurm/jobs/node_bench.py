@@ -19,7 +19,9 @@ class NodeBench:
     report: Path
     """Where to write what was measured."""
     steps: int
+    """Steps that are timed."""
     warm_up: int
+    """Steps before them."""
     program: str
     """`MODULE:FUNCTION` that times one; see `slurm.jobs.program`."""
 
@@ -28,7 +30,7 @@ class NodeBench:
         """Returns the call that was written as JSON.
 
         Raises:
-            TypeError, KeyError: It is none.
+            TypeError, KeyError: The content is that of no such call.
         """
         return cls(**{**content, "runs": tuple(content["runs"]), "report": Path(content["report"])})
 

@@ -17,27 +17,27 @@ from repro.terminal import is_first_process
 
 @dataclass(frozen=True)
 class NodeProbe:
-    """A look at a node, to be carried out there."""
+    """An examination of a node, carried out by a job on it."""
 
     place: Path
     """Where sweeps will go."""
     report: Path
     """Where to write what was found."""
     gpus: int
-    """That each node was asked for."""
+    """GPUs asked for, per node."""
     cpus: int
-    """That each process was asked for."""
+    """Cores asked for, per process."""
     program: str
     """`MODULE:FUNCTION` that looks at the node; see `slurm.jobs.program`."""
     needs: Needs
-    """What must be there."""
+    """Data sets and weights that must be there."""
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> "NodeProbe":
         """Returns the probe that was written as JSON.
 
         Raises:
-            TypeError, KeyError: It is none.
+            TypeError, KeyError: The content is that of no probe.
         """
         paths = {name: Path(content[name]) for name in ("place", "report")}
         return cls(**{**content, **paths, "needs": Needs.parse(content["needs"])})
@@ -46,7 +46,7 @@ class NodeProbe:
         """Examines the node, and writes what was found.
 
         Raises:
-            UserError: This is not the process that reports, and it cannot take part.
+            UserError: This is not the process that reports, and it lacks a package.
         """
 
         def examined() -> list[Diagnosis]:
@@ -56,10 +56,10 @@ class NodeProbe:
 
         mend = f"the profile's setup or python: {sys.executable} does not find it on the node"
         findings = check_packages_first(examined, mend=mend)
-        # Every process takes part, since whether they find each other is part of it; one of them reports.
+        # Every process takes part, since it is examined whether they reach each other; the first one reports.
         if is_first_process():
             write_json(self.report, [asdict(finding) for finding in findings])
         elif missing := [finding for finding in findings if finding.check in PACKAGES and finding.verdict == "wrong"]:
-            # The first process would wait for this one, and not know why: the end of one ends the others.
+            # The first process would wait for this one without knowing why; this error ends it too.
             names = ", ".join(finding.check for finding in missing)
             raise UserError(f"{names}: {missing[0].found}", mend=missing[0].mend)

@@ -1,9 +1,9 @@
 """A job's order: the file in a run's folder that says what the job is to do, `jobs/TASK.yaml`.
 
-It holds the whole run with the settings of its evaluations, of which `run.yaml` holds those that the pretraining was
-made with. A launcher writes it, the job reads it, and whoever wants to know what was asked for reads it too. The report
-is of no run: its order, `jobs/report.json` in the sweep's folder, names the tables that it renders, and the folder, so
-that a copy of it is known for one.
+It holds all settings of the run, with those of its evaluations as they are now; `run.yaml` holds them as they were when
+the pretraining was made. A launcher writes the order, and the job reads it. The report belongs to no run: its order,
+`jobs/report.json` in the sweep's folder, names the tables that it renders, and the folder itself, so that a copy of the
+folder can be recognised.
 """
 
 import json
@@ -47,7 +47,7 @@ def read_order(folder: RunFolder, task: str) -> Run:
 
 
 def ordered_run(folder: RunFolder, task: str) -> Run:
-    """Reads what a job is to do; where no launcher ordered it, the run as its pretraining was made.
+    """Reads what a job is to do; if no launcher wrote an order, the run as its pretraining was made (`run.yaml`).
 
     Raises:
         UserError: Neither file is there, or the file cannot be read.
@@ -64,8 +64,8 @@ def ordered_run(folder: RunFolder, task: str) -> Run:
 def write_report_order(sweep: Path, tables: Sequence[str]) -> None:
     """Writes down which tables a sweep's report renders, before the first job goes out.
 
-    The call of the report's own job comes last: where Slurm had no room for it, or the sweep runs on this machine,
-    there is none, and a retry would make a report of no tables.
+    The call of the report's own job names them too, but is written last. If Slurm had no room for the report, or the
+    sweep runs on this machine, there is no such call, and a retry would render no tables.
 
     Raises:
         UserError: The folder cannot be written to.
@@ -82,7 +82,7 @@ def ordered_tables(sweep: Path) -> tuple[str, ...]:
 
 
 def copied_from(sweep: Path) -> Path | None:
-    """Returns the folder that a sweep's folder is a copy of, jobs and all; None of one that is none, or was moved.
+    """Returns the folder of which a sweep's folder is a copy; None if it is no copy, or was moved.
 
     Raises:
         UserError: The file system does not tell: the other folder is closed to this user, or its server is gone.

@@ -34,15 +34,16 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
         tree: A checkout; default: the one that this code runs from.
 
     Raises:
-        UserError: The work tree was edited and that was not allowed, or it is no checkout.
+        UserError: The work tree was edited and that was not allowed; it is no checkout; or there is a copy of this name
+            with other files.
     """
     tree = tree or CODE_ROOT
     try:
         commit = _git(tree, "rev-parse", "HEAD").decode().strip()
-        # Installed into a virtual environment that lies in another project's checkout, it would be that one's.
+        # Fails where salmask is installed within another project's checkout, whose commit would be taken for ours.
         _git(tree, "ls-files", "--error-unmatch", "--", OWN_PACKAGES[0])
-        # Only of what is copied: a page or a note that lies beside the code is nothing that a job could run, and
-        # recorded runs would be found by the sweep's tables.
+        # Only the packages are looked at, since only they are copied: jobs run no pages or notes, and the sweep's
+        # tables would find recorded runs in the copy.
         words = ("status", "--porcelain", "--untracked-files=normal")  # whatever the user's settings are
         edits = _git(tree, *words, "--", *OWN_PACKAGES).decode().splitlines()
     except (OSError, UserError) as error:  # no git on this machine, no checkout, or one that git does not trust
@@ -68,12 +69,12 @@ def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> Path:
     """Archives a work tree as it is, and writes its difference from the commit beside the copy."""
     # `git archive` takes a tree object, not files. To make one of the work tree, files must be staged; staged into the
     # user's own index they would be in the next commit, and another git command at work there would collide. So they
-    # are staged into an index of our own, filled from the commit first, so that deleted files show as deleted. The
-    # objects that this makes stand beside it: the repository may be somebody else's.
+    # are staged into an index of our own, filled from the commit first, so that deleted files show as deleted. The new
+    # objects are written beside that index: the repository may be somebody else's.
     with tempfile.TemporaryDirectory() as temporary:
         index = _beside(tree, Path(temporary))
         _git(tree, "read-tree", commit, environment=index)
-        # Only of what is copied: notes and keys beside the code are nobody's business, and data may fill the disk. Git
+        # Only the packages are staged: notes and keys beside the code are private, and data may fill the disk. Git
         # refuses a package of which it knows nothing; one that was deleted since the commit it does know.
         known = _git(
             tree, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *OWN_PACKAGES, environment=index
@@ -81,7 +82,7 @@ def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> Path:
         packages = sorted({path.partition("/")[0] for path in known.decode(errors="replace").split("\0") if path})
         _git(tree, "add", "--all", "--", *packages, environment=index)
         content = _git(tree, "write-tree", environment=index).decode().strip()
-        # Not `git diff`, whose form follows the user's settings: coloured, or of a program for people, none applies it.
+        # Not `git diff`, whose form follows the user's settings: coloured or external ones cannot be applied.
         words = ("diff-index", "--cached", "--binary", "--patch", "--no-ext-diff", "--no-textconv")
         difference = _git(tree, *words, commit, "--", *packages, environment=index)
         archive = _archive(tree, content, index)
@@ -92,14 +93,14 @@ def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> Path:
 
 
 def _beside(tree: Path, folder: Path) -> dict[str, str]:
-    """Returns what has git read a checkout's repository, and write into another folder."""
+    """Returns the environment variables by which git reads a checkout's repository, but writes into another folder."""
     own = tree / _git(tree, "rev-parse", "--git-path", "objects").decode().rstrip("\n")
     objects = folder / "objects"
     objects.mkdir()
     return {
         "GIT_INDEX_FILE": str(folder / "index"),
         "GIT_OBJECT_DIRECTORY": str(objects),
-        # In quotes: it may hold a colon, which parts several.
+        # In quotes, since it may hold a colon, which separates several paths.
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": json.dumps(str(own.resolve()), ensure_ascii=False),
     }
 
@@ -118,17 +119,17 @@ def _unpacked(sweep_folder: Path, name: str, commit: str, archive: bytes, *, dir
 
 
 def _refuse_other_code(target: Path, expected: Mapping[str, bytes], was: str) -> None:
-    """Refuses a copy that is not what it is called by: it may have come with a sweep from elsewhere.
+    """Refuses a copy whose files are not what its name says: it may have come with a sweep from elsewhere.
 
-    Python's own copies of what it imported go: it would run one in place of the source without looking at that.
+    Its `__pycache__` folders are removed: Python may run what they hold without comparing it to the source.
 
     Args:
         target: The copy.
-        expected: What each of its files holds, by their names in it.
-        was: How they came to be what they are, for a message.
+        expected: The content of each of its files, by the file's path in it.
+        was: How the files came about, for a message: `committed` or `copied`.
 
     Raises:
-        UserError: A file of the copy is another one, is missing, or is none of these.
+        UserError: A file of the copy differs, is missing, or is not expected.
     """
     for cache in target.rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)  # a job may be writing to it
@@ -142,7 +143,7 @@ def _refuse_other_code(target: Path, expected: Mapping[str, bytes], was: str) ->
 
 
 def _copy_packages(tree: Path, sweep_folder: Path, state: CodeState) -> Path:
-    """Copies an installation without git, under a name made from its files: tables and settings are among them."""
+    """Copies an installation without git, data files too, under a name made from the content of its files."""
     files = {
         str(path.relative_to(tree)): path.read_bytes()
         for package in OWN_PACKAGES
@@ -167,13 +168,13 @@ def _copy_packages(tree: Path, sweep_folder: Path, state: CodeState) -> Path:
 
 
 def _mark(folder: Path, commit: str, *, dirty: bool) -> None:
-    """Tells the code what it is a copy of: see `repro.runs.provenance.source`."""
+    """Writes into a copy which commit it is of; `repro.runs.provenance.source` reads it."""
     (folder / SNAPSHOT).write_text(json.dumps({"commit": commit, "dirty": dirty}), encoding="utf-8")
 
 
 def _archive(tree: Path, content: str, environment: Mapping[str, str] | None = None) -> bytes:
     """Returns the packages of a commit or a tree object as a tar file."""
-    # A folder may lie there of which git knows nothing: Python's own copies outlive a package.
+    # `git archive` refuses a path that is not in the tree: of a removed package, only `__pycache__` may be left.
     listed = _git(tree, "ls-tree", "-z", "--name-only", content, "--", *OWN_PACKAGES, environment=environment)
     packages = filter(None, listed.decode().split("\0"))
     return _git(tree, "archive", content, "--", *packages, environment=environment)
