@@ -1,4 +1,4 @@
-"""What can be known before the first job of a sweep runs, and would else be found out by its last one."""
+"""Checks before the first job of a sweep runs, of what its last one would otherwise fail by."""
 
 import os
 from collections.abc import Collection, Iterable
@@ -15,14 +15,14 @@ from slurm.sweep_folder.ledger import Key
 
 
 def check_tables(graph: Graph, known: Iterable[str]) -> None:
-    """Finds a table that there is not.
+    """Refuses a sweep whose report would render an unknown table.
 
     Args:
         graph: The sweep.
         known: Names of all tables.
 
     Raises:
-        UserError: The sweep's report would render one of another name.
+        UserError: It would.
     """
     known = list(known)
     for table in graph.tables:
@@ -31,7 +31,7 @@ def check_tables(graph: Graph, known: Iterable[str]) -> None:
 
 
 def check_neighbours(graph: Graph) -> None:
-    """Finds a sweep that asks for more nearest neighbours than its data set has images, as far as that is known.
+    """Refuses a sweep that asks for more nearest neighbours than its data set has images, as far as that is known.
 
     Args:
         graph: The sweep.
@@ -49,22 +49,22 @@ def check_neighbours(graph: Graph) -> None:
 
 
 def check_folder(folder: Path, other: str = "another --out") -> None:
-    """Finds a place that can be no folder, or a name that no batch script can hold: it stands in options of sbatch.
+    """Refuses a path that cannot be a folder, or that cannot stand in the options of a batch script.
 
     Args:
         folder: Of the sweep, or of a single job; it need not be there.
-        other: What to choose in its place.
+        other: What to choose instead, for the message.
 
     Raises:
-        UserError: A part of its path is a file, holds a line's end or such, or what Slurm takes for a pattern; or a
-            part of the path that links lead to.
+        UserError: A part of its path is a file; or the path, or the one that its links lead to, holds a character that
+            cannot be printed, or one by which Slurm marks patterns.
     """
     for part in (folder, *folder.parents):
         if exists(part):
             if not is_folder(part):
                 raise UserError(f"cannot write to {folder}: {part} is no folder", mend=f"choose {other}")
             break
-    # Also where links lead to: that is what stands in a script. (`Path.resolve` fails where they go in a circle.)
+    # Also the path that links lead to, since that stands in a script. (`Path.resolve` fails on links in a circle.)
     named, real = str(folder.absolute()), os.path.realpath(folder)
     for place in dict.fromkeys((named, real)):
         what = repr(place) if not place.isprintable() else place
@@ -80,7 +80,7 @@ def check_folder(folder: Path, other: str = "another --out") -> None:
 
 
 def check_roots(graph: Graph, finished: Collection[Key], *, on_nodes: bool = False) -> list[str]:
-    """Finds a missing root before hours are spent on the pretraining.
+    """Looks for the roots of all data sets before hours are spent on pretraining.
 
     Args:
         graph: The sweep.
@@ -88,7 +88,7 @@ def check_roots(graph: Graph, finished: Collection[Key], *, on_nodes: bool = Fal
         on_nodes: Whether the jobs run on other machines, which may see folders that this one does not.
 
     Returns:
-        With `on_nodes` a line for each root that is not to be seen from here; else nothing.
+        With `on_nodes`, a line for each root that this machine does not see; else nothing.
 
     Raises:
         UserError: Nothing says where a data set is; or it is missing or empty, and the jobs run here.

@@ -32,7 +32,7 @@ class Job:
 
     @property
     def run_name(self) -> str:
-        """What the job's run is called beside its sweep: `mocov2 s0`."""
+        """The job's run as messages about its sweep call it: `mocov2 s0`."""
         return f"{self.run.method} s{self.run.seed}"
 
     @property
@@ -49,7 +49,7 @@ class Job:
         return self.done_by([] if self.task == PRETRAIN else rows_of(self.folder.results))
 
     def done_by(self, results: Sequence[Result]) -> bool:
-        """Whether the job's result is there, where the rows of its folder were read already.
+        """Returns whether the job's result is there, for callers that have read the rows of its folder already.
 
         Args:
             results: Every row of the run's `results.jsonl`; a pretraining goes by its backbone and ignores them.
@@ -85,7 +85,7 @@ class Graph:
     tables: tuple[str, ...]
     """Names of the tables that the report renders."""
     planned: Mapping[Key, float] = field(default_factory=dict)
-    """Seconds that a plan expects of a job, which the ledger keeps; of a job that is not named nobody knows."""
+    """Seconds that each job is planned to take, which the ledger keeps; jobs of unknown duration are left out."""
 
     @cached_property
     def by_key(self) -> Mapping[Key, Job]:
@@ -94,7 +94,7 @@ class Graph:
 
     @cached_property
     def _keys(self) -> Mapping[int, Key]:
-        """Every job's key by its object, which lives as long as the graph: paths are slow to compare."""
+        """Every job's key by the `id()` of the job, which lives as long as the graph: paths are slow to compare."""
         return {id(job): self._key(job) for job in self.jobs}
 
     def key(self, job: Job) -> Key:
@@ -106,7 +106,7 @@ class Graph:
 
     @cached_property
     def _children(self) -> Mapping[str, list[Job]]:
-        """The jobs of each run's folder but its pretraining."""
+        """The jobs of each run's folder, except its pretraining."""
         children: dict[str, list[Job]] = {}
         for job in self.jobs:
             if job.task != PRETRAIN:
@@ -124,11 +124,11 @@ class Graph:
     def finished(self, read_results: ReadResults = rows_of) -> frozenset[Key]:
         """Returns the keys of the jobs whose result is there, reading the results of each run once.
 
-        What cannot be read is not finished. Who hands such a job over is told what is wrong
-        (`slurm.submission.handover.prepare_call`), so that one damaged run stops no other.
+        A job whose files cannot be read is not finished; `slurm.submission.handover.prepare_call` tells whoever hands
+        it over what is wrong. So one damaged run stops no other.
 
-        It is what the folders hold at this moment: whoever is going to act on it calls it again, under the lock that
-        keeps other launchers away.
+        The answer holds for this moment only: whoever is going to act on it asks again, under the lock that keeps other
+        launchers away.
 
         Args:
             read_results: For callers that read the same files for something else, and keep what they read.
@@ -160,7 +160,7 @@ class Graph:
         return ".", REPORT
 
     def without(self, jobs: Iterable[Job]) -> "Graph":
-        """Returns the graph less these jobs; a pretraining takes what waits for it along."""
+        """Returns the graph without these jobs, and without those that wait for a pretraining among them."""
         dropped = {self.key(job) for job in jobs}
         dropped |= {
             self.key(child) for key in dropped if key[1] == PRETRAIN for child in self.children(self.by_key[key])
@@ -170,17 +170,18 @@ class Graph:
 
 
 def make_graph(sweep_folder: Path, jobs: Sequence[Job], tables: Sequence[str]) -> Graph:
-    """Makes a graph of jobs whose order can be kept, each folder's pretraining first.
+    """Makes a graph of jobs, which keeps their order.
 
     Args:
         sweep_folder: The folder that every run's folder is below.
-        jobs: In any order of the runs; what is named twice, by two sweeps that are included in one, is done once.
+        jobs: Each run's pretraining before its other tasks. A job that stands twice, as with included sweeps, is done
+            once.
         tables: Names of the tables that the report renders.
 
     Raises:
         UserError: One evaluation is named twice, by different protocols.
     """
-    # Of equal jobs the first one counts, settings and place in the order.
+    # Of equal jobs, the first one's settings and place count.
     distinct: dict[tuple[Path, str], Job] = {}
     for job in jobs:
         first = distinct.setdefault((job.folder.path, job.task), job)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Hours:
-    """What some jobs hold together."""
+    """The hours that some jobs hold together."""
 
     of_gpus: float = 0.0
     """Hours times GPUs."""
@@ -16,12 +16,12 @@ class Hours:
 
     @classmethod
     def held(cls, seconds: float, gpus: int) -> "Hours":
-        """Returns what one job holds, of so many seconds and GPUs."""
+        """Returns the hours that one job holds."""
         return cls(of_gpus=seconds * gpus / 3600) if gpus else cls(without_gpu=seconds / 3600)
 
     @classmethod
     def total(cls, parts: Iterable["Hours"]) -> "Hours":
-        """Returns what several hold together."""
+        """Returns the sum of several hours."""
         every = list(parts)
         return cls(math.fsum(part.of_gpus for part in every), math.fsum(part.without_gpu for part in every))
 
@@ -31,7 +31,7 @@ class Hours:
         return self.of_gpus + self.without_gpu
 
     def text(self) -> str:
-        """Returns both for people, without what is nothing: `2.0 GPU-hours and 0.3 hours without a GPU`."""
+        """Returns both for people, without one that is 0: `2.0 GPU-hours and 0.3 hours without a GPU`."""
         return " and ".join(f"{hours:.1f} {unit}" for hours, unit in self._parts(self))
 
     def text_of(self, whole: "Hours") -> str:
@@ -42,6 +42,6 @@ class Hours:
         )
 
     def _parts(self, whole: "Hours") -> list[tuple[float, str]]:
-        """Returns the numbers with their units, of which the whole has anything."""
+        """Returns the numbers with their units, without those that are 0 in the whole."""
         parts = [(self.of_gpus, "GPU-hours")] if whole.of_gpus or not whole.without_gpu else []
         return parts + ([(self.without_gpu, "hours without a GPU")] if whole.without_gpu else [])

@@ -2,9 +2,9 @@
 
 A pretraining's throughput comes from a recorded run of the same kind (`repro.bench.throughput.kind_of`) in the sweep or
 beside it, else from `salmask bench step`. An evaluation's duration comes from recorded results of the same task, data
-set and protocol; of a linear probe also from the backbone's measured forward pass. Where nobody measured here, figures
-from elsewhere stand in (`slurm.planning.reference`), and are called so. What nobody measured is said to be unknown, and
-is in no sum.
+set and protocol; of a linear probe also from the backbone's measured forward pass. Without measurements here, figures
+of other machines are used, and named as such (`slurm.planning.reference`). What was never measured is called unknown,
+and is in no sum.
 """
 
 import functools
@@ -37,19 +37,19 @@ from slurm.sweep_folder.ledger import Key
 
 NEVER = "no such pretraining was measured"
 WARM_UP_ROWS = 2
-"""Log lines that do not count: the first steps are slow."""
+"""First log lines that do not count, since the first steps are slow."""
 
 
 @dataclass(frozen=True)
 class JobCost:
-    """What one job that is still to do will cost; nothing of one that is done."""
+    """What one job will cost; a job that is done costs nothing."""
 
     seconds: float | None = 0.0
-    """None: nobody measured it."""
+    """None: unknown."""
     gpus: int = 0
-    """That it holds."""
+    """GPUs that it holds."""
     disk: int | None = 0
-    """Bytes that it leaves; None: nobody measured it."""
+    """Bytes that it leaves; None: unknown."""
     source: str = "done"
     """Where the numbers come from, or why there are none."""
     mend: str = ""
@@ -59,11 +59,11 @@ class JobCost:
 
     @property
     def hours(self) -> Hours | None:
-        """That it holds its GPUs, or none; None where nobody measured the seconds."""
+        """GPU-hours, or hours without a GPU; None if the seconds are unknown."""
         return None if self.seconds is None else Hours.held(self.seconds, self.gpus)
 
     def mend_of(self, methods: Iterable[str]) -> str:
-        """Returns the mend of jobs of some methods: where no pretraining was measured, it names what to measure."""
+        """Returns the mend for jobs of some methods; if their pretraining was never measured, it names them."""
         return " ".join([self.mend, *dict.fromkeys(methods)]) if self.source == NEVER else self.mend
 
 
@@ -82,11 +82,11 @@ class Evidence:
     memories: Mapping[tuple[str, ...], int] = field(default_factory=dict)
     """Bytes of main memory that a job used at most, by task and the run's kind."""
     reference: Reference | None = None
-    """What was measured elsewhere; None: it is not asked."""
+    """Figures of other machines; None: they are not used."""
 
 
 def survey(graph: Graph) -> tuple[frozenset[Key], Evidence]:
-    """Reads what a plan goes by, each results file once: it says both what is done and how long it took.
+    """Reads what a plan is based on; each results file, which says what is done and how long it took, is read once.
 
     Args:
         graph: The sweep.
@@ -147,7 +147,7 @@ def gather(sweeps: Sequence[Path], steps: Path, read_results: ReadResults = rows
 
 
 def _start_up(run: Run, folder: RunFolder, rate: float) -> float:
-    """Returns the seconds that a pretraining took besides its steps, as far as its process wrote that down."""
+    """Returns the seconds that a pretraining took besides its steps; 0 if its process did not record its time."""
     usage, images = usage_of(folder.path, PRETRAIN), train_images(run)
     if usage is None or images is None:
         return 0.0
@@ -164,7 +164,7 @@ def rate_of(metrics: Path) -> float | None:
     """Returns the median images per second of a `metrics.jsonl`; None where it tells of none."""
     try:
         rows = read_metrics(metrics)
-    except UserError:  # of one run among many, which costs are looked up in
+    except UserError:  # one run of the many that costs are looked up in
         return None
     rates = [float(row["images_per_second"]) for row in rows if row.get("images_per_second") is not None]
     warm = rates[WARM_UP_ROWS:] or rates
@@ -178,7 +178,7 @@ def estimate(
 
     Args:
         graph: The sweep.
-        cluster: Says how many GPUs a job holds; None: one. A job on this machine holds one where there is any.
+        cluster: Says how many GPUs a job holds; None: one. A job on this machine holds one if it has any.
         evidence: What was measured.
         finished: Keys of the jobs that are done, which cost nothing.
     """
@@ -189,7 +189,7 @@ def estimate(
 
 
 def with_plan(graph: Graph, cluster: Cluster) -> Graph:
-    """Returns the graph with what its jobs are expected to take, for the ledger to keep beside what they took.
+    """Returns the graph with the seconds that its jobs are planned to take, for the ledger.
 
     Args:
         graph: The sweep.
@@ -197,7 +197,7 @@ def with_plan(graph: Graph, cluster: Cluster) -> Graph:
     """
     try:
         finished, evidence = survey(graph)
-    except UserError:  # a launch does not fail of what some run beside it left
+    except UserError:  # a damaged run beside the sweep must not stop a launch
         return graph
     costs = estimate(graph, cluster, evidence, finished)
     planned = {key: cost.seconds for key, cost in costs.items() if cost.seconds is not None and key not in finished}
@@ -220,7 +220,7 @@ def _cost(job: Job, cluster: Cluster | None, evidence: Evidence, here: bool) -> 
 
 
 def _pretraining(run: Run, processes: int, evidence: Evidence, *, on_gpu: bool) -> JobCost:
-    """Returns what a pretraining costs; `on_gpu` is whether figures of GPUs come first among those from elsewhere."""
+    """Returns what a pretraining costs; `on_gpu` is whether reference figures of GPUs come before those of CPUs."""
     images, kind = train_images(run), kind_of(run)
     if images is None:
         source = f"how many images {run.data.dataset} has is unknown"
@@ -243,7 +243,7 @@ def _pretraining(run: Run, processes: int, evidence: Evidence, *, on_gpu: bool) 
     if known is None:
         return JobCost(None, disk=None, source=NEVER, mend="salmask bench step")
     figure, how = known
-    # Of a GPU each process has one; how many cores the recorded runs on CPUs would have done with, nobody knows.
+    # Each process has a GPU of its own, so that rates add up; how rates on CPUs grow with processes is unknown.
     scale = processes if figure.device.startswith(NVIDIA) else 1
     source = f"reference: {figure.device}, {figure.images_per_second:.0f} images/s{how}; {figure.source}"
     seconds = run.optimization.epochs * images / (figure.images_per_second * scale)
@@ -287,7 +287,7 @@ def of_known_cost(graph: Graph, costs: Mapping[Key, JobCost]) -> tuple[Graph, di
         costs: From `estimate`.
 
     Returns:
-        The graph that is left, and the pretrainings of what was left out, by the cost that nobody knows.
+        The graph that is left; and the pretrainings of the runs that were left out, by the unknown cost that is why.
     """
     unknown: dict[JobCost, list[Job]] = {}
     for job in graph.jobs:
@@ -301,7 +301,8 @@ def of_known_cost(graph: Graph, costs: Mapping[Key, JobCost]) -> tuple[Graph, di
 def within_budget(graph: Graph, costs: Mapping[Key, JobCost], gpu_hours: float) -> tuple[Graph, list[str]]:
     """Returns what fits a budget: whole runs with all of their tasks, the first seed of every method before the second.
 
-    A run that does not fit is left out with everything after it, so that the methods keep equally many seeds but one.
+    The first run that does not fit is left out with all after it, so that the methods' numbers of seeds differ by one
+    at most.
 
     Args:
         graph: The sweep.
@@ -333,12 +334,12 @@ def wall_seconds(graph: Graph, costs: Mapping[Key, JobCost], slots: int) -> floa
         costs: Of each job.
         slots: Jobs at a time; 0: all of them.
     """
-    # A simulation: each slot is the time at which it is free again, and the earliest free slot takes the next job.
-    # More slots than jobs stay empty, and a list of as many as a person may ask for would fill the memory.
+    # A simulation: `free` holds the time at which each slot is free again, and the earliest takes the next job. There
+    # are no more slots than jobs: a list of as many as a person may ask for would fill the memory.
     most = max(1, len(graph.jobs))
     free = [0.0] * min(slots or most, most)
-    # What can start, by the time since when: the first of them starts first, whether or not it has to wait for a slot.
-    # The place in the graph decides between jobs that are ready at the same time.
+    # Jobs that can start, by the time since when they can: the first of them starts first, even if it has to wait for a
+    # slot. The place in the graph decides between jobs that are ready at the same time.
     ready: list[tuple[float, int]] = []
     followers: dict[Key, list[int]] = {}
     for number, job in enumerate(graph.jobs):

@@ -41,7 +41,7 @@ def needs_of_sweep(name: str, resolve: Resolve, *, data: str = "", root: str = "
         name: Of the sweep, or its file.
         resolve: Turns a method and layers of settings into a Run.
         data: The data set of its pretrainings; empty: as the sweep says.
-        root: Root of that data set; empty: where lists say.
+        root: Root of that data set; empty: as the lists of roots say.
 
     Raises:
         UserError: There is no such sweep, or it cannot be carried out.
@@ -51,7 +51,7 @@ def needs_of_sweep(name: str, resolve: Resolve, *, data: str = "", root: str = "
 
 
 def missing_weights(graph: Graph, finished: Collection[Key]) -> list[str]:
-    """Returns a line for each localizer whose weights are not to be seen from here.
+    """Returns a line for each localizer whose weights this machine does not see.
 
     That is no error: nodes may see another cache, or have a network and download them.
 
@@ -60,7 +60,7 @@ def missing_weights(graph: Graph, finished: Collection[Key]) -> list[str]:
         finished: Keys of the jobs that are done.
 
     Raises:
-        UserError: A checkpoint of ours that a job is to read is not there.
+        UserError: A job is to read the checkpoint of a run of ours, which is not there.
     """
     lines = []
     for weights in needs_of(graph, finished).weights:

@@ -1,8 +1,8 @@
 """Reference figures for a first plan: what was measured elsewhere, with the machine and the source of each.
 
 `reference.json` is written by `tools/reference_costs.py`. A figure stands for the same row on the same network and
-view; a batch or precision that differs is named, and nothing is scaled but the number of images. Whatever was measured
-on the machine at hand goes before it.
+view; a batch or precision that differs is named, but not corrected for. Measurements on the machine at hand take
+precedence.
 """
 
 import json
@@ -16,9 +16,9 @@ from repro.bench.throughput import Kind
 
 FILE = Path(__file__).with_name("reference.json")
 SAME_WORK = 8
-"""So many settings of a kind say what a step computes for an image; those after them say how."""
+"""The first settings of a kind, this many, say what a step computes for an image; those after them say how."""
 _BATCH, _PRECISION = 8, 9
-"""Places of the batch and the precision in a kind."""
+"""Indices of the batch and the precision in a kind."""
 NVIDIA = "NVIDIA"
 """Beginning of the names of GPUs."""
 REPLACE = "salmask bench step, here or with --cluster NAME on a node, measures in their place"
@@ -26,7 +26,7 @@ REPLACE = "salmask bench step, here or with --cluster NAME on a node, measures i
 
 @dataclass(frozen=True)
 class ReferenceRate:
-    """How fast something was, elsewhere."""
+    """How fast something was on another machine."""
 
     images_per_second: float
     device: str
@@ -35,12 +35,12 @@ class ReferenceRate:
 
 @dataclass(frozen=True)
 class Reference:
-    """All that is known from elsewhere."""
+    """All figures of other machines."""
 
     steps: Sequence[tuple[Kind, ReferenceRate]]
     """Pretrainings."""
     forwards: Sequence[tuple[tuple[str, str], ReferenceRate]]
-    """Passes of a frozen network, by network and pixels a side."""
+    """Forward passes of a frozen network, by network and crop (pixels per side)."""
     evaluations: Sequence[tuple[tuple[str, ...], float, str, str]]
     """Evaluations: task, data set, its size, protocol, network and crop; seconds, device and source."""
 
@@ -53,11 +53,11 @@ class Reference:
         return by_work
 
     def step(self, kind: Kind, *, on_gpu: bool) -> tuple[ReferenceRate, str] | None:
-        """Returns the rate of a row, and in what it was timed otherwise than `kind` says; None: nobody timed it.
+        """Returns the rate of a row, and in what the timed run differs from `kind`; None: nobody timed the row.
 
         Args:
             kind: Of the run.
-            on_gpu: Whether a GPU is asked for: its figures come first, then those of others.
+            on_gpu: Whether figures of GPUs come before those of CPUs, or after them.
         """
         same = self._by_work.get(kind[:SAME_WORK])
         if not same:

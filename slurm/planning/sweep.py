@@ -6,7 +6,7 @@
     table: table1                              # or a list: what the report renders
     settings: {optimization: {epochs: 100}}    # over the method's own
 
-or in parts, each with what it does not say itself from the file, its settings joined to the file's:
+or in parts; what a part does not say is taken from the file, and its settings are merged into the file's:
 
     seeds: [0, 1, 2]
     settings: {optimization: {epochs: 100}}
@@ -41,12 +41,12 @@ from slurm.planning.graph import Graph, Job, make_graph
 
 SWEEPS = CODE_ROOT / "slurm" / "sweeps"
 FILES = (".yaml", ".yml")
-"""How the name of a person's own file ends; all else is the name of a sweep that comes with salmask."""
+"""How the name of a user's own file ends; any other word is the name of a sweep that comes with salmask."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Methods × seeds of one setting, and what becomes of them."""
+    """Methods × seeds with the same settings, their evaluations, and the tables that show them."""
 
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -97,7 +97,7 @@ def _parts(path: Path, including: tuple[Path, ...]) -> list[Part]:
 
     Args:
         path: The file.
-        including: The files on the way to it, which it may not include again: it would never end.
+        including: The files that include it, directly or not; to include one of them again would never end.
     """
     content = read_yaml(path)
     if path.resolve() in including:
@@ -120,7 +120,7 @@ def _parts(path: Path, including: tuple[Path, ...]) -> list[Part]:
 
 
 def _joined(path: Path, shared: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a part of a file, with what it does not say itself from the file."""
+    """Returns a part of a file; what it does not say itself is taken from the file."""
     # Settings are joined key by key, so that a part can change one of them; every other key is replaced as a whole.
     layers = [_settings(path, content) for content in (shared, part)]
     return {**shared, **part, "settings": OmegaConf.to_container(OmegaConf.merge(*layers))}
@@ -193,14 +193,15 @@ _READERS: Mapping[str, Callable[[Path, str, Any], Any]] = {
     "tasks": _task,
     "table": _name,
 }
-"""How an item of each key that lists some is read."""
+"""What reads an item of each key that holds a list."""
 _EXAMPLES = {"methods": "mocov2", "table": "table1", "include": "table1"}
 
 
 def narrowed(sweep: Sweep, methods: Sequence[str], seeds: Sequence[int], tasks: Sequence[str] = ()) -> Sweep:
     """Returns the sweep with only these methods, seeds and tasks, where any are named.
 
-    A sweep of one part takes methods, seeds and tasks that it does not have as well; of several, each keeps its own.
+    Seeds replace those of the sweep. Methods and tasks do so if the sweep has one part; if it has several, each part
+    keeps those of its own that are named.
 
     Args:
         sweep: What is narrowed.
@@ -209,7 +210,7 @@ def narrowed(sweep: Sweep, methods: Sequence[str], seeds: Sequence[int], tasks: 
         tasks: Names of tasks; none: all that it has.
 
     Raises:
-        UserError: No part of several has them.
+        UserError: The sweep has several parts, and none of them has a method or task that is named.
     """
     if len(sweep.parts) == 1:
         (single,) = sweep.parts
@@ -247,10 +248,10 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
         sweep: What to run.
         out: Folder of the sweep.
         resolve: Turns a method and layers of settings into a Run.
-        overrides: Over the sweep's settings.
+        overrides: Settings that replace the sweep's.
 
     Raises:
-        UserError: An unknown method, task, data set or setting; or one that a sweep would pass over.
+        UserError: A method, task, data set or setting is unknown, or a sweep would ignore a setting.
     """
     jobs = []
     for part in sweep.parts:
@@ -265,14 +266,14 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
                 # Parsed and named again: `linear@imagenet100` of a run on imagenet100 is the same job as `linear`.
                 evaluations = [Evaluation.parse(task, run) for task in part.tasks]
                 for dataset in {evaluation.dataset for evaluation in evaluations}:
-                    find_dataset(dataset)  # refuses a name that there is not, before anything runs
+                    find_dataset(dataset)  # refuses an unknown name before anything runs
                 tasks = [evaluation.name(run) for evaluation in evaluations]
                 jobs += [Job(run, folder, task) for task in (PRETRAIN, *tasks)]
     return make_graph(out, jobs, sweep.tables)
 
 
 def _refuse_what_would_be_ignored(*layers: Mapping[str, Any]) -> None:
-    """Refuses settings that play no part in a sweep: it has seeds of its own, and leaves out what is recorded."""
+    """Refuses settings that a sweep would ignore: it has seeds of its own, and does not measure again."""
     for settings in map(nested, layers):
         if "seed" in settings:
             seed = settings["seed"]
