@@ -11,34 +11,34 @@ FIELDS: tuple[str, ...] = (
     *("MaxRSS", "TRESUsageInTot", "TRESUsageInAve"),
 )
 SlurmJob = tuple[str, str]
-"""(Name of its submission, Slurm's id): the id alone may come again, where a cluster counts anew or is another one."""
+"""(Name of its submission, Slurm's id): another cluster, or one that was set up anew, gives the same ids again."""
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
 class Accounted:
-    """What a job used, by its scheduler's word, over all of its attempts."""
+    """What a job used over all of its attempts, according to Slurm."""
 
     seconds: float = 0.0
-    """That it had its nodes."""
+    """Time for which it had its nodes."""
     longest_seconds: float = 0.0
-    """Of one attempt."""
+    """The same for its longest attempt."""
     cpu_seconds: float = 0.0
     cpus: int = 0
-    """That it had."""
+    """CPUs that it had."""
     gpus: int = 0
-    """That it had."""
+    """GPUs that it had."""
     memory: int = 0
-    """Bytes of a node at most, as far as Slurm looked; 0: it did not look."""
+    """The most bytes on a node, as far as Slurm sampled them; 0: it did not."""
     gpu_busy: float | None = None
     """Share of the time in which kernels ran, in 0…1; None: Slurm does not watch GPUs."""
 
 
 def accounted(jobs: Collection[SlurmJob]) -> dict[SlurmJob, Accounted]:
-    """Returns what jobs used; nothing of those that the accounting does not know, or without any accounting.
+    """Returns what jobs used, without those that the accounting does not know; nothing if there is no accounting.
 
     Args:
-        jobs: Their names, with their ids, `812` or `812_3`.
+        jobs: The names of their submissions, with their ids (`812` or `812_3`).
     """
     arrays = newest_arrays(job for _, job in jobs)
     if not arrays:
@@ -48,9 +48,9 @@ def accounted(jobs: Collection[SlurmJob]) -> dict[SlurmJob, Accounted]:
 
 
 def parse(lines: Sequence[str]) -> dict[SlurmJob, Accounted]:
-    """Returns what the lines of `sacct` say of each job: a line of the job for each attempt, and those of its steps.
+    """Returns what the lines of `sacct` say of each job: one for each attempt, followed by those of its steps.
 
-    A step has a name of its own, `batch` or that of its program, and is of the job whose line came before it.
+    A step's line has a name of its own (`batch`, or its program's); it belongs to the job whose line came before it.
 
     Args:
         lines: The fields `FIELDS`, separated by `|`; broken ones are left out.
@@ -74,7 +74,7 @@ def parse(lines: Sequence[str]) -> dict[SlurmJob, Accounted]:
 
 
 def _with_attempt(before: Accounted, cell: Mapping[str, str]) -> Accounted:
-    """Returns what a job used, an attempt more."""
+    """Returns what a job used, with one more attempt."""
     seconds = float(int_or_0(cell["ElapsedRaw"]))
     return replace(
         before,
@@ -87,9 +87,9 @@ def _with_attempt(before: Accounted, cell: Mapping[str, str]) -> Accounted:
 
 
 def _with_step(before: Accounted, cell: Mapping[str, str]) -> Accounted:
-    """Returns what a job used, with what a step of it tells."""
+    """Returns what a job used, with one more step."""
     nodes = max(1, int_or_0(cell["NNodes"]))
-    # Of all tasks of the step together, each at its most; where Slurm is too old to say so, of the largest task.
+    # The sum over the step's tasks, each at its peak; an older Slurm only tells the peak of the largest task.
     memory = _bytes(_resource(cell["TRESUsageInTot"], "mem")) // nodes or _bytes(cell["MaxRSS"])
     busy = _resource(cell["TRESUsageInAve"], "gres/gpuutil")
     share = min(1.0, int_or_0(busy) / 100) if busy else None
@@ -103,13 +103,13 @@ def _resource(text: str, name: str) -> str:
 
 
 def _bytes(text: str) -> int:
-    """Returns a size as Slurm writes it, `3200K` or `1.50G`; 0 for what is none."""
+    """Returns a size as Slurm writes it, `3200K` or `1.50G`; 0 if it is none."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)", text)
     return round(float(match[1]) * _UNITS[match[2]]) if match else 0
 
 
 def _duration(text: str) -> float:
-    """Returns the seconds of `[D-][HH:]MM:SS[.mmm]`; 0 for what is none."""
+    """Returns the seconds of `[D-][HH:]MM:SS[.mmm]`; 0 if the text is no such time."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", text)
     if not match:
         return 0.0

@@ -26,13 +26,13 @@ def tail(path: Path) -> str:
 
 
 def last_line(log: Path) -> str:
-    """Returns the last line that says something, which submitit's own do not; empty where there is none."""
+    """Returns the last line that is neither blank nor submitit's own; empty if there is none."""
     lines = [line.strip() for line in tail(log).splitlines()]
     return next((line for line in reversed(lines) if line and not line.startswith("submitit ")), "")[:300]
 
 
 def error_tails(folder: Path, job: str) -> dict[int, str]:
-    """Returns the end of what each process of a job printed as errors, by its number, ascending.
+    """Returns the end of each process's standard error, by the number of the process (its rank), ascending.
 
     Args:
         folder: Of the job's submission; there submitit writes `JOB_PROCESS_log.err`, with `812_3` for JOB in an array.
@@ -48,7 +48,7 @@ def _process_of(log: Path) -> int:
 
 
 def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
-    """Returns what the newest attempt at a run has printed: each process's errors (where trainings log) and output.
+    """Returns the log files of the newest attempt at a run.
 
     Args:
         ledger: Of the sweep.
@@ -56,8 +56,8 @@ def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
         task: Only of this one; empty: of the submission made last.
 
     Returns:
-        Submitit's files, by their processes' numbers; where no launcher started the run, the newest log of a training
-        in its own folder, unless it is asked for a task that never began there.
+        Submitit's files: each process's standard error (where trainings log), then each one's output. If no launcher
+        started the run, the newest log in its own folder; nothing if `task` never began there.
 
     Raises:
         UserError: Another user launched it: what was submitted is its owner's alone.
@@ -78,7 +78,7 @@ def log_files(ledger: Ledger, folder: str, task: str = "") -> list[Path]:
 
 
 def _newest_submission(ledger: Ledger, folder: str, task: str) -> Submission | None:
-    """Returns the job of a run that was handed over last; one that has not begun counts only where no other has."""
+    """Returns the newest submission of a run that has printed something; if none has, the newest one."""
     entries = [e for e in ledger.submissions() if e.folder == folder and task in ("", e.task) and e.job]
     with_logs = [entry for entry in entries if any((ledger.logs / entry.submission).glob(f"{entry.job}_*_log.*"))]
     return next(reversed(with_logs or entries), None)
@@ -87,14 +87,14 @@ def _newest_submission(ledger: Ledger, folder: str, task: str) -> Submission | N
 def follow(
     files: Callable[[], Sequence[Path]], lines: int, *, ended: Callable[[], bool] | None = None
 ) -> Iterator[tuple[Path, str]]:
-    """Yields what log files hold, and what comes to them.
+    """Yields the end of log files, and then what is added to them.
 
     Slurm appends to the same files when a job is put back in the queue; a job that is handed over anew has others.
 
     Args:
-        files: Which ones; asked again and again.
-        lines: How many of the end of each file that is there at the start; later ones are told whole.
-        ended: Whether nothing more will come; None: do not wait at all.
+        files: Returns the files; called in each round.
+        lines: How many last lines of each file that is there at the start; later files are shown whole.
+        ended: Returns whether nothing more will come; None: do not wait at all.
 
     Yields:
         Files, each with a piece of text that ends with a line.

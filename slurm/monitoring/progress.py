@@ -64,7 +64,7 @@ def progress(sweep: Path, table: Sequence[JobRow], queue: QueueSnapshot, *, ever
     Args:
         sweep: The sweep's folder.
         table: Its jobs, as `salmask status` has them.
-        queue: What they were judged by.
+        queue: The queue that they were judged by.
         every: Seconds between two looks.
     """
     costs = _Costs(sweep, table)
@@ -106,7 +106,7 @@ class _Costs:
         self.rows = {row.key: row for row in table if row.task != REPORT}
         jobs = [job for row in self.rows.values() if (job := _job(sweep, row)) is not None]
         pretrained = {job.folder.path for job in jobs if job.task == PRETRAIN}
-        jobs = [job for job in jobs if job.folder.path in pretrained]  # what they wait for has to be known too
+        jobs = [job for job in jobs if job.folder.path in pretrained]  # a graph needs the pretraining of each job
         self.graph = make_graph(sweep, jobs, ())
         done = [key for key, row in self.rows.items() if row.state is State.done]
         used = spendings(ledger, table)
@@ -117,7 +117,7 @@ class _Costs:
         self.to_do = self._to_do(sweep, done)
 
     def _to_do(self, sweep: Path, done: Sequence[Key]) -> Mapping[Key, JobCost]:
-        """Returns the cost of every job; of one that runs what is left of it."""
+        """Returns the cost of every job; of one that runs, of what is left of it."""
         evidence = gather([sweep], record_file())
         clusters = [cluster for cluster in self.clusters.values() if cluster]
         costs = estimate(self.graph, clusters[-1] if clusters else None, evidence, done)
@@ -128,7 +128,7 @@ class _Costs:
 
     @property
     def words(self) -> str:
-        """The hours spent and planned, and of how many jobs nobody knows the cost."""
+        """The hours spent and planned, and how many jobs have an unknown cost."""
         planned = Hours.total([self.spent, *(cost.hours for cost in self.to_do.values() if cost.hours)])
         unknown = len(self.rows) - len(self.to_do) + sum(cost.seconds is None for cost in self.to_do.values())
         some = f", without {counted(unknown, 'job')} whose cost is unknown" if unknown else ""
@@ -136,7 +136,7 @@ class _Costs:
 
     @property
     def time_left(self) -> str:
-        """When all will be done, with as many jobs at a time as now; empty where nothing runs or is left."""
+        """The time that is left with as many jobs at a time as now; empty if nothing runs or is left."""
         running = sum(row.state is State.running for row in self.rows.values())
         seconds = wall_seconds(self.graph, self.to_do, max(1, running))
         at_least = "at least " if any(cost.seconds is None for cost in self.to_do.values()) else ""
@@ -144,7 +144,7 @@ class _Costs:
 
 
 def _cluster(name: str) -> Cluster | None:
-    """Returns a profile; None where it is gone since the launch."""
+    """Returns a profile; None if it can no longer be read."""
     try:
         return load_named(name)
     except UserError:

@@ -1,7 +1,7 @@
 """What the scheduler says of jobs: one `squeue` call, and one `sacct` call for those that have left the queue.
 
-Neither is the truth about a run; its folder is. The queue adds what a folder cannot know: why a job waits, and that a
-process is gone which had no time to say so. Without accounting only `squeue` is there, and without Slurm neither.
+Neither decides about a run; its folder does. The queue adds what a folder cannot know: why a job waits, and that a
+process is gone which had no time to say so. Without accounting, there is only `squeue`; without Slurm, neither.
 """
 
 import os
@@ -23,23 +23,23 @@ ENDED = frozenset(
         *("REVOKED", "TIMEOUT"),
     }
 )
-"""Slurm's words for a job that waits, and for one that ended. All others mean that it has nodes, coming or going; so do
-those of later versions: a job that was taken for ended would go out a second time."""
+"""Slurm's states of a job that waits, and of one that ended. All others mean that it has nodes, or is getting them or
+giving them back. States of later versions count as these: a job taken for ended would be submitted a second time."""
 PARENT_FAILED = "DependencyNeverSatisfied"
 """Slurm's reason for a job that waits for one that has failed."""
 
 SQUEUE_FIELDS = ("JobArrayID", "Name", "State", "Reason", "StartTime", "EndTime", "NodeList", "Partition")
 SACCT_FIELDS = ("JobID", "JobName", "State", "ExitCode", "Start", "End", "NodeList", "Partition")
 SACCT_SECONDS = 30.0
-"""How long an answer of sacct is waited for: it asks a database that may be slow or gone."""
+"""How long to wait for sacct's answer: it asks a database that may be slow or gone."""
 ROUNDING_SECONDS = 2.0
-"""By how much Linux rounds when it started, and with it each process."""
+"""By how much Linux rounds the time of its own start, from which the start of each process is counted."""
 IDS_A_CALL = 5000
-"""More ids than this do not fit on a command line; the newest are asked for."""
+"""The most ids of one call, since a command line holds no more; of more ids, the newest are asked for."""
 
 
 class SilentSlurmError(UserError):
-    """Slurm does not say what is queued, or does not take jobs out of it; it may do so later."""
+    """Slurm does not say what is queued, or does not cancel jobs; it may do so later."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class QueuedJob:
     state: str
     """Slurm's word in capitals, for example `PENDING`, `RUNNING`, `CANCELLED`."""
     reason: str = ""
-    """Why it waits, for example `Resources`; of a job that ended with a signal or status, that."""
+    """Why it waits, for example `Resources`; of a job that ended, what ended it: `by 1000`, `signal 9`, `exit 1`."""
     start: float | None = None
-    """When it started, or, waiting, will start if Slurm guesses right; seconds since the epoch."""
+    """When it started or, while it waits, when Slurm expects it to; seconds since the epoch."""
     end: float | None = None
     """When it ended; seconds since the epoch."""
     nodes: str = ""
@@ -80,11 +80,11 @@ class QueueSnapshot:
     trouble: str = ""
     """Why `squeue` did not answer; then a job that is not in `jobs` may well be alive."""
     absent: bool = False
-    """Whether there is no `squeue` on this machine, or none of any cluster, so that it will not answer later either."""
+    """Whether this machine has no `squeue`, or belongs to no cluster, so that there will be no answer later either."""
 
     @property
     def mend(self) -> str:
-        """What helps where it gave no answer."""
+        """What helps if `squeue` did not answer."""
         return LOGIN_NODE if self.absent else "try again when Slurm answers"
 
     def named(self, name: str) -> list[QueuedJob]:
@@ -92,24 +92,24 @@ class QueueSnapshot:
         return [job for job in self.jobs.values() if job.name == name]
 
     def accepted(self, name: str) -> str:
-        """Returns the id of what one submission became, a job or an array; empty where the queue knows none.
+        """Returns the id of the job or array that one submission became; empty if the queue knows none.
 
-        Slurm may have taken it twice, of two tries that timed out: then the first that lives counts.
+        After two tries that timed out, Slurm may have taken both: then the first one that is alive counts.
         """
         jobs = sorted(self.named(name), key=lambda job: (not job.live, int_or_0(array_of(job.job))))
         return array_of(jobs[0].job) if jobs else ""
 
     def find(self, entry: Submission) -> QueuedJob | None:
-        """Returns what Slurm says of a job of a ledger; None where it knows none, or where the job is not Slurm's.
+        """Returns what Slurm says of a job of a ledger; None if it does not know the job, or the job is not Slurm's.
 
-        An intent whose id never got into the ledger is looked for by its submission's name. And an id alone names no
-        job: a cluster that was set up anew counts from the beginning, and another cluster has its own numbers.
+        An intent whose id never got into the ledger is looked up by its submission's name. Any other job must have both
+        its id and this name: another cluster, or one that was set up anew, gives the same ids again.
         """
         if entry.executor != "slurm":
             return None
         if not entry.job:
             return next(iter(self.named(entry.submission)), None)
-        # An array that is cancelled before it began stands in the answer as a whole, under its own id.
+        # An array that was cancelled before it began is listed as one job, under the array's id.
         found = (self.jobs.get(job) for job in (entry.job, array_of(entry.job)))
         return next((job for job in found if job is not None and job.name == entry.submission), None)
 
@@ -123,9 +123,9 @@ class QueueSnapshot:
         return job.live
 
     def arrays_as_one(self, ids: Sequence[str]) -> list[str]:
-        """Returns ids for `scancel`, the array's in place of those of its jobs where no other job of it is alive.
+        """Returns ids for `scancel`; if all live jobs of an array are among them, the array's in their place.
 
-        scancel asks Slurm for each id by itself, and Slurm may make users wait who ask a lot (`rl_enable`).
+        scancel sends a request for each id, and Slurm may slow down users who send many (`rl_enable`).
 
         Args:
             ids: Of jobs.
@@ -135,7 +135,7 @@ class QueueSnapshot:
         for job in self.jobs.values():
             if job.live:
                 alive.setdefault(array_of(job.job), set()).add(job.job)
-        # By their ids and not their number: one that is over must not stand for one that is to live on.
+        # Compared by id and not by number: a job that is over must not stand for one that is to live on.
         whole = {array for array, living in alive.items() if len(living) > 1 and living <= named}
         return [*dict.fromkeys(array if (array := array_of(job)) in whole else job for job in ids)]
 
@@ -144,8 +144,8 @@ def snapshot(ended: Collection[str] = (), *, user: str = "") -> QueueSnapshot:
     """Asks Slurm: `squeue` once, and `sacct` once where `ended` names jobs that squeue no longer lists.
 
     Args:
-        ended: Ids of jobs of which it would be good to know how they ended, if they did.
-        user: Whose queue, several names with commas; empty: one's own.
+        ended: Ids of jobs to ask the accounting about if squeue does not list them.
+        user: Whose jobs, several names with commas between; empty: this user's.
     """
     if not shutil.which("squeue"):
         return QueueSnapshot(trouble="there is no squeue on this machine", absent=True)
@@ -162,11 +162,11 @@ def _squeue(whose: str) -> Reply:
     """Asks the controller for jobs.
 
     Args:
-        whose: The option that says which.
+        whose: The option of squeue that says which jobs.
     """
     # Fields of unlimited width (`:`) with a separator of our own: names of jobs are longer than squeue's columns.
     columns = ",".join(f"{name}:|" for name in SQUEUE_FIELDS)
-    # `--all`: also of partitions that an administrator hides, whose jobs would look gone, and go out once more.
+    # `--all`: also jobs of hidden partitions, which would look gone, and be submitted once more.
     return _ask(["squeue", "--noheader", "--all", "--array", "--states=all", whose, "-O", columns], ANSWER_SECONDS)
 
 
@@ -175,10 +175,11 @@ def _jobs_of(reply: Reply) -> dict[str, QueuedJob]:
 
 
 def _outside_of_the_queue(arrays: Sequence[str]) -> dict[str, QueuedJob]:
-    """Returns what the accounting knows of jobs that are not in the queue that was asked for, by id.
+    """Returns what the accounting knows of jobs that squeue did not list, by id.
 
-    Jobs that run by its record alone do not: it never heard of their end, and may call them running for ever. But a
-    colleague's are in a queue too, so that the controller is asked for these by their ids.
+    The accounting may have missed the end of a job, and call it running for ever. But such a job may also be a
+    colleague's, whom squeue was not asked about. So the controller is asked for these by id; what it does not know is
+    left out.
 
     Args:
         arrays: Ids of jobs and of whole arrays.
@@ -189,7 +190,7 @@ def _outside_of_the_queue(arrays: Sequence[str]) -> dict[str, QueuedJob]:
     if not doubtful:
         return recorded
     reply = _squeue(f"--jobs={','.join(doubtful)}")
-    # Of several ids it tells those that it knows; of a single one that it does not know, it says so.
+    # Of several ids, squeue lists those that it knows; a single one that it does not know is an error.
     if reply.trouble and "Invalid job id" not in reply.trouble:
         return recorded
     return {name: job for name, job in recorded.items() if not job.live} | _jobs_of(reply)
@@ -240,7 +241,7 @@ def parse_sacct(line: str) -> Iterator[QueuedJob]:
 
 
 def cells_of(line: str, number: int) -> list[str]:
-    """Returns so many cells of a line; none of a broken one. The second is the name, which may itself hold a `|`."""
+    """Returns the cells of a line; none of a line with too few. The second is the name, which may itself hold a `|`."""
     cells = line.split("|")
     surplus = len(cells) - number
     return [cells[0], "|".join(cells[1 : 2 + surplus]), *cells[2 + surplus :]] if surplus >= 0 else []
@@ -265,7 +266,7 @@ def scancel(jobs: Sequence[str], *, name: str = "") -> str:
 
     Args:
         jobs: Their ids; none: nothing is called.
-        name: That each must have to be cancelled, where squeue did not say whose the ids are; empty: any.
+        name: The name that a job must have to be cancelled, for ids that squeue did not list; empty: any.
     """
     filters = [f"--name={name}"] if name else []
     return _ask(["scancel", *filters, *jobs], ANSWER_SECONDS).trouble if jobs else ""
@@ -292,10 +293,10 @@ def process_of(submission: str) -> str:
         process = command.parent.name
         try:
             words = command.read_bytes().split(b"\0")
-            is_first = os.getpgid(int(process)) == int(process)  # of several ranks, which are a group
+            is_first = os.getpgid(int(process)) == int(process)  # of the ranks, which are a process group
         except OSError:  # it has ended meanwhile
             continue
-        # Others may read its logs, and name them: they were not started in this way.
+        # Other processes may have the name among their words too, such as one that reads the logs.
         if is_first and b"slurm.start" in words and any(Path(os.fsdecode(word)).name == submission for word in words):
             return process
     return ""
@@ -318,17 +319,17 @@ def _process_lives(entry: Submission) -> bool | None:
     try:
         words = command.read_bytes()
     except OSError:
-        # Gone since; or hidden, as some machines keep the processes of others; or no Linux: the id is all there is.
+        # It has ended since; or this machine hides other users' processes, or has no /proc: then only the id tells.
         return of_another_user or not Path("/proc/self").exists()
-    # Linux gives the id of a process that ended to another one. Ours name their submission's folder; the debug executor
-    # runs in a launcher, whose words may be any. A zombie has no words at all.
+    # Linux gives the ids of ended processes to new ones. The command lines of ours name their submission's folder; that
+    # of a launcher, in which the debug executor runs jobs, may be anything. A zombie's is empty.
     return entry.submission.encode() in words or (entry.executor == "debug" and bool(words) and _is_as_old(entry))
 
 
 def _is_as_old(entry: Submission) -> bool:
     """Returns whether the process with a job's id began before the job was handed to it, as a launcher's did."""
     try:
-        # Behind the name in brackets, which may hold anything: field 3 and on, of which the 22nd is the start.
+        # The fields behind the name in brackets (which may hold anything) begin with the 3rd; the 22nd is the start.
         ticks = Path(f"/proc/{entry.job}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         system = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
         booted = next(int(line.split()[1]) for line in system if line.startswith("btime "))
@@ -339,7 +340,7 @@ def _is_as_old(entry: Submission) -> bool:
 
 
 def newest_arrays(jobs: Iterable[str]) -> list[str]:
-    """Returns the ids that sacct is asked for: whole arrays, a few short ids instead of hundreds.
+    """Returns the ids to ask sacct for: arrays in place of their jobs, and the newest `IDS_A_CALL` of all.
 
     Args:
         jobs: Ids, `812` or `812_3`.
@@ -353,7 +354,7 @@ def array_of(job: str) -> str:
 
 
 def int_or_0(text: str) -> int:
-    """Returns a whole number, 0 for what is none."""
+    """Returns a whole number; 0 if the text is none."""
     return int(text) if text.isdecimal() else 0
 
 

@@ -1,8 +1,8 @@
 """What the jobs of a sweep cost: what each used beside what it asked for and what was planned, and what was too much.
 
-Two witnesses: Slurm's accounting, which knows what a job held from its first second to its last, and what each process
-wrote down of itself (`repro.runs.resource_usage`), also without Slurm. Of time and processors the accounting counts
-where it knows the job; of memory the larger figure of the two, since both only look now and then.
+There are two sources: Slurm's accounting, which knows what a job held from its first second to its last, and what each
+process recorded of itself (`repro.runs.resource_usage`), also without Slurm. For time, the accounting counts if it
+knows the job; for memory and CPU time, the larger figure of the two, since each misses something.
 """
 
 import math
@@ -22,16 +22,16 @@ from slurm.planning.hours import Hours
 from slurm.sweep_folder.ledger import Key, Ledger, Submission
 
 MEMORY_MARGIN, MEMORY_SPARE_GB = 1.5, 1.0
-"""What is proposed is the most that was used times the one, plus the other: looks miss peaks."""
+"""The proposal is the most that was used, times the margin, plus the spare: samples miss peaks."""
 TIME_MARGIN, TIME_SPARE_MINUTES = 1.5, 10
 CORES_MARGIN = 1.25
 TOO_MUCH = 2.0
-"""A profile asks for too much from so many times what is proposed."""
+"""A profile asks for too much if it asks for this many times the proposal, or more."""
 
 
 @dataclass(frozen=True)
 class Spending:
-    """What one job used, in all of its attempts, and what it had asked for; None: nobody knows."""
+    """What one job used, in all of its attempts, and what it had asked for; None: unknown."""
 
     run: str
     method: str
@@ -40,32 +40,33 @@ class Spending:
     state: State
     seconds: float
     longest_seconds: float
-    """Of one attempt."""
+    """Of its longest attempt."""
     planned_s: float | None
     gpus: int
-    """That it held; without any asked for, those that it computed on."""
+    """GPUs that it held; if none were asked for, those that it computed on."""
     gpu_busy: float | None
+    """Share of the time in which kernels ran, in 0…1."""
     gpu_memory: int
-    """Bytes of one GPU."""
+    """The most bytes on one GPU."""
     gpu_used: bool | None
-    """Whether it computed on a GPU; None: nobody could tell."""
+    """Whether it computed on a GPU."""
     cpus: int
-    """That it held; without any asked for, those that it could use."""
+    """CPUs that it held; if none were asked for, those that it could use."""
     cpus_asked: int
     processes: int
-    """Of all nodes, that share the CPUs asked for out."""
+    """On all nodes; they share the CPUs that were asked for."""
     cpu_seconds: float
     memory: int
-    """Bytes of a node."""
+    """The most bytes on a node."""
     memory_asked: float
-    """GiB of a node; 0: none in particular."""
+    """GiB per node; 0: none in particular."""
     minutes_asked: int
     nodes: int
-    """That it asked for; 0: it was launched without a record of that."""
+    """Nodes that it asked for; 0: no launcher recorded this."""
 
     @property
     def hours(self) -> Hours:
-        """That it held its GPUs, or none."""
+        """GPU-hours, or hours without a GPU."""
         return Hours.held(self.seconds, self.gpus)
 
     @property
@@ -75,7 +76,7 @@ class Spending:
 
     @property
     def cpu_share(self) -> float | None:
-        """The share of the CPUs' time that it used, in 0…1; None where nobody knows how many there were."""
+        """The share of the CPUs' time that it used, in 0…1; None if their number is unknown."""
         return self.cpu_seconds / (self.seconds * self.cpus) if self.seconds and self.cpus else None
 
 
@@ -89,13 +90,13 @@ class MethodSpending:
     cpu_hours: float
     """Of the jobs without a GPU."""
     planned_hours: float | None
-    """That were planned of these jobs, as `Hours.counted`; None: no plan knew any."""
+    """Hours that these jobs were planned to take, as `Hours.counted`; None: no plan knew any."""
     spent_of_planned: float
-    """Of those jobs of which there was a plan, likewise."""
+    """Hours that the planned ones of these jobs used, likewise."""
 
 
 def spendings(ledger: Ledger, table: Sequence[JobRow]) -> list[Spending]:
-    """Returns what each job of a sweep used that has used anything.
+    """Returns what the jobs of a sweep used, without those that have used nothing.
 
     Args:
         ledger: Of the sweep.
@@ -154,7 +155,7 @@ def _spending(row: JobRow, entry: Submission | None, own: TaskUsage | None, slur
         cpus=asked.cpus or slurms.cpus or (own.cores if own else 0),
         cpus_asked=asked.cpus,
         processes=max(1, asked.processes),
-        # Both witnesses miss something: Slurm what ran outside its steps, the job's own word a process that was killed.
+        # Both sources miss something: Slurm what ran outside of its steps, the job's record a process that was killed.
         cpu_seconds=max(slurms.cpu_seconds, own.cpu_seconds if own else 0.0),
         memory=max(slurms.memory, own.memory if own else 0),
         memory_asked=asked.memory,
@@ -165,7 +166,7 @@ def _spending(row: JobRow, entry: Submission | None, own: TaskUsage | None, slur
 
 def _used_gpu(own: TaskUsage | None, busy: float | None) -> bool | None:
     """Returns whether a job computed on a GPU; None where neither it nor the accounting tells."""
-    if own:  # it knows what memory it took there, however briefly, where a look at how busy a GPU is may miss it
+    if own:  # the job knows its GPU memory, however briefly it held that; samples of a busy GPU may miss it
         return bool(own.gpu_memory)
     return None if busy is None else busy > 0
 
@@ -195,7 +196,7 @@ def by_method(jobs: Iterable[Spending]) -> list[MethodSpending]:
 def too_much(jobs: Iterable[Spending]) -> list[str]:
     """Returns a line for each thing of which the profile asks for far more than any job of a task used.
 
-    Only jobs that are done count: of one that was stopped nobody knows what it would have needed.
+    Only jobs that are done count: what a job that was stopped would have needed is unknown.
 
     Returns:
         Such as `linear: memory: 24 GiB asked, 3.1 GiB used at most of 12 jobs: memory: 6`.

@@ -1,7 +1,7 @@
-"""What a job without a result is doing: the judge between its status, the ledger and the queue.
+"""What a job without a result is doing, judged by its status, the ledger and the queue.
 
-The folders are the truth: a process that gives no sign of life is dead, whatever its last words were. The queue adds
-why a job waits, and that one is gone which could say nothing.
+The folders decide: a process that gives no sign of life does not run, whatever it wrote last. The queue adds why a job
+waits, and that a job is gone which could not say so itself.
 """
 
 import re
@@ -30,7 +30,7 @@ SUPERSEDED = "taken out by --replace: the sweep has other settings now"
 
 
 class State(StrEnum):
-    """What a job is doing, in the order in which they are counted."""
+    """What a job is doing, in the order in which `counts` lists the states."""
 
     done = "done"
     """Its result is there."""
@@ -44,9 +44,9 @@ class State(StrEnum):
     planned = "planned"
     """It was not handed to a scheduler."""
     unknown = "unknown"
-    """Nobody who can be asked knows what became of it, or its files cannot be read."""
+    """Slurm does not answer, only another machine can tell, or its files cannot be read."""
     silent = "silent"
-    """It runs by its scheduler's word, or by this machine's, but gives no sign of life."""
+    """Slurm, or this machine, says that it runs, but it gives no sign of life."""
     interrupted = "interrupted"
     """It was asked to stop, did so, and is not in the queue."""
     cancelled = "cancelled"
@@ -66,8 +66,8 @@ SILENT_BY_RIGHT: Mapping[str, tuple[State, str]] = {
     "CONFIGURING": (State.starting, "its nodes are made ready"),
     "COMPLETED": (State.starting, "it ended well, its files do not show here yet"),
 }
-"""Slurm's words for a job that has nodes, or had them a moment ago, and whose processes cannot give a sign of life, and
-what it is doing."""
+"""Slurm's states of jobs that have nodes, or had them a moment ago, but cannot give a sign of life: what each is doing,
+and the note."""
 
 REASONS: Mapping[str, tuple[str, str]] = {
     "Resources": ("waits for free resources", ""),
@@ -92,9 +92,9 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "ReqNodeNotAvail": ("the nodes that it could run on are down or reserved", ""),
     "Nodes required for job are DOWN": ("the nodes that it could run on are down or reserved", ""),
 }
-"""Slurm's reasons, by their beginnings, in words and with the mend, if there is any; the first that fits counts."""
+"""The beginnings of Slurm's reasons, each with its meaning and the mend, if there is one; the first match counts."""
 _NEVER_STARTS = re.compile(
-    # The partition or its nodes are not what was asked for, or not there.
+    # The partition or its nodes lack what was asked for, or are down.
     r"BadConstraints|Partition(NodeLimit|TimeLimit|Down|Inactive)|NodeDown|ReqNodeNotAvail.*Unavailable\w*:\w"
     r"|JobHeldAdmin|JobHoldMaxRequeue|launch failed requeued held|ReservationDeleted"
     r"|(Account|QOS)NotAllowed|Invalid(Account|QOS)"
@@ -103,7 +103,7 @@ _NEVER_STARTS = re.compile(
     # What an account may use up altogether, which other jobs do not give back: not its `Grp…RunMinutes`.
     r"|(Assoc|QOS)Grp(Wall|(?!\w*Run)\w*Minutes)"
 )
-"""How Slurm's reasons begin that no waiting mends, only a person."""
+"""The beginnings of Slurm's reasons for which waiting does not help: a person has to act."""
 
 
 def judge(
@@ -111,9 +111,9 @@ def judge(
 ) -> tuple[State, str]:
     """Returns what a job without a result is doing, and a note on it.
 
-    There are three witnesses, each of which can be wrong: the status file, which a killed process leaves as it was; the
-    ledger, which a killed launcher leaves half written; and the queue, which may not answer, forget, or not know of a
-    job that was started by hand. The order of the questions says whom to believe.
+    There are three sources, each of which can be wrong: the status file, which a killed process leaves as it was; the
+    ledger, which a killed launcher leaves incomplete; and the queue, which may not answer, may forget a job, or not
+    know one that was started by hand. The order of the checks says which source is believed.
 
     Args:
         sweep: The sweep's folder.
@@ -134,8 +134,8 @@ def judge(
         status = None
     if live or (just_completed(job, now) and _is_of_its_end(status, job)):
         return _on_a_node(status, job, now)
-    # From here on nobody who can be asked knows of a living process, and yet one may give signs of life: it was started
-    # by hand. Signs from before the job's end are its own last ones and prove nothing.
+    # From here on, neither Slurm nor this machine knows of a live process, but one that was started by hand may give
+    # signs of life. Signs from before the job's end are its own last ones, and prove nothing.
     if status is not None and not _before_its_end(status, job) and (found := _by_hand(sweep, key, status, now)):
         return found
     if status is not None and status.state == "failed":  # its own error says more than Slurm's exit status
@@ -149,20 +149,20 @@ def _in_the_queue(status: Status | None, entry: Submission | None, job: QueuedJo
     """Returns the state of a job that waits in the queue."""
     if status is not None and status.alive(now) and _of_another(status, job):
         return State.running, f"on {status.host}, while {job.job} waits in the queue"
-    # It has no process itself, so its status is of the attempt before and can only tell that there was one. Of a job
-    # that failed and was handed over again, nothing goes on: it is queued as if for the first time.
+    # A waiting job has no process, so its status is of an earlier attempt, and only tells that there was one. A job
+    # that failed and was handed over again does not resume: it is queued as if for the first time.
     has_begun = status is not None and status.state in ("running", "interrupted")
     if entry is not None and entry.lane and not entry.after and job.reason == "Dependency":
         # It builds on nothing: what it waits for is what comes before it in its lane (`slurm.submission.lanes`).
         return State.preempted if has_begun else State.queued, f"{job.reason}: the sweep runs so many at a time"
     if not has_begun and job.reason == "BeginTime":
-        # A profile may name the time, and a node that fails a job's very start puts it back: nothing tells which.
+        # Either its profile names a time, or a node failed to start it and Slurm put it back: nothing tells which.
         return State.queued, f"{job.reason}: may not start before its time"
     return State.preempted if has_begun else State.queued, with_mend(*reason_and_mend(job))
 
 
 def _on_a_node(status: Status | None, job: QueuedJob | None, now: float) -> tuple[State, str]:
-    """Returns the state of a job that has a node by its scheduler's word, or a process on this machine."""
+    """Returns the state of a job that has a node according to Slurm, or a process on this machine."""
     where = f"on {job.nodes}" if job and job.nodes else ""
     if job is not None and job.state in SILENT_BY_RIGHT:
         state, words = SILENT_BY_RIGHT[job.state]
@@ -171,7 +171,7 @@ def _on_a_node(status: Status | None, job: QueuedJob | None, now: float) -> tupl
 
 
 def _by_its_signs(status: Status | None, job: QueuedJob | None, where: str, now: float) -> tuple[State, str]:
-    """Returns the state of a job whose process can give signs of life, by those that it gave."""
+    """Returns the state of a job whose process can give signs of life, by its last one."""
     if status is None:
         # Importing torch and waiting for other ranks takes its time; after as long as a lock needs to grow stale,
         # silence means that it hangs.
@@ -191,13 +191,13 @@ def _by_its_signs(status: Status | None, job: QueuedJob | None, where: str, now:
 
 
 def _by_hand(sweep: Path, key: Key, status: Status, now: float) -> tuple[State, str] | None:
-    """Returns the state of a job whose process nobody minds; None where there is none, as far as can be seen."""
+    """Returns the state of a job that was started by hand; None if it has no process, as far as can be seen."""
     if status.alive(now):
         return State.running, ""
     folder, task = key
     if not RunFolder(sweep / folder).is_held_here(task, status.holder):
         return None
-    silence = duration_text(max(0.0, now - status.heartbeat))  # of a clock that jumped it may lie ahead
+    silence = duration_text(max(0.0, now - status.heartbeat))  # if a clock jumped, it may lie in the future
     what = f"no sign of life for {silence} from process {status.pid}, which is here and holds its lock"
     mend = f"kill -CONT {status.pid} if it was suspended; else kill it, then salmask retry"
     return State.silent, with_mend(what, mend)
@@ -209,7 +209,7 @@ def _never_said_a_word(
     """Returns the state of a job that neither runs nor wrote a status in this attempt."""
     if entry is None:
         return State.planned, "not started"
-    if live is None:  # nobody could be asked: it may well wait in the queue, and must not be called dead
+    if live is None:  # nobody could be asked: the job may well wait in the queue, and must not be called dead
         return State.unknown, queue.trouble if entry.executor == "slurm" else _only(entry.host)
     if cancelled := _cancelled(entry, job, began=False):
         return cancelled
@@ -217,7 +217,7 @@ def _never_said_a_word(
         return _not_handed_over(sweep, entry)
     unheard = "Slurm no longer knows it" if entry.executor == "slurm" else "its process is gone"
     if job is None and _never_began(sweep, entry):
-        # Without accounting nobody remembers who took it out: a person's scancel, or Slurm with what it waits for.
+        # Without accounting, nothing tells whether a person cancelled it, or Slurm did since its parent failed.
         return State.cancelled, f"left the queue before it began, {unheard}"
     return State.died, _with_last_line(sweep, entry, f"never said a word, {_word(job) or unheard}")
 
@@ -239,38 +239,39 @@ def _ended(
 
 
 def _cancelled(entry: Submission | None, job: QueuedJob | None, *, began: bool) -> tuple[State, str] | None:
-    """Returns the state of a job that a person ended, or Slurm since what it waits for failed; None: neither did.
+    """Returns the state of a job that a person cancelled, or Slurm since its parent failed; None: neither did.
 
     Args:
         entry: As of `judge`.
-        job: What the scheduler says of it, which is over; None: nothing.
-        began: Whether it ever had a process.
+        job: What Slurm says of the job, which is over; None: nothing.
+        began: Whether the job ever had a process.
     """
     if entry is not None and entry.superseded:
         return State.cancelled, SUPERSEDED
-    if job is None:  # Slurm forgets, and without accounting soon: what `salmask cancel` did is on our own record
+    if job is None:  # Slurm forgets jobs, soon if it has no accounting; the ledger remembers `salmask cancel`
         return (State.cancelled, BY_US) if entry is not None and entry.cancelled else None
     if job.state != "CANCELLED":
         return None
     if entry is not None and entry.cancelled:
         return State.cancelled, BY_US
-    # sacct does not always keep the reason: a child that never started was cancelled with its parent. A report waits
-    # for ends, however they come, and squeue still tells why a job waited that a person took out.
+    # sacct does not always keep the reason: a child that never started was cancelled since its parent failed. Not so a
+    # report, which waits for its parents to end in any way; nor a child that a person cancelled, see below.
     unmet = (
         entry is not None and entry.after and entry.task != REPORT and (job.reason == PARENT_FAILED or not job.start)
     )
     if unmet:
         return State.cancelled, "not started: what it builds on failed"
-    # Of what waited squeue gives the reason of that, and its end as its start too; sacct tells who took it out.
+    # Of a job that was cancelled while it waited, squeue gives the reason for which it waited, and its end as its start
+    # too; sacct tells who cancelled it.
     waited = job.reason and job.start in (None, job.end) and not job.reason.startswith("by ")
     return State.cancelled, "left the queue before it began" + " again" * began if waited else job.reason
 
 
 def _failure(sweep: Path, status: Status, entry: Submission | None) -> str:
-    """Returns why a job failed: its own word, or where it only lost another process, that one's cause."""
+    """Returns why a job failed: its own error or, if that is only the loss of another rank, that rank's."""
     if entry is None or not is_lost_peer(status.error):
         return status.error
-    # Rank 0 keeps the status; what happened to another one stands in that one's log and in srun's words.
+    # Rank 0 writes the status; what happened to another rank stands in that one's log, and in what srun says.
     tails = error_tails(sweep / LOGS / entry.submission, entry.job)
     return cause_of_ranks(tails, *_asked_for(entry)) or status.error
 
@@ -281,7 +282,7 @@ def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
         what, mend = f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed"
         return State.planned, with_mend(what, mend)
     if entry.executor != "slurm" and entry.host != socket.gethostname():
-        return State.unknown, _only(entry.host)  # whether a launcher minds it shows in that machine's locks
+        return State.unknown, _only(entry.host)  # only that machine's locks tell whether its launcher runs
     if entry.executor != "slurm" and has_local_launcher(sweep):
         return State.queued, "waits for its turn on this machine"
     return State.planned, with_mend("its launcher ended before it was handed over", "salmask retry")
@@ -292,18 +293,18 @@ def _only(host: str) -> str:
 
 
 def _never_began(sweep: Path, entry: Submission) -> bool:
-    """Returns whether Slurm never started a job: it makes the files of what a job prints before anything else."""
+    """Returns whether Slurm never started a job: the first that it does is to make the job's log files."""
     folder = sweep / LOGS / entry.submission
     return entry.executor == "slurm" and folder.is_dir() and not any(folder.glob(f"{entry.job}_*_log.*"))
 
 
 def _word(job: QueuedJob | None) -> str:
-    """Returns Slurm's word on a job that ended; empty where it has none."""
+    """Returns what Slurm says of a job that ended; empty if it says nothing."""
     return f"Slurm says {job.state}{f', {job.reason}' if job.reason else ''}" if job is not None else ""
 
 
 def _with_last_line(sweep: Path, entry: Submission | None, note: str) -> str:
-    """Returns a note with the cause that the job's log names; with its last line where it names none."""
+    """Returns a note with the cause that the job's log names; if it names none, with its last line."""
     if entry is None:
         return note
     logs = [entry.log(sweep, stream) for stream in ("err", "out")]
@@ -314,14 +315,15 @@ def _with_last_line(sweep: Path, entry: Submission | None, note: str) -> str:
 
 
 def _asked_for(entry: Submission) -> tuple[float, int]:
-    """Returns the gigabytes and the minutes that Slurm kept a job to; 0 of what its profile left open."""
+    """Returns the gigabytes and minutes to which Slurm limited a job; 0 for what its profile left open."""
     return (entry.memory, entry.minutes) if entry.executor == "slurm" else (0.0, 0)
 
 
 def _of_another(status: Status, job: QueuedJob) -> bool:
-    """Returns whether a status was surely written by another process than one of this Slurm job: by hand, or locally.
+    """Returns whether a status was surely not written by this Slurm job, but by a process started by hand or locally.
 
-    A task of an array has a number of its own in its environment, which is not the one that squeue and sbatch tell.
+    A status holds SLURM_JOB_ID. Each job of an array has one of its own, which is not the `812_3` of squeue and sbatch:
+    so for an array, any id in the status may be the job's.
     """
     return status.job != job.job if array_of(job.job) == job.job else not status.job
 
@@ -332,29 +334,29 @@ def before(status: Status, entry: Submission | None) -> bool:
 
 
 def just_completed(job: QueuedJob | None, now: float) -> bool:
-    """Returns whether a job ended well by Slurm's word, but so lately that its files may not show here yet."""
+    """Returns whether a job ended well according to Slurm, but so lately that its files may not show here yet."""
     return job is not None and job.state == "COMPLETED" and job.end is not None and now - job.end < HIDDEN_SECONDS
 
 
 def _is_of_its_end(status: Status | None, job: QueuedJob | None) -> bool:
-    """Returns whether a status, as it shows here, may be that of a job whose last words do not show yet."""
+    """Returns whether a status fits a job that just ended well, and whose last status may not show here yet."""
     if status is None or status.state == "done":
         return True
     return status.state == "running" and _before_its_end(status, job)
 
 
 def _before_its_start(status: Status, job: QueuedJob | None) -> bool:
-    """Returns whether a status is older than the present attempt, by Slurm's word."""
+    """Returns whether a status is older than the start of the present attempt, according to Slurm."""
     return job is not None and job.start is not None and status.heartbeat < job.start - CLOCKS_SECONDS
 
 
 def _before_its_end(status: Status, job: QueuedJob | None) -> bool:
-    """Returns whether a status was written before the job ended, by Slurm's word; not where Slurm knows of no end."""
+    """Returns whether a status was written before the job ended; False if Slurm knows of no end."""
     return job is not None and job.end is not None and status.heartbeat <= job.end + CLOCKS_SECONDS
 
 
 def reason_and_mend(job: QueuedJob) -> tuple[str, str]:
-    """Returns Slurm's reason for which a job waits, in words where there are any, and the mend, if there is one."""
+    """Returns why a job waits: Slurm's reason, with its meaning if that is known; and the mend, if there is one."""
     sentence = _sentence(job)
     for beginning, (words, mend) in REASONS.items():
         if sentence.startswith(beginning):
@@ -367,11 +369,11 @@ def reason_and_mend(job: QueuedJob) -> tuple[str, str]:
 def never_starts(job: QueuedJob) -> bool:
     """Returns whether a job waits for what does not come by itself: its partition is down, or it asks for too much.
 
-    A job of several partitions may start in another one than that whose reason Slurm tells. One that a user holds, that
-    user may let go.
+    A job of several partitions may start in another one than the one that Slurm's reason is about. A job that a user
+    holds may be released by that user.
     """
     return job.waiting and "," not in job.partition and _NEVER_STARTS.match(_sentence(job)) is not None
 
 
 def _sentence(job: QueuedJob) -> str:
-    return job.reason.replace("_", " ")  # as older versions write it
+    return job.reason.replace("_", " ")  # older versions write spaces

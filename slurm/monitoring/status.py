@@ -1,6 +1,6 @@
 """What every job of a sweep is doing: from its folders, its ledger and one look at the queue, without side effects.
 
-The folders are the truth: a result that is there is done, whatever Slurm says. What a job without a result is doing is
+The folders decide: a job whose result is there is done, whatever Slurm says. What a job without a result is doing is
 judged in `slurm.monitoring.states`.
 """
 
@@ -31,7 +31,7 @@ from slurm.monitoring.states import LIVE, State, before, judge
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger, Submission
 
 PACE_ROWS = 5
-"""Log lines that a pace is the median of: the last ones."""
+"""The pace is the median of this many last log lines."""
 TrackedJob = tuple[str, str, Submission | None]
 """Folder relative to the sweep's, task, and the submission made last; None: no launcher knows of it."""
 
@@ -41,7 +41,7 @@ class JobRow:
     """One job: a task of a run."""
 
     run: str
-    """`METHOD sSEED`, with `-ID` where the sweep has several such runs, or the sweep's name for its report."""
+    """`METHOD sSEED`, with `-ID` if the sweep has several such runs; for the report, the sweep's name."""
     task: str
     state: State
     folder: str
@@ -59,7 +59,7 @@ class JobRow:
     attempt: int = 0
     host: str = ""
     silent_s: float | None = None
-    """Since its last sign of life."""
+    """Seconds since its last sign of life."""
 
     @property
     def key(self) -> Key:
@@ -79,16 +79,16 @@ def jobs_of(ledger: Ledger) -> list[TrackedJob]:
 
 
 def _tasks_of(run_folder: RunFolder) -> Sequence[str]:
-    """Returns the tasks of a run's folder; none of a folder that is none, the first of one that cannot be looked at."""
+    """Returns the tasks of a run's folder; none if it is no run's, the pretraining alone if it cannot be read."""
     try:
         tasks = run_folder.tasks_begun()
         return (PRETRAIN, *tasks) if tasks or exists(run_folder.run_yaml) else ()
-    except UserError:  # told with the row of the pretraining
+    except UserError:  # the row of the pretraining says what is wrong
         return (PRETRAIN,)
 
 
 def ids_to_ask(ledger: Ledger) -> list[str]:
-    """Returns Slurm's ids of the jobs without a result: those whose end it would be good to know."""
+    """Returns Slurm's ids of the jobs without a result, of which the accounting may know how they ended."""
     read_results = cache(rows_of)
     newest = ledger.newest().values()
     sent = [entry for entry in newest if entry.executor == "slurm" and entry.job]
@@ -106,7 +106,7 @@ def _surely_finished(sweep: Path, entry: Submission, read_results: ReadResults) 
 def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
     """Returns the state of every job of a sweep.
 
-    Where runs of several settings have one method and seed, as after a setting was changed, each has its id too.
+    If several runs have the same method and seed, as after a setting was changed, their rows show the ids too.
 
     Args:
         ledger: Of the sweep.
@@ -128,29 +128,29 @@ def row(sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float, read_res
     row = JobRow(run, task, State.unknown, folder, job=entry.job if entry else "")
     try:
         return _judged(row, _files_of(sweep, job, read_results), sweep, queue, now)
-    except UserError as error:  # one file that cannot be read is no reason to tell nothing of all the others
+    except UserError as error:  # a file that cannot be read must not hide the other jobs
         return replace(row, note=str(error))
 
 
 def _judged(row: JobRow, files: "_JobFiles", sweep: Path, queue: QueueSnapshot, now: float) -> JobRow:
-    """Returns a row with what its job is doing, or found.
+    """Returns a row with what its job is doing, or with its result.
 
     Raises:
-        UserError: A file or folder that it stands in cannot be read.
+        UserError: A file or folder of the job cannot be read.
     """
     status = files.status
     if status is not None:
         row = replace(row, step=status.step, steps=status.steps, attempt=status.attempt, host=status.host)
         row = replace(row, silent_s=round(max(0.0, now - status.heartbeat), 1))
-    # Before anything else: what is there is done, however the job that made it, or a later one, ended.
+    # Before anything else: a job whose result is there is done, however that attempt, or a later one, ended.
     if files.finished:
         return _with_result(row, files)
-    # A recorded run, which no launcher knows of. Of one that was launched here, a missing backbone is a failure.
+    # A recorded run, which no launcher knows of. For one that was launched here, a missing backbone is a failure.
     if files.entry is None and row.task == PRETRAIN and has_result(files.run_folder, row.task, status):
         return replace(_with_result(row, files), note="its backbone is not kept here")
     state, note = judge(sweep, row.key, status, files.entry, queue, now)
     if files.unreadable and state is not State.unknown:
-        # What is queued, or has a node, writes it anew; of anything else nobody can tell how it ended.
+        # A job that is queued, or has a node, writes its status anew; how any other one ended is unknown.
         state, note = state if state in LIVE else State.failed, files.unreadable
     row = replace(row, state=state, note=note)
     return _with_pace(row, files.run_folder) if state is State.running else row
@@ -174,7 +174,7 @@ def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSna
     Args:
         sweep: The sweep's folder.
         key: Of the job.
-        sent: As `Ledger.newest_sent` has it. An intent in its place would hide how the job before it ended.
+        sent: As of `Ledger.newest_sent`. A later intent in its place would hide how this one ended.
         queue: As of `rows`.
         now: As of `rows`.
     """
@@ -200,9 +200,9 @@ class _JobFiles:
     """The submission made last; None: no launcher knows of it."""
     status: Status | None
     unreadable: str
-    """What is wrong with the status file."""
+    """What is wrong with the status file; empty: nothing."""
     results: Sequence[Result]
-    """Rows of the task, whatever their protocol; on the run's own data where nobody asked for another."""
+    """Rows of the task, of any protocol; if the ledger names no protocol, only those on the task's own data."""
 
     @property
     def finished(self) -> bool:
@@ -211,16 +211,16 @@ class _JobFiles:
             return self.run_folder.pretrained
         if self.task == REPORT:
             return self._is_rendered()
-        # Rows of the task may be of another protocol than the ones that were asked for, whatever its status says: that
-        # may be of an evaluation by hand. Where nobody asked, any will do.
+        # Rows of the task, and its status, may be of an evaluation by hand, with other protocols than were asked for.
+        # If nobody asked for any, all count.
         if self.entry is None or not self.entry.protocols:
             return bool(self.results)
         return is_complete(task_and_dataset(self.task)[0], self.asked_for(), self.entry.protocols)
 
     def _is_rendered(self) -> bool:
-        """Returns whether a report is there; where it was handed over again, the word of an earlier one does not count.
+        """Returns whether a report is there; if it was handed over again, the status of an earlier one does not count.
 
-        The job's id tells which one it is of, also where the clock of its node is slow.
+        The id in the status tells which job wrote it, even if the clock of the job's node is slow.
         """
         if self.status is None or self.status.state != "done":
             return False
@@ -228,16 +228,16 @@ class _JobFiles:
         return by_its_job or not before(self.status, self.entry)
 
     def asked_for(self) -> list[Result]:
-        """Returns the rows whose protocol and data set were asked for; none where nobody asked."""
+        """Returns the rows whose protocol and data set were asked for; none if the ledger names none."""
         if self.entry is None or not self.entry.protocols:
             return []
         asked, dataset = self.entry.protocols, self.entry.dataset
         matching_rows = [row for row in self.results if row.protocol in asked and row.dataset == dataset]
         if len(matching_rows) == len(self.results) or task_and_dataset(self.task)[0] not in DETECTION_TASKS:
             return matching_rows
-        # A detection may leave the batch to the devices at hand. Its rows name the batch that they were measured with,
-        # which the ledger could not know: only the settings say whether the two are the same protocol. They are read
-        # last, since that takes longer than all the rest.
+        # A detection may leave its batch size to the devices at hand. Its rows name the size that was used, which the
+        # ledger could not know: only the settings tell whether the two are the same protocol. They are read last, since
+        # that takes longer than all the rest.
         try:
             run = ordered_run(self.run_folder, self.task)
             return Evaluation.parse(self.task, run).recorded(run, self.results)
@@ -265,7 +265,7 @@ def may_change(table: Sequence[JobRow], queue: QueueSnapshot) -> bool:
 
     Args:
         table: Jobs, from `rows`.
-        queue: What they were judged by.
+        queue: The queue that they were judged by.
     """
     waited_for = LIVE | {State.unknown} if queue.trouble and not queue.absent else LIVE
     return any(row.state in waited_for for row in table)
@@ -283,7 +283,7 @@ def as_json_of(table: Sequence[JobRow], sweep: Path, queue: QueueSnapshot) -> di
 
 
 def status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
-    """Returns the status of a task, and what is wrong with its file."""
+    """Returns the status of a task, and what is wrong with its file (empty: nothing)."""
     try:
         return run_folder.status(task), ""
     except UserError as error:
@@ -320,12 +320,12 @@ def _with_pace(row: JobRow, run_folder: RunFolder) -> JobRow:
 
 
 def pace(metrics: Path) -> tuple[float | None, float | None]:
-    """Returns the seconds a step and the images per second that the last lines of a `metrics.jsonl` tell.
+    """Returns the seconds per step and the images per second, from the last lines of a `metrics.jsonl`.
 
     Returns:
         The medians of the last few values; None where the lines hold none.
     """
-    # A few lines more than count, since not every one holds both.
+    # Twice as many lines as count, since not every one holds both.
     lines = parse_metrics("\n".join(tail(metrics).splitlines()[-2 * PACE_ROWS :]))
     return _median(lines, "time"), _median(lines, "images_per_second")
 

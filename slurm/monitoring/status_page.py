@@ -35,7 +35,7 @@ def page(targets: Sequence[SweepTarget], tables: Sequence[Sequence[JobRow]], que
     Args:
         targets: The sweeps, or runs of them.
         tables: The rows of each.
-        queue: That they were judged by.
+        queue: The queue that they were judged by.
     """
     blocks: list[RenderableType] = []
     for target, table in zip(targets, tables, strict=True):
@@ -59,7 +59,7 @@ class Changes:
     ) -> list[str]:
         """Returns what has changed since the last call, each line with the time; arguments as of `page`.
 
-        While Slurm does not answer, nothing has changed for a job of which it alone could tell.
+        While Slurm does not answer, a job of which only Slurm could tell does not count as changed.
         """
         lines = []
         for target, table in zip(targets, tables, strict=True):

@@ -273,7 +273,7 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
 
 
 def _refuse_what_would_be_ignored(*layers: Mapping[str, Any]) -> None:
-    """Refuses settings that a sweep would ignore: it has seeds of its own, and does not measure again."""
+    """Refuses settings that a sweep would ignore: it has seeds of its own, and skips what is recorded."""
     for settings in map(nested, layers):
         if "seed" in settings:
             seed = settings["seed"]
