@@ -1,1 +1,1 @@
-"""Cluster profiles: what jobs ask for where."""
+"""Cluster profiles: what jobs ask for on which cluster."""

@@ -11,12 +11,12 @@ from slurm.profiles.profile_values import gpu_type_of_gres, gpus_of_gres, minute
 SINFO = ["sinfo", "--noheader", "--exact", "--format=%P|%l|%c|%m|%G"]
 """A line for each kind of node of a partition: name, time limit, cores, MB, generic resources."""
 MOST_CORES = 16
-"""Of a process: more than feed a GPU would only keep others waiting."""
+"""The most cores of a process: more than feed a GPU would only keep others waiting."""
 MEMORY_SHARE = 0.9
-"""Of a node's memory that jobs get: the rest is the system's."""
+"""Share of a node's memory that jobs get: the rest is the system's."""
 LONGEST_MINUTES = 24 * 60
 ENDLESS_DAYS = 100
-"""A limit of so many days is none for a profile: some sites write 10000-00:00:00, more than a profile may hold."""
+"""A limit of this many days or more counts as none: some sites write 10000-00:00:00, more than a profile may hold."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class SlurmPartition:
 
 
 def partitions() -> list[SlurmPartition]:
-    """Asks sinfo.
+    """Asks sinfo for the partitions.
 
     Raises:
-        UserError: There is none, or it does not answer.
+        UserError: There is no sinfo here, or it does not answer.
     """
     if not shutil.which("sinfo"):
         raise UserError("there is no sinfo on this machine", mend=LOGIN_NODE)
@@ -76,7 +76,7 @@ def parse_sinfo(text: str) -> list[SlurmPartition]:
 
 
 def _limit(text: str) -> int | None:
-    """Returns the minutes of a partition's time limit; 0: it has none; None: no job of ours fits, or it is no time."""
+    """Returns the minutes of a partition's time limit; 0: it has none; None: it is below a minute, or no time."""
     days, dash, _ = text.partition("-")
     if text in ("infinite", "n/a", "UNLIMITED") or (dash and days.isdecimal() and int(days) >= ENDLESS_DAYS):
         return 0
@@ -87,7 +87,7 @@ def _limit(text: str) -> int | None:
 
 
 def first_profile(kinds: Sequence[SlurmPartition], name: str = "") -> str:
-    """Returns a profile for one GPU a job, as the text of its file.
+    """Returns a profile with one GPU for each job, as the text of its file.
 
     Args:
         kinds: From `partitions`.

@@ -1,20 +1,19 @@
-"""Cluster profiles: what a job asks for where, as YAML; nothing about any cluster stands in the code.
+"""Cluster profiles: what jobs ask for on a cluster, as YAML; the code knows nothing of any cluster.
 
     partition: gpu             # or several: [gpu, long]
     account: my-lab
-    gpus: a100:1               # of a node, a process each; a number, or TYPE:NUMBER
-    cpus: 8                    # of a process
-    memory: 32                 # GB of a node
+    gpus: a100:1               # per node, with one process for each; a number, or TYPE:NUMBER
+    cpus: 8                    # per process
+    memory: 32                 # GB per node
     time: 1-00:00:00           # as Slurm reads it
     setup: [module load cuda]  # lines of shell before the job
     scratch: $SCRATCH/salmask  # where sweeps go unless --out says so; default: ./runs
     tasks:                     # what some tasks ask for instead, by name (`linear`, or `linear@caltech101`)
       report: {gpus: 0, cpus: 2, memory: 8, time: 30}
 
-The fields of `Resources` and `Cluster` are all the keys that there are, and docs/cluster.md tells of each. What is left
-out is not asked for. A profile is found by name in `~/.config/salmask/clusters/` (the user's), then here in
-`clusters/`; or it is the path of a file. It is checked whole when it is read (`slurm.profiles.profile_values` reads the
-values).
+The keys are the fields of `Resources` and `Cluster`; docs/cluster.md explains each. What is left out is not asked for.
+A profile is named by the path of its file, or found by name in `~/.config/salmask/clusters/` (the user's), then in
+`slurm/clusters/`. It is checked whole when it is read (`slurm.profiles.profile_values` reads the values).
 """
 
 from collections.abc import Callable, Mapping
@@ -40,7 +39,7 @@ DEFAULT = "default"
 RUNS = Path("runs")
 """Where sweeps go unless a profile or the command line says otherwise."""
 TASKS = (PRETRAIN, *PROTOCOLS, REPORT)
-"""All that a job may be, but for the data set that an evaluation is on."""
+"""All tasks that a job may have, without the data set of an evaluation."""
 ONE_PROCESS_TASKS = frozenset({REPORT, "logistic"})
 """Tasks that run in one process, whatever a profile says for all of them."""
 
@@ -48,13 +47,13 @@ _SET_BY_SALMASK = (
     *("array", "dependency", "error", "job-name", "kill-on-invalid-dep", "no-requeue", "open-mode", "output"),
     *("parsable", "requeue", "signal", "test-only", "wrap"),
 )
-"""Options of sbatch that `extra` may not hold: a launch goes by what it gave for them."""
+"""Options of sbatch that `extra` may not hold: a launch relies on the values that it gives them."""
 _MISLEADING = {
     "clusters": "export SLURM_CLUSTERS, by which jobs are found again too",
     "wait": "take it out; salmask status --watch looks until all is over",
 }
-"""Options of sbatch that `extra` may not hold either, and what helps: jobs of another cluster are not in the queue that
-is looked at, so that they would go out anew; and an sbatch that waits for its job to end counts as one that hangs."""
+"""Options of sbatch that `extra` may not hold either, and the mend. Jobs of another cluster are not in the queue that a
+launch looks at, and would be submitted again; an sbatch that waits for its job to end counts as one that hangs."""
 _HAS_KEY = {
     "cpus-per-task": "cpus",
     "gpus": "gpus",
@@ -68,14 +67,14 @@ _HAS_KEY = {
     "ntasks-per-node": "processes",
     "time": "time",
 }
-"""Options of sbatch that `extra` may not hold either, and the key that says the same: plans and launches go by it."""
+"""Options of sbatch that `extra` may not hold either, and the key to use, on which plans and launches rely."""
 _CONTRADICTS = {
     "cpus-per-gpu": "cpus",
     "mem": "memory",
     "mem-per-cpu": "memory",
     "mem-per-gpu": "memory",
 }
-"""Options of sbatch that `extra` may hold only where a key says nothing; the keys of the same name are of this kind."""
+"""Options of sbatch that `extra` may hold only if this key is not set; so are options that have the name of a key."""
 _SRUN_BY_SALMASK = (
     "--cpus-per-task",
     "--error",
@@ -97,10 +96,10 @@ def _setting(reader: Reader, default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job asks for; an empty text or 0 asks for nothing, and the cluster's default holds."""
+    """What one job asks for; an empty text or 0 asks for nothing, and the cluster's default applies."""
 
     partition: str = _setting(values.names, "")
-    """One, or several with commas, of which Slurm takes the one that is free first."""
+    """One, or several with commas between, of which Slurm takes the one that is free first."""
     account: str = _setting(values.text, "")
     qos: str = _setting(values.text, "")
     constraint: str = _setting(values.text, "")
@@ -115,20 +114,19 @@ class Resources:
     gres: str = _setting(values.names, "")
     nodes: int = _setting(values.whole_number, 1)
     gpus: int = _setting(values.gpus, 0)
-    """Of a node; those that `gres` asks for are counted here too."""
+    """Per node; those that `gres` asks for are counted here too."""
     gpu_type: str = ""
     """The TYPE of `gpus: TYPE:NUMBER`; it is no key of its own."""
     processes: int = _setting(values.whole_number, 0)
-    """Of a node; 0: one for each GPU, at least one."""
+    """Per node; 0: one for each GPU, at least one."""
     cpus: int = _setting(values.whole_number, 0)
-    """Of a process."""
+    """Per process."""
     memory: float = _setting(values.gigabytes, 0.0)
-    """GB of a node."""
+    """GB per node."""
     time: int = _setting(values.minutes, 0)
     """Minutes."""
     throttle: int = _setting(values.whole_number, 0)
-    """Jobs of a sweep at a time (`slurm.submission.lanes`), of a task of each of its arrays; 0: as many as there are.
-    """
+    """Jobs of a sweep at a time (`slurm.submission.lanes`); under a task, jobs of each of its arrays; 0: no limit."""
     extra: tuple[tuple[str, str], ...] = _setting(values.options, ())
     """Other options of sbatch."""
     srun: tuple[str, ...] = _setting(values.words, ())
@@ -157,7 +155,7 @@ class Cluster:
     """A profile; its settings are explained at the top of this module."""
 
     name: str
-    """`mycluster`; of a file that no name finds, the file's, `mycluster.yaml`."""
+    """`mycluster`; of a profile that is found by its path alone, the file's name, `mycluster.yaml`."""
     executor: str = "slurm"
     """`slurm`, `local` or `debug` (in this process)."""
     resources: Resources = Resources()
@@ -166,14 +164,14 @@ class Cluster:
     scratch: str = _setting(values.one_word_or_line, "")
     """Where sweeps go unless `--out` says so; empty: `./runs`."""
     max_array: int = _setting(values.whole_number, 0)
-    """Jobs in an array; 0: as many as Slurm says."""
+    """The most jobs in an array; 0: Slurm's own limit."""
     attempts: int = _setting(values.whole_number, 30)
     """How often a job may begin, requeues included."""
     signal_seconds: int = _setting(values.whole_number, 120)
     """How long before its time limit a job is warned."""
 
     def resources_of(self, task: str) -> Resources:
-        """Returns what a task asks for: `linear@caltech101` by its whole name, else as `linear`, else as all.
+        """Returns what a task asks for: `linear@caltech101` by its whole name, else as `linear`, else as all tasks.
 
         A task that runs in one process gets one, and at most one of the GPUs that all tasks ask for.
         """
@@ -205,7 +203,7 @@ def available() -> dict[str, Path]:
 
 
 _SUFFIXES = (".yaml", ".yml")
-"""How the path of a profile ends; a word that ends otherwise is a profile's name."""
+"""How the path of a profile ends; a word that ends in another way is a profile's name."""
 
 
 def load(name: str) -> Cluster:
@@ -269,9 +267,9 @@ def _cluster(path: Path, content: dict[str, Any]) -> Cluster:
 
 
 def _name_of(path: Path) -> str:
-    """Returns what a profile is known by: its name where it is found by that, else that of its file.
+    """Returns what a ledger calls a profile: its name if `load_named` finds this file by it, else the file's name.
 
-    A copy of `slurm.yaml` elsewhere is not `slurm`: whoever reads that in a ledger would take ours for it.
+    A copy of `slurm.yaml` elsewhere is not `slurm`: a retry would read ours in its place.
     """
     known = available().get(path.stem)
     return path.stem if known is not None and known.resolve() == expanded(path).resolve() else path.name

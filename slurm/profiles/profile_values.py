@@ -1,7 +1,7 @@
 """The values of a cluster profile, read from YAML: each of one type, in one line, and of the form that sbatch takes.
 
-Every value becomes a word of a batch script. One that is read wrongly is found out in the queue, days later; one with a
-newline in it would be an option, or a command, of its own. So whatever is not plainly right is refused here.
+Every value becomes a word of a batch script. One that is read wrongly would be noticed in the queue, days later; one
+with a newline in it would be an option, or a command, of its own. So whatever is not plainly right is refused here.
 """
 
 import math
@@ -23,9 +23,9 @@ except ImportError:  # PyYAML was built without libyaml: slower, in thousands of
     from yaml import BaseLoader as _BaseLoader  # type: ignore[assignment]  # another class, used alike
 
 LARGEST_FILE = 64 * 1024
-"""Bytes of a profile; one of a person has less than 2 KiB."""
+"""The most bytes of a profile; one that a person writes has less than 2 KiB."""
 LARGEST_NUMBER = 1_000_000
-"""Of any whole number of a profile: beyond it is a slip of the finger, and Slurm counts with 32 bits."""
+"""The largest number in a profile: anything larger is a typing error, and Slurm counts with 32 bits."""
 
 _NOTHING = ("", "~", "null", "Null", "NULL")
 _MINUTES = re.compile(r"(\d+)(?::(\d\d?))?", re.ASCII)
@@ -38,7 +38,7 @@ _GPU_TYPE = r"(?P<type>[A-Za-z\d][\w.+-]*)"
 """`a100`; `1g.10gb`, a slice of a GPU (MIG)."""
 _GPUS = re.compile(rf"(?:{_GPU_TYPE}:)?(?P<count>\d+)", re.ASCII)
 _GPUS_OF_GRES = re.compile(
-    # Digits that end it are the number: `gpu:4`, but `gpu:3090:4`.
+    # Digits at its end are the number, and not the type: `gpu:4`, but `gpu:3090:4`.
     rf"(?P<kind>(?:gres[/:])?gpu(?::(?!\d+(?:\(|$)){_GPU_TYPE})?)(?::(?P<count>\d+))?(?:\(.*\))?",
     re.ASCII,
 )
@@ -47,10 +47,10 @@ _PART_OF_GRES = re.compile(r"(?:[^,(]|\([^)]*\)?)+")
 
 
 class _ProfileLoader(_BaseLoader):
-    """Everything as text (YAML would read 10:00:00 as a number to the base of 60), nothing as None, no key twice."""
+    """Reads values as text (YAML takes 10:00:00 for a base-60 number), empty ones as None; refuses a key twice."""
 
     def construct_scalar(self, node: Any) -> Any:
-        # Quoted, an empty text is meant: a task asks for no `gres`, where all others ask for one.
+        # A quoted "" is an empty text: with it, a task asks for no `gres` although the profile does.
         if isinstance(node, yaml.ScalarNode) and not node.style and node.value in _NOTHING:
             return None
         return super().construct_scalar(node)
@@ -84,7 +84,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def text(where: str, key: str, value: Any) -> str:
-    """Returns a value that is one line of text, with the launcher's variables in place of their names.
+    """Returns a value that is one line of text, with the launcher's environment variables expanded.
 
     Args:
         where: The file, for the error.
@@ -291,7 +291,7 @@ def options(where: str, key: str, value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _expanded(where: str, key: str, written: str) -> str:
-    """Returns a text with variables of this process in place of their names; sbatch would take the name as it is."""
+    """Returns a text with environment variables expanded, which sbatch would not do."""
     expanded = os.path.expandvars(written)
     if unset := re.search(r"\$(\w+|\{\w+\})", expanded, re.ASCII):
         mend = f"export {unset[1].strip('{}')}, or write its value"
