@@ -1,1 +1,1 @@
-"""Single jobs of no sweep: a benchmark or a look at a node."""
+"""Single jobs of no sweep: a benchmark or a probe of a node."""

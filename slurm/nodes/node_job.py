@@ -1,4 +1,4 @@
-"""A single job that belongs to no sweep: sent, waited for by its report, and what it said where there is none."""
+"""A single job that belongs to no sweep: it is submitted, and its report awaited; without one, its log tells why."""
 
 import json
 import shutil
@@ -31,14 +31,14 @@ ASK_SECONDS = 5.0
 """Between two questions to Slurm, which serves everybody."""
 POLL_SECONDS = 0.2
 NEVER_SECONDS = 30.0
-"""For so long Slurm must say that waiting is in vain: as it begins, nodes that it has not heard of yet look down."""
+"""How long Slurm must say that waiting is in vain: just after its own start, nodes that have not reported look down."""
 REPORT_SECONDS = 30.0
-"""After the end of a job, for its report to come through the file system."""
+"""How long to wait for a job's report after its end: a shared file system may show it late."""
 SIGNAL_SECONDS = 60
 """The longest warning before the time limit of a job."""
 
 _ASK_FOR_OTHER = "another partition, account or QOS in the profile, or ask for less there"
-"""The mend where Slurm's reason has none that would help."""
+"""The mend if that of Slurm's reason would not help."""
 
 
 class NoReportError(UserError):
@@ -58,7 +58,7 @@ def carried_out(
         wait: Seconds; then the job is cancelled.
 
     Raises:
-        NoReportError: It did not start in time, was not through, or ended without a report.
+        NoReportError: It did not start or end in time, or ended without a report.
         UserError: There is no Slurm here, it refuses the job, or does not answer.
     """
     start = time.monotonic()
@@ -76,10 +76,10 @@ def carried_out(
         return content, f"{where}, there and back in {time.monotonic() - start:.0f} s"
     longer = "wait longer (--wait), or ask for less in the profile"
     if queued is not None and queued.waiting:
-        shutil.rmtree(folder, ignore_errors=True)  # of a job that printed nothing
+        shutil.rmtree(folder, ignore_errors=True)  # the job printed nothing
         reason, mend = reason_and_mend(queued)
         if never_starts(queued):
-            # A mend of a job that stays in the queue is none of this one.
+            # A mend for a job that stays in the queue does not help this one.
             mend = _ASK_FOR_OTHER if not mend or queued.job in mend or mend.startswith("salmask") else mend
             raise NoReportError(f"job {job} would not start by waiting, and was cancelled: {reason}", mend=mend)
         raise NoReportError(f"job {job} did not start within {duration_text(wait)}: {reason}", mend=longer)
@@ -103,8 +103,8 @@ def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: P
         folder: Of its files.
 
     Raises:
-        UserError: There is no Slurm here, it refuses the job, or does not answer; or the folder's name is none for a
-            script.
+        UserError: There is no Slurm here, it refuses the job, or does not answer; or the folder cannot be written to,
+            or its name cannot stand in a script.
     """
     queue = snapshot()
     if queue.trouble:
@@ -125,7 +125,7 @@ def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: P
 
 
 def wait_for_report(job: str, report: Path, deadline: float) -> QueuedJob | None:
-    """Waits until the report is there, the job is gone or will not start, or time is up; returns Slurm's last word.
+    """Waits until the report is there, the job is gone or will not start, or time is up; returns Slurm's last answer.
 
     A job that nobody waits for any more is cancelled, also where the wait ends by Ctrl-C, TERM or HUP.
     """
@@ -154,7 +154,7 @@ def wait_for_report(job: str, report: Path, deadline: float) -> QueuedJob | None
                         if asked_at - never_since >= NEVER_SECONDS:
                             break
                 time.sleep(POLL_SECONDS)
-        finally:  # where Slurm never said that it is over, it may run, or will
+        finally:  # unless Slurm said that the job is over, it may run, or will
             if not report.exists() and gone_at is None and (trouble := scancel([job])):
                 say(with_mend(f"job {job} may be left in the queue: {trouble}", f"scancel {job}"), err=True)
     return latest

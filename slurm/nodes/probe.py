@@ -1,4 +1,4 @@
-"""Whether a cluster can do what we will ask of it: one short job with a profile's resources, and what it found."""
+"""Whether a cluster can do what jobs will ask of it: one short job with a profile's resources, and what it found."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +25,8 @@ def probe(cluster: Cluster, program: Program, *, needs: Needs, nodes: int, wait:
         cluster: A profile with the executor `slurm`.
         program: Whose `examine` the job carries out.
         needs: Data sets and weights that must be there.
-        nodes: That the job asks for; 0: as many as the profile says.
-        wait: Seconds; then the job is cancelled, and why it waited is a finding.
+        nodes: Number of nodes that the job asks for; 0: as many as the profile says.
+        wait: Seconds; then the job is cancelled, and the reason for which it waited is a finding.
 
     Raises:
         UserError: There is no Slurm here, it refuses the job, or does not answer.

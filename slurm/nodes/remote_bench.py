@@ -14,7 +14,7 @@ from slurm.profiles.profile import load
 FOLDER = ".bench"
 """Below the folder that sweeps go to."""
 MINUTES, MINUTES_A_ROW = 10, 10
-"""Time limit of the job: to begin, and for each row."""
+"""Minutes of the job's time limit: to begin, and for each row."""
 
 
 def bench_on_node(
@@ -32,7 +32,7 @@ def bench_on_node(
         cluster: Name of a profile with the executor `slurm`, or its file.
         runs: The rows, with their settings.
         program: What times one, as `slurm.jobs.program` names it.
-        steps: That count.
+        steps: Steps that are timed.
         warm_up: Steps before them.
         wait: Seconds; then the job is cancelled.
 
