@@ -11,22 +11,22 @@ from repro.runs.lock import held
 from slurm.sweep_folder.signed_lock import signed_lock, until_free
 
 LAUNCHING_SECONDS = 600.0
-"""How long a launch waits for another one of the same sweep to be through; sbatch may take seconds for each batch."""
+"""How long a launch waits for another one of the same sweep to end; sbatch may take seconds for each batch."""
 POLL_SECONDS = 0.2
 SBATCH_LOCK = ".sbatch.lock"
-"""Held in a sweep's folder by a launch with Slurm, and by each sbatch of its, also one that outlives it."""
+"""Held in a sweep's folder by a launch with Slurm, and by each sbatch that it calls, even one that outlives it."""
 
 
 class BusySweepError(UserError):
-    """Another launch of the sweep is at work, and for long; it ends some time."""
+    """Another launch of the sweep has been at work for long; it will end some time."""
 
 
 @contextmanager
 def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator[int]:
     """Lets only one launcher of a sweep look and submit at a time; the next one then finds everything queued.
 
-    The lock goes with the process, so that a killed launcher keeps nobody out, but for an sbatch of its that is still
-    at work; what else it left is `slurm.submission.adoption`'s. A wait is told, with whom it is for.
+    The lock ends with the process, so that a killed launcher keeps nobody out, unless its sbatch is still at work;
+    `slurm.submission.adoption` completes what else it left half done. A long wait is logged, with who has the lock.
 
     Args:
         sweep_folder: The sweep's folder; made if it is not there.
@@ -36,7 +36,7 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
         The file descriptor of the lock that sbatch is to inherit.
 
     Raises:
-        BusySweepError: Another launch does not end.
+        BusySweepError: Another launch does not end in that time.
         UserError: The folder cannot be written to.
     """
     of_launch, of_sbatch = sweep_folder / ".launch.lock", sweep_folder / SBATCH_LOCK
@@ -64,14 +64,14 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
 
 @contextmanager
 def between_launches(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator[None]:
-    """Keeps launches with Slurm out for a moment in which a launcher looks at the sweep, or starts jobs of its own.
+    """Keeps launches with Slurm out during the block, in which a local launcher looks at the sweep or starts jobs.
 
-    What a launch with Slurm hands over stands in the queue by then, with its ids in the ledger; and what is started
-    within the block, the next one finds.
+    During it, whatever an earlier launch has submitted is in the queue, with its ids in the ledger; and the next launch
+    finds what the block starts.
 
     Args:
         sweep_folder: The sweep's folder, which is there.
-        wait: Seconds to wait for it; a wait is told.
+        wait: Seconds to wait for it; a long wait is logged.
 
     Raises:
         BusySweepError: Such a launch, or an sbatch of it, does not end in that time.

@@ -1,17 +1,17 @@
 """The ledger of a sweep: which jobs went out, to whom, for what; `jobs.jsonl` in the sweep's folder.
 
-One JSON object a line, only ever added, under a lock on the file; a line that cannot be read (torn by a kill) is left
-out. A job has two lines: the intent, written before it is handed over, with an empty `job`; and the same again with the
-scheduler's id, or with the words by which it was `refused`. A third says that a person has `cancelled` it, or that it
-was `superseded` by one of other settings. Where a launcher was killed in between, only the first is there, and the next
-launcher asks the scheduler for a job of the *submission*'s name. What a job did is told by its folder, not here: see
-`RunFolder.status(task)`, and `slurm.monitoring.queue` for what the scheduler thinks of it.
+Each line is a JSON object. Lines are only ever added, under a lock on the file; one that cannot be read (torn by a
+kill) is left out. A job has two lines: the intent, written before it is handed over, with an empty `job`; and the same
+again with the scheduler's id, or with the words by which it was `refused`. A third says that a person has `cancelled`
+it, or that it was `superseded` by one of other settings. If a launcher was killed after the first, the next launcher
+asks the scheduler for a job of the *submission*'s name. How a job went is told by its folder, not here: see
+`RunFolder.status(task)`, and `slurm.monitoring.queue` for what the scheduler says of it.
 
     {"time": "2026-11-22T10:00:00+00:00", "job": "812_3", "executor": "slurm", "cluster": "mycluster",
      "submission": "table1-linear-5f0c3a9e", "run": "45df9c0eca", "folder": "mocov2/s0-45df9c0eca", "task": "linear",
      "protocols": ["linear-moco-v1"], "dataset": "imagenet100", "after": ["811_3"], "host": "login1"}
 
-Beside it stand `logs/SUBMISSION/`, private to who launched (`JOB_0_log.out`, `JOB_0_log.err`, `submission.sh`,
+Beside it stand `logs/SUBMISSION/`, private to whoever launched (`JOB_0_log.out`, `JOB_0_log.err`, `submission.sh`,
 `calls.json`; of local jobs the same but for the script), and `code/`, the snapshots that the jobs run.
 """
 
@@ -32,7 +32,7 @@ from repro.runs.provenance import now
 from repro.runs.sweep_names import LEDGER, LOGS
 
 CANCELS = ".cancels.jsonl"
-"""What `salmask cancel` was asked for in a sweep's folder: a line for each time, of when and of which run or of all."""
+"""The calls of `salmask cancel` in a sweep's folder: a line for each, with its time, and the run (empty: all runs)."""
 LOCAL_LOCK = ".local.lock"
 """Held in a sweep's folder by launchers that run its jobs on their own machine; see `slurm.sweep_folder.local_lock`."""
 LOCAL_START_LOCK = ".local-start.lock"
@@ -63,9 +63,9 @@ class Submission:
     job: str = ""
     """Slurm's id (`812`, or `812_3` in an array) or the process id of a local one; empty: only an intent so far."""
     protocols: tuple[str, ...] = ()
-    """Names of those that it measures by."""
+    """Names of the protocols that it measures by."""
     dataset: str = ""
-    """That it measures on; empty of what measures nothing."""
+    """The data set that it measures on; empty if it measures nothing."""
     after: tuple[str, ...] = ()
     """Ids of the jobs that it waits for."""
     host: str = field(default_factory=socket.gethostname)
@@ -73,29 +73,29 @@ class Submission:
     time: str = field(default_factory=now)
     """ISO 8601, UTC."""
     refused: str = ""
-    """Slurm's words where it did not take the job; empty: it did, or nobody knows."""
+    """Slurm's words if it did not take the job; empty: it did, or nobody knows."""
     cancelled: str = ""
     """When `salmask cancel` asked the job to end, ISO 8601, UTC; empty: it did not."""
     superseded: str = ""
     """When `--replace` took the job out since the sweep had other settings, ISO 8601, UTC; empty: it did not."""
     nodes: int = 0
-    """Asked for, as the five below."""
+    """What was asked for, as are the next five."""
     processes: int = 0
-    """Of all nodes."""
+    """On all nodes."""
     gpus: int = 0
-    """Of all nodes."""
+    """On all nodes."""
     cpus: int = 0
     """Of all processes; 0: none in particular."""
     memory: float = 0.0
-    """GiB of a node; 0: none in particular."""
+    """GiB per node; 0: none in particular."""
     minutes: int = 0
     """The time limit; 0: none in particular."""
     lane: str = ""
-    """The lane that it is in, of `slurm.submission.lanes`; empty: in none."""
+    """Its lane (`slurm.submission.lanes`); empty: none."""
     at_a_time: int = 0
-    """How many of its array run at a time; 0: no lane says so."""
+    """How many jobs of its array run at a time; 0: no lane limits them."""
     devices: tuple[str, ...] = ()
-    """Of a local job, those that it holds, as CUDA_VISIBLE_DEVICES names them; none: it sees those of its launcher."""
+    """GPUs that a local job holds, as CUDA_VISIBLE_DEVICES names them; none: it sees those of its launcher."""
     planned_s: float | None = None
     """Seconds that a plan expected of the job when it went out; None: nobody knew."""
 
@@ -141,7 +141,7 @@ class Ledger:
         self.path = sweep / LEDGER
         self.logs = sweep / LOGS
         self._read: tuple[tuple[int, ...], list[Submission]] = ((), [])
-        """What the file looked like when it was read last, and what it held: a launch asks several times."""
+        """The file's inode, size and time when it was read last, and what it held: a launch asks several times."""
 
     def submissions(self) -> list[Submission]:
         """Returns every job that ever went out or was about to, oldest first, each with all that is known of it.
@@ -150,7 +150,7 @@ class Ledger:
             UserError: The file is there and cannot be read.
         """
         looks: tuple[int, ...] = ()
-        with suppress(OSError):  # which reading it tells
+        with suppress(OSError):  # reading the file tells what is wrong
             status = self.path.stat()
             looks = (status.st_ino, status.st_size, status.st_mtime_ns)
         if looks and looks == self._read[0]:
@@ -207,7 +207,7 @@ class Ledger:
         self._append(replace(entry, job="", refused=words) for entry in entries)
 
     def cancelled(self, entries: Sequence[Submission]) -> None:
-        """Writes down what a person took back: the scheduler may forget it, or never have kept it.
+        """Writes down which jobs a person cancelled: the scheduler may forget that, or never have known it.
 
         Args:
             entries: As the ledger holds them.
@@ -219,7 +219,7 @@ class Ledger:
         self._append(replace(entry, cancelled=when) for entry in entries)
 
     def superseded(self, entries: Sequence[Submission]) -> None:
-        """Writes down what was taken out for a sweep of other settings, and that nobody is to hand over again.
+        """Writes down which jobs were taken out since the sweep has other settings; no retry hands these over again.
 
         Args:
             entries: As the ledger holds them.
@@ -244,7 +244,7 @@ class Ledger:
     def cancel_requests(self) -> list[str]:
         """Returns the folder of each request, oldest first.
 
-        A launch heeds those that came after it began, which it knows by their number: times would not tell, as the
+        A launch heeds those that came after it began. It tells them by their number, and not by their times, since the
         clocks of two machines differ.
 
         Raises:
@@ -257,7 +257,7 @@ class Ledger:
         return wishes
 
     def cancelled_since(self, number: int, keys: Iterable[Key]) -> set[Key]:
-        """Returns which jobs are cancelled by the requests after the first so many.
+        """Returns which jobs are cancelled by requests, without the first `number` of these.
 
         Args:
             number: How many requests do not count.

@@ -1,4 +1,4 @@
-"""The locks of launchers that run a sweep's jobs on this machine: any number at once, of which one starts jobs."""
+"""The locks of launchers that run a sweep's jobs on this machine: any number at once, but one at a time starts jobs."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.05
 def local_lock(sweep_folder: Path) -> Iterator[None]:
     """Holds the lock during the block; several launchers may do so at once.
 
-    Where the file system knows no locks the block runs without, and what waits looks as if its launcher had ended.
+    If the file system has no locks, the block runs without one, and waiting jobs look as if their launcher had ended.
 
     Args:
         sweep_folder: The sweep's folder, which is there.
@@ -32,14 +32,14 @@ def local_lock(sweep_folder: Path) -> Iterator[None]:
 
 
 def has_local_launcher(sweep_folder: Path) -> bool:
-    """Returns whether a launcher holds `local_lock`; of two that ask at once neither takes the other for one.
+    """Returns whether a launcher holds `local_lock`; two processes that ask at once do not take each other for one.
 
     Args:
         sweep_folder: The sweep's folder.
     """
     try:
-        # A look has the lock for a moment, in which another one would be refused. They take turns by the lock on the
-        # ledger, which everybody gives back at once, and which is there where anything is asked about.
+        # Whoever asks takes the lock for a moment, and would look like a launcher to another one who asks. So they take
+        # turns by a lock on the ledger, which nobody holds for long, and which exists if there are any jobs.
         with (
             _opened(sweep_folder / LEDGER) as ledger,
             locked(ledger.fileno()),
@@ -54,14 +54,14 @@ def has_local_launcher(sweep_folder: Path) -> bool:
 def local_start_lock(sweep_folder: Path, wait: float = math.inf) -> Iterator[None]:
     """Keeps other launchers of the sweep on this machine, and `salmask cancel`, out during the block.
 
-    What a launcher looks at and starts within it, the next one finds; what is cancelled is found running, or not begun.
+    So a launcher finds what another one has started, and `salmask cancel` finds each job either running or not begun.
 
     Args:
         sweep_folder: The sweep's folder, which is there.
-        wait: Seconds to wait for it; a launcher has it for a moment.
+        wait: Seconds to wait for the lock, which a launcher holds for a moment only.
 
     Raises:
-        UserError: It was not to be had in that time, or its file cannot be written.
+        UserError: The lock was not free in that time, or its file cannot be written.
     """
     lock = sweep_folder / LOCAL_START_LOCK
 
@@ -73,7 +73,7 @@ def local_start_lock(sweep_folder: Path, wait: float = math.inf) -> Iterator[Non
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Returns a file to be locked, open for writing too where that is allowed: NFS asks for it, others do not."""
+    """Returns a file to be locked, open for writing too if that is allowed: only NFS needs this."""
     try:
         return path.open("r+b")
     except PermissionError:

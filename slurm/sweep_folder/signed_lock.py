@@ -1,7 +1,7 @@
 """A lock on a sweep's folder that says who has it, to whoever waits for it.
 
-A network file system may keep the lock of a machine that died. Nothing shows from another machine that it did, so that
-nobody takes over; but a person can look, and remove the file.
+A network file system may keep the lock of a machine that died. Other machines cannot see that it died, and never take
+the lock over; but a person can look, and remove the file.
 """
 
 import fcntl
@@ -23,22 +23,22 @@ LONGEST_NAME = 1000
 
 @contextmanager
 def signed_lock(path: Path, *, wait: float, every: float, taken: Callable[[], UserError]) -> Iterator[int]:
-    """Holds a lock during the block; where the file system knows no locks the block runs without.
+    """Holds a lock during the block; if the file system has no locks, the block runs without one.
 
     Args:
         path: Of the lock's file, in a folder that is there.
         wait: Seconds to wait for it.
         every: Seconds between two tries.
-        taken: Returns what is raised where another process has it for all that time.
+        taken: Returns the error to raise if another process holds it for all that time.
 
     Yields:
         The file's descriptor. Who inherits it holds the lock too, until the last of them ends.
 
     Raises:
-        UserError: It was not to be had, or its file cannot be opened.
+        UserError: The lock was not free in time, or its file cannot be opened.
     """
     began, is_told = time.monotonic(), False
-    # Opened anew at each try: the file may have been removed, of a machine that died.
+    # Opened anew at each try: a person may have removed the file, if the machine that held the lock died.
     while (descriptor := _open_locked(path)) is None:
         waited = time.monotonic() - began
         if waited > wait:
@@ -68,7 +68,7 @@ def until_free(lock: Path, *files: Path) -> str:
 
 
 def _open_locked(path: Path) -> int | None:
-    """Returns the open file of a lock that is ours now; None where it is another's, or was removed before we had it."""
+    """Returns the open file of a lock that is ours now; None if another has it, or it was removed before we had it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:  # of a colleague, in a folder that a group shares
@@ -88,7 +88,7 @@ def _is_there(path: Path, descriptor: int) -> bool:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Takes the lock on a file if it is free, and returns whether it is ours; so where the file system knows no locks.
+    """Takes the lock on a file if it is free, and returns whether it is ours; True if the file system has no locks.
 
     The lock lasts until the descriptor, and all that were inherited from it, are closed.
     """
@@ -102,7 +102,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def _sign(descriptor: int) -> None:
-    """Writes down in a lock's file who has it, unless it says so already; a full disk is no reason not to have it."""
+    """Writes into a lock's file who has it, unless it says so already; on a full disk, the lock is held unsigned."""
     name = f"process {os.getpid()} on {socket.gethostname()}, at work since ".encode()
     with suppress(OSError):
         if not os.pread(descriptor, LONGEST_NAME, 0).startswith(name):
