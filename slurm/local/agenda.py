@@ -15,7 +15,7 @@ class Agenda:
     """The jobs that wait for their turn, in their order, and what became of the others."""
 
     def __init__(self, graph: Graph, finished: Collection[Key], messages: Messages) -> None:
-        """Takes up what is missing.
+        """Begins with the jobs that are not done waiting.
 
         Args:
             graph: The sweep.
@@ -28,11 +28,11 @@ class Agenda:
         self._messages = messages
 
     def ready(self) -> list[Job]:
-        """Returns the waiting jobs for which what they build on is there; where that cannot be told, a job fails."""
+        """Returns the waiting jobs whose backbone is there, if they need one; one that cannot be judged fails."""
         return [job for job in list(self.waiting) if self._is_ready(job)]
 
     def is_over(self, job: Job) -> bool:
-        """Returns whether a waiting job need not begin: its result came meanwhile, or its files cannot be read."""
+        """Returns whether a waiting job need not begin, and takes it out then: it is done, or cannot be judged."""
         done = self._is_done(job)
         if done is not False:
             self.waiting.remove(job)
@@ -57,7 +57,7 @@ class Agenda:
             self.waiting.remove(job)
 
     def give_up_what_cannot_run(self, running: Iterable[Job]) -> None:
-        """Fails the jobs whose pretraining neither is there nor will come; without it a launch would never end.
+        """Fails the jobs whose pretraining is neither done nor still to come; else the launch would never end.
 
         Args:
             running: The jobs that this launch runs.
@@ -66,7 +66,7 @@ class Agenda:
         for job in list(self.waiting):
             parent = self.graph.parent(job)
             doomed = parent is not None and self.graph.key(parent) not in coming and not self._is_ready(job)
-            if doomed and job in self.waiting:  # else why it is doomed is told already
+            if doomed and job in self.waiting:  # else `_is_ready` has failed it already
                 self.waiting.remove(job)
                 self.outcome.failed[self.graph.key(job)] = NOT_STARTED
 
@@ -74,10 +74,10 @@ class Agenda:
         """Notes how a job of this launch ended.
 
         Args:
-            job: Which waits no longer.
-            process: That carried it out; None: this one.
+            job: One that waits no longer.
+            process: The one that carried it out; None: this process.
         """
-        done = self._is_done(job)  # the files are the truth, whatever the process says of itself
+        done = self._is_done(job)  # the files decide, whatever the process says of itself
         if done:
             self.outcome.done.append(job)
             self._messages.done(job)
@@ -98,7 +98,7 @@ class Agenda:
             return None
 
     def _is_ready(self, job: Job) -> bool:
-        """Returns whether what a waiting job builds on is there; where that cannot be told, it fails alone."""
+        """Returns whether the backbone of a waiting job is there; False if that cannot be told, which fails the job."""
         try:
             return job.ready
         except UserError as error:

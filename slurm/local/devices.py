@@ -15,28 +15,28 @@ _DEVICE = re.compile(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+", re.ASCII)
 
 @dataclass(frozen=True)
 class Places:
-    """What a launch on this machine may take up at a time."""
+    """How much of this machine a launch may use at a time."""
 
     jobs: int
-    """How many run at a time; where `gpus` are shared out, as many as there are of these."""
+    """The most jobs at a time; if `gpus` are shared out, their number."""
     gpus: Sequence[str] = ()
-    """To share out; one that is named twice takes two jobs. None: every job sees those of its launcher."""
+    """GPUs to share out; one that is named twice takes two jobs. None: every job sees those of its launcher."""
 
     def left(self, running: Sequence[Sequence[str]], others: Sequence[Submission]) -> tuple[int, list[str]]:
         """Returns how many more jobs have room, and the GPUs that are free for them, in their order.
 
         Args:
             running: The GPUs of each job of this launch.
-            others: What runs here and is not this launch's.
+            others: Jobs that run here and are not this launch's.
         """
         free = list(self.gpus)
         for name in chain(*running, *(entry.devices for entry in others)):
-            if name in free:  # one that several hold comes as often
+            if name in free:  # a GPU that several jobs hold is named for each
                 free.remove(name)
         return self.jobs - len(running) - sum(map(self._takes_one, others)), free
 
     def _takes_one(self, entry: Submission) -> bool:
-        """Returns whether another's job takes a place of this launch; one on other GPUs than these does not."""
+        """Returns whether a job of another launch takes a place of this one: not if it is on other GPUs."""
         return not (self.gpus and entry.devices) or not set(entry.devices).isdisjoint(self.gpus)
 
 

@@ -16,11 +16,11 @@ from slurm.planning.graph import Job
 def reason_of(job: Job, process: LocalJob | None) -> str:
     """Returns why a job that has ended has no result.
 
-    Where only its logs tell, which of several processes failed, that is written into its status.
+    If only the logs tell which of several ranks failed, the reason is written into the job's status, too.
 
     Args:
         job: Of a launch on this machine.
-        process: That carried it out; None: this one.
+        process: The one that carried it out; None: this process.
     """
     status = _own_status(job, process)
     if process is not None and len(process.ranks) > 1 and process.failure:
@@ -28,7 +28,7 @@ def reason_of(job: Job, process: LocalJob | None) -> str:
         texts = {rank: tail(process.log(rank, "err")) for rank in range(len(process.ranks))}
         reason = cause_of_ranks(texts) if not process.killed else process.failure
         if reason and not (status and status.state == "interrupted"):
-            with suppress(UserError):  # of a full disk: it is told here all the same, and ends no other job
+            with suppress(UserError):  # on a full disk, the reason is returned all the same
                 job.folder.set_status("failed", task=job.task, error=reason)
             return reason
     if status and status.state == "interrupted":

@@ -1,7 +1,7 @@
 """Jobs on this machine, in processes of their own: as many at a time as there is room, or one for each GPU.
 
-There is no scheduler here: the launch keeps the order of the jobs itself, and waits for them. What waits for its turn
-stands in the ledger as an intent, which counts as queued as long as a launcher holds the sweep's `.local.lock`.
+There is no scheduler here: the launch itself keeps the order of the jobs, and waits for them. A job that waits for its
+turn stands in the ledger as an intent, which counts as queued as long as a launcher holds the sweep's `.local.lock`.
 """
 
 import os
@@ -59,7 +59,8 @@ def launch_here(
             job sees those of this process.
 
     Returns:
-        What was done, what had been, and what failed; a failed pretraining fails what builds on it.
+        Which jobs this launch did, which were done before, which failed (with a pretraining, those that build on it),
+        and which were left to Slurm.
 
     Raises:
         UserError: The root of a data set is not set, missing or empty; a job has more processes than there are `gpus`;
@@ -86,23 +87,23 @@ def launch_here(
 
 
 def _most_at_once(graph: Graph, finished: Collection[Key]) -> int:
-    """Returns how many of the missing jobs can run at a time: a pretraining never does beside what builds on it."""
+    """Returns how many of the missing jobs can run at a time: a pretraining never runs beside what builds on it."""
     missing = [job for job in graph.jobs if graph.key(job) not in finished]
     built_on = {graph.key(parent) for job in missing if (parent := graph.parent(job)) is not None}
     return sum(graph.key(job) not in built_on for job in missing)
 
 
 def _cpu_environment(processes: int, console: Console) -> dict[str, str]:
-    """Returns the variables for processes that share the idle cores out; the user's own take precedence.
+    """Returns environment variables by which processes share the idle cores; the user's own take precedence.
 
     Args:
         processes: How many run at a time; 0: none will.
-        console: Is told where other processes leave fewer threads to each of ours.
+        console: Told if other processes leave fewer threads to each of ours.
     """
     if "OMP_NUM_THREADS" in os.environ:
         return KEEP_MEMORY
     cores = usable_cores()
-    # What is busy now may be idle later, but too few threads cost a part of the time, and too many a multiple of it.
+    # Cores that are busy now may be idle later, but too few threads cost part of the time, and too many a multiple.
     idle = idle_cores() if processes else cores
     threads, most = (max(1, number // max(1, processes)) for number in (idle, cores))
     if threads < most:
@@ -113,7 +114,7 @@ def _cpu_environment(processes: int, console: Console) -> dict[str, str]:
 
 @contextmanager
 def _under_way(sweep_folder: Path) -> Iterator[None]:
-    """Shows, as long as the block lasts, that a launcher minds the sweep's jobs here; several may do so at once."""
+    """Shows during the block that a launcher here is at work on the sweep; several may be at once."""
     try:
         sweep_folder.mkdir(parents=True, exist_ok=True)
         refuse_foreign_sweep(sweep_folder)
@@ -144,7 +145,7 @@ class LocalLaunch:
             finished: Keys of what is done.
             cluster: A profile with the executor `local` or `debug`.
             program: The names of what the jobs carry out.
-            places: What the launch may take up.
+            places: How much of this machine the launch may use.
             console: For progress.
         """
         self._cluster, self._places = cluster, places
@@ -164,8 +165,8 @@ class LocalLaunch:
         agenda, starter, console = self.agenda, self.starter, self._messages.console
         with ProgressBars(console=console) as progress, ended_on_exit(starter.processes, console):
             bars = Bars(progress)
-            # In each round first what has ended, then what can no longer run, then what can start: an end makes room
-            # and makes children ready, or dooms them, and all of that should count in the same round.
+            # Each round looks first at what has ended, then at what can no longer run, then at what can start: a job's
+            # end makes room, and decides whether its children can run, which should count in the same round.
             while agenda.waiting or starter.running:
                 for job, process in starter.take_ended():
                     agenda.end(job, process)
@@ -179,7 +180,7 @@ class LocalLaunch:
         return agenda.outcome
 
     def queue_up(self) -> None:
-        """Writes down what waits for its turn, but what others have."""
+        """Writes the jobs that wait for their turn into the ledger, except those that others have."""
         with between_launches(self.agenda.graph.sweep_folder):
             self._others.leave_slurm_its_own()
             with local_start_lock(self.agenda.graph.sweep_folder):
@@ -191,14 +192,14 @@ class LocalLaunch:
     def start_what_can(self) -> list[tuple[Job, Call]]:
         """Starts the jobs that can start now; returns those that this process is to carry out itself, with their calls.
 
-        These are begun only once other launchers of the sweep may look again: they take as long as they take.
+        The caller begins these after the locks are released, so that other launchers need not wait for their end.
         """
         here: list[tuple[Job, Call]] = []
         with ExitStack() as stack:
             stack.enter_context(local_start_lock(self.agenda.graph.sweep_folder))
             try:
                 stack.enter_context(between_launches(self.agenda.graph.sweep_folder, wait=0.0))
-            except BusySweepError as error:  # what runs here is minded meanwhile
+            except BusySweepError as error:  # no wait for it: running jobs are looked after
                 self._messages.launch_is_at_work(error)
                 return []
             for job, gpus in self.startable():
@@ -222,7 +223,7 @@ class LocalLaunch:
         for job in ready:
             processes = self._cluster.resources_of(job.task).tasks_per_node
             if len(startable) >= room or (self._places.gpus and processes > len(free)):
-                break  # in their order: a job of many processes would else wait for ever
+                break  # they start in order: else a job of many processes would wait for ever
             if not self._others.have(job):
                 startable.append((job, tuple(free[: processes if self._places.gpus else 0])))
                 del free[:processes]

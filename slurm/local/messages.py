@@ -48,7 +48,7 @@ class Messages:
             self._say(Text("waiting", "bold"), f"{job.name} runs elsewhere  ({job.folder.path})")
 
     def launch_is_at_work(self, busy: BusySweepError) -> None:
-        """Says that a launch with Slurm is at work, which may take what waits here."""
+        """Says that a launch with Slurm is at work, which may submit the jobs that wait here."""
         if not self._is_told_of_launch:
             self._is_told_of_launch = True
             self._say(Text("waiting", "bold"), busy.what)
@@ -80,5 +80,5 @@ class Bars:
             status, _ = status_of(job.folder, job.task)
             if status and status.steps:
                 self._progress.update(self._bars[key], completed=status.step, total=status.steps, unit=status.unit)
-            else:  # nothing is known of it: it is drawn all the same
+            else:  # nothing is known yet: the bar is drawn all the same
                 self._progress.update(self._bars[key])

@@ -15,13 +15,13 @@ from slurm.planning.graph import Job
 from slurm.sweep_folder.ledger import Key, Ledger, Submission
 
 HERE = QueueSnapshot()
-"""By it, processes of this machine are asked whether they live, and no scheduler."""
+"""An empty queue: it tells whether processes of this machine live, and asks no scheduler."""
 SILENT_SECONDS = 60.0
-"""Before a Slurm that did not answer is asked again."""
+"""How long to wait before a Slurm that did not answer is asked again."""
 
 
 class Others:
-    """What others do with the jobs of a launch, by the ledger and the runs' folders: it is waited for, not doubled."""
+    """Which jobs of a launch others have, by the ledger and the runs' folders: these are waited for, not done twice."""
 
     def __init__(self, agenda: Agenda, ledger: Ledger, messages: Messages) -> None:
         """Heeds what is cancelled from now on.
@@ -36,7 +36,7 @@ class Others:
         self._slurm_silent_until = -math.inf  # on the monotonic clock
 
     def leave_slurm_its_own(self) -> None:
-        """Takes what Slurm has out of what waits here.
+        """Takes the jobs that Slurm has off the agenda.
 
         Raises:
             UserError: There is a Slurm, and it does not answer.
@@ -47,8 +47,8 @@ class Others:
     def launched(self, keys: Collection[Key]) -> set[Key]:
         """Returns which of the jobs other launchers run.
 
-        What one runs here stands in the ledger with the id of its process; of one on another machine only the run's
-        folder tells whether it lives.
+        The ledger has the process ids of jobs that run here; whether a job on another machine lives, only the run's
+        folder tells.
 
         Args:
             keys: Of the jobs that are asked about.
@@ -63,15 +63,15 @@ class Others:
         }
 
     def have(self, job: Job) -> bool:
-        """Returns whether a waiting job is not to begin now: another has it or did it, or a person took it back.
+        """Returns whether a waiting job is not to begin now: it runs elsewhere, or is done, or a person cancelled it.
 
-        What waits no longer is noted in the agenda.
+        If it need not wait any longer either, it is taken off the agenda.
         """
         key = self._agenda.graph.key(job)
         entry, sent = self._ledger.newest().get(key), self._ledger.newest_sent().get(key)
         if entry is not None and HERE.live(entry):
             return True  # another launcher started it: its end shows in the folder
-        # All that waits here had an intent of this launch: one of Slurm's came since.
+        # This launch wrote an intent for each job that waits here: an entry of Slurm's is newer.
         if entry is not None and entry.executor == "slurm" and self._went_to_slurm(key):
             return True
         if self._agenda.is_over(job):
@@ -85,9 +85,9 @@ class Others:
         return False
 
     def running_here(self, own: Collection[str]) -> list[Submission]:
-        """Returns the jobs of the sweep that run here and are not this launch's: another's, or of one that was killed.
+        """Returns the jobs of the sweep that run here and are not this launch's, but another's, or a killed one's.
 
-        What the debug executor runs has a whole launcher for a process, and holds nothing that is shared out.
+        Jobs of the debug executor are left out: each runs within a launcher, and holds nothing that is shared out.
 
         Args:
             own: Ids of this launch's jobs.
@@ -96,10 +96,10 @@ class Others:
         return [e for e in newest if e.executor == "local" and e.job and e.job not in own and HERE.live(e)]
 
     def _went_to_slurm(self, key: Key) -> bool:
-        """Returns whether Slurm has, or may have, a job that waits here; leaves it to it then.
+        """Returns whether Slurm has, or may have, a job that waits here; if it has, takes the job off the agenda.
 
-        That Slurm is silent is no reason to end what runs here. It is asked again after a while only: a question may
-        take a minute, in which nothing else here is minded.
+        That Slurm is silent is no reason to end what runs here. It is asked again only after a while: a question may
+        take a minute, during which nothing else here is looked after.
         """
         if time.monotonic() < self._slurm_silent_until:
             return True
@@ -118,7 +118,7 @@ def with_slurm(ledger: Ledger, keys: Iterable[Key], console: Console) -> set[Key
     Args:
         ledger: Of the sweep.
         keys: Of the jobs that are asked about.
-        console: Told where no Slurm is at hand to be asked.
+        console: Told if there is no Slurm to ask.
 
     Raises:
         UserError: There is a Slurm, and it does not answer.
@@ -141,8 +141,8 @@ def with_slurm(ledger: Ledger, keys: Iterable[Key], console: Console) -> set[Key
         named = next((name for name in ("SLURM_CONF", "SLURM_CONF_SERVER") if name in os.environ), "")
         otherwise = f"; where there is no cluster any more, unset {named}" if named else ""
         raise UserError(what, mend=f"the same again when Slurm answers{otherwise}")
-    # A sweep that was carried from a cluster to another machine; what runs there holds its own folders there. Where
-    # Slurm's programs are installed without a cluster, they would not answer later either.
+    # The sweep was copied from a cluster; what still runs there works in the folders there. If Slurm's programs are
+    # installed without a cluster, they would not answer later either.
     words = f"{number} of these jobs went out to Slurm, of which there is none here: they are started here"
     console.print(words, soft_wrap=True)
     return set()

@@ -26,11 +26,11 @@ from slurm.jobs.calls import write_calls
 from slurm.jobs.job import Call
 
 KILL_SECONDS = GRACE_SECONDS + 10.0
-"""After which processes that were asked to end, and have had time to save, are ended."""
+"""How long processes that were asked to end may take to save, before they are killed."""
 POLL_SECONDS = 0.5
 """How long it may take until the end of a process is seen."""
 TORCHRUN = "TORCHELASTIC_"
-"""Beginning of variables by which a process of torchrun meets the others at its agent, which knows no job of ours."""
+"""Prefix of the variables by which ranks of torchrun meet at its agent, which knows nothing of our jobs."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class LocalJob:
         """Returns whether all ranks are over; where one failed, the others are told to end."""
         codes = [process.poll() for process in self.ranks]
         if self._first_to_fail is None and self._ending_since is None:
-            # Of several that failed since the last look, one that was killed comes first: the others lost it.
+            # Of several that failed since the last look, one that was killed counts as the first: the others lost it.
             failed = sorted((code > 0, rank) for rank, code in enumerate(codes) if code)
             self._first_to_fail = failed[0][1] if failed else None
         if None not in codes:
@@ -109,7 +109,8 @@ def start(folder: Path, call: Call, processes: int = 1, gpus: Sequence[str] = ()
         gpus: The devices that it is to see, as CUDA_VISIBLE_DEVICES names them; none: those that the launcher sees.
 
     Raises:
-        UserError: The folder cannot be written to. Then, and where a signal comes, no rank is left behind.
+        UserError: The folder cannot be written to, or no process can be started. No rank is left behind then, nor if a
+            signal comes.
     """
     write_calls(folder, {0: call})
     environment = _environment(gpus)
@@ -130,7 +131,7 @@ def start(folder: Path, call: Call, processes: int = 1, gpus: Sequence[str] = ()
 
 
 def call_and_look(call: Call) -> None:
-    """Calls a job here; where it fails, a person at a terminal gets a debugger, and else the traceback."""
+    """Calls a job here; prints a UserError in one line, any other error whole, with a debugger at a terminal."""
     try:
         call()
     except UserError as error:
@@ -171,7 +172,7 @@ def ended_on_exit(running: Callable[[], Iterable[LocalJob]], console: Console) -
 
 
 def _start_rank(folder: Path, rank: int, environment: dict[str, str], group: int) -> "subprocess.Popen[bytes]":
-    """Starts one process; its files get their name, which holds the job's id, when the first rank has one."""
+    """Starts one rank; its log files are renamed when the first rank's process id, which is the job's, is known."""
     words = [sys.executable, "-u", "-m", "slurm.start", str(folder.resolve())]
     try:
         with (
@@ -189,16 +190,16 @@ def _start_rank(folder: Path, rank: int, environment: dict[str, str], group: int
 
 
 def _environment(gpus: Sequence[str]) -> dict[str, str]:
-    # Where the launcher runs in a job, or is a rank of one, its processes are not: they would wait for the other ranks.
+    # The launcher may run in a Slurm job or under torchrun; its processes must not wait for the ranks of that job.
     inherited = {name: value for name, value in outside_of_any_job().items() if not name.startswith(TORCHRUN)}
-    # The launcher's code, wherever it was found; and not what happens to lie in the folder that it was called in.
+    # They run the launcher's code, wherever that is, and not what happens to lie in the current folder.
     path = os.pathsep.join(part for part in (str(CODE_ROOT), inherited.get("PYTHONPATH", "")) if part)
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
     return {**inherited, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", **visible}
 
 
 def _signal_name(number: int) -> str:
-    """Returns `SIGKILL` of 9; of the thirty that have no name of their own, `signal 40`."""
+    """Returns `SIGKILL` for 9; for a signal without a name of its own, `signal 40`."""
     with suppress(ValueError):
         return signal.Signals(number).name
     return f"signal {number}"

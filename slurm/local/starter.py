@@ -1,4 +1,4 @@
-"""Beginning jobs on this machine, each written down before and after, so that no launcher's end leaves one unknown."""
+"""Starting jobs on this machine, each written down before and after, so that a killed launcher leaves none unknown."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ class Starter:
         return [process for _, process in self.running]
 
     def take_ended(self) -> list[tuple[Job, LocalJob]]:
-        """Returns the jobs that have ended, which it holds no longer."""
+        """Returns the jobs that have ended, and drops them from `running`."""
         ended = [pair for pair in self.running if pair[1].ended()]
         for pair in ended:
             self.running.remove(pair)
@@ -50,7 +50,7 @@ class Starter:
         """Writes waiting jobs down, so that `salmask status` shows them, and `salmask cancel` takes them out.
 
         Their orders come before the ledger names them: a launcher that ends now leaves all that `salmask retry` needs.
-        What is damaged fails, and waits no longer.
+        A job whose folder is damaged fails, and waits no longer.
         """
         name, entries, read_results = self._submission("waiting"), [], cache(rows_of)
         for job in jobs:
@@ -64,7 +64,7 @@ class Starter:
         """Starts a job in a process of its own, or several.
 
         Args:
-            job: Which waits no longer.
+            job: One that waits no longer.
             gpus: The devices that it is to see; none: those of this process.
 
         Returns:
@@ -76,16 +76,16 @@ class Starter:
         self._ledger.intend([entry])
         processes = self._cluster.resources_of(job.task).tasks_per_node
         process = start(self._ledger.logs / entry.submission, call, processes, gpus)
-        # Ours before it stands in the ledger: where the disk is full, or Ctrl-C comes, it is ended with the others.
+        # Kept before the ledger is written: if the disk is full, or Ctrl-C comes, the job is ended with the others.
         self.running.append((job, process))
         self._ledger.submitted([replace(entry, job=process.id)])
         return process
 
     def claim(self, job: Job) -> Call | None:
-        """Returns the call of a job of this process, where a debugger can look; its id tells others who has it.
+        """Returns the call of a job that this process is to carry out, and writes its process id down as the job's.
 
         Args:
-            job: Which waits no longer.
+            job: One that waits no longer.
 
         Returns:
             The call; None where the job's folder is damaged, which fails that job alone.
@@ -109,7 +109,7 @@ class Starter:
             return None
 
     def _submission(self, what: str) -> str:
-        """Returns a name that no other submission has: process ids come again, and each is to have its own folder."""
+        """Returns a unique name: process ids are used again, and each submission needs a folder of its own."""
         return submission_name(self._agenda.graph.sweep_folder, what)
 
     def _entry(self, job: Job, submission: str) -> Submission:
