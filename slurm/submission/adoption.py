@@ -1,9 +1,9 @@
 """What a killed launcher left half done: jobs that went out, and whose ids nobody wrote down.
 
 A launcher first writes its intents, then calls sbatch, and last writes the ids down. Killed in between, it leaves jobs
-in the queue that no ledger knows; and its sbatch, which it does not take along, may still be at work. The queue and the
-accounting know such jobs by the submission's name, which is Slurm's job name and which no other has. A process on this
-machine has it among its words.
+in the queue whose ids no ledger knows; and its sbatch, which is not killed with it, may still be at work. The queue and
+the accounting know such jobs by the submission's name, which is unique and is Slurm's job name. A process on this
+machine has it in its command line.
 """
 
 import math
@@ -56,7 +56,7 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
         queue = replace(queue, jobs={**named_in_accounting([e.submission for e in unsettled]), **queue.jobs})
         lost = [entry for entry in unsettled if not queue.named(entry.submission)]
         youngest = max((entry.written_at for entry in lost), default=-math.inf)
-        # Its time is by the clock of the machine that wrote it, which may be fast: no longer than that is waited.
+        # An intent's time is by the clock of the machine that wrote it. If that is fast, our own look limits the wait.
         if max(time.time() - youngest, time.monotonic() - first_look) > SETTLING_SECONDS:
             return queue
         if not told:
@@ -81,7 +81,7 @@ def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
 
 
 def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
-    """Returns the jobs of which the ledger has no id and the queue one, with that.
+    """Returns the jobs without an id in the ledger that the queue knows, with their ids.
 
     Args:
         ledger: Of the sweep.
@@ -95,11 +95,11 @@ def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
         first = queue.accepted(name)
         if not first:
             continue
-        # squeue may have forgotten some jobs of an array that have ended, so the numbers are those that were asked for,
-        # which stand in the order of the intents.
+        # squeue may have forgotten some jobs of an array that have ended, so the numbers are read from the submission's
+        # calls, which stand in the order of the intents.
         indices = indices_of(ledger.logs / name) or list(range(len(entries)))
         if len(indices) != len(entries):
-            if not any(job.live for job in queue.named(name)):  # Slurm knows them for long; their folders tell the rest
+            if not any(job.live for job in queue.named(name)):  # all are over; their folders tell how they ended
                 continue
             what = f"{ledger.path} has lost lines of {name}, so that jobs of {first} cannot be told apart"
             raise UserError(what, mend=f"scancel {first}, then the same again")
@@ -128,9 +128,9 @@ def adopt_local(ledger: Ledger) -> None:
 
 
 def _end_doubles(ledger: Ledger, queue: QueueSnapshot) -> None:
-    """Ends jobs of our submissions that are not those of the ledger: of two tries Slurm took both, one of them late.
+    """Cancels jobs that have a submission's name, but not the ledger's id: Slurm took two tries of one submission.
 
-    Nobody else knows of these: they would run beside ours, and no `salmask cancel` would find them.
+    The ledger does not know these: they would run beside the others, and `salmask cancel` would not find them.
     """
     ids = {entry.submission: array_of(entry.job) for entry in ledger.submissions() if entry.executor == "slurm"}
     doubles = {
@@ -142,7 +142,7 @@ def _end_doubles(ledger: Ledger, queue: QueueSnapshot) -> None:
 
 
 def _half_done(ledger: Ledger) -> dict[str, list[Submission]]:
-    """Returns the intents of which nobody wrote down what became of them, by their submission."""
+    """Returns, by submission, the intents of Slurm jobs of which neither an id nor a refusal was written down."""
     by_submission: dict[str, list[Submission]] = {}
     for entry in ledger.submissions():
         if entry.executor == "slurm":

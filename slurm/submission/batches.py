@@ -33,25 +33,25 @@ class Batch:
     keys: tuple[Key, ...]
     resources: Resources
     kind: str = ""
-    """`aftercorr`: each waits for the job of its own number in the parents' array; `afterok`: for one that must
-    succeed; `afterany`: for all to end, however; empty: for nothing. `resolved` chooses between the first two."""
+    """`aftercorr`: each job waits for the one of its own number in the parents' array; `afterok`: for one that must
+    succeed; `afterany`: for all to end in any way; empty: for nothing. `resolved` chooses between the first two."""
     parents: tuple[Key, ...] = ()
-    """What is waited for: of each job its own, in their order; with `afterany` all that every job waits for."""
+    """The parent of each job, in the order of `keys`; with `afterany`, all parents of every job."""
     earlier_ids: tuple[tuple[Key, str], ...] = ()
     """Slurm's ids of the parents that went out before this launch."""
     indices: tuple[int, ...] = ()
     """The numbers of the jobs in their array, ascending; none of a single job. `resolved` chooses them."""
     lane: str = ""
-    """The lane that it is in, of `slurm.submission.lanes`; empty: in none."""
+    """Its lane (`slurm.submission.lanes`); empty: none."""
     at_a_time: int = 0
     """How many of its jobs may run at a time; 0: as the task's own throttle says."""
 
     def resolved(self, submitted: Mapping[Key, str]) -> "list[Batch]":
-        """Returns what can go out of the batch, now that its parents have ids.
+        """Returns the parts of the batch that can go out, now that parents have ids.
 
-        An array of children has the numbers that their parents have in theirs (`aftercorr`). So a batch becomes as many
-        as there are arrays of parents, each with only the numbers that are wanted; a child of a single job, or of one
-        job of an array alone, waits `afterok` for that one. What has a parent without an id is left out.
+        The jobs of an array of children have the numbers that their parents have in theirs (`aftercorr`). So a batch
+        becomes one part for each array of parents, with only the numbers that are wanted. A single child waits
+        `afterok` for its parent. Children whose parents have no id are left out.
 
         Args:
             submitted: Ids of what went out in this launch.
@@ -102,13 +102,13 @@ class Batch:
 
         Args:
             submitted: Ids of what went out in this launch.
-            behind: Ids of the jobs that must have ended, however, before any of these begins.
+            behind: Ids of the jobs that must have ended, in any way, before any of these begins.
         """
         own = self._awaited(submitted)
         ended = [*dict.fromkeys(split_id(job)[0] for job in behind)]
         if self.kind == "afterany":  # one word for both
             own, ended = [], [*dict.fromkeys([*own, *ended])]
-        elif self.kind == "afterok":  # which says more of the same job
+        elif self.kind == "afterok":  # it includes `afterany` for the same job
             ended = [job for job in ended if job not in own]
         words = ((self.kind, own), ("afterany", ended))
         return ",".join(f"{word}:{':'.join(ids)}" for word, ids in words if ids)
@@ -126,11 +126,11 @@ class Batch:
         return [*dict.fromkeys(split_id(job)[0] if by_array else job for job in parent_ids)]
 
     def _ids(self, submitted: Mapping[Key, str]) -> dict[Key, str]:
-        """Returns the ids of all that is on its way, by this launch or earlier ones."""
+        """Returns the ids of the parents that went out in earlier launches, and of all that went out in this one."""
         return {**dict(self.earlier_ids), **submitted}
 
     def only(self, keys: Collection[Key]) -> "Batch":
-        """Returns an array of pretrainings or of evaluations with some of its jobs alone; `resolved` numbers them anew.
+        """Returns an array of pretrainings or of evaluations with only some of its jobs; `resolved` numbers them anew.
 
         Args:
             keys: Of the jobs that stay.
@@ -163,14 +163,14 @@ def split_id(job: str) -> tuple[str, int]:
 
 
 def renamed(name: str) -> str:
-    """Returns another name for a part of a submission, which no other has either."""
+    """Returns a new unique name for a part of a submission."""
     return f"{name.rpartition('-')[0]}-{uuid4().hex[:8]}"
 
 
 def submission_name(sweep_folder: Path, task: str) -> str:
-    """Returns a name that no other submission has, which says what it is: `table1-linear-5f0c3a9e`.
+    """Returns a unique name for a submission, which says what it is: `table1-linear-5f0c3a9e`.
 
-    What Slurm's programs take for the end of a name, as `|` and `,`, is a `_` in it.
+    Characters that end a name for Slurm's programs, such as `|` and `,`, become `_`.
     """
     return f"{_UNNAMED.sub('_', sweep_folder.resolve().name)}-{task}-{uuid4().hex[:8]}"
 
@@ -191,9 +191,9 @@ def plan_batches(
         cluster: Says what each task asks for.
         limit: The most jobs of an array.
         live: What is on its way since an earlier launch.
-        wanted: Keys of the jobs to go out, each of whose parents is done, on its way, or among them; None: all that is
-            neither done nor on its way.
-        report: Whether the report goes out although no job does.
+        wanted: Keys of the jobs to go out; the parent of each is done, on its way, or among them. None: all jobs that
+            are neither done nor on their way.
+        report: Whether the report goes out even if no job does.
     """
     if wanted is None:
         finished = graph.finished()
@@ -209,8 +209,8 @@ def plan_batches(
                 on_way |= {key: Parent(batch.name, "") for key in batch.keys}
                 yield batch
     if report or (missing and graph.evaluates):  # else there is nothing to tabulate
-        # It comes when all is over, also where something of it failed, and also what another launch has handed over of
-        # the sweep: a retry knows only the jobs that it retries.
+        # The report waits until all jobs of the sweep are over, failed or not; also those that another launch has
+        # handed over, since a retry knows only the jobs that it retries.
         everything = [key for key in dict.fromkeys([*graph.by_key, *live]) if key != graph.report]
         yield _batch(graph, cluster, graph.report[1], [graph.report], everything, on_way, "afterany")
 

@@ -34,17 +34,17 @@ class Outcome:
     live: list[Job] = field(default_factory=list)
     """Queued or running since an earlier launch."""
     report_is_live: bool = False
-    """Whether the report, which is no job of the graph, is so too."""
+    """Whether the report, which is no job of the graph, is so, too."""
     submitted: dict[Key, str] = field(default_factory=dict)
     """Slurm's ids of what went out now."""
     failed: dict[Key, str] = field(default_factory=dict)
-    """What failed here, or could not be handed over as its run's folder is damaged -> why."""
+    """Jobs that failed here, or could not be handed over since their run's folder is damaged -> why."""
     unsent: dict[Key, str] = field(default_factory=dict)
-    """What Slurm did not take -> why."""
+    """Jobs that did not go out -> why."""
     has_room_later: bool = False
-    """Whether waiting mends that something was not taken: a limit, a Slurm that is silent, a job on this machine."""
+    """Whether waiting helps with these: they met a limit, a silent Slurm or a full disk, or a job outside of Slurm."""
     outdated: int = 0
-    """Jobs on their way that are of other settings than the sweep has now."""
+    """How many jobs on their way have other settings than the sweep has now."""
 
     def merged(self, earlier: Mapping[Key, str], failed: Mapping[Key, str], graph: Graph) -> "Outcome":
         """Returns how a call of several rounds ended, of which this is the last.
@@ -63,7 +63,7 @@ class Outcome:
 
     @property
     def on_way(self) -> int:
-        """How many jobs are queued or running since an earlier launch, the report among them, as when they went out."""
+        """How many jobs are queued or running since an earlier launch, with the report."""
         return len(self.live) + self.report_is_live
 
     @property
@@ -108,7 +108,7 @@ def prepare_call(graph: Graph, key: Key, attempts: int, program: Program, read_r
         key: Of the job, or of the sweep's report.
         attempts: How often the job may begin.
         program: The names of what jobs carry out.
-        read_results: For callers that prepare several jobs of a run.
+        read_results: For callers that prepare several jobs of a run, and read its results once.
 
     Raises:
         UserError: The folder cannot be written to, holds another run, or its results cannot be read.
@@ -122,7 +122,7 @@ def prepare_call(graph: Graph, key: Key, attempts: int, program: Program, read_r
         # `salmask status` and `logs` know the run while it waits.
         job.folder.prepare(job.run)
     else:
-        read_results(job.folder.results)  # what is measured is added to them
+        read_results(job.folder.results)  # an unreadable file is refused now: the job will add to it
     return Call(job.folder.path.resolve(), job.task, program.task, attempts)
 
 

@@ -1,14 +1,14 @@
 """One limit for all jobs of a sweep: how many run at a time, whatever arrays they are in and whenever they went out.
 
-Slurm limits the jobs of an array (`--array=0-38%12`), and has nothing for several arrays that needs no administrator.
-So a profile's `throttle` is divided among *lanes*. In a lane one array comes after the other: each waits until all
-before it in the lane have ended, however (`afterany`), and runs as many jobs at a time as the lane has places. The
-lanes' places add up to the throttle at most, so it holds by Slurm's own means, without a process that minds it. What
-goes out later, by a retry or as Slurm has room, gets the places that no lane has, or comes behind what is in a lane,
-whichever is planned to end sooner.
+Slurm limits the jobs of one array (`--array=0-38%12`); a limit over several arrays needs an administrator. So a
+profile's `throttle` is divided among *lanes*. In a lane, one array comes after the other: each waits until all before
+it in the lane have ended, in any way (`afterany`), and runs as many jobs at a time as the lane has places. The lanes'
+places add up to the throttle at most, so that Slurm itself keeps it, and no process has to watch. What goes out later,
+by a retry or as Slurm has room, gets the places that no lane has, or comes behind the jobs of a lane, whichever is
+planned to end sooner.
 
-Pretrainings have a lane of their own where there are places for two. How many lanes the evaluations share, and how many
-places each gets, is chosen by what the jobs are planned to take.
+Pretrainings have a lane of their own if there are places for two lanes. How many lanes the evaluations share, and how
+many places each lane gets, is chosen by the planned durations of the jobs.
 """
 
 import math
@@ -21,10 +21,10 @@ from slurm.submission.batches import Batch
 from slurm.sweep_folder.ledger import REPORT, Key, Submission
 
 PRETRAINING_WEIGHT = 20.0
-"""What a pretraining takes as against an evaluation where nobody knows either."""
+"""How much longer than an evaluation a pretraining is taken to be if its duration is unknown."""
 
 EARLIER = "earlier"
-"""The lane of what went out without any, from a profile that set no throttle."""
+"""The lane that stands for jobs that went out without one, by a profile that set no throttle."""
 
 
 @dataclass
@@ -37,30 +37,30 @@ class Lane:
     batches: list[Batch] = field(default_factory=list)
     """Of this launch."""
     work: float = 0.0
-    """Seconds that the jobs of these are planned to take, one after the other."""
+    """Planned seconds of the jobs of these batches, one after the other."""
     before: float = 0.0
-    """Seconds in which what earlier launches put into it is planned to end."""
+    """Planned seconds until the jobs that earlier launches put into it have ended."""
 
     def end(self, weights: "Weights", more: Sequence[Batch] = ()) -> float:
-        """Returns the seconds in which its last job ends, with some more batches, where none waits for another lane."""
+        """Returns the seconds until its last job ends, with some more batches, if none waits for another lane."""
         return self.before + sum(weights.duration(batch, self.places) for batch in (*self.batches, *more))
 
 
 class Weights:
-    """What batches are planned to take."""
+    """How long batches are planned to take."""
 
     def __init__(self, planned: Mapping[Key, float]) -> None:
         """Keeps a plan.
 
         Args:
-            planned: Seconds of each job of which they are known.
+            planned: Seconds of each job whose duration is known.
         """
         known = [seconds for (_, task), seconds in planned.items() if task != PRETRAIN]
         self._planned = planned
         self._unit = sum(known) / len(known) if known else 1.0
 
     def of_key(self, key: Key) -> float:
-        """Returns the seconds of a job; where nobody knows, of an evaluation like the others, or some times as much."""
+        """Returns the seconds of a job; if unknown, the mean of the evaluations, weighted for a pretraining."""
         guess = self._unit * (PRETRAINING_WEIGHT if key[1] == PRETRAIN else 1.0)
         return self._planned.get(key, guess)
 
@@ -69,7 +69,7 @@ class Weights:
         return sum(map(self.of_key, batch.keys))
 
     def duration(self, batch: Batch, places: int) -> float:
-        """Returns the seconds of a batch of which so many jobs run at a time, all as long as their mean."""
+        """Returns the seconds of a batch, of which `places` jobs run at a time, each as long as their mean."""
         return math.ceil(len(batch.keys) / places) * self.of(batch) / len(batch.keys)
 
 
@@ -94,7 +94,7 @@ def in_lanes(
     choices = [_new_lanes(working, free, weights)] if free > 0 else []
     if lanes:
         choices.append(_behind_live(working, [*lanes, *([Lane(_name(), free)] if free > 0 else [])], weights))
-    # At the same end the first: nothing waits there for what others have in a lane.
+    # If both end at the same time, the new lanes: there, no job waits for those of earlier launches.
     lanes = min(choices, key=lambda lanes: _last_end(lanes, weights))
     placed = {batch.name: lane for lane in lanes for batch in lane.batches}
     return [_placed(batch, placed[batch.name]) if batch.name in placed else batch for batch in batches]
@@ -104,7 +104,7 @@ def jobs_by_lane(live: Iterable[Submission]) -> dict[str, list[str]]:
     """Returns the ids of the jobs of each lane that are queued or running.
 
     Args:
-        live: What is, since earlier launches.
+        live: What is queued or running since earlier launches.
     """
     return {lane: [entry.job for entry in entries if entry.job] for lane, entries in _by_lane(live).items()}
 
@@ -121,8 +121,8 @@ def behind(batch: Batch, lanes: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns the ids of the jobs of a batch's lane, which must have ended before the batch begins.
 
     Args:
-        batch: That goes out.
-        lanes: Ids by lane, of all that is in.
+        batch: The batch that goes out.
+        lanes: Ids of the jobs in each lane.
     """
     return list(lanes.get(batch.lane, ())) if batch.lane else []
 
@@ -136,7 +136,7 @@ def _live_lanes(live: Iterable[Submission], throttle: int, weights: Weights) -> 
     """Returns the lanes of earlier launches, each with as many places as its jobs can still take."""
     lanes = []
     for name, entries in _by_lane(live).items():
-        # Of what went out without a lane nothing says how many run at a time: as many as there are.
+        # How many jobs without a lane run at a time, nothing says: all of them may.
         most = max(entry.at_a_time or len(entries) for entry in entries)
         places = min(most, len(entries), throttle)
         lanes.append(Lane(name, places, before=sum(weights.of_key(entry.key) for entry in entries) / places))
@@ -144,24 +144,24 @@ def _live_lanes(live: Iterable[Submission], throttle: int, weights: Weights) -> 
 
 
 def _behind_live(batches: Sequence[Batch], lanes: list[Lane], weights: Weights) -> list[Lane]:
-    """Returns lanes of which some have jobs of earlier launches, each batch in the one in which it ends soonest."""
+    """Returns lanes, some with jobs of earlier launches, with each batch in the one in which it ends soonest."""
     for batch in batches:
         min(lanes, key=lambda lane: lane.end(weights, [batch])).batches.append(batch)
     return lanes
 
 
 def _new_lanes(batches: Sequence[Batch], free: int, weights: Weights) -> list[Lane]:
-    """Returns lanes for batches that share some places out."""
+    """Returns new lanes for batches, with `free` places together."""
     if sum(len(batch.keys) for batch in batches) <= free:
         return [Lane(_name(), len(batch.keys), [batch]) for batch in batches]
-    # With two lanes or more the evaluations of the first pretrainings come while others train: results come early.
+    # With two lanes or more, the first pretrainings are evaluated while others train: results come early.
     fewest = min(2, free, len(batches))
     divisions = [_divided(batches, number, free, weights) for number in range(fewest, min(free, len(batches)) + 1)]
     return min(divisions, key=lambda lanes: _last_end(lanes, weights))
 
 
 def _divided(batches: Sequence[Batch], number: int, free: int, weights: Weights) -> list[Lane]:
-    """Returns so many lanes, the first one of pretrainings, with the places that each gets."""
+    """Returns at most `number` lanes with their places; pretrainings and evaluations share one only if there is one."""
     lanes = [Lane(_name(), 1) for _ in range(number)]
     mixed = number == 1 or len({batch.task == PRETRAIN for batch in batches}) == 1
     for batch in batches:
@@ -179,7 +179,7 @@ def _divided(batches: Sequence[Batch], number: int, free: int, weights: Weights)
 
 
 def _last_end(lanes: Sequence[Lane], weights: Weights) -> float:
-    """Returns when the last lane ends, in seconds, each evaluation after the last of the pretrainings."""
+    """Returns the seconds until the last lane ends, each batch of evaluations after the last pretraining."""
     pretrained = 0.0
     last = 0.0
     for lane in lanes:

@@ -1,7 +1,7 @@
 """Jobs to Slurm: what is missing goes out at once, with dependencies, and nothing is done twice.
 
-A launch is what is planned (`slurm.submission.batches`), less what is done and what is queued or running. What Slurm
-has no room for stays planned; the next launch, or one with `--feed`, hands it over.
+A launch submits what is planned (`slurm.submission.batches`), without what is done, queued or running. Jobs for which
+Slurm has no room stay planned; the next launch, or one with `--feed`, submits them.
 """
 
 import re
@@ -40,7 +40,7 @@ from slurm.sweep_folder.launch_lock import launch_lock
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger, Submission
 
 MAX_ARRAY = 1000
-"""Jobs in an array where Slurm does not say."""
+"""The most jobs in an array if Slurm does not say."""
 OUTSIDE = "it runs outside of Slurm"
 PARENT_OUTSIDE = "what it builds on runs outside of Slurm, which cannot wait for it"
 Tell = Callable[[str], object]
@@ -68,18 +68,18 @@ def submit(
         program: The names of what the jobs carry out.
         console: For what is told.
         replace_old: Cancel what is queued or running with other settings than the sweep has now.
-        again: Keys of what an earlier call had no room for; then nothing else goes out, whatever became of it since,
-            and one job is tried before many are. None: all that is missing goes out.
-        cancels: How many calls of `salmask cancel` the sweep had seen as the call began that this is part of; what is
-            cancelled since does not go out. None: as many as now.
-        report: Whether the report is asked for, also where it was rendered already.
+        again: Keys of jobs for which an earlier round of this call had no room: only these go out, and a single job is
+            tried before many are. None: all that is missing goes out.
+        cancels: How many calls of `salmask cancel` there had been when this call began; jobs that were cancelled since
+            do not go out. None: as many as now.
+        report: Whether the report is asked for, even if it was rendered already.
 
     Returns:
-        What is in, what Slurm did not take, and what failed since its run's folder is damaged.
+        What Slurm took, what it did not take, and what failed since its run's folder is damaged.
 
     Raises:
-        UserError: Slurm does not answer, or takes nothing at all since what is asked for is not there; another launch
-            does not end; or the sweep is somebody else's.
+        UserError: There is no Slurm, or it does not answer; it refuses a request for good, and has no other job of the
+            sweep; another launch does not end; or the sweep is somebody else's.
     """
     if not shutil.which("sbatch"):
         raise UserError(
@@ -101,7 +101,8 @@ def submit(
         missing = found.missing if again is None else found.missing & asked_again
         cancelled = ledger.cancelled_since(cancels, missing)
         missing -= cancelled
-        # What an earlier round had no room for, and now runs outside, is asked for until it is done: it may be killed.
+        # A job that an earlier round could not submit, and that now runs outside of Slurm, may be killed: it stays
+        # unsent until it is done.
         outcome = Outcome(outdated=found.outdated, unsent=dict.fromkeys(found.outside & asked_again, OUTSIDE))
         outcome.unsent |= _without_parent(graph, missing, found)
         report = report or bool(missing and graph.evaluates) or graph.report in asked_again
@@ -125,7 +126,7 @@ def submit(
         for batch in _batches(graph, cluster, found, missing - set(outcome.unsent), report=report):
             is_futile = outcome.failed or (outcome.unsent and not outcome.comes_later)
             if batch.task == REPORT and is_futile and not (outcome.submitted or found.there):
-                break  # of damaged runs, or what builds on failed ones, alone there is nothing to tabulate
+                break  # all runs are damaged, or build on failed ones: there is nothing to tabulate
             sender.send(batch)
         _replace_report(graph, found, outcome, tell)
     if jobs := sender.cancelled - {graph.report}:
@@ -139,9 +140,9 @@ def submit(
 
 @dataclass(frozen=True)
 class _Found:
-    """What there is of a sweep: all that a launch decides by, looked at under the launch lock.
+    """The state of a sweep by which a launch decides, seen under the launch lock.
 
-    So of two launchers, the second finds the jobs of the first.
+    So the second of two launchers finds the jobs of the first.
     """
 
     queue: QueueSnapshot
@@ -149,22 +150,22 @@ class _Found:
     """What Slurm has queued or running."""
     finished: frozenset[Key]
     just_over: Mapping[Key, Submission]
-    """What ended well with Slurm a moment ago, and whose result does not show yet."""
+    """Jobs that, according to Slurm, ended well a moment ago, and whose results do not show here yet."""
     outside: frozenset[Key]
-    """What runs and is not Slurm's."""
+    """Jobs that run outside of Slurm."""
     missing: frozenset[Key]
-    """What is none of these."""
+    """Jobs that are none of these."""
     outdated: int
-    """How many of the live jobs are of other settings."""
+    """How many of the live jobs have other settings."""
 
     @property
     def there(self) -> frozenset[Key]:
-        """What is done, or comes by Slurm: all that a job may build on."""
+        """Jobs that are done, or will be by Slurm: all that a job may build on."""
         return self.finished.union(self.live, self.just_over)
 
 
 def _look(graph: Graph, ledger: Ledger, tell: Tell, read_results: ReadResults, *, replace_old: bool) -> _Found:
-    """Looks at what there is of a sweep, and takes out of the queue what others are to go out for.
+    """Returns the state of a sweep, after cancelling what waits in vain and, with `replace_old`, what is outdated.
 
     Raises:
         SilentSlurmError: Slurm does not answer.
@@ -180,7 +181,7 @@ def _look(graph: Graph, ledger: Ledger, tell: Tell, read_results: ReadResults, *
     finished = graph.finished(read_results)
     just_over = {key: entry for key, entry in _just_over(graph, ledger, queue).items() if key not in finished}
     absent = frozenset(graph.by_key).difference(finished, live, just_over)
-    # The queue was looked at before: by it, what was just replaced still runs.
+    # `queue` is from before: in it, the jobs that were just replaced still run.
     outside = _outside(ledger, queue, absent - replaced)
     return _Found(queue, live, finished, just_over, outside, absent - outside, len(old) - len(replaced))
 
@@ -197,7 +198,7 @@ def _concluded(outcome: Outcome, graph: Graph, found: _Found, *, is_full: bool) 
     on_way = found.outside.union(found.live, found.just_over).difference(outcome.unsent)
     return replace(
         outcome,
-        # Also what is not Slurm's ends some time.
+        # Jobs outside of Slurm end some time, too.
         has_room_later=is_full or not {OUTSIDE, PARENT_OUTSIDE}.isdisjoint(outcome.unsent.values()),
         live=[job for job in graph.jobs if graph.key(job) in on_way],
         report_is_live=graph.report in on_way.difference(outcome.submitted),
@@ -229,10 +230,9 @@ def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Tell) -> dic
     """Returns what is queued or running; what waits for something that never comes is taken out of the queue."""
     entries = ledger.submissions()
     live = [entry for entry in entries if entry.executor == "slurm" and queue.live(entry)]
-    # `kill-on-invalid-dep` has Slurm cancel jobs whose parent failed by itself, but not at once; and as long as one of
-    # them stands in the queue it counts as on its way, and nothing would go out in its place. A child of a pretraining
-    # that was cancelled, and that goes out anew now, would be bound to the old one and be cancelled although the new
-    # one succeeds.
+    # With `kill-on-invalid-dep`, Slurm itself cancels jobs whose parent failed, but not at once. As long as one of them
+    # is in the queue, it counts as on its way, and nothing would go out in its place. If a pretraining was cancelled
+    # and now goes out anew, its old child waits for the old one, and would be cancelled although the new one succeeds.
     may_be_built_on = {entry.job for entry in (*live, *_just_over(graph, ledger, queue).values())}
     stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, may_be_built_on)]
     if stuck:
@@ -251,7 +251,7 @@ def _replace(old: Sequence[Submission], queue: QueueSnapshot, ledger: Ledger, te
 def _outside(ledger: Ledger, queue: QueueSnapshot, keys: Collection[Key]) -> frozenset[Key]:
     """Returns which of the jobs run outside of Slurm: on this machine, on another one, or started by hand.
 
-    Numbers of processes are none of Slurm's, so that it can neither wait for them nor cancel them.
+    Their ids are those of processes, so that Slurm can neither wait for them nor cancel them.
     """
     here = {entry.key for entry in ledger.submissions() if entry.executor != "slurm" and queue.live(entry)}
     sent, now = ledger.newest_sent(), time.time()
@@ -270,7 +270,7 @@ def _take_out(entries: Sequence[Submission], queue: QueueSnapshot, which: str) -
 
 
 def _without_parent(graph: Graph, missing: Collection[Key], found: _Found) -> dict[Key, str]:
-    """Returns which of the missing jobs cannot go out, and why: what they build on neither is there nor comes."""
+    """Returns which of the missing jobs cannot go out, and why: what they build on is neither there nor coming."""
     held: dict[Key, str] = {}
     there_or_coming = found.there.union(missing)
     for key in missing:
@@ -289,21 +289,21 @@ def _report_is_due(graph: Graph, ledger: Ledger, there: Collection[Key]) -> bool
 
 
 def _just_over(graph: Graph, ledger: Ledger, queue: QueueSnapshot) -> dict[Key, Submission]:
-    """Returns the jobs that ended well by Slurm's word, but so lately that their files may not show here yet."""
+    """Returns the jobs that ended well according to Slurm, but so lately that their files may not show here yet."""
     now = time.time()
     over = [entry for entry in ledger.submissions() if just_completed(queue.find(entry), now)]
-    # What measured by other protocols than are asked for now is none of the sweep's jobs any more.
+    # A job that measured by other protocols than are asked for now does not count.
     return {e.key: e for e in over if (job := graph.by_key.get(e.key)) is None or job.protocols == e.protocols}
 
 
 def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive: Collection[str]) -> bool:
-    """Returns whether a job stands in the queue for a parent that has ended without what the job builds on.
+    """Returns whether a job waits in the queue for a parent that has ended without leaving what the job builds on.
 
     Args:
         entry: Of the job.
         graph: The sweep.
         queue: The queue.
-        alive: Ids of the jobs of which what is built on comes, or may be there.
+        alive: Ids of the jobs that may still leave it, or may just have done so.
     """
     job = queue.find(entry)
     if job is None or not job.waiting or not entry.job:
@@ -319,7 +319,7 @@ def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive:
 
 
 def _replace_report(graph: Graph, found: _Found, outcome: Outcome, tell: Tell) -> None:
-    """Takes an older report out of the queue where a newer one is in, which waits for the older jobs too."""
+    """Cancels an older report that is still queued if a newer one went out, which waits for the older jobs too."""
     older = found.live.get(graph.report)
     queued = found.queue.find(older) if older else None
     if older is not None and queued is not None and queued.waiting and graph.report in outcome.submitted:
@@ -330,7 +330,7 @@ def _replace_report(graph: Graph, found: _Found, outcome: Outcome, tell: Tell) -
 
 
 def _array_limit(cluster: Cluster) -> int:
-    """Returns the most jobs of an array: the profile's word, else Slurm's."""
+    """Returns the most jobs of an array: the profile's limit, else Slurm's."""
     if cluster.max_array:
         return cluster.max_array
     words = ["scontrol", "show", "config"]

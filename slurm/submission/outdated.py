@@ -1,4 +1,4 @@
-"""Jobs that are queued or running, and that a launch with other settings would order otherwise."""
+"""Jobs that are queued or running with other settings than the sweep has now."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ from slurm.sweep_folder.ledger import REPORT, Key, Submission
 
 
 def outdated(graph: Graph, live: Mapping[Key, Submission]) -> list[Submission]:
-    """Returns the jobs on their way that are of other settings than the sweep has now.
+    """Returns the jobs on their way that have other settings than the sweep has now.
 
-    They are jobs of the sweep whose order says something else, and jobs of a method and seed of the sweep in a folder
-    that is not the one of its settings any more.
+    These are jobs of the sweep whose order differs, and jobs of a method and seed of the sweep in a folder other than
+    that of its present settings.
 
     Args:
         graph: The sweep.
@@ -41,12 +41,12 @@ def _method_and_seed(folder: str) -> tuple[str, str]:
 
 
 def _differs(job: Job) -> bool:
-    """Returns whether the order of a job is not what it would be now."""
+    """Returns whether the order that a job was given differs from the one that it would get now."""
     try:
         if not is_file(order_file(job.folder, job.task)):
             return False
         order = read_order(job.folder, job.task)
     except UserError:  # damaged, or of a version with other settings: what it would do now cannot be told
         return True
-    # The folder's name is the pretraining's identity; of the rest only what it runs on plays a part in it.
+    # The folder's name is the pretraining's identity; of all other settings, only those of the machine concern it.
     return order.machine != job.run.machine if job.task == PRETRAIN else order != job.run

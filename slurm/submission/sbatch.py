@@ -26,11 +26,11 @@ SETUP_FAILED = 'echo "salmask: the setup of the profile failed with status $?: $
 
 
 class SlurmExecutor(submitit.SlurmExecutor):
-    """submitit's, of which only the script is used; `slurm.submission.sbatch_call` hands it over."""
+    """submitit's executor, used for its scripts alone; `slurm.submission.sbatch_call` submits these."""
 
     @classmethod
     def affinity(cls) -> int:
-        """Tells submitit that it may be used; whether Slurm is there is asked before anything is submitted."""
+        """Tells submitit that Slurm may be used; whether it is there is checked elsewhere, before a submission."""
         return 2
 
     def script(self, indices: Sequence[int]) -> str:
@@ -55,7 +55,7 @@ def script_of(batch: Batch, cluster: Cluster, folder: Path, *, dependency: str =
         cluster: Its profile.
         folder: Of the submission; absolute, since the job may begin in another folder.
         dependency: What sbatch is told to wait for; empty: nothing.
-        code: Where the job imports our code from; None: where it finds it.
+        code: The folder that the job imports our code from; None: wherever Python finds it.
     """
     executor = SlurmExecutor(folder=folder, python=batch.resources.python or None)
     executor.update_parameters(**_parameters(batch, cluster, dependency, code))
@@ -127,13 +127,14 @@ def _setup(resources: Resources, code: Path | None) -> list[str]:
     """Returns the lines of shell that come before the job."""
     lines = [*resources.setup]
     if lines:
-        # A job whose environment is not there must end, and not go on to fail of something else. A trap and no
-        # `set -e`, which would hold within the functions of modules and conda too, whose commands may fail.
+        # A job whose environment cannot be set up must end here, and not fail later of something else. A trap, and not
+        # `set -e`: that also holds within the functions of modules and conda, whose commands may fail.
         lines = [f"trap {quote(SETUP_FAILED)} ERR", *lines, "trap - ERR"]
     # Where the profile leaves it open, the node knows how many cores the cluster gave.
     cpus = resources.cpus or "${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_PER_GPU:-1}}"
     if code is not None:
-        # Safe path: python -m would look into the folder of the submission first, where the code may be edited.
+        # PYTHONSAFEPATH: `python -m` would look into the folder that sbatch was called in first, where the code may be
+        # edited.
         lines.append(f"export PYTHONPATH={quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1")
     exports = " ".join(f"{name}={value}" for name, value in KEEP_MEMORY.items())
     return [*lines, f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus}}} {exports}"]

@@ -1,10 +1,9 @@
-"""One call of sbatch: tried again where Slurm is only slow or busy, and told apart where it refuses.
+"""One call of sbatch: tried again if Slurm is only slow or busy; refusals are told apart by their kind.
 
-Nothing is submitted twice: before each new try the queue is asked for a job of the submission's name, which no other
-has, since a call that "timed out" may have been accepted; a queue that does not answer tells nothing, and is asked
-again. What shows only after the next try was accepted is taken out, and what shows after the next one was refused is
-the job. And nothing that was accepted is lost: where the answer holds no id, or one that is another job's, the name
-tells it too.
+Nothing is submitted twice. A call that "timed out" may have been accepted, so before each new try, the queue is asked
+for a job of the submission's unique name; while the queue does not answer, there is no new try. If an earlier try shows
+only after a later one was accepted, it is cancelled; if after a later one was refused, it is the job. Nothing that was
+accepted is lost either: if the answer holds no id, or that of another job, the id is looked up by the name.
 """
 
 import re
@@ -32,9 +31,9 @@ class Refusal(StrEnum):
     array = "array"
     """An array is longer than Slurm takes."""
     policy = "policy"
-    """A limit, of which Slurm does not say whether it is one of number or of size."""
+    """A limit; Slurm does not say whether on the number of jobs or on what one asks for."""
     request = "request"
-    """The job asks for what there is not."""
+    """The job asks for something that there is not."""
 
 
 LIMITS = re.compile(
@@ -101,7 +100,7 @@ def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, i
         kind = classify(complaint)
         if kind is None:
             continue
-        # The try before may have come in late, and be what the limit is reached by.
+        # An earlier try may have been accepted late, and be why the limit is reached.
         accepted, trouble = ("", "") if is_first else _id_in_queue(name)
         if accepted:
             return accepted
@@ -114,8 +113,8 @@ def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, i
 
 
 def classify(complaint: str) -> Refusal | None:
-    """Returns why Slurm refused, by its words; None where it did not come to that, and one may try again."""
-    # What sbatch says while it goes on trying is not how it ended: of a try that timed out nobody knows.
+    """Returns why Slurm refused, by its words; None if they are no refusal, so that another try may help."""
+    # What sbatch says while it retries by itself does not tell how the call ended.
     lines = complaint.splitlines()
     end = "\n".join([line for line in lines if not _RETRYING.search(line)] or lines)
     for pattern, kind in ((LIMITS, Refusal.limit), (ARRAY, Refusal.array), (POLICY, Refusal.policy)):
@@ -160,7 +159,7 @@ def _call(script: Path, inherited: Sequence[int]) -> tuple[str, str]:
 
 
 def _id_of(output: str, name: str, known_ids: Collection[str]) -> str:
-    """Returns the id of a job that was accepted: out of the answer, else out of the queue."""
+    """Returns the id of a job that was accepted, from sbatch's answer or else from the queue."""
     job = parse_id(output)
     if job and job not in known_ids:
         return job
@@ -173,9 +172,9 @@ def _id_of(output: str, name: str, known_ids: Collection[str]) -> str:
 
 
 def _id_in_queue(name: str) -> tuple[str, str]:
-    """Returns the id of the job, or the array, that has the name, empty where the queue knows none; and its trouble.
+    """Returns the id of the job or array of this name (empty: the queue knows none), and the queue's trouble.
 
-    Of two tries that both timed out Slurm may have taken both: then one is ended.
+    After two tries that timed out, Slurm may have taken both: then one is cancelled.
     """
     queue = snapshot()
     accepted = queue.accepted(name)
@@ -184,7 +183,7 @@ def _id_in_queue(name: str) -> tuple[str, str]:
 
 
 def _end_others(queue: QueueSnapshot, name: str, job: str) -> None:
-    """Ends what an earlier try has submitted after all: a busy controller came to it after the queue was asked for it.
+    """Cancels what an earlier try has submitted after all, if a busy controller handled it after the queue was asked.
 
     Args:
         queue: The queue.

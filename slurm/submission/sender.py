@@ -1,4 +1,4 @@
-"""Batches to Slurm, one sbatch each: an intent before it, the ids after it, and halves of what is refused."""
+"""Batches to Slurm, one sbatch for each: intents are written before, ids after; a refused array is tried in halves."""
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +25,7 @@ from slurm.submission.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearE
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger
 
 TakeCode = Callable[[], Path | None]
-"""Returns what the jobs import; None: what they find. It is called under the launch lock, if anything goes out."""
+"""Returns the folder of the code that jobs import (None: wherever Python finds it); called if anything goes out."""
 
 Pool = tuple[str, str, str]
 """(Partition, account, QOS): Slurm limits by these how many jobs may be queued, and tasks may have their own."""
@@ -33,7 +33,7 @@ Pool = tuple[str, str, str]
 
 @dataclass(kw_only=True)
 class Sender:
-    """Hands over the batches of one launch, in parts where Slurm does not take them whole; keeps what it refuses."""
+    """Submits the batches of one launch, in parts if Slurm does not take them whole; what it refuses is unsent."""
 
     graph: Graph
     cluster: Cluster
@@ -42,30 +42,30 @@ class Sender:
     ledger: Ledger
     outcome: Outcome
     descriptor: int
-    """Of the lock that sbatch inherits."""
+    """File descriptor of the lock that sbatch inherits."""
     tell: Callable[[str], object]
     read_results: ReadResults
     cancels: int
     """How many calls of `salmask cancel` there had been as the launch began."""
     cancelled: set[Key]
-    """What does not go out since it was cancelled meanwhile."""
+    """Jobs that do not go out since they were cancelled meanwhile."""
     lanes: dict[str, list[str]]
     """Ids of the jobs of each lane, those of earlier launches first."""
     others_are_in: bool
-    """Whether Slurm has taken such jobs, of this launch or an earlier one."""
+    """Whether Slurm has jobs of the sweep, of this launch or an earlier one."""
     at_once: int
-    """How many jobs an array may have, twice as many each time that one is taken; 0: as many as there are. It begins
-    with one where Slurm was full a minute ago: each array that is refused, and each half of it, is a line of the ledger
-    for each of its jobs."""
+    """The most jobs of an array, doubled each time that one is taken; 0: no limit. It begins with 1 if Slurm was full a
+    minute ago: each array that is refused, and each half of it, adds a line to the ledger for each of its jobs."""
     refused: UserError | None = None
-    """The first refusal that waiting does not mend."""
+    """The first refusal for which waiting does not help."""
     stopped: str = ""
     """Why nothing more is tried: Slurm is silent, or the disk is full."""
     hopeless: str = ""
-    """Slurm's words where it refused a job of this batch for good: the others ask for the same."""
+    """Slurm's words if it refused a job of this batch for good: the others ask for the same, and are not tried."""
     full: dict[Pool, str] = field(default_factory=dict)
-    """Slurm's words where a pool has no room; then nothing more of that pool is tried."""
+    """Slurm's words for each pool that has no room; nothing more of that pool is tried."""
     known_ids: set[str] = field(default_factory=set)
+    """Slurm's ids of earlier jobs, which a new one cannot have."""
     prepared: dict[Key, Call] = field(default_factory=dict)
     """The calls of the jobs that are ready to go out: an array that is tried in parts is prepared once."""
 
@@ -78,10 +78,10 @@ class Sender:
         return self.take_code()
 
     def send(self, batch: Batch) -> None:
-        """Hands a batch over, less what builds on what is not in."""
+        """Submits a batch, without the jobs whose parents did not go out."""
         if self._is_cancelled(batch):
             return
-        if batch.task == REPORT and (reason := self.outcome.comes_later):  # with the last of what it tabulates
+        if batch.task == REPORT and (reason := self.outcome.comes_later):  # it goes out with the last of the jobs
             self._keep(batch, reason)
             return
         parts = batch.resolved(self.outcome.submitted)
@@ -132,7 +132,7 @@ class Sender:
     def _is_cancelled(self, batch: Batch) -> bool:
         """Returns whether all jobs of a batch were cancelled meanwhile, and leaves them out then.
 
-        Of some of them it does not ask: whoever cancels waits for the launch to be through, and ends what went out.
+        If only some were, the batch goes out: `salmask cancel` waits for the launch to end, and then cancels them.
         """
         if len(self.ledger.cancelled_since(self.cancels, batch.keys)) < len(batch.keys):
             return False
@@ -217,7 +217,7 @@ class Sender:
             job = submit_script(folder / SCRIPT, batch.name, self.known_ids, inherited=[self.descriptor])
         except RefusedError as error:
             self.ledger.refused(entries, str(error))
-            shutil.rmtree(folder, ignore_errors=True)  # what a network file system keeps of it holds nobody up
+            shutil.rmtree(folder, ignore_errors=True)  # files that a network file system keeps do no harm
             raise
         self.known_ids.add(job)
         ids = {key: batch.job_id(key, job) for key in batch.keys}

@@ -1,4 +1,4 @@
-"""What sbatch says of a job that it is not to submit."""
+"""What sbatch says of a job, without submitting it."""
 
 import shutil
 from pathlib import Path
@@ -34,6 +34,6 @@ def sbatch_says(resources: Resources, cluster: Cluster) -> tuple[bool, str]:
         raise UserError(reply.trouble, mend=LOGIN_NODE)
     if reply.trouble and classify(reply.errors or reply.trouble) is None:
         raise UserError(reply.trouble, mend="try again when Slurm answers")
-    # It tells when and where on standard error, as it tells why not.
+    # When and where the job would start is said on standard error, and so is why it would not.
     said = [line.removeprefix("sbatch: ") for line in (reply.errors or reply.output).splitlines() if line.strip()]
     return not reply.trouble, said[-1] if said else reply.trouble or "it says no more"
