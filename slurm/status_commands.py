@@ -348,7 +348,7 @@ def views(targets: Sequence[SweepTarget]) -> Iterator[tuple[list[list[JobRow]], 
     try:
         queue = answer.result(timeout=PATIENCE_SECONDS)
     except TimeoutError:
-        silent = QueueSnapshot(trouble=f"nothing within {PATIENCE_SECONDS:.0f} s; so far what the files tell")
+        silent = QueueSnapshot(trouble=f"nothing within {PATIENCE_SECONDS:.0f} s; this is what the files alone tell")
         yield _tables(targets, ledgers, silent), silent
         queue = answer.result()
     yield _tables(targets, ledgers, queue), queue

@@ -57,7 +57,7 @@ CAUSES = (
         re.compile(
             r"oom[-_ ]kill|out[- ]of[- ]memory|Out Of Memory|\bOOM\b|Exceeded job memory limit|MemoryError", re.I
         ),
-        "killed for memory",
+        "killed for lack of memory",
         _more_memory,
     ),
     _Cause(
@@ -65,7 +65,7 @@ CAUSES = (
         "the node's shared memory was full",
         "machine.workers=0, or a larger /dev/shm",
     ),
-    _Cause(re.compile(r"DUE TO TIME LIMIT"), "its time was over", _more_time),
+    _Cause(re.compile(r"DUE TO TIME LIMIT"), "its time limit was reached", _more_time),
     _Cause(re.compile(_NODE_FAILED), "its node failed", "salmask retry, or exclude the node in the profile"),
     _Cause(
         re.compile(r"No module named '?[\w.]"),

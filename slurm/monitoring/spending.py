@@ -199,7 +199,7 @@ def too_much(jobs: Iterable[Spending]) -> list[str]:
     Only jobs that are done count: what a job that was stopped would have needed is unknown.
 
     Returns:
-        Such as `linear: memory: 24 GiB asked, 3.1 GiB used at most of 12 jobs: memory: 6`.
+        Such as `linear: memory: 24 GiB asked, 3.1 GiB used at most by 12 jobs: memory: 6`.
     """
     by_task: dict[str, list[Spending]] = {}
     for job in jobs:
@@ -218,7 +218,7 @@ def _lines_of(task: str, jobs: Sequence[Spending]) -> list[str]:
 
     def say(key: str, asked: str, used: str, proposed: int) -> None:
         lines.append(
-            f"{task}: {key}: {asked} asked, {used} used at most of {counted(len(jobs), 'job')}: {key}: {proposed}"
+            f"{task}: {key}: {asked} asked, {used} used at most by {counted(len(jobs), 'job')}: {key}: {proposed}"
         )
 
     most = max(job.memory for job in jobs)

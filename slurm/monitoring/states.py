@@ -59,11 +59,11 @@ class State(StrEnum):
 ENDED_BADLY = frozenset({State.interrupted, State.cancelled, State.failed, State.died})
 LIVE = frozenset({State.running, State.starting, State.queued, State.preempted, State.silent})
 
-_SUSPENDED = (State.preempted, "suspended until Slurm, or who did it, lets it go on")
+_SUSPENDED = (State.preempted, "suspended until Slurm or whoever suspended it resumes it")
 SILENT_BY_RIGHT: Mapping[str, tuple[State, str]] = {
     "SUSPENDED": _SUSPENDED,
     "STOPPED": _SUSPENDED,
-    "CONFIGURING": (State.starting, "its nodes are made ready"),
+    "CONFIGURING": (State.starting, "its nodes are being prepared"),
     "COMPLETED": (State.starting, "it ended well, its files do not show here yet"),
 }
 """Slurm's states of jobs that have nodes, or had them a moment ago, but cannot give a sign of life: what each is doing,
@@ -71,10 +71,10 @@ and the note."""
 
 REASONS: Mapping[str, tuple[str, str]] = {
     "Resources": ("waits for free resources", ""),
-    "Priority": ("others go first", ""),
-    PARENT_FAILED: ("what it builds on failed", "that first, then salmask retry"),
+    "Priority": ("jobs of higher priority go first", ""),
+    PARENT_FAILED: ("what it builds on failed", "the cause of that first, then salmask retry"),
     "Dependency": ("waits for the job that it builds on", ""),
-    "JobArrayTaskLimit": ("the sweep runs so many at a time", ""),
+    "JobArrayTaskLimit": ("the sweep's throttle is reached", ""),
     "BeginTime": ("was put back in the queue, starts again soon", ""),
     "JobHeldUser": ("held", "scontrol release {job}"),
     "ReservationDeleted": (
@@ -154,7 +154,7 @@ def _in_the_queue(status: Status | None, entry: Submission | None, job: QueuedJo
     has_begun = status is not None and status.state in ("running", "interrupted")
     if entry is not None and entry.lane and not entry.after and job.reason == "Dependency":
         # It builds on nothing: what it waits for is what comes before it in its lane (`slurm.submission.lanes`).
-        return State.preempted if has_begun else State.queued, f"{job.reason}: the sweep runs so many at a time"
+        return State.preempted if has_begun else State.queued, f"{job.reason}: the sweep's throttle is reached"
     if not has_begun and job.reason == "BeginTime":
         # Either its profile names a time, or a node failed to start it and Slurm put it back: nothing tells which.
         return State.queued, f"{job.reason}: may not start before its time"
@@ -177,7 +177,8 @@ def _by_its_signs(status: Status | None, job: QueuedJob | None, where: str, now:
         # silence means that it hangs.
         elapsed = now - job.start if job and job.start else 0.0
         if elapsed > STALE_SECONDS:
-            return State.silent, with_mend(f"{where} for {duration_text(elapsed)} without a word", "salmask logs")
+            note = with_mend(f"{where} for {duration_text(elapsed)} without a sign of life", "salmask logs")
+            return State.silent, note
         return State.starting, where
     if status.state == "failed":  # the scheduler is still clearing up
         return State.failed, status.error
@@ -219,7 +220,7 @@ def _never_said_a_word(
     if job is None and _never_began(sweep, entry):
         # Without accounting, nothing tells whether a person cancelled it, or Slurm did since its parent failed.
         return State.cancelled, f"left the queue before it began, {unheard}"
-    return State.died, _with_last_line(sweep, entry, f"never said a word, {_word(job) or unheard}")
+    return State.died, _with_last_line(sweep, entry, f"never gave a sign of life, {_word(job) or unheard}")
 
 
 def _ended(

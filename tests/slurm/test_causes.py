@@ -26,10 +26,10 @@ srun: error: node3: task 1: Exited with exit code 1
 @pytest.mark.parametrize(
     ("log", "cause"),
     [
-        (OUT_OF_MEMORY, "killed for memory; mend: memory: 24 in the profile, it had 16"),
+        (OUT_OF_MEMORY, "killed for lack of memory; mend: memory: 24 in the profile, it had 16"),
         (
             "slurmstepd: error: *** JOB 812 ON n1 CANCELLED AT 2026-11-22T10:00 DUE TO TIME LIMIT ***\nsrun: error: x",
-            "its time was over; mend: time: 180 in the profile, it had 90 minutes",
+            "its time limit was reached; mend: time: 180 in the profile, it had 90 minutes",
         ),
         (
             "slurmstepd: error: *** STEP 812.0 CANCELLED AT 2026-11-22T10:00:00 DUE TO NODE FAILURE, SEE LOG ***\n",
@@ -76,7 +76,7 @@ def test_status_shows_the_cause_and_not_the_last_line(tmp_path: Path, asked: dic
     log.write_text(OUT_OF_MEMORY)
     row = sweep.row(GONE)
     assert row.state is State.died
-    assert row.note.endswith(f"killed for memory; mend: {mend}")
+    assert row.note.endswith(f"killed for lack of memory; mend: {mend}")
 
 
 RANKS = {

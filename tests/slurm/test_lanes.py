@@ -263,7 +263,7 @@ def test_much_that_goes_out_later_is_not_left_to_the_few_places_that_are_free() 
 def test_what_waits_for_its_turn_in_a_lane_is_not_said_to_build_on_anything(sweep: SweepFolder) -> None:
     sweep.submitted(lane="a1")
     waiting = queue_of("PENDING", "Dependency", start=None)
-    note = "Dependency: the sweep runs so many at a time"
+    note = "Dependency: the sweep's throttle is reached"
     assert (sweep.row(waiting).state, sweep.row(waiting).note) == (State.queued, note)
     sweep.says("interrupted", age=60)  # put back in the queue
     assert (sweep.row(waiting).state, sweep.row(waiting).note) == (State.preempted, note)

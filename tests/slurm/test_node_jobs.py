@@ -120,7 +120,7 @@ def test_what_did_not_start_in_time_is_told_and_nothing_of_the_job_stays(
     with pytest.raises(NoReportError) as refusal:
         carried_out(call, batch, CLUSTER, folder, 900)
     assert str(refusal.value) == (
-        "job 101 did not start within 15 min: Priority: others go first; "
+        "job 101 did not start within 15 min: Priority: jobs of higher priority go first; "
         "mend: wait longer (--wait), or ask for less in the profile"
     )
     assert not folder.exists()

@@ -102,9 +102,9 @@ def test_what_slurm_accounts_for_stands_beside_what_was_asked_and_planned(
     assert "| mocov2 | 1 | 1.00 | 120 % |" in cells  # an hour of 50 minutes planned
     # 1.5 times 3.05 GB and one more; 60 minutes by half, and ten; 1 core and a quarter
     assert content["too_much"] == [
-        "pretrain: memory: 24 GiB asked, 3.1 GiB used at most of 1 job: memory: 6",
-        "pretrain: time: 1440 min asked, 60 min used at most of 1 job: time: 100",
-        "pretrain: cpus: 8 asked, 1.0 used at most of 1 job: cpus: 2",
+        "pretrain: memory: 24 GiB asked, 3.1 GiB used at most by 1 job: memory: 6",
+        "pretrain: time: 1440 min asked, 60 min used at most by 1 job: time: 100",
+        "pretrain: cpus: 8 asked, 1.0 used at most by 1 job: cpus: 2",
     ]
     assert all(f"the profile asks for too much: {line}" in page for line in content["too_much"])
     asked = [call for call in slurm.calls if "--duplicates" in call]
@@ -143,7 +143,7 @@ def test_without_accounting_the_jobs_own_word_counts(slurm: FakeSlurm, sweep: Sw
     content = json.loads(salmask("status", "table1", "--cost", "--json").out)
     (job,) = content["jobs"]
     assert (job["gpu_hours"], job["cpu_share"], job["memory"]) == (0.5, 900 / (1800 * 8), GB)
-    assert "pretrain: gpus: 1 asked, none used at most of 1 job: gpus: 0" in content["too_much"]
+    assert "pretrain: gpus: 1 asked, none used at most by 1 job: gpus: 0" in content["too_much"]
 
 
 def spending(**changes: Any) -> Spending:
@@ -162,13 +162,13 @@ def spending(**changes: Any) -> Spending:
     ("key", "asked", "said"),
     [
         ("memory_asked", 11.9, ""),  # 1.5 times 3 GiB and one more are 5.5, of which whole GiB are 6
-        ("memory_asked", 12.0, "linear: memory: 12 GiB asked, 3.0 GiB used at most of 2 jobs: memory: 6"),
+        ("memory_asked", 12.0, "linear: memory: 12 GiB asked, 3.0 GiB used at most by 2 jobs: memory: 6"),
         ("minutes_asked", 199, ""),  # an hour, by half, and ten minutes
-        ("minutes_asked", 200, "linear: time: 200 min asked, 60 min used at most of 2 jobs: time: 100"),
+        ("minutes_asked", 200, "linear: time: 200 min asked, 60 min used at most by 2 jobs: time: 100"),
         ("cpus_asked", 19, ""),  # of two processes, with 4 cores busy each, and a quarter
-        ("cpus_asked", 20, "linear: cpus: 10 asked, 4.0 used at most of 2 jobs: cpus: 5"),
+        ("cpus_asked", 20, "linear: cpus: 10 asked, 4.0 used at most by 2 jobs: cpus: 5"),
         ("gpu_used", None, ""),
-        ("gpu_used", False, "linear: gpus: 1 asked, none used at most of 2 jobs: gpus: 0"),
+        ("gpu_used", False, "linear: gpus: 1 asked, none used at most by 2 jobs: gpus: 0"),
     ],
 )
 def test_too_much_is_twice_what_the_largest_job_needs(key: str, asked: float | None, said: str) -> None:

@@ -26,13 +26,13 @@ PENDING = {"start": None}
 @pytest.mark.parametrize(
     ("queue", "state", "note"),
     [
-        (queue_of("PENDING", "Priority", **PENDING), "queued", "Priority: others go first"),
+        (queue_of("PENDING", "Priority", **PENDING), "queued", "Priority: jobs of higher priority go first"),
         (queue_of("PENDING", "Dependency", **PENDING), "queued", "Dependency: waits for the job that it builds on"),
         (queue_of("PENDING", "JobHeldUser", **PENDING), "queued", "JobHeldUser: held; mend: scontrol release 812"),
         (
             queue_of("PENDING", "DependencyNeverSatisfied", **PENDING),
             "queued",
-            "DependencyNeverSatisfied: what it builds on failed; mend: that first, then salmask retry",
+            "DependencyNeverSatisfied: what it builds on failed; mend: the cause of that first, then salmask retry",
         ),
         (queue_of("PENDING", "QOSMaxGRESPerUser", **PENDING), "queued", "QOSMaxGRESPerUser: a limit of your account"),
         # By the profile's `begin`, which was told as put back in the queue.
@@ -53,15 +53,23 @@ PENDING = {"start": None}
             "job requeued in held state: held by whoever put it back in the queue; mend: scontrol release 812",
         ),
         (queue_of("RUNNING", start=-30), "starting", "on n3"),
-        (queue_of("RUNNING", start=-300), "silent", "on n3 for 5 min without a word; mend: salmask logs"),
+        (queue_of("RUNNING", start=-300), "silent", "on n3 for 5 min without a sign of life; mend: salmask logs"),
         (queue_of("RUNNING", start=None), "starting", "on n3"),
         (queue_of("COMPLETED", end=-80), "starting", "on n3, it ended well, its files do not show"),
-        (queue_of("COMPLETED", end=-99), "died", "never said a word, Slurm says COMPLETED; last line: boom"),
-        (queue_of("CONFIGURING", start=-300), "starting", "on n3, its nodes are made ready"),
-        (queue_of("SUSPENDED", start=-9000), "preempted", "on n3, suspended until Slurm, or who did it, lets it go on"),
+        (queue_of("COMPLETED", end=-99), "died", "never gave a sign of life, Slurm says COMPLETED; last line: boom"),
+        (queue_of("CONFIGURING", start=-300), "starting", "on n3, its nodes are being prepared"),
+        (
+            queue_of("SUSPENDED", start=-9000),
+            "preempted",
+            "on n3, suspended until Slurm or whoever suspended it resumes it",
+        ),
         (queue_of("CANCELLED", "by 0", end=-9), "cancelled", "by 0"),
-        (queue_of("FAILED", "exit 1", end=-9), "died", "never said a word, Slurm says FAILED, exit 1; last line: boom"),
-        (GONE, "died", "never said a word, Slurm no longer knows it; last line: boom"),
+        (
+            queue_of("FAILED", "exit 1", end=-9),
+            "died",
+            "never gave a sign of life, Slurm says FAILED, exit 1; last line: boom",
+        ),
+        (GONE, "died", "never gave a sign of life, Slurm no longer knows it; last line: boom"),
         (SILENT, "unknown", "squeue: slurm_load_jobs error: Unable to contact slurm controller"),
     ],
 )
@@ -94,7 +102,7 @@ def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: QueueS
         (GONE, 5, "running", ""),
         (GONE, 119, "running", ""),
         (GONE, 121, "died", "no sign of life for 2 min"),
-        (GONE, 3 * 3600, "died", "never said a word, Slurm no longer knows it"),  # of an earlier submission
+        (GONE, 3 * 3600, "died", "never gave a sign of life, Slurm no longer knows it"),  # of an earlier submission
         (SILENT, 5, "running", ""),
         (SILENT, 121, "died", "no sign of life for 2 min"),
     ],
@@ -133,7 +141,7 @@ def test_who_runs_what_waits_in_the_queue_is_no_attempt_of_it(sweep: Sweep, job:
         ({"state": "failed", "error": "no root", "age": 4000}, queue_of("RUNNING", start=-9), "starting", "on n3"),
         # Of this attempt although a little older than its submission or start: clocks differ by as much as 5 s.
         ({"state": "failed", "error": "no root", "age": 3604}, GONE, "failed", "no root"),
-        ({"state": "failed", "error": "no root", "age": 3606}, GONE, "died", "never said a word"),
+        ({"state": "failed", "error": "no root", "age": 3606}, GONE, "died", "never gave a sign of life"),
         ({"state": "failed", "error": "no root", "age": 13}, queue_of("RUNNING", start=-9), "failed", "no root"),
         ({"state": "failed", "error": "no root", "age": 15}, queue_of("RUNNING", start=-9), "starting", "on n3"),
         ({"state": "interrupted"}, queue_of("PENDING", "BeginTime"), "preempted", "BeginTime: was put back"),
@@ -290,7 +298,7 @@ def test_what_slurm_says_of_an_end_counts_also_where_nothing_was_printed(sweep: 
     (sweep.ledger.logs / entry.submission).mkdir(parents=True)
     assert sweep.row(GONE).state is State.cancelled  # Slurm makes the files of what a job prints before it begins
     row = sweep.row(queue_of("NODE_FAIL", end=-2))
-    assert (row.state, row.note) == (State.died, "never said a word, Slurm says NODE_FAIL")
+    assert (row.state, row.note) == (State.died, "never gave a sign of life, Slurm says NODE_FAIL")
 
 
 def test_where_rank_0_only_lost_a_process_that_one_is_told(sweep: Sweep) -> None:

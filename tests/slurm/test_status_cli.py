@@ -34,7 +34,7 @@ def test_status_of_several_sweeps_takes_one_look_at_the_queue(slurm: FakeSlurm, 
     assert [call.split()[0] for call in slurm.calls[2:]] == ["squeue"]
     page = salmask("status", "table2").out
     assert "runs/table2: 1 died" in page
-    assert "never said a word, Slurm says TIMEOUT" in page
+    assert "never gave a sign of life, Slurm says TIMEOUT" in page
 
 
 def test_status_without_a_launcher_asks_no_scheduler(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
@@ -244,7 +244,7 @@ def test_while_squeue_hangs_the_files_are_shown_and_its_answer_when_it_comes(
     (slurm.place / "squeue").write_text(script.replace("#!/bin/sh\n", "#!/bin/sh\nsleep 0.6\n"), encoding="utf-8")
     first, rest = salmask("status", "table1").out.split("Slurm does not answer: nothing within ")
     assert "30 % (30/100)" in first
-    assert "so far what the files tell" in rest
+    assert "this is what the files alone tell" in rest
     assert rest.count("30 % (30/100)") == 1
     assert len(slurm.calls) == 1
     report = json.loads(salmask("status", "table1", "--json").out)  # one document, with the answer
