@@ -37,7 +37,8 @@ def main(folder: Path) -> int:
     try:
         call = read_call(folder, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
         if not isinstance(call, Call) and restarts() >= NODE_JOB_ATTEMPTS:  # a Call counts its own attempts
-            raise UserError(f"gave up after {restarts()} requeues", mend="the same again, with a longer time limit")
+            mend = "the same command again, with a longer time limit"
+            raise UserError(f"gave up after {restarts()} requeues", mend=mend)
         call()
     except Exception as error:
         told = str(error) if isinstance(error, UserError) else trouble_of_machine(error)

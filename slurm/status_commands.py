@@ -192,7 +192,7 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
     if outcome.trouble:
         raise UserError(f"{outcome.trouble}", mend="try again, or scancel by hand")
     if outcome.of_others:
-        what = f"not yours to end, of another user here: process {', '.join(outcome.of_others)}"
+        what = f"cannot end jobs of another user here: process {', '.join(outcome.of_others)}"
         raise UserError(what, mend="ask whoever launched it to cancel")
 
 
@@ -213,7 +213,7 @@ def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
             if (ledger.sweep / LOCAL_START_LOCK).exists():
                 stack.enter_context(local_start_lock(ledger.sweep, CANCELLING_SECONDS))
         except UserError as error:
-            say(f"{error.what}: `salmask cancel` once more ends what it may still hand over", err=True)
+            say(f"{error.what}; to end what it may still hand over, call `salmask cancel` again", err=True)
         yield
 
 
@@ -271,7 +271,9 @@ def build(program: Program) -> typer.Typer:
             say(f"{row.task} {row.run}: {row.state}, {row.note}", err=True)
         if left_out:
             states = ", ".join(f"{number} {state}" for state, number in counts(left_out).items())
-            say(f"--failed leaves out {counted(len(left_out), 'job')} ({states}): salmask retry without it", err=True)
+            say(
+                f"--failed leaves out {counted(len(left_out), 'job')} ({states}); without it, all are retried", err=True
+            )
         if not retried:
             say("nothing to retry")
             raise typer.Exit(1 if unclear else 0)
@@ -286,7 +288,7 @@ def build(program: Program) -> typer.Typer:
         outcome = relaunch(ledger, keys, cluster, program, console, allow_dirty=allow_dirty, gpus=gpus)
         say(f"{counted(len(outcome.submitted) + len(outcome.done), 'job')} handed over, {len(outcome.failed)} failed")
         if outcome.unsent:
-            say(outcome.unsent_told("the same again later"))
+            say(outcome.unsent_told("the same command again later"))
         if outcome.failed or outcome.unsent or unclear:
             raise typer.Exit(1)
 

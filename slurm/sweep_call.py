@@ -90,7 +90,7 @@ class SweepCall:
             self._tell(f"left out for the budget of {budget:g} GPU-hours: {', '.join(left_out)}")
         for cost, jobs in unknown.items():
             names = ", ".join(job.run_name for job in jobs)
-            what = f"left out for the budget, of unknown cost: {names} ({cost.source})"
+            what = f"left out for the budget, since their cost is unknown: {names} ({cost.source})"
             self._tell(with_mend(what, cost.mend_of(job.run.method for job in jobs) or _WITHOUT_COST))
         return fitting
 
@@ -105,7 +105,7 @@ class SweepCall:
             for option, given in (("--dry-run", dry_run), ("--feed", self.feed), ("--replace", self.replace)):
                 if given:
                     mend = "--plan" if option == "--dry-run" else f"leave out {option}"
-                    raise UserError(f"{option} is of sbatch; '{cluster.name}' has no sbatch", mend=mend)
+                    raise UserError(f"{option} is for Slurm only; '{cluster.name}' has no sbatch", mend=mend)
             self._run_here(graph, cluster)
         elif dry_run:
             self._show_scripts(graph, cluster)
@@ -140,15 +140,15 @@ class SweepCall:
         self._tell(
             f"{counted(len(outcome.submitted), 'job')} submitted, {len(outcome.skipped)} done before, "
             f"{outcome.on_way} queued or running{f', {failed} failed' if failed else ''}; "
-            f"mind them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
+            f"watch them with: salmask status {shlex.quote(str(graph.sweep_folder))}"
         )
         if outcome.outdated:
             self._tell(
                 f"{counted(outcome.outdated, 'job')} on the way with other settings than the sweep has now; "
-                "--replace cancels and submits anew"
+                "--replace cancels these and submits them anew"
             )
         if outcome.unsent:
-            self._tell(outcome.unsent_told("the same again later, or with --feed, which stays until all are in"))
+            self._tell(outcome.unsent_told("the same command later, or with --feed, which stays until all are in"))
         self._say_submitted(outcome, graph)
         if outcome.unsent or failed:
             raise typer.Exit(1)
@@ -234,7 +234,8 @@ class SweepCall:
             gpus=self.gpus,
         )
         counts = (
-            f"{counted(len(outcome.done), 'job')} done, {len(outcome.skipped)} had been, {len(outcome.failed)} failed"
+            f"{counted(len(outcome.done), 'job')} done, {len(outcome.skipped)} done before, "
+            f"{len(outcome.failed)} failed"
         )
         with_slurm = len(outcome.live) + len(outcome.unsent)
         left = f", {with_slurm} left to Slurm, which has them or what they build on" if with_slurm else ""
@@ -257,8 +258,8 @@ def _removed(folder: Path, jobs: Iterable[str]) -> UserError:
         jobs: Slurm's ids of what this call handed over, which nothing else names any more.
     """
     ids = [*dict.fromkeys(array_of(job) for job in jobs)]
-    mend = f"scancel {' '.join(ids)}, unless it was moved" if ids else "the same again makes it anew"
-    return UserError(f"{folder} is gone, so that nothing more of it goes out", mend=mend)
+    mend = f"scancel {' '.join(ids)}, unless it was moved" if ids else "the same command makes it anew"
+    return UserError(f"{folder} is gone, so no more of its jobs are submitted", mend=mend)
 
 
 class _TakenOnce:

@@ -107,7 +107,7 @@ def _cpu_environment(processes: int, console: Console) -> dict[str, str]:
     idle = idle_cores() if processes else cores
     threads, most = (max(1, number // max(1, processes)) for number in (idle, cores))
     if threads < most:
-        share = f"{counted(threads, 'thread')} a process, and not {most}"
+        share = f"{counted(threads, 'thread')} per process instead of {most}"
         console.print(f"{cores - idle} of {cores} cores are busy: {share}", soft_wrap=True)
     return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
 

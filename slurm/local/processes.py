@@ -159,7 +159,7 @@ def ended_on_exit(running: Callable[[], Iterable[LocalJob]], console: Console) -
                 job.stop()
             if left:
                 jobs = counted(len(left), "job")
-                console.print(f"ending {jobs}; what trains saves a checkpoint first, and goes on from it next time")
+                console.print(f"ending {jobs}; trainings save a checkpoint first, and resume from it next time")
             deadline = time.monotonic() + KILL_SECONDS + POLL_SECONDS
             try:
                 while not all(job.ended() for job in left) and time.monotonic() < deadline:

@@ -60,7 +60,7 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
         if max(time.time() - youngest, time.monotonic() - first_look) > SETTLING_SECONDS:
             return queue
         if not told:
-            tell("an earlier launch was killed while it submitted: waiting to see what Slurm took of it")
+            tell("an earlier launch was killed while it submitted: waiting to see which of its jobs Slurm took")
             told = True
         time.sleep(POLL_SECONDS)
 
@@ -102,7 +102,7 @@ def found_again(ledger: Ledger, queue: QueueSnapshot) -> list[Submission]:
             if not any(job.live for job in queue.named(name)):  # all are over; their folders tell how they ended
                 continue
             what = f"{ledger.path} has lost lines of {name}, so that jobs of {first} cannot be told apart"
-            raise UserError(what, mend=f"scancel {first}, then the same again")
+            raise UserError(what, mend=f"scancel {first}, then the same command again")
         ids = [first] if len(entries) == 1 else [f"{first}_{index}" for index in indices]
         found += [replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)]
     return found

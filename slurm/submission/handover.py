@@ -20,7 +20,7 @@ from slurm.profiles.profile import Cluster
 from slurm.sweep_folder.ledger import Key, Submission
 
 NOT_STARTED = "not started: its pretraining failed"
-NO_PARENT = "what it builds on is not in"
+NO_PARENT = "its pretraining is neither done nor on its way"
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Outcome:
 
     def unsent_told(self, later: str) -> str:
         """Returns `unsent_words` with the mend, which is `later` where waiting helps."""
-        mend = later if self.has_room_later else "the profile, or what it builds on, then the same again"
+        mend = later if self.has_room_later else "the profile, or what it builds on, then the same command again"
         return with_mend(self.unsent_words, mend)
 
 

@@ -243,9 +243,9 @@ def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Tell) -> dic
 
 def _replace(old: Sequence[Submission], queue: QueueSnapshot, ledger: Ledger, tell: Tell) -> None:
     """Takes jobs of other settings out of the queue, for good."""
-    _take_out(old, queue, "of other settings")
+    _take_out(old, queue, "with other settings")
     ledger.superseded(old)
-    tell(f"cancelled {listed(entry.job for entry in old)}, of other settings")
+    tell(f"cancelled {listed(entry.job for entry in old)}, which had other settings")
 
 
 def _outside(ledger: Ledger, queue: QueueSnapshot, keys: Collection[Key]) -> frozenset[Key]:
@@ -266,7 +266,7 @@ def _take_out(entries: Sequence[Submission], queue: QueueSnapshot, which: str) -
     """
     if trouble := scancel(queue.arrays_as_one([entry.job for entry in entries])):
         what = f"cannot cancel {counted(len(entries), 'job')} {which} ({trouble})"
-        raise SilentSlurmError(what, mend="the same again when Slurm answers, or scancel by hand")
+        raise SilentSlurmError(what, mend="the same command again when Slurm answers, or scancel by hand")
 
 
 def _without_parent(graph: Graph, missing: Collection[Key], found: _Found) -> dict[Key, str]:

@@ -116,7 +116,7 @@ class Sender:
             # Nobody knows whether it is in. It stays an intent, which the next launch looks for before anything else.
             self.stopped = str(error)
             self._keep(batch, self.stopped)
-            self.tell(f"{batch.name}: Slurm does not answer ({error}); the next launch looks whether it is in")
+            self.tell(f"{batch.name}: Slurm does not answer ({error}); the next launch will see whether Slurm took it")
         except UserError as error:
             if not is_of_a_full_disk(error):
                 raise

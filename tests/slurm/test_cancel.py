@@ -128,7 +128,7 @@ def test_jobs_are_cancelled_also_where_launches_cannot_be_kept_away(
         (sweep.place / CANCELS).mkdir()
         cancelled = salmask("cancel", "table1")
     assert (cancelled.code, cancelled.out) == (0, "cancelled 1 job: 812_0\n")
-    assert cancelled.err.endswith(": `salmask cancel` once more ends what it may still hand over\n")
+    assert cancelled.err.endswith("; to end what it may still hand over, call `salmask cancel` again\n")
     assert cancelled.err.count("\n") == 1
     assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 812_0"]
 
@@ -202,7 +202,7 @@ def test_a_local_job_of_another_user_is_told_in_one_line(
         ended = salmask("cancel", "table1")
         assert ended.code == 2
         assert ended.out == "cancelled 0 jobs\n"
-        what = f"not yours to end, of another user here: process {process.pid}"
+        what = f"cannot end jobs of another user here: process {process.pid}"
         assert ended.err == f"salmask: {what}; mend: ask whoever launched it to cancel\n"
         assert sweep.ledger.newest()[entry.key] == entry  # nobody has cancelled it
     finally:

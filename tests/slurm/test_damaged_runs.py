@@ -96,11 +96,11 @@ def test_a_launch_leaves_out_the_damaged_run_alone(
     assert told.startswith("failed pretrain mocov2 s0: ")
     assert str(path) in told
     assert told.endswith(f"; mend: {WRITTEN[name]}")
-    assert "5 jobs submitted, 0 done before, 0 queued or running, 2 failed; mind them with" in lines[-1]
+    assert "5 jobs submitted, 0 done before, 0 queued or running, 2 failed; watch them with" in lines[-1]
     path.unlink()  # as the mend has it, for either
     code, lines = called(graph, capsys)
     assert code == 0
-    assert "3 jobs submitted, 0 done before, 4 queued or running; mind them with" in lines[-1]
+    assert "3 jobs submitted, 0 done before, 4 queued or running; watch them with" in lines[-1]
     assert all_once(graph, stand_in)
 
 
@@ -169,7 +169,7 @@ def test_feeding_ends_with_what_is_damaged_told_once(
     code, lines = called(graph, capsys, feed=True)
     assert code == 1
     assert [line.partition(":")[0] for line in lines if line.startswith("failed")] == ["failed pretrain mocov2 s0"]
-    assert "5 jobs submitted, 0 done before, 0 queued or running, 2 failed; mind them with" in lines[-1]
+    assert "5 jobs submitted, 0 done before, 0 queued or running, 2 failed; watch them with" in lines[-1]
     assert set(Ledger(graph.sweep_folder).newest_sent()) == all_but_the_first_run(graph)
 
 

@@ -124,7 +124,7 @@ def test_a_sweep_whose_folder_was_removed_is_given_up(
     with pytest.raises(UserError) as refusal:
         Feeding(graph, monkeypatch).call(remove)
     assert str(refusal.value) == (
-        f"{graph.sweep_folder} is gone, so that nothing more of it goes out; mend: scancel 101, unless it was moved"
+        f"{graph.sweep_folder} is gone, so no more of its jobs are submitted; mend: scancel 101, unless it was moved"
     )
     assert (len(stand_in.ids), graph.sweep_folder.exists()) == (4, remade)
 
@@ -135,7 +135,7 @@ def test_a_removed_sweep_of_which_nothing_went_out_names_no_jobs(
     graph = graph_for(tmp_path)
     stand_in.tell("room", "0")
     graph.sweep_folder.mkdir()
-    with pytest.raises(UserError, match="goes out; mend: the same again makes it anew"):
+    with pytest.raises(UserError, match="are submitted; mend: the same command makes it anew"):
         Feeding(graph, monkeypatch).call(lambda: shutil.rmtree(graph.sweep_folder))
     assert not graph.sweep_folder.exists()
 
@@ -310,7 +310,8 @@ def test_on_a_full_disk_what_went_out_is_told(
         disk.setattr(Ledger, "submitted", append)
         outcome = launch(graph)
     assert outcome.has_room_later
-    assert outcome.unsent_words == "3 jobs not submitted (2: cannot write; 1: what it builds on is not in)"
+    reasons = "2: cannot write; 1: its pretraining is neither done nor on its way"
+    assert outcome.unsent_words == f"3 jobs not submitted ({reasons})"
     assert stand_in.ids == ["101"]
     monkeypatch.setattr("slurm.submission.adoption.SETTLING_SECONDS", 0.0)
     launch(graph)

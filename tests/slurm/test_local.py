@@ -356,7 +356,7 @@ def test_what_other_processes_use_is_not_shared_out(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(LocalLaunch, "run", lambda here: Outcome(skipped=list(here.agenda.graph.jobs)))
     two = graph_of(tmp_path, 2)
     for given, threads, said in (
-        (None, "2", "11 of 16 cores are busy: 2 threads a process, and not 8\n"),
+        (None, "2", "11 of 16 cores are busy: 2 threads per process instead of 8\n"),
         ("3", "3", ""),
     ):
         monkeypatch.delenv("OMP_NUM_THREADS") if given is None else monkeypatch.setenv("OMP_NUM_THREADS", given)

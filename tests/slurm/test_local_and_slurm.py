@@ -97,7 +97,7 @@ def test_without_any_slurm_a_sweep_from_a_cluster_goes_on_here(
     graph = graph_of(tmp_path / "sweep", 1)
     sent_to_slurm(graph)
     assert len(launched(graph, "record").done) == 1
-    assert "of which there is none here: they are started here" in capsys.readouterr().err
+    assert "but there is no Slurm here: they are started on this machine" in capsys.readouterr().err
 
 
 CONFIGLESS = """squeue: error: _fetch_child: failed to fetch remote configs: Unable to contact slurm controller
@@ -113,7 +113,7 @@ def test_a_cluster_that_is_away_for_a_while_is_not_taken_for_none(
     slurm.fails("squeue", CONFIGLESS)
     graph = graph_of(tmp_path / "sweep", 1)
     sent_to_slurm(graph)
-    with pytest.raises(UserError, match=r"failed to fetch .*; mend: the same again when Slurm answers$"):
+    with pytest.raises(UserError, match=r"failed to fetch .*; mend: the same command again when Slurm answers$"):
         launched(graph, "record")
     assert not (graph.jobs[0].folder.path / "seen-pretrain-0.json").exists()
     monkeypatch.setenv("SLURM_CONF_SERVER", "controller")

@@ -107,7 +107,7 @@ def test_the_block_ends_what_runs_and_waits_for_it(capsys: pytest.CaptureFixture
         with pytest.raises(RuntimeError, match="torn"), ended_on_exit(lambda: [job, over], Console(stderr=True)):
             raise RuntimeError("torn")
         assert job.ranks[0].returncode == -signal.SIGTERM
-    assert capsys.readouterr().err.startswith("ending 1 job; what trains saves a checkpoint first")
+    assert capsys.readouterr().err.startswith("ending 1 job; trainings save a checkpoint first")
 
 
 def test_the_block_leaves_jobs_alone_where_nothing_ends_it(capsys: pytest.CaptureFixture[str]) -> None:

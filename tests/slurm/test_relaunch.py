@@ -72,7 +72,7 @@ def test_jobs_of_other_settings_that_slurm_does_not_cancel_are_not_replaced(
     longer = graph_for(tmp_path, settings={"optimization.epochs": 5})
     stand_in.tell("scancel_troubles", TIMED_OUT)
     with pytest.raises(
-        UserError, match=r"cannot cancel 8 jobs of other settings \(.*timed out.*\); mend: the same again"
+        UserError, match=r"cannot cancel 8 jobs with other settings \(.*timed out.*\); mend: the same command again"
     ):
         launch(longer, replace_old=True)
     assert len(stand_in.ids) == queued

@@ -75,7 +75,7 @@ def test_what_failed_alone_leaves_out_is_told(
     slurm.says("sacct", "813|sweep-linear-813|CANCELLED|0:0|Unknown|2||gpu")
     ended = salmask("retry", "table1", "--failed")
     assert (ended.code, ended.out) == (0, "nothing to retry\n")
-    assert ended.err == "--failed leaves out 1 job (1 cancelled): salmask retry without it\n"
+    assert ended.err == "--failed leaves out 1 job (1 cancelled); without it, all are retried\n"
     assert (salmask("retry", "table1").err, relaunched) == ("", [{("s0", "pretrain"), ("s0", "linear")}])
     # What goes along with its pretraining is not left out.
     sweep.says("failed", error="no root", age=0)
@@ -90,7 +90,8 @@ def test_what_waiting_does_not_mend_is_not_to_be_tried_again_as_it_is(
     refusal = Outcome(submitted={("a", "pretrain"): "1"}, unsent={(sweep.key, "pretrain"): "Invalid qos"})
     monkeypatch.setattr(retry, "relaunch", lambda *_, **__: refusal)
     last = salmask("retry", "table1").out.splitlines()[-1]
-    assert last == "1 job not submitted (1: Invalid qos); mend: the profile, or what it builds on, then the same again"
+    mend = "the profile, or what it builds on, then the same command again"
+    assert last == f"1 job not submitted (1: Invalid qos); mend: {mend}"
 
 
 def test_retry_names_the_profile_that_it_cannot_find(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_failed_pretraining_fails_what_builds_on_it_and_nothing_else(calls: di
     assert set(told["failed"]) == {f"pretrain {OURS} s0", f"linear {OURS} s0"}
     assert told["failed"][f"pretrain {OURS} s0"].startswith("cannot write ")
     assert told["failed"][f"linear {OURS} s0"] == "not started: its pretraining failed"
-    assert "2 jobs done, 0 had been, 2 failed" in ended.err
+    assert "2 jobs done, 0 done before, 2 failed" in ended.err
 
 
 def test_a_second_call_does_only_what_is_missing(calls: dict[str, Ended]) -> None:
@@ -55,7 +55,7 @@ def test_a_second_call_does_only_what_is_missing(calls: dict[str, Ended]) -> Non
     told = json.loads(calls["with"].out)
     assert sorted(told["done"]) == ["linear mocov2 s0", f"linear {OURS} s0", f"pretrain {OURS} s0"]
     assert told["failed"] == {}
-    assert "3 jobs done, 1 had been, 0 failed" in calls["with"].err
+    assert "3 jobs done, 1 done before, 0 failed" in calls["with"].err
     assert calls["again"].code == 0
     assert json.loads(calls["again"].out) == {"done": [], "failed": {}}
 
@@ -71,7 +71,7 @@ def test_every_job_is_in_the_ledger(calls: dict[str, Ended], runs: Path) -> None
 
 
 def test_a_third_call_finds_nothing_to_do(calls: dict[str, Ended]) -> None:
-    assert "0 jobs done, 4 had been, 0 failed" in calls["again"].err
+    assert "0 jobs done, 4 done before, 0 failed" in calls["again"].err
 
 
 def test_what_was_done_was_done_once(calls: dict[str, Ended], runs: Path) -> None:
