@@ -10,6 +10,7 @@ from repro.console import completion
 from repro.errors import UserError
 from repro.files import write_text
 from repro.lazy_commands import CommandGroup
+from repro.quantities import counted
 from repro.terminal import Console, say
 from repro.text_tables import TextTable, print_table
 from slurm.profiles.profile import TASKS, Cluster, Resources, available, load, user_folder
@@ -36,7 +37,8 @@ def check(
     folder = cluster.sweeps_folder
     console = Console()
     print_table(_table(cluster), console)
-    limits = f"jobs begin {cluster.attempts} times at most, warned {cluster.signal_seconds} s before their time limit"
+    often = counted(cluster.attempts, "time")
+    limits = f"a job starts {often} at most, and is warned {cluster.signal_seconds} s before its time limit"
     console.print(f"sweeps go to {folder}; {limits}", soft_wrap=True)
     if cluster.executor != "slurm":
         console.print(f"no Slurm: jobs run here ({cluster.executor})")
@@ -50,7 +52,7 @@ def check(
         console.print(f"{'ok' if is_accepted else 'REFUSED'}: {tasks}: {words}", soft_wrap=True)
     if refused:
         raise UserError(
-            f"sbatch takes no such jobs of '{cluster.name}'", mend="the profile; `sinfo` shows what there is"
+            f"sbatch would refuse jobs of '{cluster.name}'", mend="the profile; `sinfo` shows what there is"
         )
 
 

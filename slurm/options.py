@@ -52,7 +52,7 @@ ClusterName = Annotated[
     typer.Option(
         "--cluster",
         metavar="NAME|FILE",
-        help="Profile to submit by; see docs/cluster.md.",
+        help="Profile of the cluster to submit to; see docs/cluster.md.",
         autocompletion=completion(available),
     ),
 ]

@@ -116,7 +116,7 @@ def _refuse_foreign(path: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", mend="salmask retry") from error
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UserError(f"{path} may have been written by somebody else, and is not run", mend="salmask sweep anew")
+        raise UserError(f"{path} may have been written by somebody else, and is not run", mend="salmask sweep again")
 
 
 def _read(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:

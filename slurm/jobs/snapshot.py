@@ -52,14 +52,14 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
         if not allow_dirty:
             why = error.what if isinstance(error, UserError) else f"git: {one_line(error)}"
             mend = "install from a clone, or do what git says; --allow-dirty copies the packages as they are"
-            raise UserError(f"the commit that jobs run could not be told: {why}", mend=mend) from error
+            raise UserError(f"the commit that jobs would run is unknown: {why}", mend=mend) from error
         return _copy_packages(tree, sweep_folder, CodeState("unknown", dirty=True))
     if not edits:
         return _unpacked(sweep_folder, commit[:12], commit, _archive(tree, commit), dirty=False)
     if not allow_dirty:
         files = ", ".join(line[3:] for line in edits[:3]) + (" …" if len(edits) > 3 else "")
         raise UserError(
-            f"{counted(len(edits), 'file')} in {tree} not as committed ({files}), so what jobs run could not be told",
+            f"{counted(len(edits), 'file')} in {tree} not as committed ({files}), so nothing would tell what jobs ran",
             mend="commit them, or --allow-dirty to record the difference",
         )
     return _take_edited(tree, sweep_folder, commit)

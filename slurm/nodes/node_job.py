@@ -73,7 +73,7 @@ def carried_out(
         content = json.loads(call.report.read_text(encoding="utf-8"))
         shutil.rmtree(folder, ignore_errors=True)  # the job may still be writing its last line
         where = f"job {job}{f' on {queued.nodes}' if queued and queued.nodes else ''}"
-        return content, f"{where}, there and back in {time.monotonic() - start:.0f} s"
+        return content, f"{where}, reported after {time.monotonic() - start:.0f} s"
     longer = "wait longer (--wait), or ask for less in the profile"
     if queued is not None and queued.waiting:
         shutil.rmtree(folder, ignore_errors=True)  # the job printed nothing
@@ -81,10 +81,10 @@ def carried_out(
         if never_starts(queued):
             # A mend for a job that stays in the queue does not help this one.
             mend = _ASK_FOR_OTHER if not mend or queued.job in mend or mend.startswith("salmask") else mend
-            raise NoReportError(f"job {job} would not start by waiting, and was cancelled: {reason}", mend=mend)
+            raise NoReportError(f"job {job} would never start, and was cancelled: {reason}", mend=mend)
         raise NoReportError(f"job {job} did not start within {duration_text(wait)}: {reason}", mend=longer)
     if queued is not None and queued.live:
-        raise NoReportError(f"job {job} was not through after {duration_text(wait)}, and was cancelled", mend=longer)
+        raise NoReportError(f"job {job} did not end within {duration_text(wait)}, and was cancelled", mend=longer)
     state = f"{queued.state} {queued.reason}".strip() if queued else "Slurm no longer knows it"
     cause = cause_of_ranks(error_tails(folder, job))
     # A cause comes with a mend of its own, where there is one.

@@ -187,5 +187,7 @@ def make_graph(sweep_folder: Path, jobs: Sequence[Job], tables: Sequence[str]) -
         first = distinct.setdefault((job.folder.path, job.task), job)
         if first is not job and first.protocols != job.protocols:
             words = " and ".join(f"as {', '.join(each.protocols)}" for each in (first, job))
-            raise UserError(f"{job.name} stands twice, {words}", mend="a sweep for each; of kNN a list of `neighbours`")
+            raise UserError(
+                f"{job.name} stands twice, {words}", mend="a sweep for each; for kNN a list of `neighbours`"
+            )
     return Graph(sweep_folder, tuple(distinct.values()), tuple(dict.fromkeys(tables)))

@@ -69,7 +69,7 @@ def missing_weights(graph: Graph, finished: Collection[Key]) -> list[str]:
         if not weights.fetched_by:
             raise UserError(f"{weights} does not exist", mend="localizer.weights=RUN/backbone.pth of a finished run")
         lines.append(
-            f"the {weights} are not here, and jobs fail at their start where they cannot be downloaded either; before: "
-            f"{weights.fetched_by}"
+            f"the {weights} are not here, and jobs fail at their start where they cannot be downloaded either; "
+            f"to fetch them before: {weights.fetched_by}"
         )
     return lines

@@ -21,7 +21,7 @@ _BATCH, _PRECISION = 8, 9
 """Indices of the batch and the precision in a kind."""
 NVIDIA = "NVIDIA"
 """Beginning of the names of GPUs."""
-REPLACE = "salmask bench step, here or with --cluster NAME on a node, measures in their place"
+REPLACE = "salmask bench step, here or with --cluster NAME on a node, replaces them"
 
 
 @dataclass(frozen=True)

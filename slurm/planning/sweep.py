@@ -154,7 +154,7 @@ def _part(path: Path, content: dict[str, Any]) -> Part:
 def _items(path: Path, key: str, value: Any, read: Callable[[Path, str, Any], Any]) -> tuple[Any, ...]:
     """Returns what a key lists, one value or several, each once."""
     if value is None:
-        raise UserError(f"{path}: {key} says nothing", mend="take the line out, or write [] for none")
+        raise UserError(f"{path}: {key} has no value", mend="take the line out, or write [] for none")
     items = tuple(read(path, key, item) for item in (value if isinstance(value, list) else [value]))
     twice = [item for number, item in enumerate(items) if item in items[:number]]
     if twice:

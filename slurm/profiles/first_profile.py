@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repro.errors import UserError, nearest
+from repro.quantities import counted
 from slurm.ask import LOGIN_NODE, ask
 from slurm.profiles.profile_values import gpu_type_of_gres, gpus_of_gres, minutes
 
@@ -101,7 +102,7 @@ def first_profile(kinds: Sequence[SlurmPartition], name: str = "") -> str:
     candidates = [kind for kind in kinds if kind.gpus and name in ("", kind.name)]
     if not candidates:
         where = f"partition '{name}'" if name else "any partition"
-        raise UserError(f"sinfo tells of no GPUs in {where}", mend="write a profile by hand, see docs/cluster.md")
+        raise UserError(f"sinfo lists no GPUs in {where}", mend="write a profile by hand, see docs/cluster.md")
     chosen = min(candidates, key=lambda kind: not kind.default)
     cores = max(1, min(MOST_CORES, chosen.cores // chosen.gpus))
     memory = max(1, int(MEMORY_SHARE * chosen.memory / 1024 / chosen.gpus))
@@ -111,7 +112,8 @@ def first_profile(kinds: Sequence[SlurmPartition], name: str = "") -> str:
     others = sorted({kind.name for kind in kinds if kind.gpus and kind.name != chosen.name})
     also = f"  # also with GPUs: {', '.join(others)}" if others else ""
     return (
-        f"# From sinfo: a node has {chosen.gpus} GPUs, {chosen.cores} cores, {chosen.memory / 1024:.0f} GB{of_types}.\n"
+        f"# From sinfo: a node has {counted(chosen.gpus, 'GPU')}, {counted(chosen.cores, 'core')}, "
+        f"{chosen.memory / 1024:.0f} GB{of_types}.\n"
         "# All keys: docs/cluster.md. Many sites want an `account:` or a `qos:` too.\n"
         f"partition: {chosen.name}{also}\n"
         "gpus: 1\n"

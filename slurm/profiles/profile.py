@@ -284,9 +284,9 @@ def _tasks(where: str, content: Any, base: Resources) -> dict[str, Resources]:
         name = values.one_word_or_line(where, "a name below tasks", key)
         task, dataset = task_and_dataset(name)
         if task not in TASKS:
-            raise UserError(f"{where}: tasks names '{task}', which is none", mend=nearest(task, TASKS))
+            raise UserError(f"{where}: tasks names '{task}', which is no task", mend=nearest(task, TASKS))
         if "@" in name and dataset not in DATASETS:
-            raise UserError(f"{where}: tasks names the data set '{dataset}'", mend=nearest(dataset, DATASETS))
+            raise UserError(f"{where}: tasks names the unknown data set '{dataset}'", mend=nearest(dataset, DATASETS))
         place = _place(where, name)
         _check_keys(place, settings, list(keys_of(Resources)))
         single = task in ONE_PROCESS_TASKS
@@ -340,7 +340,7 @@ def _check_options(where: str, resources: Resources) -> None:
         if option in _SET_BY_SALMASK:
             raise UserError(f"{where}: extra holds {option}, which salmask sets itself", mend="take it out")
         if option in _MISLEADING:
-            raise UserError(f"{where}: extra holds {option}, which a launch cannot go by", mend=_MISLEADING[option])
+            raise UserError(f"{where}: extra holds {option}, with which a launch cannot work", mend=_MISLEADING[option])
         if option in _HAS_KEY:
             key = _HAS_KEY[option]
             raise UserError(f"{where}: extra holds {option}, which has a key of its own", mend=f"write `{key}: …`")

@@ -100,7 +100,7 @@ def text(where: str, key: str, value: Any) -> str:
 def one_word_or_line(where: str, key: str, value: Any) -> str:
     """Returns a value that is one line of text, as it stands there; see `text`."""
     if value is None:
-        raise UserError(f"{where}: {key} says nothing", mend='take the line out, or write "" to ask for nothing')
+        raise UserError(f"{where}: {key} has no value", mend='take the line out, or write "" to ask for nothing')
     if not isinstance(value, str):
         kind = "a mapping" if isinstance(value, dict) else "a list"
         raise UserError(f"{where}: {key} is {kind}", mend=f"write one value, `{key}: …`")

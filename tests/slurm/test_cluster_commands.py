@@ -51,7 +51,7 @@ def test_a_profile_is_tried_on_sbatch_for_every_task(
     assert "01:30:00" in ended.out
     assert "ok: logistic report: Job 7 to start at" in ended.out
     assert "REFUSED: knn: error: invalid partition specified: gone" in ended.out
-    assert "sbatch takes no such jobs of 'mine.yaml'; mend: " in ended.err
+    assert "sbatch would refuse jobs of 'mine.yaml'; mend: " in ended.err
     ended = salmask("cluster", "check", write_yaml(tmp_path / "mine.yaml", good.replace("gone", "gpu")))
     assert ended.code == 0, ended.err
     assert "--gpus-per-node" in (fake / "script").read_text()
@@ -124,5 +124,5 @@ def test_a_first_profile_of_a_partition_by_name(tmp_path: Path) -> None:
     assert (asked.partition, asked.cpus, asked.memory, asked.time) == ("old", 4, 28, 1440)
     with pytest.raises(UserError, match="no partition 'odl'; mend: did you mean 'old'"):
         first_profile(kinds, "odl")
-    with pytest.raises(UserError, match="sinfo tells of no GPUs in partition 'cpu'"):
+    with pytest.raises(UserError, match="sinfo lists no GPUs in partition 'cpu'"):
         first_profile(kinds, "cpu")

@@ -106,7 +106,7 @@ def test_a_job_that_runs_longer_than_it_is_waited_for_is_told_as_such(
     monkeypatch.setattr("slurm.nodes.node_job.wait_for_report", lambda *_: QueuedJob("101", "bench", "RUNNING"))
     batch = Batch("bench", "step", ((".", "step"),), CLUSTER.resources)
     call = NodeBench((), tmp_path / "report.json", 2, 1, "a:b")
-    with pytest.raises(NoReportError, match=r"^job 101 was not through after 15 min, and was cancelled; mend: wait"):
+    with pytest.raises(NoReportError, match=r"^job 101 did not end within 15 min, and was cancelled; mend: wait"):
         carried_out(call, batch, CLUSTER, tmp_path / "bench", 900)
 
 
@@ -163,7 +163,7 @@ def test_what_waiting_does_not_mend_is_not_waited_for(
     stand_in.tell("reason", reason)
     with pytest.raises(NoReportError) as refusal:
         carried_out(call, batch, CLUSTER, folder, 86_400)
-    assert str(refusal.value) == f"job 101 would not start by waiting, and was cancelled: {told}"
+    assert str(refusal.value) == f"job 101 would never start, and was cancelled: {told}"
     assert stand_in.calls("scancel") == ["scancel 101"]
     assert not folder.exists()
     assert 30 <= clock[0] - 1000 < 40

@@ -276,10 +276,7 @@ def test_the_doctor_does_not_wait_for_what_never_starts(
     finally:
         cluster.call("scontrol", "update", "partitionname=all", "state=up")
     job = finding.found.split()[1]
-    assert (
-        finding.found
-        == f"job {job} would not start by waiting, and was cancelled: PartitionDown: the partition is down"
-    )
+    assert finding.found == f"job {job} would never start, and was cancelled: PartitionDown: the partition is down"
     assert finding.mend == "another one in the profile"
     wait_until(lambda: cluster.state(job) == "CANCELLED", "the probe is cancelled")
 

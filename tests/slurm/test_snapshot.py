@@ -251,7 +251,7 @@ def test_a_checkout_that_git_does_not_trust_is_refused_in_its_words(
 ) -> None:
     """Such as a colleague's."""
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    with pytest.raises(UserError, match=r"could not be told: git rev-parse in .*: fatal: detected dubious ownership"):
+    with pytest.raises(UserError, match=r"is unknown: git rev-parse in .*: fatal: detected dubious ownership"):
         take(tmp_path / "sweep", allow_dirty=False, tree=tree)
 
 
@@ -259,7 +259,7 @@ def test_without_git_the_packages_are_copied_if_that_is_allowed(tmp_path: Path) 
     for package in ("repro", "baselines", "downstream", "results", "slurm"):
         (tmp_path / "tree" / package).mkdir(parents=True)
         (tmp_path / "tree" / package / "__init__.py").write_text(f"# {package}\n")
-    with pytest.raises(UserError, match=r"run could not be told: git rev-parse in .*: fatal: not a git repo.*; mend: "):
+    with pytest.raises(UserError, match=r"run is unknown: git rev-parse in .*: fatal: not a git repo.*; mend: "):
         take(tmp_path / "sweep", allow_dirty=False, tree=tmp_path / "tree")
     snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
     assert written(snapshot) == {"commit": "unknown", "dirty": True}
@@ -300,7 +300,7 @@ def test_the_commit_of_a_project_around_an_installation_is_not_taken_for_ours(
         (site_packages / package / "__init__.py").touch()
     monkeypatch.setattr(provenance, "CODE_ROOT", site_packages)
     assert provenance.source() == provenance.CodeState("unknown", dirty=False)
-    with pytest.raises(UserError, match=r"run could not be told: git ls-files in .*did not match any file.*; mend: "):
+    with pytest.raises(UserError, match=r"run is unknown: git ls-files in .*did not match any file.*; mend: "):
         take(tmp_path / "sweep", allow_dirty=False, tree=site_packages)
     assert written(take(tmp_path / "sweep", allow_dirty=True, tree=site_packages))["commit"] == "unknown"
 

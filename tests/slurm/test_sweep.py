@@ -178,7 +178,7 @@ def test_seeds_with_zeros_in_front_are_decimal(tmp_path: Path) -> None:
         ({"methods": ["mocov2"], "seeds": [True]}, "seeds are whole numbers"),
         ("methods: mocov2\nseeds: 0\nseeds: 1", "duplicate key"),
         ("methods: mocov2\nseeds: [1:30]", "seeds are whole numbers"),
-        ("methods: mocov2\nseeds: 0\ntasks:", "tasks says nothing; mend: take the line out, or write [] for none"),
+        ("methods: mocov2\nseeds: 0\ntasks:", "tasks has no value; mend: take the line out, or write [] for none"),
         (
             {"methods": ["mocov2"], "seeds": [0], "table": [1]},
             "table are names, not 1; mend: for example `table: [table1]`",

@@ -94,7 +94,7 @@ def test_the_record_of_another_copy_is_not_taken_for_that_of_the_code_that_runs(
 
 
 def test_jobs_run_a_copy_of_what_was_installed_under_its_commit(here: Path, tmp_path: Path) -> None:
-    """A sweep was refused: the commit that jobs run could not be told."""
+    """A sweep was refused: the commit that jobs would run is unknown."""
     install(here, FETCHED)
     copy = snapshot.take(tmp_path / "sweep", allow_dirty=False)
     assert copy.name.startswith(f"{COMMIT[:12]}-")
@@ -102,7 +102,7 @@ def test_jobs_run_a_copy_of_what_was_installed_under_its_commit(here: Path, tmp_
     assert sorted(path.name for path in copy.iterdir()) == sorted([SNAPSHOT, *OWN_PACKAGES])
     assert snapshot.take(tmp_path / "sweep", allow_dirty=False) == copy
     (here / "slurm" / "data.yaml").write_text("# mine\n")
-    with pytest.raises(UserError, match="the commit that jobs run could not be told"):
+    with pytest.raises(UserError, match="the commit that jobs would run is unknown"):
         snapshot.take(tmp_path / "sweep", allow_dirty=False)
     edited = snapshot.take(tmp_path / "sweep", allow_dirty=True)
     assert json.loads((edited / SNAPSHOT).read_text()) == {"commit": COMMIT, "dirty": True}
