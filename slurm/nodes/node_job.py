@@ -112,10 +112,13 @@ def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: P
     check_folder(folder, "another scratch in the profile")
     # The profile's warning is meant for its own time limits, and may be longer than that of this job.
     cluster = replace(cluster, signal_seconds=min(cluster.signal_seconds, SIGNAL_SECONDS))
-    write_calls(folder, {0: call})
-    write_text(folder / SCRIPT, script_of(batch, cluster, folder, code=CODE_ROOT))
     try:
+        write_calls(folder, {0: call})
+        write_text(folder / SCRIPT, script_of(batch, cluster, folder, code=CODE_ROOT))
         return submit_script(folder / SCRIPT, batch.name)
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing went out
+        raise
     except RefusedError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"sbatch refused the {batch.task}: {error}", mend=f"the profile '{cluster.name}'") from error

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 from launch_samples import CLUSTER, graph_for, launch
@@ -78,6 +79,21 @@ def test_no_job_goes_out_from_a_folder_whose_name_slurm_takes_for_a_pattern(
         carried_out(call, batch, CLUSTER, folder, 0.0)
     assert not folder.parent.exists()
     assert not stand_in.calls("sbatch")
+
+
+@pytest.mark.parametrize("module", ["slurm.jobs.calls", "slurm.nodes.node_job"])
+def test_where_the_disk_is_full_no_folder_of_a_job_is_left(
+    stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise UserError("No space left on device", mend="free some space")
+
+    monkeypatch.setattr(f"{module}.write_text", full)
+    folder = tmp_path / ".bench" / "files"
+    batch = Batch("bench-1", "bench", ((".", "bench"),), CLUSTER.resources)
+    with pytest.raises(UserError, match="No space left"):
+        carried_out(NodeBench((), folder / "report.json", 1, 1, "m:f"), batch, CLUSTER, folder, 0.0)
+    assert (folder.exists(), stand_in.calls("sbatch")) == (False, [])
 
 
 def test_who_cannot_choose_another_out_is_sent_to_the_profile(stand_in: StandInSlurm, tmp_path: Path) -> None:
