@@ -360,3 +360,6 @@ def _check_warning(where: str, time: int, signal_seconds: int) -> None:
             f"{where}: signal_seconds={signal_seconds} is more than half of the time limit of {time} min",
             mend="a longer `time`, or a smaller `signal_seconds`",
         )
+    if time == 1 and signal_seconds:  # Slurm may send the signal up to a minute early (`man sbatch`)
+        what = f"{where}: with a time limit of 1 min, a job may be warned as it starts"
+        raise UserError(what, mend="a longer `time`, or `signal_seconds: 0`")

@@ -1,6 +1,7 @@
 """`salmask cluster check` and `make`, with small scripts in the place of sbatch and sinfo."""
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -122,6 +123,9 @@ def test_a_first_profile_of_a_partition_by_name(tmp_path: Path) -> None:
         assert [kind.limit for kind in read[len(kinds) :]] == ([] if own is None else [own])
     asked = load(write_yaml(tmp_path / "old.yaml", first_profile(kinds, "old"))).resources
     assert (asked.partition, asked.cpus, asked.memory, asked.time) == ("old", 4, 28, 1440)
+    for limit in (1, 2):  # such a profile is accepted too
+        short = first_profile([replace(kinds[1], limit=limit)])
+        assert load(write_yaml(tmp_path / "short.yaml", short)).resources.time == limit
     with pytest.raises(UserError, match="no partition 'odl'; mend: did you mean 'old'"):
         first_profile(kinds, "odl")
     with pytest.raises(UserError, match="sinfo lists no GPUs in partition 'cpu'"):
