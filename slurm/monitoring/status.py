@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from repro.errors import UserError
+from repro.errors import UserError, with_mend
 from repro.presence import exists
 from repro.runs.detection import DETECTION_TASKS
 from repro.runs.evaluation import HEADLINES, Evaluation, is_complete, task_and_dataset
@@ -115,9 +116,22 @@ def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
     """
     read_results = cache(rows_of)
     table = [row(ledger.sweep, job, queue, now, read_results) for job in jobs_of(ledger)]
+    table = [_with_next_report(row, ledger) if row.task == REPORT else row for row in table]
     # A report has the sweep's name, however many there are.
     runs = Counter(run for run, _ in {(row.run, row.folder) for row in table if row.task != REPORT})
     return [replace(row, run=row.folder.replace("/", " ")) if runs[row.run] > 1 else row for row in table]
+
+
+def _with_next_report(report: JobRow, ledger: Ledger) -> JobRow:
+    """Returns the row of a report; if it is done, but Slurm took evaluations since, of the next one.
+
+    A launch hands over its report last: it ended before that, or Slurm had no room.
+    """
+    since = takewhile(lambda entry: entry.task != REPORT, reversed(ledger.submissions()))
+    sent = next((entry for entry in since if entry.executor == "slurm" and entry.job and entry.task != PRETRAIN), None)
+    if report.state is not State.done or sent is None or finished(ledger.sweep, *report.key, sent):
+        return report
+    return replace(report, state=State.planned, note=with_mend("jobs went out since the last one", "salmask retry"))
 
 
 def row(sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float, read_results: ReadResults) -> JobRow:

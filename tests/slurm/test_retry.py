@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import pytest
 from local_samples import launched, told
-from sweep_samples import FakeSlurm, Sweep
+from sweep_samples import NOW, FakeSlurm, Sweep, iso
 from training_samples import refused, salmask, tiny
 
 from repro.errors import UserError
@@ -81,6 +81,28 @@ def test_what_failed_alone_leaves_out_is_told(
     sweep.says("failed", error="no root", age=0)
     slurm.says("squeue")
     assert salmask("retry", "table1", "--failed").err == ""
+
+
+def test_a_report_older_than_what_slurm_took_since_is_made_again(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, relaunched: list[set[tuple[str, str]]]
+) -> None:
+    """A retry was killed before it handed its report over; the same again found nothing to retry."""
+
+    def to_retry() -> str:
+        return salmask("retry", "table1", "--dry-run").out
+
+    sweep.folder.prepare(sweep.run)
+    sweep.folder.backbone.touch()
+    sweep.measured()
+    sweep.submitted("linear", "813")
+    sweep.submitted("report", "814", folder=".", run="")
+    RunFolder(sweep.place).set_status("done", task="report", job="814", heartbeat=NOW - 1800)
+    sweep.submitted("pretrain", "899", time=iso(NOW - 900))
+    assert to_retry() == "nothing to retry\n"
+    sweep.submitted("linear", "900", time=iso(NOW - 600))
+    assert to_retry() == "report table1: planned, jobs went out since the last one; mend: salmask retry\n"
+    RunFolder(sweep.place).set_status("done", task="report", job="", heartbeat=NOW - 60)  # made on this machine
+    assert to_retry() == "nothing to retry\n"
 
 
 def test_what_waiting_does_not_mend_is_not_to_be_tried_again_as_it_is(
