@@ -16,7 +16,9 @@ from baselines import resolve
 from repro.bench.throughput import kind_of
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
+from repro.terminal import Console
 from slurm.monitoring.accounting import Accounted, parse
+from slurm.monitoring.cost_page import cost_page
 from slurm.monitoring.spending import Spending, enough_memory, spendings, too_much
 from slurm.monitoring.states import State
 from slurm.plan import SweepPlan, say_plan_as_json
@@ -26,6 +28,7 @@ from slurm.planning.sweep import Part, expand
 from slurm.planning.sweep import Sweep as SweepFile
 from slurm.profiles.profile import Cluster, Resources
 from slurm.submission.handover import ledger_entry
+from slurm.targets import SweepTarget
 
 GB = 2**30
 ASKED: dict[str, Any] = {
@@ -180,6 +183,19 @@ def test_too_much_is_twice_what_the_largest_job_needs(key: str, asked: float | N
     # One that was stopped, or launched by hand, tells nothing.
     for other in ({"state": State.failed}, {"nodes": 0}):
         assert too_much([spending(**{key: asked, **other})]) == []
+
+
+def test_the_page_leaves_empty_what_is_unknown_of_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = {"gpus": 0, "gpu_busy": None, "gpu_memory": 0, "cpus": 0, "memory": 0, "memory_asked": 0.0}
+    jobs = [spending(planned_s=1800.0), spending(method="simclr", run="simclr s0", minutes_asked=0, **unknown)]
+    Console().print(cost_page([SweepTarget(Path("s"))], [jobs]), soft_wrap=True)
+    page = " ".join(capsys.readouterr().out.split())
+    assert page.startswith(
+        "s: 2 jobs used 1.00 GPU-hours and 8.00 CPU-hours without a GPU | run | task | state | time |"
+    )
+    assert "| done | 60 min | 30 min | 100 min | 1 | 90 % | 1.0 GiB | 8 | 100 % | 3.0 GiB | 5.5 GiB |" in page
+    assert "| simclr s0 | linear | done | 60 min | | | | | | | | | |" in page
+    assert "| mocov2 | 1 | 1.00 | | 200 % | | simclr | 1 | | 8.00 | |" in page
 
 
 def test_a_job_that_nobody_saw_use_memory_is_asked_for_none_less() -> None:
