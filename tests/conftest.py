@@ -1,7 +1,7 @@
 """Fixtures that several files share, and one thread for each process.
 
-Tests are many small computations, on cores that others share. What a fixture makes its things of is imported within it,
-so that a test that needs no torch does not wait for it.
+Each process uses one thread: tests are many small computations, on cores that others share. A fixture imports what it
+needs inside its function, so that a test without torch does not wait for torch.
 """
 
 import gc
@@ -37,14 +37,14 @@ settings.load_profile("default")
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected by now stays: no search for garbage in any test is to walk through it again."""
+    """Freeze what was imported and collected so far, so that no garbage collection in a test walks through it again."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Scenes that tests draw are not kept in the user's cache, and none of it is read."""
+    """Scenes that tests draw go to a cache of the session; the user's own cache is neither read nor written."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
@@ -52,7 +52,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_of_this_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No data roots, caches and cluster profiles but those that a test makes."""
+    """No data root, cache or cluster profile but those that a test makes."""
     monkeypatch.delenv("SALMASK_DATA", raising=False)
     monkeypatch.delenv("SALMASK_CACHE", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -60,13 +60,13 @@ def nothing_of_this_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 @pytest.fixture
 def own_maps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Saliency maps that the test computes are found by no other one, nor those of others by it."""
+    """A cache of the test's own: it shares computed saliency maps with no other test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
-    """A job that ends in the test's own process ignores signals from then on, and so would what later tests start."""
+    """Restore signal handlers: a job that ends in the test's own process leaves signals ignored."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
     yield
     for number, handler in before.items():
@@ -90,7 +90,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> "RunFolder":
 
 @pytest.fixture(scope="session")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> "RunFolder":
-    """The same, stopped in the last epoch, with checkpoints of steps 4 and 5; to be copied."""
+    """The run of `undisturbed` stopped in the last epoch, with checkpoints of steps 4 and 5; to be copied."""
     from training_samples import OURS, STEPS, interrupt, tiny
 
     from repro.runs.folder import RunFolder
@@ -122,7 +122,7 @@ def sweep(tmp_path: Path) -> "Sweep":
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "FakeSlurm":
-    """The squeue, sacct and scancel on PATH."""
+    """Fake squeue, sacct and scancel, first on PATH."""
     from sweep_samples import FakeSlurm
 
     fake = FakeSlurm(tmp_path / "bin")
@@ -132,7 +132,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "FakeSlurm":
 
 @pytest.fixture
 def runs(sweep: "Sweep", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder above the sweep; its parent is where the command is called."""
+    """The folder above the sweep. Its parent is the working directory, and the clock stands at `NOW`."""
     from sweep_samples import NOW
 
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,8 @@
-"""What people's annotations have, one by one: a change of a sound data set, and with which words it is refused.
+"""Variants of annotations as people have them: one change to a sound data set, and the message that refuses it.
 
-`test_annotation_faults.py` holds that the verification, the start, two steps of training and the scoring agree on each;
-`python tests/support/annotation_kinds.py` writes docs/annotations.md from them. No torch.
+An empty message means that the variant is used. `test_annotation_faults.py` checks that verification, opening, two
+training steps and scoring agree on each variant; `python tests/support/annotation_kinds.py` writes docs/annotations.md.
+No torch.
 """
 
 import re
@@ -17,7 +18,7 @@ PAGE = DOCS / "annotations.md"
 
 
 def object_of_voc(old: str, new: str, where: str = "test") -> Callable[[Path], object]:
-    """A change of the first object of the first image of VOC2007's test or trainval; `old` is a pattern."""
+    """Replaces the first match of the pattern `old` in the first annotation file of VOC2007's test or trainval."""
 
     def change(root: Path) -> None:
         year = root / "VOC2007"

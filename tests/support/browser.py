@@ -37,7 +37,7 @@ class Page:
             self._call(f"{domain}.enable")
 
     def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load a file, as a phone or a desk would show it."""
+        """Load a file, as a phone or a desktop would show it."""
         phone = width < 600
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}

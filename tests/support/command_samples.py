@@ -9,7 +9,7 @@ from repro.lazy_commands import LazyGroup
 
 
 def commands() -> dict[str, Any]:
-    """By the words that call it."""
+    """All commands, by the words that call them."""
     group = typer.main.get_command(cli.app)
     assert isinstance(group, LazyGroup)
     by_name = {}

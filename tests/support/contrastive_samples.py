@@ -1,4 +1,4 @@
-"""Small encoders, and random images, draws and embeddings for them and for what stands before them."""
+"""Small encoders, and random images, draws and embeddings, for tests of contrastive learning and augmentation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +41,7 @@ def noise(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 def draws(count: int, settings: AugmentationSettings, seed: int = 0) -> list[Draw]:
-    """What is drawn for so many views, from one stream."""
+    """The random draws of `count` views, from one stream."""
     rng = np.random.default_rng(seed)
     return [draw_view(rng, settings) for _ in range(count)]
 

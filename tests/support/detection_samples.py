@@ -44,7 +44,7 @@ SETTINGS = {**TINY, **DETECTION}
 
 
 def detection_words() -> list[str]:
-    """These settings, but for the run's own, as a command line has them."""
+    """The settings of these that an evaluation takes, as a command line has them."""
     return [f"{key}={value}" for key, value in SETTINGS.items() if key.startswith(("detection.", "machine."))]
 
 
@@ -62,7 +62,7 @@ def data_of(task: str, root: Path) -> DetectionData:
 
 
 def prepared(out: Path, changes: Mapping[str, Any] | None = None, input_filter: str = "none") -> tuple[Run, RunFolder]:
-    """A run whose backbone never saw an image, and its folder."""
+    """A run with an untrained backbone, and its folder."""
     run = tiny("mocov2", {**DETECTION, **(changes or {})})
     return run, with_random_backbone(run, out, input_filter)
 
@@ -75,10 +75,10 @@ def planned(run: Run, folder: RunFolder, data: DetectionData, task: str = VOC) -
 
 
 def narrow(cfg: CfgNode) -> CfgNode:
-    """The same detector on few channels, for what does not hang on how wide the network is."""
+    """The same detector with few channels, for tests that do not depend on the network's width."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.RESNETS.DEPTH = 50  # detectron2 builds no narrow one of 18
+    cfg.MODEL.RESNETS.DEPTH = 50  # detectron2 builds no narrow ResNet-18
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 32
     cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.ROI_BOX_HEAD.CONV_DIM = cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
@@ -113,7 +113,7 @@ def config(
 
 
 def backbone_of(arch: str, input_filter: str = "none") -> Backbone:
-    """Random weights with running statistics that are none of the defaults."""
+    """Random weights, and running statistics other than the defaults."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = get_model(arch, weights=None)

@@ -9,7 +9,7 @@ from repro.runs.reading import build, parse_overrides
 
 
 def message_of(call: Callable[[], object]) -> str:
-    """The text of the error in which a call ends; it is one line."""
+    """The text of the `UserError` that a call raises, which must be one line."""
     with pytest.raises(UserError) as caught:
         call()
     message = str(caught.value)
@@ -18,12 +18,12 @@ def message_of(call: Callable[[], object]) -> str:
 
 
 def assert_refused_by_name(read: Callable[[str], object], path: str, part: str) -> None:
-    """Reading a file ends in one line that names it, and says this of it."""
+    """Reading a file fails with one line that names the file and contains `part`."""
     message = message_of(lambda: read(path))
     assert part in message
     assert path in message
 
 
 def refusal(*overrides: str) -> str:
-    """The message on these overrides, which is one line."""
+    """The message that refuses these overrides, which must be one line."""
     return message_of(lambda: build([parse_overrides(overrides)]))

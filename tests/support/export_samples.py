@@ -1,4 +1,4 @@
-"""Finished runs whose weights are to be told apart, and their exports."""
+"""Runs whose backbones have no default values, and their exports."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ CROP = 64
 
 
 def trained(out: Path, method: str = "mocov2", **changes: Any) -> RunFolder:
-    """A finished run whose every weight and running statistic is its own."""
+    """A run with a random backbone, in which no weight or running statistic has its default value."""
     given = {name.replace("__", "."): value for name, value in changes.items()}
     run = tiny(method, {"data.crop": CROP, "encoder.width": BASE_WIDTH, **given})
     folder = begun(out, run)

@@ -1,4 +1,4 @@
-"""Which foreign checkpoints name the network that is to be evaluated, and which leave it to a person."""
+"""Foreign checkpoints in which the network to evaluate is clear, and those in which a person must choose it."""
 
 from collections.abc import Callable
 from typing import Any

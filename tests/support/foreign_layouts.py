@@ -135,7 +135,7 @@ def _vissl(seed: int) -> tuple[ResNet, dict[str, dict[str, Tensor]]]:
 def vissl() -> Layout:
     resnet, model = _vissl(0)
     _, momentum = _vissl(1)
-    # losses/moco_loss.py: the key's encoder and the queue are the loss's
+    # losses/moco_loss.py: the key's encoder and the queue belong to the loss
     loss = {f"moco_encoder.{part}.{name}": value for part in momentum for name, value in momentum[part].items()}
     content = {
         "phase_idx": 199,

@@ -1,7 +1,7 @@
-"""What checkpoints of other libraries are made of: real modules, to be put under the names of each library's own code.
+"""Parts of other libraries' checkpoints: real modules, to be put under the names that each library uses.
 
-The networks are torchvision's, small, and their batch norms have seen something, so that a statistic in the wrong place
-shows.
+The networks are small ones of torchvision. Their batch norms have statistics other than the defaults, so that a
+statistic in the wrong place shows.
 """
 
 import copy
@@ -16,7 +16,7 @@ from torchvision.models import ResNet, get_model
 
 @dataclass
 class Layout:
-    """A file's content, and the network in it that is to be evaluated."""
+    """A file's content, the network in it that is to be evaluated, and the prefix of that network's keys."""
 
     content: dict[str, Any]
     source: nn.Module

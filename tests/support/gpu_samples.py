@@ -16,7 +16,7 @@ GPU = torch.device("cuda", 0)
 
 
 def on_gpu(method: str = "mocov2", **changes: Any) -> Run:
-    """Released code leaves an image alone, which needs larger views."""
+    """A tiny run on the GPU. The released code normalises single images, which needs views of more than one cell."""
     crop = 64 if "released" in method else 32
     usual = {"machine.device": "cuda", "localizer.weights": "random", "data.crop": crop, "encoder.width": 64}
     return tiny(method, usual | {key.replace("__", "."): value for key, value in changes.items()})

@@ -62,7 +62,7 @@ def make_folder_root(root: Path) -> Path:
 
 
 def make_imagenet_root(root: Path) -> Path:
-    """An ImageNet-1k root in small: one image for each of the hundred classes, and classes that are none of them."""
+    """A small ImageNet-1k root: an image per split for each of the hundred classes and two others."""
     seed = 0
     for split in ("train", "val"):
         for wnid in (*class_list(), "n00000001", "n99999999"):
@@ -82,7 +82,7 @@ def save_numbers(path: Path, numbers: Any) -> Path:
 
 
 def write_objects(root: Path, folder: Path) -> Path:
-    """Writes an object of its own for each training image of a folder, in grey or as an array."""
+    """Writes a map with an object in it for each training image, each elsewhere, alternately as PNG and as array."""
     for number, image in enumerate(sorted((root / "train").glob("*/*"))):
         numbers = np.zeros((20, 30), dtype=np.uint8)
         numbers[number : number + 8, 2 * number : 2 * number + 9] = 200

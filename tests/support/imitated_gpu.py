@@ -1,10 +1,10 @@
 """A GPU for machines that have none: tensors that know their device and shape, and hold no numbers.
 
-Torch's fake tensors stand for those on the device, real ones for those on the host. What would stop or delay a step
-there is refused here: an operation on tensors of two devices, and whatever makes the host wait for a number of the
-device's, such as `.item()`, an `if` on a tensor, `nonzero`, or a copy to the host; within a step, a copy to the device
-that is waited for. Autograd's engine asks the driver for its devices, so `backward` is imitated too: it gives each
-trained parameter some gradient.
+Torch's fake tensors stand for tensors on the device, real ones for tensors on the host. Whatever would fail or wait on
+a GPU is refused: an operation on tensors of two devices, and whatever makes the host wait for a number from the device,
+such as `.item()`, an `if` on a tensor, `nonzero`, or a copy to the host; within a step, also a blocking copy to the
+device. Autograd's engine asks the driver for its devices, so `backward` is imitated too: it gives each trained
+parameter some gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ class ImitatedGenerator(torch.Generator):
 
 
 class NoWaitingCopy(TorchDispatchMode):
-    """Refuses results on the host of what is on the device; within a step, also a blocking copy to the device."""
+    """Refuses operations that bring device data to the host; within a step, also blocking copies to the device."""
 
     def __init__(self, stepping: bool) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class TwoDevices(TorchFunctionMode):
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Within it the host waits for no copy to the device either, as it may while a network is built."""
+        """Within it, blocking copies to the device are refused too; they are allowed while a network is built."""
         self.stepping = True
         try:
             yield
@@ -83,7 +83,7 @@ class TwoDevices(TorchFunctionMode):
 
     @contextmanager
     def capture(self) -> Iterator[None]:
-        """Within it nothing comes from the host, as within the capture of a CUDA graph."""
+        """Within it, copies from the host are refused, as a replay of a captured CUDA graph would not repeat them."""
         self.capturing = True
         try:
             yield
@@ -104,11 +104,11 @@ class TwoDevices(TorchFunctionMode):
 
 
 UPLOADS = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
-"""What copies to the device; what is made there of numbers, such as `torch.full`, is not copied."""
+"""Operations that copy to the device. `torch.full` and the like make their numbers there."""
 
 
 def _is_queued(func: Any, args: Any, kwargs: Any) -> bool:
-    """Returns whether a copy comes from the device itself, or is one that nobody waits for."""
+    """Returns whether a copy starts on the device itself, or is a non-blocking one."""
     source, *flags = args if func is UPLOADS[0] else args[1:]
     return not source.is_cpu or any(flags) or kwargs.get("non_blocking", False)
 
@@ -120,7 +120,7 @@ def _on_gpu(value: Any) -> bool:
 
 
 def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """Changes a module's tensors, as `nn.Module._apply` does, which cannot make fake ones of real ones."""
+    """Changes a module's tensors as `nn.Module._apply` does, which cannot turn real tensors into fake ones."""
     for child in module.children() if recurse else ():
         _apply(child, change)
     for name, parameter in module._parameters.items():
@@ -133,7 +133,7 @@ def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool 
 
 
 def _backward(loss: Tensor, *_: Any, **__: Any) -> None:
-    """Gives the parameters that a loss was made of a gradient each."""
+    """Gives each parameter that a loss depends on a gradient."""
     nodes, seen = [loss.grad_fn], set()
     while nodes:
         node = nodes.pop()
@@ -148,7 +148,7 @@ def _backward(loss: Tensor, *_: Any, **__: Any) -> None:
 
 @contextmanager
 def imitated_gpu() -> Iterator[TwoDevices]:
-    """Within it, `GPU` can be used as if there were one; generators must be looked up as `torch.Generator`."""
+    """Within it, `GPU` can be used as if there were one; the caller patches generators with `ImitatedGenerator`."""
     with (
         patch.object(nn.Module, "_apply", _apply),
         patch.object(Tensor, "backward", _backward),

@@ -1,6 +1,6 @@
-"""Files of one row of JSON a line, as a run's metrics and results are. No torch.
+"""JSON Lines files, such as a run's metrics and results. No torch.
 
-Read strictly: a line that is torn fails a test, where salmask's own readers leave it out.
+Reading is strict: a torn line fails a test, where salmask's own readers skip it.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A small sweep for a Slurm that tests stand in for, and its launch."""
+"""A small sweep for the stand-in Slurm, and its launch."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,7 +19,7 @@ from slurm.sweep_folder.ledger import Ledger
 
 CLUSTER = Cluster("test", resources=Resources(cpus=1, time=30, throttle=2))
 REFUSED = "fail:Batch job submission failed: Invalid qos specification"
-"""What a stand-in's sbatch is told to say."""
+"""A fault for `StandInSlurm.tell`: sbatch refuses the job with these words."""
 
 
 def graph_for(place: Path, seeds: int = 4, settings: dict[str, Any] | None = None) -> Graph:

@@ -1,4 +1,4 @@
-"""A small sweep of jobs on this machine, whose programs take no torch, and its launch."""
+"""A small sweep of jobs on this machine, whose programs import no torch, and its launch."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def last(run, path, task, *, wait):
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module of programs for jobs, which takes no torch."""
+    """A module of programs for jobs, which imports no torch."""
     place = tmp_path / "code"
     place.mkdir()
     (place / "job_programs.py").write_text(PROGRAMS)

@@ -5,7 +5,7 @@ import shlex
 
 
 def commands_in(text: str) -> list[str]:
-    """The lines that a reader may copy: of code blocks, and in the text; without what is left out (… or |)."""
+    """The lines that a reader may copy, from code blocks and inline code; those with a `…` or `|` are left out."""
     lines = []
     for block in re.findall(r"^```(?:bash|console|)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         lines += block.replace("\\\n", " ").splitlines()
@@ -16,6 +16,6 @@ def commands_in(text: str) -> list[str]:
 
 
 def words_of(line: str) -> list[str] | None:
-    """The words after `salmask`; None where the line is of another program."""
+    """The words after `salmask`; None if the line calls another program."""
     line = line.replace("torchrun --nproc-per-node 4 -m repro.cli", "salmask")
     return shlex.split(line)[1:] if line.split()[:1] == ["salmask"] else None

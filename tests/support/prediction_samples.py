@@ -1,4 +1,4 @@
-"""Evaluated runs with predictions, drawn: what `salmask compare` reads."""
+"""Evaluated runs with randomly drawn predictions, for tests of `salmask compare`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,10 +16,10 @@ CLASSES = ("ant", "bee", "cat", "dog")
 
 
 def predictions(chances: np.ndarray, seed: int, images: str = "val") -> Predictions:
-    """What a run says of N images, each of which it gets right with a chance of its own; a wrong one is the next class.
+    """Predictions of a run for N images; a wrong prediction is the next class.
 
     Args:
-        chances: N.
+        chances: N probabilities that an image is predicted right.
         seed: Of the draw.
         images: Fingerprint of the images.
     """
@@ -67,7 +67,7 @@ def rewritten(results: Path, **changes: Any) -> None:
 def two_methods(
     root: Path, chances: Mapping[str, float], *, count: int = 800, seeds: Sequence[int] = (0, 1, 2)
 ) -> dict[tuple[str, int], RunFolder]:
-    """Runs of methods, each image of which is right with the method's chance."""
+    """Runs of several methods; each image is predicted right with its method's probability."""
     return {
         (method, seed): evaluated(root, method, seed, predictions(np.full(count, chance), 100 * place + seed))
         for place, (method, chance) in enumerate(chances.items())

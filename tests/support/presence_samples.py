@@ -1,4 +1,4 @@
-"""Folders of which the file system does not tell what stands in them."""
+"""Folders that the file system does not let a test look into."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from repro.errors import UserError
 
 
 def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has the file system refuse to tell what is in a folder, as one of mode 000 does to anybody but root."""
+    """Makes the file system refuse to look into a folder, as one of mode 000 does for anybody but root."""
     mode = presence._mode
 
     def refuse(path: Path) -> int:

@@ -139,7 +139,7 @@ def _result_of(run: Run, sweep: str) -> Result:
 def with_foreground(
     root: Path, source: str, seed: int, hard: str = "", top1: float = 50.0, iou: float = 0.5, **changed: str
 ) -> None:
-    """A run of the dose-response, with the IoU of the query's foreground, and of the hard negative's .1 above it."""
+    """Make a run of the dose-response. `iou` is that of the query's foreground; the hard negative's is 0.1 higher."""
     settings = {
         "localizer__source": source,
         "localizer__hard_negative_source": hard,

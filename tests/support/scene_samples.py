@@ -1,4 +1,4 @@
-"""Scenes with several objects, and copies of what was written of them, to spoil."""
+"""Scenes with several objects, and copies of data sets for tests to spoil."""
 
 import json
 import shutil

@@ -1,9 +1,9 @@
 """A real Slurm for the tests marked `slurm`: two nodes, started and stopped by scripts in slurm_daemons/.
 
-One session uses it at a time. Partitions: a job of `high` sends jobs of `low` (USR2 first, 20 s to save) and of
-`abrupt` (killed at once) back to the queue, where there are not enough GPUs for both; their node claims 2 GPUs and
-16 cores. Only `all` has the second node too, another slurmd on this machine, without GPUs. Time limits are whole
-minutes and are looked at every 30 s.
+One session uses it at a time. If there are not enough GPUs for both, a job of the partition `high` sends a job of `low`
+(USR2 first, then 20 s to save) or of `abrupt` (killed at once) back to the queue. These partitions have one node, which
+claims 2 GPUs and 16 cores. Only `all` has the second node too, another slurmd on this machine, without GPUs. Time
+limits are whole minutes and are enforced every 30 s.
 """
 
 import os
@@ -31,8 +31,8 @@ class Cluster:
         """Start it, skipping the test where Slurm cannot run here.
 
         Args:
-            accounting: Whether sacct has something to tell.
-            forget_seconds: How long squeue knows a job that ended.
+            accounting: Whether there is accounting for sacct to read.
+            forget_seconds: How long squeue shows a job that ended.
         """
         words = [] if accounting else ["--no-accounting"]
         ended = self._script("up.sh", *words, SLURM_TEST_NODES="2", SLURM_TEST_FORGET_SECONDS=str(forget_seconds))
@@ -52,7 +52,7 @@ class Cluster:
 
     @property
     def conf(self) -> Path:
-        """What SLURM_CONF has to name."""
+        """The value for SLURM_CONF."""
         return self.prefix / "etc" / "slurm.conf"
 
     def call(self, *words: str) -> str:
@@ -60,7 +60,7 @@ class Cluster:
         return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
     def state(self, job: str) -> str:
-        """What the controller says of a job, for example RUNNING; of an array the first task's."""
+        """The controller's state of a job, for example RUNNING; of an array, that of the first task."""
         shown = self.call("scontrol", "show", "job", "-o", job)
         return shown.split("JobState=", 1)[1].split(maxsplit=1)[0]
 

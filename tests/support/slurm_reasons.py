@@ -1,4 +1,4 @@
-"""Why a test on a real Slurm failed, for its failure to print: what the doctor found wrong, what jobs and logs say."""
+"""Why a test on a real Slurm failed, for its failure message: the doctor's findings, jobs and logs."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from slurm.monitoring.logs import last_line, tail
 from slurm.sweep_folder.ledger import Ledger, Submission
 
 LOG_LINES = 12
-"""Of the end of each log."""
+"""How many lines from the end of each log are printed."""
 
 
 def wrong_findings(findings: Iterable[Mapping[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""A Slurm that takes, refuses and forgets jobs as a test tells it: a small program as its commands, a file as queue."""
+"""A Slurm that accepts, refuses and forgets jobs as a test tells it: one program for all commands, a file as queue."""
 
 import os
 import sys
@@ -76,7 +76,7 @@ elif command == "sbatch":
 
 
 class StandInSlurm:
-    """The folder of the commands, and what a test tells them."""
+    """The folder of the commands and of the files by which a test controls them."""
 
     def __init__(self, place: Path) -> None:
         """Write the commands."""
@@ -87,12 +87,16 @@ class StandInSlurm:
             (place / name).chmod(0o755)
 
     def tell(self, name: str, *lines: str) -> None:
-        """Write one of its files: `faults` (of the next calls of sbatch), `room`, `max_array`, `accounting`.
+        """Write one of the files that control the commands.
 
-        A fault `late:WORDS` is a call that fails by these words, and whose job is in the queue after the next call.
+        `faults`: one line for each of the next calls of sbatch. `fail:WORDS` refuses the job; `accept:WORDS` fails
+        although the job is queued; `late:WORDS` fails, and the job is queued only at the next call; `accept:killed`
+        ends by SIGKILL with the job queued; `print:WORDS` prints these words instead of the job's id; `sleep:SECONDS`
+        waits first; any other line is no fault.
 
-        `COMMAND_troubles` are words by which its next calls fail, `ok` where one does not; `job`: what scontrol shows;
-        `reason`: why the jobs wait that come from now on.
+        `COMMAND_troubles`: errors with which the next calls of a command fail, `ok` for a call that does not. `room`:
+        how many jobs the queue takes; `max_array`: how long an array may be; `told_max_array`: what scontrol says of
+        that; `accounting`: what sacct prints; `job`: what scontrol shows of a job; `reason`: why new jobs are pending.
         """
         (self.place / name).write_text("".join(line + "\n" for line in lines))
 
@@ -120,7 +124,7 @@ class StandInSlurm:
 
     @property
     def environment(self) -> list[str]:
-        """Names of the variables that sbatch was called with last."""
+        """Names of the environment variables of the last call of sbatch."""
         return (self.place / "environment").read_text().splitlines()
 
     def option(self, job: int, name: str) -> str:
@@ -133,7 +137,7 @@ class StandInSlurm:
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandInSlurm:
-    """A Slurm in front of any other on the path, which nobody waits for."""
+    """A stand-in Slurm, first on PATH; retries of sbatch do not wait."""
     made = StandInSlurm(tmp_path / "slurm-commands")
     monkeypatch.setenv("PATH", f"{made.place}:{os.environ['PATH']}")
     monkeypatch.setattr("slurm.submission.sbatch_call.WAITS", (0.0, 0.0, 0.0, 0.0))

@@ -1,4 +1,4 @@
-"""A sweep's folder to be filled, and a Slurm that says what a test has written down."""
+"""A sweep's folder to be filled, and a fake Slurm that prints what a test has written down."""
 
 import json
 import socket
@@ -50,7 +50,7 @@ class Sweep:
         return str(self.folder.path.relative_to(self.place))
 
     def submitted(self, task: str = "pretrain", job: str = "812", **changes: Any) -> Submission:
-        """Put a job into the ledger, an hour ago."""
+        """Put a job into the ledger that was submitted an hour ago."""
         protocols = () if task == "pretrain" else (self.run.probe.protocol().name,)
         dataset = "" if task == "pretrain" else task_and_dataset(task)[1] or self.run.data.dataset
         entry = Submission(
@@ -77,7 +77,7 @@ class Sweep:
         return self.folder.path / ("status.json" if task == "pretrain" else f"status-{task}.json")
 
     def says(self, state: str, *, age: float = 5.0, task: str = "pretrain", **changes: Any) -> None:
-        """Write a status, the last sign of life being so many seconds old."""
+        """Write a status whose heartbeat is `age` seconds old."""
         self.folder.prepare(self.run)
         status = {"state": state, "task": task, "heartbeat": NOW - age, "host": ELSEWHERE, "pid": 1, **changes}
         self.status_file(task).write_text(json.dumps(status))
@@ -107,7 +107,7 @@ class Sweep:
 def queue_of(
     state: str, reason: str = "", *, job: str = "812", start: float | None = -600.0, **more: Any
 ) -> QueueSnapshot:
-    """A queue with one job, times relative to now; by its name it is `Sweep.submitted`'s."""
+    """A queue with one job, by default that of `Sweep.submitted`; times are relative to `NOW`."""
     name = more.pop("name", f"sweep-{'linear' if job == '813' else 'pretrain'}-{job}")
     times = {name: None if t is None else NOW + t for name, t in {"start": start, "end": more.pop("end", None)}.items()}
     return QueueSnapshot({job: QueuedJob(job, name, state, reason, **times, nodes="n3", **more)})
@@ -118,7 +118,7 @@ SILENT = QueueSnapshot(trouble="squeue: slurm_load_jobs error: Unable to contact
 
 
 class FakeSlurm:
-    """squeue, sacct and scancel that print what a test has written, and keep what they were asked."""
+    """squeue, sacct and scancel that print what a test has written, and record their calls."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -139,7 +139,7 @@ class FakeSlurm:
         (self.place / f"{command}.err").write_text(message + "\n")
 
     def is_a_colleagues(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Gives all files to ada, and has squeue list what it says only where it is asked for ada's jobs."""
+        """Makes ada the owner of all files, and squeue list its jobs only if asked for ada's."""
         monkeypatch.setattr(Path, "owner", lambda path: "ada")
         listing = f'case "$*" in *--user=ada*) cat {self.place}/squeue.out;; esac'
         (self.place / "squeue").write_text(f"#!/bin/sh\n{listing}\n")

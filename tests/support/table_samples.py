@@ -66,7 +66,7 @@ def frame_of(*results: Result, departures: Sequence[Departure] = ()) -> pd.DataF
 
 
 def comparison_of(method: str, departures: Sequence[Departure] = (), run: Run | None = None) -> RowComparison:
-    """How a run of a method, its row by default, stands to the row; a foreign method has none."""
+    """How a run (by default the method's row itself) compares with its method's row; a foreign method has no row."""
     if method not in METHODS:
         return RowComparison(unknown="a method of somebody else's")
     row = _row(method)
@@ -75,7 +75,7 @@ def comparison_of(method: str, departures: Sequence[Departure] = (), run: Run | 
 
 @cache
 def _row(method: str) -> Run:
-    """Runs never change, and a tenth of a second for each row of a frame adds up."""
+    """Cached: runs are immutable, and resolving one for each row of a frame, at a tenth of a second each, adds up."""
     return resolve(method)
 
 

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from mmengine.hooks import Hook
-from tiny_runs import EPOCH, OURS, STEPS, TINY, tiny, words  # noqa: F401  # asked for together with what trains them
+from tiny_runs import EPOCH, OURS, STEPS, TINY, tiny, words  # noqa: F401  # re-exported beside what trains them
 from torch.utils.data import default_collate
 
 from baselines import build_learner
@@ -31,7 +31,8 @@ from repro.training.preprocess import Stages
 from repro.training.pretraining import build_training, open_data, plan_batches
 from repro.training.runner import Training
 
-# Threads that wait for each other on busy cores are ten times slower than one; child processes must add up alike.
+# Several threads on busy cores wait for each other, ten times slower than one. Child processes use as many, to sum
+# alike.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -57,7 +58,7 @@ def with_random_backbone(run: Run, out: Path, input_filter: str = "none") -> Run
 
 
 def make_training(run: Run, folder: RunFolder, *hooks: Hook, device: torch.device = CPU) -> Training:
-    """What `pretrain` drives, with other hooks: the gallery takes longer to draw than such a run to train."""
+    """The training that `pretrain` runs, with other hooks: drawing its gallery takes longer than such a training."""
     images = open_data(run, "train")
     batches = plan_batches(run, images, device)
     return replace(build_training(run, folder, build_learner(run, images, device), batches, device), hooks=hooks)
@@ -75,7 +76,7 @@ def stages_of(run: Run, count: int = 8) -> Stages:
 
 
 def foregrounds_of(run: Run, count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the query and of the key, each B×g×g."""
+    """The foregrounds of query and key, each B×g×g."""
     stages = stages_of(run, count)
     assert stages.query_foreground is not None
     assert stages.key_foreground is not None
@@ -106,13 +107,13 @@ class Poison(Hook):
 
 
 def interrupt(run: Run, folder: RunFolder, step: int, device: torch.device = CPU) -> None:
-    """Train up to a step, which is not made."""
+    """Train until just before a step."""
     with pytest.raises(KeyboardInterrupt):
         make_training(run, folder, StopBefore(step), device=device).run()
 
 
 def stop_before(training: Training, step: int) -> None:
-    """Train with its own hooks up to a step, which is not made; every step before it is saved."""
+    """Train with the training's own hooks until just before a step; every step is saved."""
     hooks, machine = [*training.hooks, StopBefore(step)], replace(training.machine, checkpoint_every=1)
     with pytest.raises(KeyboardInterrupt):
         replace(training, hooks=hooks, machine=machine).run()
@@ -203,9 +204,10 @@ def on_two_processes(work: Callable[[int, Path], dict[str, Any]], place: Path) -
 
 
 def on_processes(count: int, work: Callable[[int, Path], dict[str, Any]], place: Path) -> list[dict[str, Any]]:
-    """What a function, given its rank and `place`, returns in each of so many processes that gloo joins."""
-    # Out of a process that has imported torch and computed nothing yet: a fork of one that has may hang, and importing
-    # all of it anew takes seconds. That process has the surroundings of the first call, so each brings its own along.
+    """What a function, given its rank and `place`, returns in each of `count` processes that gloo joins."""
+    # Forked from a server that has imported torch but computed nothing: a fork of a process that has computed may hang,
+    # and importing torch anew takes seconds. The server has the environment of the first call, so each call passes its
+    # own.
     torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["repro.training.runner"])
     torch.multiprocessing.start_processes(
         _join, (count, work, place, dict(os.environ)), nprocs=count, start_method="forkserver"

@@ -23,7 +23,7 @@ FLOWERS = KINDS * 40
 
 
 def jpeg(seed: int, size: int = 16) -> bytes:
-    """Noise around a colour of the seed's; every third one is grey, as some of Caltech's are."""
+    """Noise in which one channel, seed mod 3, is brighter; every seventh image is grey, as some of Caltech's are."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 80, (size, size + 4, 3), dtype=np.uint8)
     pixels[..., seed % 3] += 100
@@ -47,9 +47,9 @@ def make_caltech(root: Path) -> Path:
     return root
 
 
-@functools.cache  # the formats hold the time at which they are written
+@functools.cache  # cached: files contain the time of writing, so two calls would differ
 def flower_lists() -> tuple[bytes, bytes]:
-    """`imagelabels.mat` and `setid.mat`: labels from 1, image i of kind i mod 6; 20 train, 30 val, the rest test."""
+    """`imagelabels.mat` and `setid.mat`: labels from 1, image i of kind i mod 6; 24 train, 36 val, the rest test."""
     labels = np.array([[1 + image % KINDS for image in range(FLOWERS)]], dtype=np.uint8)
     order = np.random.default_rng(0).permutation(FLOWERS) + 1
     sets = {"trnid": order[None, :24], "valid": order[None, 24:60], "tstid": order[None, 60:]}
@@ -85,9 +85,9 @@ def tar_gz(members: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-@functools.cache  # the formats hold the time at which they are written
+@functools.cache  # cached: files contain the time of writing, so two calls would differ
 def caltech_zip() -> bytes:
-    """As data.caltech.edu packs it, a Mac's leavings included."""
+    """As data.caltech.edu packs it, with the files that macOS adds."""
     images = {f"101_ObjectCategories/{name}": content for name, content in caltech_images().items()}
     images["101_ObjectCategories/Faces/._image_0001.jpg"] = b"mac"
     stream = io.BytesIO()
@@ -98,7 +98,7 @@ def caltech_zip() -> bytes:
     return stream.getvalue()
 
 
-@functools.cache  # the formats hold the time at which they are written
+@functools.cache  # cached: files contain the time of writing, so two calls would differ
 def flower_archives() -> dict[str, bytes]:
     files = flower_files()
     images = {name: content for name, content in files.items() if name.startswith("jpg/")}

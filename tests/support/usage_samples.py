@@ -1,4 +1,4 @@
-"""What processes of a task used, as they would have written it down."""
+"""Resource usage of a task's processes, as they write it to their run's folder."""
 
 import json
 from dataclasses import asdict

@@ -15,14 +15,14 @@ def wait_until(
     every: float = 0.2,
     why: Callable[[], str] = lambda: "",
 ) -> T:
-    """Asks until the answer is true, and returns it; a test fails where it never is.
+    """Asks until the answer is true, and returns it; the test fails if it does not become true in time.
 
     Args:
         condition: What is asked.
         message: What was waited for, for the failure.
         seconds: How long to ask.
         every: Seconds between two questions.
-        why: What a failure tells besides.
+        why: Further text for the failure.
     """
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
