@@ -1,4 +1,4 @@
-"""What one sbatch submits, and which words it waits by: arithmetic on ids, without any Slurm."""
+"""What one sbatch submits, and the dependencies it gives its jobs: arithmetic on ids, without any Slurm."""
 
 from pathlib import Path
 
@@ -23,9 +23,9 @@ def ids(*numbers: str) -> dict[tuple[str, str], str]:
     ("submitted", "parts"),
     [
         (ids("7_0", "7_1", "7_2"), [("aftercorr:7", ["9_0", "9_1", "9_2"])]),
-        # Of two arrays, with only the numbers that are wanted, ascending; a child alone waits for one job of an array.
+        # Two parent arrays: only the indices that are wanted, ascending. A single child waits for one job of an array.
         (ids("7_4", "8_1", "7_2"), [("aftercorr:7", ["9_2", "9_4"]), ("afterok:8_1", ["9"])]),
-        (ids("7", "8"), [("afterok:7", ["9"]), ("afterok:8", ["9"])]),  # the third has none, and stays
+        (ids("7", "8"), [("afterok:7", ["9"]), ("afterok:8", ["9"])]),  # the third has no parent, and stays out
         ({}, []),
     ],
 )
@@ -52,7 +52,7 @@ def test_a_lane_says_nothing_twice_of_a_parent() -> None:
     (part,) = Batch("s-linear-1a", "linear", CHILDREN[:1], Resources(), parents=PARENTS[:1]).resolved(ids("7"))
     assert part.dependency(ids("7"), behind=["7", "6_1", "6_2"]) == "afterok:7,afterany:6"
     (whole,) = PROBES.resolved(ids("7_0", "7_1", "7_2"))
-    # Its jobs may begin only once all of the parents' array have ended, and each only where its own did well.
+    # Its jobs begin only once the parents' whole array has ended, and each only if its own parent succeeded.
     assert whole.dependency(ids("7_0", "7_1", "7_2"), behind=["7_0"]) == "aftercorr:7,afterany:7"
 
 

@@ -44,7 +44,7 @@ def test_cancelling_is_one_call_with_every_job_that_lives(slurm: FakeSlurm, swee
 def test_of_an_array_that_a_killed_launcher_left_a_run_loses_its_own_job_alone(
     slurm: FakeSlurm, sweep: Sweep, runs: Path
 ) -> None:
-    """By the name of the submission, all that the ledger had of it, the whole array was ended."""
+    """The ledger has only the submission's name, which is the whole array's: all of that used to be cancelled."""
     second = Sweep(sweep.place, tiny(changes={"seed": 1}))
     for each in (sweep, second):
         each.submitted(job="", submission="killed-launcher")
@@ -56,13 +56,13 @@ def test_of_an_array_that_a_killed_launcher_left_a_run_loses_its_own_job_alone(
     assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 812_1"]
     assert [(e.job, bool(e.cancelled)) for e in sweep.ledger.submissions()] == [("812_0", False), ("812_1", True)]
     assert salmask("cancel", "table1").out == "cancelled 2 jobs: 812_0, 812_1\n"
-    assert slurm.calls[-1] == "scancel 812"  # once for the array: a thousand requests would be made to wait
+    assert slurm.calls[-1] == "scancel 812"  # one request for the array: Slurm would delay a thousand
 
 
 def test_a_colleagues_jobs_are_not_said_to_be_none(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are in no queue of ours: no job was cancelled, and the command said so as if there were none."""
+    """They are not in our own queue: nothing was cancelled, and the command used to report that there were no jobs."""
     sweep.submitted()
     slurm.says("squeue", "812|sweep-pretrain-812|RUNNING|None|1|N/A|n1|gpu|")
     slurm.is_a_colleagues(monkeypatch)
@@ -78,7 +78,7 @@ def test_jobs_are_cancelled_also_where_their_results_cannot_be_read(slurm: FakeS
 
 
 def test_no_strangers_job_is_ended_for_its_number(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
-    """On a cluster that was set up anew numbers come again; a silent squeue tells whose they are by the name alone."""
+    """A cluster that was set up anew uses its job ids again; while squeue is silent, nobody knows whose job this is."""
     for task, job in (("pretrain", "812_0"), ("linear", "813_0"), ("knn", "814_1")):
         sweep.submitted(task, job=job)
     slurm.says(
@@ -102,7 +102,7 @@ def test_no_strangers_job_is_ended_for_its_number(slurm: FakeSlurm, sweep: Sweep
 def test_of_what_may_be_in_a_silent_queue_nobody_is_told_that_nothing_is_left(
     slurm: FakeSlurm, sweep: Sweep, runs: Path
 ) -> None:
-    """sbatch timed out, so that the job may be in; and squeue, which would tell by the name, is silent."""
+    """sbatch timed out, so Slurm may have the job; squeue, which would know it by its name, is silent."""
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     refused = sweep.submitted(job="")
     sweep.ledger.refused([refused], "Invalid qos specification")
@@ -134,7 +134,7 @@ def test_jobs_are_cancelled_also_where_launches_cannot_be_kept_away(
 
 
 def test_what_was_cancelled_stays_so_when_slurm_has_forgotten_it(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
-    """Without accounting the queue forgets; the record must keep `retry --failed` from handing these over."""
+    """Without accounting Slurm forgets the job; our own record must keep `retry --failed` from submitting it again."""
     for task, job in (("pretrain", "812_0"), ("linear", "813_0"), ("knn", "814_1")):
         sweep.submitted(task, job=job)
     sweep.says("interrupted", age=0, step=3, steps=9)
@@ -153,7 +153,7 @@ def test_what_was_cancelled_stays_so_when_slurm_has_forgotten_it(slurm: FakeSlur
     jobs = json.loads(salmask("status", "table1", "--json").out)["jobs"]
     assert {(row["state"], row["note"]) for row in jobs} == {("cancelled", "by salmask cancel")}
     assert salmask("retry", "table1", "--failed", "--dry-run").out == "nothing to retry\n"
-    # Handed over again, it is a new job, of which the old record says nothing.
+    # Submitted again it is a new job, to which the old record does not apply.
     sweep.submitted(job="900")
     slurm.says("squeue", "900|sweep-pretrain-900|PENDING|Priority|N/A|N/A||gpu|")
     assert json.loads(salmask("status", "table1", "--json").out)["counts"] == {"preempted": 1, "cancelled": 2}
@@ -168,7 +168,7 @@ def test_cancelling_a_local_job_asks_its_process_to_stop(
         if suspended:
             process.send_signal(signal.SIGSTOP)
         sweep.submitted(job=str(process.pid), executor="local", submission="mine", host=HERE)
-        # Of another machine: one that was started anew, one that is done, one that may run.
+        # Of another machine: one that was submitted anew, one that is done, one that may run.
         sweep.submitted("linear", job="4710", executor="local", submission="before", host=ELSEWHERE)
         sweep.submitted("linear", job="4711", executor="local", submission="theirs", host=ELSEWHERE)
         done = Sweep(sweep.place, tiny(changes={"seed": 1}))

@@ -1,4 +1,4 @@
-"""The last word of a job: which line of its log says why it ended."""
+"""Why a job ended, and which line of its log says so."""
 
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def test_the_cause_is_told_with_its_mend(log: str, cause: str) -> None:
     [
         ({"memory": 16.0}, "memory: 24 in the profile, it had 16"),
         ({}, "more memory"),
-        ({"memory": 16.0, "executor": "local", "host": HERE}, "more memory"),  # nobody kept it to what the profile says
+        ({"memory": 16.0, "executor": "local", "host": HERE}, "more memory"),  # not held to the profile's memory
     ],
 )
 def test_status_shows_the_cause_and_not_the_last_line(tmp_path: Path, asked: dict[str, Any], mend: str) -> None:

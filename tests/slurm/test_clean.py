@@ -1,4 +1,4 @@
-"""`salmask clean`: what nobody needs, and no result."""
+"""`salmask clean` removes what nobody needs, and no result."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from slurm.sweep_folder.ledger import REPORT
 
 
 def make_leftovers(sweep: Sweep) -> None:
-    """A finished run with everything that there is."""
+    """A finished run with every kind of file that cleaning knows."""
     for task, job in (("pretrain", "812"), ("linear", "813")):
         entry = sweep.submitted(task, job)
         (sweep.ledger.logs / entry.submission).mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_cleaning_leaves_alone_what_a_job_may_still_use(
 
 
 def test_a_run_that_begins_while_it_is_cleaned_keeps_its_lock(sweep: Sweep) -> None:
-    """Beside a lock whose file was gone, a second process could do the same."""
+    """If cleaning removed the lock's file, a second process could take a new lock beside the first."""
     make_leftovers(sweep)
     (sweep.folder.path / ".lock-linear").touch()
     unneeded = leftovers(sweep.ledger, GONE)
@@ -108,7 +108,7 @@ def test_a_run_that_begins_while_it_is_cleaned_keeps_its_lock(sweep: Sweep) -> N
 def test_what_a_colleagues_job_will_use_is_no_leftover(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits in no queue of ours, and an accounting that could tell is not everywhere: its code was removed."""
+    """The job is not in our own queue, and not every cluster has accounting: the code it needs used to be removed."""
     make_leftovers(sweep)
     sweep.folder.results.unlink()  # the probe is not done
     slurm.says("squeue", "813|sweep-linear-813|PENDING|Priority|N/A|N/A||gpu|")
@@ -154,11 +154,11 @@ def test_what_may_still_be_written_is_no_leftover(
 def test_what_was_half_written_of_a_sweep_goes_as_of_a_run(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, age: float, goes: bool
 ) -> None:
-    """Of the tables of a report that was killed it stayed for ever."""
+    """Temporary files of the tables of a killed report used to stay for ever."""
     make_leftovers(sweep)
     (sweep.place / "tables").mkdir()
     torn = [sweep.place / "tables" / ".table1.md.abcd_123", sweep.place / ".jobs.jsonl.abcd_123"]
-    notes = sweep.place / "tables" / ".notes.markdown"  # somebody's own
+    notes = sweep.place / "tables" / ".notes.markdown"  # a user's own file
     for path in (*torn, notes):
         path.write_text("half")
         os.utime(path, (NOW - age, NOW - age))
@@ -214,7 +214,7 @@ def test_what_cannot_be_removed_keeps_nothing_else(
 def test_of_a_folder_that_is_a_link_what_the_run_wrote_goes(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, tmp_path: Path
 ) -> None:
-    """Checkpoints on a faster disk; whatever else stands there is somebody's."""
+    """Checkpoints on a faster disk: only the run's own files are removed there."""
     make_leftovers(sweep)
     scratch = tmp_path / "scratch"
     sweep.folder.checkpoints.rename(scratch)

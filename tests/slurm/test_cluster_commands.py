@@ -1,4 +1,4 @@
-"""`salmask cluster check` and `make`, with small scripts in the place of sbatch and sinfo."""
+"""`salmask cluster check` and `make`, with small scripts in place of sbatch and sinfo."""
 
 import os
 from dataclasses import replace
@@ -31,7 +31,7 @@ echo "sbatch: Job 7 to start at 2026-01-01T00:00:00 using 8 processors on nodes 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of commands that play Slurm."""
+    """A folder of scripts that stand in for Slurm's commands."""
     folder = tmp_path / "fake"
     folder.mkdir()
     for name, text in {"sbatch": SBATCH, "sinfo": f"#!/bin/sh\ncat <<'EOF'\n{SINFO}EOF\n"}.items():
@@ -71,7 +71,7 @@ def test_where_slurm_is_not_the_mend_is_a_login_node(fake: Path, words: list[str
 def test_a_slurm_that_does_not_answer_refuses_no_job(
     fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each task was REFUSED, and the profile was to be mended."""
+    """Each task used to be told as REFUSED, and the profile as what had to be mended."""
     silent = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)"
     (fake / "sbatch").write_text(f"#!/bin/sh\necho '{silent}' >&2; exit 1\n")
     ended = salmask("cluster", "check", "slurm")
@@ -103,7 +103,7 @@ def test_a_first_profile_is_that_of_the_partition_with_gpus(fake: Path, tmp_path
     path.parent.write_text("a file in the place of the folder")
     assert refused("cluster", "make", "first").startswith(f"cannot write {path}: ")
     path.parent.unlink()
-    # What is to be typed next is what a shell reads.
+    # The command that is suggested next is quoted for the shell.
     assert salmask("cluster", "make", "my first").out.endswith("then salmask cluster check 'my first'\n")
     for name in ("../x", "a\nb", "."):
         assert "is no name of a profile" in refused("cluster", "make", name)
@@ -116,7 +116,7 @@ def test_a_first_profile_of_a_partition_by_name(tmp_path: Path) -> None:
         *[("cpu", True, 2880, 0), ("gpu", False, 1440, 4)],
         *[("gpu", False, 1440, 2), ("old", False, 0, 2)],
     ]
-    # One odd partition keeps nobody from a profile of another.
+    # One odd partition does not hinder a profile for another one.
     for limit, own in (("0:30", None), ("NOT_SET", None), ("10000-00:00:00", 0), ("99-23:00:00", 143_940)):
         read = parse_sinfo(f"{SINFO}\nodd|{limit}|16|64000|gpu:2\n")
         assert read[: len(kinds)] == kinds

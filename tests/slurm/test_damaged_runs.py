@@ -1,4 +1,4 @@
-"""A run's folder that is damaged keeps no other job of its sweep from going to Slurm, and is named in one line."""
+"""A damaged run folder does not keep other jobs of its sweep from being submitted, and one line names it."""
 
 import json
 import os
@@ -36,7 +36,7 @@ WRITTEN = {
     "run.yaml": "remove it, and repeat the command, which writes it anew",
     "jobs": "check that its folder is really a folder, and can be written to",
 }
-"""What a launch cannot do without -> the mend."""
+"""Files that a launch needs -> the mend."""
 REWRITTEN = ("jobs/pretrain.yaml", "jobs/linear.yaml", "status.json", "status-linear.json", "provenance.json")
 LINES = ("results.jsonl", "metrics.jsonl", "health.json", "usage/pretrain.json")
 TORN = '{"a": [1, '
@@ -44,7 +44,7 @@ TORN = '{"a": [1, '
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the profile of the sweeps, whose jobs take the code that there is."""
+    """A folder with the profile of the sweeps, whose jobs use the current code."""
     user_folder().mkdir(parents=True)
     (user_folder() / "test.yaml").write_text("cpus: 1\ntime: 30\nthrottle: 2\n")
     monkeypatch.chdir(tmp_path)
@@ -84,7 +84,7 @@ def all_but_the_first_run(graph: Graph) -> set[tuple[str, str]]:
 def test_a_launch_leaves_out_the_damaged_run_alone(
     stand_in: StandInSlurm, here: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
 ) -> None:
-    """Nothing went out at all, or what came after it did not."""
+    """One damaged run used to keep the whole sweep, or the runs after it, from being submitted."""
     graph = graph_for(here, seeds=3)
     path = damage(graph, name, content)
     code, lines = called(graph, capsys)
@@ -97,7 +97,7 @@ def test_a_launch_leaves_out_the_damaged_run_alone(
     assert str(path) in told
     assert told.endswith(f"; mend: {WRITTEN[name]}")
     assert "5 jobs submitted, 0 done before, 0 queued or running, 2 failed; watch them with" in lines[-1]
-    path.unlink()  # as the mend has it, for either
+    path.unlink()  # the mend for either file
     code, lines = called(graph, capsys)
     assert code == 0
     assert "3 jobs submitted, 0 done before, 4 queued or running; watch them with" in lines[-1]
@@ -117,7 +117,8 @@ def test_a_launch_writes_anew_what_it_can_and_needs_no_other_file(
 def test_an_evaluation_whose_results_cannot_be_read_is_left_out_alone(
     stand_in: StandInSlurm, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither a plan nor a launch was to be had; no evaluation that cannot record its numbers goes out."""
+    """Planning and launching used to fail altogether. Only the evaluation that cannot record its results is left
+    out."""
     graph = graph_for(here, seeds=3)
     results = graph.jobs[0].folder.results
     results.parent.mkdir(parents=True)
@@ -174,7 +175,7 @@ def test_feeding_ends_with_what_is_damaged_told_once(
 
 
 def lost(graph: Graph, stand_in: StandInSlurm) -> None:
-    """Launches a sweep, of which all pretrainings fail, and what waits for them leaves the queue."""
+    """Launches a sweep whose pretrainings all fail, so that their evaluations leave the queue too."""
     launch(graph)
     stand_in.tell("queue")
     for job in graph.jobs:
@@ -249,7 +250,7 @@ def test_status_tells_of_all_jobs_and_cancel_ends_them(stand_in: StandInSlurm, h
     assert shown.code == 0
     told = json.loads(shown.out)
     of_status = name.startswith("status")
-    assert told["counts"] == {"queued": 5}  # its next attempt writes it anew, and a retry would hand nothing over
+    assert told["counts"] == {"queued": 5}  # the next attempt writes the status anew, and a retry would submit nothing
     assert len([job for job in told["jobs"] if str(path.relative_to(here)) in job["note"]]) == of_status
     assert salmask("retry", "s").out == "nothing to retry\n"
     cancelled = salmask("cancel", "s")
@@ -261,7 +262,7 @@ def test_status_tells_of_all_jobs_and_cancel_ends_them(stand_in: StandInSlurm, h
 def test_a_folder_that_cannot_be_looked_at_stops_no_launch(
     stand_in: StandInSlurm, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network file system may refuse: of a job that is queued, that is no reason to take it out, or to end."""
+    """A network file system may refuse access. That is no reason to cancel a queued job, or to end the launch."""
     graph = graph_for(here, seeds=2)
     launch(graph)
     stand_in.change(lambda line: None if line.startswith("101_") else line)
@@ -283,14 +284,14 @@ def test_a_folder_that_cannot_be_looked_at_stops_no_launch(
 def test_beside_a_damaged_run_each_job_is_prepared_once_and_each_run_read_once(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each part of an array that was tried again wrote its orders again, and each evaluation read its run's rows."""
+    """Each part of an array that was retried wrote all orders again, and each evaluation read its run's rows again."""
     part = Part(("mocov2",), (0, 1, 2, 3), tasks=("linear", "finetune"), settings=TINY)
     graph = expand(Sweep("s", (part,)), tmp_path / "s", resolve, {})
     for job in graph.jobs:
         job.folder.path.mkdir(parents=True, exist_ok=True)
         append(job.folder.results, [RESULT])
     damage(graph, "run.yaml")
-    stand_in.tell("max_array", "2")  # three are left, which go out in two parts
+    stand_in.tell("max_array", "2")  # the three jobs that remain go out in two parts
     prepared: Counter[Key] = Counter()
     read: Counter[Path] = Counter()
 

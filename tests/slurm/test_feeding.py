@@ -1,4 +1,4 @@
-"""`--feed`: what never went is handed over as there is room, what went stays as it is, and a refusal ends it."""
+"""`--feed` submits jobs as there is room, never a job twice, and ends when Slurm refuses for good."""
 
 import errno
 import re
@@ -33,7 +33,7 @@ Round = Callable[[], object]
 
 
 class Feeding:
-    """A call with --feed, and what happens between its rounds."""
+    """A call with --feed, and what happens between its rounds of submission."""
 
     def __init__(self, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
         self.graph = graph
@@ -42,7 +42,7 @@ class Feeding:
         monkeypatch.setattr("slurm.sweep_call.time.sleep", self._wait)
 
     def _wait(self, seconds: float) -> None:
-        if seconds < 60:  # of other waits
+        if seconds < 60:  # other waits
             return
         assert self.between, "it would have ended"
         self.ledger_sizes.append(len(Ledger(self.graph.sweep_folder).path.read_text().splitlines()))
@@ -57,7 +57,7 @@ class Feeding:
 
 
 def nothing() -> None:
-    """Nothing changes."""
+    """A round in which nothing changes."""
 
 
 def test_what_ended_badly_since_is_not_handed_over_again(
@@ -67,7 +67,7 @@ def test_what_ended_badly_since_is_not_handed_over_again(
     stand_in.tell("room", "4")
 
     def fail_two() -> None:
-        """Two of the pretrainings fail; there is room for two more, and their places are others'."""
+        """Two of the pretrainings fail; there is room for two more jobs, which others take."""
         stand_in.change(lambda line: None if line.startswith(("101_0|", "101_1|")) else line)
 
     outcome = Feeding(graph, monkeypatch).call(fail_two, lambda: stand_in.tell("room", "5"))
@@ -82,7 +82,7 @@ def test_what_ended_badly_since_is_not_handed_over_again(
 def test_where_every_pretraining_failed_there_is_no_report(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the rest it went out for nothing, and its own failure hid why."""
+    """The report of the sweep used to go out in vain, and its own failure hid the cause."""
     stand_in.tell("room", "4")
     outcome = Feeding(graph_for(tmp_path), monkeypatch).call(lambda: stand_in.change(lambda _: None))
     assert {task for _, task in outcome.submitted} == {"pretrain"}
@@ -111,14 +111,14 @@ def test_a_full_slurm_is_asked_for_one_job_first(
 def test_a_sweep_whose_folder_was_removed_is_given_up(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, remade: bool
 ) -> None:
-    """It was made anew, and fed from there: without its ledger nobody knew any more what had gone out."""
+    """The folder used to be made anew and fed from there; without its ledger nobody knew what had been submitted."""
     graph = graph_for(tmp_path)
     stand_in.tell("room", "4")
 
     def remove() -> None:
         stand_in.tell("room", "100")
         shutil.rmtree(graph.sweep_folder)
-        if remade:  # by a job that runs and gives a sign of life
+        if remade:  # by a running job that writes its heartbeat
             graph.jobs[0].folder.path.mkdir(parents=True)
 
     with pytest.raises(UserError) as refusal:
@@ -149,7 +149,7 @@ SIZE_OR_NUMBER = "fail:Job violates accounting/QOS policy (job submit limit, use
 def test_what_one_job_is_refused_for_is_not_tried_with_each_of_its_batch(
     stand_in: StandInSlurm, tmp_path: Path, fault: str, *, feeds: bool, calls: int
 ) -> None:
-    """An array of a thousand took two thousand calls of sbatch, and with --feed ended by a RecursionError."""
+    """An array of a thousand took two thousand calls of sbatch, and with --feed ended in a RecursionError."""
     graph = graph_for(tmp_path, seeds=8)
     stand_in.tell("faults", *[fault] * 20)
     with pytest.raises(UserError, match="sbatch refused s-pretrain"):
@@ -160,7 +160,7 @@ def test_what_one_job_is_refused_for_is_not_tried_with_each_of_its_batch(
 def test_what_runs_outside_meanwhile_is_asked_for_until_it_is_over(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was left out of the round, and so of all later ones, though it was killed soon after."""
+    """The run used to be left out of this round and all later ones, although it was killed soon after."""
     graph = graph_for(tmp_path, seeds=2)
     stand_in.tell("room", "1")
     by_hand = next(job for job in graph.jobs if job.name == "pretrain mocov2 s1")
@@ -204,7 +204,7 @@ def test_what_runs_on_this_machine_meanwhile_is_asked_for_until_it_is_over(
 
 
 def cancelling(target: Path, said: str, stand_in: StandInSlurm) -> Round:
-    """Has Slurm take two jobs; the round makes room for all of them, and cancels."""
+    """Gives Slurm room for two jobs; the round returned makes room for all others, and cancels."""
     stand_in.tell("room", "2")
 
     def cancel() -> None:
@@ -217,12 +217,12 @@ def cancelling(target: Path, said: str, stand_in: StandInSlurm) -> Round:
 def test_what_is_cancelled_before_it_went_never_goes(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rest of a sweep that `salmask cancel` had ended went out in the next round."""
+    """After `salmask cancel`, the rest of the sweep used to be submitted in the next round."""
     graph = graph_for(tmp_path)
     cancel = cancelling(graph.sweep_folder, "cancelled 2 jobs: 101_0, 101_1\n", stand_in)
     outcome = Feeding(graph, monkeypatch).call(cancel)
     assert (stand_in.queue, outcome.unsent) == ([], {})
-    assert len(launch(graph).submitted) == 9  # a new call is for all of it
+    assert len(launch(graph).submitted) == 9  # a new call submits all of it
 
 
 def test_a_cancelled_run_goes_no_more_and_the_others_do(
@@ -238,7 +238,7 @@ def test_a_cancelled_run_goes_no_more_and_the_others_do(
 def test_a_launch_under_way_ends_as_its_sweep_is_cancelled(stand_in: StandInSlurm, tmp_path: Path) -> None:
     graph = graph_for(tmp_path)
 
-    def take_code() -> None:  # the first array is about to go out
+    def take_code() -> None:  # the first array is about to be submitted
         Ledger(graph.sweep_folder).request_cancel("")
 
     outcome = submit(graph, CLUSTER, take_code, PROGRAM, Console(quiet=True))
@@ -300,7 +300,7 @@ def test_a_full_disk_between_two_rounds_does_not_end_it(
 def test_on_a_full_disk_what_went_out_is_told(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the id that has no room the next launch asks Slurm."""
+    """The id could not be written to the ledger; the next launch finds the job by asking Slurm."""
     graph = graph_for(tmp_path, seeds=1)
 
     def append(_: Ledger, entries: object) -> None:
@@ -321,7 +321,7 @@ def test_on_a_full_disk_what_went_out_is_told(
 def test_a_slurm_that_does_not_cancel_between_two_rounds_does_not_end_it(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was to take out a job whose pretraining is gone; the report, for which there was no room, went out no more."""
+    """The cancelled job is one whose pretraining is gone; the report, which had no room, was then never submitted."""
     graph = graph_for(tmp_path)
     stand_in.tell("room", "8")
 
@@ -338,7 +338,7 @@ def test_a_slurm_that_does_not_cancel_between_two_rounds_does_not_end_it(
 def test_children_of_what_ended_a_moment_ago_wait_for_nothing_in_vain(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network file system shows a new backbone up to a minute late: its children were taken out, for good."""
+    """A network file system may show a new backbone a minute late: meanwhile its children were cancelled for good."""
     graph = graph_for(tmp_path)
     stand_in.tell("room", "8")
 
@@ -351,7 +351,7 @@ def test_children_of_what_ended_a_moment_ago_wait_for_nothing_in_vain(
     assert graph.report in outcome.submitted
     assert stand_in.calls("scancel") == []
     assert launch(graph).submitted == {}
-    ended(200)  # without a backbone after all
+    ended(200)  # still without a backbone
     assert {(folder.partition("/s")[2][:1], task) for folder, task in launch(graph).submitted} == {
         ("2", "pretrain"),
         ("2", "linear"),
@@ -362,7 +362,8 @@ def test_children_of_what_ended_a_moment_ago_wait_for_nothing_in_vain(
 def test_all_rounds_run_the_code_of_the_first(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever edited the checkout meanwhile ended the call, and a commit was the code of the rest of the sweep."""
+    """Each round used to take the code anew: an edit ended the call, and a commit changed the rest of the sweep's
+    code."""
     graph = graph_for(tmp_path)
     stand_in.tell("room", "4")
     taken: list[Path] = []

@@ -1,4 +1,4 @@
-"""What jobs carry out: the names that the launcher is handed are those of functions that take what it hands them."""
+"""What jobs carry out: each name given to the launcher is that of a function which accepts a job's arguments."""
 
 import inspect
 import os
@@ -37,13 +37,13 @@ def test_every_name_has_a_call() -> None:
 def test_a_name_is_that_of_a_function_that_takes_what_a_job_hands_it(name: str) -> None:
     positional, keywords = CALLS[name]
     signature = inspect.signature(pkgutil.resolve_name(getattr(PROGRAM, name)))
-    bound = signature.bind(*positional, **keywords)  # a TypeError where it does not fit
+    bound = signature.bind(*positional, **keywords)  # raises TypeError if the arguments do not fit
     assert tuple(bound.arguments)[: len(positional)] == positional
 
 
 @pytest.mark.slow
 def test_a_pretraining_does_not_wait_for_what_evaluations_import() -> None:
-    # scikit-learn alone takes seconds on a busy machine, for each of a sweep's jobs.
+    # Importing scikit-learn alone takes seconds on a busy machine, for each of a sweep's jobs.
     unused = {"sklearn", "scipy", "pandas", "matplotlib", "timm", "detectron2"}
     code = f"import sys, baselines, repro.jobs, repro.training.pretraining; print({unused} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -81,7 +81,7 @@ sys.meta_path.insert(0, Strike())
 def test_a_job_that_is_asked_to_stop_while_it_imports_what_answers_goes_back_to_the_queue(
     stand_in: StandInSlurm, tmp_path: Path, numbers: tuple[signal.Signals, ...], requeued: bool
 ) -> None:
-    """A preemption in the first moment of a job, or in the first minute of one on a busy file system, ended it."""
+    """A preemption in a job's first moments, or in its first minute on a busy file system, used to end it for good."""
     (tmp_path / "sitecustomize.py").write_text(STRUCK.format(numbers=[*map(int, numbers)]))
     variables = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(CODE_ROOT)]), "SLURM_JOB_ID": "812"}
     ended = subprocess.run(
@@ -112,7 +112,7 @@ def test_nothing_interrupts_the_question_whether_a_signal_announces_a_preemption
 
 
 def test_one_process_of_several_sends_their_job_back(stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others end well: by a failure srun would end the one that still talks to Slurm."""
+    """The other processes exit with 0: if one failed, srun would end the one that still talks to Slurm."""
     monkeypatch.setenv("SLURM_JOB_ID", "812")
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:

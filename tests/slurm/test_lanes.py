@@ -1,4 +1,4 @@
-"""`throttle` is one limit for a sweep, whatever arrays its jobs are in: a Slurm of a few lines plays the scripts."""
+"""`throttle` limits the whole sweep, however its jobs are split into arrays; a simulated Slurm runs the scripts."""
 
 import heapq
 import random
@@ -28,11 +28,11 @@ TASKS = ("linear", "knn", "logistic")
 
 @dataclass
 class Playing:
-    """A Slurm that starts what may start at once, and knows no other limit than `%` and dependencies."""
+    """A simulated Slurm that starts jobs at once, limited only by `%` and dependencies."""
 
     seed: int = 0
     arrays: dict[str, tuple[list[str], int, str]] = field(default_factory=dict)
-    """Name -> its jobs, how many at a time, its dependency."""
+    """Name -> its jobs, how many may run at a time, its dependency."""
 
     def submit(self, name: str, script: str) -> None:
         options = dict(re.findall(r"^#SBATCH --([\w-]+)='?([^'\n]*)'?$", script, re.MULTILINE))
@@ -45,7 +45,7 @@ class Playing:
         self.arrays[f"<{name}>"] = jobs, int(at_a_time or 1), options.get("dependency", "")
 
     def play(self, failing: float = 0.0) -> tuple[int, list[str]]:
-        """The most jobs that ran at a time, and those that ended well, in their order."""
+        """The largest number of jobs that ran at a time, and the jobs that ended well, in their order."""
         chance = random.Random(self.seed)
         waiting = [(name, job) for name, (jobs, _, _) in self.arrays.items() for job in jobs]
         running: list[tuple[float, str, str]] = []
@@ -56,7 +56,7 @@ class Playing:
             for name, job in list(waiting):
                 _, at_a_time, dependency = self.arrays[name]
                 ready = self._ready(job, dependency, ended, succeeded)
-                if ready is None:  # what it builds on failed: kill-on-invalid-dep
+                if ready is None:  # its parent failed: kill-on-invalid-dep
                     waiting.remove((name, job))
                     ended.add(job)
                 elif ready and sum(other == name for _, other, _ in running) < at_a_time:
@@ -150,7 +150,7 @@ def test_most_places_go_where_most_work_is(tmp_path: Path) -> None:
     assert sum(batch.lane == placed[0].lane for batch in placed) == 1  # evaluations do not wait for all pretrainings
     heavy = in_lanes(batches, 16, [], dict.fromkeys(planned, 600.0))
     assert {batch.task: batch.at_a_time for batch in heavy}["pretrain"] <= 6
-    # Where nobody knows, a pretraining takes as long as twenty evaluations.
+    # With no figures, a pretraining counts as twenty evaluations.
     assert {batch.task: batch.at_a_time for batch in in_lanes(batches, 16, [], {})}["pretrain"] >= 12
     halves = [batch for whole in batches for batch in whole.split(15)]
     in_halves = in_lanes(halves, 16, [], planned)
@@ -160,7 +160,7 @@ def test_most_places_go_where_most_work_is(tmp_path: Path) -> None:
 
 
 def divided(throttle: int, jobs: int, seconds: dict[str, float]) -> dict[str, tuple[str, int]]:
-    """Lane and places of each task of so many jobs."""
+    """Lane and places of each task, with `jobs` jobs per task."""
     keys = {task: tuple((f"m/s{seed}-0", task) for seed in range(jobs)) for task in seconds}
     batches = [Batch(f"s-{task}-1", task, keys[task], Resources(), parents=()) for task in keys]
     placed = in_lanes(batches, throttle, [], {key: seconds[key[1]] for task in keys for key in keys[task]})
@@ -168,27 +168,28 @@ def divided(throttle: int, jobs: int, seconds: dict[str, float]) -> dict[str, tu
 
 
 def test_there_are_as_many_lanes_as_end_soonest() -> None:
-    # Three jobs each: in one lane the evaluations would come one task after the other, on three of seven places.
+    # Three jobs of each task: one lane would run the tasks one after the other, on three of its seven places.
     placed = divided(8, 3, {"pretrain": 60.0, **dict.fromkeys(TASKS, 36000.0)})
     assert len({lane for lane, _ in placed.values()}) == 4
-    # However long three pretrainings take, a fourth place is of no use to them.
+    # However long three pretrainings take, a fourth place would not shorten them.
     placed = divided(8, 3, {"pretrain": 36000.0, **dict.fromkeys(TASKS, 60.0)})
     assert placed["pretrain"][1] == 3
-    # Six of each: on three places both tasks take 4000 s one after the other, and on two and one 3000 s and 6000 s.
+    # Six jobs of each task: with three places, both tasks in turn take 4000 s; with two and one, 3000 s and 6000 s.
     placed = divided(4, 6, {"pretrain": 100.0, "linear": 1000.0, "knn": 1000.0})
     assert placed["linear"] == placed["knn"] != placed["pretrain"]
     assert [places for _, places in placed.values()] == [1, 3, 3]
-    # Short evaluations behind long pretrainings: every other lane would take a place from these.
+    # Short evaluations after long pretrainings: each further lane would take a place from the pretrainings.
     placed = divided(4, 30, {"pretrain": 36000.0, **dict.fromkeys(TASKS, 60.0)})
     assert placed["pretrain"][1] == 3
     assert len({lane for lane, _ in placed.values()}) == 2
-    # Whatever is not the first in its lane begins when the last pretraining was evaluated: here that costs more.
+    # In one lane, a task that is not the first would begin only after the last pretraining's evaluation, which costs
+    # more.
     placed = divided(4, 4, {"pretrain": 1000.0, **dict.fromkeys(TASKS, 600.0)})
     assert len({lane for lane, _ in placed.values()}) == 4
 
 
 def test_where_each_has_a_place_nothing_waits_for_its_turn() -> None:
-    """Also not a pretraining for another one."""
+    """Nor does one pretraining wait for another."""
     later = replace(one("pretrain", "m/b"), name="s-pretrain-3")
     placed = in_lanes([one("pretrain", "m/a"), later, one("linear", "m/a", "m/b")], 4, [], {})
     assert len({batch.lane for batch in placed}) == 3
@@ -223,22 +224,22 @@ def one(task: str, *names: str) -> Batch:
 def test_what_goes_out_later_gets_places_that_are_free_or_waits_its_turn() -> None:
     live = [entry(f"1_{number}", lane="a", at_a_time=3) for number in range(5)]
     live += [entry("2_0", "linear", lane="b", at_a_time=1)]
-    # All four places have their lane: a retry comes behind the one with the least to do.
+    # All four places belong to lanes: a retry joins the lane with the least to do.
     (placed,) = in_lanes([one("knn", "m/x", "m/y")], 4, live, {})
     assert (placed.lane, placed.at_a_time) == ("b", 1)
     assert behind(placed, jobs_by_lane(live)) == ["2_0"]
     assert placed.dependency({}, behind(placed, jobs_by_lane(live))) == "afterany:2"
-    # A lane that is nearly through leaves places to others, and takes no more than it still has.
+    # A lane that is nearly done gives its places to others, and needs no more than it has jobs left.
     fewer = [*live[:1], live[-1]]
     new = in_lanes([one("knn", "m/x", "m/y", "m/z")], 4, fewer, {})
     assert new[0].at_a_time == 2
     assert new[0].lane not in ("a", "b", "")
     (reused,) = in_lanes([one("knn", "m/x", "m/y", "m/z")], 2, fewer, {})
     assert reused.at_a_time == 1
-    # Of an earlier profile without a throttle nothing says how many run at a time.
+    # Jobs of an earlier profile without a throttle do not say how many run at a time.
     old = [entry(f"3_{number}") for number in range(9)]
     others = [entry("4", "report"), entry("77", executor="local"), entry("", lane="c", at_a_time=4)]
-    assert jobs_by_lane([*old, *others]) == {EARLIER: [e.job for e in old], "c": []}  # of the last no id is known
+    assert jobs_by_lane([*old, *others]) == {EARLIER: [e.job for e in old], "c": []}  # the last one has no id yet
     (free,) = in_lanes([one("knn", "m/x")], 1, others[:2], {})  # neither holds a place
     assert free.lane != EARLIER
     (waiting,) = in_lanes([one("knn", "m/x")], 4, old, {})
@@ -247,15 +248,15 @@ def test_what_goes_out_later_gets_places_that_are_free_or_waits_its_turn() -> No
 
 
 def test_much_that_goes_out_later_is_not_left_to_the_few_places_that_are_free() -> None:
-    """More seeds, launched while the last of the first ones ran, were trained one at a time for ever after."""
+    """More seeds, launched while the last of the first ones ran, used to be trained one at a time to the end."""
     live = [entry(f"1_{number}", lane="a", at_a_time=12) for number in range(11)]
     more = one("pretrain", *(f"m/s{seed}" for seed in range(39)))
     (placed,) = in_lanes([more], 12, live, {})
     assert (placed.lane, placed.at_a_time) == ("a", 11)
-    # A single one would not end sooner there.
+    # A single job would not end sooner there.
     (alone,) = in_lanes([one("pretrain", "m/s0")], 12, live, {})
     assert (alone.lane in ("a", ""), alone.at_a_time) == (False, 1)
-    # Each where it ends soonest: some at once, on the place that is free, and the many behind what runs.
+    # Each goes where it ends soonest: some start at once on the free place, the many follow the lane that runs.
     some, many = in_lanes([one("linear", "m/x"), more], 12, live, {})
     assert (some.lane in ("a", ""), many.lane) == (False, "a")
 
@@ -265,7 +266,7 @@ def test_what_waits_for_its_turn_in_a_lane_is_not_said_to_build_on_anything(swee
     waiting = queue_of("PENDING", "Dependency", start=None)
     note = "Dependency: the sweep's throttle is reached"
     assert (sweep.row(waiting).state, sweep.row(waiting).note) == (State.queued, note)
-    sweep.says("interrupted", age=60)  # put back in the queue
+    sweep.says("interrupted", age=60)  # requeued
     assert (sweep.row(waiting).state, sweep.row(waiting).note) == (State.preempted, note)
     sweep.submitted("linear", "813", lane="a1", after=("812",))
     child = queue_of("PENDING", "Dependency", job="813", start=None)

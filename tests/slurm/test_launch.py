@@ -1,4 +1,4 @@
-"""Launching without a Slurm, on a stand-in of its commands; tests/slurm/test_slurm_sweeps.py has the real ones."""
+"""Launching on a stand-in for Slurm's commands; tests/slurm/test_slurm_sweeps.py launches on a real one."""
 
 import json
 import os
@@ -45,13 +45,13 @@ def graph(tmp_path: Path) -> Graph:
 
 
 def line(stand_in: StandInSlurm, job: str, state: str = "PENDING", reason: str = "Resources") -> str:
-    """A job as squeue tells of it, by the name that its script gave it."""
+    """A job's line of squeue, with the name that its script gave it."""
     name = stand_in.option(int(job.partition("_")[0]), "job-name")
     return f"{job}|{name}|{state}|{reason}|N/A|N/A||low|"
 
 
 def launch(graph: Graph, **options: Any) -> dict[str, str]:
-    """`TASK SEED` -> id of what was submitted."""
+    """`TASK SEED` -> id of each submitted job."""
     outcome = submit(graph, CLUSTER, lambda: None, PROGRAM, Console(quiet=True), **options)
     seeds = {folder: folder.partition("/s")[2][:1] for folder, _ in outcome.submitted}
     return {f"{task} {seeds[folder]}".strip(): job for (folder, task), job in outcome.submitted.items()}
@@ -90,7 +90,7 @@ def test_a_sweep_goes_out_as_arrays_each_after_the_last(stand_in: StandInSlurm, 
     assert set(entries) == {*map(graph.key, graph.jobs), (".", "report")}
     probe = entries[graph.key(graph.jobs[3])]
     assert (probe.job, probe.after, probe.protocols) == ("102_1", ("101_1",), graph.jobs[3].protocols)
-    assert len(ledger.path.read_text().splitlines()) == 10  # an intent and an id of each
+    assert len(ledger.path.read_text().splitlines()) == 10  # an intent and an id for each job
     for job in graph.jobs:
         assert (job.folder.path / "jobs" / f"{job.task}.yaml").exists()
         submission = entries[graph.key(job)]
@@ -114,7 +114,7 @@ def test_a_second_launch_submits_what_is_neither_done_nor_queued(stand_in: Stand
 
 
 def test_a_number_that_is_another_jobs_now_stands_for_none_of_ours(stand_in: StandInSlurm, graph: Graph) -> None:
-    """A cluster that was set up anew counts from the beginning, and its jobs were told as the sweep's."""
+    """A cluster that was set up anew counts from the beginning; its jobs used to be taken for the sweep's."""
     launch(graph)
     stand_in.tell("queue", "101_0|another-pretrain-5f0c3a9e|RUNNING|None|N/A|N/A||low|", *stand_in.queue[1:])
     again = launch(graph)
@@ -135,7 +135,7 @@ def test_children_of_a_part_of_an_array_wait_each_for_its_own(stand_in: StandInS
     assert dependencies == [[], ["aftercorr:101"], ["afterany:104:101:105"]]
     assert flags(stand_in.place / "script-105.sh", "array") == [
         "1-2%2"
-    ]  # the numbers of their parents, throttled as one
+    ]  # the indices of their parents, under one throttle
 
 
 def test_a_job_whose_parent_failed_for_good_is_replaced(stand_in: StandInSlurm, graph: Graph) -> None:
@@ -170,7 +170,7 @@ def test_jobs_of_a_killed_launcher_are_adopted_with_their_numbers(tmp_path: Path
     folders = zip((1, 4, 5), (e.folder for e in entries), strict=True)
     calls = {index: Call(tmp_path / folder, "pretrain", PROGRAM.task) for index, folder in folders}
     write_calls(ledger.logs / "s-pretrain-1", calls)
-    jobs = {f"812_{n}": QueuedJob(f"812_{n}", "s-pretrain-1", "PENDING") for n in (1, 5)}  # 812_4 is forgotten
+    jobs = {f"812_{n}": QueuedJob(f"812_{n}", "s-pretrain-1", "PENDING") for n in (1, 5)}  # 812_4 has been forgotten
     adopt(ledger, QueueSnapshot(jobs))
     assert [e.job for e in ledger.submissions()] == ["812_1", "812_4", "812_5", ""]
 
@@ -190,7 +190,7 @@ def test_the_ledger_keeps_the_last_word_and_survives_a_torn_line(tmp_path: Path)
     ledger.submitted([retried])
     assert ledger.newest()["m/s0-ab", "pretrain"] == retried
     assert ledger.newest()["m/s0-ab", "linear"].after == ("812",)
-    # Another process's lines are seen at once, and numbers that are none are no line.
+    # Another process's lines are seen at once, and lines with impossible numbers are skipped.
     Ledger(ledger.sweep).submitted([replace(retried, job="901", cpus=8, memory=2.5, planned_s=60.0)])
     (latest,) = [e for e in ledger.submissions() if e.submission == retried.submission]
     assert (latest.job, latest.cpus, latest.memory, latest.planned_s) == ("901", 8, 2.5, 60.0)
@@ -262,7 +262,7 @@ def test_usr2_sends_a_job_back_to_the_queue_and_term_or_the_last_attempt_does_no
     requeued: bool,
     shown: str,
 ) -> None:
-    """TERM alone is a person's, but for a preemption that Slurm announces by it."""
+    """TERM alone comes from a person, unless Slurm announces a preemption by it."""
     stand_in.tell("job", *shown.splitlines())
 
     def carry_out(*_: Any, **__: Any) -> None:
@@ -323,7 +323,7 @@ def test_a_busy_controller_is_asked_again_to_take_a_job_back(
 def test_a_job_that_slurm_has_taken_back_by_itself_is_in_the_queue(
     stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a preemption without a grace time its log said that it cannot go back, until it was killed."""
+    """After a preemption without grace time, the log used to say that the job cannot go back, until it was killed."""
     stand_in.tell("scontrol_troubles", "Job is pending execution")
     monkeypatch.setenv("SLURM_JOB_ID", "812")
     with pytest.raises(SystemExit) as end:
@@ -336,7 +336,7 @@ def test_a_job_that_slurm_has_taken_back_by_itself_is_in_the_queue(
 def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue(
     stand_in: StandInSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A preemption sends USR2 and TERM at once; scontrol must not be left before it has answered."""
+    """A preemption sends USR2 and TERM at once; the call of scontrol must finish all the same."""
     requeued = stand_in.place / "requeued"
     script = f"#!/bin/sh\nkill -TERM $PPID; kill -USR2 $PPID; sleep 0.2; touch {requeued}\n"
     (stand_in.place / "scontrol").write_text(script)
@@ -350,7 +350,7 @@ def test_nothing_interrupts_a_job_on_its_way_back_to_the_queue(
 
 
 class Ask(StopBefore):
-    """A signal in the middle of a step."""
+    """Sends a signal in the middle of a step."""
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         if runner.iter + 1 == self.step:
@@ -359,7 +359,7 @@ class Ask(StopBefore):
 
 @pytest.mark.parametrize(("step", "code"), [(3, 128 + signal.SIGUSR2), (4, 128 + signal.SIGUSR2), (6, 0)])
 def test_a_training_that_is_asked_to_stop_saves_the_step_it_is_at(tmp_path: Path, step: int, code: int) -> None:
-    """Two steps an epoch: the third is in the middle of one, the fourth its end, the sixth that of all."""
+    """Two steps an epoch: step 3 is within an epoch, step 4 ends one, step 6 ends the training."""
     run = tiny(changes={"machine.checkpoint_every": 10**6})
     folder = RunFolder.of(run, tmp_path)
     before = {handled: signal.getsignal(handled) for handled in (signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)}

@@ -1,4 +1,4 @@
-"""Launching on a bad day: sbatch fails, lies or is slow, launchers are killed, limits are reached, settings change."""
+"""Launching under faults: sbatch fails, is wrong or slow, launchers are killed, limits are reached, settings change."""
 
 import errno
 import io
@@ -78,7 +78,7 @@ def test_whatever_sbatch_prints_the_id_of_an_accepted_job_is_found(
     tmp_path: Path,
     answer: str,
 ) -> None:
-    """The last two hold no id, or that of another job: then the queue knows the job by its name."""
+    """The last two answers hold no id, or that of another job: the queue then finds the job by its name."""
     graph = graph_for(tmp_path)
     stand_in.tell("faults", *(f"print:{answer.format(number)}".splitlines()[-1] for number in (101, 102, 103)))
     launch(graph)
@@ -96,20 +96,20 @@ def test_at_a_limit_what_has_room_goes_out_and_the_rest_later(stand_in: StandInS
     assert LIMIT in outcome.unsent_words
     states = {entry.refused for entry in Ledger(graph.sweep_folder).submissions() if not entry.job}
     assert all(LIMIT in words for words in states)
-    stand_in.tell("room", "8")  # children of those that are in have room, and the others' parents
+    stand_in.tell("room", "8")  # room for children of the queued jobs, and for the others' parents
     assert graph.report in launch(graph).unsent
     assert len(stand_in.ids) == 8
     stand_in.tell("room", "100")
     assert not launch(graph).unsent
     assert all_once(graph, stand_in)
     entries = Ledger(graph.sweep_folder).newest()
-    for job in graph.jobs:  # whatever arrays they became, each waits for its own parent
+    for job in graph.jobs:  # in whichever array it is, each job waits for its own parent
         parent = graph.parent(job)
         if parent is not None:
             entry = entries[graph.key(job)]
             assert entry.after == (entries[graph.key(parent)].job,)
             dependency = stand_in.option(int(entry.job.partition("_")[0]), "dependency")
-            kind, _, target = dependency.partition(",")[0].partition(":")  # the rest is of its lane
+            kind, _, target = dependency.partition(",")[0].partition(":")  # the rest is its lane's
             number = entry.job.partition("_")[2]
             assert entry.after[0] == (f"{target}_{number}" if kind == "aftercorr" else target)
     report = int(entries[graph.report].job)
@@ -121,7 +121,7 @@ def test_at_a_limit_what_has_room_goes_out_and_the_rest_later(stand_in: StandInS
 def test_a_folder_that_cannot_be_removed_ends_no_launch(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a refused submission: NFS leaves a file there while another process has it open."""
+    """The folder of a refused submission: NFS keeps a file there while another process has it open."""
     rmdir = os.rmdir
 
     def busy(path: str, **place: int) -> None:
@@ -136,7 +136,7 @@ def test_a_folder_that_cannot_be_removed_ends_no_launch(
 
 
 def test_a_limit_of_one_qos_keeps_no_jobs_of_another(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    """Evaluations on a CPU partition waited until all pretrainings were in, which one by one takes days."""
+    """Evaluations on a CPU partition used to wait until all pretrainings were submitted, which can take days."""
     graph = graph_for(tmp_path, seeds=2)
     stand_in.tell("faults", f"fail:{LIMIT}", "ok", f"fail:{LIMIT}")
     cluster = replace(CLUSTER, tasks={"linear": replace(CLUSTER.resources, qos="cpu")})
@@ -183,7 +183,7 @@ def test_a_refusal_stops_only_what_builds_on_it_and_is_told_once(stand_in: Stand
 
 
 def test_a_probe_that_is_refused_or_unanswered_is_one_line(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    """What a refused one would have started from stayed in the folder of sweeps; an unanswered one may start yet."""
+    """A refused probe used to leave its files behind; those of an unanswered one stay, as it may still start."""
     cluster = replace(CLUSTER, scratch=str(tmp_path))
     for faults, words, left in (
         ([REFUSED], "sbatch refused the probe: .*qos", 0),
@@ -228,7 +228,7 @@ def test_killed_while_sbatch_works_nothing_is_submitted_twice(stand_in: StandInS
     stand_in.tell("faults", "sleep:3")
     killed = start_launch(tmp_path)
     wait_until(lambda: bool(stand_in.calls("sbatch")), "sbatch is called", 60)
-    killed.kill()  # its sbatch goes on
+    killed.kill()  # its sbatch goes on running
     killed.wait()
     graph = graph_for(tmp_path)
     assert stand_in.ids == []
@@ -244,7 +244,7 @@ def test_killed_with_its_sbatch_what_slurm_took_is_looked_for(
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    """The controller works on a request whose sender is gone; the job shows some seconds later, or is over already."""
+    """The controller finishes a request whose sender was killed; the job appears seconds later, or is already over."""
     stand_in.tell("faults", "sleep:600")
     killed = start_launch(tmp_path)
     wait_until(lambda: bool(stand_in.calls("sbatch")), "sbatch is called", 60)
@@ -268,15 +268,15 @@ def test_killed_with_its_sbatch_what_slurm_took_is_looked_for(
     first = [entry for entry in Ledger(graph.sweep_folder).submissions() if entry.submission == name]
     assert [entry.job for entry in first] == [f"77_{n}" for n in range(4)]
     submitted = Counter(task for _, task in outcome.submitted)
-    # What is over without a backbone goes out again; what waits does not.
+    # A job that is over without a backbone is submitted again; one that waits is not.
     assert submitted == {"linear": 4, REPORT: 1, **({"pretrain": 4} if where == "accounting" else {})}
 
 
 def test_jobs_of_an_array_that_cannot_be_told_apart_are_nobodys_to_guess(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The launcher was killed before it wrote an id down, and a line of its intents has been damaged since."""
-    monkeypatch.setattr("slurm.submission.adoption.SETTLING_SECONDS", 0.0)  # of young intents that are not in the queue
+    """The launcher was killed before it recorded the id, and a line of its intents has been damaged since."""
+    monkeypatch.setattr("slurm.submission.adoption.SETTLING_SECONDS", 0.0)  # the wait for jobs not yet in the queue
     graph = graph_for(tmp_path)
     launch(graph)
     ledger = Ledger(graph.sweep_folder)
@@ -286,7 +286,7 @@ def test_jobs_of_an_array_that_cannot_be_told_apart_are_nobodys_to_guess(
     for call in (lambda: launch(graph), lambda: found_again(Ledger(graph.sweep_folder), snapshot())):
         with pytest.raises(UserError, match=f"has lost lines of {name}, .* cannot be told apart; mend: scancel 101,"):
             call()
-    # Slurm goes on to tell of what was cancelled, for minutes or, by its accounting, for days.
+    # Slurm shows cancelled jobs for minutes more or, with accounting, for days.
     stand_in.change(lambda line: line.replace("PENDING", "CANCELLED") if line.startswith("101_") else None)
     assert set(launch(graph).submitted) == {*map(graph.key, graph.jobs), graph.report}
 
@@ -294,13 +294,13 @@ def test_jobs_of_an_array_that_cannot_be_told_apart_are_nobodys_to_guess(
 def test_an_intent_of_the_future_keeps_nobody_for_ever(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clock of the login node that wrote it was fast: every launch waited until that time."""
+    """The clock of the login node that wrote the intent was fast; every launch used to wait until that time."""
     graph, now, real = graph_for(tmp_path), [0.0], time.sleep
     ledger = Ledger(graph.sweep_folder)
     ledger.intend([Submission("s-1", "slurm", "c", "", "m/s0", "pretrain", time="2199-01-01T00:00:00+00:00")])
 
     def sleep(seconds: float) -> None:
-        if seconds < 1:  # subprocess waits for the end of its process
+        if seconds < 1:  # subprocess's own waiting
             real(seconds)
             return
         now[0] += seconds
@@ -333,7 +333,7 @@ def test_children_of_a_cancelled_pretraining_wait_for_the_new_one(stand_in: Stan
     launch(graph)
     stand_in.change(
         lambda line: None if line.startswith("101_2|") else line
-    )  # cancelled; Slurm has not noticed the child
+    )  # cancelled, which Slurm has not applied to the child yet
     outcome = launch(graph)
     assert {(folder.partition("/s")[2][:1], task) for folder, task in outcome.submitted} == {
         ("2", "pretrain"),
@@ -345,8 +345,8 @@ def test_children_of_a_cancelled_pretraining_wait_for_the_new_one(stand_in: Stan
     pretraining = newest[graph.key(graph.jobs[4])]
     probe = newest[graph.key(graph.jobs[5])]
     assert (pretraining.job, probe.job, probe.after) == ("104", "105", ("104",))
-    assert stand_in.option(105, "dependency") == "afterok:104,afterany:102"  # 102 has the places of its lane
-    assert all_once(graph, stand_in)  # one report: the new one
+    assert stand_in.option(105, "dependency") == "afterok:104,afterany:102"  # 102 holds the places of its lane
+    assert all_once(graph, stand_in)  # one report only: the new one
 
 
 def test_jobs_of_other_settings_are_told_and_replaced(stand_in: StandInSlurm, tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_jobs_of_other_settings_are_told_and_replaced(stand_in: StandInSlurm, tm
     probe = graph_for(tmp_path, settings={"probe.epochs": 7})
     outcome = launch(probe)
     assert (outcome.outdated, outcome.submitted) == (4, {})
-    longer = graph_for(tmp_path, settings={"optimization.epochs": 5})  # other runs, in other folders
+    longer = graph_for(tmp_path, settings={"optimization.epochs": 5})  # other settings are other runs, in other folders
     assert launch(longer).outdated == 8
     assert launch(longer, replace_old=True).outdated == 0
     assert Counter(line.split("|")[1].split("-")[1] for line in stand_in.queue) == {

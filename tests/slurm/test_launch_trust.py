@@ -1,4 +1,4 @@
-"""What a launch trusts: nothing that somebody else could have written is executed."""
+"""A launch executes nothing that somebody else could have written."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ from slurm.sweep_folder.ledger import Ledger
 
 
 class Evil:
-    """A pickle that runs something."""
+    """A pickle that runs a command when it is loaded."""
 
     def __reduce__(self) -> Any:
         return os.mkdir, ("evil-was-here",)
@@ -51,7 +51,7 @@ def test_a_job_runs_nothing_that_somebody_else_could_have_written(
 
 
 def test_each_job_finds_its_own_call_by_its_number(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    """Of a single job, of an array, and of a part of one, which has the numbers of its parents."""
+    """For a single job, an array, and a part of an array, which has the indices of its parents."""
     graph = graph_for(tmp_path, seeds=3)
     stand_in.tell("room", "4")
     launch(graph)

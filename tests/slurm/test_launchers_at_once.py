@@ -1,4 +1,4 @@
-"""A sweep that is launched with Slurm and on this machine within the same seconds: no run is carried out twice."""
+"""A sweep launched with Slurm and on this machine within the same seconds: no run is carried out twice."""
 
 import threading
 import time
@@ -30,7 +30,7 @@ def begun_here(graph: Graph) -> set[tuple[str, str]]:
 def test_what_sbatch_is_being_handed_is_not_started_here(
     programs: Path, stand_in: StandInSlurm, tmp_path: Path
 ) -> None:
-    """The jobs had intents, and stood in no queue yet: both had them."""
+    """The jobs had intents but were in no queue yet, and both launchers used to start them."""
     graph = graph_for(tmp_path, seeds=2)
     stand_in.tell("faults", "sleep:1")
     with ThreadPoolExecutor(1) as executor:
@@ -45,7 +45,7 @@ def test_what_sbatch_is_being_handed_is_not_started_here(
 def test_what_a_launch_with_slurm_has_looked_for_is_not_started_here(
     programs: Path, stand_in: StandInSlurm, tmp_path: Path
 ) -> None:
-    """Between its look and its intents nothing told of it."""
+    """Between that launch's look at the queue and its intents, nothing showed that it would submit them."""
     graph = graph_for(tmp_path, seeds=2)
     has_looked, may_go_on = threading.Event(), threading.Event()
 
@@ -92,7 +92,7 @@ def test_a_launch_with_slurm_holds_up_what_waits_here_and_not_what_runs(
 
 
 def test_what_another_machine_has_just_begun_is_not_begun_again(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    """Until its process had imported what it needs, it was in nobody's sight; it may also have died of that."""
+    """Until its process has imported everything it is seen by nobody; it may also have died of that."""
     graph = graph_for(tmp_path, seeds=2)
     job, ledger = graph.jobs[0], Ledger(graph.sweep_folder)
     folder, task = graph.key(job)

@@ -1,4 +1,4 @@
-"""Jobs on this machine: processes that are started from text, share GPUs out, stop and go on."""
+"""Jobs on this machine: their processes start from text files, share GPUs, stop and resume."""
 
 import os
 import pickle
@@ -37,8 +37,8 @@ from slurm.sweep_folder.local_lock import local_start_lock
 
 
 def test_one_run_a_gpu_and_never_two(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five jobs on three devices, of which one is named twice; a launcher within a Slurm job does not pass it on."""
-    begun = tmp_path / "begun"  # where the first three wait for each other, however busy the machine is
+    """Five jobs on three devices, one of which is named twice; variables of an outer Slurm job are not passed on."""
+    begun = tmp_path / "begun"  # where the first three wait for each other, so that a busy machine does not matter
     begun.mkdir()
     monkeypatch.setenv("MEETING", str(begun))
     monkeypatch.setenv("MEETING_OF", "3")
@@ -67,7 +67,7 @@ def test_one_run_a_gpu_and_never_two(programs: Path, tmp_path: Path, monkeypatch
 def test_jobs_are_no_ranks_of_what_the_launcher_is_one_of(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    """In a pod of torchrun or Kubernetes they would wait for its other ranks, and ask its agent for their store."""
+    """Within torchrun or Kubernetes they would wait for the other ranks, and use the agent's store."""
     above = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "pod-0"}
     above |= {"MASTER_PORT": "29500", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for name, value in above.items():
@@ -81,7 +81,7 @@ def test_jobs_are_no_ranks_of_what_the_launcher_is_one_of(
         assert {name: job[name] for name in above if job[name] is not None} == (
             own | {"MASTER_PORT": job["MASTER_PORT"]} if processes > 1 else {}
         )
-        assert processes == 1 or int(job["MASTER_PORT"]) < 32768  # which Linux gives to no connection
+        assert processes == 1 or int(job["MASTER_PORT"]) < 32768  # below the ports that Linux gives to connections
 
 
 @pytest.mark.parametrize("gpus", [(), ("4", "7")])
@@ -115,7 +115,7 @@ def test_a_rank_that_was_killed_is_named(programs: Path, tmp_path: Path) -> None
 def test_a_job_whose_end_cannot_be_written_down_ends_no_other(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a full disk the launcher ended in the middle, and took the jobs along that needed no room."""
+    """On a full disk the launcher used to end, and stopped all other jobs with it."""
     write = RunFolder.set_status
 
     def refuse(folder: RunFolder, state: str, **changes: object) -> None:
@@ -139,7 +139,7 @@ def test_what_a_job_runs_comes_from_a_text_file_of_ours(programs: Path, tmp_path
     call = read_call(folder, 0)
     assert isinstance(call, Call)
     assert (call.task, call.program) == ("pretrain", "job_programs:record")
-    # A pickle in its place is no call, and is not opened as one.
+    # A pickle in its place is refused, and not loaded.
     (folder / "calls.json").write_bytes(pickle.dumps(os.getpid))
     words = [sys.executable, "-m", "slurm.start", str(folder)]
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -169,13 +169,13 @@ def test_a_launcher_that_is_asked_to_stop_ends_its_jobs_and_waits(
     status = job.folder.status("pretrain")
     assert status is not None
     assert status.state == "interrupted"
-    # Nobody minds the others any more, and the next launch goes on.
+    # Nobody tends the others any more; the next launch starts them.
     assert Counter(state for state, _ in told(graph)) == {"planned": 2, "interrupted": 1}
     assert len(launched(graph, "record").done) == 3
 
 
 def start_elsewhere(place: Path, device: str, function: str) -> "subprocess.Popen[bytes]":
-    """Another launcher of the sweep, with one GPU."""
+    """Another launcher of the same sweep, with one GPU."""
     lines = [
         f"import sys; sys.path.insert(0, {str(SUPPORT)!r})",
         "from pathlib import Path; import local_samples as t",
@@ -209,7 +209,7 @@ def test_gpus_of_jobs_that_outlived_their_launcher_are_not_handed_out(
 
 
 def test_what_two_launchers_find_missing_is_started_once(programs: Path, tmp_path: Path) -> None:
-    """The second one looks while the first is between its look and its start."""
+    """The second launcher looks while the first is between its look and its start."""
     graph = graph_of(tmp_path / "sweep", 1)
     graph.sweep_folder.mkdir()
     first, second = (
@@ -237,7 +237,7 @@ def test_what_two_launchers_find_missing_is_started_once(programs: Path, tmp_pat
 def test_what_is_cancelled_between_the_look_and_the_start_is_ended_or_not_begun(
     programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing was found to cancel, and the job ran on."""
+    """Cancelling used to find nothing to cancel in that moment, and the job ran on."""
     graph = graph_of(tmp_path / "sweep", 2)
     graph.sweep_folder.mkdir()
     program = replace(PROGRAM, task="job_programs:last")
@@ -289,7 +289,7 @@ def test_a_job_whose_launcher_was_killed_before_it_wrote_its_id_down_is_found(
 def test_jobs_of_one_name_are_told_apart(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two settings of one method are two runs; both run at a time, and both fail."""
+    """Two settings of one method are two runs; both run at the same time, and both fail."""
     place = tmp_path / "sweep"
     runs = [tiny(changes={"optimization.epochs": epochs}) for epochs in (1, 2)]
     graph = make_graph(place, [Job(run, RunFolder.of(run, place), "pretrain") for run in runs], ())
@@ -335,7 +335,7 @@ def test_a_second_signal_or_a_hanging_job_does_not_keep_the_launcher(
     assert not job.ended()
     wait_until(job.ended, "the job is killed")
     assert process.returncode == -signal.SIGKILL
-    assert job.failure == ""  # it was told to
+    assert job.failure == ""  # it was told to end
 
 
 def test_words_that_are_no_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +350,7 @@ def test_words_that_are_no_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_other_processes_use_is_not_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads beyond the idle cores would spin while they wait for each other."""
+    """More threads than idle cores would spin while they wait for each other."""
     monkeypatch.setattr("slurm.local.launch.usable_cores", lambda: 16)
     monkeypatch.setattr("slurm.local.launch.idle_cores", lambda: 5)
     monkeypatch.setattr(LocalLaunch, "run", lambda here: Outcome(skipped=list(here.agenda.graph.jobs)))
@@ -369,7 +369,7 @@ def test_what_other_processes_use_is_not_shared_out(tmp_path: Path, monkeypatch:
 def test_jobs_share_the_cores_out_among_as_many_as_can_run_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not among as many as there may be: of eight at a time, of which two are missing, each has a half."""
+    """Not among as many as are allowed: if two of eight places are used, each job has half of the cores."""
     monkeypatch.setattr("slurm.local.launch.usable_cores", lambda: 16)
     monkeypatch.setattr("slurm.local.launch.idle_cores", lambda: 16)
     monkeypatch.setattr(LocalLaunch, "run", lambda here: Outcome(skipped=list(here.agenda.graph.jobs)))
@@ -387,7 +387,7 @@ def test_jobs_share_the_cores_out_among_as_many_as_can_run_at_a_time(
     assert threads(two, of_two_ranks, gpus=("0", "1", "2", "3", "4", "5", "6", "7")) == "4"
     assert [threads(two, of_two_ranks, parallel=number) for number in (1, 8)] == ["8", "4"]
     assert threads(two, Cluster("debug", executor="debug", resources=Resources(processes=2))) == "16"
-    # A pretraining, and then two tasks at a time.
+    # A pretraining first, and then two tasks at a time.
     tasks = [Job(job.run, job.folder, task) for job in two.jobs[:1] for task in ("pretrain", "linear", "knn")]
     assert threads(make_graph(tmp_path, tasks, ()), parallel=8) == "8"
     for job in two.jobs[:1]:

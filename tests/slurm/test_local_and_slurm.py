@@ -1,4 +1,4 @@
-"""A sweep whose jobs are begun on this machine and with Slurm: nothing runs twice, nothing is left behind."""
+"""A sweep whose jobs are started both on this machine and with Slurm: nothing runs twice, nothing is left behind."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ from slurm.sweep_folder.ledger import Ledger, Submission
 
 
 def with_evaluations(place: Path) -> Graph:
-    """Two runs, each pretrained and evaluated."""
+    """Two runs, each to be pretrained and evaluated."""
     runs = [tiny(changes={"seed": seed}) for seed in range(2)]
     return make_graph(
         place, [Job(run, RunFolder.of(run, place), task) for run in runs for task in ("pretrain", "knn")], ()
@@ -40,7 +40,7 @@ def with_evaluations(place: Path) -> Graph:
 
 
 def sent_to_slurm(graph: Graph, job: Job | None = None) -> Submission:
-    """A job of a sweep, its first one, handed over to Slurm by another launch."""
+    """The ledger entry of a job (by default the first one) that another launch handed to Slurm."""
     job = job or graph.jobs[0]
     folder, task = graph.key(job)
     entry = Submission("sweep-pretrain-812", "slurm", "mine", job.run.id, folder, task)
@@ -61,7 +61,7 @@ def test_what_slurm_has_is_left_to_it_with_what_builds_on_it(
     assert outcome.unsent == {graph.key(graph.jobs[1]): "its pretraining is with Slurm"}
     begun = {entry.key for entry in Ledger(graph.sweep_folder).submissions() if entry.executor == "local" and entry.job}
     assert begun == {graph.key(graph.jobs[2]), graph.key(graph.jobs[3])}
-    # The job left the queue without a result: the same command takes it over.
+    # The job left the queue without a result: the same command starts it here.
     slurm.says("squeue")
     again = launched(graph, "record")
     assert again.live == []
@@ -89,7 +89,8 @@ def test_without_any_slurm_a_sweep_from_a_cluster_goes_on_here(
     *,
     installed: bool,
 ) -> None:
-    """Programs of no cluster were waited for: a sweep that was carried to such a machine never went on there."""
+    """Slurm's programs without a cluster used to be waited for: a sweep carried to such a machine never went on
+    there."""
     if installed:
         slurm.fails("squeue", "squeue: fatal: Could not establish a configuration source")
     else:
@@ -108,7 +109,8 @@ squeue: fatal: Could not establish a configuration source"""
 def test_a_cluster_that_is_away_for_a_while_is_not_taken_for_none(
     programs: Path, slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the settings come from a controller that was just restarted, what it had queued was run here as well."""
+    """If the configuration comes from a controller that was just restarted, the jobs it had queued used to run here
+    too."""
     monkeypatch.delenv("SLURM_CONF_SERVER", raising=False)
     slurm.fails("squeue", CONFIGLESS)
     graph = graph_of(tmp_path / "sweep", 1)
@@ -124,7 +126,7 @@ def test_a_cluster_that_is_away_for_a_while_is_not_taken_for_none(
 def test_a_full_disk_is_no_fault_of_the_run_that_met_it(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits could not be written down either: it would fail job by job, and the next launch find all failed."""
+    """The jobs that wait could not be recorded either: each would fail in turn, and the next launch find all failed."""
 
     def refuse(*_: object) -> None:
         try:
@@ -140,7 +142,7 @@ def test_a_full_disk_is_no_fault_of_the_run_that_met_it(
 def test_a_folder_that_is_damaged_keeps_no_other_job_from_running(
     programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The launcher ended at its turn, and took along what ran beside it."""
+    """The launcher used to end when it reached the damaged run, and stopped the jobs that ran beside it."""
     graph = with_evaluations(tmp_path / "sweep")
     damaged = graph.jobs[0].folder.path
     damaged.mkdir(parents=True)
@@ -159,7 +161,7 @@ def test_a_folder_that_is_damaged_keeps_no_other_job_from_running(
 def test_results_that_cannot_be_read_keep_no_other_job_from_running(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finds_out: str
 ) -> None:
-    """The launcher ended as it looked at them, and took along what ran beside it."""
+    """The launcher used to end when it read these results, and stopped the jobs that ran beside it."""
     graph = with_evaluations(tmp_path / "sweep")
     broken = graph.jobs[0].folder.path
     is_done, is_ready = Job.done.fget, Job.ready.fget
@@ -176,13 +178,13 @@ def test_results_that_cannot_be_read_keep_no_other_job_from_running(
     assert failed == "cannot read results.jsonl: Stale file handle; mend: that file system"
     assert others == ["", ""]
     assert [job in outcome.done for job in graph.jobs] == [True, False, True, False]
-    assert graph.key(graph.jobs[3]) in outcome.failed  # it was begun, and measured nothing
+    assert graph.key(graph.jobs[3]) in outcome.failed  # it was started, but could not record a result
 
 
 def test_a_job_whose_id_cannot_be_written_down_does_not_go_on_alone(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk fills up between the start of a process and the line of the ledger that tells its id."""
+    """The disk fills up between the start of a process and the ledger's line with its id."""
     started: list[processes.LocalJob] = []
 
     def start(*arguments: Any) -> processes.LocalJob:
@@ -215,11 +217,12 @@ def test_of_several_ranks_none_is_left_where_one_cannot_begin(
     two = Cluster("local", executor="local", resources=Resources(processes=2))
     with pytest.raises(UserError, match="Cannot allocate memory"):
         launched(graph_of(tmp_path / "sweep", 1), "last", two)
-    assert ranks[0].wait(timeout=20) < 0  # killed: nobody would wait for it
+    assert ranks[0].wait(timeout=20) < 0  # killed, as nobody would wait for it
 
 
 def test_the_number_of_a_launcher_that_ended_may_be_anybodys(tmp_path: Path) -> None:
-    """The debug executor runs in its launcher, of whose words nothing is known: the process must be old enough."""
+    """The debug executor runs jobs in its own process, of any command line: only the process's age tells whose it
+    is."""
     of_a_launcher = Submission(
         "sweep-pretrain-0c1d2e3f", "debug", "debug", "", "mocov2/s0", "pretrain", job=str(os.getpid())
     )
@@ -238,7 +241,7 @@ def test_what_goes_to_slurm_while_it_waits_here_is_not_started_here(
     entry = sent_to_slurm(graph)
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     monkeypatch.setattr("slurm.local.others.SILENT_SECONDS", 0.0)
-    assert [job for job, _ in here.startable()] == [graph.jobs[1]]  # of the other nobody knows
+    assert [job for job, _ in here.startable()] == [graph.jobs[1]]  # whether Slurm has the other one is unknown
     assert here.agenda.waiting == list(graph.jobs)
     (slurm.place / "squeue.err").unlink()
     slurm.says("squeue", f"812|{entry.submission}|RUNNING|None|1|2|n1|gpu|")
@@ -261,7 +264,7 @@ def test_of_what_slurm_refused_or_gave_back_it_is_not_asked(slurm: FakeSlurm, tm
 def test_a_silent_slurm_is_asked_once_in_a_while_for_all_that_went_to_it(
     programs: Path, slurm: FakeSlurm, tmp_path: Path
 ) -> None:
-    """In each round it was asked for each job, up to a minute each, in which nothing else here was minded."""
+    """Each round used to ask for each job, for up to a minute each, during which nothing else here was looked after."""
     graph = graph_of(tmp_path / "sweep", 3)
     graph.sweep_folder.mkdir()
     here = LocalLaunch(graph, (), HERE_CLUSTER, PROGRAM, Places(3), Console(quiet=True))
@@ -278,7 +281,7 @@ def test_a_silent_slurm_is_asked_once_in_a_while_for_all_that_went_to_it(
 def test_what_runs_elsewhere_is_waited_for_and_not_started_here(
     programs: Path, tmp_path: Path, launched_there: bool
 ) -> None:
-    """Started by hand, or by the launcher of another machine on a shared disk."""
+    """The run was started by hand, or by the launcher of another machine on a shared disk."""
     graph = graph_of(tmp_path / "sweep", 2)
     job, ledger = graph.jobs[0], Ledger(graph.sweep_folder)
     job.folder.prepare(job.run)
@@ -299,7 +302,7 @@ def test_what_runs_elsewhere_is_waited_for_and_not_started_here(
 def test_a_copy_of_a_sweep_leaves_the_originals_jobs_alone(
     programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its ledger names them by id and name: `cancel` ended them, and `retry` took them for its own."""
+    """The copied ledger names the original's jobs: `cancel` used to end them, and `retry` took them for the copy's."""
     graph = graph_of(tmp_path / "sweep", 1)
     launched(graph, "record")
     shutil.copytree(tmp_path / "sweep", tmp_path / "copy")
@@ -310,7 +313,7 @@ def test_a_copy_of_a_sweep_leaves_the_originals_jobs_alone(
     assert refused("cancel", str(tmp_path / "copy")).startswith(line)
     (tmp_path / "copy" / "jobs.jsonl").unlink()
     assert len(launched(graph_of(tmp_path / "copy", 1), "record").skipped) == 1
-    # What was moved is no copy, and from another path it is the same folder.
+    # A sweep that was moved is no copy, and through a link it is the same folder.
     (tmp_path / "sweep").rename(tmp_path / "moved")
     assert len(launched(graph_of(tmp_path / "moved", 2), "record").done) == 1
     (tmp_path / "other").symlink_to(tmp_path / "moved")
@@ -320,7 +323,8 @@ def test_a_copy_of_a_sweep_leaves_the_originals_jobs_alone(
 def test_whether_a_sweep_was_moved_from_a_place_that_is_closed_a_person_says(
     programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file system that is gone, or a colleague's folder: the line asked for its rights, which no one could mend."""
+    """A file system that is gone, or a colleague's folder: the message used to ask for rights that nobody could
+    give."""
     graph = graph_of(tmp_path / "sweep", 1)
     launched(graph, "record")
     order = tmp_path / "sweep" / "jobs" / "report.json"

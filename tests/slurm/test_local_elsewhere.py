@@ -1,4 +1,4 @@
-"""What the status here says of jobs that a launcher of another machine minds."""
+"""What this machine's status says of jobs that a launcher of another machine looks after."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_what_another_machine_began_just_now_need_not_have_said_anything_yet(swe
         return is_under_way(sweep.place, (sweep.key, "pretrain"), entry, QueueSnapshot(), entry.written_at + seconds)
 
     assert (is_begun(STALE_SECONDS - 1), is_begun(STALE_SECONDS)) == (True, False)
-    sweep.says("failed", age=9999)  # of an attempt before
+    sweep.says("failed", age=9999)  # of an earlier attempt
     assert is_begun(STALE_SECONDS - 1)
     sweep.says("failed", age=0)
     assert not is_begun(STALE_SECONDS - 1)

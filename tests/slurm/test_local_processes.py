@@ -22,7 +22,7 @@ from slurm.local.processes import LocalJob, start
 
 
 def test_a_process_that_ended_by_a_signal_without_a_name_is_told_by_its_number(tmp_path: Path) -> None:
-    """The launcher ended by it, as a fault of its own, and took along what ran beside."""
+    """The launcher used to fail on such a signal, and stopped the jobs that ran beside it."""
     process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 40)"], process_group=0)
     process.wait()
     job = LocalJob(tmp_path, [process])
@@ -37,7 +37,7 @@ def test_a_process_that_ended_by_a_signal_without_a_name_is_told_by_its_number(t
 def test_what_keeps_a_job_from_starting_is_told_with_its_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, mend: str
 ) -> None:
-    """Whatever it was, some space was to be freed."""
+    """The mend used to be to free some space, whatever the error was."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -52,7 +52,7 @@ def test_what_keeps_a_job_from_starting_is_told_with_its_mend(
 def test_how_an_earlier_attempt_ended_is_not_told_of_one_that_said_nothing(
     programs: Path, tmp_path: Path, earlier: dict[str, Any]
 ) -> None:
-    """Of a process that was killed while it imported, the mended cause of the last one was told, and no log."""
+    """If a process was killed while it imported, the cause of the attempt before used to be told, and no log."""
     graph = graph_of(tmp_path / "sweep", 1)
     (job,) = graph.jobs
     job.folder.prepare(job.run)
@@ -72,7 +72,7 @@ def test_of_several_processes_one_that_was_interrupted_or_says_nothing_is_no_cau
     (tmp_path / f"{process.id}_1_log.err").write_text("torch.OutOfMemoryError: CUDA out of memory.\n")
     told = reason_of(job, process)
     assert told.startswith("rank 1: ")
-    # The launcher writes it down where rank 0 could not: that is no word of the process itself.
+    # The launcher writes such a status if rank 0 could not: it does not come from the process itself.
     status = job.folder.status("pretrain")
     assert status is not None
     assert (status.state, status.error) == ("failed", told)
@@ -115,7 +115,7 @@ def bug(*_, wait): raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOEN
 def test_of_what_is_the_machines_matter_a_jobs_log_has_one_line_and_of_a_bug_the_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, line: str
 ) -> None:
-    """A log had the traceback of all but what was foreseen, and its last line no mend."""
+    """Unforeseen errors of the machine used to leave a traceback in the log, whose last line held no mend."""
     (tmp_path / "raising.py").write_text(RAISING)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     (job,) = graph_of(tmp_path / "sweep", 1).jobs

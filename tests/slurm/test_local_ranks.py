@@ -1,4 +1,4 @@
-"""The ranks of a job on this machine, as its launcher sees them end, and ends them."""
+"""How a launcher sees the ranks of a job on this machine end, and how it ends them."""
 
 import pdb
 import signal
@@ -25,7 +25,7 @@ DEAF = "trap '' TERM; echo deaf; while true; do sleep 0.05; done"
 
 @contextmanager
 def job_of(*scripts: str) -> Iterator[LocalJob]:
-    """A job each of whose ranks is a shell; those that are over, and those that are deaf, are so when it is given."""
+    """A job whose ranks are shells. It is yielded once those that end have ended, and the deaf ones ignore signals."""
     ranks: list[subprocess.Popen[bytes]] = []
     for script in scripts:
         group = ranks[0].pid if ranks else 0
@@ -53,7 +53,7 @@ def job_of(*scripts: str) -> Iterator[LocalJob]:
         (("exit 3", "exit 4"), "rank 0 ended with status 3", False),
         (("exit 0", "exit 4"), "rank 1 ended with status 4", False),
         (("kill -9 $$",), "the process was killed by SIGKILL", True),
-        (("exit 1", "kill -9 $$"), "rank 1 was killed by SIGKILL", True),  # the others lost it
+        (("exit 1", "kill -9 $$"), "rank 1 was killed by SIGKILL", True),  # rank 0 only lost rank 1
     ],
 )
 def test_which_rank_failed_and_how(scripts: tuple[str, ...], failure: str, *, killed: bool) -> None:

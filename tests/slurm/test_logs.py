@@ -1,4 +1,4 @@
-"""`salmask logs`: whose they are, and following them."""
+"""`salmask logs`: which log it shows, and following it."""
 
 import time
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_logs_are_those_of_the_newest_attempt_that_has_begun(sweep: Sweep, runs:
             path = entry.log(sweep.place, stream)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text if stream == "err" else "submitit INFO\n")
-    sweep.submitted(job="830", submission="third")  # waits, and has printed nothing
+    sweep.submitted(job="830", submission="third")  # is pending, and has printed nothing
     call = salmask("logs", "mocov2/s0", "-n", "2")
     assert call.out.splitlines() == [
         f"==> {second.log(Path('runs/table1'), 'err')} <==",
@@ -46,7 +46,7 @@ def test_logs_of_another_users_sweep_are_not_said_to_be_empty(
     folder = sweep.ledger.logs / entry.submission
     folder.mkdir(parents=True)
     place = Path("runs/table1/logs", entry.submission)
-    monkeypatch.setattr("os.access", lambda path, _: Path(path) != place)  # root may look into any folder
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != place)  # root could look into any folder
     line = refused("logs", "mocov2/s0")
     assert line.startswith(f"{place} is open to its owner alone; mend: ask its owner; ")
 
@@ -76,7 +76,7 @@ def test_following_asks_slurm_seldom_and_ends_with_the_job(
     clock, sleep = [0.0], time.sleep
 
     def wait(seconds: float) -> None:
-        if seconds < logs.POLL_SECONDS:  # subprocess waits for the end of its process
+        if seconds < logs.POLL_SECONDS:  # subprocess's own waiting
             sleep(seconds)
             return
         clock[0] += seconds
@@ -97,14 +97,14 @@ def test_following_goes_on_across_requeues_and_resubmissions(tmp_path: Path, mon
     first.write_text("a\nb\nhalf")
     now: dict[str, Any] = {"files": [first], "over": False}
     pieces = follow(lambda: now["files"], 1, ended=lambda: now["over"])
-    assert next(pieces) == (first, "b\n")  # half a line is not told yet
+    assert next(pieces) == (first, "b\n")  # an incomplete line is not shown yet
     with first.open("a") as file:
         file.write(" done\nrequeued\n")  # Slurm appends
     assert next(pieces) == (first, "half done\nrequeued\n")
     second.write_text("anew\n1\n2\n3\n")
     now["files"] = [second]
     assert next(pieces) == (second, "anew\n1\n2\n3\n")
-    second.write_text("x")  # begun anew
+    second.write_text("x")  # a new attempt
     now["over"] = True
     assert next(pieces) == (second, "x\n")
     assert next(pieces, None) is None
@@ -116,4 +116,4 @@ def test_the_last_line_is_not_submitits(tmp_path: Path) -> None:
     log.write_text("x" * 9000 + "\nValueError: no\n\nsubmitit WARNING (2026) - Bypassing signal SIGTERM\n")
     assert last_line(log) == "ValueError: no"
     log.write_text("é" * 9000 + "x", encoding="utf-8")
-    assert tail(log) == "\N{REPLACEMENT CHARACTER}" + "é" * 4095 + "x"  # it begins within a character
+    assert tail(log) == "\N{REPLACEMENT CHARACTER}" + "é" * 4095 + "x"  # the tail begins within a character

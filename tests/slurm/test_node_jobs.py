@@ -1,4 +1,4 @@
-"""Jobs that belong to no sweep: nobody's job is left in the queue."""
+"""Jobs that belong to no sweep are never left in the queue."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_a_job_that_nobody_waits_for_any_more_is_cancelled(
 
 
 def test_a_slurm_that_does_not_answer_is_not_one_that_is_elsewhere(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    """Who called it on a login node was sent to a login node."""
+    """Users who called it on a login node used to be told to go to a login node."""
     call = NodeBench((), tmp_path / "report.json", 1, 1, "m:f")
     batch = Batch("bench-1", "bench", ((".", "bench"),), CLUSTER.resources)
     for trouble, mend in (
@@ -71,7 +71,7 @@ def test_a_slurm_that_does_not_answer_is_not_one_that_is_elsewhere(stand_in: Sta
 def test_no_job_goes_out_from_a_folder_whose_name_slurm_takes_for_a_pattern(
     stand_in: StandInSlurm, tmp_path: Path
 ) -> None:
-    """What it printed went to another file, and was said to be nothing."""
+    """What the job printed used to go to another file, and the job was said to have printed nothing."""
     folder = tmp_path / "50%a" / "files"
     call = NodeBench((), folder / "report.json", 1, 1, "m:f")
     batch = Batch("bench-1", "bench", ((".", "bench"),), CLUSTER.resources)
@@ -118,7 +118,7 @@ def test_a_job_of_which_slurm_never_said_anything_is_cancelled_and_named(
 def test_a_job_that_runs_longer_than_it_is_waited_for_is_told_as_such(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was told to have printed nothing."""
+    """The job used to be told to have printed nothing."""
     monkeypatch.setattr("slurm.nodes.node_job.wait_for_report", lambda *_: QueuedJob("101", "bench", "RUNNING"))
     batch = Batch("bench", "step", ((".", "step"),), CLUSTER.resources)
     call = NodeBench((), tmp_path / "report.json", 2, 1, "a:b")
@@ -148,7 +148,7 @@ def test_what_did_not_start_in_time_is_told_and_nothing_of_the_job_stays(
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that go by only as they are slept."""
+    """A clock that only sleeping advances."""
     now = [1000.0]
 
     def sleep(seconds: float) -> None:
@@ -173,7 +173,7 @@ OTHER = "another partition, account or QOS in the profile, or ask for less there
 def test_what_waiting_does_not_mend_is_not_waited_for(
     stand_in: StandInSlurm, tmp_path: Path, clock: list[float], reason: str, told: str
 ) -> None:
-    """It was waited for until its time was up, and then to be waited for longer."""
+    """Such a job used to be waited for until the time was up, with the advice to wait longer."""
     batch = Batch("bench", "step", ((".", "step"),), CLUSTER.resources)
     call, folder = NodeBench((), tmp_path / "report.json", 2, 1, "a:b"), tmp_path / "bench"
     stand_in.tell("reason", reason)
@@ -188,7 +188,7 @@ def test_what_waiting_does_not_mend_is_not_waited_for(
 def test_a_word_of_a_moment_ends_no_wait(
     stand_in: StandInSlurm, tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Slurm begins, nodes that it has not heard of yet look down; and it may be silent in between."""
+    """While Slurm starts, nodes that have not registered yet look down; and Slurm may be silent in between."""
     in_vain = QueueSnapshot({"812": QueuedJob("812", "doctor", "PENDING", "PartitionDown")})
     passing = QueueSnapshot({"812": QueuedJob("812", "doctor", "PENDING", "Resources")})
     said = iter([*[in_vain] * 6, passing, *[in_vain] * 4, QueueSnapshot(trouble=SILENT), *[in_vain] * 2])
@@ -217,11 +217,11 @@ def test_a_look_at_a_node_does_not_come_again_for_ever(
 
 
 def test_a_node_that_lacks_packages_reports_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look at the node needs them too: of its traceback only that there was no report was told."""
+    """The probe of the node needs these packages too: all that was told of its traceback was that no report came."""
     for module in ("repro.doctor.packages", "slurm.jobs.node_probe"):
         monkeypatch.setattr(f"{module}.PACKAGES", {"missing_a": "a", "missing_b": "b"})
     probe = NodeProbe(tmp_path, tmp_path / "report.json", 0, 1, "missing_a:examine", Needs())
-    monkeypatch.setenv("SLURM_PROCID", "1")  # on another node, maybe: the first process would wait for it
+    monkeypatch.setenv("SLURM_PROCID", "1")  # as if on another node: the first process would wait for it
     with pytest.raises(UserError, match=r"^missing_a, missing_b: cannot be imported: No module named 'missing_a'"):
         probe()
     monkeypatch.setenv("SLURM_PROCID", "0")
@@ -233,7 +233,7 @@ def test_a_node_that_lacks_packages_reports_them(tmp_path: Path, monkeypatch: py
 
 
 def test_a_drill_that_cannot_begin_is_told_why(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    """Who called it on a login node of a silent Slurm was sent to a login node."""
+    """Users who called it on a login node of a silent Slurm used to be told to go to a login node."""
     stand_in.tell("squeue_troubles", SILENT)
     with pytest.raises(UserError) as silent:
         ClusterDrill(replace(CLUSTER, scratch=str(tmp_path))).run(wait=1.0)

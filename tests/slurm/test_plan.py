@@ -49,7 +49,7 @@ def graph_of(
 
 
 def finished(place: Path, rates: list[float], took: float) -> None:
-    """A run that was trained and probed elsewhere."""
+    """A run that was trained and probed elsewhere, with these rates in images per second."""
     run = tiny(changes={"seed": 9})
     folder = RunFolder.of(run, place)
     folder.prepare(run)
@@ -67,7 +67,7 @@ def bench(rate: float, processes: int = 1, method: str = "mocov2") -> StepMeasur
 def test_a_file_that_goes_while_its_folder_is_looked_at_ends_no_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each sign of life of an evaluation is written under another name first, in a run beside the sweep or of it."""
+    """A heartbeat is first written under a temporary name, which may vanish in a run of this sweep or beside it."""
     finished(tmp_path / "before", [4.0], 90.0)
     (half_written,) = (path / ".status-linear.json.x" for path in (tmp_path / "before").glob("*/s9-*"))
     half_written.touch()
@@ -97,7 +97,7 @@ def test_recorded_runs_tell_what_others_of_their_kind_cost(tmp_path: Path) -> No
     assert costs[0].disk is not None
     assert costs[0].disk > 5000
     assert (costs[1].seconds, costs[1].gpus) == (90.0, 1)
-    assert costs[2] == JobCost(None, 4, None, NEVER, "salmask bench step")  # another kind: it masks
+    assert costs[2] == JobCost(None, 4, None, NEVER, "salmask bench step")  # another kind of run: it masks
     assert costs[3].seconds == 90.0
 
 
@@ -115,7 +115,7 @@ def test_bench_step_is_second_best_and_scaled_to_the_processes(tmp_path: Path) -
 
 
 def shown_hours(plan: SweepPlan, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """The columns of hours in the table of a plan of one method."""
+    """The columns of hours in the table that shows a plan of one method."""
     print_plan(plan, Console())
     head, _, row = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[1:4])
     return {name.strip(): cell.strip() for name, cell in zip(head, row, strict=True) if "hours" in name}
@@ -139,7 +139,7 @@ def test_hours_without_a_gpu_are_not_called_gpu_hours(
     unit = "GPU-hours" if gpus else "hours without a GPU"
     assert plan.hours.text() == f"1.7 {unit}"
     assert shown_hours(plan, capsys) == {unit: "1.7"}
-    # A budget counts such a job as if it held one: it would limit nothing where there is none.
+    # A budget counts such a job as if it held one GPU; without GPUs it would limit nothing.
     assert within_budget(graph, plan.costs, 1.6)[1] == ["mocov2 s0"]
 
 
@@ -157,7 +157,7 @@ def test_hours_of_both_kinds_stand_apart(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_job_on_cpus_is_planned_by_figures_of_cpus(tmp_path: Path) -> None:
-    """Also where the profile's other jobs have GPUs."""
+    """Also if other jobs of the profile have GPUs."""
     graph = graph_of(tmp_path)
     run = graph.jobs[0].run
     key = evaluation_kind(run, Evaluation("linear", "scenes"), run.probe.protocol().name)
@@ -184,7 +184,7 @@ def test_a_protocol_that_differs_is_no_evidence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("data.scenes.train_count", 2000), ("data.scenes.val_count", 500)])
 def test_an_evaluation_of_fewer_images_is_no_evidence(tmp_path: Path, key: str, value: int) -> None:
-    """Its protocol has the same name, and it took a fraction of the time."""
+    """Its protocol has the same name, but it takes a fraction of the time."""
     finished(tmp_path / "before", [4.0], 90.0)
     part = Part(("mocov2",), (0,), settings={**TINY, key: value})
     graph = expand(Sweep("s", (part,)), tmp_path, resolve, {})
@@ -235,7 +235,7 @@ def test_a_plan_reads_every_results_file_once(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("repro.runs.task_results.read", counting_read)
     finished_keys, evidence = survey(graph)
     assert finished_keys == {*(graph.key(job) for job in graph.jobs if job.task == "pretrain"), graph.key(probe)}
-    assert finished_keys == {graph.key(job) for job in graph.jobs if job.done}  # as each of them says of itself
+    assert finished_keys == {graph.key(job) for job in graph.jobs if job.done}  # the same as each job's own answer
     assert len(evidence.durations) == 1
     reads.clear()
     costs = estimate(graph, FOUR, *reversed(survey(graph)))
@@ -312,7 +312,7 @@ def test_no_checkpoint_is_saved_while_steps_are_timed(tmp_path: Path, monkeypatc
     saved: list[int] = []
     monkeypatch.setattr("repro.training.resume.save_checkpoint", lambda _, step, __: saved.append(step))
     out = ("--out", str(tmp_path / "steps.jsonl"))
-    # Over three epochs, whose ends would each save one.
+    # over three epochs, each of whose ends would save a checkpoint
     call = salmask("bench", "step", "mocov2", "--steps", "4", "--warm-up", "1", *out, *words())
     assert call.code == 0, call.err
     assert saved == []
@@ -380,7 +380,7 @@ def test_neighbours_that_there_are_not_are_told_before_anything_is_trained(tmp_p
             f"knn mocov2 s0: knn.neighbours=200, but {dataset} has only 20 training images; mend: knn.neighbours=[20]"
         )
     assert not out.exists()
-    # As many as there are will do; and nobody knows how many a folder has that only nodes see.
+    # As many as there are images will do; for a folder that only nodes see, the number is unknown.
     fitting = ["knn.neighbours=[20]"] if dataset == "scenes" else [f"machine.data_root={tmp_path / 'elsewhere'}"]
     assert salmask("sweep", path, "--out", str(out), "--plan", *fitting).code == 0
 

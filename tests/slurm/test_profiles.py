@@ -26,14 +26,14 @@ def test_every_profile_of_ours_loads(name: str) -> None:
 
 
 def test_only_a_profile_that_its_name_finds_is_known_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy of `slurm.yaml` was written down as `slurm`, so that `retry` took ours in its place."""
+    """A copy of `slurm.yaml` used to be recorded as `slurm`, so that `retry` took the built-in profile instead."""
     monkeypatch.setattr("slurm.profiles.profile.user_folder", lambda: tmp_path / "own")
     for folder in ("own", "elsewhere"):
         (tmp_path / folder).mkdir()
         write_yaml(tmp_path / folder / "slurm.yaml", "partition: gpu")
     assert load(str(tmp_path / "own" / "slurm.yaml")).name == load("slurm").name == "slurm"
     assert load(str(tmp_path / "elsewhere" / "slurm.yaml")).name == "slurm.yaml"
-    assert load(str(BUILT_IN / "slurm.yaml")).name == "slurm.yaml"  # as the user's own of that name hides it
+    assert load(str(BUILT_IN / "slurm.yaml")).name == "slurm.yaml"  # hidden by the user's own of that name
 
 
 def test_a_profile_is_read_whole(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_what_is_left_out_is_not_asked_for(tmp_path: Path) -> None:
 
 
 def test_little_memory_is_not_all_of_it(tmp_path: Path) -> None:
-    """`--mem=0` asks for a whole node's."""
+    """`--mem=0` would ask for a whole node's memory."""
     graph = expand(Sweep("s", (Part(("mocov2",), (0,)),)), tmp_path, resolve, {})
     (_, script), *_ = scripts(graph, Cluster("c", resources=Resources(memory=0.0004)), CODE)
     assert "#SBATCH --mem=1M\n" in script
@@ -132,7 +132,7 @@ def test_all_that_a_site_may_want_can_be_said(tmp_path: Path, monkeypatch: pytes
     (command,) = [line for line in pretraining.splitlines() if line.startswith("srun ")]
     assert "--mpi=pmix --container-image=/images/salmask.sqsh apptainer exec --nv" in command
     assert "salmask.sif python3 -u -m slurm.start" in command
-    assert "#SBATCH --array=0-8%1\n" in linear  # one of the sweep's eight places; on its own, it would get two
+    assert "#SBATCH --array=0-8%1\n" in linear  # its share of the sweep's eight places; on its own it would get two
     assert "#SBATCH --gpus-per-node=1\n" in linear
     assert "\nmodule load other\n" in linear
     assert "module load cuda" not in linear
@@ -312,7 +312,7 @@ def test_the_users_own_profiles_come_first(tmp_path: Path) -> None:
 
 
 def written(name: str, place: Path) -> str:
-    """The scripts of a small sweep by a profile, without what differs between two calls or two machines."""
+    """The scripts of a small sweep by a profile, without what differs between calls or machines."""
     settings = {"moco.bn_splits": 4}
     part = Part(("mocov2", "mocov2+ours-hp"), (0, 1), ("linear", "knn"), settings=settings)
     graph = expand(Sweep("small", (part,)), place / "small", resolve, {})
@@ -344,7 +344,7 @@ def test_an_array_that_slurm_would_refuse_is_split(tmp_path: Path) -> None:
     arrays = [re.findall(r"--array=(\S+)", script) for script in texts]
     assert arrays == [["0-2%1"], ["0-2%1"], [], ["0-2%1"], ["0-2%1"], [], []]
     assert [re.findall(r"--dependency='?(\w+)", script) for script in texts] == [
-        *([], ["afterany"], ["afterany"]),  # in their lane, one array after the other
+        *([], ["afterany"], ["afterany"]),  # one array of the lane after the other
         *(["aftercorr"], ["aftercorr"], ["afterok"]),
         ["afterany"],
     ]

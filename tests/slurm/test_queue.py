@@ -1,4 +1,4 @@
-"""What is read off squeue and sacct, and how seldom they are asked."""
+"""How the output of squeue and sacct is read, and how seldom they are called."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def test_a_line_of_squeue_is_a_job() -> None:
 
 
 def test_a_job_that_is_held_or_in_a_state_of_a_later_slurm_has_not_ended() -> None:
-    """It would be handed over a second time. Of one whose reservation was deleted Slurm has a word of its own."""
+    """It would be submitted a second time. Slurm has a state of its own for a job whose reservation was deleted."""
     (held,) = parse_squeue("9|x|RESV_DEL_HOLD|ReservationDeleted|N/A|N/A||gpu|")
     (later,) = parse_squeue("9|x|EXPEDITING|None|N/A|N/A||gpu|")
     (over,) = parse_squeue("9|x|NODE_FAIL|None|1|2|n1|gpu|")
@@ -43,7 +43,8 @@ def test_a_line_of_sacct_is_how_a_job_ended() -> None:
 
 
 def test_a_name_may_hold_the_separator() -> None:
-    """Names in older ledgers do, after a sweep folder's; to drop their jobs would be to submit them again."""
+    """Older ledgers have such names, after a sweep's folder; if their jobs were dropped, they would be submitted
+    again."""
     (job,) = parse_squeue("812_3|a|b-linear-5f0c3a9e|RUNNING|None|1|2|n1|gpu|")
     assert (job.job, job.name, job.state, job.partition) == ("812_3", "a|b-linear-5f0c3a9e", "RUNNING", "gpu")
     (job,) = parse_sacct("812|a|b-linear-5f0c3a9e|FAILED|2:0|1|2|n1|gpu")
@@ -54,12 +55,12 @@ def test_arrays_are_written_out() -> None:
     assert expand("812") == ["812"]
     assert expand("812_[0-2,7%2]") == ["812_0", "812_1", "812_2", "812_7"]
     assert expand("812_[0-2,...]") == ["812_[0-2,...]"]
-    assert expand("812_[0-²]") == ["812_[0-²]"]  # which str.isdigit takes for a digit, and int does not
+    assert expand("812_[0-²]") == ["812_[0-²]"]  # a digit for str.isdigit, and not for int
     assert [job.job for job in parse_sacct("8_[1-2]|x|PENDING|0:0|Unknown|Unknown||gpu")] == ["8_1", "8_2"]
 
 
 def test_an_array_is_ended_as_one_where_all_of_it_that_lives_is_named(slurm: FakeSlurm) -> None:
-    """By the number of its tasks alone, one that is over stood for one that was to live on."""
+    """Counted by numbers alone, a finished task used to stand for one that should have lived on."""
     states = ("COMPLETED", "RUNNING", "PENDING")
     slurm.says("squeue", *(f"812_{number}|x|{state}|None|1|2|n1|gpu|" for number, state in enumerate(states)))
     queue = snapshot()
@@ -87,11 +88,11 @@ def test_the_queue_is_asked_once_and_accounting_only_for_what_has_left_it(slurm:
     assert [call.split()[0] for call in slurm.calls[1:]] == ["squeue", "sacct"]
     assert "--jobs=811,812 " in slurm.calls[-1]
     assert found.jobs["811"].state == "TIMEOUT"
-    assert found.jobs["812_0"].state == "RUNNING"  # squeue is nearer to the truth
+    assert found.jobs["812_0"].state == "RUNNING"  # squeue is more up to date
 
 
 def test_what_has_left_the_queue_is_over_although_the_accounting_says_that_it_runs(slurm: FakeSlurm) -> None:
-    """A database that missed the end of a job calls it running for ever; no retry would have taken it."""
+    """A database that missed the end of a job calls it running for ever, and no retry would submit the job again."""
     lines = (
         "811|x|RUNNING|0:0|1|Unknown|n1|gpu",
         "812_[0-1]|x|PENDING|0:0|Unknown|Unknown||gpu",
@@ -123,7 +124,7 @@ def test_a_colleagues_job_that_runs_is_not_over_as_it_is_in_no_queue_of_ours(
 
 
 def test_jobs_of_a_hidden_partition_are_asked_for_too(slurm: FakeSlurm) -> None:
-    """`squeue` leaves them out of itself (tried with Slurm 22.05), so that every launch submitted them once more."""
+    """By default squeue hides them (tried with Slurm 22.05), and every launch used to submit them again."""
     snapshot()
     assert "--all" in slurm.calls[0].split()
 
@@ -149,7 +150,7 @@ def test_where_there_is_no_slurm_nothing_is_asked(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_squeue_of_no_cluster_is_as_absent_as_none(slurm: FakeSlurm) -> None:
-    """`salmask status --watch` waited for its answer for ever."""
+    """`salmask status --watch` used to wait for its answer for ever."""
     slurm.fails("squeue", "squeue: fatal: Could not establish a configuration source")
     found = snapshot(["811"])
     assert (found.absent, found.mend) == (True, "call this on a login node of the cluster")
@@ -186,7 +187,7 @@ def test_a_cluster_that_something_names_is_away_and_not_absent(
 
 
 def test_how_a_person_looks_at_the_queue_is_not_how_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With SQUEUE_PARTITION set, jobs of other partitions looked gone, and went out once more."""
+    """With SQUEUE_PARTITION set, jobs of other partitions looked gone, and were submitted again."""
     for name in ("SQUEUE_PARTITION", "SACCT_FORMAT", "SCANCEL_USER", "SBATCH_PARTITION", "SLURM_CLUSTERS", "SLURM_JWT"):
         monkeypatch.setenv(name, "x")
     asked = {line.partition("=")[0] for line in ask(["env"]).output.splitlines()}
@@ -198,7 +199,7 @@ def test_how_a_person_looks_at_the_queue_is_not_how_it_is_asked(monkeypatch: pyt
 
 @pytest.mark.parametrize("folder", ["a|b", "a,b", "a b", "ä+b"])
 def test_a_name_is_read_back_from_the_queue_whatever_the_folder_is_called(folder: str) -> None:
-    """Behind a `|` a job of squeue's was none of ours, and all of the sweep went out at every launch."""
+    """A `|` in the folder's name used to hide its jobs in squeue's output: every launch submitted the whole sweep."""
     name = submission_name(Path(folder), "pretrain")
     (job,) = parse_squeue(f"812|{name}|RUNNING|None|1|N/A|n1|gpu|")
     assert job.name == name
@@ -212,7 +213,7 @@ def test_local_jobs_live_by_their_process(sweep: Sweep) -> None:
     try:
         local = {"executor": "local", "submission": name, "host": HERE}
         assert GONE.live(sweep.submitted(job=str(process.pid), **local)) is True
-        # The same id, given to another process since.
+        # The same process id, which meanwhile belongs to another process.
         assert GONE.live(sweep.submitted(job=str(process.pid), **{**local, "submission": "older"})) is False
         assert GONE.live(sweep.submitted(job=str(process.pid), **{**local, "host": ELSEWHERE})) is None
     finally:
@@ -222,7 +223,8 @@ def test_local_jobs_live_by_their_process(sweep: Sweep) -> None:
 
 
 def test_an_id_that_another_users_process_has_now_is_no_job(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a restart of the machine it may be a service's; the job would run for ever, and never go out again."""
+    """After a reboot the id may be a service's: the job would count as running for ever, and never be submitted
+    again."""
 
     send = os.kill
 
@@ -241,4 +243,4 @@ def test_an_id_that_another_users_process_has_now_is_no_job(sweep: Sweep, monkey
     finally:
         colleagues.kill()
         colleagues.wait()
-    assert GONE.live(sweep.submitted(job=str(colleagues.pid), **local)) is True  # there, and its words are hidden
+    assert GONE.live(sweep.submitted(job=str(colleagues.pid), **local)) is True  # exists; its command line is hidden

@@ -1,4 +1,4 @@
-"""Plans of somebody who has measured nothing, and rows that are timed on a node."""
+"""Plans of a user who has measured nothing, and rows that are timed on a node."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def test_a_fresh_users_plan_is_arithmetic_on_recorded_steps(tmp_path: Path) -> N
 
 
 def test_of_several_protocols_each_must_have_been_timed(tmp_path: Path) -> None:
-    """They are measured together, here as elsewhere: the seconds of one alone are no cost of both."""
+    """Several protocols are measured together: the seconds of one alone do not tell the cost of both."""
     graph = expand(Sweep("s", (Part(("mocov2",), (0,), ("knn",)),)), tmp_path, resolve, {})
     job = graph.jobs[1]
     both = [evaluation_kind(job.run, Evaluation("knn", "imagenet100"), name) for name in job.protocols]
@@ -140,7 +140,7 @@ def test_the_plan_says_whose_figures_they_are(tmp_path: Path) -> None:
     text = salmask("sweep", "table1", "--plan", "--cluster", "slurm", "--out", str(tmp_path / "t")).out
     assert "its cost is unknown" not in text
     assert re.search(r"^to do: at least [\d.]+ GPU-hours, unknown space on disk, at least ", text, re.MULTILINE)
-    # Nobody timed SimCLR with MSCN's masks. Probes on the transfer sets go by the images that are drawn for them.
+    # No figures exist for SimCLR with MSCN's masks. Probes on the transfer sets are planned by the images they draw.
     plan = json.loads(salmask("sweep", "table1", "--plan", "--cluster", "slurm", "--out", str(tmp_path), "--json").out)
     assert plan["unknown"] == [f"pretrain simclr+mscn s{seed}" for seed in range(3)]
     seconds = {job["job"]: job["seconds"] for job in plan["jobs"]}
@@ -171,10 +171,10 @@ def test_a_node_that_does_not_come_is_told_of(
         bench_on_node(profile, [tiny()], program=PROGRAM.measure, steps=2, warm_up=1, wait=1.0)
     assert stand_in.option(101, "time") == "20"
     assert stand_in.option(101, "gpus-per-node") == "2"
-    assert stand_in.queue == []  # it is taken back
+    assert stand_in.queue == []  # the job is cancelled
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="there is no squeue on this machine"):
         bench_on_node(profile, [tiny()], program=PROGRAM.measure, steps=2, warm_up=1, wait=1.0)
-    assert not any((tmp_path / ".bench").iterdir())  # what a row is had been written down, and stayed
+    assert not any((tmp_path / ".bench").iterdir())  # the files of the job are removed, too
     assert "'local' runs on this machine" in refused("bench", "step", "--cluster", "local")
     assert "on this machine" in refused("bench", "step", "--rivals", "--cluster", "slurm")

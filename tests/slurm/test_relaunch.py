@@ -1,4 +1,4 @@
-"""Launches after others: a silent Slurm in between, jobs of other settings, jobs here, a report that is lost."""
+"""Launching again: after a silent Slurm, with other settings, beside jobs on this machine, or with a lost report."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_where_squeue_stays_silent_it_is_unclear_whether_a_job_is_in(
     assert "Socket timed out" in outcome.unsent_words
     assert len(stand_in.calls("sbatch")) == 1
     monkeypatch.setattr("slurm.submission.adoption.SETTLING_SECONDS", 0.0)
-    launch(graph)  # which finds what was accepted
+    launch(graph)  # this launch finds the accepted jobs
     assert all_once(graph, stand_in)
     assert [entry.job for entry in Ledger(graph.sweep_folder).submissions()][:4] == [f"101_{n}" for n in range(4)]
 
@@ -77,7 +77,7 @@ def test_jobs_of_other_settings_that_slurm_does_not_cancel_are_not_replaced(
         launch(longer, replace_old=True)
     assert len(stand_in.ids) == queued
     launch(longer, replace_old=True)
-    # They are on record as replaced: nobody hands them over again.
+    # They are on record as replaced, so a retry leaves them out.
     monkeypatch.chdir(tmp_path)
     old = {entry.folder for entry in Ledger(longer.sweep_folder).submissions() if entry.superseded}
     assert len(old) == 4
@@ -86,7 +86,8 @@ def test_jobs_of_other_settings_that_slurm_does_not_cancel_are_not_replaced(
 
 
 def test_a_job_that_runs_with_other_settings_is_replaced_too(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    """The one that was just cancelled was taken for one that somebody runs outside of Slurm, and nothing went out."""
+    """The job that was just cancelled used to be taken for one that runs outside of Slurm, and nothing was
+    submitted."""
     graph = graph_for(tmp_path, seeds=2)
     launch(graph)
     running = graph.jobs[0]
@@ -101,7 +102,7 @@ def test_a_job_that_runs_with_other_settings_is_replaced_too(stand_in: StandInSl
 def test_what_runs_on_this_machine_is_neither_waited_for_nor_cancelled_by_slurm(
     stand_in: StandInSlurm, tmp_path: Path
 ) -> None:
-    """A number of a process may be that of another job."""
+    """A process id may be the same number as another job's id."""
     graph = graph_for(tmp_path, seeds=2)
     ledger = Ledger(graph.sweep_folder)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "mine"])
@@ -129,7 +130,7 @@ def test_what_runs_on_this_machine_is_neither_waited_for_nor_cancelled_by_slurm(
 
 
 def test_what_somebody_runs_by_hand_is_not_submitted_a_second_time(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    """No ledger knows of it; nor does one on this machine, of what another machine's launcher runs."""
+    """No ledger knows of the run, nor of one that another machine's launcher carries out."""
     graph = graph_for(tmp_path, seeds=2)
     by_hand, key = graph.jobs[0], graph.key(graph.jobs[0])
     by_hand.folder.prepare(by_hand.run)
@@ -145,7 +146,7 @@ def test_what_somebody_runs_by_hand_is_not_submitted_a_second_time(stand_in: Sta
 def test_what_went_out_is_counted_as_many_by_the_next_launch(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of 5 jobs submitted 4 were queued: the report was one of the first alone."""
+    """Of 5 submitted jobs, only 4 used to be counted as queued: the report was counted by the first launch alone."""
     monkeypatch.setattr("slurm.jobs.snapshot.take", lambda *_, **__: None)
     graph = graph_for(tmp_path, seeds=2)
 
@@ -157,7 +158,7 @@ def test_what_went_out_is_counted_as_many_by_the_next_launch(
     assert "5 jobs submitted, 0 done before, 0 queued or running; " in told(as_json=False)
     assert "0 jobs submitted, 0 done before, 5 queued or running; " in told(as_json=False)
     assert json.loads(told(as_json=True)) == {"submitted": {}, "done": 0, "live": 5, "unsent": 0, "failed": {}}
-    # A report that takes the place of an older one is of this launch.
+    # A report that replaces an older one counts as submitted by this launch.
     stand_in.change(lambda line: None if line.startswith("101_0|") else line)
     assert "3 jobs submitted, 0 done before, 2 queued or running; " in told(as_json=False)
 
@@ -170,7 +171,7 @@ def test_a_report_that_alone_is_lost_goes_out_again(stand_in: StandInSlurm, tmp_
     stand_in.change(lambda line: None if line.startswith(f"{report}|") else line)
     assert set(launch(graph).submitted) == {graph.report}
     assert stand_in.option(104, "dependency") == "afterany:101:102"
-    # It was rendered after all: then nothing is missing.
+    # If the report was rendered after all, nothing is missing.
     stand_in.change(lambda line: None if line.startswith("104|") else line)
     RunFolder(graph.sweep_folder).set_status("done", task=REPORT)
     assert launch(graph).submitted == {}

@@ -21,7 +21,7 @@ from slurm.sweep_folder.ledger import Ledger
 
 @pytest.fixture
 def relaunched(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[str, str]]]:
-    """What would have been handed over: (method and seed, task)."""
+    """What would have been submitted: (method and seed, task) of each job."""
     graphs: list[set[tuple[str, str]]] = []
 
     def submit(graph: Graph, *_: Any, **__: Any) -> Outcome:
@@ -67,7 +67,7 @@ def test_retry_hands_over_what_ended_badly_with_what_builds_on_it(
 def test_what_failed_alone_leaves_out_is_told(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, relaunched: list[set[tuple[str, str]]]
 ) -> None:
-    """A retry was killed before it handed over what builds on a pretraining; the same again found nothing to retry."""
+    """A retry was killed between a pretraining and its evaluations; the next one used to find nothing to retry."""
     sweep.folder.prepare(sweep.run)
     for task, job in (("pretrain", "812"), ("linear", "813"), ("pretrain", "900")):
         sweep.submitted(task, job=job, cluster="slurm", after=("812",) if task == "linear" else ())
@@ -77,7 +77,7 @@ def test_what_failed_alone_leaves_out_is_told(
     assert (ended.code, ended.out) == (0, "nothing to retry\n")
     assert ended.err == "--failed leaves out 1 job (1 cancelled); without it, all are retried\n"
     assert (salmask("retry", "table1").err, relaunched) == ("", [{("s0", "pretrain"), ("s0", "linear")}])
-    # What goes along with its pretraining is not left out.
+    # A job that follows its failed pretraining is not left out.
     sweep.says("failed", error="no root", age=0)
     slurm.says("squeue")
     assert salmask("retry", "table1", "--failed").err == ""
@@ -119,7 +119,7 @@ def test_what_waiting_does_not_mend_is_not_to_be_tried_again_as_it_is(
 def test_retry_names_the_profile_that_it_cannot_find(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
     sweep.submitted(cluster="nowhere")
     assert refused("retry", "table1").endswith("or name the profile that the sweep was launched by: --cluster FILE")
-    # Of one that was given as a file the ledger holds the file's name.
+    # For a profile that was given as a file, the ledger holds the file's name.
     sweep.submitted(cluster="mine.yaml")
     line = refused("retry", "table1")
     assert line.startswith("unknown cluster 'mine.yaml'; mend: ")
@@ -133,7 +133,7 @@ def test_retry_launches_by_the_same_profile_also_where_its_name_has_a_dot(sweep:
     sweep.submitted(cluster="gpu.long")
     assert retry._profile(sweep.ledger, "").resources.partition == "gpu.long"
     assert load_named("gpu.long").name == "gpu.long"
-    # A name and never a path: the ledger of a sweep from elsewhere could name a profile that comes with it.
+    # A name, never a path: the ledger of a foreign sweep could name a profile that comes with it.
     sweep.submitted("linear", "813", cluster=str(user_folder() / "gpu.yaml"))
     with pytest.raises(UserError, match=r"unknown cluster '.*gpu\.yaml'.*or name the profile that the sweep was"):
         retry._profile(sweep.ledger, "")
@@ -157,7 +157,7 @@ def test_what_waited_as_its_launcher_was_stopped_can_be_retried(
     again, damaged = retry.graph_of(ledger, list(ledger.newest()))
     assert {(job.task, job.run) for job in again.jobs} == {(job.task, job.run) for job in graph.jobs}
     assert damaged == {}
-    # Where a person removed the folder of one, the mend is what makes it again.
+    # If a person removed the run's folder, the mend is the command that makes it again.
     shutil.rmtree(RunFolder.of(lost, place).path)
     again, damaged = retry.graph_of(ledger, list(ledger.newest()))
     assert {job.run for job in again.jobs} == {ran}

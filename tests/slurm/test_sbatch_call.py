@@ -1,4 +1,4 @@
-"""How a call of sbatch ended: by its own words, or without any, where only the queue can tell whether the job is in."""
+"""How a call of sbatch ended: told by its output or, without any, by whether the queue has the job."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_a_job_that_was_accepted_as_its_sbatch_was_killed_is_not_submitted_again
 
 
 def test_of_two_tries_that_slurm_took_both_one_is_ended(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    """A busy controller comes to a request that had timed out when it has answered the next one."""
+    """A busy controller may carry out a request that timed out only after it has answered the next one."""
     stand_in.tell("faults", LATE)
     graph = graph_for(tmp_path)
     launch(graph)
@@ -47,12 +47,12 @@ def test_of_two_tries_that_timed_out_and_that_slurm_took_both_one_is_ended(
 def test_what_slurm_took_twice_is_ended_by_the_next_launch(
     stand_in: StandInSlurm, tmp_path: Path, *, killed: bool
 ) -> None:
-    """The second of them was in no ledger: it ran beside the first, and `salmask cancel` did not find it."""
+    """The second one was in no ledger: it ran beside the first, and `salmask cancel` did not find it."""
     graph = graph_for(tmp_path)
     launch(graph)
     twice = [line.replace("101_", "105_") for line in stand_in.queue if line.startswith("101_")]
     stand_in.tell("queue", *twice, *stand_in.queue)
-    if killed:  # before it wrote the ids down
+    if killed:  # before it recorded the ids
         ledger = Ledger(graph.sweep_folder)
         ledger.intend([entry for entry in ledger.submissions() if entry.task == "pretrain"])
     launch(graph)
@@ -63,7 +63,7 @@ def test_what_slurm_took_twice_is_ended_by_the_next_launch(
 def test_a_try_that_is_refused_since_the_one_before_it_was_taken_is_no_refusal(
     stand_in: StandInSlurm, tmp_path: Path
 ) -> None:
-    """The limit is reached by the very job that the first try, of which nobody had heard again, brought in."""
+    """The limit is reached by the very job that the first try submitted without an answer."""
     stand_in.tell("faults", LATE, "fail:QOSMaxSubmitJobPerUserLimit")
     graph = graph_for(tmp_path)
     outcome = launch(graph)
@@ -77,7 +77,7 @@ def test_a_try_that_is_refused_after_one_that_nobody_heard_of_is_unclear_without
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in.tell("faults", LATE, "fail:QOSMaxSubmitJobPerUserLimit")
-    # It answers as the launch begins and before the second try; then not after the refusal, nor any more.
+    # squeue answers as the launch begins and before the second try, but not after the refusal.
     stand_in.tell("squeue_troubles", "ok", "ok", *["Unable to contact slurm controller (connect failure)"] * 5)
     graph = graph_for(tmp_path)
     assert len(launch(graph).unsent) == len(graph.jobs) + 1
@@ -95,7 +95,7 @@ def test_a_limit_that_may_be_one_of_size_is_one_of_number_once_such_jobs_are_in(
     stand_in.tell("faults", "ok", *[policy] * 20)
     outcome = launch(graph)
     assert (len(outcome.submitted), outcome.has_room_later) == (4, True)
-    assert launch(graph).has_room_later  # those of the launch before count, too
+    assert launch(graph).has_room_later  # jobs of the earlier launch count too
     stand_in.tell("faults")
     assert not launch(graph).unsent
     assert all_once(graph, stand_in)
@@ -134,7 +134,7 @@ def test_answers_and_refusals_are_read_by_slurms_own_words() -> None:
         f"AssocMaxSubmitJobLimit\n{policy}": Refusal.limit,
         trying: Refusal.limit,
         f"{trying}\nBatch job submission failed: Resource temporarily unavailable": Refusal.limit,
-        f"{trying}\nBatch job submission failed: Socket timed out on send/recv operation": None,  # it may be in
+        f"{trying}\nBatch job submission failed: Socket timed out on send/recv operation": None,  # Slurm may have it
         f"{trying}\nsbatch timed out after 240 s": None,
         policy: Refusal.policy,
         "Batch job submission failed: Invalid job array specification": Refusal.array,

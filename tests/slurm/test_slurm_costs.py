@@ -1,4 +1,4 @@
-"""On a real Slurm: one throttle for all arrays of a sweep, what its jobs cost, and a row that is timed on a node."""
+"""On a real Slurm: one throttle for all arrays of a sweep, the cost of its jobs, and a row that is timed on a node."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ SETTINGS = {**TINY, "optimization.epochs": 1, "probe.epochs": 1}
 
 
 def running(names: set[str]) -> Counter[str]:
-    """How many jobs of these submissions run, by their names."""
+    """How many jobs of these submissions are running, by the submissions' names."""
     queue = snapshot()
     assert not queue.trouble
     return Counter(job.name for job in queue.jobs.values() if job.name in names and job.live and not job.waiting)
@@ -52,14 +52,14 @@ def test_a_throttle_is_of_the_sweep_and_its_cost_is_accounted_for(cluster: Clust
         return not any(queue.live(entry) for entry in ledger.submissions())
 
     wait_until(lambda: over() or together[-1].total() >= 1, "the first job runs", 300)
-    # One that waits is cancelled and goes out again, with all that builds on it: on its own, and in no array's limit.
+    # A pending job is cancelled and submitted again with all that builds on it: on its own, under no array's limit.
     cluster.call("scancel", pretrainings[-1].job)
     again = salmask(*command)
     assert again.code == 0, again.err
     assert json.loads(again.out)["submitted"]
     wait_until(over, "the sweep ends", 840, every=0.5)
     assert max(names.total() for names in together) == 2
-    # Not one array alone: pretrainings and evaluations were under way together, or one after the other.
+    # Jobs of more than one array ran: pretrainings and evaluations together, or one after the other.
     assert len({name for names in together for name in names}) >= 3
 
     costs = json.loads(salmask("status", str(runs), "--cost", "--json").out)
@@ -68,7 +68,7 @@ def test_a_throttle_is_of_the_sweep_and_its_cost_is_accounted_for(cluster: Clust
     for job in costs["jobs"]:
         assert job["seconds"] >= 1, job
         assert job["cpus_asked"] == 1
-        assert 50e6 < job["memory"] < 10e9, job  # bytes of a process with torch, by sacct or by its own word
+        assert 50e6 < job["memory"] < 10e9, job  # bytes of a process with torch, by sacct or the job's own record
         assert (job["memory_asked"], job["minutes_asked"]) == (24, 600)
     asked = "24 GiB asked"
     assert any(line.startswith(f"pretrain: memory: {asked}") for line in costs["too_much"]), costs["too_much"]
@@ -107,9 +107,9 @@ def test_a_row_is_timed_on_a_node_and_plans_go_by_it(
     sweep = write_yaml(tmp_path / "mini.yaml", {"methods": ["mocov2"], "seeds": [0], "settings": TINY})
     plan = json.loads(salmask("sweep", sweep, "--plan", "--cluster", profile, "--json").out)
     assert plan["jobs"][0]["measured"].startswith("bench step on cpu")
-    assert plan["jobs"][0]["seconds"] == pytest.approx(3 * 20 / measured.images_per_second, abs=0.06)  # told in tenths
+    assert plan["jobs"][0]["seconds"] == pytest.approx(3 * 20 / measured.images_per_second, abs=0.06)  # in tenths
     broken = salmask(*bench, *settings, "data.dataset=folder", "machine.data_root=/nowhere")
     assert broken.code == 2
     assert "left no report (FAILED " in broken.err
     assert "/nowhere" in broken.err.partition("; mend: ")[0], broken.err
-    assert broken.err.count("; mend: ") == 1  # the cause's own
+    assert broken.err.count("; mend: ") == 1  # that of the cause

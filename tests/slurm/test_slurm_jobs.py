@@ -1,7 +1,7 @@
 """Jobs on a real Slurm that are killed, cancelled, requeued, preempted and run out of time, all at once.
 
-One sweep for each mishap, all submitted at the start; the mishap comes when the training is under way, and from then on
-only `salmask status` and, where a person would, `salmask retry` are called. What was seen is what the tests look at.
+There is one sweep for each mishap; all are submitted at the start. The mishap happens during the training; after it
+only `salmask status` and, where a person would, `salmask retry` are called. The tests look at what was seen.
 """
 
 import json
@@ -42,7 +42,7 @@ STEPS = 15 * EPOCH
 
 @dataclass
 class CommandStory(Story):
-    """A story that is told by the commands: `salmask sweep`, `status` and `retry`, as a person calls them."""
+    """A story carried out by the commands `salmask sweep`, `status` and `retry`, as a person would call them."""
 
     retry_ended: Ended | None = None
 
@@ -73,12 +73,12 @@ class CommandStory(Story):
 
     @property
     def told(self) -> str:
-        """All that was seen of it, and what its jobs and logs say, for a test that fails."""
+        """All that was seen of it, and what its jobs and logs say, for a failure message."""
         return f"{[(row['state'], row['step'], row['note']) for row in self.seen]}\n{state_of(self.runs)}"
 
 
 def kill(cluster: Cluster, job: str) -> None:
-    """kill -9 to every process of the job's step: what an out-of-memory killer does."""
+    """Send SIGKILL to every process of the job's step, as an out-of-memory killer does."""
     raw = cluster.call("squeue", "-h", "-j", job, "-o", "%A")
     rows = [row.split() for row in cluster.call("scontrol", "listpids").splitlines()[1:]]
     mine = [int(pid) for pid, owner, step, *_ in rows if owner == raw and step == "0"]
@@ -104,10 +104,10 @@ def stories(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "killed": CommandStory.at(place / "killed", {}, partial(kill, cluster), retried=True),
         "cancelled": CommandStory.at(place / "cancelled", {}, partial(cancel, cluster), retried=True),
         "requeued": CommandStory.at(place / "requeued", {}, partial(requeue, cluster)),
-        # Preempted together by one job of "high", when both are under way.
+        # Both are preempted by one job of "high" when they are under way.
         "preempted": CommandStory.at(place / "preempted", {"partition": "low", **one_gpu}, lambda _: None),
         "abrupt": CommandStory.at(place / "abrupt", {"partition": "abrupt", **one_gpu}, lambda _: None),
-        # Warned between 80 and 110 seconds after its start, as Slurm looks every 30.
+        # Warned between 80 and 110 seconds after its start, as Slurm checks every 30.
         "timed out": CommandStory.at(
             place / "timed-out", {"time": 2, "signal_seconds": 10}, lambda _: None, epochs=1000
         ),
@@ -121,7 +121,7 @@ def stories(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def ended(stories: dict[str, CommandStory], cluster: Cluster) -> dict[str, CommandStory]:
-    """The stories with their ends; that of the time-out ends when it goes on after it."""
+    """The stories with their ends; the timed-out one ends when it has resumed."""
     victims = [stories["preempted"], stories["abrupt"]]
     preempting = ""
     open_ones = dict(stories)
@@ -201,13 +201,13 @@ def test_a_job_that_went_back_to_the_queue_is_preempted_and_never_dead(
 def test_a_job_that_runs_out_of_time_saves_itself_and_goes_on(ended: dict[str, CommandStory]) -> None:
     story = ended["timed out"]
     assert set(story.states) <= {"queued", "starting", "running", "preempted"}, story.told
-    assert story.resumed_at >= story.furthest[1], story.told  # it stopped of itself, between two checkpoints
+    assert story.resumed_at >= story.furthest[1], story.told  # it stopped by itself, between two checkpoints
 
 
 def test_logs_tell_both_attempts_of_a_requeued_job_in_their_order(ended: dict[str, CommandStory]) -> None:
     told = salmask("logs", str(ended["requeued"].folder.path), "--task", "pretrain", "-n", "100000")
     assert told.code == 0, told.err
-    # The first attempt is ended by srun, which says so; the second one says what it goes on from.
+    # srun ends the first attempt, and says so; the second one says which checkpoint it resumes from.
     assert told.out.count("resumed from step_") == 1, told.out
     assert told.out.index("Terminating StepId=") < told.out.index("resumed from step_"), told.out
 
@@ -238,7 +238,7 @@ def test_the_doctor_finds_that_a_node_has_not_what_a_job_or_a_sweep_needs(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SALMASK_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # where nobody listens: a node without a network
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # a closed port: a node without a network
     code, found = doctor(tmp_path, "--sweep", "table1", "--root", str(tmp_path / "none"), gpus=1)
     assert code == 1
     needed = ("weights of resnet50 (IMAGENET1K_V2)", "data imagenet100", "data caltech101", "data flowers102")
@@ -298,7 +298,7 @@ def test_the_drill_tries_what_is_promised_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(on_cluster, "EPOCHS", 15)
     monkeypatch.setattr(on_cluster, "ASK_SECONDS", 1.0)
-    # Those of a job that is put back in the queue, and of one out of time, are among the stories above.
+    # A requeued job and one out of time are among the stories above.
     promises = {name: PROMISES[name] for name in (UNDISTURBED, "warned", "killed", PREEMPTED)}
     monkeypatch.setattr(on_cluster, "PROMISES", promises)
     base = {"cpus": 1, "time": 20, "scratch": str(tmp_path / "scratch")}

@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm: from `salmask sweep` to the table, and whatever may come in between.
+"""Sweeps on a real Slurm: from `salmask sweep` to the table, and what may go wrong in between.
 
 All sweeps are launched at the start, so that they wait together; each test looks at one of them.
 """
@@ -67,7 +67,7 @@ class Launch:
         return {f"{f.path.parent.name} {f.path.name[:2]}": f.status(task) for f in folders}
 
     def told(self) -> str:
-        """What its jobs and logs say, for a test that fails."""
+        """What its jobs and logs say, for a failure message."""
         return state_of(self.runs)
 
     def over(self) -> bool:
@@ -83,13 +83,13 @@ def printed(ended: Ended) -> dict[str, Any]:
 
 
 def in_the_way_of(launch: Launch) -> Path:
-    """A file of this name keeps the run with our masking from saving anything."""
+    """A file at this path keeps the run with our masking from saving anything."""
     return RunFolder.of(resolve(OURS, launch.settings), launch.runs).checkpoints
 
 
 @pytest.fixture(scope="module")
 def launches(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Launch]:
-    """Every sweep, submitted; what is done with them besides is the tests' business."""
+    """All sweeps, submitted; the tests do the rest."""
     root = tmp_path_factory.mktemp("sweeps")
     long = {**TINY, "data.scenes.train_count": 64, "optimization.epochs": 6, "machine.log_every": 2}
     two = {"processes": 2}
@@ -174,7 +174,7 @@ def test_what_a_killed_launcher_submitted_is_found_again(cluster: Cluster, launc
 
 def test_two_processes_go_on_after_a_requeue(cluster: Cluster, launches: dict[str, Launch]) -> None:
     requeued, whole = launches["requeued"], launches["undisturbed"]
-    requeued.go()  # only now: what the tests before took their time for could have let it end
+    requeued.go()  # only now: it could have ended while the tests before were running
     (entry,) = requeued.entries("pretrain")
     folder = RunFolder(requeued.runs / entry.folder)
 
@@ -213,7 +213,7 @@ def test_two_nodes_meet_save_when_they_are_warned_and_go_on_together(
     assert nodes == "2", raw
     processes = [cluster.call("scontrol", "listpids", f"{job}.0", node) for node in names.split(",")]
     assert [len(rows.splitlines()) for rows in processes] == [2, 2], processes  # a heading, and a process of each node
-    cluster.call("scancel", "--signal=USR2", entry.job)  # to the steps on both, as Slurm warns of a time limit
+    cluster.call("scancel", "--signal=USR2", entry.job)  # to the steps on both nodes, as Slurm warns of a time limit
     wait_until(lambda: over_nodes.over() and whole.over(), "both trainings end", PATIENCE, why=over_nodes.told)
     status = folder.status("pretrain")
     assert status is not None
@@ -263,7 +263,7 @@ def test_the_tiny_table_is_rendered_by_the_last_job(launches: dict[str, Launch])
     assert shown.count("(2)") == 2
     ours = [json.loads(path.read_text()) for path in table.runs.glob("*/*/provenance.json")]
     assert [len(attempts) for attempts in ours] == [1] * 4
-    # The commit is that of the snapshot, which is no checkout itself.
+    # the commit of the snapshot, which is no checkout itself
     assert all(len(attempts[0]["commit"]) == 40 for attempts in ours)
     assert len([*(table.runs / "code").glob("*/repro")]) == 1
     assert "8 jobs, all done" in table.go().err

@@ -1,4 +1,4 @@
-"""What a launch copies for its jobs, and what in a checkout is no code."""
+"""What a launch copies for its jobs, and which files of a checkout are no code."""
 
 import errno
 import json
@@ -87,7 +87,7 @@ def commit(checkout: Path) -> None:
 
 
 def written(snapshot: Path) -> dict[str, Any]:
-    """What a copy says of itself."""
+    """The record in a copy of its commit and state."""
     content: dict[str, Any] = json.loads((snapshot / SNAPSHOT).read_text())
     return content
 
@@ -135,7 +135,7 @@ def test_edited_code_is_refused_or_recorded(tree: Path, tmp_path: Path) -> None:
     assert "+VALUE = 2" in difference
     assert "+NEW = 1" in difference
     status = subprocess.run(["git", "status", "--porcelain"], cwd=tree, capture_output=True, text=True, check=True)
-    assert status.stdout.splitlines() == [" M repro/code.py", "?? repro/new.py"]  # the index is as it was
+    assert status.stdout.splitlines() == [" M repro/code.py", "?? repro/new.py"]  # the index is unchanged
     assert take(tmp_path / "sweep", allow_dirty=True, tree=tree) == snapshot
 
 
@@ -152,7 +152,7 @@ def test_of_many_edited_files_three_are_named(tree: Path, tmp_path: Path) -> Non
 def test_how_a_person_looks_at_differences_changes_no_record(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With colours, or a program to show them, nobody could apply the difference that was recorded."""
+    """With colours or an external diff program, the recorded difference could not be applied."""
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
     for name, value in (("color.ui", "always"), ("diff.external", "true"), ("diff.noprefix", "true")):
         git(tree, "config", name, value)
@@ -181,7 +181,7 @@ def test_edited_code_is_recorded_where_its_repository_may_not_be_written_to(tree
 
 
 def test_edited_code_is_recorded_from_a_folder_of_any_name(tree: Path, tmp_path: Path) -> None:
-    """Several folders of objects are parted by colons, and one with a colon is quoted, as git does it."""
+    """Several object folders are separated by colons, and one with a colon in its name is quoted as git does it."""
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
     moved = tree.rename(tmp_path / 'für "uns": \\ alle')
     snapshot = take(tmp_path / "sweep", allow_dirty=True, tree=moved)
@@ -203,7 +203,7 @@ def test_what_lies_beside_the_packages_is_not_taken_with_an_edit(tree: Path, tmp
     commit(tree)
     (tree / "baselines" / "old.py").unlink()
     (tree / "baselines").rmdir()
-    (tree / "results").mkdir()  # holds nothing that git knows
+    (tree / "results").mkdir()  # holds no file that git tracks
     (tree / "results" / "ignored").touch()
     (tree / "token.txt").write_text("a key of nobody's business\n")
     (tree / ".gitignore").write_text("ignored\nmore\n")
@@ -240,7 +240,7 @@ def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.Monke
     snapshot = take(tree / "ignored", allow_dirty=False, tree=tree)
     was = git(tree, "rev-parse", "HEAD")
     (tree / "repro" / "code.py").write_text("VALUE = 2\n")
-    commit(tree)  # the checkout around the copy has moved on
+    commit(tree)  # the checkout around the copy has a newer commit
     monkeypatch.setattr(provenance, "CODE_ROOT", snapshot)
     assert written(snapshot) == {"commit": was, "dirty": False}
     assert provenance.source() == provenance.CodeState(was, dirty=False)
@@ -249,7 +249,7 @@ def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.Monke
 def test_a_checkout_that_git_does_not_trust_is_refused_in_its_words(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as a colleague's."""
+    """For example, a colleague's checkout."""
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(UserError, match=r"is unknown: git rev-parse in .*: fatal: detected dubious ownership"):
         take(tmp_path / "sweep", allow_dirty=False, tree=tree)
@@ -269,14 +269,14 @@ def test_without_git_the_packages_are_copied_if_that_is_allowed(tmp_path: Path) 
     assert take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree") == snapshot
     (tmp_path / "tree" / "results" / "claims.yaml").touch()
     edited = take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
-    assert (edited / "results" / "claims.yaml").exists()  # it was not: the report was made by the old claims
+    assert (edited / "results" / "claims.yaml").exists()  # it used to be missing: the report was made by the old claims
     (edited / "slurm" / "__init__.py").write_text("# anybody's\n")
     with pytest.raises(UserError, match=r"slurm/__init__.py is not as it was copied, .*; mend: remove "):
         take(tmp_path / "sweep", allow_dirty=True, tree=tmp_path / "tree")
 
 
 def test_without_git_a_full_disk_is_one_short_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It named each of four hundred files that were not copied, and was no full disk to `--feed`, which ended."""
+    """The message named each of four hundred files, and `--feed` did not recognise the full disk and ended."""
     for package in OWN_PACKAGES:
         (tmp_path / "tree" / package).mkdir(parents=True)
         (tmp_path / "tree" / package / "__init__.py").write_text("")
@@ -293,7 +293,7 @@ def test_without_git_a_full_disk_is_one_short_line(tmp_path: Path, monkeypatch: 
 def test_the_commit_of_a_project_around_an_installation_is_not_taken_for_ours(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A virtual environment mostly lies in the checkout of what it is for, which git ignores it in."""
+    """A virtual environment often lies within another project's checkout, where git ignores it."""
     site_packages = tree / "ignored" / "site-packages"
     for package in OWN_PACKAGES:
         (site_packages / package).mkdir(parents=True)

@@ -1,4 +1,5 @@
-"""`salmask status --cost`: what jobs used, by Slurm's accounting and by their own word, beside what was asked for."""
+"""`salmask status --cost`: what jobs used, by Slurm's accounting and by their own records, beside what was asked
+for."""
 
 import json
 from dataclasses import replace
@@ -49,7 +50,7 @@ def test_sacct_tells_of_attempts_and_of_steps() -> None:
     assert parse([ALLOCATION, "812_0.batch|batch|3600|00:01|8|cpu=8|1|1000K|mem=1000K|", STEP]) == {
         (NAME, "812_0"): Accounted(3600.0, 3600.0, 3600.0, 8, 1, 3_200_000 * 1024, 0.8)
     }
-    # An attempt before a requeue, of two nodes, whose step had 2 GB on each; and one that no plugin watched.
+    # An attempt before a requeue, on two nodes, whose step used 2 GB on each; and one whose memory was not measured.
     first = "9|a|b|100|1-01:01:01.5|4|cpu=4,gres/gpu=4|2|||"
     twice = parse(
         [first, "9.0|python|90|||cpu=4|2|1.5G|mem=4G|", first, "10|x|5|00:02.250|2|cpu=2|1|||", "broken|line"]
@@ -102,8 +103,8 @@ def test_what_slurm_accounts_for_stands_beside_what_was_asked_and_planned(
     assert (
         "| mocov2 s0 | pretrain | done | 60 min | 50 min | 24.0 h | 1 | 80 % | 8 | 12 % | 3.1 GiB | 24 GiB |" in cells
     )
-    assert "| mocov2 | 1 | 1.00 | 120 % |" in cells  # an hour of 50 minutes planned
-    # 1.5 times 3.05 GB and one more; 60 minutes by half, and ten; 1 core and a quarter
+    assert "| mocov2 | 1 | 1.00 | 120 % |" in cells  # an hour, where 50 minutes were planned
+    # 1.5 times 3.05 GB plus 1 GB; 1.5 times 60 minutes plus ten; 1.25 times 1 core
     assert content["too_much"] == [
         "pretrain: memory: 24 GiB asked, 3.1 GiB used at most by 1 job: memory: 6",
         "pretrain: time: 1440 min asked, 60 min used at most by 1 job: time: 100",
@@ -116,7 +117,7 @@ def test_what_slurm_accounts_for_stands_beside_what_was_asked_and_planned(
 
 
 def test_a_job_that_was_submitted_twice_has_used_both(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
-    """The first had a card, which Slurm watched; of the second nobody asked for one, and it waits."""
+    """The first job had a GPU, which Slurm watched; the second one asked for none, and is pending."""
     sweep.submitted(job="812_0", cpus=0, gpus=0)
     sweep.submitted(job="990", cpus=0, gpus=0)
     waiting = "990|sweep-pretrain-990|0|00:00|0||1|||"
@@ -134,7 +135,7 @@ def test_a_job_that_was_submitted_twice_has_used_both(slurm: FakeSlurm, sweep: S
     (job,) = json.loads(salmask("status", "table1", "--cost", "--json").out)["jobs"]
     assert (job["seconds"], job["longest_seconds"], job["cpu_seconds"]) == (5400.0, 3600.0, 4200.0)
     assert (job["cpus"], job["memory"]) == (4, 5 * GB)
-    # Its own word on what it computed on goes before a look at how busy the card was.
+    # The job's own record of its device counts more than how busy the GPU was.
     assert (job["gpu_busy"], job["gpu_used"]) == (0.8, False)
 
 
@@ -150,7 +151,7 @@ def test_without_accounting_the_jobs_own_word_counts(slurm: FakeSlurm, sweep: Sw
 
 
 def spending(**changes: Any) -> Spending:
-    """Of a job that asked for what it needed, and used it."""
+    """Of a job that asked for what it needed and used it."""
     fitting: dict[str, Any] = {
         **{"run": "mocov2 s0", "method": "mocov2", "task": "linear", "folder": "mocov2/s0-x", "state": State.done},
         **{"seconds": 3600.0, "longest_seconds": 3600.0, "planned_s": None},
@@ -164,11 +165,11 @@ def spending(**changes: Any) -> Spending:
 @pytest.mark.parametrize(
     ("key", "asked", "said"),
     [
-        ("memory_asked", 11.9, ""),  # 1.5 times 3 GiB and one more are 5.5, of which whole GiB are 6
+        ("memory_asked", 11.9, ""),  # 1.5 times 3 GiB plus 1 GiB is 5.5 GiB, rounded up to 6
         ("memory_asked", 12.0, "linear: memory: 12 GiB asked, 3.0 GiB used at most by 2 jobs: memory: 6"),
-        ("minutes_asked", 199, ""),  # an hour, by half, and ten minutes
+        ("minutes_asked", 199, ""),  # 1.5 times an hour plus ten minutes
         ("minutes_asked", 200, "linear: time: 200 min asked, 60 min used at most by 2 jobs: time: 100"),
-        ("cpus_asked", 19, ""),  # of two processes, with 4 cores busy each, and a quarter
+        ("cpus_asked", 19, ""),  # two processes, each with 1.25 times the 4 cores it kept busy
         ("cpus_asked", 20, "linear: cpus: 10 asked, 4.0 used at most by 2 jobs: cpus: 5"),
         ("gpu_used", None, ""),
         ("gpu_used", False, "linear: gpus: 1 asked, none used at most by 2 jobs: gpus: 0"),
@@ -177,10 +178,10 @@ def spending(**changes: Any) -> Spending:
 def test_too_much_is_twice_what_the_largest_job_needs(key: str, asked: float | None, said: str) -> None:
     jobs = [spending(**{key: asked}), spending(**{key: asked, "seconds": 60.0, "cpu_seconds": 60.0, "memory": GB})]
     assert too_much(jobs) == ([said] if said else [])
-    # What another job asked for less of, was not too much for all of them.
+    # If one job asked for less, its request was not too much for all of them.
     fitting = spending()
     assert too_much([*jobs, fitting]) == []
-    # One that was stopped, or launched by hand, tells nothing.
+    # A job that was stopped, or launched by hand, proposes nothing.
     for other in ({"state": State.failed}, {"nodes": 0}):
         assert too_much([spending(**{key: asked, **other})]) == []
 
@@ -233,7 +234,7 @@ def test_what_did_not_end_well_proposes_nothing(slurm: FakeSlurm, sweep: Sweep, 
     sweep.submitted(job="812_0", **ASKED)
     slurm.says("sacct", ALLOCATION, STEP)
     content = json.loads(salmask("status", "table1", "--cost", "--json").out)
-    assert content["jobs"][0]["gpu_hours"] == 1.0  # spent all the same
+    assert content["jobs"][0]["gpu_hours"] == 1.0  # used all the same
     assert content["too_much"] == []
     assert "exclude each other" in refused("status", "table1", "--cost", "--watch")
 
@@ -268,7 +269,7 @@ def test_the_planner_learns_what_jobs_took_as_a_whole(tmp_path: Path, capsys: py
 
 
 def test_the_planner_tells_measurements_of_one_task_apart(tmp_path: Path) -> None:
-    """One by another protocol, one that was interrupted at first and later made once more, and one on other data."""
+    """A measurement by another protocol, one that was interrupted and later repeated, and one on other data."""
     run = tiny()
     folder = RunFolder.of(run, tmp_path / "s")
     folder.prepare(run)
@@ -295,8 +296,8 @@ def test_the_planner_tells_measurements_of_one_task_apart(tmp_path: Path) -> Non
     assert durations == {
         ("scenes", "linear-moco-v1[epochs=1]"): 10.0,
         ("caltech101", row.protocol): 11.0,
-        # The median of its rows: 120 s with the attempt before it, and twice the 28 s of what replaced it. What began
-        # after that left no row.
+        # The median of its rows: 120 s including the interrupted attempt, and 28 s for both rows of the repetition. The
+        # last attempt left no row.
         ("scenes", row.protocol): 28.0,
     }
 

@@ -1,4 +1,4 @@
-"""What has become of a job: told by its folder, the ledger and the queue."""
+"""The state of a job, told by its folder, the ledger and the queue."""
 
 import json
 import os
@@ -35,7 +35,7 @@ PENDING = {"start": None}
             "DependencyNeverSatisfied: what it builds on failed; mend: the cause of that first, then salmask retry",
         ),
         (queue_of("PENDING", "QOSMaxGRESPerUser", **PENDING), "queued", "QOSMaxGRESPerUser: a limit of your account"),
-        # By the profile's `begin`, which was told as put back in the queue.
+        # The profile's `begin`; such a job used to be told as put back in the queue.
         (queue_of("PENDING", "BeginTime", **PENDING), "queued", "BeginTime: may not start before its time"),
         (
             queue_of("PENDING", "JobHoldMaxRequeue", **PENDING),
@@ -88,7 +88,7 @@ def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: QueueS
         (queue_of("RUNNING"), 119, "running", ""),
         (queue_of("RUNNING"), 121, "silent", "no sign of life for 2 min; mend: salmask cancel, then salmask retry"),
         (queue_of("SUSPENDED"), 9000, "preempted", "on n3, suspended until Slurm"),
-        (queue_of("RUNNING", start=-60), 119, "running", ""),  # of the attempt before, and still alive by its heartbeat
+        (queue_of("RUNNING", start=-60), 119, "running", ""),  # the heartbeat of the attempt before, and recent enough
         (queue_of("RUNNING", start=-60), 150, "starting", "on n3"),
         (queue_of("PENDING", "BeginTime", start=60), 20, "preempted", "BeginTime: was put back in the queue, starts"),
         (queue_of("PENDING", "Resources", start=None), 5000, "preempted", "Resources: waits for free resources"),
@@ -96,13 +96,13 @@ def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: QueueS
         (queue_of("OUT_OF_MEMORY", "signal 9", end=-2), 5, "died", "Slurm says OUT_OF_MEMORY, signal 9"),
         (queue_of("NODE_FAIL", end=-100), 110, "died", "Slurm says NODE_FAIL"),
         (queue_of("CANCELLED", "by 0", end=-2), 5, "cancelled", "by 0"),
-        (queue_of("FAILED", end=-500), 5, "running", ""),  # by hand, after the job
-        (queue_of("FAILED", end=-20), 16, "died", "Slurm says FAILED"),  # its own last sign, where clocks differ
+        (queue_of("FAILED", end=-500), 5, "running", ""),  # started by hand after the job's end
+        (queue_of("FAILED", end=-20), 16, "died", "Slurm says FAILED"),  # its own last heartbeat: clocks differ
         (queue_of("FAILED", end=-20), 14, "running", ""),
         (GONE, 5, "running", ""),
         (GONE, 119, "running", ""),
         (GONE, 121, "died", "no sign of life for 2 min"),
-        (GONE, 3 * 3600, "died", "never gave a sign of life, Slurm no longer knows it"),  # of an earlier submission
+        (GONE, 3 * 3600, "died", "never gave a sign of life, Slurm no longer knows it"),  # heartbeat of an earlier submission
         (SILENT, 5, "running", ""),
         (SILENT, 121, "died", "no sign of life for 2 min"),
     ],
@@ -122,7 +122,7 @@ def test_a_running_job_is_alive_by_its_heartbeat_and_dead_by_slurms_word(
     [("812", "", "running"), ("812", "811", "running"), ("812_3", "", "running"), ("812_3", "815", "preempted")],
 )
 def test_who_runs_what_waits_in_the_queue_is_no_attempt_of_it(sweep: Sweep, job: str, process: str, state: str) -> None:
-    """A run that was begun by hand was shown as put back in the queue."""
+    """A run that was started by hand used to be shown as put back in the queue."""
     sweep.submitted(job=job)
     sweep.says("running", age=5, job=process)
     row = sweep.row(queue_of("PENDING", "Priority", job=job))
@@ -136,10 +136,10 @@ def test_who_runs_what_waits_in_the_queue_is_no_attempt_of_it(sweep: Sweep, job:
         ({"state": "failed", "error": "no root"}, queue_of("FAILED", "exit 2", end=-2), "failed", "no root"),
         ({"state": "failed", "error": "no root"}, GONE, "failed", "no root"),
         ({"state": "failed", "error": "no root"}, queue_of("COMPLETING"), "failed", "no root"),
-        # Handed over again: what is told is the new job's, not the old failure.
+        # Submitted again: the new job's state is told, not the old failure.
         ({"state": "failed", "error": "no root", "age": 4000}, queue_of("PENDING", **PENDING), "queued", ""),
         ({"state": "failed", "error": "no root", "age": 4000}, queue_of("RUNNING", start=-9), "starting", "on n3"),
-        # Of this attempt although a little older than its submission or start: clocks differ by as much as 5 s.
+        # Of this attempt, although slightly older than its submission or start: clocks may differ by 5 s.
         ({"state": "failed", "error": "no root", "age": 3604}, GONE, "failed", "no root"),
         ({"state": "failed", "error": "no root", "age": 3606}, GONE, "died", "never gave a sign of life"),
         ({"state": "failed", "error": "no root", "age": 13}, queue_of("RUNNING", start=-9), "failed", "no root"),
@@ -190,7 +190,7 @@ def test_runs_of_one_method_and_seed_are_told_apart_by_their_ids(sweep: Sweep) -
 def test_a_status_that_cannot_be_read_is_told_and_breaks_nothing(sweep: Sweep) -> None:
     sweep.submitted()
     sweep.status_file().write_text('{"state": "runn')
-    # What Slurm has is no failure: a retry would leave it alone, and its next sign of life writes the file anew.
+    # Slurm has the job, so it is no failure: a retry leaves it alone, and its next heartbeat writes the status anew.
     states = {"PENDING": State.queued, "RUNNING": State.silent, "FAILED": State.failed}
     assert {word: sweep.row(queue_of(word)).state for word in states} == states
     assert sweep.row(SILENT).note == SILENT.trouble
@@ -237,14 +237,14 @@ def test_an_intent_is_planned_unless_slurm_has_a_job_of_its_name(sweep: Sweep) -
 
 def test_the_child_of_a_failed_pretraining_says_so(sweep: Sweep) -> None:
     sweep.submitted("linear", "813", after=("812",))
-    # Of squeue, and of sacct, which does not always keep the reason.
+    # As squeue tells it, and sacct, which does not always keep the reason.
     for reason, start in (("DependencyNeverSatisfied", -600), ("", None)):
         row = sweep.row(queue_of("CANCELLED", reason, job="813", start=start, end=-1), "linear")
         assert (row.state, row.note) == (State.cancelled, "not started: what it builds on failed")
 
 
 def test_a_child_that_a_person_cancelled_blames_no_parent(sweep: Sweep) -> None:
-    """squeue keeps why it waited, `Dependency`; where Slurm itself ended it, `DependencyNeverSatisfied`."""
+    """squeue still says why it waited, `Dependency`; if Slurm itself cancelled it, `DependencyNeverSatisfied`."""
     entry = sweep.submitted("linear", "813", after=("812",))
     taken_out = queue_of("CANCELLED", "Dependency", job="813", start=-1, end=-1)
     assert sweep.row(taken_out, "linear").note == "left the queue before it began"
@@ -256,7 +256,7 @@ def test_a_child_that_a_person_cancelled_blames_no_parent(sweep: Sweep) -> None:
 
 def test_what_a_person_took_out_of_the_queue_has_no_reason_to_wait_any_more(sweep: Sweep) -> None:
     sweep.submitted()
-    taken_out = queue_of("CANCELLED", "Priority", start=-1, end=-1)  # whose note was "Priority"
+    taken_out = queue_of("CANCELLED", "Priority", start=-1, end=-1)  # its note used to be "Priority"
     assert sweep.row(taken_out).note == "left the queue before it began"
     sweep.says("interrupted", age=5, step=30, steps=100)
     assert sweep.row(taken_out).note == "left the queue before it began again"
@@ -284,7 +284,7 @@ def test_a_report_that_a_person_cancelled_before_it_began_blames_no_parent(sweep
 
 
 def test_what_left_a_forgetful_queue_before_it_began_was_cancelled_and_did_not_die(sweep: Sweep) -> None:
-    """Slurm makes a job's files as it starts it: without them an element was taken out while it waited."""
+    """Slurm makes a job's log files as it starts it: an array task without them was cancelled while pending."""
     cancelled = sweep.submitted(job="812_0", submission="array")
     sweep.submitted("linear", job="812_1", submission="array")
     cancelled.log(sweep.place).parent.mkdir(parents=True)
@@ -298,7 +298,7 @@ def test_what_left_a_forgetful_queue_before_it_began_was_cancelled_and_did_not_d
 def test_what_slurm_says_of_an_end_counts_also_where_nothing_was_printed(sweep: Sweep) -> None:
     entry = sweep.submitted()
     (sweep.ledger.logs / entry.submission).mkdir(parents=True)
-    assert sweep.row(GONE).state is State.cancelled  # Slurm makes the files of what a job prints before it begins
+    assert sweep.row(GONE).state is State.cancelled  # no log files: Slurm never started it
     row = sweep.row(queue_of("NODE_FAIL", end=-2))
     assert (row.state, row.note) == (State.died, "never gave a sign of life, Slurm says NODE_FAIL")
 
@@ -315,7 +315,7 @@ def test_where_rank_0_only_lost_a_process_that_one_is_told(sweep: Sweep) -> None
     sweep.says("failed", error="RuntimeError: Connection closed by peer")
     log.write_text("")
     assert sweep.row(ended).note == "RuntimeError: Connection closed by peer"
-    assert sweep.row(ended, entry=False).note == "RuntimeError: Connection closed by peer"  # begun by hand: no log
+    assert sweep.row(ended, entry=False).note == "RuntimeError: Connection closed by peer"  # started by hand: no log
 
 
 def test_an_array_cancelled_as_a_whole_is_found_by_its_tasks(sweep: Sweep) -> None:
@@ -342,7 +342,7 @@ def test_the_pace_of_a_task_is_its_own(sweep: Sweep) -> None:
     entry = sweep.submitted("linear@caltech101", "812")
     sweep.says("running", task="linear@caltech101", step=5, steps=10)
     sweep.folder.metrics.write_text(json.dumps({"step": 1, "time": 99.0}) + "\n")
-    earlier = ("caltech101-linear-v1[epochs=9]", 5.0)  # by another protocol, and done
+    earlier = ("caltech101-linear-v1[epochs=9]", 5.0)  # by another protocol, and finished
     for changed, (name, seconds) in enumerate((earlier, ("caltech101-linear-v1", 2.0), ("imagenet100-linear-v1", 7.0))):
         path = sweep.folder.path / "probes" / name / "metrics.jsonl"
         path.parent.mkdir(parents=True)
@@ -359,7 +359,7 @@ def test_lines_of_no_submission_are_passed_over(sweep: Sweep) -> None:
 
 
 def test_an_interrupted_job_with_a_checkpoint_goes_on_from_it(sweep: Sweep) -> None:
-    """Its steps were taken for one, also where it was killed before it saved any of them."""
+    """It used to be told to begin anew, also if it was killed before it saved any steps of this attempt."""
     sweep.submitted()
     sweep.says("interrupted", step=3)
     place = sweep.folder.checkpoints / "step_00000002.pth"
@@ -383,6 +383,6 @@ def test_an_interrupted_job_with_a_checkpoint_goes_on_from_it(sweep: Sweep) -> N
 def test_what_never_starts_by_itself_is_told_from_what_waits(reason: str, *, never: bool) -> None:
     job = QueuedJob("812", "probe", "PENDING", reason, partition="gpu")
     assert never_starts(job) is never
-    # The reason may be that of one of its partitions, and it starts in the other; and one that runs has started.
+    # With several partitions the reason may be that of one alone; and a running job has started.
     assert not never_starts(replace(job, partition="gpu,long"))
     assert not never_starts(replace(job, state="RUNNING"))

@@ -72,7 +72,7 @@ def test_watching_ends_when_nothing_is_under_way(
     sleep = time.sleep
 
     def finish(seconds: float) -> None:
-        if seconds < 1:  # subprocess waits for the end of its process
+        if seconds < 1:  # subprocess's own waiting
             sleep(seconds)
             return
         waits.append(seconds)
@@ -95,7 +95,7 @@ def test_watching_goes_on_while_slurm_does_not_say_what_became_of_a_job(
     sleep = time.sleep
 
     def answer(seconds: float) -> None:
-        if seconds < 1:  # subprocess waits for the end of its process
+        if seconds < 1:  # subprocess's own waiting
             sleep(seconds)
             return
         looks.append(1)
@@ -114,7 +114,7 @@ def test_watching_goes_on_while_slurm_does_not_say_what_became_of_a_job(
 def test_without_a_squeue_nobody_waits_for_its_answer(
     sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep that was carried away from its cluster was watched for ever."""
+    """A sweep that was carried away from its cluster used to be watched for ever."""
     sweep.submitted()
     monkeypatch.setattr("slurm.monitoring.queue.shutil.which", lambda name: None)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
@@ -126,7 +126,7 @@ def test_without_a_squeue_nobody_waits_for_its_answer(
 def test_watching_in_a_pipe_tells_each_change_in_a_line(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slurm.status_commands.PATIENCE_SECONDS", 0.0)  # an answer that takes longer changes nothing
+    monkeypatch.setattr("slurm.status_commands.PATIENCE_SECONDS", 0.0)  # a slow answer of squeue changes nothing
     sweep.submitted()
     sweep.submitted("linear", job="813")
     running = f"812|sweep-pretrain-812|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|"
@@ -137,7 +137,7 @@ def test_watching_in_a_pipe_tells_each_change_in_a_line(
     sleep = time.sleep
 
     def go_on(seconds: float) -> None:
-        if seconds < 1:  # subprocess waits for the end of its process
+        if seconds < 1:  # subprocess's own waiting
             sleep(seconds)
             return
         looks.append(1)
@@ -175,7 +175,7 @@ def test_a_narrow_terminal_cuts_no_name(sweep: Sweep) -> None:
     console.print(page([SweepTarget(Path("table1"))], [[row]], GONE))
     lines = [line.strip() for line in paper.getvalue().splitlines()]
     assert max(map(len, lines)) <= 80
-    # What does not fit beside it stands below, each line with its run.
+    # Notes that do not fit beside it stand below, each line with its run.
     of_the_run = [line.removeprefix(row.run).split() for line in lines if line.startswith(row.run)]
     assert [word for words in of_the_run for word in words] == [row.task, row.job, row.state.value, "[1]"]
     assert lines[-1] == f"[1] {row.note}"
@@ -194,7 +194,7 @@ def test_names_that_mean_nothing_or_too_much_are_refused(sweep: Sweep, runs: Pat
     second = Sweep(runs / "table2")
     second.folder.prepare(RUN)
     assert refused("logs", RUN.id[:6]).startswith(f"'{RUN.id[:6]}' names 2 runs; mend: one of runs/table1/mocov2/s0-")
-    # A word with a slash is meant as a run.
+    # A word with a slash means a run.
     assert refused("logs", "mocov2/s7") == (
         "no sweep or run 'mocov2/s7'; mend: did you mean 'mocov2/s0'? known: mocov2/s0"
     )
@@ -216,7 +216,7 @@ def test_a_name_of_two_sweeps_is_refused_with_their_folders(runs: Path, tmp_path
     Sweep(scratch / "table1").submitted()
     user_folder().mkdir(parents=True)
     (user_folder() / "mine.yaml").write_text(f"scratch: {scratch}\n")
-    (user_folder() / "here.yaml").write_text(f"scratch: {runs}\n")  # the same folder by another name is no other
+    (user_folder() / "here.yaml").write_text(f"scratch: {runs}\n")  # another name of the same folder
     for command in ("status", "cancel", "retry", "clean"):
         said = refused(command, "table1")
         assert said == f"'table1' names 2 sweeps; mend: one of runs/table1, '{scratch}/table1'"

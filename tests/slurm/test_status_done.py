@@ -1,4 +1,4 @@
-"""Whether a task is done: all of the results that were asked for are there, whatever else is said."""
+"""Whether a task is done: it is if all results that were asked for are there, whatever else is said."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,8 +62,8 @@ def test_a_detection_with_the_batch_of_the_devices_at_hand_is_the_one_that_was_a
     assert (sweep.row(GONE, VOC).state, sweep.row(GONE, VOC).value) == (State.done, 55.0)  # by the run's settings
     order = order_file(sweep.folder, VOC)
     write_order(tiny(changes={"detection.rois": 5}), sweep.folder, VOC)
-    assert sweep.row(GONE, VOC).state is State.died  # the order says that another one was asked for
-    order.write_text("detection: {batches: 3}")  # of another version: the names alone count
+    assert sweep.row(GONE, VOC).state is State.died  # the order says that another batch was asked for
+    order.write_text("detection: {batches: 3}")  # an order of another version: the names alone count
     assert sweep.row(GONE, VOC).state is State.died
 
 
@@ -78,7 +78,7 @@ def test_a_result_of_another_protocol_or_data_set_is_not_the_one_that_was_asked_
 
 
 def test_a_task_is_done_when_all_of_what_was_asked_for_is_there_whatever_its_status_says(sweep: Sweep) -> None:
-    """Measured by hand with k=3, and then by a sweep with k=5: that one waited in the queue, and was called done."""
+    """Measured by hand with k=3, then submitted by a sweep with k=5: the pending job used to be told as done."""
     sweep.submitted("knn", "813", protocols=(RUN.knn.protocol(3).name, RUN.knn.protocol(5).name))
     sweep.measured(task="knn", protocol=RUN.knn.protocol(3).name)
     sweep.says("done", task="knn", age=3602)
@@ -90,7 +90,7 @@ def test_a_task_is_done_when_all_of_what_was_asked_for_is_there_whatever_its_sta
 
 
 def test_a_task_of_no_named_data_set_is_not_done_by_rows_of_another_one(sweep: Sweep) -> None:
-    """The protocols of kNN have one name on every data set."""
+    """The protocols of kNN have the same name on every data set."""
     run = sweep.run
     graph = make_graph(sweep.place, [Job(run, sweep.folder, task) for task in ("pretrain", "knn")], ())
     entry = ledger_entry(graph, Cluster("mine"), "s-knn-1", (sweep.key, "knn"), ())
@@ -105,7 +105,7 @@ def test_a_task_of_no_named_data_set_is_not_done_by_rows_of_another_one(sweep: S
 
 
 def test_a_pretraining_is_done_whatever_the_results_beside_it_are_like(sweep: Sweep) -> None:
-    """They are read once, for what was measured: a file that is damaged has nothing trained anew."""
+    """A damaged results file does not cause a new training; results are read once, for the evaluations."""
     tasks = ("pretrain", "linear", "knn")
     graph = make_graph(sweep.place, [Job(sweep.run, sweep.folder, task) for task in tasks], ())
     sweep.folder.prepare(sweep.run)

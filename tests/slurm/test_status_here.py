@@ -1,4 +1,4 @@
-"""What has become of a job whose process is, or was, one of this machine."""
+"""The state of a job whose process is, or was, on this machine."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def test_a_process_that_is_gone_from_this_machine_is_dead_at_once(sweep: Sweep) 
 
 @pytest.mark.parametrize("lock", [".lock", ".lock.1"])
 def test_a_process_that_is_here_and_shows_no_life_has_not_died(lock: str, sweep: Sweep) -> None:
-    """Suspended, it goes on one day; it was told as died, and handed over again."""
+    """A suspended process may go on one day; it used to be told as died, and was submitted again."""
     sweep.says("running", age=STALE_SECONDS + 5, host=HERE, pid=os.getpid())
     (sweep.folder.path / ".lock").touch()
     with (sweep.folder.path / lock).open("w"):
@@ -31,6 +31,6 @@ def test_a_process_that_is_here_and_shows_no_life_has_not_died(lock: str, sweep:
     what = f"no sign of life for 2 min from process {os.getpid()}, which is here and holds its lock"
     mend = f"kill -CONT {os.getpid()} if it was suspended; else kill it, then salmask retry"
     assert (row.state, row.note) == (State.silent, f"{what}; mend: {mend}")
-    # One that does not hold the lock is another process, which its number was given to since.
+    # A process that does not hold the lock is another one, which has the same id by now.
     assert sweep.row(GONE, entry=False).state is State.died
     assert not is_under_way(sweep.place, (sweep.key, "pretrain"), None, GONE, NOW)

@@ -245,7 +245,7 @@ def test_roots_are_looked_for_before_a_launch(tmp_path: Path) -> None:
     done = {graph.key(job) for job in graph.jobs if job.task == "linear@flowers102"}
     assert check_roots(rooted, done, on_nodes=True) == []
     gone = expand(Sweep("mine", (part,)), tmp_path / "runs", resolve, {"machine.data_root": str(tmp_path / "gone")})
-    (line,) = check_roots(gone, done, on_nodes=True)  # a node may have it
+    (line,) = check_roots(gone, done, on_nodes=True)  # a node may have the folder
     assert line.startswith(str(tmp_path / "gone"))
     assert line.endswith("on this machine; see that the nodes have it: salmask doctor --cluster NAME")
     with pytest.raises(UserError, match=f"^{tmp_path / 'gone'}: No such file or directory .*; mend: "):
@@ -253,7 +253,7 @@ def test_roots_are_looked_for_before_a_launch(tmp_path: Path) -> None:
 
 
 def test_a_mistyped_root_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    """Each job of the sweep failed by it, one after the other."""
+    """Each job of the sweep used to fail by it, one after the other."""
     line = refused("sweep", "table1", "--local", "--root", str(tmp_path / "typo"), "--out", str(tmp_path / "runs"))
     assert line.startswith(f"{tmp_path / 'typo'}: No such file or directory (root of imagenet100, as given)")
     assert not (tmp_path / "runs").exists()
@@ -289,7 +289,7 @@ def test_jobs_are_methods_by_seeds_with_pretraining_first(tmp_path: Path) -> Non
 
 
 def test_one_job_with_two_protocols_is_refused_and_one_that_is_alike_is_done_once(tmp_path: Path) -> None:
-    """The second part of the sweep was left out without a word."""
+    """The second part of the sweep used to be left out without a message."""
     parts = [
         Part(("mocov2",), (0,), ("knn", "linear"), settings={**TINY, "knn.neighbours": [k], "machine.workers": k})
         for k in (3, 5)
@@ -318,7 +318,7 @@ def test_what_is_no_setting_of_a_sweep_is_refused_and_not_passed_over(tmp_path: 
 
     with pytest.raises(UserError, match=r"^seed=7 is no setting of a sweep; mend: --seeds 7, or `seeds: \[7\]` in"):
         expanded({"seed": 7})
-    # What is recorded is left out of a sweep, so that nothing would be scored again.
+    # Recorded jobs are left out of a sweep, so nothing would be scored again.
     with pytest.raises(UserError, match=r"^detection\.evaluate_only=true is no setting of a sweep; mend: salmask eval"):
         expanded({"detection.evaluate_only": True})
     with pytest.raises(UserError, match=r"^sweep s: 'detection' is a section; mend: set its keys"):

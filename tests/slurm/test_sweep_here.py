@@ -1,4 +1,4 @@
-"""A sweep on this machine, called three times: a failure stops what builds on it, and a call does what is missing."""
+"""A sweep on this machine, called three times: a failure stops what builds on it, and a new call does the rest."""
 
 import json
 from collections import Counter
@@ -17,7 +17,8 @@ from slurm.sweep_folder.ledger import Ledger
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """One sweep, called three times: one run cannot save; it can, but one result is lost; nothing is missing."""
+    """Three calls of one sweep: at the first, one run cannot save; before the second, one result is lost; then all is
+    there."""
     folder = tmp_path_factory.mktemp("sweep")
     settings = {**TINY, "optimization.epochs": 1, "probe.epochs": 1}
     in_the_way = RunFolder.of(resolve(OURS, settings), folder / "runs").checkpoints
@@ -61,7 +62,7 @@ def test_a_second_call_does_only_what_is_missing(calls: dict[str, Ended]) -> Non
 
 
 def test_every_job_is_in_the_ledger(calls: dict[str, Ended], runs: Path) -> None:
-    # What waits for its turn stands there too, without the id of a process.
+    # Jobs that wait for their turn are there too, without a process id.
     entries = [entry for entry in Ledger(runs).submissions() if entry.job]
     assert Counter(entry.task for entry in entries) == {"pretrain": 3, "linear": 3}  # one failed, one lost its result
     assert all(entry.job.isdigit() and entry.executor == "local" for entry in entries)

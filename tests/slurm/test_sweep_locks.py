@@ -1,4 +1,4 @@
-"""Locks of a sweep's folder where the file system has its own rules for them, or has none."""
+"""Locks of a sweep's folder on file systems whose locks have rules of their own, or which have none."""
 
 import errno
 import fcntl
@@ -33,7 +33,8 @@ FLOCK = fcntl.flock
 
 
 def nfs4(descriptor: int, operation: int) -> None:
-    """Linux's NFSv4 client makes byte-range locks of it: a shared one needs a file that is read, the other one written.
+    """flock as Linux's NFSv4 client does it, by byte-range locks: a shared one needs a readable file, an exclusive one
+    a writable one.
 
     See flock(2).
     """
@@ -45,7 +46,7 @@ def nfs4(descriptor: int, operation: int) -> None:
 
 
 def none_at_all(descriptor: int, operation: int) -> None:
-    """As of Lustre that is mounted without the option `flock`."""
+    """flock on Lustre mounted without the option `flock`."""
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
@@ -62,7 +63,8 @@ def test_a_launch_here_needs_no_more_than_the_file_system_has(
 
 
 def test_a_lock_that_cannot_be_opened_is_told_in_a_line(tmp_path: Path) -> None:
-    """As that of a colleague in a folder of a group: `salmask cancel` ended in a traceback, and cancelled nothing."""
+    """For example a colleague's lock in a group's folder: `salmask cancel` ended in a traceback, and cancelled
+    nothing."""
     (tmp_path / ".sbatch.lock").mkdir()
     with pytest.raises(
         UserError, match=r"cannot write to .*: Is a directory; mend: have it made writable, or launch with"
@@ -113,7 +115,7 @@ def test_a_lock_that_a_dead_machine_left_is_told_and_can_be_removed(
         pass
     monkeypatch.setattr(socket, "gethostname", lambda: "login2")
     left = os.open(place / lock, os.O_RDWR)
-    FLOCK(left, fcntl.LOCK_EX)  # for ever
+    FLOCK(left, fcntl.LOCK_EX)  # never released
     held_by = f"process {os.getpid()} on login1, at work since 20"
 
     def remove() -> None:
@@ -158,7 +160,7 @@ def test_on_nfs_what_waits_for_a_launcher_is_queued(sweep: Sweep, monkeypatch: p
 
 
 def test_who_may_not_write_sees_what_waits_too(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The permissions alone do not tell: whoever runs the tests may be root."""
+    """Permissions cannot be taken away by chmod: whoever runs the tests may be root."""
     opened = Path.open
 
     def read_only(path: Path, mode: str = "r", *rest: object, **options: object) -> object:
@@ -174,7 +176,7 @@ def test_who_may_not_write_sees_what_waits_too(sweep: Sweep, monkeypatch: pytest
 
 
 def test_one_who_looks_is_not_taken_for_a_launcher_by_another(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two `salmask status` at once, of which each keeps what it tries for a moment."""
+    """Two `salmask status` at once, each of which holds the lock that it tests for a moment."""
     sweep.submitted(job="", executor="local", host=HERE)
     (sweep.place / LOCAL_LOCK).touch()
     both = threading.Barrier(2)
@@ -191,14 +193,14 @@ def test_one_who_looks_is_not_taken_for_a_launcher_by_another(sweep: Sweep, monk
     monkeypatch.setattr(fcntl, "flock", slow)
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(look, range(2))) == [{State.planned}, {State.planned}]
-        with local._under_way(sweep.place), local._under_way(sweep.place):  # several launchers, of which none is alone
+        with local._under_way(sweep.place), local._under_way(sweep.place):  # several launchers share the lock
             assert list(pool.map(look, range(2))) == [{State.queued}, {State.queued}]
 
 
 def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a person who was told to, in the moment in which its holder gave it back."""
+    """A person who was told to remove it does so in the moment in which its holder releases it."""
     lock = tmp_path / LOCAL_START_LOCK
     removals = iter([True])
 
@@ -214,7 +216,7 @@ def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
 
 
 def test_a_wait_for_a_lock_leaves_no_file_open(tmp_path: Path) -> None:
-    """Of a wait of minutes, with many tries a second, a process would run out of them."""
+    """A process that tries many times a second, for minutes, would run out of file descriptors."""
     with local_start_lock(tmp_path):
         before = len([*Path("/proc/self/fd").iterdir()])
         with pytest.raises(UserError, match="is still starting jobs"):

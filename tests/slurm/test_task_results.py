@@ -1,4 +1,4 @@
-"""`salmask status` and the report say the same of a run."""
+"""`salmask status` and the report tell the same state of a run."""
 
 import time
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_later_failure_counts_only_where_there_is_no_result(tmp_path: Path, ta
 
 
 def test_a_probe_that_failed_is_not_done_by_one_on_another_data_set(tmp_path: Path) -> None:
-    """Of a run that no launcher knows, each took the rows of the other for its own."""
+    """In a run that no launcher knows, each evaluation used to take the other's rows for its own."""
     folder = finished(tmp_path, "mocov2", 0, {("caltech101", "top1"): 60.0})
     folder.set_status("done", task=PRETRAIN, step=100, steps=100)
     folder.set_status("failed", task="linear", error="out of memory")
