@@ -1,4 +1,4 @@
-"""Threads beside other work: of those that keep their errors no traceback is printed."""
+"""Background threads: no traceback is printed for one that keeps its error for its caller."""
 
 import threading
 from pathlib import Path
@@ -13,14 +13,14 @@ from repro.background import kept_errors_unprinted
 def test_the_error_of_tensorboards_writer_is_told_where_it_is_met_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was printed with its traceback as well where a run's folder was moved while it was in use."""
+    """If a run's folder was moved while in use, the thread's traceback used to be printed as well."""
     printed: list[BaseException | None] = []
     monkeypatch.setattr(threading, "excepthook", lambda arguments: printed.append(arguments.exc_value))
     before = threading.excepthook
     writer = EventFileWriter(str(tmp_path / "events"), flush_secs=0)
     (tmp_path / "events").rename(tmp_path / "moved")
     with kept_errors_unprinted():
-        writer._async_writer.write(b"event")  # waits for none of it, as a training does
+        writer._async_writer.write(b"event")  # does not wait for the write, as in a training
         wait_until(lambda: not writer._async_writer._worker.is_alive(), "the end of its thread", every=0.02)
         with pytest.raises(FileNotFoundError):
             writer._async_writer.write(b"event")

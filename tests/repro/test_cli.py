@@ -156,7 +156,7 @@ def test_an_empty_data_root_and_missing_classes_are_named(out: Path, tmp_path: P
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Fifteen good images; the sixteenth of a batch is the test's."""
+    """Fifteen good images; the test adds the sixteenth, which completes a batch."""
     for split in ("train", "val"):
         for index in range(15):
             write_image(tmp_path / "data" / split / f"class{index % 2}" / f"{index:02}.png", index, size=(40, 40))
@@ -187,7 +187,7 @@ def test_a_bad_image_in_a_loaders_process_is_one_line_on_a_terminal_too(out: Pat
     changes = on_folder(images, **{"optimization.batch": 16, "moco.queue": 16, "machine.workers": 1})
     command = [sys.executable, "-m", "repro.cli", *pretrain(out, changes)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    # What is said before the training begins is no part of how it ends.
+    # Messages before the training begins do not belong to its end.
     *_, caution, error = (line for line in ended.stderr.splitlines(keepends=True) if " … (" not in line)
     assert caution.startswith("moco.queue=16 is 100% of the 16 training images")
     line = refusal(Ended(ended.returncode, ended.stdout, error))

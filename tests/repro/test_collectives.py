@@ -1,4 +1,4 @@
-"""What all processes wait at, and what they hand each other."""
+"""Barriers of all processes, and tensors that they gather."""
 
 import pytest
 import torch

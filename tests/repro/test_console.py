@@ -1,4 +1,4 @@
-"""Words of a command line: lists with commas between, and numbers in plain digits."""
+"""Words of a command line: comma-separated lists, and numbers in plain digits."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The cores that a process was given, and those of them that are idle, as the kernel tells."""
+"""The cores that a process may use, and how many of them are idle, by the kernel's counters."""
 
 import math
 import os
@@ -35,7 +35,7 @@ def test_the_kernels_ticks_of_the_own_cores_are_added_up(tmp_path: Path, monkeyp
 
 
 def test_a_busy_core_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that is bound to a core keeps that one busy, whatever the machine does beside it."""
+    """A process that is bound to a core keeps that core busy, whatever else runs on the machine."""
     core = min(cores._own_cores())
     monkeypatch.setattr(cores, "_own_cores", lambda: {core})
     code = f"import os; os.sched_setaffinity(0, [{core}]); print(flush=True)\nwhile True: pass"
@@ -43,7 +43,7 @@ def test_a_busy_core_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
         assert busy.stdout is not None
         busy.stdout.readline()
         before = busy_seconds()
-        assert idle_cores() == 1  # never none
+        assert idle_cores() == 1  # at least one
         assert busy_seconds() - before > 0.8 * cores.LOOK_SECONDS
         busy.kill()
 
@@ -55,7 +55,7 @@ def test_a_busy_core_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
         ("0::/pod/a\n", {"pod/a/cpu.max": "max 100000", "pod/cpu.max": "250000 100000", "cpu.max": "max 100000"}, 2),
         ("0::/pod\n", {"pod/cpu.max": "50000 100000"}, 1),  # half a core is one thread
         ("0::/pod\n", {"pod/cpu.max": "1600000 100000"}, 8),
-        ("0::/p\udcf6d\n", {"p\udcf6d/cpu.max": "300000 100000"}, 3),  # a name in Latin-1
+        ("0::/p\udcf6d\n", {"p\udcf6d/cpu.max": "300000 100000"}, 3),  # a name encoded in Latin-1
         (
             "3:cpu,cpuacct:/a\n2:cpuset:/\n",
             {"cpu,cpuacct/a/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n"},

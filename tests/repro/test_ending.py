@@ -1,4 +1,4 @@
-"""How the process of a command ends, and what it makes of its surroundings: Ctrl-C, closed pipes, odd terminals."""
+"""How the process of a command ends under Ctrl-C, closed pipes and odd terminals."""
 
 import fcntl
 import importlib
@@ -29,7 +29,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("words", [["-h"], ["eval", "-h"], ["methods"]])
 def test_a_terminal_without_a_size_is_shown_all_the_same(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """rich took `COLUMNS=0` at its word, and printed nothing."""
+    """rich used to take `COLUMNS=0` literally, and printed nothing."""
     monkeypatch.setenv("COLUMNS", "80")
     shown = salmask(*words).out
     monkeypatch.setenv("COLUMNS", "0")
@@ -39,7 +39,7 @@ def test_a_terminal_without_a_size_is_shown_all_the_same(words: list[str], monke
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_refusal_that_cannot_be_told_is_one_all_the_same(closed: bool) -> None:
-    """Its status was 1, as a fault's, and its traceback went nowhere, too."""
+    """The status used to be 1, as for a fault, and the traceback was lost too."""
     if closed:
         read, write = os.pipe()
         os.close(read)
@@ -63,7 +63,7 @@ def test_a_closed_pipe_ends_a_command_quietly(words: list[str]) -> None:
 
 
 def test_nothing_is_lost_in_a_pipe_that_does_not_wait_for_its_reader() -> None:
-    """Of 190 kB of claims the first 64 arrived, and the status was 0: so Python prints to such a pipe."""
+    """Of 190 kB of claims only the first 64 arrived, with status 0: Python's print drops the rest on such a pipe."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     room = fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
@@ -77,13 +77,14 @@ def test_nothing_is_lost_in_a_pipe_that_does_not_wait_for_its_reader() -> None:
 
 
 def _waiting_in(pipe: int) -> int:
-    """Returns the bytes in a pipe that nobody has read."""
+    """Returns the number of unread bytes in a pipe."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_stream_that_was_closed_is_one_that_keeps_nothing(closed: str) -> None:
-    """A training, an evaluation and a sweep failed by a fault of salmask's own: they ask where their output goes."""
+    """A training, an evaluation and a sweep used to end in a fault of salmask's own, as they ask where their output
+    goes."""
     code = (
         "import sys; sys.argv = ['salmask', '-h']\nfrom repro.cli import main\n"
         "try: main()\nfinally:\n    asked = [s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)]\n"
@@ -100,14 +101,14 @@ def test_a_stream_that_was_closed_is_one_that_keeps_nothing(closed: str) -> None
 def test_ctrl_c_is_one_line_and_the_run_says_so(
     out: Path, monkeypatch: pytest.MonkeyPatch, every: int, told: str
 ) -> None:
-    """A checkpoint was promised also where there was none yet."""
+    """A checkpoint used to be promised even before there was one."""
 
     def press(hook: Heartbeat, runner: Any, *_: Any, **__: Any) -> None:
         if runner.iter == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Heartbeat, "after_train_iter", press)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
     ended = salmask("pretrain", "mocov2", "--out", str(out), *words({"machine.checkpoint_every": every}))
     assert ended.code == 130
     assert ended.err.splitlines() == [f"salmask: interrupted; {told}"]
@@ -123,8 +124,9 @@ def test_ctrl_c_is_one_line_and_the_run_says_so(
 def test_a_record_that_goes_away_during_a_training_is_named_and_no_fault(
     out: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str, what: str
 ) -> None:
-    """Without TensorBoard's folder it was a fault of salmask's own; of the other, space was to be freed."""
-    longer = {"optimization.epochs": 20}  # a thread writes TensorBoard's events, and its error is met a step later
+    """A missing TensorBoard folder used to be a fault of salmask's own; for the other file the mend was to free
+    space."""
+    longer = {"optimization.epochs": 20}  # a thread writes the events, and its error shows a step later
     folder = RunFolder.of(tiny(changes=longer), out)
 
     def remove(_: Heartbeat, runner: Any, *__: Any, **___: Any) -> None:
@@ -146,7 +148,7 @@ def test_a_record_that_goes_away_during_a_training_is_named_and_no_fault(
 def test_an_interruption_that_a_library_takes_for_a_fault_is_none(
     out: Path, monkeypatch: pytest.MonkeyPatch, asked: BaseException, code: int
 ) -> None:
-    """mmengine, whose `except` is bare, made a SyntaxError of it: the run had failed, by a fault of salmask's own."""
+    """mmengine's bare `except` made a SyntaxError of it: the run had failed, by a fault of salmask's own."""
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise asked
@@ -175,7 +177,7 @@ def test_outside_of_a_run_too_an_interruption_is_no_fault(tmp_path: Path, monkey
 def test_an_end_of_input_that_a_reader_meets_is_a_fault_and_no_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty pickle of one's own data set ended in "interrupted" and status 130, as typer takes it for Ctrl-D."""
+    """typer takes EOFError for Ctrl-D: an empty pickle in a user's data set ended in "interrupted" and status 130."""
 
     (tmp_path / "own_data.py").write_text("import pickle\ndef open_empty(*_):\n    return pickle.loads(b'')\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -191,7 +193,7 @@ def test_an_end_of_input_that_a_reader_meets_is_a_fault_and_no_interruption(
 
 
 def test_no_backend_of_a_notebooks_is_asked_to_draw() -> None:
-    """matplotlib is not imported where the variable names none that it knows: that was a fault of salmask's own."""
+    """matplotlib's import fails if the variable names an unknown backend: that used to be a fault of salmask's own."""
     code = (
         "import sys; sys.argv = ['salmask', '-h']\nfrom repro.cli import main\ntry: main()\nfinally: import matplotlib"
     )
@@ -210,12 +212,12 @@ def test_ctrl_c_promises_no_checkpoint_where_there_is_none(tmp_path: Path, monke
 
 
 def test_ctrl_c_promises_that_what_is_decoded_is_not_decoded_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the line promises nothing, the pages say, the command begins anew."""
+    """The pages say that a command begins anew if this line promises nothing."""
 
     def press(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("repro.data.commands.cache_images", press)
-    monkeypatch.setattr(STOP, "afterwards", "")  # what a training of this process left
+    monkeypatch.setattr(STOP, "afterwards", "")  # an earlier training of this process may have set it
     ended = salmask("data", "cache", "scenes", "--to", str(out))
     assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted; the same command goes on"])

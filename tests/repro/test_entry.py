@@ -1,4 +1,4 @@
-"""The process of the command from its first moment on: how Ctrl-C, TERM and a closed terminal end it."""
+"""How Ctrl-C, TERM and a closed terminal end a command, from the first moment of its process."""
 
 import signal
 import subprocess
@@ -21,11 +21,11 @@ from repro.entry import main
 SETTING
 main()
 """
-"""A process whose imports take a while, as from a file system that is busy."""
+"""A process whose imports take a while, as on a busy file system."""
 
 
 HEARD = "signal.signal(signal.SIGINT, signal.default_int_handler)"
-"""Tests that a script runs in its background inherit that Ctrl-C is ignored."""
+"""A test that a script runs in the background inherits that Ctrl-C is ignored."""
 
 
 def begun(seconds: float, setting: str = HEARD, *words: str) -> subprocess.Popen[bytes]:
@@ -37,7 +37,7 @@ def begun(seconds: float, setting: str = HEARD, *words: str) -> subprocess.Popen
 
 
 def test_ctrl_c_while_the_command_line_is_imported_is_one_line() -> None:
-    """It was a traceback through typer's modules."""
+    """It used to end in a traceback through typer's modules."""
     with begun(60) as process:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
@@ -45,7 +45,7 @@ def test_ctrl_c_while_the_command_line_is_imported_is_one_line() -> None:
 
 
 def test_where_ctrl_c_is_ignored_it_stays_so() -> None:
-    """As in the background of a script, whose Ctrl-C is not for it."""
+    """In the background of a script, Ctrl-C is not meant for the command."""
     with begun(0.3, "signal.signal(signal.SIGINT, signal.SIG_IGN)", "--version") as process:
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=30)
@@ -83,7 +83,7 @@ carry_out(command, settings_named=lambda _: (), resumable=())
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_asked_to_end_leaves_nothing_half_written(number: signal.Signals, tmp_path: Path) -> None:
-    """By TERM and by a closed terminal `salmask pack` left a hidden file of all that it had written, for ever."""
+    """On TERM or a closed terminal, `salmask pack` used to leave a hidden file of all that it had written."""
     code = f"import signal\nsignal.signal({number.value}, signal.SIG_DFL)\n{HEARD}\n{WRITING}"
     call = [sys.executable, "-c", code, str(tmp_path / "artifact.zip")]
     with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

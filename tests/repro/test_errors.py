@@ -1,4 +1,4 @@
-"""What errors say, in the process that raises them and in others."""
+"""The messages of errors, in the process that raises them and in others."""
 
 import copy
 import errno
@@ -98,7 +98,7 @@ def test_a_message_of_several_lines_becomes_one_and_no_message_the_errors_kind()
     "error", [RuntimeError("can't start new thread"), BlockingIOError(11, "Resource temporarily unavailable")]
 )
 def test_that_no_more_processes_may_be_begun_is_no_fault(error: Exception) -> None:
-    """Under `ulimit -u` a training ended in a fault of salmask's own."""
+    """Under `ulimit -u`, a training used to end in a fault of salmask's own."""
     told = trouble_of_machine(error)
     what = f"no more processes or threads can be started ({error})"
     assert told.startswith(f"{what}; mend: end other processes, or raise")
@@ -132,7 +132,8 @@ GLOO = "[/pytorch/gloo/transport/tcp/pair.cc:561] "
     ],
 )
 def test_that_another_process_is_gone_is_told_as_that(said: str, reason: str) -> None:
-    """It was a fault of salmask's own, or of the code that was waiting, and stood in the run's status as the cause."""
+    """It used to be a fault of salmask's own or of the code that waited, and was recorded as the run's cause of
+    failure."""
     told = lost_process(RuntimeError(said))
     assert told == (
         f"another process of this run ended, or cannot be reached any more ({reason}); mend: see what it "
@@ -150,7 +151,7 @@ def test_an_unknown_name_is_answered_with_all_names_and_the_nearest() -> None:
     assert nearest("xyz", ["linear", "knn"]) == "one of linear, knn"
     assert nearest("linaer", ["linear", "knn"]) == "did you mean 'linear'? known: linear, knn"
     assert nearest("semi", iter(["semi-1", "semi-10"])).startswith("did you mean 'semi-1'? known: ")
-    # Two dashes that all options have are no likeness.
+    # The two dashes of all options do not count as likeness.
     assert nearest("--val", ["--as", "--out"]) == "one of --as, --out"
     assert nearest("--tets", ["--as", "--test"]) == "did you mean '--test'? known: --as, --test"
 

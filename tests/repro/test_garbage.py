@@ -1,4 +1,4 @@
-"""The garbage collector is off while what stays is made, and leaves out later what was imported."""
+"""The garbage collector is off while long-lived objects are made, and skips what was imported meanwhile."""
 
 import gc
 import sys
@@ -13,7 +13,7 @@ from repro.garbage import collection_paused, imports_frozen
 
 @pytest.fixture(autouse=True)
 def collecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Garbage is looked for among all objects, and there is a module of 5000 that nobody has imported."""
+    """Collection covers all objects, and there is a module with 5000 objects that has not been imported."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "salmask_test_module.py").write_text("objects = [[] for _ in range(5000)]\n", encoding="utf-8")
     gc.unfreeze()
@@ -40,7 +40,7 @@ def test_no_garbage_is_looked_for_within_a_block(pause: Callable[[], AbstractCon
 def test_what_a_block_imported_is_frozen() -> None:
     with imports_frozen():
         pass
-    # Nothing was imported: this process's garbage stays where it is found.
+    # Nothing was imported, so nothing is frozen.
     assert gc.get_freeze_count() == 0
     with imports_frozen():
         import salmask_test_module  # type: ignore[import-not-found]

@@ -1,4 +1,4 @@
-"""What waits for what when a command starts: nothing is loaded that the command does not use."""
+"""What a command loads when it starts: nothing that it does not use."""
 
 import os
 import re
@@ -18,7 +18,7 @@ HEAVY = ("torch", "torchvision", "mmengine", "detectron2", "pandas", "matplotlib
 
 
 def loaded(*words: str, cwd: Path) -> set[str]:
-    """The modules that a command leaves imported."""
+    """The modules that are imported when a command has ended."""
     code = (
         "import sys\n"
         f"sys.argv = ['salmask', *{words!r}]\n"
@@ -60,7 +60,7 @@ def test_the_lines_of_help_are_the_commands_own() -> None:
 
 
 def test_help_breaks_its_lines_where_the_terminal_ends() -> None:
-    """A paragraph behind the first broke where its source does, in the middle of a line."""
+    """Paragraphs after the first used to break where the source breaks, in the middle of a terminal's line."""
     group = typer.main.get_command(cli.app)
     assert isinstance(group, LazyGroup)
     paragraphs = (group.load("drill").help or "").split("\n\n")
@@ -82,7 +82,7 @@ def test_help_breaks_its_lines_where_the_terminal_ends() -> None:
     ],
 )
 def test_a_number_is_taken_in_plain_digits_alone(words: tuple[str, ...], said: str) -> None:
-    """Python reads `1_0` as ten; and nothing is below or above `nan`."""
+    """Python reads `1_0` as ten, and no comparison with `nan` holds."""
     assert refused(*words).startswith(f"{said} is not a number in plain digits; mend: for example ")
 
 
@@ -110,14 +110,14 @@ def test_a_wrong_word_is_refused_with_the_nearest_right_one() -> None:
     ended = salmask("swep")
     assert ended.code == 2
     assert ended.err.startswith("salmask: unknown command 'swep'; mend: did you mean 'sweep'?")
-    # So many that none are named: where they are to be found.
+    # Among so many, none is named, but the command that lists them.
     assert re.fullmatch(r"unknown command 'xyzzy'; mend: \d+ are known; `salmask --help` lists them", refused("xyzzy"))
-    # Always in one order, whatever that of a set is in this process.
+    # Always in the same order, whatever the order of a set in this process.
     assert refused("bench", "norm", "--zzz").endswith("mend: one of --batch, --size, --json, --help, -h")
 
 
 def asking(line: str) -> dict[str, str]:
-    """What a shell sets to ask how a line goes on."""
+    """The environment variables by which a shell asks how a line may continue."""
     return {"_SALMASK_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
 
 
@@ -139,7 +139,7 @@ def asking(line: str) -> dict[str, str]:
         ("salmask eval RUN --task lin", {"linear"}),
         ("salmask ret", {"retry"}),
         ("salmask ben", {"bench"}),
-        ("salmask sweep demo --parallel 1_0 --tasks lin", {"linear"}),  # a line that would be refused, were it called
+        ("salmask sweep demo --parallel 1_0 --tasks lin", {"linear"}),  # the line would be refused if it were called
         ("salmask swep table", {"table"}),
         ("salmask data verfy scenes", set()),
     ],

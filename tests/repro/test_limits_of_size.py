@@ -1,4 +1,4 @@
-"""What is said of a file that grows larger than the system lets it."""
+"""The message for a file that grows beyond the system's limit."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ MEND = "raise `ulimit -f`, or name a place whose file system takes larger files"
 
 @pytest.fixture
 def limited() -> Iterator[None]:
-    """No file that this process writes may have more than a megabyte."""
+    """Files that this process writes may not exceed a megabyte."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
@@ -43,7 +43,7 @@ WRITERS: dict[str, Callable[[IO[bytes]], object]] = {
 @pytest.mark.usefixtures("limited")
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_file_that_may_not_grow_is_told_with_the_limit(tmp_path: Path, kind: str) -> None:
-    """It was said to be for its folder; of torch's an archive's positions were told, of numpy's two numbers."""
+    """The message used to blame the folder; torch's had positions in an archive, and numpy's two numbers."""
     with pytest.raises(UserError) as large:
         write_atomically(tmp_path / "x.pth", WRITERS[kind])
     assert (large.value.what, large.value.mend) == (f"cannot write {tmp_path}/x.pth: File too large", MEND)
@@ -51,9 +51,9 @@ def test_a_file_that_may_not_grow_is_told_with_the_limit(tmp_path: Path, kind: s
 
 
 def test_numpy_tells_that_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """numpy writes into a plain file by itself, and then said `1000000 requested and 51168 written`.
+    """numpy writes into a plain file by itself, and its error was `1000000 requested and 51168 written`.
 
-    Told apart from other troubles, a full disk fails no job and no run for good.
+    A full disk must be recognised as one, as it fails no job and no run for good.
     """
     opened: list[IO[bytes]] = []
     fdopen = os.fdopen
@@ -64,7 +64,7 @@ def test_numpy_tells_that_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.M
     with (tmp_path / "plain.npy").open("wb") as plain:
         np.save(plain, features)
     assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "plain.npy").read_bytes()
-    # What of a file makes numpy leave its `write` out (numpy._core._internal or npyio's `isfileobj`).
+    # The types for which numpy bypasses the file's `write` (numpy._core._internal or npyio's `isfileobj`).
     assert not any(isinstance(file, type(plain)) for file in opened)
 
 
@@ -123,7 +123,7 @@ def test_a_lock_that_no_file_can_be_opened_for_is_not_blamed_on_its_folder(
     ],
 )
 def test_a_batch_that_does_not_go_into_shared_memory_is_one_line(said: str, line: str) -> None:
-    """It was a fault of salmask's own."""
+    """It used to be a fault of salmask's own."""
     with pytest.raises(UserError) as refused, deaths_told():
         raise RuntimeError(f"Caught RuntimeError in worker.\n\nOriginal Traceback (most …)\nRuntimeError: {said}\n")
     assert str(refused.value) == f"a decoding process cannot put a batch into shared memory (/dev/shm): {line}"

@@ -71,7 +71,7 @@ def test_an_option_with_an_equals_sign_makes_no_folder_called_tilde(
     ],
 )
 def test_the_home_of_nobody_is_told_in_one_line(words: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was called a fault of salmask's own."""
+    """It used to be a fault of salmask's own."""
     monkeypatch.chdir(home)
     assert "~no-such-user is no home folder on this machine; mend: write the whole path" in refused(*words.split())
     assert [path.name for path in home.iterdir()] == ["data"]
@@ -83,7 +83,7 @@ def test_a_relative_root_is_recorded_as_an_absolute_one(home: Path, monkeypatch:
     for layer in (command_settings([], root="data"), parse_overrides(["machine.data_root=data"])):
         assert build([layer]).machine.data_root == expected
     assert build([parse_overrides(["machine.data_root=~/data"])]).machine.data_root == expected
-    from_a_file = build([{"machine": {"data_root": "data"}}])  # a file of settings is read elsewhere too
+    from_a_file = build([{"machine": {"data_root": "data"}}])  # a settings file is also read from elsewhere
     assert pinned(from_a_file).machine.data_root == expected
     assert pinned(from_a_file).id == from_a_file.id
     assert (absolute(""), command_settings(None)) == ("", {})
@@ -111,7 +111,7 @@ def test_a_root_that_an_older_run_recorded_is_looked_up_from_another_folder(
         root_of(run, "imagenet100")
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path / "data"))
     assert root_of(run, "imagenet100") == root == find_root("imagenet100", None)
-    # What is named now is meant, and nothing stands in for it.
+    # A root that is named now is used as it is; nothing replaces it.
     named = build([{"data": {"dataset": "imagenet100"}}, command_settings(None, root="data/imagenet100")])
     with pytest.raises(UserError, match="No such file"):
         root_of(named, "imagenet100")
@@ -124,7 +124,7 @@ def test_a_percent_sign_in_a_sweeps_folder_is_refused_before_any_job(tmp_path: P
 
 
 def test_where_a_sweeps_folder_leads_to_is_looked_at_as_its_name(tmp_path: Path) -> None:
-    """Slurm is handed the folder without links in it, and wrote the logs of such a sweep elsewhere."""
+    """Slurm gets the folder with links resolved, and wrote the logs of such a sweep elsewhere."""
     behind, link = tmp_path / "50%a", tmp_path / "link"
     behind.mkdir()
     link.symlink_to(behind)
@@ -202,7 +202,8 @@ def test_in_a_folder_that_was_removed_a_command_ends_in_a_line(tmp_path: Path, m
 
 
 def test_a_folder_whose_name_is_no_utf_8_is_refused_where_it_is_recorded(tmp_path: Path) -> None:
-    """Each was a fault of salmask's own, in a library, or a line after all had been computed."""
+    """Each of these used to be a fault of salmask's own, a library's error, or a message after everything was
+    computed."""
     odd = tmp_path / os.fsdecode(b"\xff.x")
     mend = "rename that folder, or name another place"
     told = f"{tmp_path}/\\xff.x is not UTF-8; mend: {mend}"

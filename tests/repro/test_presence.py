@@ -1,4 +1,4 @@
-"""Paths of which the file system does not tell what stands there: one line, and no fault of salmask's own."""
+"""Paths that the file system does not let us look at: one line, and no fault of salmask's own."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from repro.errors import UserError
 from repro.presence import exists, is_file, is_filled, is_folder, is_special
 
 TOO_LONG = "x" * 300
-"""A name that no file system takes; it needs no other user, whose folders are closed to root alone."""
+"""A name that no file system accepts. Unlike another user's closed folder, it works for root too."""
 
 
 def test_what_stands_at_a_path_is_told(tmp_path: Path) -> None:

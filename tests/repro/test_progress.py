@@ -1,4 +1,4 @@
-"""How far work is: bars on a pseudo-terminal, lines at intervals in a pipe, and no silent first half minute."""
+"""Progress: bars on a pseudo-terminal, lines at intervals in a pipe, and no silent first half minute."""
 
 import ast
 import io
@@ -31,7 +31,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 class Pipe(io.StringIO):
-    """What somebody reads later, with a clock that stands still until it is told."""
+    """A pipe that is read later, with a clock that the test moves."""
 
     now = 0.0
 
@@ -72,7 +72,7 @@ def test_what_is_short_leaves_no_line_but_a_training() -> None:
     pipe = Pipe()
     assert work(pipe, 9, summary=True) == [9]
     assert pipe.lines == ["pretrain: 18 steps, 2.0/s, took 00:09, loss 6.25"]
-    with pipe.bars() as bars:  # told of twice at its end, as of what another process did meanwhile
+    with pipe.bars() as bars:  # told twice at its end, as if another process had done the work meanwhile
         task = bars.add_task("saliency", total=2, summary=True)
         pipe.now = 100.0
         bars.update(task, completed=1)
@@ -143,7 +143,7 @@ suggest("salmask eval runs/x --task linear")
 
 
 def on_a_terminal(output: Path | None = None, command: Sequence[str] = ("-c", DRIVEN)) -> str:
-    """What a person sees of a command of Python's on a terminal of 90 columns, all that was drawn over included."""
+    """What a terminal of 90 columns shows of a Python command, with everything that was overdrawn."""
     main, end = pty.openpty()
     stdout = end if output is None else output.open("wb")
     environ = {**os.environ, "COLUMNS": "90", "TERM": "xterm", "PYTHONPATH": str(ROOT)}
@@ -153,7 +153,7 @@ def on_a_terminal(output: Path | None = None, command: Sequence[str] = ("-c", DR
     try:
         while chunk := os.read(main, 65536):
             read += chunk
-    except OSError:  # what Linux answers once nobody has the other end open
+    except OSError:  # Linux's answer when the other end is closed
         pass
     os.close(main)
     assert process.wait() == 0
@@ -216,7 +216,7 @@ def test_in_a_pipe_the_same_work_is_one_line() -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds that pass a hundred times as fast."""
+    """Delays that are a hundred times shorter."""
     for name in ("FIRST_LINE_SECONDS", "LINE_SECONDS", "WATCH_SECONDS"):
         monkeypatch.setattr(repro.progress, name, getattr(repro.progress, name) / 100)
 
@@ -224,12 +224,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_pipe_is_told_what_takes_long_before_anything_can_be_counted(capsys: pytest.CaptureFixture[str]) -> None:
     with OPENING.shown():
-        OPENING.say("importing torch")  # 0.02 s: shorter than what is told
+        OPENING.say("importing torch")  # 0.02 s: too short to be told
         time.sleep(0.02)
         OPENING.say("pretrain: first step")
         time.sleep(0.9)
         for _ in tracked(range(2), "measuring", 2):
-            time.sleep(0.05)  # counted work tells of itself
+            time.sleep(0.05)  # counted work prints lines of its own
         OPENING.say("writing")
         time.sleep(0.1)
     said = capsys.readouterr().err
@@ -241,7 +241,7 @@ def test_a_pipe_is_told_what_takes_long_before_anything_can_be_counted(capsys: p
 
 
 def _soon() -> Iterator[threading.Thread]:
-    """The threads that are there once those that were told to end have had the time for it."""
+    """The threads that are alive after those that were told to end had time to do so."""
     time.sleep(0.1)
     yield from threading.enumerate()
 
@@ -257,7 +257,7 @@ def test_what_is_refused_at_once_has_nothing_beside_its_line(capsys: pytest.Capt
 
 
 class Untouchable:
-    """A number on the device: whoever looks at it waits."""
+    """A number on the device: reading it would wait for the device."""
 
     def __getattribute__(self, name: str) -> Any:
         raise AssertionError(f"{name} of a step's number was asked for")
@@ -286,12 +286,12 @@ def test_the_bar_of_a_training_waits_for_no_device_and_costs_a_step_nothing() ->
 
 
 def test_bars_are_made_in_one_place() -> None:
-    """Whoever makes bars of their own has neither lines for pipes nor the throttle."""
+    """Bars that are made elsewhere have neither lines for pipes nor the throttle."""
     makers = {"Progress", "track", "Status", "tqdm"}
     for folder in ("repro", "downstream", "results", "slurm", "baselines"):
         texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py")}
         for path, text in texts.items():
-            # To parse what does not name them takes seconds.
+            # Only files that mention them are parsed: parsing all takes seconds.
             for node in ast.walk(ast.parse(text if "rich" in text or "tqdm" in text else "")):
                 if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in {"rich", "tqdm"}:
                     names = {alias.name for alias in node.names} & makers
@@ -299,7 +299,7 @@ def test_bars_are_made_in_one_place() -> None:
 
 
 def test_the_bar_of_a_job_counts_what_its_task_counts(tmp_path: Path) -> None:
-    """`logistic mocov2 s0: 13` said not of what."""
+    """`logistic mocov2 s0: 13` used to say no unit."""
     folder = RunFolder.of(tiny(), tmp_path)
     with folder.attempt("logistic"), reported(folder, "logistic", "regression", 13, "fits") as tell:
         tell(13)

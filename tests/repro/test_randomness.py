@@ -1,4 +1,4 @@
-"""Streams are functions of their names, and all of them are made in one place."""
+"""Random streams are functions of their names, and all are made in one place."""
 
 import ast
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_name_is_a_stream_and_another_name_another() -> None:
 
 
 def test_the_streams_of_scenes_stay_what_they_were_before_purposes() -> None:
-    """Made by numpy alone, as in the first release: the pictures of all recorded runs hang on them."""
+    """The expected values are numpy's own, as in the first release: all recorded runs' pictures depend on them."""
     root = np.random.SeedSequence((3, 1, 7))
     before = [first(np.random.Generator(np.random.PCG64(child))) for child in root.spawn(3)]
     assert [first(generator) for generator in scene_streams(3, 1, 7)] == before

@@ -89,7 +89,7 @@ def test_an_evaluation_of_a_finished_run_that_cannot_begin_leaves_nothing(
 
 
 def test_ctrl_c_while_python_ends_the_process_is_no_traceback() -> None:
-    """It waits for threads by then, as those that write logs; all is said and saved."""
+    """At that time Python waits for threads, such as those that write logs; everything is told and saved."""
     code = (
         "import threading, time; from repro import cli; cli.app = lambda **_: 0; cli.main(); "
         "threading.Thread(target=time.sleep, args=(60,)).start(); print('ending', flush=True)"
@@ -97,7 +97,7 @@ def test_ctrl_c_while_python_ends_the_process_is_no_traceback() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ending\n"
-        time.sleep(0.2)  # until the interpreter waits for the thread; before, it is as well
+        time.sleep(0.2)  # gives the interpreter time to wait for the thread; an earlier signal would do, too
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, b"")
@@ -105,7 +105,7 @@ def test_ctrl_c_while_python_ends_the_process_is_no_traceback() -> None:
 
 @contextmanager
 def interrupts_as_before() -> Iterator[None]:
-    """Gives Ctrl-C back to pytest, which a command takes as it ends."""
+    """Restores Ctrl-C for pytest, as a command takes it over when it ends."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -200,7 +200,7 @@ def test_a_library_that_cannot_be_imported_is_the_environments(
 def test_a_traceback_without_room_for_its_file_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error of the temporary file was told instead, with a traceback of both."""
+    """The temporary file's own error used to be told instead, with a traceback of both."""
 
     def fail(**_: object) -> None:
         raise KeyError("weight")
@@ -226,7 +226,7 @@ def test_a_traceback_without_room_for_its_file_is_printed(
     [("file", "file is no folder"), ("file/a/b", "file is no folder"), ("link", "link is a link to nothing")],
 )
 def test_what_stands_in_a_folders_place_is_named(tmp_path: Path, below: str, reason: str) -> None:
-    """`File exists` told of a file, but not that a folder was wanted there, nor which file it was."""
+    """`File exists` did not say that a folder was wanted there, nor which file was in its place."""
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     line = refused("data", "cache", "scenes", "data.scenes.train_count=20", "--to", str(tmp_path / below))
@@ -254,4 +254,4 @@ def test_a_link_to_nothing_is_no_place_to_write_into(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
     check_place(tmp_path / "new" / "folder", mend="elsewhere")
     (file := tmp_path / "file").touch()
-    check_place(file, mend="elsewhere")  # it can be appended to
+    check_place(file, mend="elsewhere")  # appending to it is possible

@@ -1,4 +1,4 @@
-"""How the tasks of a Slurm step find each other, whatever else is at their port."""
+"""How the tasks of a Slurm step find each other, whatever else uses their port."""
 
 import gc
 import os
@@ -26,9 +26,9 @@ SLURM = {
 
 @pytest.fixture(autouse=True, scope="module")
 def no_store_outlives_these_tests() -> Iterator[None]:
-    """A store has a thread of C++: a process that is forked by later tests and collects a forgotten one is aborted."""
+    """A store has a C++ thread: a process that a later test forks would be aborted on collecting a forgotten store."""
     yield
-    gc.collect()  # an error's traceback holds the store in a circle
+    gc.collect()  # an error's traceback holds the store in a cycle
 
 
 def test_slurm_tasks_become_ranks() -> None:
@@ -73,7 +73,7 @@ LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "1
     ],
 )
 def test_variables_of_no_launcher_are_one_line(changes: dict[str, str], what: str) -> None:
-    """They were a fault of salmask's own."""
+    """They used to be a fault of salmask's own."""
     assert message_of(lambda: initialise("cpu", {**LAUNCHED, **changes})) == (
         f"{what}; mend: start all processes with torchrun or srun; for a single one, `unset RANK`"
     )
@@ -93,7 +93,7 @@ def test_variables_of_no_launcher_are_one_line(changes: dict[str, str], what: st
 def test_a_port_that_another_program_has_is_one_line(
     launched: dict[str, str], mend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever was launched by a profile was told to start with torchrun."""
+    """Users who launched by a profile used to be told to start with torchrun."""
     with socket.create_server(("", 0)) as taken:
         port = str(taken.getsockname()[1])
         monkeypatch.setattr("os.environ", {**os.environ, **launched, "MASTER_PORT": port})
@@ -129,11 +129,11 @@ def test_a_list_of_nodes_that_names_none_is_refused() -> None:
         slurm_to_env({**SLURM, "SLURM_STEP_NODELIST": ""})
 
 
-JOB = os.getpid() * 4  # no other process of this machine's tests has it
+JOB = os.getpid() * 4  # unique among the tests on this machine
 
 
 def task(number: int, *, job: int = JOB, attempt: int = 0, tasks: int = 2) -> dict[str, str]:
-    """The environment of a task of a step on two nodes, of which the first one is this machine."""
+    """The environment of a task in a step on two nodes, the first of which is this machine."""
     step = {
         "SLURM_JOB_ID": str(job),
         "SLURM_STEP_ID": "0",
@@ -148,8 +148,8 @@ def task(number: int, *, job: int = JOB, attempt: int = 0, tasks: int = 2) -> di
 
 
 def meeting(*tasks: dict[str, str], seconds: float = 30) -> list[list[str]]:
-    """What each of several tasks reads of what all wrote into the store that it found."""
-    stores = []  # kept until all have read: the others' end with rank 0's
+    """What each task reads of the values that all tasks wrote into the store that they found."""
+    stores = []  # kept until all have read: the clients' stores end with rank 0's
 
     def write_and_read(number: int) -> list[str]:
         store = meet(tasks[number], seconds=seconds)
@@ -169,7 +169,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def taken(quick: None) -> Iterator[None]:
-    """Two programs at the first ports of the job: one that says nothing, and one that says something else."""
+    """Two programs that occupy the job's first two ports and never answer."""
     with socket.create_server(("", ports_of(str(JOB))[0])) as _, socket.create_server(("", ports_of(str(JOB))[1])):
         yield
 

@@ -1,4 +1,4 @@
-"""Whatever a name brings along is shown, not obeyed, wherever something is printed."""
+"""Control sequences in names are shown, not obeyed, wherever something is printed."""
 
 import ast
 import errno
@@ -19,7 +19,7 @@ ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egpj"
 SHOWN = "\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202egpj"
 PRINTERS = {"echo", "secho", "print", "print_json", "get_console"}
 APART = {"repro/terminal.py", "repro/drill/processes.py"}
-"""The one place, and a process that becomes a command, which prints the traceback of whatever went wrong in it."""
+"""The one place that prints, and a process that becomes a command, which prints the traceback of any failure in it."""
 
 
 def printing(path: Path) -> list[str]:
@@ -42,7 +42,7 @@ def test_all_that_is_printed_goes_through_one_place() -> None:
     files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
     assert len(files) > 200
     past = [line for path in files if str(path.relative_to(ROOT)) not in APART for line in printing(path)]
-    # rich hands its console to what draws itself, and `text_tables` names its type alone.
+    # rich hands its console to objects that draw themselves, and `text_tables` only names its type.
     assert [line for line in past if "repro/text_tables.py" not in line] == []
 
 
@@ -86,13 +86,14 @@ def test_text_and_json_are_visible_and_json_stays_json(capsys: pytest.CaptureFix
 
 
 def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    """A sweep in a folder `[/x]` ended every launch with rich's traceback, and lost what stood in `[red]`."""
+    """A sweep in a folder `[/x]` ended every launch in rich's traceback, and names in `[red]` were lost."""
     Console().print("started /runs/[/x]/[red]a", soft_wrap=True)
     assert capsys.readouterr().out == "started /runs/[/x]/[red]a\n"
 
 
 class Lost(io.StringIO):
-    """A stream whose terminal is gone, whose disk is full, or whose reader has closed it, by the error's number."""
+    """A stream whose terminal is gone, whose disk is full, or whose reader has closed it, depending on the error
+    number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -104,12 +105,12 @@ class Lost(io.StringIO):
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 def test_what_cannot_be_told_fails_no_work(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training went down with its terminal, or with the disk of its log, as its bar moved."""
+    """A training used to fail with its terminal, or with the disk of its log, when its bar moved."""
     monkeypatch.setattr("sys.stderr", Lost(number))
     Console(stderr=True).print("epoch 1")
     say("epoch 2", err=True)
     monkeypatch.setattr("sys.stdout", Lost(number))
-    for tell in (Console().print, say, say_json):  # results are missed where they cannot be written
+    for tell in (Console().print, say, say_json):  # results must not get lost silently
         with pytest.raises(OSError, match=f"{os.strerror(number)}: 'standard output'"):
             tell("42.0")
 
@@ -120,7 +121,7 @@ def test_a_closed_pipe_ends_work_and_a_closed_stream_is_told_nothing(
     monkeypatch.setattr("sys.stderr", Lost(errno.EPIPE))
     with pytest.raises(BrokenPipeError):
         say("epoch 3", err=True)
-    monkeypatch.setattr("sys.stderr", None)  # as `2>&-` has it
+    monkeypatch.setattr("sys.stderr", None)  # as with `2>&-`
     say("epoch 4", err=True)
     assert capsys.readouterr().out == ""
 

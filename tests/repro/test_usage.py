@@ -1,4 +1,4 @@
-"""Command lines that cannot be read: one line with the mend and status 2, as of all bad input."""
+"""Command lines that cannot be read: one line with the mend and status 2, as for all bad input."""
 
 import os
 import signal
@@ -108,7 +108,7 @@ def test_one_option_has_one_name() -> None:
             assert not any(
                 param.param_type_name == "option" and "KEY" in (param.metavar or "") for param in options.values()
             )
-        if "--data" in options and name != "eval":  # which evaluates on it
+        if "--data" in options and name != "eval":  # whose --data is the data set to evaluate on
             assert options["--data"].help == "Data set: a run's data.dataset.", name
             assert "--root" in options, name
     assert {"pretrain", "sweep", "audit", "eval", "bench step", "methods cost", "data cache"} <= set(settings)

@@ -1,4 +1,4 @@
-"""`salmask watch`: the page of a sweep in progress, for this machine alone; what its jobs do, cost and will cost."""
+"""`salmask watch`: the page of a sweep in progress, for this machine alone, with its jobs' progress and cost."""
 
 import http.client
 import json
@@ -62,7 +62,7 @@ def test_the_page_is_served_here_alone_and_by_its_token() -> None:
         assert len(server.path) > 30
         status, content, headers = ask(server, server.path)
         assert (status, content) == (200, "page 0")
-        assert ask(server, server.path)[1] == "page 0"  # made once in a while, not for each request
+        assert ask(server, server.path)[1] == "page 0"  # made at intervals, not for each request
         assert ask(server, server.path, host=f"localhost:{server.server_port}")[0] == 200
         assert (headers["Cache-Control"], headers["Referrer-Policy"]) == ("no-store", "no-referrer")
         assert ask(server, server.path, "HEAD")[:2] == (200, "")
@@ -100,7 +100,7 @@ def test_a_reader_who_leaves_is_no_traceback_on_the_terminal(capsys: pytest.Capt
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """A sweep with a run that is done, one that trains, and one that has not said how fast it is."""
+    """A sweep with one run that is done, one that trains, and one whose pace is unknown yet."""
     done = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
     done.backbone.write_bytes(b"weights")
     written(done.path, "pretrain", [used(seconds=60.0, gpu_memory=1)])
@@ -132,7 +132,7 @@ def test_time_left_and_hours_follow_from_the_paces_and_from_what_was_used(sweep:
 
 
 def test_a_task_without_its_pretraining_is_told_and_not_planned(tmp_path: Path) -> None:
-    """As of weights from elsewhere, of which nothing was pretrained here."""
+    """For example, weights from elsewhere, whose pretraining is not here."""
     done = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
     written(done.path, "linear", [used(seconds=630.0)])
     (table,), queue = look([SweepTarget(tmp_path / "full")])
@@ -156,7 +156,7 @@ def test_a_sweep_whose_costs_are_known_says_nothing_of_unknown_ones(sweep: Path)
 def test_what_is_left_holds_the_gpus_of_the_newest_profile(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool, unit: str
 ) -> None:
-    """Where it was removed since the launch, one GPU is assumed."""
+    """If the profile was removed since the launch, one GPU is assumed."""
     (table,), queue = look([SweepTarget(sweep)])
     (waiting,) = [row for row in table if row.run == "simclr s0"]
     run = RunFolder(sweep / waiting.folder).load()
@@ -175,7 +175,7 @@ def test_what_is_left_holds_the_gpus_of_the_newest_profile(
     state = progress(sweep, [waiting], queue, every=60)
     hours = run.optimization.epochs * 126_689 / 1000 / 3600
     assert state.hours == f"0.00 of {hours:.2f} {unit} spent."
-    # One at a time, it comes after the one that runs.
+    # One at a time, the second comes after the one that runs.
     both = [row for row in table if row.run == "mocov2 s1"] + [replace(waiting, state=State.queued)]
     left = duration_text(3240 + 3600 * hours)
     assert progress(sweep, both, queue, every=60).summary == f"1 running, 1 queued; {left} left, 1 at a time."
@@ -216,4 +216,4 @@ def test_without_a_port_the_file_is_written_until_nothing_is_under_way(
         "2 done, 1 failed.",
     ]
     assert "out of memory" in out.read_text(encoding="utf-8")
-    assert sorted(folder.path.rglob("*")) == before  # who only looks leaves nothing behind
+    assert sorted(folder.path.rglob("*")) == before  # watching leaves nothing behind

@@ -1,4 +1,4 @@
-"""A loader's processes: no temporary folder is too long for them, and a killed one is one line with its cause."""
+"""A loader's processes: they work in any temporary folder, and a killed one is one line with its cause."""
 
 import gc
 import multiprocessing
@@ -28,7 +28,7 @@ from repro.workers import deaths_told, use_short_sockets
 
 
 class Deadly(Dataset[torch.Tensor]):
-    """Items of which the third does something to its process."""
+    """A data set whose third item harms its process."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -50,7 +50,7 @@ class Deadly(Dataset[torch.Tensor]):
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        # Which signal it was is known where torch hears of it before the connection breaks.
+        # The signal is known only if torch hears of it before the connection breaks.
         ("SIGKILL", r"a decoding process was killed( \(Killed\)|, or ended by itself): perhaps for lack of memory"),
         ("SIGBUS", r"a decoding process was killed(, or ended by itself| \(Bus error\)): .*shared memory \(/dev/shm\)"),
         ("exit", r"a decoding process was killed, or ended by itself: perhaps for lack of memory"),
@@ -68,7 +68,8 @@ def test_a_process_that_dies_or_hangs_is_one_line_with_its_cause(what: str, said
 
 
 def test_a_death_that_is_told_while_the_broken_connection_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's handler raises at whatever line the main process is: between the two it was a fault of salmask's own."""
+    """torch's handler raises at any line of the main process: between these two, it used to be a fault of salmask's
+    own."""
 
     def signalled(error: BaseException) -> bool:
         raise RuntimeError("DataLoader worker (pid 15615) is killed by signal: Killed. ")
@@ -80,7 +81,7 @@ def test_a_death_that_is_told_while_the_broken_connection_is_looked_into(monkeyp
 
 
 def test_a_death_that_is_told_as_the_block_ends_is_taken_by_the_other_one() -> None:
-    """Seen once: the kernel told of the death at the first line of `__exit__`."""
+    """Seen once: the death was reported at the first line of `__exit__`."""
 
     @contextmanager
     def signalled() -> Iterator[None]:
@@ -125,7 +126,8 @@ print(len(multiprocessing.active_children()))
     ],
 )
 def test_processes_of_readings_that_were_left_end_before_the_program(end: str, code: int) -> None:
-    """Each was sent TERM, which it outlives, and waited for half a minute, behind every training with workers."""
+    """Each was sent TERM, which it survives, and waited for: half a minute at the end of every training with
+    workers."""
     more_than_cores = (os.cpu_count() or 1) + 1
     script = LEFT.replace("WORKERS", str(more_than_cores)) + end
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -134,7 +136,7 @@ def test_processes_of_readings_that_were_left_end_before_the_program(end: str, c
 
 
 def test_processes_of_a_reading_that_python_finds_in_a_circle_end_with_it() -> None:
-    """An error leaves a training so: its queues were closed first, and whoever ran next waited half a minute."""
+    """An error leaves such a cycle: its queues used to be closed first, and whatever ran next waited half a minute."""
     others = {child.pid for child in multiprocessing.active_children()}
     circle: list[Any] = [iter(Loader(torch.arange(8), workers=1))]
     circle.append(circle)
@@ -146,7 +148,7 @@ def test_processes_of_a_reading_that_python_finds_in_a_circle_end_with_it() -> N
 
 
 class Slow(Dataset[torch.Tensor]):
-    """Items that take a moment."""
+    """A data set whose items take a moment."""
 
     def __len__(self) -> int:
         return 12
@@ -158,11 +160,11 @@ class Slow(Dataset[torch.Tensor]):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_to_the_whole_group_leaves_the_workers_to_their_main_process(number: int) -> None:
-    """Slurm's scancel and `kill -TERM -GROUP` reach every process; the training still makes its step, and saves."""
-    others = {child.pid for child in multiprocessing.active_children()}  # of trainings that earlier tests made fail
+    """Slurm's scancel and `kill -TERM -GROUP` reach every process; the training still completes its step, and saves."""
+    others = {child.pid for child in multiprocessing.active_children()}  # left by earlier tests' failed trainings
     loader = Loader(Slow(), workers=2)
     batches = iter(loader)
-    values = [float(next(batches)), float(next(batches))]  # one of each: both have begun, and left the signals aside
+    values = [float(next(batches)), float(next(batches))]  # one of each: both have started, and ignore signals
     own = [child for child in multiprocessing.active_children() if child.pid not in others]
     assert len(own) == 2
     for child in own:

@@ -12,7 +12,7 @@ from repro.randomness import Purpose, stream
 from repro.runs.sections import AugmentationSettings
 
 SEEDS = (0, 1, 2**32 - 1, 2**32, 2**63 + 5, 3**80)
-"""Of one word to four; more than four words of a name are mixed in another way than the first four."""
+"""Of one to four 32-bit words: numpy mixes the words of a name after the fourth in another way."""
 
 
 @pytest.mark.parametrize("purpose", [Purpose.initialisation, Purpose.view])

@@ -75,7 +75,7 @@ def test_both_resizers_show_the_same_views(backend: Backend) -> None:
             if backend is Backend.device:
                 assert difference.max() <= 1
             assert difference.float().mean() < 0.3
-            assert difference.any()  # not Pillow's by another name
+            assert difference.any()  # the torch resizer is not Pillow's by another name
 
 
 def test_a_part_of_a_data_set_hands_out_the_pixels_of_its_pool() -> None:

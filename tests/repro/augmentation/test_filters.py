@@ -12,11 +12,11 @@ from repro.masking.filters import high_pass, strong_blur
 from repro.runs.choices import FilterLibrary
 
 GAIN = {224: 0.003, 64: 0.04, 32: 0.16, 22: 0.31, 16: 0.53, 11: 0.88}
-"""Of the high-pass on sinusoids by their period in pixels (specification A.1)."""
+"""The high-pass's gain on sinusoids, by their period in pixels (specification A.1)."""
 
 
 def pictures(count: int, height: int = 224, width: int = 224, seed: int = 0) -> Tensor:
-    """Normalised pixels: white noise is what a wrong tap or a wrong border shows on most clearly."""
+    """Normalised white noise, on which a wrong tap or a wrong border shows most clearly."""
     pixels = torch.rand(count, 3, height, width, generator=Generator().manual_seed(seed))
     return (pixels - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
 
@@ -43,7 +43,7 @@ def test_strong_blur_is_torchvisions(height: int, width: int) -> None:
 def test_opencv_departs_from_torch_by_rounding_alone(
     call: Callable[..., Tensor], layout: torch.memory_format, height: int, width: int
 ) -> None:
-    # Normalised pixels reach 2.7, whose own rounding is 2.4e-7; neither library may be further from the exact filter.
+    # Normalised pixels reach 2.7, where float32 rounds by 2.4e-7; neither library may be further from the exact filter.
     images = pictures(3, height, width).contiguous(memory_format=layout)
     before, exact = images.clone(), exactly(call, images)
     for library in FilterLibrary:
@@ -54,7 +54,7 @@ def test_opencv_departs_from_torch_by_rounding_alone(
 
 
 def exactly(call: Callable[..., Tensor], images: Tensor) -> Tensor:
-    """What a filter gives in double precision, by reflecting and summing the taps of its two passes."""
+    """A filter's result in double precision, by reflecting and summing the taps of its two passes."""
     radius, sigma = (5, 5.0) if call is high_pass else (15, 10.0)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     taps = torch.exp(-(offsets**2) / (2 * sigma**2))

@@ -12,11 +12,11 @@ from repro.augmentation.resampling import resample, taps
 from repro.runs.choices import Interpolation
 
 EXACT_TAPS = 32
-"""Weights a pixel up to which sums are exact, as the module's docstring says."""
+"""Up to this many weights a pixel, sums are exact, as the module's docstring says."""
 
 
 def pictures(rng: np.random.Generator, count: int, side: int) -> NDArray[np.uint8]:
-    """Noise, and noise of black and white alone: the hardest there is to round and to clip."""
+    """Noise, and noise of black and white alone, which is the hardest to round and to clip."""
     noise = rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     noise[::2] = (noise[::2] > 127) * np.uint8(255)
     return noise

@@ -1,4 +1,4 @@
-"""What is drawn for a view, and that both ways to apply it give the same picture."""
+"""The draws of a view, and that both ways of applying them give the same picture."""
 
 import math
 from dataclasses import fields, replace
@@ -29,7 +29,7 @@ NOTHING = Draw(jitter=0.0, order=0, brightness=1.0, contrast=1.0, saturation=1.0
 
 
 def photograph(seed: int, width: int = 96, height: int = 96) -> Image.Image:
-    """Something with smooth areas, edges and every hue."""
+    """A picture with smooth areas, edges and every hue."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
@@ -82,7 +82,7 @@ CHANGES = {
     "saturation": (lambda x, f: blend_(x, f, 1 - f, 0 * f), tvf.adjust_saturation, 0.6, 1.4),
     "hue": (turn_hue_, tvf.adjust_hue, -0.5, 0.5),
 }
-"""How each change of colour is written here, torchvision's function, and the amounts to compare them at."""
+"""Our function for each change of colour, torchvision's function, and the amounts to compare them at."""
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -175,12 +175,12 @@ def test_a_view_too_small_for_a_blur_is_made_where_none_is_drawn() -> None:
 
 
 def speckle(seed: int) -> Image.Image:
-    """White noise: what a wrong weight or a wrong border shows on most."""
+    """White noise, on which a wrong weight or a wrong border shows most."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (96, 96, 3), dtype=np.uint8))
 
 
 def departure(made: list[Draw], settings: AugmentationSettings = MOCO) -> Tensor:
-    """Of the device from PIL at each pixel of photographs and of speckle, in levels of 255."""
+    """How far the device's views are from PIL's at each pixel of photographs and of speckle, in levels of 255."""
     pictures = [make(i) for make in (photograph, speckle) for i in range(len(made))]
     rows = torch.stack([draw.row() for draw in made]).repeat(2, 1)
     crops = torch.stack([pil_to_tensor(picture) for picture in pictures])
@@ -189,7 +189,7 @@ def departure(made: list[Draw], settings: AugmentationSettings = MOCO) -> Tensor
 
 
 def departure_of_colour(change: str, amounts: list[float]) -> Tensor:
-    """Of one change of colour from PIL's, at each pixel, in levels of 255."""
+    """How far one change of colour is from PIL's at each pixel, in levels of 255."""
     ours, theirs, _, _ = CHANGES[change]
     pictures = [make(i) for make in (photograph, speckle) for i in range(len(amounts))]
     images = torch.stack([pil_to_tensor(picture) for picture in pictures]) / 255
@@ -203,8 +203,8 @@ def rms(values: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    # The bounds are stated at `Backend`. PIL cuts brightness, contrast and saturation to whole levels, where a level
-    # off is the most, plus that of the mean or the grey it blends with; the hue of PIL's HSV has 256 values.
+    # The bounds are stated at `Backend`. PIL truncates brightness, contrast and saturation to whole levels, so it is
+    # off by up to a level, plus that of the mean or the grey it blends with; the hue of PIL's HSV has 256 values.
     ("change", "low", "high", "bound_of_rms", "bound"),
     [
         ("brightness", 0.6, 1.4, 0.6, 1.01),
@@ -235,7 +235,7 @@ def test_the_box_blur_is_pils_up_to_rounding_and_the_gaussian_is_not(blur: Blur)
     sigmas = [*np.linspace(0.1, 2.0, 20).tolist(), math.sqrt(2)]  # at the last one, a box gains a pixel
     off = departure([replace(NOTHING, sigma=sigma) for sigma in sigmas], replace(MOCO, blur=blur))
     if blur is Blur.box:
-        # PIL cuts to whole levels after each of six passes.
+        # PIL truncates to whole levels after each of six passes.
         assert rms(off) < 0.7
         assert off.max() < 3.5
     else:
@@ -255,7 +255,7 @@ def test_the_box_blur_has_the_gaussians_variance_and_repeats_the_border(sigma: f
     assert (spread.sum(0) * offsets**2).sum().item() == pytest.approx(sigma**2, rel=1e-4)
     ramp = torch.arange(41.0).expand(1, 1, 41, 41)
     ends = box_blur(ramp, torch.tensor([sigma]), 2.0)[0, 0, 20]
-    assert ends[0] > 0  # what lies beyond the border is the border's 0, and the rest is more
+    assert ends[0] > 0  # beyond the border lies the border's own 0, and all else is more
     assert (ends[10:-10] - ramp[0, 0, 20, 10:-10]).abs().max() < 1e-4
 
 
@@ -264,13 +264,13 @@ def test_whole_views_depart_from_pils_as_stated(blur: Blur) -> None:
     rng = np.random.default_rng(5)
     made = [draw_view(rng, MOCO) for _ in range(60)]
     photographs, _ = departure(made, replace(MOCO, blur=blur)).chunk(2)
-    # PIL cuts to whole levels after each of up to six steps, and a later step may enlarge what was cut.
+    # PIL truncates to whole levels after each of up to six steps, and a later step may enlarge that error.
     assert rms(photographs) < 2
     assert photographs.mean((1, 2, 3)).max() < 4
 
 
 class Boxes:
-    """Stands for an image of some size and keeps the boxes that are cut out of it."""
+    """Stands in for an image of some size, and records the boxes that are cut out of it."""
 
     def __init__(self, width: int, height: int) -> None:
         self.size, self.boxes = (width, height), []

@@ -1,4 +1,4 @@
-"""Runs that are exported."""
+"""Runs for the tests of export."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -69,7 +69,7 @@ def test_a_narrow_backbone_carries_its_width(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(backbone.network.eval()(images), encoder(images))
-    # Read as the width that it does not have, it is refused and not half loaded.
+    # Read with another width than it has, the file is refused, not half loaded.
     with pytest.raises(UserError, match=r"does not fit a resnet18: size mismatch for conv1.weight"):
         load_backbone(broken(path, tmp_path / "x.pth", width=64))
     with pytest.raises(UserError, match=r"size mismatch for conv1.weight, \[8, 3, 7, 7\] at width 1099511627776"):
@@ -127,7 +127,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(saved: Path, monkeypa
 def test_a_file_that_memory_had_no_room_for_is_not_called_torn(
     saved: Path, monkeypatch: pytest.MonkeyPatch, shortage: Exception
 ) -> None:
-    """A training would have gone on from the checkpoint before, and removed the newest."""
+    """A training would have resumed from the checkpoint before, and removed the newest one."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise shortage
@@ -139,7 +139,7 @@ def test_a_file_that_memory_had_no_room_for_is_not_called_torn(
     monkeypatch.setattr("repro.saliency.networks.get_model", fail)
     monkeypatch.setattr("timm.create_model", fail)
     for network in ("resnet50", "timm/resnet18"):
-        with pytest.raises(type(shortage)):  # and not that its weights cannot be downloaded
+        with pytest.raises(type(shortage)):  # not the error that its weights cannot be downloaded
             build_localizer(network, "IMAGENET1K_V2" if network == "resnet50" else "pretrained")
 
 
@@ -194,10 +194,10 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -
 
 @pytest.mark.parametrize("interruption", [SystemExit(140), KeyboardInterrupt()], ids=["a signal", "Ctrl-C"])
 def test_an_interruption_within_a_file_is_one_and_no_failed_write(tmp_path: Path, interruption: BaseException) -> None:
-    """torch closes the archive that it was writing all the same, and raises an error of its own for what is missing."""
+    """torch still closes the archive that it was writing, and raises an error of its own for what is missing."""
 
     class Interrupted:
-        """A file whose writer is asked to stop after so many bytes."""
+        """A file whose writer is interrupted after `bytes_left` bytes."""
 
         def __init__(self, file: IO[bytes], bytes_left: int) -> None:
             self.file, self.bytes_left = file, bytes_left

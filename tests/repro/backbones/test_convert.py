@@ -12,7 +12,7 @@ def state(arch: str) -> dict[str, torch.Tensor]:
 
 
 def moco_script(key: str) -> str:
-    """The renaming of MoCo's convert-pretrain-to-detectron2.py, written out; right for keys that it knows."""
+    """The renaming of MoCo's convert-pretrain-to-detectron2.py, written out; correct for the keys that it knows."""
     if "layer" not in key:
         key = "stem." + key
     for t in (1, 2, 3, 4):

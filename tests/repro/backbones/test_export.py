@@ -47,7 +47,8 @@ def image() -> Image.Image:
 
 
 def own_features(folder: RunFolder, image: Image.Image) -> torch.Tensor:
-    """What the linear probe sees of an image: resized, cropped, normalised, filtered; then the frozen network."""
+    """The features of the linear probe: the image is resized, cropped, normalised and filtered, then passes the
+    backbone."""
     backbone = load_backbone(folder.backbone)
     resized = tvf.resize(image, [round(CROP * 256 / 224)], Image.Resampling.BILINEAR)
     pixels = tvf.pil_to_tensor(tvf.center_crop(resized, [CROP, CROP])).float() / 255
@@ -62,7 +63,7 @@ def card_code(card: str) -> str:
 
 
 def card_features(place: Path, image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """What a stranger gets who pastes the card's code in the folder."""
+    """What the card's code computes if a stranger runs it in the folder."""
     monkeypatch.chdir(place)
     names: dict[str, Any] = {"image": image}
     exec(compile(card_code((place / "README.md").read_text()), "README.md", "exec"), names)
@@ -214,7 +215,7 @@ def test_the_card_tells_method_data_protocol_results_and_licence(evaluated: RunF
             f"source random; true masks of SHA-256 {'3' * 64}",
             "; masks were guided by the objects' true masks",
         ),
-        (  # masks that only measure guided nothing
+        (  # the masks only measured, and guided nothing
             {"data.dataset": "folder", "localizer.source": "centre", "data.masks": "/home/masks"},
             "source centre",
             "",

@@ -1,4 +1,4 @@
-"""Weights of other libraries: the right network of each layout, features as its source's, and nothing of it runs."""
+"""Weights of other libraries: the right network of each layout is found, its features are equal, and no code runs."""
 
 import os
 import pickle
@@ -29,7 +29,7 @@ def saved(content: Any, path: Path, **settings: bool) -> Path:
 
 
 def own_features(state: dict[str, Tensor], images: Tensor) -> Tensor:
-    """What a task computes from adopted weights: torchvision's network without its head."""
+    """What a task computes from adopted weights: the features of torchvision's network without its head."""
     resnet = get_model("resnet18", weights=None)
     resnet.fc = nn.Identity()
     resnet.load_state_dict(state)
@@ -73,7 +73,7 @@ def test_dinos_teacher_and_student_are_taken_when_they_are_named(images: Tensor,
             expected = features(sample.source.eval(), images)
         backbone = read_foreign(path, "resnet18", f"{name}.module.backbone")
         torch.testing.assert_close(own_features(backbone.state, images), expected, atol=1e-6, rtol=1e-6)
-    # The end of a prefix is enough where only one network has it.
+    # The end of a prefix is enough if only one network has it.
     with pytest.raises(UserError, match="several networks"):
         read_foreign(path, "resnet18", "module.backbone.")
     moco = saved(ACCEPTED["moco_v2"]().content, tmp_path / "y.pth")
@@ -129,7 +129,7 @@ def test_safetensors_are_read_with_what_their_metadata_say(images: Tensor, tmp_p
 
 
 def test_the_running_statistics_of_a_trainings_processes_are_joined(tmp_path: Path) -> None:
-    """As they are in the backbone that it ends with; the norms of another part are the same on each process."""
+    """As in the backbone that such a training ends with; norms of other parts are equal on all processes."""
     state = resnet_of_width("resnet18", 4).state_dict()
     own = [value for name, value in state.items() if "running_" in name]
     ranks = [torch.cat(own), torch.cat(own) + 2]
@@ -231,12 +231,12 @@ def test_values_that_no_training_leaves_are_refused(
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse", "ignore:The PyTorch API of nested tensors")
 def test_tensors_that_no_network_is_made_of_are_refused(change: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
-    """Some ended in a traceback; whole numbers were adopted as a run, which then nothing could read."""
+    """Some of these ended in a traceback; integers were adopted as a run that nothing could read afterwards."""
     state = network(1).state_dict()
     state["conv1.weight"] = change(state["conv1.weight"])
     with pytest.raises(UserError, match=r"weights that are no floating-point numbers: 1 \(conv1\.weight\); mend: save"):
         read_foreign(saved(state, tmp_path / "x.pth"), "resnet18")
-    # Nor are they compared with those of the same network under another name.
+    # Nor are such tensors compared with those of the same network under another name.
     with pytest.raises(UserError, match=r"no floating-point numbers: 1 \(a\.conv1\.weight\)"):
         read_foreign(saved({"a": state, "b": state}, tmp_path / "x.pth"), "resnet18")
 
@@ -248,7 +248,7 @@ def test_weights_that_are_all_zero_are_not_adopted(tmp_path: Path) -> None:
 
 
 def test_what_torch_saved_is_read_whatever_the_ending_of_its_name(tmp_path: Path) -> None:
-    """By `.safetensors` torch read another format, and the file was called torn."""
+    """A file named `.safetensors` was read as that format, and called torn."""
     state = network(1).state_dict()
     read = read_foreign(saved(state, tmp_path / "x.safetensors"), "resnet18").state
     assert all(torch.equal(value, state[name]) for name, value in read.items())
@@ -256,7 +256,7 @@ def test_what_torch_saved_is_read_whatever_the_ending_of_its_name(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_what_was_saved_in_a_checkpoints_place_is_told_by_its_beginning(name: str, tmp_path: Path) -> None:
-    """The advice was to trust it, and to read it without any care."""
+    """The advice used to be to trust the file, and to load it without checks."""
     path = tmp_path / name
     for content, shown in (
         (b"<!DOCTYPE html>\n<html><title>404</title></html>", "'<!DOCTYPE html>'"),
@@ -358,10 +358,10 @@ def test_hostile_files_do_not_run(function: Any, old_format: bool, tmp_path: Pat
         with pytest.raises(UserError, match=r"holds more than tensors and plain values.*mend: if you trust it, save"):
             read_foreign(path, "resnet18")
     else:
-        # Beside the weights stands an object that is not read: the weights are.
+        # The object beside the weights is not read; the weights are.
         assert read_foreign(path, "resnet18").prefix == "state_dict."
     assert not sign.exists()
-    # The trap would work, were it sprung.
+    # The trap works if it is sprung.
     if function in (os.system, eval, exec):
         torch.load(path, weights_only=False)
         assert sign.exists()

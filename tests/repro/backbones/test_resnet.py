@@ -1,4 +1,4 @@
-"""ResNets of other widths: their shapes, what they compute, and who refuses them."""
+"""ResNets of other widths: their shapes, what they compute, and what refuses them."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from repro.training.pretraining import pretrain
 
 
 def embedded(narrow: nn.Module, arch: str) -> nn.Module:
-    """torchvision's own network that has the narrow one's weights in its first planes, and zeros in all others."""
+    """torchvision's own network with the narrow network's weights in its first planes, and zeros in all others."""
     wide = get_model(arch, weights=None)
     for name, tensor in narrow.state_dict().items():
         place = wide.state_dict()[name]
@@ -163,5 +163,5 @@ def test_narrow_weights_from_elsewhere_and_fresh_ones_are_measured(tmp_path: Pat
 
 
 def test_the_names_that_runs_may_have_are_torchvisions() -> None:
-    """They stand in a list, so that a mistyped one is refused where a sweep is planned, without torch."""
+    """They are kept in a list, so that a mistyped name is refused when a sweep is planned, without torch."""
     assert sorted(RESNETS) == sorted(list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"]))

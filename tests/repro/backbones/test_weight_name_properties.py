@@ -51,7 +51,7 @@ def test_weights_are_the_same_under_any_prefix(
 def test_a_network_that_lacks_a_weight_is_none(weights: dict[str, Tensor], place: Path, lost: int) -> None:
     missing = list(weights)[lost % len(weights)]
     torch.save({name: value for name, value in weights.items() if name != missing}, place / "x.pth")
-    if missing.endswith("num_batches_tracked"):  # which not every library keeps
+    if missing.endswith("num_batches_tracked"):  # a counter that not every library keeps
         assert read_foreign(place / "x.pth", "resnet18", width=4).state[missing] == 0
         return
     with pytest.raises(UserError, match=r"it lacks 1|holds no ResNet"):
@@ -62,7 +62,7 @@ def test_a_network_that_lacks_a_weight_is_none(weights: dict[str, Tensor], place
 def test_two_weights_of_one_name_are_refused(
     weights: dict[str, Tensor], place: Path, write: Callable[[dict[str, Tensor], Path], None]
 ) -> None:
-    """Of the formats one took the last of them, without a word: another network than somebody's own."""
+    """Of two such weights, the last one used to be taken without a message: another network than the user's."""
     write({**weights, "_orig_mod.conv1.weight": weights["conv1.weight"] + 1}, place / "twice.pth")
     with pytest.raises(UserError, match=r"twice\.pth holds two tensors under the name conv1\.weight; mend: rename one"):
         read_foreign(place / "twice.pth", "resnet18", width=4)
@@ -70,7 +70,7 @@ def test_two_weights_of_one_name_are_refused(
 
 @pytest.mark.parametrize("shape", [(), (0, 3, 7, 7)])
 def test_a_stem_without_planes_does_not_fit(weights: dict[str, Tensor], place: Path, shape: tuple[int, ...]) -> None:
-    """A number in its place ended in a traceback."""
+    """A scalar in place of the stem's weight used to end in a traceback."""
     torch.save({**weights, "conv1.weight": torch.zeros(shape)}, place / "x.pth")
     with pytest.raises(UserError, match=r"has other shapes: 1 \(conv1\.weight \(.*, not 4×3×7×7\)\); mend: another"):
         read_foreign(place / "x.pth", "resnet18", width=4)
@@ -79,7 +79,8 @@ def test_a_stem_without_planes_does_not_fit(weights: dict[str, Tensor], place: P
 @pytest.mark.parametrize("odd", [torch.tensor(1j), torch.tensor(1).to_sparse(), torch.tensor(1, device="meta")])
 @pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_a_counter_that_is_no_plain_number_is_refused(weights: dict[str, Tensor], place: Path, odd: Tensor) -> None:
-    """A complex one was adopted, and every command on that run warned of the part that it dropped."""
+    """A complex counter used to be adopted; every command on that run then warned that its imaginary part is
+    dropped."""
     torch.save({**weights, "bn1.num_batches_tracked": odd}, place / "x.pth")
     with pytest.raises(UserError, match=r"no floating-point numbers: 1 \(bn1\.num_batches_tracked\); mend: save"):
         read_foreign(place / "x.pth", "resnet18", width=4)

@@ -22,7 +22,7 @@ def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_processor_time_stands_beside_the_time_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By two clocks that stand still but where the rivals move them."""
+    """Both clocks advance only when the rivals move them."""
     wall, cpu = 0, 0
 
     def sleep() -> None:

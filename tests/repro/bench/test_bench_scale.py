@@ -1,4 +1,4 @@
-"""`salmask bench scale`: exponents, sizes, and what its subjects really measure."""
+"""`salmask bench scale`: exponents, sizes, and what its subjects measure."""
 
 import json
 import random
@@ -68,7 +68,7 @@ def test_subjects_work_on_as_much_as_they_say() -> None:
 
 
 def test_wall_time_is_that_of_the_simulation_written_out() -> None:
-    """As the plan had it before: of all jobs, always the one that can start first, tried one after the other."""
+    """As the plan used to compute it: among all jobs, the one that can start first, one after the other."""
     for number in range(20):
         draw = random.Random(number)
         parts = (Part(("mocov2", "simclr"), tuple(range(draw.randint(1, 5))), ("linear", "knn")),)
@@ -96,7 +96,7 @@ def test_bytes_sent_are_those_of_images_embeddings_and_gradients() -> None:
     with bytes_gathered(2) as gathered, bytes_of_gradients(2) as reduced:
         sent = gathered(), reduced()
     images, embeddings = 2 * 3 * SIZE * SIZE * 4, 2 * DIMENSION * 4
-    # Key and hard negative are shuffled and put back, and the key goes into everybody's queue.
+    # Key and hard negative are shuffled and put back, and the key goes into every process's queue.
     assert sent[0] == 2 * (images + embeddings) + embeddings
     model = MoCo(ARCH, DIMENSION, queue=QUEUE, seed=0)
     assert sent[1] == sum(4 * parameter.numel() for parameter in model.encoder_q.parameters())

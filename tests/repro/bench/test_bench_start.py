@@ -27,7 +27,8 @@ def test_every_stage_of_a_start_is_timed() -> None:
             sum(rows[stage][clock] for stage in before), abs=0.01
         )
     assert all(rows[stage]["cpu s"] > 0 for stage in rows)
-    # Nothing is imported twice: torch takes longer than to build a network of width 8, and so does the rest.
+    # Importing takes longer than a step of a network of width 8, for torch and for the rest, so nothing is imported
+    # twice.
     assert min(rows[stage]["cpu s"] for stage in STAGES[:2]) > rows["second step"]["cpu s"]
 
 
@@ -35,7 +36,7 @@ def test_every_stage_of_a_start_is_timed() -> None:
 def test_a_start_that_is_refused_says_what_the_training_would() -> None:
     ended = salmask("bench", "start", "mocov2", *TINY, "data.scenes.train_count=64", "optimization.precision=fp16")
     assert ended.code == 2
-    # Not of one line where the machine is slow: then it says how long it has been measuring.
+    # The last line only: on a slow machine, lines before it say how long it has been measuring.
     assert ended.err.splitlines()[-1] == (
         "salmask: optimization.precision=fp16 needs a GPU; mend: optimization.precision=bf16 or fp32"
     )

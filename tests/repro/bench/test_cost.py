@@ -1,4 +1,4 @@
-"""What a step costs is measured: passes and FLOPs against counts made by hand."""
+"""The measured cost of a step: passes and FLOPs against counts made by hand."""
 
 import json
 from collections.abc import Mapping
@@ -48,18 +48,18 @@ PASSES = {
     "mocov2+ours-hp": ({"localizer": 2, "encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1}),
     # One hard negative for each of two groups in the batch of 4.
     "mocov2+ours-hp-released": ({"localizer": 2, "encoder_q": 1, "encoder_k": 1.5}, {"encoder_q": 1}),
-    # The localizer sees no view that is neither masked nor made a hard negative of.
+    # The localizer is not asked about a view that is neither masked nor the source of a hard negative.
     "mocov2+ours-hp-no-hard-negative": ({"localizer": 1, "encoder_q": 1, "encoder_k": 1}, {"encoder_q": 1}),
     "mocov2+ours-hp@key": ({"localizer": 1, "encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1}),
     "mocov2+ours-hp@both-no-hard-negative": ({"localizer": 2, "encoder_q": 1, "encoder_k": 1}, {"encoder_q": 1}),
     "mocov2+mscn": ({"encoder_q": 1, "encoder_k": 1}, {"encoder_q": 1}),
-    # By true masks no network is asked; shuffled, the same as ever.
+    # With true masks no localizer runs; a shuffled localizer runs as usual.
     "mocov2+ours-hp-by-random": ({"encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1}),
     "mocov2+ours-hp-by-network-shuffled": ({"localizer": 2, "encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1}),
     "simclr": ({"encoder": 2}, {"encoder": 2}),
     "simclr+ours-hp": ({"localizer": 2, "encoder": 3}, {"encoder": 3}),
     "simclr+ours-hp-stopgrad": ({"localizer": 2, "encoder": 3}, {"encoder": 2}),
-    # An encoder step and an occlusion step: two views, then the masked one again (the key too, where it moves along).
+    # An encoder step and an occlusion step: two views, then the masked one again (and the key, if it is updated too).
     "mocov2+adios": ({"occlusion": 2, "encoder_q": 2, "encoder_k": 1}, {"encoder_q": 2, "occlusion": 1}),
     "simclr+adios": ({"occlusion": 2, "encoder": 4}, {"encoder": 3, "occlusion": 1}),
 }
@@ -76,12 +76,12 @@ def test_passes_are_those_of_the_method(method: str) -> None:
 
 
 def multiply_adds(network: nn.Module, image: Tensor) -> int:
-    """Of the convolutions and linear layers, layer by layer."""
+    """The multiply-adds of convolutions and linear layers, layer by layer."""
     total = 0
 
     def add(layer: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         nonlocal total
-        for_each = layer.weight[0].numel()  # of one output value
+        for_each = layer.weight[0].numel()  # for one output value
         total += output.numel() * for_each
 
     for layer in network.modules():
@@ -98,7 +98,7 @@ def test_flops_are_twice_the_multiply_adds_of_each_layer() -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
     assert counter.get_total_flops() == by_hand
-    # A step of the supervised row is one pass forward and about two backward: by the weights, and by the input, which
+    # A step of the supervised row is one forward pass and about two backward: for the weights, and for the input, which
     # the first layer does not need.
     measured_cost = cost("supervised")
     first = 2 * 8 * 32 * 32 * 3 * 7 * 7
@@ -124,7 +124,7 @@ def test_a_pass_is_counted_once_whatever_is_nested_and_only_where_gradients_arri
         outer["net"](images).sum().backward()
         with torch.no_grad():
             outer["net"](images[:2])
-        outer["net"](images)  # nobody asks for its gradient
+        outer["net"](images)  # its gradient is not needed
         outer["head"](torch.randn(8, 4))
     assert passes.forward == {"net": 2.25}
     assert passes.backward == {"net": 1}
@@ -175,7 +175,7 @@ def test_several_calls_in_a_row_wait_for_the_device_once(monkeypatch: pytest.Mon
     monkeypatch.setattr("time.perf_counter", lambda: next(clock) * 12.0)
     seconds = seconds_in_turn({"a": lambda: order.append("a")}, 1, calls=3)
     assert order == ["wait", *["a"] * 3, "wait"] * 2
-    assert seconds["a"].wall == 4  # of one call
+    assert seconds["a"].wall == 4  # for one call
 
 
 def test_a_network_that_is_evaluated_is_never_a_compiled_one() -> None:
@@ -201,7 +201,7 @@ def test_the_command_prints_a_line_a_row_and_everything_as_json() -> None:
     assert row["seconds"] > 0
     ended = salmask("methods", "cost", "mocov2", "mocov2+mscn", *few)
     lines = ended.out.splitlines()
-    # In a pipe, a table is Markdown's.
+    # In a pipe, a table is Markdown.
     assert [line.split()[1] for line in (lines[0], *lines[2:4])] == ["method", "mocov2", "mocov2+mscn"]
     assert "64 px, resnet18, 4 images a step" in ended.out
     assert refused("methods", "cost", "mocov2", "--batch", "6") == (
@@ -210,7 +210,7 @@ def test_the_command_prints_a_line_a_row_and_everything_as_json() -> None:
 
 
 def test_the_bound_is_a_bare_step_of_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What is compiled is another test's business, on a GPU; here the steps themselves are timed by a clock of ours.
+    # Compilation is tested elsewhere, on a GPU; here the steps themselves are timed by a clock of the test.
     monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
     clocks = Seconds(2.0, 1.0), Seconds(8.0, 1.5), Seconds(1.0, 0.5)
     monkeypatch.setattr("repro.methods.cost.seconds_in_turn", lambda rivals, *_: dict(zip(rivals, clocks, strict=True)))

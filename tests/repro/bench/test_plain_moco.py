@@ -1,4 +1,4 @@
-"""The plain MoCo v2 that ours is timed beside does what ours does."""
+"""The plain MoCo v2 that ours is timed against computes the same as ours."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What `salmask bench saliency` says of whole images' maps and of every source, in small."""
+"""What `salmask bench saliency` tells of whole images' maps and of every source, on small data."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_foregrounds_are_compared_cell_by_cell() -> None:
     one = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]], [[1, 0], [0, 0]]], dtype=torch.bool)
     other = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]], dtype=torch.bool)
     true = torch.zeros(2, 4, 4, dtype=torch.bool)
-    true[0, :2] = True  # of the second view nothing is known to be object: it does not count
+    true[0, :2] = True  # the second view has no known object, and does not count
     rows = {row["foreground by"]: row for row in compare_foregrounds({SHOWN: one, PLAIN: other}, [true])}
     assert rows[SHOWN] == {
         "foreground by": SHOWN,
@@ -61,7 +61,7 @@ def test_every_source_is_graded() -> None:
     iou = {row["source"]: row["mean IoU"] for row in json.loads(ended.out)}
     assert list(iou)[:2] == ["efficientnet-lite0, of each view", "efficientnet-lite0, of whole images"]
     assert iou["truth"] == max(iou.values())
-    # The one that was asked for, too, which is none of those that are always compared.
+    # The source that was asked for is there too, beside those that are always compared.
     assert iou["truth-dilated-2"] > iou["truth-dilated-3"] > iou["truth-dilated-4"]
     assert iou["truth"] > iou["random"] > iou["inverted"]
     assert iou["efficientnet-lite0, of each view"] > iou["network-shuffled"] > iou["inverted"]
@@ -80,7 +80,7 @@ def test_sources_are_graded_by_masks_of_ones_own_beside_maps(folder_root: Path, 
     assert {row["views"] for row in rows.values()} == {rows["truth"]["views"]}
     assert 0 < rows["truth"]["views"] <= 9
     assert rows["truth"]["mean IoU"] > rows["random"]["mean IoU"] > rows["inverted"]["mean IoU"]
-    # The object itself as a map: the paper's rule finds all of it, and of a small one too much.
+    # The object itself as a map: the paper's rule finds all of it, and too much around it.
     assert rows["maps"]["recall"] >= rows["truth"]["recall"]
     assert rows["maps"]["gamma"] > rows["truth"]["gamma"]
 

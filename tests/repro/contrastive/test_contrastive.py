@@ -1,4 +1,4 @@
-"""The losses against double loops written from their equations, and the parts that MoCo is made of."""
+"""The losses against double loops written from their equations, and the parts of MoCo."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ B, C, K, T = 6, 16, 40, 0.2
 def slow_info_nce(
     query: Tensor, key: Tensor, queue: Tensor, hard: Tensor | None, temperature: float, rho: float
 ) -> Tensor:
-    """A.5, term by term in double precision."""
+    """Equation A.5, term by term in double precision."""
     q, k, n = query.double(), key.double(), queue.double()
     losses = []
     for i in range(len(q)):
@@ -90,7 +90,7 @@ def test_a_small_temperature_does_not_overflow() -> None:
 
 
 def test_nt_xent_by_hand() -> None:
-    # a = b = the two axes: each anchor has its partner at 1 and two others at 0.
+    # a = b = the two axes: each anchor has cosine 1 to its partner, and 0 to the two others.
     axes = torch.eye(2)
     assert nt_xent(axes, axes, temperature=0.5).item() == pytest.approx(math.log(1 + 2 * math.exp(-2)), abs=1e-6)
 
@@ -130,7 +130,7 @@ def test_the_queue_forgets_the_oldest_first(size: int) -> None:
         batch = [float(2 + 4 * step + i) for i in range(4)]
         queue.enqueue(torch.tensor(batch).unsqueeze(1))
         expected = (expected + batch)[-size:]
-        # The oldest stands at `position`.
+        # The oldest key is at `position`.
         assert queue.keys[0].roll(-int(queue.position)).tolist() == expected
         assert int(queue.position) == 4 * (step + 1) % size
 
@@ -197,7 +197,7 @@ def test_split_batch_norm_is_a_batch_norm_for_each_group(
 ) -> None:
     features, splits = 5, 4
     split = learned_norm(SplitBatchNorm(features, splits))
-    # This backend only traces: what a compiler would be given runs as it stands.
+    # This backend only traces: the graph that a compiler would get runs as it is.
     normalise = torch.compile(split, backend="eager") if compiled else split
     count = splits * size
     images = torch.randn(count, features, 6, 7, generator=Generator().manual_seed(0)) * 2 + 1
@@ -243,7 +243,7 @@ def test_a_split_batch_norm_keeps_the_settings_of_the_one_in_whose_place_it_is()
 
 def test_split_batch_norm_in_eval_mode_is_batch_norm() -> None:
     split, plain = (learned_norm(m).eval() for m in (SplitBatchNorm(5, 4), nn.BatchNorm2d(5)))
-    images = torch.randn(6, 5, 4, 4)  # any number: 6 is no multiple of 4
+    images = torch.randn(6, 5, 4, 4)  # 6 is no multiple of 4
     torch.testing.assert_close(split(images), plain(images), rtol=0, atol=0)
     assert int(split.num_batches_tracked) == 0
 

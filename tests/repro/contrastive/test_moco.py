@@ -32,7 +32,7 @@ def moco(seed: int = 0, **settings: Any) -> MoCo:
 
 
 def key_inputs(model: MoCo) -> list[Tensor]:
-    """Every batch that the key encoder is given from now on."""
+    """Records every batch that the key encoder gets from now on."""
     seen: list[Tensor] = []
     model.encoder_k.network.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].clone()))
     return seen
@@ -107,7 +107,7 @@ def test_shuffles_follow_from_seed_and_steps_alone() -> None:
         model = moco(seed=steps, bn_splits=2)
         model.shuffles.seed, model.steps = seed, steps
         batches = key_inputs(model)
-        torch.manual_seed(len(orders))  # the global stream plays no part
+        torch.manual_seed(len(orders))  # the global generator has no influence
         model(Views(images(0), images(1)))
         orders.append(order_of(batches[0], images(1)))
     assert orders[0] == orders[1]
@@ -121,7 +121,7 @@ def test_a_captured_step_reads_orders_that_are_refreshed_in_place(monkeypatch: p
     captured = shuffles.order_and_inverse(2, 0, B, torch.device("cpu"))
     monkeypatch.undo()
     monkeypatch.setattr(Tensor, "pin_memory", lambda order: order)
-    # A step without the graph in between takes memory of its own.
+    # A step outside of the graph uses memory of its own.
     assert shuffles.order_and_inverse(0, 0, B, torch.device("cpu")).data_ptr() != captured.data_ptr()
     for step in (1, 0):
         shuffles.refresh(step)
@@ -160,7 +160,7 @@ def test_one_hard_negative_serves_every_query_of_its_group(monkeypatch: pytest.M
 
 def test_hard_negatives_of_groups_are_normalised_each_alone_as_b3_says() -> None:
     model = moco(bn_splits=2)
-    # Each would be another one if it shared statistics with its neighbour, or with itself in another place.
+    # Each embedding would differ if its image shared statistics with its neighbour, or with itself in another place.
     alone = [F.normalize(copy.deepcopy(plain_norms(model).encoder_k)(images(2, 2)[i : i + 1]), dim=1) for i in (0, 1)]
     torch.testing.assert_close(model.embed_keys(images(2, 2), stream=1), torch.cat(alone), rtol=1e-4, atol=1e-5)
     together = F.normalize(plain_norms(model).encoder_k(images(2, 2)), dim=1)
@@ -168,7 +168,7 @@ def test_hard_negatives_of_groups_are_normalised_each_alone_as_b3_says() -> None
 
 
 def plain_norms(model: MoCo) -> MoCo:
-    """A copy of a model whose batch norm has one group: all that it is given."""
+    """A copy of the model whose batch norm has one group, the whole of its input."""
     copied = copy.deepcopy(model)
     for module in copied.modules():
         if isinstance(module, SplitBatchNorm):
@@ -190,7 +190,7 @@ def test_a_checkpoint_holds_queue_position_and_steps(tmp_path: Path) -> None:
     resumed.load_state_dict(torch.load(tmp_path / "moco.pth", weights_only=True))
     assert resumed.steps == 3
     assert int(resumed.queue.position) == 3 * B % QUEUE
-    # From here both take the same step, shuffles included.
+    # From here both models take the same step, shuffles included.
     losses = [network(Views(images(0), images(9), images(2)))["loss"] for network in (model, resumed)]
     assert torch.equal(*losses)
     assert torch.equal(model.queue.keys, resumed.queue.keys)

@@ -1,6 +1,6 @@
-"""The released hard negative on one process and on four, beside the authors' way on four GPUs, written out.
+"""The released hard negative on one process and on four, against the authors' code for four GPUs, written out.
 
-There each GPU masks the key of image 0 of its own batch, embeds it alone, and hands it to all of its queries
+There, each GPU masks the key of image 0 of its own batch, embeds it alone, and uses it for all of its queries
 (main_moco.py:362,375; moco/builder.py:144,156). A batch-norm group stands for a GPU.
 """
 
@@ -34,13 +34,13 @@ SETTINGS = {
 
 
 def released_stages(method: str = "mocov2+ours-hp", **changes: object) -> Stages:
-    """The first batch of a run on its way to the network, on one process."""
+    """The first batch of a run, up to the network's inputs, on one process."""
     run = tiny(method, SETTINGS | changes)
     return build_view_maker(run, CPU).stages(fixed_batch(run, BATCH))
 
 
 def make_model() -> MoCo:
-    """The run's model, on as many processes as there are."""
+    """The run's model, on the current number of processes."""
     torch.manual_seed(0)
     with small_encoders():
         model = build_model(tiny("mocov2+ours-hp", SETTINGS), None)
@@ -61,7 +61,7 @@ def authors_loss(model: MoCo, views: Views) -> Tensor:
         hard_negative = F.normalize(model.encoder_k(views.hard_negative[gpu : gpu + 1]), dim=1)  # 1×dim
         positives = torch.einsum("nc,nc->n", query, key[share])[:, None]
         negatives = torch.einsum("nc,ck->nk", query, model.queue.keys)
-        # A size of 1 is broadcast: this is how image 0 becomes everybody's hard negative there.
+        # A size of 1 is broadcast: so image 0 becomes the hard negative of all queries there.
         hard = model.hard_negative_weight * torch.einsum("nc,nc->n", query, hard_negative)[:, None]
         logits = torch.cat([positives, negatives, hard], dim=1) / model.temperature
         losses.append(F.cross_entropy(logits, torch.zeros(SHARE, dtype=torch.long)))
@@ -69,7 +69,7 @@ def authors_loss(model: MoCo, views: Views) -> Tensor:
 
 
 def one_group(model: MoCo) -> MoCo:
-    """The model as one GPU has it: its batch norm knows no groups."""
+    """The model as on one GPU: its batch norm has a single group."""
     for module in model.modules():
         if hasattr(module, "splits"):
             module.splits = 1
@@ -79,7 +79,7 @@ def one_group(model: MoCo) -> MoCo:
 def share_of_gpu(number: int, place: Path) -> dict[str, Any]:
     views = torch.load(place / "views.pth", weights_only=False)
     share = slice(number * SHARE, (number + 1) * SHARE)
-    # As `SaliencyMasking` makes it of a process's share: one hard negative, which serves the whole of it.
+    # As `SaliencyMasking` does for a process's share: one hard negative for the whole share.
     own = Views(views.query[share], views.key[share], views.hard_negative[number : number + 1], SHARE)
     return {"loss": make_model()(own)["loss"].detach()}
 
@@ -92,7 +92,7 @@ def test_one_process_and_four_compute_the_loss_of_the_authors_four_gpus(tmp_path
     torch.save(views, tmp_path / "views.pth")
     shares = [outcome["loss"] for outcome in on_processes(GPUS, share_of_gpu, tmp_path)]
     torch.testing.assert_close(torch.stack(shares).mean(), expected, rtol=1e-6, atol=1e-6)
-    # One hard negative for the whole batch, as if the four GPUs were one, gives another loss.
+    # A single hard negative for the whole batch, as if the four GPUs were one, gives another loss.
     assert views.hard_negative is not None
     of_one = Views(views.query, views.key, views.hard_negative[:1].expand(GPUS, -1, -1, -1), SHARE)
     assert abs(make_model()(of_one)["loss"] - expected) > 1e-4

@@ -30,7 +30,7 @@ B, C, T, SIZE, DIM = 6, 16, 0.2, 16, 8
 def slow_nt_xent(
     query: Tensor, key: Tensor, hard: Tensor | None, temperature: float, rho: float, anchors: Sequence[str]
 ) -> Tensor:
-    """A.7, term by term in double precision: every view is an anchor; only `anchors` meet their hard negative."""
+    """Equation A.7, term by term in double precision: every view is an anchor; only `anchors` have a hard negative."""
     views = {"query": query.double(), "key": key.double()}
     losses = []
     for side, partner_side in (("query", "key"), ("key", "query")):
@@ -93,7 +93,7 @@ def test_nt_xent_gives_the_values_of_lightly_1_6(temperature: float, expected: f
 
 
 def test_nt_xent_with_a_hard_negative_by_hand() -> None:
-    # One image: positive 1, hard negative .6 at weight 2; only the query meets it, the key has nothing to be told from.
+    # One image: positive 1, hard negative .6 at weight 2, which only the query has; the key has no negative at all.
     one = torch.tensor([[1.0, 0.0]])
     loss = nt_xent(one, one, torch.tensor([[0.6, 0.8]]), temperature=1.0)
     assert loss.item() == pytest.approx(-math.log(math.e / (math.e + math.exp(1.2))) / 2, abs=1e-6)
@@ -108,7 +108,7 @@ def test_nobody_meets_another_images_hard_negative() -> None:
     rest = B * 2 * nt_xent(query, key, swapped, temperature=T)
     assert not torch.isclose(total, rest)
     (gradient,) = torch.autograd.grad(total, hard)
-    cosine = F.cosine_similarity(gradient, query)  # each one's gradient points along its own query, and no other
+    cosine = F.cosine_similarity(gradient, query)  # each gradient lies along its own query
     torch.testing.assert_close(cosine, torch.ones(B))
 
 
@@ -140,7 +140,7 @@ def test_a_step_is_the_loss_of_the_equation_with_each_view_normalised_by_itself(
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for (name, p), expected_p in zip(model.encoder.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(p.grad, expected_p.grad, rtol=1e-3, atol=1e-5, msg=name)
-    # Three batches went into the running statistics, in this order.
+    # Three batches updated the running statistics, in this order.
     for buffer, expected_buffer in zip(model.encoder.buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(buffer, expected_buffer)
 
@@ -214,7 +214,7 @@ def step(model: nn.Module, inner: SimCLR, chosen: slice) -> dict[str, Any]:
 
 
 def running_means(number: int) -> tuple[float, float]:
-    """The running mean of a norm while those of all ranks are joined, and afterwards."""
+    """A norm's running mean while the statistics of all ranks are joined, and afterwards."""
     norm = SplitBatchNorm(1, 2)
     norm.running_mean.fill_(number)
     with joint_statistics(norm):
@@ -223,7 +223,7 @@ def running_means(number: int) -> tuple[float, float]:
 
 
 def one_of_two(number: int, _place: Path) -> dict[str, Any]:
-    """What each of two processes does."""
+    """What each of two processes computes."""
     repro.contrastive.simclr.build_encoder = build_small
     outcome: dict[str, Any] = {}
     for stopgrad in (False, True):
@@ -238,7 +238,7 @@ def one_of_two(number: int, _place: Path) -> dict[str, Any]:
     (joined * torch.arange(12.0).view(4, 3) * (number + 1)).sum().backward()
     outcome["gathered"], outcome["local gradient"] = joined.detach(), local.grad
     outcome["running means"] = running_means(number)
-    # A ResNet keeps all its norms' parameters when they are replaced.
+    # A ResNet's norms keep their parameters when they are replaced.
     network = sync_batch_norm(build_encoder("resnet18", DIM))
     outcome["norms"] = {type(m).__name__ for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     return outcome

@@ -1,7 +1,7 @@
-"""Annotations as people really have them: `data verify` says of each what reading, training and scoring do with it.
+"""Annotations as people really have them: `data verify` agrees with what reading, training and scoring do.
 
-Fields are left out, added and mistyped, drawn by a seed; whatever the verification passes is trained on for two steps
-and scored, and whatever it refuses is refused before a detector is built.
+Fields are left out, added and mistyped, drawn by a seed. Whatever verification accepts is trained on for two steps and
+scored; whatever it refuses is refused before a detector is built.
 """
 
 import io
@@ -44,7 +44,7 @@ from repro.runs.detection import COCO, VOC
 
 
 class ManyBoxes(nn.Module):
-    """A detector that has something to say of every image and class."""
+    """A detector with predictions for every image and class."""
 
     def forward(self, batch: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         outputs = []
@@ -70,7 +70,7 @@ class Bench:
     model: GeneralizedRCNN
 
     def outcome(self, root: Path) -> str:
-        """What becomes of a root: "" where two steps are trained and a score comes out, or why it is refused."""
+        """What happens with a root: "" if two training steps and the scoring work, else why it is refused."""
         try:
             data = data_of(self.task, root)
         except UserError as error:
@@ -100,7 +100,7 @@ class Bench:
                 assert loss.isfinite()
 
     def verdicts(self, root: Path) -> tuple[str, str]:
-        """The problems that the verification lists, and what becomes of the root."""
+        """The problems that the verification lists, and what happens with the root."""
         problems = verify(self.task, root, workers=1).problems
         return "; ".join(f"{problem.path}: {problem.message}" for problem in problems), self.outcome(root)
 
@@ -159,7 +159,7 @@ MASKS: tuple[Any, ...] = (
 
 
 def spoil_voc(root: Path, draw: np.random.Generator) -> str:
-    """Changes one field of one annotation; returns what was done."""
+    """Changes one field of one annotation; returns a description of the change."""
     paths = sorted(root.glob("VOC*/Annotations/*.xml"))
     path = paths[draw.integers(len(paths))]
     tree = ElementTree.parse(path)
@@ -184,7 +184,7 @@ def spoil_voc(root: Path, draw: np.random.Generator) -> str:
 
 
 def spoil_coco(root: Path, draw: np.random.Generator) -> str:
-    """Changes one field of one entry; returns what was done."""
+    """Changes one field of one entry; returns a description of the change."""
     path = root / str(draw.choice([TRAIN, VAL]))
     content = json.loads(path.read_text())
     name = str(draw.choice(["annotations", "annotations", "annotations", "images", "categories"]))
@@ -250,7 +250,7 @@ def test_kinds_of_coco(coco_bench: Bench, kind: str, tmp_path: Path) -> None:
 
 
 def assert_kind(bench: Bench, change: Callable[[Path], object], reason: str, folder: Path) -> None:
-    """Asserts that a data set with a change can be used, or that both refuse it for a reason."""
+    """Asserts that a changed data set can be used, or that both refuse it with this reason."""
     root = copied(bench.root, folder / "data")
     change(root)
     problems, refusal = bench.verdicts(root)
@@ -258,11 +258,11 @@ def assert_kind(bench: Bench, change: Callable[[Path], object], reason: str, fol
     assert (bool(problems), bool(refusal)) == (bool(reason), bool(reason)), f"{problems} {refusal}"
 
 
-# What is read in place of what is not there
+# Values that stand in for missing ones
 
 
 def test_missing_areas_are_those_of_the_masks(coco_bench: Bench, tmp_path: Path) -> None:
-    """The areas that were written are the masks' own, so that the same is scored without them."""
+    """The written areas are those of the masks, so that scores are the same without them."""
     root = copied(coco_bench.root, tmp_path / "data")
     object_of_coco(every=True, area=...)(root)
     before, after = (ground_truth(path) for path in (coco_bench.root, root))
@@ -306,7 +306,7 @@ def test_objects_without_a_mask_are_left_out_and_said(coco_bench: Bench, tmp_pat
 def test_an_image_is_turned_by_its_exif_orientation(
     voc_bench: Bench, tmp_path: Path, orientation: int, listed: str
 ) -> None:
-    """As detectron2 reads it: an annotation is of the upright image, and one of the stored image is refused."""
+    """Annotations refer to the upright image, as detectron2 reads it; those of the stored image are refused."""
     root = copied(voc_bench.root, tmp_path / "data")
     first = (root / "VOC2007/ImageSets/Main/test.txt").read_text().split()[0]
     exif = Image.Exif()
@@ -341,7 +341,7 @@ def test_a_tiff_that_would_be_turned_twice_is_refused(
 
 
 def test_an_image_that_is_torn_is_named_by_training_and_scoring(voc_bench: Bench, tmp_path: Path) -> None:
-    """The verification decodes all images; a task that began without it ends in one line that names the file."""
+    """Verification decodes all images; a task without it ends in one line that names the file."""
     root = copied(voc_bench.root, tmp_path / "data")
     data = data_of(VOC, root)
     path = Path(data.test[0]["file_name"])
@@ -357,7 +357,7 @@ def test_whatever_a_decoder_raises_names_the_image(voc_bench: Bench, tmp_path: P
     content = io.BytesIO()
     Image.new("P", (record["width"], record["height"])).save(content, "GIF")
     raw = bytearray(content.getvalue())
-    raw[raw.index(b",\0\0\0\0") + 5] = 0  # the frame's width, of which Pillow says it with a ValueError
+    raw[raw.index(b",\0\0\0\0") + 5] = 0  # the frame's width, for which Pillow raises a ValueError
     path.write_bytes(raw)
     with pytest.raises(UserError, match=f"^{path}: cannot be read "):
         map_record(mapper, record)
@@ -392,6 +392,6 @@ def test_compressed_masks_are_decoded_as_pycocotools_encodes_them(
     size: tuple[int, int], share: float, seed: int, blocks: bool
 ) -> None:
     mask = np.random.default_rng(seed).random(size) < share
-    mask = np.kron(mask, np.ones((9, 9), bool)) if blocks else mask  # runs of more than 31, which take two letters
+    mask = np.kron(mask, np.ones((9, 9), bool)) if blocks else mask  # runs of more than 31 need two letters
     runs = decoded_runs(coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode())
     assert np.array_equal(np.repeat(np.arange(len(runs)) % 2, runs), mask.ravel(order="F"))

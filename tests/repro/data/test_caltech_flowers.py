@@ -60,10 +60,10 @@ class Pool:
 
 
 def test_a_total_is_shared_out_by_largest_remainders() -> None:
-    # 10 * (7, 5, 3) / 15 = 4.67, 3.33, 2: the one seat that is left goes to the first.
+    # 10 * (7, 5, 3) / 15 = 4.67, 3.33, 2: the one that is left goes to the first class.
     assert apportion([7, 5, 3], 10) == [5, 3, 2]
     assert apportion([1, 1, 1], 2) == [1, 1, 0]
-    # 5.5, 3.9 and .6: the two that are left go to the remainders, however small their classes.
+    # 5.5, 3.9 and .6: the two that are left go to the largest remainders, however small their classes.
     assert apportion([55, 39, 6], 10) == [5, 4, 1]
     assert apportion([40, 0, 258], 298) == [40, 0, 258]
     rng = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def test_parts_are_disjoint_whole_and_a_function_of_the_seed_alone() -> None:
     assert all(np.array_equal(first.indices, second.indices) for first, second in zip(parts, again, strict=True))
     other_parts = divide(pool, [[3] * 4, [2, 0, 1, 5]], seed=2)
     assert not np.array_equal(parts[0].indices, other_parts[0].indices)
-    # A class that grows leaves the draw of the others alone.
+    # If a class grows, the draws of the others stay the same.
     larger = Pool([*pool.targets, 0, 0, 0], 4)
     indices = divide(larger, [[3] * 4], seed=1)[0].indices
     assert set(parts[0].indices[parts[0].indices >= 10]) == set(indices[(indices >= 10) & (indices < len(pool))])
@@ -119,7 +119,7 @@ def test_a_share_leaves_no_class_out_and_takes_no_more_than_there_is() -> None:
     pool = Pool([0] * 30 + [1] * 2 + [2] * 30, 3)
     assert sizes(share_of(pool, 0.01, seed=0)) == [1, 1, 1]
     assert sizes(share_of(pool, 0.5, seed=0)) == [11, 2, 10]
-    assert sizes(Subset(pool, [0])) == [1, 0, 0]  # of a part without the last classes too
+    assert sizes(Subset(pool, [0])) == [1, 0, 0]  # also of a part without the last classes
 
 
 # The splits of the protocols
@@ -133,7 +133,7 @@ GOLDEN = [
     ([7, 11, 13], "cd39c2f051bf"),
     ([1, 4, 6], "67ee05baeb38"),
 ]
-"""First images and digest of Flowers-102's train, val and test, of 25, 5 and the rest a class, and of a tenth."""
+"""First images and digest of Flowers-102's train, val and test: of 25, 5 and the rest per class, and of a tenth."""
 
 
 def flower_pool() -> Pool:
@@ -155,7 +155,7 @@ def test_the_paper_like_flowers_split_has_the_published_sizes_in_every_seed() ->
 
 
 def test_drawn_parts_are_of_the_images_that_recorded_numbers_are_of() -> None:
-    """Another draw of as many images would pass all else here, and no number be one of the recorded images' again."""
+    """A different draw of equal size would pass all other tests here, and no recorded number could be reproduced."""
     pool = flower_pool()
     parts = [*eighty_ten_ten(pool, 0), *caltech.split(pool, 2), share_of(pool, 0.1, 0)]  # type: ignore[arg-type]
     drawn = [(part.indices[:3].tolist(), hashlib.sha256(part.indices.tobytes()).hexdigest()[:12]) for part in parts]
@@ -236,7 +236,8 @@ def test_odd_files_in_caltech_are_named(tmp_path: Path) -> None:
 
 
 def test_what_systems_leave_in_caltech_is_no_class_and_no_image(caltech_root: Path, tmp_path: Path) -> None:
-    """torchvision's class takes every name in its folder for a class: a file ended in a NotADirectoryError."""
+    """torchvision's class takes every name in its folder for a class: a stray file used to end in a
+    NotADirectoryError."""
     folder = make_caltech(tmp_path) / "caltech101/101_ObjectCategories"
     for name in (".ipynb_checkpoints", "@eaDir"):
         (folder / name).mkdir()
@@ -255,7 +256,7 @@ def test_caltech_is_listed_as_torchvision_lists_it(caltech_root: Path) -> None:
 
 
 def test_flowers_that_are_missing_are_told_when_the_data_are_opened(tmp_path: Path) -> None:
-    """The lists name all images, whatever the folder holds, and `prepare` does nothing where it is there."""
+    """The lists name all images, whatever the folder holds, and `prepare` does nothing if the folder is there."""
     folder = make_flowers(tmp_path) / "flowers-102/jpg"
     first, second, *_ = sorted(path.name for path in folder.iterdir())
     (folder / first).unlink()

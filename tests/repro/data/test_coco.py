@@ -189,7 +189,7 @@ def test_verify_finds_everything(root: Path) -> None:
         objects[0]["category_id"] = 77
         objects[1]["image_id"] = 4711
         objects[2]["bbox"] = [60, 60, 9, 2]
-        objects[3]["bbox"] = [60.2, 0, 4.7, 64.9]  # within a pixel of the edge, as COCO's own
+        objects[3]["bbox"] = [60.2, 0, 4.7, 64.9]  # within a pixel of the edge, as some of COCO's own boxes
         objects[4]["bbox"] = [3, 3, 0, 5]
         objects[5]["id"] = objects[6]["id"]
 

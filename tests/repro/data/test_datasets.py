@@ -82,7 +82,7 @@ def test_the_fingerprint_changes_with_names_sizes_and_labels_only(folder_root: P
 
 
 def plain_images(root: Path, seed: int, ending: str = ".bmp", count: int = 3) -> Path:
-    """Images whose files have the same names and sizes whatever the seed, and other pixels."""
+    """Images whose files have the same names and sizes for every seed, but different pixels."""
     for index in range(count):
         write_image(root / "train/ant" / f"{index}{ending}", 100 * seed + index)
     return root
@@ -102,7 +102,7 @@ def test_of_many_such_files_the_middle_of_each_counts(tmp_path: Path, monkeypatc
     middle = (root / "train/ant/0.bmp").stat().st_size // 2
 
     def changed(index: int, place: int) -> bool:
-        """Whether a byte of a file counts."""
+        """Whether a changed byte of a file changes the fingerprint."""
         path = root / "train/ant" / f"{index}.bmp"
         before, content = FolderImages(root, "train").fingerprint(), bytearray(path.read_bytes())
         content[place] ^= 1
@@ -208,11 +208,11 @@ def test_scenes_are_opened_with_the_settings_of_their_split() -> None:
 
 @pytest.mark.parametrize("name", ["folder", "imagenet100"])
 def test_a_split_in_the_place_of_the_root_is_answered_with_the_folder_above(name: str, imagenet_root: Path) -> None:
-    """The mend was to put images into class folders, where they are, or to unpack archives again."""
+    """The mend used to be to move images into class folders, where they are, or to unpack the archives again."""
     split = imagenet_root / "train"
     with pytest.raises(UserError, match=f"; mend: name the folder above as the root: {imagenet_root}$"):
         open_images(name, "train", split, TINY)
-    # A root that is only called so is one nevertheless.
+    # A folder with such a name can still be a root.
     (split / "val").mkdir()
     with pytest.raises(UserError, match=r"expected train/CLASS/IMAGE in the data root; mend: (?!name the folder)"):
         open_images(name, "train", split, TINY)

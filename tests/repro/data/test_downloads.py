@@ -18,16 +18,16 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `CONTENT`, and breaks off as it is told to."""
+    """Serves `CONTENT`, and breaks off as a test tells it."""
 
-    daemon_threads = False  # closing waits for them: what a thread of an ended test prints would be the next one's
+    daemon_threads = False  # closing waits for threads: what they print after their test would be the next one's
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[str | None] = []
         self.bytes_a_connection = len(CONTENT)
         self.ranges, self.silent, self.ended = True, False, threading.Event()
-        self.length: str | None = None  # which it says; None: the right one
+        self.length: str | None = None  # the length that it states; None: the right one
 
     @property
     def url(self) -> str:

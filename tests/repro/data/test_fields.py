@@ -1,4 +1,4 @@
-"""Fields of annotations as tools write them: what has one meaning is read, all else is said."""
+"""Fields of annotations as tools write them: a value with one meaning is read, any other is reported."""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +54,7 @@ def test_what_has_none_is_said(read: Callable[[Any], Any], value: Any, reason: s
 
 
 def test_every_fault_of_an_entry_is_told() -> None:
-    """A class of blanks alone was read as one without a name."""
+    """A class name of blanks alone used to be read as a missing name."""
     entry = Fields({"width": "9", "height": "x", "name": " \n", "difficult": 3}.get, repr)
     assert (entry.read("width", positive), entry.read("height", positive)) == (9, None)
     assert (entry.read("name", name), entry.read("id", whole)) == (None, None)

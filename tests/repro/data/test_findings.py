@@ -1,4 +1,4 @@
-"""What is wrong with annotations: boxes that reach out of their image, and the one line that tells all of it."""
+"""Faults of annotations: boxes that reach out of their image, and the one line that sums up all faults."""
 
 import pytest
 from error_samples import message_of

@@ -1,4 +1,4 @@
-"""Files that a person brings along of each image: which are whose, their hash, and the numbers that they hold."""
+"""Files that a user provides for each image: how they are found, their hash, and the numbers that they hold."""
 
 import os
 import shutil
@@ -120,7 +120,7 @@ def test_of_a_mask_in_colours_all_but_black_is_an_object_whatever_a_palette_numb
     pixels = np.zeros((2, 3, 3), dtype=np.uint8)
     pixels[0, 1, 1] = pixels[1, 2, 0] = 255
     picture = Image.fromarray(pixels)
-    # By Pillow's own palette black is number 1 or another, and 0 is not.
+    # In Pillow's own palette, black is number 1 or another, and not 0.
     picture = picture.quantize(4) if mode == "quantised" else picture.convert(mode)
     picture.save(tmp_path / "1.png")
     assert (numbers_of(tmp_path, "1.png", colours=True) > 0).tolist() == [[False, True, False], [False, False, True]]

@@ -1,4 +1,4 @@
-"""Images of a person's own class beyond the first: each kind of mistake is one line that names the image."""
+"""Images of a user's own class, after the first: each kind of mistake is one line that names the image."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ PICTURE = Image.new("RGB", (40, 50))
 
 
 class Own:
-    """Eight images, of which number 5 is as it is given."""
+    """Eight images, number 5 of which is given by the test."""
 
     classes = ("a", "b")
     targets = (0, 1) * 4
@@ -57,7 +57,8 @@ ODD = [
 
 @pytest.mark.parametrize(("odd", "line"), ODD)
 def test_an_odd_image_beyond_the_first_is_named(odd: Any, line: str) -> None:
-    """Batches that do not fit were a fault of salmask's own; a label of no class, and no pixel, were trained on."""
+    """Batches of unequal shapes used to be told as a fault of salmask's own; bad labels and empty images were trained
+    on."""
     views = TwoViews(Own(odd), 32, tiny().augmentation, seed=0)
     for read in (
         lambda: views[0, 5],

@@ -85,7 +85,7 @@ def test_a_bad_image_is_refused_in_one_line_that_names_it(tmp_path: Path, what: 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
 def test_a_torn_avif_under_another_name_is_refused_as_any_other(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"  # as pages hand them out, whatever they call them
+    path = tmp_path / "a.png"  # such files are handed out under any name
     image = Image.new("RGBA", (64, 64), (200, 30, 30, 255))
     image.paste((0, 0, 0, 0), (0, 0, 64, 20))
     image.save(path, format="AVIF")
@@ -99,9 +99,9 @@ def test_a_torn_avif_under_another_name_is_refused_as_any_other(tmp_path: Path) 
 
 def test_a_broken_spider_image_is_refused_as_any_other(tmp_path: Path) -> None:
     path, file = tmp_path / "a.png", io.BytesIO()
-    Image.new("F", (4, 4)).save(file, format="SPIDER")  # to a path, Pillow would take all of its ending for SPIDER's
+    Image.new("F", (4, 4)).save(file, format="SPIDER")  # saved to a path, Pillow would take its ending for SPIDER
     content = file.getvalue()
-    path.write_bytes(content[:104] + struct.pack("<f", 2.0) + content[108:])  # the second of a stack that there is not
+    path.write_bytes(content[:104] + struct.pack("<f", 2.0) + content[108:])  # the second of a missing stack
     with pytest.raises(UserError, match=rf"^{path}: the image cannot be decoded \(.*stkoffset"):
         images.decode(path)
 
@@ -124,7 +124,7 @@ def test_an_image_without_permission_is_to_be_made_readable(tmp_path: Path, monk
 
 
 def jpeg_bytes(seed: int, mode: str = "RGB", **options: object) -> bytes:
-    """A smooth picture with noise on it, 61×47: no side is a whole number of JPEG's blocks."""
+    """A smooth picture with noise on it, 61×47: neither side is a multiple of a JPEG block."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 200, 47 * 61).reshape(47, 61, 1)
     pixels = (ramp * rng.random(3) + rng.integers(0, 50, (47, 61, 3))).astype(np.uint8)
@@ -134,7 +134,7 @@ def jpeg_bytes(seed: int, mode: str = "RGB", **options: object) -> bytes:
 
 
 def by_pillow(path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray | str:
-    """What is decoded, or the refusal, where simplejpeg is not installed."""
+    """The pixels, or the refusal, as if simplejpeg was not installed."""
     with monkeypatch.context() as patch:
         patch.setattr(jpeg, "libjpeg_turbo", lambda: None)
         return pixels_or_refusal(path)
@@ -190,7 +190,7 @@ def test_damaged_jpegs_are_refused_exactly_where_pillow_refuses_them(
             assert ours == pillows
         else:
             assert np.array_equal(ours, pillows)
-    assert 55 < refused < 110  # both outcomes were seen often
+    assert 55 < refused < 110  # both outcomes occur often
 
 
 def test_what_is_no_jpeg_decodes_to_the_same_array(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_what_is_no_jpeg_decodes_to_the_same_array(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["tif", "jpg", "png", "webp"])
 def test_the_size_of_a_turned_image_is_that_of_its_pixels(ending: str, tmp_path: Path) -> None:
-    """Pillow older than 11 told a TIFF's size unturned, and `data cache` could never be finished."""
+    """Pillow before 11 gives a TIFF's size unturned, so that `data cache` could never be finished."""
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation

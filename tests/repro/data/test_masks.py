@@ -1,4 +1,4 @@
-"""Masks of COCO's objects as annotation tools write them: what is read, and what is wrong with the others."""
+"""Masks of COCO's objects as annotation tools write them: which are read, and what is wrong with the others."""
 
 import math
 from typing import Any

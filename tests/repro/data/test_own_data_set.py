@@ -1,4 +1,4 @@
-"""A data set that a person added, and the mistakes made in one: each is one line before anything is trained."""
+"""A data set that a user added, and the mistakes made in one: each is one line before anything is trained."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from repro.runs.sections import ScenesSettings
 
 
 class Drawn:
-    """Images as docs/extend.md leaves them to whoever adds a data set."""
+    """Images as docs/extend.md describes them for a user's own data set."""
 
     classes = ("a", "b")
 
@@ -81,7 +81,7 @@ PICTURE = Image.new("RGB", (8, 8))
 def test_what_is_no_data_set_is_refused_as_it_is_opened(
     monkeypatch: pytest.MonkeyPatch, images: object, line: str
 ) -> None:
-    """Labels of no class were trained on; the others were called faults of salmask's own."""
+    """Invalid labels used to be trained on; other mistakes were told as faults of salmask's own."""
     with pytest.raises(UserError) as refusal:
         opened(monkeypatch, images)
     assert str(refusal.value).startswith(f"data set 'drawn', split train{line}")
@@ -103,7 +103,7 @@ def test_an_image_that_is_not_rgb_is_named(monkeypatch: pytest.MonkeyPatch, mode
     line = rf'image 0 of Drawn is of mode {mode}, not RGB; mend: image\.convert\("RGB"\)'
     with pytest.raises(UserError, match=line):
         opened(monkeypatch, Drawn(mode=mode))
-    # One that comes later is as it is decoded.
+    # A later one is told when it is decoded.
     later = answering(lambda index: (Image.new(mode if index else "RGB", (8, 8)), index % 2))
     assert pixels_of(opened(monkeypatch, later), 0)[0].shape == (8, 8, 3)
     with pytest.raises(UserError, match=rf"image 3 of Drawn is of mode {mode}, not RGB"):
@@ -115,7 +115,7 @@ def test_a_sound_data_set_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Shaded(Drawn):
-    """Images of which no two are equal; those of val begin where those of train end."""
+    """Images of which no two are equal; those of val continue where those of train end."""
 
     def __init__(self, split: Split) -> None:
         super().__init__(6 if split == "train" else 3)
@@ -126,7 +126,7 @@ class Shaded(Drawn):
 
 
 class Faulty(Shaded):
-    """The same, but that three images of train cannot be used, and two of val are two of train."""
+    """The same, but three images of train cannot be used, and two of val are copies of two of train."""
 
     def __getitem__(self, index: int) -> Any:
         if self.first:
@@ -141,7 +141,7 @@ class Faulty(Shaded):
 def test_images_of_a_class_of_ones_own_are_verified(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: str | None
 ) -> None:
-    """They were looked for in class folders, which they do not have, or not looked at at all."""
+    """Such images used to be looked for in class folders, which they do not have, or were not verified at all."""
     folder = None if root is None else tmp_path / root
 
     def add(kind: Callable[[Split], Images]) -> None:
@@ -168,7 +168,7 @@ def test_images_of_a_class_of_ones_own_are_verified(
     ]
 
     class Torn(Shaded):
-        """Images that are opened and not read, as PIL leaves those whose pixels nobody asks for."""
+        """Images that are opened but not read, as PIL leaves them until their pixels are needed."""
 
         def __getitem__(self, index: int) -> Any:
             path = tmp_path / f"{self.first + index}.png"
@@ -208,9 +208,9 @@ def test_images_of_a_class_of_ones_own_are_verified(
 def test_whatever_a_class_of_ones_own_raises_the_image_is_named_and_the_others_are_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, told: str
 ) -> None:
-    """Anything but an OSError ended the verification in a traceback, which told neither image nor mend."""
+    """Anything but an OSError used to end the verification in a traceback that named neither image nor mend."""
 
-    # In a file of its own, as what somebody added is told by where it lies.
+    # In a file of its own, as added code is recognised by its file.
     (tmp_path / "raising.py").write_text("def fail(error):\n    raise error\n")
     names: dict[str, Any] = {}
     exec(compile((tmp_path / "raising.py").read_text(), str(tmp_path / "raising.py"), "exec"), names)
@@ -228,7 +228,7 @@ def test_whatever_a_class_of_ones_own_raises_the_image_is_named_and_the_others_a
         ("unreadable", f"train: image 1 of Raising: {reason}"),
         ("unreadable", f"val: image 1 of Raising: {reason}"),
     ]
-    # Of the first image, which is looked at as the data set is opened.
+    # The same for the first image, which is read as the data set is opened.
     monkeypatch.setattr(Raising, "__getitem__", lambda *_: names["fail"](error))
     (problem,) = verify("own", None).problems
     assert (problem.kind, problem.message) == ("unusable", f"train: {reason}")

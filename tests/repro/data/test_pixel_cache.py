@@ -154,7 +154,7 @@ def test_what_an_interrupted_writer_finished_is_kept(
     (part,) = (tmp_path / "caches").glob(".*.part")
     kept = set(read_checksums(part))
     assert kept
-    assert 2 not in kept  # of image 13
+    assert 2 not in kept  # the chunk of image 13
     decoded.clear()
     monkeypatch.setattr(pixel_cache_writer, "pixels_of", failing_at(-1))
     cache = cached(data, tmp_path / "caches")
@@ -200,7 +200,7 @@ def test_a_writer_that_is_killed_is_followed_by_one_that_goes_on(data: Path, tmp
     cache = cached(data, root)  # its lock went with the process
     assert_holds(cache, images_of(data), 32)
     checksums = (cache.folder / pixel_cache.CHECKSUMS).read_text().splitlines()
-    assert len(checksums) == 5  # nothing was written twice
+    assert len(checksums) == 5  # no chunk was written twice
 
 
 def test_two_writers_take_turns(data: Path, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_flipped_bit_is_seen_and_mended(data: Path, tmp_path: Path) -> None:
 
 
 def test_reads_that_are_cut_short_are_no_damage(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linux reads no more than 2 GiB at once, so that every chunk of large images counted as damaged."""
+    """Linux reads at most 2 GiB at once, so that every chunk of large images used to count as damaged."""
     cache, read = cached(data, tmp_path / "caches"), os.pread
     monkeypatch.setattr(os, "pread", lambda descriptor, count, place: read(descriptor, min(count, 1000), place))
     assert damaged_chunks(cache.folder, 2) == []
@@ -270,13 +270,13 @@ def test_what_a_check_cannot_mend_is_refused_in_one_line(
     path.unlink() if size is None else os.truncate(path, size)
     command = ("data", "cache", "folder", "--check", "--side", "32", "--root", str(data), "--to", str(path.parents[1]))
     if file == pixel_cache.PIXELS and size is not None:
-        assert salmask(*command).code == 0  # what is missing of the pixels is decoded again
+        assert salmask(*command).code == 0  # missing pixels are decoded again
         assert damaged_chunks(path.parent, 1) == []
     else:
         assert str(path.parent) in refused(*command)
 
 
-@pytest.mark.parametrize(("free", "text"), [(1000, "1.0"), (102_000, "102.0")])  # a hundredth is to stay free
+@pytest.mark.parametrize(("free", "text"), [(1000, "1.0"), (102_000, "102.0")])  # a hundredth stays free
 def test_a_disk_without_room_is_refused_before_anything_is_decoded(
     data: Path, tmp_path: Path, free: int, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +295,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_no_checksum_of_what_is_not_there(
     def full(descriptor: int, content: memoryview, place: int) -> int:
         if place > 10_000:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(descriptor, content[:1000], place)  # as a signal may cut it short
+        return write(descriptor, content[:1000], place)  # a short write, as by a signal
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(UserError, match=r"the disk is full: about 101\.7 kB more are needed; mend: make room"):
@@ -342,7 +342,7 @@ def test_what_stands_in_a_caches_place_is_refused_before_anything_is_decoded(
 
 @pytest.mark.parametrize("side", [LEAST_CACHED - 1, LONGEST_CACHED + 1, 10**20])
 def test_a_side_that_is_not_cached_is_no_runs_either(side: int, data: Path, tmp_path: Path) -> None:
-    """The mend of such a run was a command that is refused, too."""
+    """The mend told for such a run was a command that is refused, too."""
     words = ("data", "cache", "folder", "--side", str(side), "--root", str(data), "--to", str(tmp_path / "caches"))
     assert "invalid value for '--side'" in refused(*words)
     assert not (tmp_path / "caches").exists()
@@ -357,7 +357,7 @@ def test_annotated_images_cannot_be_cached(tmp_path: Path) -> None:
 
 
 def carry_out_mend(run: Run) -> None:
-    """Calls the command that the refusal of a run without its cache names."""
+    """Calls the command that a run's refusal without its cache names as the mend."""
     with pytest.raises(UserError, match="no cache of data set") as refusal:
         open_data(run, "train")
     command, _, other = refusal.value.mend.rpartition(", or ")
@@ -368,7 +368,7 @@ def carry_out_mend(run: Run) -> None:
 
 
 def test_the_mend_of_a_missing_cache_names_the_runs_own_scenes_and_folder(tmp_path: Path) -> None:
-    """Without its settings, other scenes were cached in another folder, and the run was refused as before."""
+    """The mend lacked these settings: it cached other scenes in another folder, and the run was refused again."""
     scenes = {"data.dataset": "scenes", "data.scenes.grounds": 3, "data.cached_side": 32}
     run = tiny(changes=scenes | {"machine.data_cache": str(tmp_path / "my caches")})
     carry_out_mend(run)

@@ -1,4 +1,4 @@
-"""How a writer of decoded images ends where it cannot go on, and what it makes of what lies there."""
+"""How a writer of decoded images ends if it cannot go on, and what it does with files that are already there."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from repro.runs.sections import ScenesSettings
 
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
-    """Ten images, two of them a chunk."""
+    """Ten images, in chunks of two."""
     for split in ("train", "val"):
         for index in range(10):
             write_image(tmp_path / "data" / split / "ant" / f"{index}.png", index, size=(40, 30))
@@ -38,7 +38,7 @@ def cached(images: Images, root: Path, workers: int = 1) -> CachedImages:
 def test_after_an_error_no_further_images_are_decoded(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 10^5 images all would be, before the error is shown."""
+    """All of 10^5 images would be decoded before the error is shown."""
     decoded: list[int] = []
 
     def read(of: Images, index: int) -> Any:
@@ -51,7 +51,8 @@ def test_after_an_error_no_further_images_are_decoded(
     monkeypatch.setattr(pixel_cache_writer, "pixels_of", read)
     with pytest.raises(UserError, match="torn"):
         cached(images, tmp_path / "caches")
-    # A chunk or two may be begun before the error is seen, on a machine with other work; without an end, all five are.
+    # On a busy machine one or two chunks may begin before the error is seen; if nothing stopped the work, all five
+    # would.
     assert max(decoded) < len(images) - 2
 
 
@@ -59,7 +60,7 @@ def test_after_an_error_no_further_images_are_decoded(
 def test_an_image_that_changed_meanwhile_is_refused_with_a_mend_that_mends(
     what: str, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To start again, as was advised, found the same index, and the same image."""
+    """The advice to start again led to the same index, and to the same image."""
 
     def read(of: Images, index: int) -> Any:
         pixels, label = pixels_of(of, index)
@@ -80,7 +81,7 @@ def test_an_image_that_changed_meanwhile_is_refused_with_a_mend_that_mends(
 
 
 def test_checksums_of_no_plan_count_for_nothing(images: Images, tmp_path: Path) -> None:
-    """A plan without its manifest was not finished, or taken away; what was written by it may lie elsewhere now."""
+    """A plan without its manifest was not finished, or was removed; its checksums may not fit the present files."""
     part = unfinished(cache_folder(tmp_path / "caches", "folder", "train", 32, images.fingerprint()))
     part.mkdir(parents=True)
     (part / CHECKSUMS).write_text("".join(json.dumps({"chunk": chunk, "crc32": 1}) + "\n" for chunk in range(5)))
@@ -106,7 +107,7 @@ def test_a_whole_cache_that_can_only_be_read_is_enough(images: Images, tmp_path:
 def test_a_repair_reads_again_what_was_damaged_alone(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under the lock another process may have mended it; the rest of 30 GB has been read."""
+    """The second check, under the lock, reads only the damaged chunks: the rest, maybe 30 GB, was read before."""
     cache = cached(images, tmp_path / "caches")
     with (cache.folder / PIXELS).open("r+b") as file:
         file.write(bytes(9))
@@ -126,7 +127,7 @@ def test_a_repair_reads_again_what_was_damaged_alone(
 def test_whoever_may_not_mend_a_damaged_cache_is_told_that_it_is(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another user's was said to be closed, and nothing else."""
+    """Another user's damaged cache used to be told as closed, and nothing more."""
 
     def closed(*_: Any, **__: Any) -> None:
         raise UserError("cannot write to it")

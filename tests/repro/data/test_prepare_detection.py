@@ -22,7 +22,7 @@ from repro.errors import UserError
 
 
 def recognise(monkeypatch: pytest.MonkeyPatch, name: str, archives: tuple[Archive, ...], folder: Path) -> None:
-    """Take the miniatures for the published files."""
+    """Make the checks take the miniatures for the published files."""
     digests = [hashlib.md5((folder / archive.name).read_bytes()).hexdigest() for archive in archives]
     miniatures = tuple(replace(archive, md5=digest) for archive, digest in zip(archives, digests, strict=True))
     monkeypatch.setattr(detection_archives, name, miniatures)
@@ -30,7 +30,7 @@ def recognise(monkeypatch: pytest.MonkeyPatch, name: str, archives: tuple[Archiv
 
 @pytest.fixture
 def tars(voc_kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """VOC's three archives: each has all of its split, and what detection does not need."""
+    """VOC's three archives, with all of their splits, and with files that detection does not need."""
     downloads = tmp_path / "tars"
     downloads.mkdir()
     for image_set, archive in zip(voc.IMAGE_SETS, VOC_ARCHIVES, strict=True):

@@ -19,14 +19,14 @@ from repro.data.imagenet import DEVKIT_ARCHIVE, TRAIN_ARCHIVE, VAL_ARCHIVE, clas
 from repro.data.verification.checks import verify
 from repro.errors import UserError
 
-OTHERS = ("n01440764", "n15075141")  # of ImageNet-1k, none of the hundred
+OTHERS = ("n01440764", "n15075141")  # classes of ImageNet-1k outside the hundred
 TRAIN_EACH = 2
 VAL_EACH = 2
 
 
 @pytest.fixture(autouse=True)
 def flushed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The inodes that were flushed to disk, in order; a busy disk would make the tests wait for it."""
+    """The inodes that were flushed to disk, in order. They are not really flushed: tests would wait for a busy disk."""
     inodes: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: inodes.append(os.fstat(descriptor).st_ino))
     return inodes
@@ -55,7 +55,7 @@ def tar_of(members: dict[str, bytes]) -> bytes:
 
 
 def devkit(wnids: list[str], truth: list[int]) -> bytes:
-    """In the layout of the real one: 1-based ids, and inner nodes after the leaves."""
+    """A devkit in the layout of the real one: 1-based ids, and inner nodes after the leaves."""
     nodes = [(number, wnid, 0) for number, wnid in enumerate(wnids, start=1)]
     nodes += [(len(wnids) + 1, "n00001740", 3), (len(wnids) + 2, "n00001930", 2)]
     fields = [
@@ -93,7 +93,7 @@ def devkit(wnids: list[str], truth: list[int]) -> bytes:
 
 @pytest.fixture(scope="module")
 def contents() -> dict[str, bytes]:
-    """The three archives in small: 102 classes, not in the order of their names."""
+    """The three archives in small: 102 classes, which are not in the order of their names."""
     pictures = jpegs()
     wnids = [OTHERS[1], *reversed(class_list()), OTHERS[0]]
     nested = {
@@ -151,7 +151,8 @@ def test_everything_is_on_disk_before_it_gets_its_name(archives: Path, root: Pat
 
 def test_validation_images_go_to_the_class_that_the_devkit_says(archives: Path, root: Path) -> None:
     prepare_imagenet100([archives], root)
-    # The ids run along [OTHERS[1], *reversed(classes), OTHERS[0]] and the truth counts down: image 1 is of OTHERS[0].
+    # The ids run along [OTHERS[1], *reversed(classes), OTHERS[0]] and the truth counts down: image 1 is of class
+    # OTHERS[0].
     places = {path.name: path.parent.name for path in (root / "val").glob("*/*.JPEG")}
     assert "ILSVRC2012_val_00000001.JPEG" not in places
     assert places["ILSVRC2012_val_00000002.JPEG"] == class_list()[0]
@@ -226,7 +227,7 @@ def test_a_stopped_run_leaves_no_half_class_and_a_killed_one_is_cleaned_up(
         prepare_imagenet100([archives], root)
     assert len(classes_in(root / "train")) == 5
     monkeypatch.setattr(imagenet, "write_member", write)
-    # What `kill -9` leaves: nothing ran that could clean up.
+    # What `kill -9` leaves, after which nothing cleans up.
     wnid = min(set(class_list()) - classes_in(root / "train"))
     (root / f"train/.{wnid}.part").mkdir()
     (root / f"train/.{wnid}.part/junk.JPEG").write_bytes(b"half")

@@ -69,7 +69,7 @@ def broken_flowers(root: Path) -> Path:
 def test_what_is_there_and_not_whole_is_never_ready(
     downloads: Path, tmp_path: Path, dataset: str, spoil: Callable[[Path], Path]
 ) -> None:
-    """Else `verify` says to prepare it, and `prepare` that it is ready to be verified, for ever."""
+    """Otherwise `verify` says to prepare it, and `prepare` says that it is ready to be verified, for ever."""
     prepare, root = DATASETS[dataset].prepare, tmp_path / "root"
     assert prepare is not None
     prepare([downloads], root)
@@ -168,7 +168,7 @@ def test_a_wrong_checksum_is_refused_before_anything_is_unpacked(downloads: Path
     (downloads / name).write_bytes((downloads / name).read_bytes()[:-10])
     prepare = DATASETS[dataset].prepare
     assert prepare is not None
-    # Nothing is left of a root that the refused call made, nor in one that was there, empty or not.
+    # The refused call leaves nothing: neither the root that it made, nor anything in an existing one, empty or not.
     made, empty, used = tmp_path / "new" / "root", tmp_path / "empty", tmp_path / "used"
     empty.mkdir()
     (used / "folder").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Decoding and drawing processes that are killed, and those whose parent is."""
+"""Decoding and drawing processes that are killed, or whose parent is killed."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ work_all(list, range(10), workers=2, chunk=1, name="", advance=begin)
 
 
 class Deadly:
-    """Ends the process that it is handed to."""
+    """Kills the process that it is sent to."""
 
     def __reduce__(self) -> tuple[Callable[[int], Any], tuple[int]]:
         return os._exit, (9,)
@@ -57,5 +57,5 @@ def test_no_process_outlives_the_one_that_started_it() -> None:
         assert parent.stdout is not None
         assert os.read(parent.stdout.fileno(), 5) == b"begun"
         os.kill(parent.pid, signal.SIGKILL)
-        parent.stdout.read()  # which ends when none holds the pipe any more
+        parent.stdout.read()  # ends when no process holds the pipe any more
     assert parent.returncode == -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""Where a data set is looked up, and what is said where it is not."""
+"""Where a data set is looked up, and the message if it is not there."""
 
 import errno
 import os

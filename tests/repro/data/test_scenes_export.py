@@ -22,7 +22,7 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def slow_rle(mask: np.ndarray) -> list[int]:
-    """COCO's definition, one pixel after another."""
+    """COCO's definition, pixel by pixel."""
     counts, value = [0], False
     for column, row in itertools.product(range(mask.shape[1]), range(mask.shape[0])):
         if mask[row, column] != value:
@@ -226,7 +226,7 @@ def test_the_command_writes_what_verify_finds_whole(tmp_path: Path) -> None:
 
 
 def test_class_folders_hold_the_scenes_and_the_masks_of_their_objects(tmp_path: Path) -> None:
-    # `--val` as the folder is called is `--test`.
+    # `--val` is another name of `--test`, as the folder is called.
     sizes = ("--train", "9", "--val", "4", "--classes", "4", "--size", "64", "--seed", "5", "--workers", "2")
     outcome = salmask("data", "export-scenes", "--as", "folder", "--out", str(tmp_path / "out"), *sizes)
     assert outcome.code == 0, outcome.err

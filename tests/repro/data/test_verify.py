@@ -60,7 +60,7 @@ def test_one_image_in_two_classes_is_told(folder_root: Path) -> None:
     ant, mole, zebra = (folder_root / f"train/{name}" for name in ("ant", "mole", "zebra"))
     (mole / "copy.png").write_bytes((ant / "0.png").read_bytes())
     (zebra / "link.png").hardlink_to(ant / "1.png")
-    (ant / "again.png").write_bytes((ant / "2.png").read_bytes())  # of one class: it may well weigh twice
+    (ant / "again.png").write_bytes((ant / "2.png").read_bytes())  # in one class: may be meant
     report = verify("folder", folder_root, workers=1)
     assert report.ok
     pairs = f"{mole}/copy.png is {ant}/0.png, {zebra}/link.png is {ant}/1.png"
@@ -70,11 +70,11 @@ def test_one_image_in_two_classes_is_told(folder_root: Path) -> None:
 def test_of_hundreds_of_gigabytes_only_what_may_be_a_copy_is_read(
     folder_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contents = {  # of sizes that nothing else has
+    contents = {  # sizes that no other file has
         "train/ant/copied": b"a" * 5000,
         "train/mole/copied": b"a" * 5000,
         "train/ant/late": b"b" * 6000,
-        "train/mole/late": b"b" * 5999 + b"c",  # begins alike
+        "train/mole/late": b"b" * 5999 + b"c",  # begins like the one above
         "train/ant/early": b"d" * 7000,
         "train/zebra/early": b"e" * 7000,
         "train/ant/again": b"f" * 8000,
@@ -108,7 +108,7 @@ def test_of_hundreds_of_gigabytes_only_what_may_be_a_copy_is_read(
     quick = verify("folder", folder_root, deep=False, workers=1)
     assert {ours[path] for path in read & ours.keys()} == across
     assert quick.warnings == []
-    assert isinstance(digest(str(folder_root)), IsADirectoryError)  # told, while the other threads go on
+    assert isinstance(digest(str(folder_root)), IsADirectoryError)  # the error is kept, while the other threads go on
 
 
 def test_a_broken_link_is_named_as_one(folder_root: Path) -> None:

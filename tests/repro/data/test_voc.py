@@ -48,7 +48,7 @@ def test_boxes_are_read_as_voc_means_them(tmp_path: Path) -> None:
     dog, person, cat = annotation.objects
     assert (dog.name, dog.box, dog.difficult) == ("dog", (47, 239, 195, 371), False)
     assert (person.name, person.box, person.difficult) == ("person", (0, 0, 352.5, 500), True)
-    assert (cat.box, cat.difficult) == ((8, 7, 9, 8), False)  # of one pixel, which is an area
+    assert (cat.box, cat.difficult) == ((8, 7, 9, 8), False)  # one pixel, which has an area
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_missing_list_is_a_missing_split(root: Path) -> None:
     assert "'000005 -1' is not the name of an image" in refusal(root)
     test.unlink()
     assert refusal(root).startswith(f"{test}: the list of images is missing")
-    os.mkfifo(test)  # would be waited for
+    os.mkfifo(test)  # opening it would block
     assert refusal(root).startswith(f"{test}: no regular file")
     assert refusal_by_lists(root) == refusal(root)
 
@@ -150,7 +150,7 @@ def test_images_to_train_on_and_to_score_on_are_refused(root: Path) -> None:
 def test_a_folder_that_cannot_be_listed_is_not_called_empty(root: Path) -> None:
     images = root / "VOCdevkit/VOC2007/JPEGImages"
     images.rename(root / "elsewhere")
-    images.symlink_to(images)  # which nobody can list, root neither
+    images.symlink_to(images)  # nobody can list it, not even root
     assert refusal(root) == f"{images}: Too many levels of symbolic links; mend: make it readable"
     (problem,) = verify("voc07+12", root, workers=1).problems
     assert (problem.kind, problem.message) == (
@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_listed_is_not_called_empty(root: Path) -> None:
 
 
 def test_annotations_of_the_other_split_alone(root: Path) -> None:
-    """As where only trainval was unpacked, but test's lists lie there."""
+    """As if only trainval was unpacked, while test's lists are there."""
     year = root / "VOCdevkit/VOC2007"
     for name in (year / "ImageSets/Main/test.txt").read_text().split():
         (year / "Annotations" / f"{name}.xml").unlink()

@@ -1,4 +1,4 @@
-"""What the doctor tells of two nodes, which are two processes here: clocks, renames and locks, right and spoilt."""
+"""What the doctor tells of two nodes (here, two processes): clocks, renames and locks, in order and spoilt."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ CHECKS = ("clocks of nodes", "rename seen by a node", "lock seen by a node")
 
 
 def seen_by(number: int, place: Path) -> dict[str, list[Diagnosis]]:
-    """What each of two nodes tells; the second one is spoilt in three ways."""
+    """The findings of each of two nodes; the second one is spoilt in three ways."""
     shared = place / "scratch"
     own = place / f"scratch-of-{number}"
     real_time = time.time

@@ -78,7 +78,7 @@ def test_more_threads_than_a_container_has_cores_are_advised_against(
 
 
 def test_doctor_names_the_packages_that_are_not_there_instead_of_failing_by_them() -> None:
-    # In a process of its own, in which nothing is imported yet. None in the place of a module: it cannot be imported.
+    # In a new process, in which nothing is imported yet. None in place of a module makes its import fail.
     code = (
         "import sys; from repro import cli; from repro.doctor.packages import PACKAGES\n"
         "sys.modules.update(dict.fromkeys([*PACKAGES, 'detectron2']))\n"

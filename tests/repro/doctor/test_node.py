@@ -1,4 +1,4 @@
-"""What the doctor says of a node, as a job on it sees it: each finding has a mend of its own."""
+"""What the doctor says of a node, as a job on it finds it: each finding has a mend of its own."""
 
 import os
 import shutil
@@ -65,14 +65,14 @@ def test_a_job_sees_as_many_gpus_as_it_asked_for(seen: int, verdict: str, monkey
 def test_a_clock_that_differs_from_the_file_servers_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: float, verdicts: list[str]
 ) -> None:
-    """The states of jobs allow for as much (`CLOCKS_SECONDS`); a slow disk is no slow clock."""
+    """The states of jobs allow for clocks that differ by `CLOCKS_SECONDS`; a slow disk is not told as a slow clock."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**40))
     real_time, real_fsync = time.time, os.fsync
     monkeypatch.setattr(time, "time", lambda: real_time() + ahead)
 
     def slow_fsync(descriptor: int) -> None:
         real_fsync(descriptor)
-        os.utime(descriptor, (real_time() - 60, real_time() - 60))  # as if it had been written so long ago
+        os.utime(descriptor, (real_time() - 60, real_time() - 60))  # as if it had been written a minute ago
 
     monkeypatch.setattr(os, "fsync", slow_fsync)
     assert [finding.verdict for finding in node._writing(tmp_path) if finding.check == "clock"] == verdicts

@@ -1,4 +1,4 @@
-"""The drill itself, with a handful of its points: what it finds where nothing is wrong, and where something is."""
+"""The drill itself, with a handful of its points: what it finds if nothing is wrong, and if something is."""
 
 import contextlib
 import multiprocessing
@@ -13,7 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import matplotlib.font_manager  # noqa: F401  it makes its folder where it is first imported, which is to be in no test
+import matplotlib.font_manager  # noqa: F401  its first import makes a folder, which must not happen in a test
 import pytest
 
 from repro.cli import main
@@ -42,7 +42,7 @@ def serve(place: Path, asked: Connection) -> None:
 
     training = TinyRun(main, place)
     training.begin()
-    with contextlib.suppress(EOFError):  # all has been asked
+    with contextlib.suppress(EOFError):  # no more questions
         while True:
             fault, *points = asked.recv()
             asked.send(fault(training, *points))
@@ -50,15 +50,16 @@ def serve(place: Path, asked: Connection) -> None:
 
 @pytest.fixture(scope="module")
 def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
-    """Asks what a fault makes of a tiny run, in a new process.
+    """Asks a new process how a tiny run ends under a fault.
 
-    Trainings are forked from it: of this one they could not be where a test before has made autograd begin threads.
+    Trainings are forked from that process. They could not be forked from this one: an earlier test may have made
+    autograd     start threads here.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(tmp_path_factory.mktemp("drill"), theirs))
     process.start()
-    theirs.close()  # so that the end of the process is the end of what it answers
+    theirs.close()  # so that the process's end closes the pipe that is read
 
     def ask(fault: Callable[..., Any], *points: int) -> Any:
         ours.send((fault, *points))
@@ -131,7 +132,7 @@ def test_a_strike_may_come_within_the_writing_of_weights(tmp_path: Path) -> None
     ended = run(write, [], tmp_path, Strike(2, signal.SIGKILL, 0.05))
     assert ended.code == -signal.SIGKILL
     assert time.monotonic() - began >= 0.05
-    assert (tmp_path / ".step.pth.abcd1234").read_text() == ""  # it had been opened, and nothing was written yet
+    assert (tmp_path / ".step.pth.abcd1234").read_text() == ""  # it was open, and nothing had been written yet
 
 
 def test_tracebacks_and_hangs_are_seen(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every file of ours that is read back, with any bytes changed: it is read, or refused in one line; nothing else."""
+"""Every file of ours that is read back, with any bytes changed, is read, or refused in one line."""
 
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ NAMES = (
 )
 EDITS = st.lists(
     st.tuples(
-        st.floats(0, 1, exclude_max=True),  # where, as a share of the file
-        st.integers(0, 12),  # bytes that go
+        st.floats(0, 1, exclude_max=True),  # the place, as a share of the file
+        st.integers(0, 12),  # how many bytes are removed
         st.binary(max_size=3) | st.sampled_from([value.encode() for value in ODD_VALUES]) | st.just(b"[" * 10_000),
     ),
     min_size=1,
@@ -58,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def right(kinds: dict[str, OwnFile], place: Path) -> dict[str, Any]:
-    """What the files say as they were written."""
+    """The content of the files as they were written."""
     said = {}
     for name, kind in kinds.items():
         (place / name).write_bytes(kind.content)

@@ -1,4 +1,4 @@
-"""What `salmask drill --cluster` makes of what it saw, without any Slurm; on a real one it is in test_slurm_jobs.py."""
+"""How `salmask drill --cluster` judges what it saw, without any Slurm; test_slurm_jobs.py has a real one."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ PROFILE = {"cpus": 4, "gpus": 2, "processes": 2, "partition": "gpu"}
 
 
 class Teller:
-    """Makes stories that were told in a few rows."""
+    """Makes stories out of a few rows."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -26,14 +26,14 @@ class Teller:
     def story(
         self, name: str, rows: list[dict[str, Any]], *, struck: int = 15, resumed: int = 15, weights: str = "a"
     ) -> Story:
-        """A story that is over.
+        """A story that has ended.
 
         Args:
-            name: Of its promise.
-            rows: What was seen of it.
-            struck: At which step; 0: nothing befell it.
-            resumed: From which step it went on; 0: it began anew.
-            weights: That it came to.
+            name: Its promise.
+            rows: What was seen.
+            struck: The step at which it was disturbed; 0: it was not.
+            resumed: The step from which it resumed; 0: it began anew.
+            weights: Its final weights.
         """
         story = Story(self.place / name, self.cluster, retried=PROMISES[name].retried)
         story.seen = [{"note": "", "host": "n1", "attempt": 1, "step": 0, **row} for row in rows]

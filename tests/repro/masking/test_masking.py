@@ -100,10 +100,10 @@ def test_b5_caps_the_foreground_share_for_high_pass_only() -> None:
     assert patch_counts(foreground, ratio, HARD, released, capped=True)[0].tolist() == [27, 27, 27]
     assert patch_counts(foreground, ratio, HARD, released, capped=False)[0].tolist() == [27, 28, 34]
     assert patch_counts(foreground, ratio, HARD, PAPER, capped=True)[0].tolist() == [27, 28, 34]
-    # From .56 on only: between .55 and it nothing is cut, which shows on a finer grid.
+    # The cap applies from .56 on: between .55 and .56 nothing is cut, which shows on a finer grid.
     fine, ratio = maps([100, 100, 100], grid=10), torch.tensor([0.556, 0.56, 0.564])
     assert patch_counts(fine, ratio, HARD, released, capped=True)[0].tolist() == [56, 55, 55]
-    # What the cap takes from the foreground, a query's background gains, and there may be less of it: 46 - 27 of 3.
+    # What the cap takes from the foreground goes to a query's background, which may have fewer cells: 46 - 27 of 3.
     counts = FidelitySettings(cap=Source.released, counts=Source.released)
     assert [n.item() for n in patch_counts(maps([46]), torch.tensor([0.95]), POSITIVE, counts, capped=True)] == [27, 3]
 
@@ -139,7 +139,7 @@ def test_b7_a_count_of_minus_one_masks_all_but_one() -> None:
 def test_b8_skips_a_stratum_of_one_patch_but_not_a_count_of_one() -> None:
     released = FidelitySettings(single_patch=Source.released)
     foreground = maps([1, 10, 48])
-    # .6 of the only foreground patch, one of ten, all but .6 of the background.
+    # .6 of the only foreground patch, .1 of ten foreground patches, .6 of the only background patch.
     front, back = patch_counts(foreground, torch.tensor([0.6, 0.1, 0.6]), POSITIVE, released)
     assert front.tolist() == [0, 1, 29]
     assert back.tolist() == [29, 4, 0]
@@ -150,7 +150,7 @@ def test_b8_skips_a_stratum_of_one_patch_but_not_a_count_of_one() -> None:
 
 @cache
 def many_draws(draws: int = 20_000) -> tuple[Tensor, Tensor]:
-    """One foreground of 30 cells, with 6 of them masked and 4 of the other 19, over and over; B×3×7×7."""
+    """B×3×7×7 draws from one foreground of 30 cells: 6 of these are masked, and 4 of the other 19."""
     foreground = maps([30])
     counts = torch.full((draws,), 6), torch.full((draws,), 4)
     return foreground[0], draw_patches(foreground.expand(draws, 7, 7), counts, 3, Generator().manual_seed(4))
@@ -163,7 +163,7 @@ def test_every_cell_of_a_stratum_is_drawn_equally_often() -> None:
         rate = masked / size
         for channel in range(3):
             often = patches[:, channel, stratum].sum(0).double()
-            # Without replacement the counts correlate by -1 / (size - 1); scaled for it, the sum is chi-square again.
+            # Without replacement, counts correlate by -1 / (size - 1); scaled for that, the sum is chi-square again.
             statistic = ((often - draws * rate) ** 2).sum() / (draws * rate * (1 - rate)) * (size - 1) / size
             assert 1e-4 < stats.chi2.sf(statistic.item(), size - 1) < 1 - 1e-4
 
@@ -186,7 +186,7 @@ def test_channels_are_drawn_independently() -> None:
         for a, b in ((0, 1), (0, 2), (1, 2)):
             together = (masked_cells[:, a] & masked_cells[:, b]).double().mean(0)
             assert (together - rate**2).abs().max() < 5 * (rate**2 * (1 - rate**2) / n) ** 0.5
-        # All three of a patch are hidden with rate**3 only (B10), and at least one with 1 - (1 - rate)**3.
+        # All three channels of a patch are hidden at rate**3 only (B10), and at least one at 1 - (1 - rate)**3.
         assert masked_cells.all(1).double().mean().item() == pytest.approx(rate**3, abs=5e-4)
         assert masked_cells.any(1).double().mean().item() == pytest.approx(1 - (1 - rate) ** 3, abs=2e-3)
 
@@ -237,12 +237,12 @@ def test_chance_finds_as_many_cells_anywhere() -> None:
     drawn = as_many_at_random(cells, Generator().manual_seed(3))
     assert drawn.shape == cells.shape
     assert drawn.sum((1, 2)).tolist() == sizes
-    # 80 of four images' cells, and each as often as any other.
+    # 80 cells over four images, each as often as any other.
     assert (drawn.float().mean(0) - 80 / (4 * 49)).abs().max() < 5 * (0.24 / len(sizes)) ** 0.5
 
 
 def test_overlap_by_hand() -> None:
     cells, masks = torch.zeros(2, 2, 2, dtype=torch.bool), torch.zeros(2, 4, 4, dtype=torch.bool)
-    cells[0, 0] = True  # the upper half, 8 pixels; of the second view nothing
+    cells[0, 0] = True  # the upper half, 8 pixels; the second view has no foreground
     masks[0, :, 0] = masks[1, 0, 0] = True  # the left column, 4 pixels, 2 of them in the upper half
     assert overlap(cells, masks) == {"mean IoU": 0.1, "precision": 0.125, "recall": 0.25, "gamma": 0.25}

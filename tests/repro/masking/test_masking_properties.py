@@ -1,4 +1,5 @@
-"""Masks of any size: as many patches as the paper counts, at one rate in both strata, and none where none may be."""
+"""Masks of any size: as many patches as the paper counts, at one rate in both strata, and none where none is
+allowed."""
 
 import torch
 from hypothesis import given
@@ -35,7 +36,7 @@ def test_the_papers_counts_are_one_rate_in_both_strata(foreground: Tensor, ratio
     front, back = patch_counts(foreground, ratios, mode(ratio, background=background), FidelitySettings())
     inside = foreground.sum((1, 2))
     outside = foreground[0].numel() - inside
-    # Rounded to whole patches, and to those that there are; in single precision as they are counted.
+    # Rounded to whole patches and clipped to those that exist; counted in single precision.
     assert ((front - ratio * inside).abs() <= 0.5 + 1e-4).all()
     if background:
         assert ((back - ratio * outside).abs() <= 0.5 + 1e-4).all()

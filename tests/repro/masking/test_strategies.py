@@ -1,4 +1,4 @@
-"""What stands where a patch was masked, for each strategy (A.4), and which view is masked."""
+"""What each strategy puts in place of a masked patch (A.4), and which view is masked."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from repro.runs.sections import FidelitySettings, MaskingSettings
 POSITIVE, HARD = Mode.positive(MaskingSettings()), Mode.hard(MaskingSettings())
 NO_FOCAL = HighPass(focal_probability=0.0)
 UNTOUCHED = 7.0
-"""A value that no fill takes: what still has it was not masked."""
+"""A value that no fill takes: pixels that still have it were not masked."""
 
 
 def pictures(count: int, size: int = 56, seed: int = 0) -> Tensor:
@@ -122,21 +122,21 @@ def test_the_mask_ratio_is_uniform_over_its_range_and_drawn_for_each_image() -> 
 
 @pytest.mark.parametrize(("strategy", "most"), [(HighPass, 27), (MeanFill, 34)])
 def test_b5_the_released_cap_is_on_high_passed_views_alone(strategy: type[HighPass | MeanFill], most: int) -> None:
-    # .55 and .7 of 49 cells; of a focal view far less is hidden in whole patches.
+    # .55 and .7 of 49 cells; a focal mask hides far fewer whole patches.
     capped = strategy(FidelitySettings(cap=Source.released))
     changed = masked_by(capped, torch.ones(200, 7, 7, dtype=torch.bool), HARD, size=14) != UNTOUCHED
     assert per_cell(changed)[:, 0].all(-1).sum((1, 2)).max() == most
 
 
 def branches(changed: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Focal, spatial and channel-wise images, recognised from which pixels changed; `window` pixels are focal."""
+    """Focal, spatial and channel-wise images, recognised by the pixels that changed; `window` pixels are focal."""
     alike = (changed == changed[:, :1]).all(3).all(2).all(1)
     focal = alike & (changed[:, 0].sum((-2, -1)) == window)
     return focal, alike & ~focal, ~alike
 
 
 @pytest.mark.parametrize(
-    # At 63 px a patch has 81 pixels, of which neither focal mask is a multiple.
+    # At 63 px a patch has 81 pixels, and no focal mask is a multiple of that.
     ("mode", "hidden"),
     [(POSITIVE, 63**2 - 56**2), (HARD, 37**2)],
     ids=["positive", "hard"],
@@ -195,7 +195,7 @@ MASKED = HighPass(noise_area=NoiseArea.masked)
 
 @pytest.mark.parametrize("mode", [POSITIVE, HARD], ids=["positive", "hard"])
 def test_noise_of_masked_pixels_alone_hides_the_same_pixels_of_a_view(mode: Mode) -> None:
-    # At 35 px the focal window ends within a patch; 500 images go all three ways.
+    # At 35 px the focal window ends within a patch; 500 images include all three kinds.
     whole, alone = (masked_by(strategy, half_maps(500), mode, size=35) for strategy in (HighPass(), MASKED))
     assert torch.equal(whole != UNTOUCHED, alone != UNTOUCHED)
     assert not torch.equal(whole, alone)
@@ -211,7 +211,7 @@ def test_noise_of_masked_pixels_alone_is_independent_and_gaussian(
     whole = masked_by(HighPass(**way), half_maps(600), mode, size=28)
     assert stats.ks_2samp(masked[hidden][::3].numpy(), whole[hidden][::3].numpy()).pvalue > 1e-4
     assert stats.kstest(masked[hidden][::3].numpy(), stats.norm(0, std).cdf).pvalue > 1e-4
-    # Between neighbours along either side, between channels, and between images: all of it fresh.
+    # No correlation between neighbours along either side, between channels, or between images.
     for a, b in (
         (masked[..., 1:], masked[..., :-1]),
         (masked[..., 1:, :], masked[..., :-1, :]),
@@ -265,7 +265,7 @@ def test_b4_released_focal_noise_is_fresh_around_a_window_and_shared_in_a_box() 
     in_box = boxes[boxes != UNTOUCHED].view(4, 3 * 130 * 130)
     assert torch.equal(in_box, in_box[:1].expand_as(in_box))
     around = masked_by(strategy, foreground, POSITIVE, size=224)
-    # The corner is outside of almost every window; it is compared where it is outside of both.
+    # The corner is outside of almost every window; it is compared where both windows leave it out.
     first, second = around[0], around[1]
     outside = (first != UNTOUCHED) & (second != UNTOUCHED)
     assert outside.sum() > 3000
@@ -298,7 +298,7 @@ def test_opencvs_filters_leave_draws_as_they_are_and_pixels_within_rounding(stra
     torchs, opencvs = (by[library](*views, Generator().manual_seed(0)) for library in FilterLibrary)
     for name in ("query", "key", "hard_negative"):
         assert not torch.equal(getattr(torchs, name), getattr(opencvs, name)) or name == "key"
-        # The same pixels show the same noise: only what is filtered departs.
+        # The same pixels get the same noise: only the filtered values differ.
         torch.testing.assert_close(getattr(torchs, name), getattr(opencvs, name), rtol=0, atol=2e-6)
 
 

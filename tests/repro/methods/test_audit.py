@@ -1,4 +1,4 @@
-"""The audit: what is hidden, measured on the network's inputs and against objects whose masks are known."""
+"""The audit: the shares that are hidden, measured on the network's inputs against objects with known masks."""
 
 import json
 import os
@@ -39,12 +39,12 @@ from repro.training.preprocess import ViewMaker
 from repro.training.true_objects import ObjectMasks, load_batch
 
 METHOD = "mocov2+ours-blur"
-"""Patches alone: rates can be told exactly."""
+"""A row that masks whole patches only, so that rates are exact."""
 LARGE = {"data.crop": 56, "data.scenes.size": 64, "data.scenes.train_count": 64}
 
 
 class Bright(nn.Module):
-    """Stands for a network that is most active where the view is red: the foreground is what a test paints red."""
+    """Stands in for a network that is most active where the view is red: a test paints the foreground red."""
 
     def forward(self, views: Tensor) -> Tensor:
         return nn.functional.adaptive_avg_pool2d(views[:, :1] - views[:, 2:], views.shape[-1] // 32)
@@ -58,7 +58,7 @@ class Discs(Scenes):
         rows, columns = np.mgrid[:side, :side]
         mask = (rows - 0.4 * side) ** 2 + (columns - (0.3 + 0.02 * (index % 20)) * side) ** 2 < (0.3 * side) ** 2
         colours = np.where(mask[..., None], [220, 40, 40], [40, 40, 220])
-        # A flat colour stays what it is when it is blurred: nothing would be hidden.
+        # Blurring leaves a flat colour as it is, so nothing would be hidden.
         grain = np.random.default_rng(index).integers(-30, 31, colours.shape)
         pixels = (colours + grain).astype(np.uint8)
         return Scene(Image.fromarray(pixels), (Instance(0, (0, 0, side, side), mask),))
@@ -80,7 +80,7 @@ def result(red: None) -> Audit:
 
 
 def plain_colours(method: str = METHOD, **changes: Any) -> Run:
-    """Crops and flips alone: no jitter, grey or blur."""
+    """A run with crops and flips alone: no jitter, grey or blur."""
     still = {f"augmentation.{name}_probability": 0.0 for name in ("jitter", "grey", "blur")}
     return tiny(method, {**LARGE, "data.crop": 112, **still, **changes})
 
@@ -171,7 +171,7 @@ def test_ours_hides_the_object_in_the_hard_negative_alone_and_evenly_in_the_quer
 
 def test_random_patches_know_no_object_and_the_released_code_not_its_place(result: Audit) -> None:
     random, released = by(result, RANDOM, "hard negative"), by(result, RELEASED, "hard negative")
-    error = random["± difference"] / 8  # of the mean over 64 views
+    error = random["± difference"] / 8  # standard error of the mean over 64 views
     assert abs(random["of foreground"] - random["of background"]) < 4 * error < 15
     assert released["of background"] > 5
     assert released["own image's %"] == 25  # two groups of a batch of 8
@@ -286,7 +286,7 @@ def test_the_page_needs_nothing_beside_it_and_the_pictures_are_pictures(result: 
         with Image.open(path) as picture:
             picture.load()
             assert picture.format == "PNG"
-            assert picture.convert("L").getextrema()[0] < 100  # not a white sheet
+            assert picture.convert("L").getextrema()[0] < 100  # the picture is not blank
     titles = [title for title, _ in result.columns]
     assert titles == [
         *("query view", "its object", "saliency map", "released map"),
@@ -294,7 +294,7 @@ def test_the_page_needs_nothing_beside_it_and_the_pictures_are_pictures(result: 
         *("key view", "hard, saliency", "hard, random", "hard, released"),
     ]
     assert [len(pictures) for _, pictures in result.columns] == [4] * 11
-    released = result.columns[-1][1]  # of its four images the first alone, as the groups are of eight
+    released = result.columns[-1][1]  # of its four images only the first, as groups have eight
     assert (released != 1).flatten(1).any(1).tolist() == [True, False, False, False]
     page = paths[0].read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
@@ -329,7 +329,7 @@ def test_the_command_measures_scenes_and_folders_alike(tmp_path: Path) -> None:
     without = json.loads((tmp_path / "b" / "statistics.json").read_text())
     assert without["masks"][0]["of object"] is None
     assert "mean IoU" not in without["maps"][0]
-    assert "IoU" not in (tmp_path / "b" / "audit.html").read_text()  # nor is it explained
+    assert "IoU" not in (tmp_path / "b" / "audit.html").read_text()  # nor is IoU explained
 
 
 def test_a_row_that_masks_nothing_leaves_no_folder(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_image_is_masked
     for command, place in ((("audit", METHOD), "file/page"), (("bench", "step"), "file/steps.jsonl")):
         line = refused(*command, *words(), "--out", str(tmp_path / place))
         assert line.startswith(f"cannot write {tmp_path / place}: {tmp_path / 'file'} is no folder; mend: --out ")
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     for command, place in ((("audit", METHOD), "page"), (("bench", "step"), "steps.jsonl")):
         assert "is closed to this user, or read-only" in refused(*command, *words(), "--out", str(tmp_path / place))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,4 +1,4 @@
-"""`salmask methods`: the list, one row, two rows; and that compared rows are on equal terms."""
+"""`salmask methods`: the list, one row, two rows; and that compared rows differ in what they compare alone."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from repro.runs.run import Run
 
 row = cache(resolve)
 SCRIPT = "simclr+adios-script"
-"""A row with the settings of somebody else's script, whichever part they belong to."""
+"""A row with the settings of another project's script, whichever section they belong to."""
 MASKED = [name for name in {**TABLE1, **TABLE3} if "+" in name]
 
 
@@ -29,7 +29,7 @@ def test_a_baseline_and_its_masked_variants_differ_in_masking_alone(method: str)
     assert changed
     sections = {name.partition(".")[0] for name in changed}
     assert sections <= ({"masking", "adios"} if "+adios" in method else {"masking"})
-    # Said of the run itself, not of the function that compares: all other parts are equal.
+    # Checked on the run itself, not by the function that compares: all other parts are equal.
     one, other = identity(baseline), identity(run)
     for part in (
         "framework",
@@ -68,7 +68,7 @@ def test_difference_names_what_differs_and_nothing_else() -> None:
     assert difference(first, second) == {"data.scenes.size": (96, 64)}
     assert difference(second, first) == {"data.scenes.size": (64, 96)}
     assert difference(first, first) == {}
-    # Settings that stay out of older runs' ids are told with the value that those had.
+    # Settings that are left out of older runs' ids are told with the value that those runs had.
     simclr = build([{"framework": "simclr", "simclr.temperature": 0.5}], base=first)
     assert difference(first, simclr) == {
         "framework": ("mocov2", "simclr"),

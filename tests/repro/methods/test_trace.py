@@ -1,7 +1,7 @@
-"""Traces of steps: a table of their kernels, and times that are the steps' own.
+"""Traces of steps: a table of their kernels, and times that belong to the steps.
 
-A profiler leaves threads in the process, and `test_drill.py` forks from it: files are carried out in the order of their
-names, so that the drill has ended before this one begins.
+A profiler leaves threads in the process, and `test_drill.py` forks from it. Test files run in the order of their names,
+so that the drill has ended before this file begins.
 """
 
 import re
@@ -47,7 +47,7 @@ def test_the_profilers_own_start_is_no_time_of_a_step(tmp_path: Path) -> None:
     calls: list[float] = []
 
     def step() -> None:
-        # What a profiler sets up falls on the first step within it.
+        # The profiler's setup runs in the first step.
         time.sleep(0.01 if calls else 1.0)
         calls.append(float(torch.ones(8).exp().sum()))
 
@@ -55,4 +55,4 @@ def test_the_profilers_own_start_is_no_time_of_a_step(tmp_path: Path) -> None:
     title, _, *kernels = (tmp_path / "trace.txt").read_text().splitlines()
     assert 10 <= float(title.removeprefix("a step: ").split()[0]) < 300  # ms
     (exponential,) = (line for line in kernels if line.endswith(" aten::exp"))
-    assert exponential.split()[2] == "1"  # a step
+    assert exponential.split()[2] == "1"  # calls in a step

@@ -1,4 +1,4 @@
-"""Whose an error is: one in a module that somebody added names its line there, and asks nobody for a report."""
+"""Whose an error is: one in a module that a user added names the line there, and asks for no report."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ from repro.runs import added_code
 from repro.runs.added_code import added_place, added_traceback, stand_in
 
 OWN = "def apply(work):\n    return work()\n"
-"""A module of salmask's, which calls what is added."""
+"""A module of salmask's that calls what is added."""
 TASK = "def measure():\n    return means\n"
 
 
@@ -29,7 +29,7 @@ def git(tree: Path, *words: str) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A checkout with a module of salmask's."""
+    """A checkout with one module of salmask's."""
     tree = tmp_path.resolve() / "salmask"
     for name, text in {"repro/__init__.py": "", "downstream/tasks.py": OWN}.items():
         (tree / name).parent.mkdir(parents=True)
@@ -99,9 +99,9 @@ def test_an_error_of_salmasks_own_lines_has_no_added_place(tree: Path) -> None:
     error = raised(lambda: tasks.apply(None))
     trace = error.__traceback__
     assert trace is not None
-    error = error.with_traceback(trace.tb_next and trace.tb_next.tb_next)  # without those of this test
+    error = error.with_traceback(trace.tb_next and trace.tb_next.tb_next)  # without this test's own frames
     assert added_place(error) is None
-    # Nor where a person wrote another line of the same file, such as a task's name.
+    # The same if a person added another line to the file, such as a task's name.
     (tree / "downstream" / "tasks.py").write_text(lines + "TASKS = {'means': 'downstream.means'}\n")
     added_code.is_added.cache_clear()
     assert added_place(error) is None
@@ -116,7 +116,7 @@ def test_an_edited_line_of_salmasks_own_module_is_its_editors(tree: Path) -> Non
 def test_of_a_file_that_git_does_not_answer_about_in_time_no_line_is_added(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a busy machine a fault of salmask's own was told to be one of added code."""
+    """On a busy machine, a fault of salmask's own used to be told as one of added code."""
     assert added_code._base()
 
     def late(*words: object, **_: object) -> str:
@@ -141,7 +141,8 @@ def test_without_a_checkout_what_lies_in_the_packages_is_salmasks_own(
 def test_a_library_in_a_folder_of_any_name_is_nobodys_added_code(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `pip install --target` makes it, for `PYTHONPATH`: its errors were told to be those of added code."""
+    """`pip install --target` makes such folders for `PYTHONPATH`; errors in them used to be told as those of added
+    code."""
     monkeypatch.syspath_prepend(tmp_path / "site")
     path = tmp_path / "site" / "means.py"
     (tmp_path / "site" / "means-1.0.dist-info").mkdir(parents=True)
@@ -188,9 +189,9 @@ def test_an_error_in_a_worker_of_a_loader_names_the_line_there(tree: Path) -> No
 def test_a_file_named_like_a_library_is_told_to_stand_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, use: str
 ) -> None:
-    """`timm.py` beside a person's runs was a fault of salmask's own, to be reported."""
+    """`timm.py` beside a user's runs used to be told as a fault of salmask's own, to be reported."""
     monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module(name)  # which the library's own is again after this test
+    importlib.import_module(name)  # so that the name is the library's again after this test
     monkeypatch.delitem(sys.modules, name)
     (tmp_path / f"{name}.py").write_text("MINE = 1\n")
     error = raised(lambda: exec(use, {}))

@@ -1,4 +1,4 @@
-"""Every setting in which a run departs from its method's row is named, and none that plays no part in either."""
+"""Every setting in which a run departs from its method's row is named, and no setting that plays a part in neither."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ CONTEXTS: Mapping[str, Mapping[str, Any]] = {
     "localizer.sha256": {"localizer.network": "checkpoint"},
     "optimization.step_share": {"optimization.schedule": "steps"},
 }
-"""Settings that play a part in hardly any row -> what else is set, so that they do."""
+"""Settings that play a part in hardly any row -> other settings with which they do."""
 UNCOMPARED = {"imported.weights", "imported.input_filter", "localizer.files"}
 """Settings of weights from elsewhere, which have no row to be compared with; and a folder that no row has, in whose
 place stands the hash of its files."""
@@ -46,7 +46,7 @@ def changed(run: Run, changes: Mapping[str, Any]) -> Run:
 
 @cache
 def rows_with(name: str) -> list[tuple[str, Run]]:
-    """The rows in which a setting plays a part, each with what else has to be set for that."""
+    """The rows in which a setting plays a part, each with the other settings that this needs."""
     context = next((context for beginning, context in CONTEXTS.items() if name.startswith(beginning)), {})
     runs = ((method, _valid(row(method), context)) for method in METHODS)
     fitting = [(method, run) for method, run in runs if run is not None and plays_a_part(name, run)]
@@ -87,12 +87,12 @@ def test_any_one_setting_that_is_changed_is_named(name: str) -> None:
             comparison, context = RowComparison.of(other, row), {d.what for d in departures(run, row(method))}
             assert comparison.by_name.keys() - context == {name}
             departure = comparison.by_name[name]
-            # A default of ours that has no say in the paper's run is no value of the paper's.
+            # A default of ours that plays no part in the paper's run is not a value of the paper.
             of_paper = settings(row(method))[name].value if plays_a_part(name, row(method)) else None
             assert departure.paper == of_paper
             assert str(departure.here).startswith(str(settings(other)[name].value))
             assert not comparison.is_the_row
-            # What a drawn data set is called tells some of its settings.
+            # The name of a drawn data set tells some of its settings.
             told = str(departure.here) if name.startswith("data.scenes.") else departure.in_full
             assert told in str(comparison)
     assert tried
@@ -123,7 +123,7 @@ def test_what_plays_no_part_is_not_named(method: str) -> None:
             changes = [member.value for member in kind]
         for change in changes if isinstance(changes, list) else [changes]:
             other = _valid(run, {name: change})
-            # A change may make itself count, as released counts do.
+            # A change may itself make the setting count, as released counts do.
             assert other is None or plays_a_part(name, other) or departures(other, run) == (), name
     assert departures(run, run) == ()
 
@@ -132,7 +132,7 @@ NEITHER = (
     *("data.scenes.", "simclr.", "adios.", "imported.", "optimization.lars_eta", "optimization.step_share"),
     *("data.masks", "localizer.image_side", "fidelity.negative_count"),
 )
-"""What the names of settings begin with that play no part in MoCo v2 as the paper trains it, with or without masks."""
+"""Beginnings of the names of settings that play no part in the paper's MoCo v2, with and without masks."""
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,14 @@ NEITHER = (
     ],
 )
 def test_all_else_plays_a_part_in_the_papers_own_rows(method: str, idle: tuple[str, ...]) -> None:
-    """Where such a setting plays none, a run that departs in it passes for the row itself."""
+    """If a setting wrongly played no part, a run that departs in it would pass for the row itself."""
     taking_part = {name for name in SETTINGS if plays_a_part(name, row(method))}
     assert taking_part == {name for name in SETTINGS if not name.startswith(idle)} | {"masking.strategy"}
 
 
 def test_a_switch_of_a_whole_sweep_alters_no_row_that_it_does_nothing_to() -> None:
-    """The plain rows were ALTERED by where high-pass noise is drawn, and supervised training by a blur it has not."""
+    """Plain rows used to be ALTERED by where high-pass noise is drawn, and supervised training by a blur it does not
+    use."""
     sweep = {"masking.noise_area": "masked", "augmentation.blur": "box"}
     altered = {
         method: {departure.what for departure in departures(changed(row(method), sweep), row(method))}
@@ -180,13 +181,13 @@ def test_every_line_about_parts_speaks_of_a_setting() -> None:
         ({"encoder.arch": "resnet34"}, "TINY: resnet34"),
         ({"encoder.arch": "wide_resnet50_2"}, "ALTERED: wide_resnet50_2"),
         ({"masking.hard_negative": False}, "ALTERED: masking.hard_negative=false"),
-        # The localizer is no longer asked, and yet the paper's row asked another.
+        # The localizer no longer matters, but the paper's row has another one.
         (
             {"masking.guidance": "random", "localizer.weights": "random"},
             "ALTERED: localizer.weights=random, masking.guidance=random",
         ),
         (
-            # What the data set is called tells its classes, and not the size of its scenes.
+            # The name of the data set tells its classes, but not the size of its scenes.
             {"data.dataset": "scenes", "data.crop": 64, "data.scenes.classes": 20, "data.scenes.size": 80},
             "TINY: scenes (20 classes, 1024 images), 64 px, data.scenes.size=80",
         ),

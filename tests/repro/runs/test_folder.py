@@ -50,7 +50,7 @@ def test_the_folder_is_named_by_the_run_alone(folder: RunFolder, tmp_path: Path)
 def test_the_run_is_written_once_and_read_back_whole(folder: RunFolder) -> None:
     folder.prepare(RUN)
     written = folder.run_yaml.stat().st_mtime_ns
-    folder.prepare(replace(RUN, machine=replace(RUN.machine, workers=7)))  # where it runs is no part of what it is
+    folder.prepare(replace(RUN, machine=replace(RUN.machine, workers=7)))  # how it is carried out is no part of a run
     assert folder.run_yaml.stat().st_mtime_ns == written
     assert folder.load() == RUN
     assert load(folder.run_yaml).id == RUN.id
@@ -77,7 +77,7 @@ def test_status_tells_how_an_attempt_goes_and_ends(folder: RunFolder) -> None:
         assert (running.state, running.task, running.attempt, running.error) == ("running", "pretrain", 1, "")
         assert abs(running.heartbeat - time.time()) < 60
     assert state(folder).state == "done"
-    assert not folder.pretrained  # the backbone is the proof, not the status
+    assert not folder.pretrained  # the backbone proves it, not the status
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
@@ -90,7 +90,7 @@ def test_ctrl_c_and_sigterm_are_interruptions(folder: RunFolder, stop: BaseExcep
 def test_a_signal_that_answers_the_first_status_is_an_interruption(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`salmask cancel` may see "running" before the process that wrote it is back from the disk."""
+    """`salmask cancel` may see "running" before the process has returned from writing it."""
     for task in ("pretrain", "linear"):
         answers = iter([True])
 
@@ -124,10 +124,10 @@ def test_a_failure_is_on_record_until_the_next_attempt(folder: RunFolder) -> Non
 def test_tasks_of_a_run_go_on_at_once_and_each_has_a_status(folder: RunFolder) -> None:
     with folder.attempt("pretrain"):
         pass
-    same_folder = RunFolder(folder.path)  # as another process sees it
+    same_folder = RunFolder(folder.path)  # as another process would see it
     with folder.attempt("linear"), same_folder.attempt("linear@caltech101"):
         folder.set_status("running", task="linear", step=3, steps=9)
-        same_folder.set_status("running", task="linear", step=5, steps=7)  # the task of the attempt counts
+        same_folder.set_status("running", task="linear", step=5, steps=7)  # the attempt's task counts
         first, second = folder.status("linear"), folder.status("linear@caltech101")
         assert first is not None
         assert second is not None
@@ -194,11 +194,11 @@ def test_who_was_taken_over_ends_and_leaves_the_others_word_alone(
 def test_of_a_folder_that_was_moved_meanwhile_that_is_told_and_nothing_is_written(
     folder: RunFolder, tmp_path: Path, came_of_it: BaseException
 ) -> None:
-    """It was a fault of salmask's own, with its traceback."""
+    """This used to be told as a fault of salmask's own, with its traceback."""
 
     def moved() -> None:
         with folder.attempt("pretrain"):
-            folder.prepare(RUN)  # as a training does that was never begun before
+            folder.prepare(RUN)  # as a new training does
             folder.path.rename(tmp_path / "moved")
             raise came_of_it
 
@@ -211,7 +211,7 @@ def test_of_a_folder_that_was_moved_meanwhile_that_is_told_and_nothing_is_writte
 def test_who_writes_where_a_folder_was_moved_from_is_ended(
     folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is written makes the folder anew: a training ended well there, and left weights without settings."""
+    """Writing makes the folder anew: a training used to end well there, and left weights without settings."""
     monkeypatch.setattr("repro.runs.folder.BEAT_SECONDS", 0.05)
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
@@ -276,7 +276,7 @@ def test_provenance_keeps_every_attempt(folder: RunFolder) -> None:
 
 def test_provenance_tells_how_an_attempt_computes(folder: RunFolder) -> None:
     folder.prepare(RUN)
-    record_attempt(folder, "cpu", {"train": "aa"})  # as older versions did
+    record_attempt(folder, "cpu", {"train": "aa"})  # as older versions recorded it
     record_attempt(folder, "cpu", {"train": "aa"}, machine={"compile": True}, arithmetic={"cudnn.allow_tf32": True})
     first, second = ATTEMPT.read_list(folder.provenance)
     assert not {"machine", "arithmetic"} & set(first)

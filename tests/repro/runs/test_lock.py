@@ -23,15 +23,15 @@ def lock(tmp_path: Path) -> Path:
 
 
 class Clock:
-    """Time that a test need not wait for: what is slept has passed at once, and nothing else moves the clock."""
+    """A clock that only sleeping advances, at once, so that tests need not wait."""
 
-    time = staticmethod(time.time)  # files and signs of life have the machine's
+    time = staticmethod(time.time)  # files and heartbeats use the machine's time
 
     def __init__(self) -> None:
         self.slept = 0.0
 
     def monotonic(self) -> float:
-        return 86_400 + self.slept  # of a machine that began a day ago
+        return 86_400 + self.slept  # as if the machine started a day ago
 
     def sleep(self, seconds: float) -> None:
         self.slept += seconds
@@ -69,7 +69,7 @@ def ended_process() -> int:
 def test_flock_decides_between_processes_of_one_machine(lock: Path) -> None:
     with filelock.FileLock(lock), pytest.raises(UserError, match="it is taken"):
         hold(lock)
-    assert hold(lock, holder(host=HERE, pid=ended_process())) == [".lock"]  # its heart beat a moment ago
+    assert hold(lock, holder(host=HERE, pid=ended_process())) == [".lock"]  # its last heartbeat was a moment ago
     assert hold(lock, holder(host=HERE, pid=os.getpid())) == [".lock"]
 
 
@@ -103,7 +103,7 @@ def test_a_lock_that_a_dead_machine_left_is_taken_over(lock: Path) -> None:
         with pytest.raises(UserError, match="it is taken"):
             hold(lock, holder(ago=STALE_SECONDS - 5))
         assert hold(lock, holder(ago=OLD)) == [".lock", ".lock.1"]
-        # From now on that file is the lock, and the old one is nobody's.
+        # From now on that file is the lock, and the old one counts no more.
         with filelock.FileLock(lock.with_name(".lock.1")), pytest.raises(UserError, match="it is taken"):
             hold(lock, holder(ago=OLD))
         os.utime(lock.with_name(".lock.1"), (time.time() - 10 * OLD,) * 2)
@@ -178,7 +178,7 @@ def take(
 
 
 def test_of_several_that_take_over_at_once_one_succeeds(lock: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repro.runs.lock.time", time)  # who took over waits for the others
+    monkeypatch.setattr("repro.runs.lock.time", time)  # the one that took over waits for the others
     monkeypatch.setattr("repro.runs.lock.WATCHED_SECONDS", 0.5)
     context = multiprocessing.get_context("fork")
     results, go, told = context.Queue(), context.Event(), context.Event()
@@ -208,7 +208,7 @@ def test_who_only_asks_whether_a_lock_is_free_watches_nobody(lock: Path, clock: 
 def test_a_heartbeat_of_the_future_is_judged_by_whether_it_moves(
     lock: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A clock that jumped would lock a folder for a year."""
+    """If a clock jumped, its heartbeat would keep the folder locked for a year."""
     year = 365 * 86_400.0
     aged(lock)
     assert hold(lock, holder(ago=-year)) == [".lock"]  # where flock does not reach

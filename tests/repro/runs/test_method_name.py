@@ -1,4 +1,4 @@
-"""A method's name in its parts: of all rows, of those of other people, and of whatever text."""
+"""A method's name in its parts: names of rows, of other people's methods, and any text."""
 
 import pytest
 from hypothesis import given
@@ -20,7 +20,7 @@ from repro.runs.method_name import MethodName
         ("mocov2+ours-hp@both-no-hard-negative", ("mocov2", "ours-hp", "both", "no-hard-negative")),
         ("mocov2+ours-hp-ratio0.25-0.45", ("mocov2", "ours-hp", "", "ratio0.25-0.45")),
         ("mocov2+queue16k", ("mocov2", "", "", "queue16k")),
-        # Of somebody's own: no masking of ours, though it begins like one.
+        # A user's own method: it has no masking of ours, though its name begins like a row's.
         ("mocov2+mine", ("mocov2", "", "", "mine")),
         ("mocov2+ours-hpx@key-mild", ("mocov2", "", "key", "ours-hpx-mild")),
         ("byol", ("byol", "", "", "")),

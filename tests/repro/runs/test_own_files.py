@@ -1,4 +1,4 @@
-"""Files of ours that come back empty, cut, of another content, or as no file at all: one line, or one word and on."""
+"""Own files that come back empty, cut, changed, or as no file at all: a one-line refusal, or a warning and no stop."""
 
 import errno
 import json
@@ -171,7 +171,7 @@ def test_a_checkpoint_of_another_content_is_refused_by_its_field(
     path = checkpoints(folder.checkpoints)[0]
     content = read_checkpoint(path)
     change(content)
-    path.unlink()  # a link to the other tests' own
+    path.unlink()  # a link to other tests' own checkpoint
     torch.save(content, path)
     message = message_of(make_training(tiny(OURS), folder).run)
     assert phrase in message
@@ -197,7 +197,7 @@ def test_emptied_metrics_are_told_of_on_resume(
 
 
 def test_the_first_line_after_a_resume_is_the_mean_of_the_undisturbed_run(tmp_path: Path) -> None:
-    """Also of the steps before the interruption, which the checkpoint carries: an epoch has 4 steps, a line 3."""
+    """It includes the steps before the interruption, which the checkpoint carries: an epoch has 4 steps, a line 3."""
     few = {"data.scenes.train_count": 16, "optimization.batch": 4, "optimization.epochs": 2}
     run = tiny(changes={"machine.log_every": 3, **few})
     rows = {}
@@ -223,7 +223,7 @@ def full(path: Path, content: Any) -> None:
 def test_on_a_full_disk_the_first_error_is_told_and_the_status_is_true(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The status goes into the blocks that it has: a new file, as it is written otherwise, has no room."""
+    """The status is written into its existing blocks: a new file, as otherwise, would have no room."""
     folder = RunFolder(tmp_path)
     first = UserError("cannot write step_00000004.pth: the disk is full " + "x" * 5000)
 
@@ -262,8 +262,8 @@ def test_a_status_that_cannot_be_written_hides_no_error(
     status = folder.status()
     assert status is not None
     assert status.state == "running"
-    assert not status.silent(status.heartbeat + 1)  # this very process is alive
-    (tmp_path / "status.json").write_text(json.dumps({**vars(status), "pid": 2**22 + 1}))  # above any process's number
+    assert not status.silent(status.heartbeat + 1)  # this process is alive
+    (tmp_path / "status.json").write_text(json.dumps({**vars(status), "pid": 2**22 + 1}))  # above any process id
     gone = read_status(tmp_path / "status.json")
     assert gone is not None
     assert gone.silent(gone.heartbeat + 1)
@@ -286,9 +286,9 @@ def test_an_attempt_removes_what_killed_ones_left(tmp_path: Path) -> None:
     leftovers = {".status.json.abcd1234", ".metrics.jsonl.abcd1234", "features/.val.npy.abcd1234"}
     own = {".status-linear.json.abcd1234"}
     kept = {"checkpoints/step_00000004.pth", "gallery/masks.png", "status.json", ".lock", "status-linear.json"}
-    persons = {".notes.markdown"}  # whose last part is as long as what mkstemp adds
+    persons = {".notes.markdown"}  # its last part is as long as the suffix of mkstemp
     kept |= {".lock-linear"} | persons
-    with other.attempt("pretrain"):  # may be writing at this moment
+    with other.attempt("pretrain"):  # it may be writing at this moment
         for name in leftovers | own | persons | {"checkpoints/step_00000004.pth", "gallery/masks.png"}:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text("half")

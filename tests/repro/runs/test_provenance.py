@@ -1,4 +1,4 @@
-"""The commit of code that was installed from a repository: no checkout is at hand, and the installer knows it."""
+"""The commit of code that was installed from a repository: there is no checkout, but the installer recorded it."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ FETCHED = {"url": "https://example.org/salmask", "vcs_info": {"vcs": "git", "com
 
 
 def install(root: Path, told: Any) -> Path:
-    """Writes what pip leaves of packages of a file each, beside a library; `told` is its direct_url.json."""
+    """Writes what pip leaves of packages with a file each, beside a library; `told` is its direct_url.json."""
     lines = ["salmask-0.1.0.dist-info/METADATA,,", "repro/__pycache__/__init__.pyc,,"]
     for package in OWN_PACKAGES:
         for name in ("__init__.py", "data.yaml"):
@@ -42,7 +42,7 @@ def install(root: Path, told: Any) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of installed packages, the first on Python's path, from which the code seems to run."""
+    """A folder of installed packages, first on Python's path, which counts as the folder of the code."""
     root = tmp_path / "site-packages"
     monkeypatch.syspath_prepend(root)
     for module in (provenance, snapshot):
@@ -52,7 +52,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_code_that_was_installed_from_a_repository_has_its_commit(here: Path) -> None:
-    """`unknown` was recorded of every run of `pip install git+https://…`."""
+    """For `pip install git+https://…`, `unknown` used to be recorded as the commit of every run."""
     install(here, FETCHED)
     assert provenance.source() == CodeState(COMMIT, dirty=False)
 
@@ -70,7 +70,7 @@ def test_what_was_edited_where_it_is_installed_is_told(here: Path, edit: str) ->
 @pytest.mark.parametrize(
     "told",
     [
-        None,  # of a package index
+        None,  # from a package index
         {"url": "file:///salmask-0.1.0.whl", "archive_info": {"hash": "sha256=0"}},
         {"url": "file:///clone", "dir_info": {"editable": True}},
         {"url": "https://example.org/salmask", "vcs_info": {"vcs": "bzr", "commit_id": "17"}},
@@ -94,7 +94,7 @@ def test_the_record_of_another_copy_is_not_taken_for_that_of_the_code_that_runs(
 
 
 def test_jobs_run_a_copy_of_what_was_installed_under_its_commit(here: Path, tmp_path: Path) -> None:
-    """A sweep was refused: the commit that jobs would run is unknown."""
+    """Such a sweep used to be refused, because the commit of the jobs' code was unknown."""
     install(here, FETCHED)
     copy = snapshot.take(tmp_path / "sweep", allow_dirty=False)
     assert copy.name.startswith(f"{COMMIT[:12]}-")

@@ -1,4 +1,4 @@
-"""What processes of a task used, as they write it down themselves."""
+"""Resource usage of a task's processes, as they record it themselves."""
 
 import json
 import os
@@ -50,7 +50,7 @@ with usage.usage_recorded(Path(sys.argv[1]), "linear", usage.UsageMeter()):
 
 
 def test_children_that_live_count_with_their_memory_and_cpu() -> None:
-    # In a process of its own: of this one, the kernel's maximum may be an earlier test's.
+    # In a new process: in this one, the kernel's maximum may be from an earlier test.
     words_of_it = [sys.executable, "-c", PARENT, HUNGRY]
     shown = subprocess.run(words_of_it, capture_output=True, check=True, text=True, timeout=120).stdout
     before, living, ended = (Usage(**look) for look in json.loads(shown))
@@ -148,7 +148,8 @@ def test_the_drivers_word_on_a_gpu_is_found_by_its_name() -> None:
 
 
 class Cuda:
-    """torch.cuda as a thread of a rank sees it that computes on the third of four GPUs; its own device is the first."""
+    """torch.cuda as a thread of a rank sees it: the rank computes on the third of four GPUs; the thread's own is the
+    first."""
 
     def is_initialized(self) -> bool:
         return True
@@ -177,7 +178,7 @@ def test_a_rank_tells_of_the_gpu_that_it_computes_on(tmp_path: Path, monkeypatch
 
 
 def test_the_most_memory_of_a_gpu_is_that_of_all_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch's own maximum is set back at each line of a training's log."""
+    """PyTorch's own maximum is reset at each line of a training's log."""
     reserved = [(1, 7), (1, 5), (0, 0)]
     monkeypatch.setattr("repro.runs.usage_meter._own_gpu", lambda: reserved.pop(0))
     meter = UsageMeter()
@@ -199,5 +200,5 @@ def test_a_driver_that_hangs_does_not_keep_a_task_from_ending(tmp_path: Path, mo
     assert time.monotonic() - asked < 2.5
     used_by_then = (tmp_path / USAGE / "linear.0.json").read_text(encoding="utf-8")
     wait_until(lambda: time.monotonic() - asked > 5, "the answer")
-    assert (tmp_path / USAGE / "linear.0.json").read_text(encoding="utf-8") == used_by_then  # not by the late look
+    assert (tmp_path / USAGE / "linear.0.json").read_text(encoding="utf-8") == used_by_then  # not the late look
     assert log.read_text(encoding="utf-8") == "asked\n"

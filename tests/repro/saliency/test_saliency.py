@@ -22,7 +22,7 @@ def two_clause_rule(summed: Map, relax: float) -> NDArray[np.bool_]:
 
 
 def row_sorting_code(summed: Map) -> NDArray[np.bool_]:
-    """The released localisation (B1): every row sorted, then all cells of the sorted map asked by their position."""
+    """The released localisation (B1): every row is sorted, and cells are read from the sorted map by their position."""
     in_rows = np.stack([np.array(sorted(row)) for row in summed])
     return two_clause_rule(in_rows, 0.6)
 
@@ -66,7 +66,7 @@ def test_the_default_relaxes_by_six_tenths_of_the_populations_standard_deviation
     below = (1 / 7) / (48**0.5 / 7)
     assert foreground(summed, relax=below * 1.001).all()
     assert foreground(summed, relax=below * 0.999).sum() == 1
-    # The sample's std (over 48) would be 1 % larger: relax must not be measured by it.
+    # The sample's std (dividing by 48) would be 1 % larger: relax is not measured by it.
     assert foreground(summed, relax=below / (49 / 48) ** 0.5 * 1.001).sum() == 1
     activations = blobs(32)
     assert torch.equal(foreground(activations), foreground(activations, 0.6))
@@ -86,7 +86,7 @@ def test_a_map_without_contrast_is_all_foreground(
     generator = Generator().manual_seed(0)
     for depth in (1, 3, 8, 64, 1280, 2048):
         for height, width in ((1, 1), (2, 3), (4, 4), (6, 6), (7, 7), (9, 9), (14, 14), (5, 16)):
-            # Another constant for each image and channel, of all sizes that half precision has.
+            # Another constant for each image and channel, over the range of half precision.
             scales = 10 ** torch.linspace(-3, 3, 4).view(4, 1, 1, 1)
             channels = torch.randn(4, depth, 1, 1, generator=generator) * scales
             activations = channels.to(dtype).expand(-1, -1, height, width).contiguous(memory_format=layout)

@@ -1,4 +1,4 @@
-"""Foregrounds of graded quality: from true masks, spoilt ones, a centre prior and chance, for each role apart."""
+"""Foregrounds of graded quality: true masks, spoilt masks, a centre prior and chance, for each role separately."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_a_disc_grows_shrinks_and_moves_by_cells_of_the_image(cells: int) -> Non
     )
     assert abs(grown.sum() / np.pi) ** 0.5 == pytest.approx(14 + pixels, abs=0.6)
     assert (grown & mask).sum() == mask.sum()
-    # Never to more than half of its depth: 3 cells of 4 px would leave next to nothing.
+    # An erosion takes at most half of the disc's depth: 3 cells of 4 px would leave next to nothing.
     assert abs(shrunk.sum() / np.pi) ** 0.5 == pytest.approx(14 - min(pixels, 7), abs=0.8)
     assert not (shrunk & ~mask).any()
     assert moved.sum() == mask.sum()
@@ -72,7 +72,7 @@ def test_each_image_is_shifted_into_a_direction_of_its_own_and_the_mask_comes_in
     assert len({one.tobytes() for one in shifted}) == 20
     assert all(one.sum() == mask.sum() for one in shifted)
     assert np.array_equal(changed(mask, source, 3), shifted[3])
-    assert [np.argwhere(one)[0].tolist() for one in shifted[:2]] == [[0, 11], [25, 25]]  # one direction for ever
+    assert [np.argwhere(one)[0].tolist() for one in shifted[:2]] == [[0, 11], [25, 25]]  # one direction for each image
 
 
 @pytest.mark.parametrize("cells", [1, 15])
@@ -122,11 +122,11 @@ def test_cells_that_hold_half_of_what_the_fullest_holds_are_foreground() -> None
     found, inverted = (ByMask(maps, 4, inverted=flag)(maps, whole_images(4), "query") for flag in (False, True))
     expected = torch.zeros(4, 4, 4, dtype=torch.bool)
     expected[0, 0, :2] = expected[1, 0, 0] = True
-    expected[2:] = True  # nothing of the object, or nothing else: one stratum
+    expected[2:] = True  # nothing but object, or no object: one stratum
     assert torch.equal(found, expected)
     assert inverted[:3].flatten(1).sum(1).tolist() == [15, 16, 16]  # a cell that is half object is both
     assert inverted[3].all()
-    # Of what an object fills rounding may leave 1e-7, which is none.
+    # Where the object fills the view, rounding may leave a background of 1e-7, which counts as none.
     part = whole_images(1) | {"size": torch.full((1, 2), 96), "query_box": torch.tensor([[21, 0, 61, 61]])}
     assert ByMask(maps[3:], 7, inverted=True)(maps, part, "query").all()
 
@@ -147,14 +147,15 @@ def test_random_cells_are_as_many_and_anywhere_and_others_each_time() -> None:
     overlaps = [(one & other).sum() / one.sum() for i, one in enumerate(kinds) for other in kinds[:i]]
     assert all(abs(overlap - 2 / 16) < 0.06 for overlap in overlaps)
     assert torch.equal(random(maps, whole_images(count, 1), "key"), draws[1, "key"])
-    # Which rows of the table recorded runs have read: of image 5 its own, and those 7919 and its multiples further on.
+    # The rows of the table that recorded runs used: for image 5 its own row, and those 7919 and its multiples further
+    # on.
     for cells, row in zip(draws.values(), (5, 324, 243, 162), strict=True):
         assert torch.equal(cells[5].flatten(), random.ranks[row] < 2)
 
 
 @pytest.mark.parametrize("rows", [7919, 7927, 2 * 7919])
 def test_random_cells_are_others_each_time_whatever_the_number_of_images(rows: int) -> None:
-    # As many rows as one of the steps, or twice as many: each step by itself would come round at once.
+    # With as many rows as one of the steps, or twice as many, that step alone would come back to the same row at once.
     numbers = torch.rand(rows, 16, generator=torch.Generator().manual_seed(0))
     maps = torch.zeros(rows, 4, 4)
     maps[:, 0, :2] = 1
@@ -257,7 +258,7 @@ def test_a_shuffled_network_finds_as_many_cells_elsewhere(of: str) -> None:
     for found, drawn in zip(network, random, strict=True):
         assert torch.equal(found.sum((1, 2)), drawn.sum((1, 2)))
         assert not torch.equal(found, drawn)
-    # A localizer of views is told of whoever asks it: its passes are counted.
+    # With maps of views, the shuffled source exposes its localizer, so that its passes are counted.
     maker = build_view_maker(shuffled, CPU, open_data(shuffled, "train"))
     assert (maker.localizer is not None) is (of == "view")
 

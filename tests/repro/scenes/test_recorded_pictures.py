@@ -1,6 +1,6 @@
-"""Scenes are those that runs are recorded on: what draws other pictures has to raise `dataset._RENDERING`.
+"""Scenes are those of recorded runs: a change that draws other pictures must raise `dataset._RENDERING`.
 
-The expected ones are `tests/golden/scenes.json`. After a change that is meant, write them anew:
+The expected pictures are in `tests/golden/scenes.json`. After an intended change, write them anew:
 
     SALMASK_UPDATE_GOLDENS=1 python -m pytest tests/repro/scenes/test_recorded_pictures.py
 """
@@ -21,7 +21,7 @@ from repro.scenes.dataset import Scenes
 RECORDED = EXAMPLES / "study" / "runs" / "mocov2" / "s1-6aa38cd410"
 PICTURES = GOLDEN / "scenes.json"
 STEP = 97
-"""Of a picture's bytes one in so many is recorded, from all of its parts and all colours."""
+"""Every so many bytes of a picture one is recorded, from all of its parts and all colours."""
 CHOICES: dict[str, Any] = {"grounds": 70, "context": 0.5, "members": 3, "objects": 4}
 
 
@@ -45,7 +45,7 @@ def drawn(name: str, folder: Path) -> Scenes:
 
 
 def samples(scenes: Scenes, index: int) -> bytes:
-    # Another place in each picture, so that all of them together see more.
+    # Another offset for each picture, so that all together cover more.
     return np.asarray(scenes[index][0]).ravel()[index % STEP :: STEP].tobytes()
 
 
@@ -57,7 +57,7 @@ def test_pictures_labels_and_objects_are_the_recorded_ones(name: str, tmp_path: 
         "targets": scenes.targets[:24],
         "objects": [int(scenes.main_mask(index).sum()) for index in indices],
         "pixels": [samples(scenes, index).hex() for index in indices],
-        # That of cut-outs is of their files, whose bytes are zlib's.
+        # A cut-outs' fingerprint is that of their files, whose bytes depend on zlib.
         "fingerprint": "" if name == "cut-outs" else scenes.fingerprint(),
     }
     if os.environ.get("SALMASK_UPDATE_GOLDENS"):

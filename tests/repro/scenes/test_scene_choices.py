@@ -25,7 +25,7 @@ SIDE = 64
 
 
 def flat_texture(rng: np.random.Generator, side: int) -> Floats:
-    """A texture of one colour, which tells which texture of the pool a ground is a piece of."""
+    """A texture of one colour, by which a ground's texture in the pool is recognised."""
     return np.broadcast_to(rng.random((3, 1, 1), dtype=np.float32), (3, side, side)).copy()
 
 
@@ -34,7 +34,7 @@ def grounds(**settings: Any) -> Grounds:
 
 
 def textures(source: Grounds, labels: Iterable[int]) -> list[tuple[float, ...]]:
-    """The colour of the ground of each of some scenes, so labelled."""
+    """The colour of the ground of each scene, given the scenes' labels."""
     drawn = [source(np.random.default_rng(index), label) for index, label in enumerate(labels)]
     assert all(ground.shape == (3, SIDE, SIDE) and ground.dtype == np.float32 for ground in drawn)
     return [tuple(ground[:, 0, 0].tolist()) for ground in drawn]
@@ -63,7 +63,7 @@ def test_context_is_the_share_of_scenes_on_a_ground_of_their_class() -> None:
     for context in (0.0, 0.4, 0.75):
         drawn = textures(grounds(context=context), [1] * count)
         share = sum(texture in own[1] for texture in drawn) / count
-        # Where any ground of the pool is taken, it is an own one by chance. Four standard deviations are .036 at most.
+        # A ground from the whole pool is the class's own by chance. Four standard deviations are at most .036.
         assert share == pytest.approx(context + (1 - context) / 3, abs=0.036)
 
 
@@ -129,7 +129,7 @@ def hue(sprite: np.ndarray[Any, Any]) -> Floats:
 
 
 def groups(hues: list[Floats], apart: float) -> int:
-    """How many groups there are when every two within `apart` are in one."""
+    """The number of groups if every two hues within `apart` are in one group."""
     first: list[Floats] = []
     for value in hues:
         if all(np.abs(value - other).max() > apart for other in first):
@@ -138,7 +138,7 @@ def groups(hues: list[Floats], apart: float) -> int:
 
 
 def test_a_member_keeps_its_colours_and_a_class_without_members_has_none() -> None:
-    # A plain surface: what is seen of two colours in stripes depends on the pose.
+    # Plain surfaces: how much of each colour of stripes is visible depends on the pose.
     assert Shapes(1).names == ("plain disc",)
     without = groups([hue(sprite) for sprite in sprites(Shapes(1), 0, 60)], 0.02)
     three = groups([hue(sprite) for sprite in sprites(Shapes(1, members=3), 0, 60)], 0.02)
@@ -178,7 +178,7 @@ def silhouette(outline: Outline) -> np.ndarray[Any, Any]:
 
 
 def test_a_members_outline_is_its_own_and_still_its_classs() -> None:
-    """By overlap with the outlines of all classes; discs, squares and hexagons bend into each other most easily."""
+    """By overlap with the outlines of all classes, for those that deform into each other most easily."""
     outlines = {name: silhouette(outline) for name, outline in OUTLINES.items()}
     nearest = Counter[bool]()
     for name, outline in OUTLINES.items():
@@ -202,7 +202,7 @@ def write_cutout(path: Path, colour: tuple[int, int, int], box: tuple[int, int, 
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
-    """Three folders of red, green and blue cut-outs, and some that have too few or none of their own."""
+    """Three folders of red, green and blue cut-outs, and some that have too few cut-outs or none."""
     for number in range(12):
         shade = 90 + 12 * number
         write_cutout(tmp_path / "colours" / "red" / f"{number:02}.png", (shade, 10, 10))
@@ -270,7 +270,7 @@ def test_another_file_of_either_split_is_another_data_set(labelled: Path) -> Non
     assert all(one != other for one, other in zip(before, after, strict=True))
 
 
-# Scenes of all of it
+# Scenes with all choices
 
 
 CHOICES = {"grounds": 6, "context": 0.5, "members": 3}
@@ -337,7 +337,7 @@ def test_bad_choices_are_named_with_their_mend(settings: dict[str, Any], message
 
 
 def test_what_systems_and_editors_leave_is_no_cutout(tmp_path: Path) -> None:
-    """A hidden copy became a class of its own, and a Mac's file beside each cut-out a refusal."""
+    """A hidden copy used to become a class of its own, and macOS's file beside each cut-out a refusal."""
     for number in range(4):
         write_cutout(tmp_path / "a" / f"{number}.png", (10 * number, 10, 10))
     names = Scenes("train", count=4, classes=2, cutouts=tmp_path).classes

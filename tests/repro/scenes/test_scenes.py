@@ -41,7 +41,7 @@ def write_stamp(
 
 @pytest.fixture
 def stamps(tmp_path: Path) -> Path:
-    """Four cut-outs, and one of everything that must not be taken for one."""
+    """Four cut-outs, and one file of each kind that must not be taken for one."""
     boxes = itertools.cycle([(10, 10, 70, 70), (2, 25, 78, 55), (10, 10, 70, 70), (25, 2, 55, 78)])
     for (name, colour), box in zip(STAMPS.items(), boxes, strict=False):
         write_stamp(tmp_path / f"{name}.png", colour, box)
@@ -81,7 +81,7 @@ def test_a_folder_of_cut_outs_that_cannot_be_read_is_not_left_out(
     monkeypatch.setattr(os, "scandir", closed)
     with pytest.raises(UserError, match=rf"^cut-outs {stamps}/b: Permission denied; mend: make it readable"):
         Scenes("train", count=4, classes=3, cutouts=stamps)
-    (stamps / "b").rename(stamps / "lost+found")  # nobody's cut-outs
+    (stamps / "b").rename(stamps / "lost+found")  # a folder without cut-outs
     assert Scenes("train", count=4, classes=3, cutouts=stamps).classes == ("a/disc", "a/wide", "c/d/tall")
 
 
@@ -198,7 +198,7 @@ def test_a_mask_holds_the_pixels_that_are_at_least_half_object(stamps: Path) -> 
         core = np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MinFilter(9))) > 0
         contrast = picture[core].mean(axis=0) - ground
         alpha = ((picture - ground) * contrast).sum(axis=-1) / np.maximum((contrast**2).sum(axis=-1), 1)
-        clear = np.abs(contrast).max(axis=-1) > 80  # elsewhere noise and shading drown the estimate
+        clear = np.abs(contrast).max(axis=-1) > 80  # elsewhere noise and shading hide the difference
         assert mask[clear & (alpha > 0.65)].all()
         assert not mask[clear & (alpha < 0.35)].any()
 
@@ -386,7 +386,7 @@ def test_too_few_cutouts_say_how_many_there_are(stamps: Path, tmp_path: Path) ->
 
 
 def test_two_cutouts_of_one_name_are_no_two_classes(stamps: Path) -> None:
-    """Exported as COCO, a data set had two classes of one name."""
+    """Exported as COCO, such a data set had two classes of one name."""
     write_stamp(stamps / "b/disc.PNG")
     assert Scenes("train", count=4, classes=1, cutouts=stamps).classes == ("a/disc",)
     with pytest.raises(UserError, match=r"two files are 'b/disc' but for their endings; mend: rename one of them"):

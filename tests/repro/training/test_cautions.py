@@ -1,4 +1,4 @@
-"""What is said before a training begins, and nothing more: no run is refused for it."""
+"""Warnings before a training begins; no run is refused for them."""
 
 import logging
 from pathlib import Path

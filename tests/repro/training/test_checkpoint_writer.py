@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: of the moment when they were asked for, one at a time, failures told."""
+"""Checkpoints written in the background: of the moment when they were requested, one at a time, failures told."""
 
 import threading
 from collections import OrderedDict
@@ -28,7 +28,7 @@ def test_a_snapshot_is_of_the_moment_it_was_asked_for() -> None:
 
     writer = BackgroundWriter()
     writer.write({"model": {"w": weights}, "generators": [(1, weights)], "step": 1}, save)
-    weights.add_(1)  # the next step, while the disk is still at work
+    weights.add_(1)  # the next step, while the disk is still busy
     gate.set()
     writer.wait()
     (content,) = written
@@ -72,7 +72,7 @@ def test_a_failed_write_is_told_once() -> None:
     writer.write({}, fail)
     with pytest.raises(UserError, match="the disk is full"):
         writer.write({}, fail)
-    writer.wait()  # the second was never begun
+    writer.wait()  # the second one was not started
 
 
 def test_a_wait_that_is_broken_off_leaves_the_write_to_the_next() -> None:
@@ -97,7 +97,7 @@ def test_a_writer_that_cannot_be_closed_does_not_leave_a_checkpoint_in_flight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(MetricsFile):
-        """Of scalars, for a service that is away."""
+        """A writer of scalars whose service is away."""
 
         def close(self) -> None:
             raise OSError("the service is away")
@@ -135,4 +135,4 @@ def test_a_disk_that_fills_up_ends_the_training(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UserError, match="is full"):
         make_training(tiny("mocov2"), folder, device=CPU).run()
     assert [path.name for path in checkpoints(folder.checkpoints)] == ["step_00000002.pth", "step_00000001.pth"]
-    assert set(calls) == {1, 2, 3}  # the third again, to tell how large it would have been
+    assert set(calls) == {1, 2, 3}  # the third one twice, to find out how large it would have been

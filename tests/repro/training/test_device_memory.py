@@ -1,4 +1,4 @@
-"""What a Slurm job or a container was given is all the memory there is, however much its machine has."""
+"""The memory limit of a Slurm job or container counts, however much memory its machine has."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ GIB = 2**30
 
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in the place of the kernel's files: of the machine 64 GiB are free, and no group has a limit."""
+    """A folder in place of the kernel's files: the machine has 64 GiB free, and no group has a limit."""
     monkeypatch.setattr(device_memory, "MEMORY", tmp_path / "MEMORY")
     for name in ("GROUPS", "HIERARCHIES"):
         monkeypatch.setattr(control_groups, name, tmp_path / name)
@@ -49,7 +49,7 @@ def test_the_narrowest_group_counts_wherever_it_stands(kernel: Path) -> None:
 
 def test_the_first_version_of_groups_is_read_too(kernel: Path) -> None:
     (kernel / "GROUPS").write_text("4:memory:/docker/a\n1:cpu,cpuacct:/docker/a\n0::/docker/a\n")
-    folder = kernel / "HIERARCHIES" / "memory"  # of the path nothing but the root is seen within a container
+    folder = kernel / "HIERARCHIES" / "memory"  # within a container, only the root of the path is visible
     folder.mkdir()
     (folder / "memory.limit_in_bytes").write_text(f"{16 * GIB}\n")
     (folder / "memory.usage_in_bytes").write_text(f"{6 * GIB}\n")
@@ -86,7 +86,7 @@ def test_what_a_run_takes_at_least_is_of_its_widest_layer_its_views_and_its_queu
     papers = least_bytes(resolve("mocov2"))
     assert papers == {width: 3 * 2048 * 128 * 4, views: 2 * 128 * 3 * 224**2 * 4, (queue, "encoder.dim"): 2**16 * 512}
     small = least_bytes(tiny("simclr", {"encoder.width": 16, "encoder.dim": 8}))
-    assert (small[width], len(small)) == (3 * 8 * 16 * 8 * 4, 2)  # resnet18's last stage is but eight times as wide
+    assert (small[width], len(small)) == (3 * 8 * 16 * 8 * 4, 2)  # resnet18's last stage is only eight times as wide
 
 
 def test_processes_share_the_memory_of_a_batch(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ from repro.training.pretraining import is_pretrained, pretrain
 from repro.training.stop_agreement import StopAgreement
 
 PLAIN = tiny("mocov2", {"encoder.width": 4, "optimization.epochs": 1, "machine.monitor_images": 0})
-"""Two steps that nothing masks, so that they are the same on any number of processes."""
+"""Two steps without masking, so that they are the same on any number of processes."""
 BATCH, QUEUE, DIM, SEED = 8, 32, 16, 3
 HALVES = (slice(0, 4), slice(4, 8))
 
@@ -83,7 +83,7 @@ def step(model: nn.Module, views: Views) -> dict[str, Any]:
 
 
 def logged(number: int) -> dict[str, list[float]]:
-    """What the log is told of two steps, the losses of which are 1 and 2 on rank 0, and 11 and 12 on rank 1."""
+    """What is logged for two steps, with losses 1 and 2 on rank 0, and 11 and 12 on rank 1."""
     hub = MessageHub.get_instance("ranks")
     info, runner = RuntimeInfo(9), SimpleNamespace(message_hub=hub, train_dataloader=range(9))
     for step in (1, 2):
@@ -92,7 +92,7 @@ def logged(number: int) -> dict[str, list[float]]:
 
 
 def diverged(number: int) -> list[str]:
-    """What each rank is told where one, or both, saw a step that was not finite, as fp16 lets the others go on."""
+    """The errors on each rank if steps were not finite on one rank, on both (first at different steps), and on none."""
     told = []
     for first_bad in ((-1, 6), (8, 4), (-1, -1)):
         guard = FiniteGuard(1)
@@ -114,7 +114,8 @@ def plans() -> dict[str, list[list[tuple[int, int]]]]:
 
 
 def stops(number: int, asked_at: int, steps: int = 9) -> tuple[int, int, int]:
-    """After which step of an epoch a process stops, if rank 1 is asked to in one; the signal, and calls at its end."""
+    """The step of an epoch after which a process stops if rank 1 is asked to at one step; the signal, and the final
+    answer."""
     agreement, end = StopAgreement(), 0
     STOP.signal = 0
     for done in range(1, steps):
@@ -129,12 +130,12 @@ def stops(number: int, asked_at: int, steps: int = 9) -> tuple[int, int, int]:
 
 
 def decided_within(number: int) -> str:
-    """What is decided within a decision, whose other ranks wait for it."""
+    """A decision of rank 0 within another one, for which the other ranks wait."""
     return decided_by_first(lambda: decided_by_first(lambda: f"view of {number}") + ", decided within")
 
 
 def refused_by_first(number: int) -> str:
-    """What each rank is told where rank 0 refuses."""
+    """The error on each rank if rank 0 refuses."""
 
     def decide() -> None:
         raise UserError(f"rank {number} refuses", mend="nothing")
@@ -147,7 +148,7 @@ def refused_by_first(number: int) -> str:
 
 
 def checkpoint_of(number: int, place: Path) -> tuple[str, int]:
-    """The checkpoint that a rank goes on from, where rank 1 sees a newer one that rank 0 does not see yet."""
+    """The checkpoint from which a rank resumes if rank 1 sees a newer one that rank 0 does not see yet."""
     views = [place / "view-0", place / "view-1"]
     if number == 0:
         for step in (3, 5):
@@ -161,7 +162,7 @@ def checkpoint_of(number: int, place: Path) -> tuple[str, int]:
 
 
 def pretrained_to(number: int, place: Path) -> list[bool]:
-    """Whether a run is pretrained: where rank 1 alone sees a backbone, and where it sees later what rank 0 sees."""
+    """Whether a run is pretrained if rank 1 alone sees a backbone, and if it sees later what rank 0 sees."""
     answers = []
     for name, late in (("stale", (None, 0.0)), ("late", (0.0, 0.3))):
         folder = RunFolder(place / f"{name}-{number}")
@@ -175,7 +176,7 @@ def pretrained_to(number: int, place: Path) -> list[bool]:
 
 
 def one_of_two(number: int, place: Path) -> dict[str, Any]:
-    """What each of two processes does."""
+    """What each of two processes computes."""
     assert (rank(), world_size()) == (number, 2)
     outcome: dict[str, Any] = {
         "device": str(initialise("cpu")),
@@ -283,13 +284,13 @@ def test_ranks_share_the_batches_of_one_process(ranks: Sequence[dict[str, Any]])
     steps = zip(*(outcome["plans"]["odd"] for outcome in ranks), strict=True)
     shared = [item for shares in steps for share in shares for item in share]
     expected = [item for batch in alone["odd"] for item in batch]
-    assert len(expected) == 21 - 8  # from the second batch on, the last one with the five that are left
+    assert len(expected) == 21 - 8  # from the second batch on, with the five images left over in the last one
     assert shared[: len(expected)] == expected
     assert len(shared) == len(expected) + 1  # one from the epoch's beginning, so that both ranks have as many
 
 
 def reference_step(model: MoCo, views: Views) -> dict[str, Any]:
-    """ShuffleBN on two devices in plain words: every half of a batch is normalised by itself."""
+    """ShuffleBN on two devices written out: each half of a batch is normalised by itself."""
     assert views.hard_negative is not None
     queue = model.queue.keys.clone()
     query = torch.cat([F.normalize(model.encoder_q(views.query[half]), dim=1) for half in HALVES])
@@ -341,7 +342,7 @@ def test_one_process_with_two_groups_equals_two_processes(ranks: Sequence[dict[s
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """The folder of the plain run, made by one process."""
+    """The folder of the plain run, trained by one process."""
     folder = RunFolder(tmp_path_factory.mktemp("alone") / "plain")
     pretrain(PLAIN, folder, CPU)
     return folder
@@ -350,7 +351,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def assert_same_statistics(one: RunFolder, other: RunFolder) -> None:
     states = [read_checkpoint(folder.backbone)["state_dict"] for folder in (one, other)]
     names = [name for name in states[0] if "running_" in name]
-    assert len(names) == 40  # of the 20 norms of a ResNet-18
+    assert len(names) == 40  # the 20 norms of a ResNet-18
     for name in names:
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-3, atol=1e-5)
 
@@ -364,7 +365,8 @@ def test_a_backbone_has_the_running_statistics_of_all_processes(
 def test_a_checkpoint_of_two_processes_is_adopted_with_the_running_statistics_of_both(
     ranks: Sequence[dict[str, Any]], place: Path
 ) -> None:
-    """Its model has rank 0's, and the backbone that a training ends with those of all."""
+    """The model in the checkpoint has rank 0's statistics; the backbone of a finished training has those of all
+    ranks."""
     folder = RunFolder(place / "plain")
     exported = read_checkpoint(folder.backbone)["state_dict"]
     adopted = read_foreign(checkpoints(folder.checkpoints)[0], "resnet18", "encoder_q", width=4).state

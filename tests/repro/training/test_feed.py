@@ -1,4 +1,4 @@
-"""Batches arrive as the loader makes them, and the time that steps wait for them is logged; long waits are said."""
+"""Batches arrive as the loader makes them; the time that steps wait for them is logged, and long waits are told."""
 
 import logging
 import time
@@ -16,11 +16,11 @@ from repro.training.feed import Feed
 from repro.training.loading import TwoViews
 
 WAIT, STEP = 3.0, 20.0
-"""Seconds, whole ones that add up exactly, of a clock that the test moves."""
+"""Seconds on the test's clock; whole numbers, which add up exactly."""
 
 
 class Clock:
-    """Stands still but where it is moved, so that nothing depends on how fast this machine is."""
+    """Moves only when a test moves it, so that nothing depends on this machine's speed."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -36,7 +36,7 @@ def slow_loader(clock: Clock) -> Iterator[dict[str, Any]]:
     for number in range(3):
         clock.sleep(WAIT)
         yield {"query": torch.full((2, 3, 4, 4), number), "epoch": torch.tensor([0, 0])}
-    clock.sleep(WAIT)  # after the last batch no step waits
+    clock.sleep(WAIT)  # after the last batch, for which no step waits
 
 
 def test_waits_are_added_up_and_steps_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_waits_are_added_up_and_steps_are_not(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the log warned of."""
+    """The log's warnings."""
     lines: list[str] = []
     monkeypatch.setattr(logging.getLogger("salmask"), "warning", lambda line, *words: lines.append(line % words))
     return lines
@@ -101,7 +101,7 @@ def test_short_waits_are_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_first_line_warns_of_nothing(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = iter([0.0, 1e6] + 100 * [0.0])  # what was waited before the epoch, in its first step, and from then on
+    waits = iter([0.0, 1e6] + 100 * [0.0])  # waits before the epoch, in its first step, and later
     monkeypatch.setattr(Feed, "waited", lambda self: next(waits))
     rows = trained(tmp_path)
     assert rows[0]["data_wait"] == 1

@@ -1,4 +1,4 @@
-"""Hooks of a training: what a failed status write means, and when the verdict on finite numbers is read."""
+"""Hooks of a training: what a failed status write does, and when the check for finite numbers is read."""
 
 import errno
 import logging
@@ -58,7 +58,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(loss: float) -> None:
 
 
 def test_the_verdict_is_read_where_the_host_waits_for_a_line_of_the_log_anyway() -> None:
-    """Of epochs of 5 steps every second one and the last: as the logger, and no other."""
+    """In epochs of 5 steps: after every second step and the last one, as the logger does."""
     verdicts: list[int] = []
     guard, info = FiniteGuard(2), RuntimeInfo(2)
     guard.verify = lambda: verdicts.append(step)  # type: ignore[method-assign]

@@ -102,7 +102,7 @@ def test_uneven_last_batches_are_filled_up_from_the_epochs_beginning(
     for rank in range(world):
         of_rank(monkeypatch, rank, world)
         shares.append(epoch_of(EpochBatches(count, 8, seed=1, drop_last=False), 0))
-    assert len({tuple(len(batch) for batch in share) for share in shares}) == 1  # nobody waits for anybody
+    assert len({tuple(len(batch) for batch in share) for share in shares}) == 1  # no rank waits for another
     together = [index for step in zip(*shares, strict=True) for share in step for _, index in share]
     assert together == order + order[: -count % world]
 
@@ -193,5 +193,5 @@ def test_both_backends_crop_alike_and_draw_the_same() -> None:
         for name in ("query", "key"):
             assert torch.equal(device[f"{name}_draw"], reference[f"{name}_draw"])
             finished = apply_on_device(device[name].unsqueeze(0) / 255, device[f"{name}_draw"].unsqueeze(0))
-            # Noise is where PIL's approximate blur is at its worst; without the draw the views are 40 levels off.
+            # PIL's approximate blur is worst on noise; without the draw, views differ by 40 levels.
             assert (finished - reference[name] / 255).abs().mean() * 255 < 6

@@ -1,4 +1,4 @@
-"""`salmask data saliency`: where the maps cannot all be kept, it is no success."""
+"""`salmask data saliency`: if not all maps can be kept, it is no success."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ SETTINGS = [word for word in words({"localizer.image_side": 128}) if not word.st
 
 
 def test_maps_that_did_not_go_onto_the_disk_are_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They were kept in the memory of a process that ended; the file was named as if they were in it."""
+    """They used to be kept in the memory of the process that ended, and the file was named as if they were in it."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

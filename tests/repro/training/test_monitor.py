@@ -1,4 +1,4 @@
-"""The monitor's numbers are what they are called, it changes no bit of a training, and it names what goes wrong."""
+"""The monitor's numbers are correct, it changes no bit of a training, and it names what goes wrong."""
 
 import copy
 import math
@@ -38,14 +38,14 @@ EXPLODING = {"optimization.lr": 1000.0, "encoder.width": 8, "optimization.epochs
 
 
 def monitored(run: Any, folder: RunFolder) -> Any:
-    """A training with its monitor alone."""
+    """A training whose only hook is its monitor."""
     images = open_data(run, "train")
     training = build_training(run, folder, build_learner(run, images, CPU), plan_batches(run, images, CPU), CPU)
     return replace(training, hooks=[hook for hook in training.hooks if isinstance(hook, Monitor)])
 
 
 def test_the_numbers_are_what_the_equations_say() -> None:
-    # Four directions of equal length have rank four; a line has one; a point none, whatever its place.
+    # Four directions of equal length have rank four, a line has one, and a point has none, wherever it is.
     corners = torch.cat([torch.eye(4), -torch.eye(4)])
     assert effective_rank(3 * corners + 7) == pytest.approx(4)
     assert effective_rank(torch.arange(10.0).unsqueeze(1) * torch.ones(3)) == pytest.approx(1)
@@ -69,14 +69,14 @@ def test_the_numbers_are_what_the_equations_say() -> None:
     assert (others.isfinite().sum(1) == 22).all()
     share = hard_negative_share(query, key, hard, others, temperature=0.2, weight=2.0)
     (gradient,) = torch.autograd.grad(nt_xent(query, key, moved, temperature=0.2), moved)
-    # The queries are half of the anchors.
+    # Queries are half of the anchors.
     assert share == pytest.approx(2 * float((gradient * query).sum() * 0.2 / 2.0), rel=1e-4)
-    assert others[3, [3, 15]].tolist() == [-math.inf, -math.inf]  # its own image's
+    assert others[3, [3, 15]].tolist() == [-math.inf, -math.inf]  # its own image's keys
 
 
 @pytest.mark.parametrize("split", [1, 4])
 def test_images_that_fill_no_group_have_the_hard_negative_of_a_shorter_one(split: int, tmp_path: Path) -> None:
-    """In the released code's way one serves a whole group; such trainings broke off behind their first epoch."""
+    """In the released code's way one hard negative serves a whole group; such trainings used to fail after an epoch."""
     few = {"data.scenes.train_count": 80, "optimization.batch": 32, "moco.bn_splits": split, "encoder.width": 8}
     run = tiny("mocov2+ours-hp-released", few | {"data.crop": 64})
     (monitor,) = monitored(run, RunFolder.of(run, tmp_path)).hooks
@@ -90,7 +90,7 @@ def test_neighbours_of_an_image_vote_and_it_does_not_vote_for_itself() -> None:
     assert knn_top1(centres + 0.1 * unit(24, 3), labels) == 100
     alone = torch.arange(24)
     assert knn_top1(centres + 0.1 * unit(24, 3), alone) == 0
-    # Of five neighbours the two near ones outvote three far ones.
+    # Among five neighbours, the two near ones outvote the three far ones.
     assert knn_top1(centres[5:11] + 0.1 * unit(6, 3), labels[5:11]) == 100
 
 
@@ -169,7 +169,7 @@ def test_a_look_that_fails_is_told_once_and_ends_no_training(
     assert told.getMessage() == (
         "the monitor cannot look at images: shapes differ; the training goes on, and only loss and weights are watched"
     )
-    assert told.exc_info is not None  # what failed is for us to mend
+    assert told.exc_info is not None  # the traceback is logged for the developers
     assert [row["step"] for row in read_rows(folder.metrics)] == [1, 2, 3, 4]
 
 
@@ -205,11 +205,11 @@ def test_stop_ends_the_run_and_is_recorded(tmp_path: Path) -> None:
 
 def test_a_collapse_is_seen_after_its_epoch_and_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repro.training.monitor.SETTLED", 0)
-    monkeypatch.setattr("repro.training.monitor.LEAST_SPREAD", 2.0)  # the most is 1
+    monkeypatch.setattr("repro.training.monitor.LEAST_SPREAD", 2.0)  # the largest possible spread is 1
     folder = RunFolder(tmp_path)
     monitored(tiny(changes=LARGER), folder).run()
     told = [symptom.step for symptom in read_symptoms(folder.health) if symptom.kind == "collapsed embeddings"]
-    assert told == [2]  # of two epochs with two steps each
+    assert told == [2]  # two epochs with two steps each
 
 
 def test_collapse_and_a_guess_are_told_from_learning() -> None:
@@ -219,7 +219,7 @@ def test_collapse_and_a_guess_are_told_from_learning() -> None:
     assert [f.kind for f in judge(100, fine | {"spread": 0.0099}, 4.0, 7.6)] == ["collapsed embeddings"]
     assert [f.kind for f in judge(100, fine | {"effective_rank": 1.49}, 4.0, 7.6)] == ["collapsed features"]
     assert [f.kind for f in judge(100, {}, 0.991 * 7.6, 7.6)] == ["loss of a guess"]
-    assert judge(99, {"spread": 0.0, "effective_rank": 1.0}, 7.6, 7.6) == []  # statistics and queue begin to be filled
+    assert judge(99, {"spread": 0.0, "effective_rank": 1.0}, 7.6, 7.6) == []  # too early: the queue is not full yet
     for norm in (float("nan"), 50.1):
         assert [f.kind for f in exploded(3, norm, 5.0)] == ["exploded weights"]
     assert exploded(3, 50.0, 5.0) == []

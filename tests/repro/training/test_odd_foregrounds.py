@@ -22,7 +22,7 @@ SAID = (
 def test_of_a_map_without_numbers_or_contrast_the_hard_negative_loses_as_much_as_of_any_other(
     monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    """Of NaN nothing was foreground: the key itself was the hard negative of its own query, and nobody was told."""
+    """With NaN nothing was foreground: the key itself became the hard negative of its own query, without a warning."""
     honest = Localizer.forward
 
     def spoilt(self: Localizer, views: Tensor) -> Tensor:
@@ -38,12 +38,12 @@ def test_of_a_map_without_numbers_or_contrast_the_hard_negative_loses_as_much_as
     for found, usual in ((stages.query_foreground, expected.query_foreground), (stages.key_foreground, None)):
         assert found is not None
         assert found[0].all()
-        if usual is not None:  # the other images keep theirs
+        if usual is not None:  # the other images keep their own
             assert torch.equal(found[1:], usual[1:])
     hard, key = stages.views.hard_negative, stages.views.key
     assert hard is not None
     lost = (hard != key).any(1).float().mean((1, 2))
-    # 40 to 70 % of the foreground, in steps of one of 16 cells, here in each channel on its own.
+    # 40 to 70 % of the foreground, in steps of one of 16 cells, drawn here for each channel separately.
     assert 0.375 <= lost[0] <= 1
     assert hard.isfinite().all()
 

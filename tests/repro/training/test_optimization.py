@@ -1,4 +1,4 @@
-"""LARS against solo-learn's update written out, and the course of the learning rate against its closed form."""
+"""LARS against solo-learn's update written out, and the learning rate's schedule against its closed form."""
 
 import copy
 from dataclasses import replace
@@ -78,7 +78,7 @@ def test_lars_momenta_go_round() -> None:
     step(optimizer, parameters, 1)
     copies = [nn.Parameter(p.detach().clone()) for p in parameters]
     resumed = build_optimizer(copies, LARS)
-    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch shares what it need not convert
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # torch shares tensors that need no conversion
     step(optimizer, parameters, 2)
     step(resumed, copies, 2)
     assert all(torch.equal(a, b) for a, b in zip(parameters, copies, strict=True))
@@ -124,7 +124,7 @@ def test_the_supervised_rate_falls_tenfold_at_30_60_and_90() -> None:
     rates = course(OptimizationSettings(epochs=100, lr=0.1, schedule=Schedule.steps), 1)
     assert rates == pytest.approx([0.1] * 30 + [0.01] * 30 + [0.001] * 30 + [0.0001] * 10)
     short = course(OptimizationSettings(epochs=10, lr=0.1, schedule=Schedule.steps), 2)
-    assert short == pytest.approx([0.1] * 6 + [0.01] * 6 + [0.001] * 6 + [0.0001] * 2)  # the steps scale
+    assert short == pytest.approx([0.1] * 6 + [0.01] * 6 + [0.001] * 6 + [0.0001] * 2)  # steps scale with the epochs
     within = OptimizationSettings(epochs=5, lr=0.1, schedule=Schedule.steps, interval=Interval.step)
     assert course(within, 4) == pytest.approx(short)
 
@@ -175,7 +175,7 @@ def test_a_warm_up_of_two_steps_is_one_and_of_a_single_step_is_none() -> None:
     one, two = (course(OptimizationSettings(epochs=10, lr=0.1, warmup_share=share), 1) for share in (0.1, 0.2))
     assert one[:2] == pytest.approx([0.1, 0.05 * (1 + cos(pi / 10))])
     assert two[:3] == pytest.approx([WARMUP_START * 0.1, 0.1, 0.1])
-    # Whatever the share, what follows the warm-up has a step of its own, at the peak.
+    # Whatever the share, there is a step at the peak after the warm-up.
     nearly_all = OptimizationSettings(epochs=3, lr=0.1, warmup_share=0.99)
     assert course(nearly_all, 1) == pytest.approx([WARMUP_START * 0.1, 0.1, 0.1])
 

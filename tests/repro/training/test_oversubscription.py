@@ -1,4 +1,4 @@
-"""A training says so where its threads have fewer cores than they are."""
+"""A training says so if its threads outnumber the cores they have."""
 
 import itertools
 import logging
@@ -20,7 +20,7 @@ from repro.training.oversubscription import OversubscribedCores, caution
         (2, 1.0, 1),
         (2, 1.69, 1),
         (2, 1.71, None),
-        (1, 0.0, None),  # waits for nobody
+        (1, 0.0, None),  # a single thread waits for no other
         (8, 7.8, None),
         (16, 12.8, 12),
         (8, 0.1, 1),
@@ -44,7 +44,7 @@ def test_it_looks_for_twenty_seconds_at_a_time_on_the_first_process(rank: int, m
     clock, hook, looks = [0.0], OversubscribedCores(), []
     seconds = SimpleNamespace(monotonic=lambda: clock[0], process_time=lambda: clock[0])
     monkeypatch.setattr(oversubscription, "time", seconds)
-    monkeypatch.setattr(oversubscription, "busy_seconds", lambda: 3 * clock[0])  # two of them are others'
+    monkeypatch.setattr(oversubscription, "busy_seconds", lambda: 3 * clock[0])  # two by other processes
     monkeypatch.setattr(oversubscription, "cores_beside", lambda others: looks.append((clock[0], others)) or 64.0)
     hook.before_train(SimpleNamespace(rank=rank))
     for clock[0] in (5.0, 6.0, 24.0, 25.0, 26.0, 44.0, 46.0):
@@ -54,7 +54,7 @@ def test_it_looks_for_twenty_seconds_at_a_time_on_the_first_process(rank: int, m
 
 @pytest.mark.parametrize("busy", [True, False])
 def test_a_training_says_it_once(busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # set for real, they would wait on a busy machine
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # a real setting would make threads wait on a busy machine
     said: list[str] = []
     monkeypatch.setattr(logging.getLogger("salmask"), "warning", lambda line, *words: said.append(line % words))
     growing = itertools.count(step=1000)

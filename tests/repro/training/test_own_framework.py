@@ -1,4 +1,4 @@
-"""A framework that a person added, and the mistakes that are made in one: each is one line before hours are spent."""
+"""A framework that a user added, and the mistakes made in one: each is one line before hours are spent."""
 
 import sys
 from collections.abc import Callable
@@ -30,7 +30,7 @@ WHERE = "FRAMEWORKS (repro/runs/frameworks.py) has the model of simclr at "
 
 @pytest.fixture
 def framework(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Enters a model's module and place in the table."""
+    """Adds a model's module and place to the table."""
 
     def enter(module: object, place: str = "own_model:build") -> None:
         monkeypatch.setitem(sys.modules, "own_model", cast(Any, module))
@@ -52,7 +52,7 @@ def framework(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     ],
 )
 def test_what_is_no_model_is_refused(framework: Callable[..., None], place: str, line: str) -> None:
-    """It was an AttributeError or a TypeError, called a fault of salmask's own."""
+    """It used to be an AttributeError or a TypeError, told as a fault of salmask's own."""
     headless = type("Headless", (ContrastiveModel,), {"losses": lambda *_: {}})
     module = SimpleNamespace(
         build=build,
@@ -70,7 +70,7 @@ def test_what_is_no_model_is_refused(framework: Callable[..., None], place: str,
 def test_an_encoder_that_no_backbone_could_be_read_of_is_refused_before_it_is_trained(
     framework: Callable[..., None], tmp_path: Path
 ) -> None:
-    """It was trained to its end, and its `backbone.pth` could then not be read by anything."""
+    """It used to be trained to the end, and nothing could read the resulting `backbone.pth`."""
 
     def with_own_encoder(run: Any, preprocessor: nn.Module | None) -> SimCLR:
         model = build(run, preprocessor)
@@ -119,7 +119,7 @@ WEIGHT = nn.Parameter(torch.ones(()))
     ],
 )
 def test_losses_that_cannot_be_trained_are_refused(losses: Any, line: str) -> None:
-    """mmengine's AttributeErrors, and torch's of a gradient, were called faults of salmask's own."""
+    """mmengine's AttributeErrors, and torch's about a gradient, used to be told as faults of salmask's own."""
     model = type("Own", (ContrastiveModel,), {"losses": lambda *_: losses})()
     with pytest.raises(UserError) as refusal:
         model(torch.zeros(1))
@@ -135,7 +135,7 @@ def test_losses_are_returned_as_they_are() -> None:
 
 
 class Predicting(SimCLR):
-    """BYOL in short: a predictor on the encoder, which learns the embedding of the other view."""
+    """A short BYOL: a predictor on the encoder learns the embedding of the other view."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -148,7 +148,7 @@ class Predicting(SimCLR):
 
 
 def test_what_a_framework_trains_beside_its_encoder_is_trained(framework: Callable[..., None]) -> None:
-    """A predictor kept the weights that it began with, and nothing said so: the optimizer had the encoder's alone."""
+    """A predictor used to keep its initial weights without a message: the optimizer had the encoder's alone."""
 
     def predicting(run: Any, preprocessor: nn.Module | None) -> SimCLR:
         return Predicting("resnet18", 24, width=8, data_preprocessor=preprocessor)
@@ -173,7 +173,7 @@ def test_of_the_papers_frameworks_the_encoder_alone_is_trained(method: str) -> N
 
 
 def test_a_hard_negative_is_refused_where_a_framework_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was made of each image and looked at by nobody, and tables called the row ours."""
+    """It used to be made of each image and never used, and tables called the row ours."""
     entry = replace(FRAMEWORKS[Framework.simclr], hard_negative_weight=None, title="BYOL")
     monkeypatch.setitem(cast(dict[Framework, object], FRAMEWORKS), Framework.simclr, entry)
     with pytest.raises(UserError) as refusal:
@@ -182,7 +182,7 @@ def test_a_hard_negative_is_refused_where_a_framework_has_none(monkeypatch: pyte
         'masking.hard_negative=true, and BYOL has no hard negative; mend: "masking": {"hard_negative": False} in the '
         "recipe of its entry of FRAMEWORKS"
     )
-    # As its rows are made where the recipe says so, and the plain one, which has no masks.
+    # The row as the mend says it, and the plain row, which has no masks.
     mended = METHODS["simclr+ours-mean"].but({"masking": {"hard_negative": False}})
     monkeypatch.setitem(cast(dict[str, object], METHODS), "simclr+ours-mean", mended)
     assert not resolve("simclr+ours-mean").masking.hard_negative

@@ -1,7 +1,7 @@
-"""What a run of the study draws is what it drew then: its order, its views, its masks and its first weights.
+"""The draws of a run of the study are those that it recorded: its order, views, masks and first weights.
 
-Otherwise no recorded run could be made again, and none that was interrupted could go on as it began. The expected
-numbers are `tests/golden/views.json`. After a change that is meant, write them anew:
+Otherwise no recorded run could be reproduced, and no interrupted one resumed exactly. The expected numbers are in
+`tests/golden/views.json`. After an intended change, write them anew:
 
     SALMASK_UPDATE_GOLDENS=1 python -m pytest tests/repro/training/test_recorded_views.py
 """
@@ -27,11 +27,11 @@ from repro.training.pretraining import open_data
 VIEWS = GOLDEN / "views.json"
 RUNS = {"high-pass": "mocov2+ours-hp", "mean": "mocov2+ours-mean", "blur": "simclr+ours-blur"}
 STEP = 997
-"""Of the views' numbers one in so many is recorded, from all images, all of their parts and all colours."""
+"""Every so many of the views' numbers one is recorded, from all images, all of their parts and all colours."""
 
 
 def recorded(method: str) -> Run:
-    """A run of the study, but for its localizer, which would have to be downloaded: it takes the centre."""
+    """A run of the study with the centre prior instead of its localizer, which would have to be downloaded."""
     (path,) = (EXAMPLES / "study" / "runs" / method).glob("s1-*/run.yaml")
     run = load(path)
     return replace(run, localizer=replace(run.localizer, source="centre"))

@@ -43,7 +43,7 @@ RESIDENT = {"machine.resident": True}
 
 
 class Photographs:
-    """Noise of very different sizes; none but the first is larger than 90 pixels."""
+    """Noise pictures of very different sizes; only the first is larger than 90 pixels."""
 
     def __init__(self, count: int, *, changed: bool = False) -> None:
         rng = np.random.default_rng(0)
@@ -189,7 +189,7 @@ def test_the_papers_method_trains_the_same_and_goes_on_where_it_was_interrupted(
     assert run.id == plain.id
     folder = RunFolder.of(run, tmp_path)
     interrupt(run, folder, 4)
-    interrupt(plain, folder, 5)  # a step with images from the loader, in between
+    interrupt(plain, folder, 5)  # one step with images from the loader, in between
     with folder.attempt("pretrain"):
         pretrain(run, folder, CPU)
     assert_same_training(folder.checkpoints, undisturbed.checkpoints)

@@ -63,7 +63,7 @@ def test_each_step_is_logged_once_after_a_resume_and_with_the_same_loss(
 ) -> None:
     folder = copied(interrupted, tmp_path / "run")
     with folder.metrics.open("a") as file:
-        file.write('{"step": 6, "loss": 1')  # a line that a kill tore
+        file.write('{"step": 6, "loss": 1')  # a line torn by a kill
     resume(folder)
     rows, expected = (read_rows(f.metrics) for f in (folder, undisturbed))
     assert [(row["step"], row["loss"], row["lr"]) for row in rows] == [
@@ -73,10 +73,10 @@ def test_each_step_is_logged_once_after_a_resume_and_with_the_same_loss(
 
 
 def test_global_generators_go_on_where_the_checkpoint_left_them(interrupted: RunFolder, tmp_path: Path) -> None:
-    """No step of ours draws from them; one of a learner's own may."""
+    """Our own steps draw nothing from them, but those of a user's learner may."""
     folder = copied(interrupted, tmp_path / "run")
     newest_path = checkpoints(folder.checkpoints)[0]
-    random.gauss()  # of the two that it draws it keeps one
+    random.gauss()  # draws two numbers and keeps one for the next call
     left = {"generators": [generators()]}
     write_atomically(newest_path, lambda file: torch.save(read_checkpoint(newest_path) | left, file))
 
@@ -87,7 +87,7 @@ def test_global_generators_go_on_where_the_checkpoint_left_them(interrupted: Run
     set_generators(read_checkpoint(newest_path)["generators"][0])
     assert drawn() == expected
     resume(folder)
-    assert drawn()[:-1] == expected[:-1]  # torch's loader draws from torch's
+    assert drawn()[:-1] == expected[:-1]  # the loader draws from torch's generator
 
 
 def test_a_torn_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
@@ -107,7 +107,7 @@ def test_a_torn_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
 
 
 def test_the_checkpoint_to_go_back_to_is_the_one_that_resuming_takes(tmp_path: Path) -> None:
-    """A torn one stays in the folder while it is among the newest; nobody can go back to it."""
+    """A torn checkpoint among the newest stays in the folder, but nobody can go back to it."""
     assert kept_checkpoint(tmp_path) == "there is no checkpoint of an earlier step"
     (tmp_path / "step_00000005.pth").write_bytes(b"PK\x03\x04 half")
     assert kept_checkpoint(tmp_path) == "no checkpoint of an earlier step can be read"
@@ -116,7 +116,7 @@ def test_the_checkpoint_to_go_back_to_is_the_one_that_resuming_takes(tmp_path: P
     save_checkpoint(tmp_path, 4, {})
     told = kept_checkpoint(tmp_path, health)
     assert told.startswith("the checkpoint of step 4 is kept; the run already had exploded weights")
-    assert told.count("exploded weights") == 1  # that of step 5 is later than the checkpoint
+    assert told.count("exploded weights") == 1  # the one of step 5 is later than the checkpoint
 
 
 def test_when_every_checkpoint_is_torn_one_line_says_what_to_do(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_where_every_checkpoint_is_torn_none_is_promised(tmp_path: Path, caplog:
 
 
 def test_what_follows_the_removal_of_a_checkpoint_is_told_as_it_is(tmp_path: Path) -> None:
-    """The one before was promised where there was none, or none that can be read."""
+    """The checkpoint before used to be promised although there was none, or none that can be read."""
 
     def mend(step: int) -> str:
         with pytest.raises(UserError) as caught, refusing(checkpoint_file(tmp_path, step)):
@@ -152,7 +152,7 @@ def test_what_follows_the_removal_of_a_checkpoint_is_told_as_it_is(tmp_path: Pat
     assert mend(5) == "remove it: the training begins anew"
     save_checkpoint(tmp_path, 6, {})
     assert mend(6) == "remove it: the training then goes on from step_00000005.pth"
-    checkpoint_file(tmp_path, 6).write_bytes(b"")  # a newer one that is torn was passed over
+    checkpoint_file(tmp_path, 6).write_bytes(b"")  # a newer one that is torn was skipped
     assert mend(5) == f"delete {tmp_path}: the training begins anew"
 
 
@@ -188,7 +188,7 @@ def test_the_last_two_checkpoints_are_kept_and_no_temporary(
 
 
 def test_only_names_of_checkpoints_are_checkpoints(tmp_path: Path) -> None:
-    """A person's copy is neither the newest nor one too many; steps are numbers, and no text."""
+    """A person's copy is neither the newest nor counted; steps are compared as numbers, not as text."""
     others = {"step_00001000-backup.pth", "step_1000.pth", "step_best.pth", "step_00000007.pth.pth"}
     for name in (*others, "step_00000007.pth", "step_99999999.pth", "step_100000000.pth"):
         (tmp_path / name).touch()
@@ -250,7 +250,7 @@ main()
 
 @pytest.fixture(scope="module")
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run killed with SIGKILL while it saved in mid-epoch, ended with SIGTERM later, and completed at last."""
+    """A run killed by SIGKILL while saving within an epoch, then ended by SIGTERM, and finally completed."""
     out = tmp_path_factory.mktemp("survivor")
     command = ["pretrain", OURS, "--out", str(out), *words()]
     folder = RunFolder.of(tiny(OURS), out)
@@ -259,7 +259,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert newest(folder.checkpoints)["step"] == 3
     assert newest(folder.checkpoints)["step"] % EPOCH  # within an epoch
-    assert len(files_below(folder.checkpoints)) == 3  # the half-written one has a name of its own
+    assert len(files_below(folder.checkpoints)) == 3  # the half-written one has another name
     status = folder.status()
     assert status is not None
     assert (status.state, status.task, status.steps, status.attempt) == ("running", "pretrain", STEPS, 1)

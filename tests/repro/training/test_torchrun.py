@@ -1,4 +1,4 @@
-"""`torchrun` with two processes: one run, which two processes resume in the same bits."""
+"""`torchrun` with two processes: they train one run, and two processes resume it bit by bit."""
 
 import subprocess
 import sys

@@ -56,7 +56,7 @@ def test_each_attempt_records_its_machines_settings_and_torchs_switches(undistur
     assert attempt["machine"] == {
         name: value for name, value in plain(tiny(OURS).machine).items() if name not in ("data_root", "data_cache")
     }
-    assert "arithmetic" not in attempt  # of a CPU
+    assert "arithmetic" not in attempt  # a CPU has none
     assert arithmetic(CPU) == {}
     assert arithmetic(torch.device("cuda")) == {
         "cudnn.allow_tf32": True,
@@ -70,7 +70,7 @@ def test_each_attempt_records_its_machines_settings_and_torchs_switches(undistur
 def test_a_run_on_the_cpu_asks_nothing_of_a_gpu_that_is_there(
     local_rank: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It may be full, or another process's alone, and alone among several processes. Without a driver asking fails."""
+    """The GPU may be full or exclusively another process's. Without a driver, asking fails."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
@@ -127,19 +127,19 @@ def test_status_ends_as_done_with_every_step(undisturbed: RunFolder) -> None:
 @pytest.mark.parametrize("columns", [4, 7])
 def test_the_gallery_has_a_column_for_every_stage(undisturbed: RunFolder, tmp_path: Path, columns: int) -> None:
     path = undisturbed.gallery / "masks.png"
-    if columns == 4:  # plain MoCo masks nothing: two views, and what the network sees of them
+    if columns == 4:  # plain MoCo masks nothing: two views, and the network's inputs
         path = tmp_path / "masks.png"
         draw_gallery(build_view_maker(tiny(), CPU).stages(fixed_batch(tiny())), path)
     with Image.open(path) as picture:
         picture.load()
         assert picture.format == "PNG"
         assert picture.size == (165 * columns, 1353)
-        assert picture.convert("L").getextrema()[0] < 100  # not a white sheet
+        assert picture.convert("L").getextrema()[0] < 100  # the picture is not blank
 
 
 def test_a_training_and_its_gallery_wait_for_no_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("", ".figure", ".backends", ".backends.backend_agg"):
-        monkeypatch.setitem(sys.modules, f"matplotlib{module}", None)  # to import it is an error
+        monkeypatch.setitem(sys.modules, f"matplotlib{module}", None)  # its import would raise an error
     run = tiny(OURS, {"masking.guidance": "random", "optimization.epochs": 1})
     folder = RunFolder.of(run, tmp_path)
     with folder.attempt("pretrain"):
@@ -168,7 +168,7 @@ def test_filters_and_noise_stay_in_single_precision_under_autocast(method: str, 
 
 
 def first_losses(path: Path, **changes: str) -> list[float]:
-    """Of one epoch in which masks do not hang on the last bits of a view, as those from a saliency map do."""
+    """The losses of one epoch whose masks do not depend on a view's last bits, as those from a saliency map do."""
     settings = {"masking.guidance": "random", "optimization.epochs": 1}
     folder = RunFolder(path)
     run = tiny(OURS, settings | {key.replace("__", "."): value for key, value in changes.items()})
@@ -181,7 +181,7 @@ def test_bf16_trains_with_weights_in_single_precision(tmp_path: Path) -> None:
     trained = newest(RunFolder(tmp_path / "half").checkpoints)["model"]
     assert {x.dtype for x in trained.values() if isinstance(x, Tensor)} == {torch.float32, torch.int64}
     assert half != exact
-    # bf16 keeps 8 bits: similarities are off by about 0.02, which the temperature and rho turn into 0.02 * 2 / 0.2.
+    # bf16 keeps 8 bits: similarities are off by about 0.02, which temperature and rho enlarge to 0.02 * 2 / 0.2.
     assert half[0] == pytest.approx(exact[0], abs=0.2)
 
 
@@ -196,7 +196,7 @@ def test_fp16_is_refused_on_a_cpu_and_in_a_graph(tmp_path: Path, device: str, gr
     run = tiny(changes={"optimization.precision": "fp16", "machine.graphs": graphs})
     with pytest.raises(UserError, match=f"{said}; mend: "):
         make_training(run, RunFolder(tmp_path), device=torch.device(device))
-    make_training(tiny(changes={"machine.graphs": graphs}), RunFolder(tmp_path))  # the one without the other
+    make_training(tiny(changes={"machine.graphs": graphs}), RunFolder(tmp_path))  # each is accepted without the other
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -259,7 +259,7 @@ def test_nothing_in_machine_changes_the_model_that_is_built(built: Any, tmp_path
 def test_a_step_asks_for_the_foreground_that_it_uses_and_gets_the_same_views(
     method: str, query: bool, key: bool
 ) -> None:
-    """Nine of Table 3's rows passed every view through the localizer and threw half of it away."""
+    """Nine of Table 3's rows used to pass every view through the localizer, and ignored half of the result."""
     run = tiny(method)
     maker = build_view_maker(run, CPU)
     assert isinstance(maker, ViewMaker)
@@ -310,8 +310,8 @@ def test_metrics_are_written_every_so_many_steps(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     make_training(tiny(changes={**changes, "optimization.epochs": 2}), folder).run()
     rows = read_rows(folder.metrics)
-    assert [row["step"] for row in rows] == [2, 4, 5, 7, 9, 10]  # every second one of an epoch, and its last
-    assert len({row["images_per_second"] for row in rows}) == len(rows)  # each line of its own steps
+    assert [row["step"] for row in rows] == [2, 4, 5, 7, 9, 10]  # every second step of an epoch, and its last one
+    assert len({row["images_per_second"] for row in rows}) == len(rows)  # each line averages its own steps
     assert files_below(folder.checkpoints) == {"step_00000005.pth", "step_00000010.pth"}
 
 
@@ -332,7 +332,7 @@ def test_the_log_of_a_training_does_not_wait_for_the_device_at_each_step() -> No
     for position in range(5):
         hook.after_train_iter(runner, position, None, {"loss": torch.tensor(float(position))})
         counts.append(len(runner.message_hub.scalars))
-    assert counts == [0, 2, 2, 4, 5]  # the epoch's end hands on what is left
+    assert counts == [0, 2, 2, 4, 5]  # the epoch's end hands on the rest
     assert runner.message_hub.scalars == [("train/loss", float(n)) for n in range(5)]
 
 
