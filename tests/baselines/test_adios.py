@@ -1,4 +1,4 @@
-"""ADIOS: penalties and steps beside the written-out equations, and what a step does to both players."""
+"""ADIOS: penalties and steps against the written-out equations, and the effect of a step on both players."""
 
 import copy
 import math
@@ -57,11 +57,11 @@ def test_penalties_equal_the_written_out_sums(shares: Tensor) -> None:
 def test_the_published_penalty_turns_into_a_reward_where_ours_stays_one() -> None:
     everything = torch.ones(())
     published = 1 / (torch.sin(everything * math.pi) + 1e-10)
-    assert published < -1e7  # what the guard is for
+    assert published < -1e7  # which the guard prevents
     for share in (0.0, 1e-9, 1 - 1e-7, 1.0):
         penalty = sparsity_penalty(torch.tensor([[share]]))
         assert 300 < float(penalty) < 700
-    # At an end the tangent from a thousandth has gone up once more by what the curve has there.
+    # Within a thousandth of an end the penalty follows its tangent: at the end it is twice that at a thousandth.
     assert float(sparsity_penalty(torch.zeros(1, 1))) == pytest.approx(2 / (math.pi * 1e-3), rel=1e-4)
 
 
@@ -107,13 +107,13 @@ def slow_loss(model: Adios, masked: Tensor, views: Views) -> Tensor:
 
 
 def follow(model: Adios) -> None:
-    """The momentum encoder's step, where there is one."""
+    """Updates the momentum encoder, if there is one."""
     if isinstance(model.contrast.substrate, MoCo):
         model.contrast.substrate.encoder_k.update(model.contrast.substrate.encoder_q)
 
 
 def gradient(network: nn.Module) -> Tensor:
-    """All of it; every parameter must have one."""
+    """All gradients of a network in one vector; every parameter must have one."""
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert len(gradients) == len(list(network.parameters()))
     return torch.cat([tensor.flatten() for tensor in gradients])
@@ -121,7 +121,7 @@ def gradient(network: nn.Module) -> Tensor:
 
 def assert_close_gradients(network: nn.Module, reference: nn.Module) -> None:
     actual, expected = gradient(network), gradient(reference)
-    assert (actual - expected).norm() < 5e-3 * expected.norm()  # a ReLU at its kink is worth 1e-3
+    assert (actual - expected).norm() < 5e-3 * expected.norm()  # a ReLU at its kink accounts for 1e-3
 
 
 @pytest.mark.parametrize("single", [True, False])
@@ -251,7 +251,7 @@ def test_moco_follows_and_enqueues_once_a_step() -> None:
     key_before = [p.clone() for p in moco.encoder_k.parameters()]
     with torch.no_grad():
         for p in moco.encoder_q.parameters():
-            p.add_(0.1)  # at first both encoders are equal, and following would show nothing
+            p.add_(0.1)  # both encoders start equal, so that following would not show
     query_before = [p.clone() for p in moco.encoder_q.parameters()]
     model.train_step(make_views(), with_optimizers(model))
     for before, query, p in zip(key_before, query_before, moco.encoder_k.parameters(), strict=True):
@@ -283,7 +283,7 @@ def test_the_occlusion_network_plays_against_the_encoder_as_it_is_now() -> None:
     simclr, views = make_adios("simclr"), make_views()
     unlike = F.normalize(torch.randn(B, DIM), dim=1)
     assert torch.equal(simclr.occlusion_loss(views, unlike)[0], simclr.occlusion_loss(views, -unlike)[0])
-    moco = make_adios("mocov2")  # keys are the momentum encoder's, which has not moved
+    moco = make_adios("mocov2")  # the momentum encoder's keys have not moved
     assert not torch.equal(moco.occlusion_loss(views, unlike)[0], moco.occlusion_loss(views, -unlike)[0])
 
 
@@ -295,7 +295,7 @@ def test_masks_are_drawn_anew_in_each_step_and_turn_and_by_the_seed() -> None:
         draws.append(model._draw(64, 4, turn))
     assert len({tuple(draw.tolist()) for draw in draws}) == 4
     assert all(sorted(set(draw.tolist())) == [0, 1, 2, 3] for draw in draws)
-    torch.manual_seed(7)  # the global stream plays no part
+    torch.manual_seed(7)  # the global generator has no influence
     assert torch.equal(model._draw(64, 4, 1), draws[3])
     model.seed += 1
     assert not torch.equal(model._draw(64, 4, 1), draws[3])

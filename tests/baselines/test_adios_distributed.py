@@ -1,4 +1,4 @@
-"""ADIOS in two processes: equal on both ranks, and one process on the joint batch where batch norm spans them."""
+"""ADIOS in two processes: equal on both ranks, and to one process on the joint batch if batch norm spans them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def two_steps(model: Adios, views: Sequence[Views]) -> list[dict[str, Tensor]]:
 
 
 def run_rank(number: int, folder: Path) -> dict[str, Any]:
-    """What each of two processes does: two steps of a model, and a whole training."""
+    """What each of two processes computes: two steps of a model, and a whole training."""
     half = slice(number * B // 2, (number + 1) * B // 2)
     outcome: dict[str, Any] = {}
     with small_encoders():
@@ -52,7 +52,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
 
 
 def learned(model: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Without running statistics, which are each rank's own on MoCo."""
+    """The state without running statistics, which each rank has of its own with MoCo."""
     return {n: x for n, x in model.items() if isinstance(x, Tensor) and "running" not in n and "tracked" not in n}
 
 
@@ -69,7 +69,7 @@ def test_both_players_are_equal_on_both_ranks(ranks: Any, framework: str, single
 
 @pytest.mark.parametrize("single", [True, False])
 def test_two_processes_are_one_on_the_joint_batch(ranks: Any, single: bool) -> None:
-    """SimCLR's batch norm and negatives span the ranks, so that all of ADIOS on it must too."""
+    """SimCLR's batch norm and negatives span the ranks, so all of ADIOS on it must do so, too."""
     model = make_adios("simclr", single=single, alpha_entropy=0.1)
     logged = two_steps(model, [make_views(1), make_views(2)])
     outcomes = [outcome[f"simclr {single}"] for outcome in ranks[1]]

@@ -1,4 +1,4 @@
-"""The table of frameworks: complete, true of the models that it names, and readable without torch."""
+"""The table of frameworks: complete, true to the models that it names, and readable without torch."""
 
 import inspect
 import pkgutil

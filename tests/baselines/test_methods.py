@@ -1,4 +1,4 @@
-"""The rows: what they are, in what they differ, and what has no place in them."""
+"""The rows: what they are, how they differ, and which combinations are refused."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -49,11 +49,11 @@ IDS = {
     "mocov2+ours-mean@key-no-hard-negative": "603a77bfdb",
     "mocov2+ours-mean@both-no-hard-negative": "9780f2744e",
 }
-"""Of the tables' rows. Never change one: it names the folders of the runs made so far."""
+"""Ids of the tables' rows. Never change one: it names the folders of the runs made so far."""
 
 
 row = cache(resolve)
-"""The run of a row as it stands; reading one takes a tenth of a second."""
+"""The run of a row without changes, cached: resolving one takes a tenth of a second."""
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -64,7 +64,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(first: Run, second: Run) -> dict[str, Any]:
-    """In which keys two runs differ, but for their names; the values are those of the second."""
+    """The keys in which two runs differ, apart from names, with the second one's values."""
     before, after = flat(plain(first)), flat(plain(second))
     return {key: after[key] for key in before if before[key] != after[key] and key != "method"}
 
@@ -141,7 +141,7 @@ def test_the_row_of_adios_own_script_has_the_scripts_values() -> None:
     assert (adios.masks, adios.single, adios.base_filters, adios.norm) == (4, True, 8, "group")
     assert (adios.lr, adios.alpha_sparsity, adios.alpha_entropy) == (0.4987622134866454, 0.75, 0)
     assert (run.simclr.temperature, run.encoder.dim) == (0.2, 128)
-    # The tables', not the script's.
+    # values of the tables, not of the script
     assert (run.encoder.arch, optimization.epochs) == ("resnet50", 200)
 
 

@@ -1,4 +1,4 @@
-"""What each row makes the network see: which views are masked, how they are filtered and cropped."""
+"""The network's inputs in each row: which views are masked, and how they are filtered and cropped."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from repro.training.learner import build_view_maker
 
 
 def inputs_of(name: str, **changes: Any) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
-    """The network's inputs of a row, and the same without masks, high-passed or not."""
+    """The network's inputs in a row, and the same inputs without masks, high-passed or not."""
     run = tiny(name, {"masking.guidance": "random", **changes})
     maker = build_view_maker(run, CPU)
     stages = maker.stages(fixed_batch(run))
@@ -59,7 +59,7 @@ def test_the_machine_says_who_filters() -> None:
     for library in FilterLibrary:
         views, unmasked = inputs_of("mocov2+ours-hp", **{"machine.filter_library": library.value})
         assert views["key"] is not None
-        # The run's own library to the bit; the other one's rounding differs.
+        # Equal to the bit with the run's own library; the other one rounds differently.
         assert torch.equal(views["key"], unmasked["key"]) is (library is FilterLibrary.torch)
         torch.testing.assert_close(views["key"], unmasked["key"], rtol=0, atol=2e-6)
 
@@ -70,7 +70,7 @@ def test_without_focal_masks_every_image_loses_patches() -> None:
         views, unmasked = inputs_of(name, **{"masking.focal_probability": 1.0} if focal else {})
         differs = (views["query"] != unmasked["query"]).unflatten(3, (grid, side)).unflatten(2, (grid, side))
         share = differs.float().mean((3, 5))
-        assert bool(((share > 0) & (share < 1)).any()) == focal  # a window's edge cuts cells, patches fill them
+        assert bool(((share > 0) & (share < 1)).any()) == focal  # a window's edge cuts through cells, patches fill them
 
 
 def test_simclrs_crops_are_bicubic_at_the_same_places() -> None:
@@ -81,4 +81,4 @@ def test_simclrs_crops_are_bicubic_at_the_same_places() -> None:
     for name in ("query", "key"):
         assert torch.equal(bilinear[f"{name}_draw"], bicubic[f"{name}_draw"])
         assert not torch.equal(bilinear[name], bicubic[name])
-        assert (bilinear[name].float() - bicubic[name].float()).abs().mean() < 3  # of 255: sharper, and no other crop
+        assert (bilinear[name].float() - bicubic[name].float()).abs().mean() < 3  # of 255: sharper, but the same crop

@@ -60,7 +60,7 @@ FAST = "simclr+ours-hp"
     ],
 )
 def test_each_row_resumes_bit_by_bit(name: str, tmp_path: Path) -> None:
-    # The default localizer would be downloaded. Released code leaves an image alone, which needs larger views.
+    # The default localizer would be downloaded. The released code normalises single images, which needs larger views.
     run = tiny(name, {"localizer.weights": "random", "data.crop": 64 if "released" in name else 32})
     undisturbed, interrupted = RunFolder(tmp_path / "undisturbed"), RunFolder(tmp_path / "interrupted")
     train(run, undisturbed)
@@ -70,7 +70,7 @@ def test_each_row_resumes_bit_by_bit(name: str, tmp_path: Path) -> None:
 
 
 class Fixed(nn.Module):
-    """A data preprocessor that gives the same batch whatever it is given."""
+    """A data preprocessor that always returns the same batch."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Fixed(nn.Module):
 
 @pytest.mark.parametrize("name", TABLE1)
 def test_each_row_lowers_its_loss_on_a_fixed_batch(name: str) -> None:
-    # One group of batch norm: no shuffling, which is noise here.
+    # One batch-norm group means no shuffling, which would only add noise here.
     run = tiny(name, {"moco.queue": 256, "moco.bn_splits": 1, "optimization.batch": 16})
     learner = build_learner(run, open_data(run, "train"), CPU)
     model: Any = learner.model
@@ -97,5 +97,5 @@ def test_each_row_lowers_its_loss_on_a_fixed_batch(name: str) -> None:
     while len(losses) < 30 and not (len(losses) > 3 and max(losses[-3:]) < 0.85 * losses[0]):
         losses.append(model.train_step(batch, wrapper)["loss"].item())
         for queue, state in queues.items():
-            queue.load_state_dict(state)  # else the batch meets itself as negatives
+            queue.load_state_dict(state)  # otherwise the batch would be among its own negatives
     assert max(losses[-3:]) < 0.85 * losses[0], losses

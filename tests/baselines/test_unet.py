@@ -1,4 +1,4 @@
-"""ADIOS's occlusion network beside its authors' tables of channels, and what it refuses."""
+"""ADIOS's occlusion network against its authors' tables of channels, and what it refuses."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_channels_are_the_published_ones(crop: int, stages: int) -> None:
     [
         (224, {}, 240540),  # as the docstring says
         (224, {"norm": Norm.instance}, 240540),
-        (224, {"norm": Norm.none}, 240404),  # 136 biases for 272 scales and shifts
+        (224, {"norm": Norm.none}, 240404),  # 136 biases instead of 272 scales and shifts
         (224, {"masks": 6}, 240540 + 2 * 9),
         (96, {"base": 32, "norm": Norm.instance}, 933284),  # the authors' ImageNet100-S
         (64, {}, 103084),
@@ -74,7 +74,7 @@ def test_masks_have_the_size_of_the_image_and_sum_to_one(crop: int, masks: int, 
 
 
 def slow_masks(unet: OcclusionNetwork, x: Tensor) -> Tensor:
-    """The published forward pass, halving and doubling written out."""
+    """The published forward pass, with halving and doubling written out."""
     outputs_down: list[Tensor] = []
     for number, stage in enumerate(unet.down):
         x = stage(x)

@@ -1,4 +1,4 @@
-"""What settings, seeds and splits say arrives where it is used: in models, schedules, masks, and what chooses."""
+"""Settings, seeds and splits arrive where they are used: in models, schedules, masks, and the choice of weights."""
 
 import pkgutil
 from math import cos, pi
@@ -72,7 +72,7 @@ def test_a_rate_that_changes_by_steps_ends_with_the_last_of_them(tmp_path: Path)
 
 
 def test_masks_are_drawn_anew_for_each_epoch_batch_and_seed() -> None:
-    run = tiny(OURS, {"masking.guidance": "random"})  # no map hangs on the image's number
+    run = tiny(OURS, {"masking.guidance": "random"})  # masks do not depend on a map
     maker, batch = build_view_maker(run, CPU), fixed_batch(run)
     first = maker(batch)["views"].query
     assert torch.equal(maker(batch)["views"].query, first)

@@ -23,7 +23,7 @@ def again(folder: RunFolder, *options: str) -> Ended:
 
 @pytest.fixture
 def older(tmp_path: Path) -> RunFolder:
-    """A run with a row as an older version recorded it: another number, and no predictions."""
+    """A run with a row as an older version recorded it: with another value, and without predictions."""
     folder = with_random_backbone(tiny(), tmp_path / "sweep")
     assert salmask("eval", str(folder.path), *KNN).code == 0
     rows = read_rows(folder.results)

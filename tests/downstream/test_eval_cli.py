@@ -88,7 +88,7 @@ def test_eval_prints_records_and_then_only_reads(folder: RunFolder) -> None:
     assert again.err == ""
     assert [line.split()[0] for line in again.out.splitlines()] == [row["metric"] for row in rows]
     assert folder.results.read_text().count("\n") == len(rows)
-    # One pass over each split serves all three.
+    # One pass over each split serves all three tasks.
     assert len(list(folder.path.glob("features/*.npy"))) == 2
 
 
@@ -119,7 +119,7 @@ def test_transfer_data_are_found_by_name_and_make_rows_of_their_own(
     values = {(row.metric, row.task, row.dataset): row.value for row in read(folder.results)[0]}
     of_splits = [values[f"top1@split={seed}", "linear", "caltech101"] for seed in range(2)]
     assert values["top1", "linear", "caltech101"] == pytest.approx(sum(of_splits) / 2)
-    # 24 images of the 240 are scored: 818 of 8,189.
+    # 24 of the 240 images are scored, as 818 of 8,189.
     assert values["top1", "linear", "flowers102"] * 24 / 100 == pytest.approx(
         round(values["top1", "linear", "flowers102"] * 24 / 100)
     )
@@ -259,7 +259,7 @@ def imported(path: Path, out: Path, *more: str) -> tuple[str, ...]:
 def test_the_recorded_command_makes_imported_weights_the_same_run_again(
     state: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    """It lacked the prefix, the filter, the crop and the seed, and made another run, or none."""
+    """The command used to lack prefix, filter, crop and seed, and made another run, or none."""
     other = {name: 2 * tensor for name, tensor in state.items()}
     path = saved({**disguised(state, "student.net."), **disguised(other, "teacher.net.")}, tmp_path / "two.pth")
     options = (("--prefix", "teacher.net", "--high-pass"), ("seed=3", "encoder.width=16"))
@@ -294,7 +294,7 @@ def test_weights_from_elsewhere_become_a_run_that_tables_show_apart(state: dict[
     (attempt,) = json.loads(folder.provenance.read_text())
     assert attempt["data"] == {"weights": run.imported.weights}
     assert attempt["command"].startswith(f"salmask eval --checkpoint {path} --arch resnet18 --name moco-official")
-    # The same weights from another file are the same run; others are another.
+    # The same weights in another file make the same run; other weights make another.
     same_weights = saved(bare, tmp_path / "elsewhere.pth")
     again = salmask(*imported(same_weights, tmp_path / "runs", "--name", "moco-official", "--task", "knn,linear"))
     assert again.code == 0, again.err
@@ -318,7 +318,7 @@ def test_a_bad_import_makes_nothing(state: dict[str, Tensor], tmp_path: Path) ->
         *imported(path, out, "--name", "../up")
     )
     assert "only, 100 at most, a letter or a digit first" in refused(*imported(path, out, "--name", "x" * 101))
-    for name in ("x" * 101, "…"):  # no option that was given is wrong
+    for name in ("x" * 101, "…"):  # no option is wrong, so none is named
         line = refused(*imported(path.rename(tmp_path / f"{name}.pth"), out))
         assert line == f"the file name of {tmp_path / name}.pth cannot name a method; mend: --name NAME"
         (tmp_path / f"{name}.pth").rename(path)
@@ -360,7 +360,7 @@ def test_our_own_backbone_says_itself_what_it_was_trained_on(tmp_path: Path) -> 
 
 
 def test_a_checkpoint_of_a_training_sees_what_its_run_was_trained_on(tmp_path: Path) -> None:
-    """One of a run on high-passed images was measured on others, at chance, and nothing told."""
+    """A checkpoint of a run on high-passed images used to be measured on plain ones, at chance, without a message."""
     folder = with_random_backbone(tiny(OURS), tmp_path / "own", "high_pass")
     state = load_backbone(folder.backbone).network.state_dict()
     content = {"format": 1, "run_id": folder.load().id, "model": disguised(state, "encoder.")}

@@ -1,4 +1,4 @@
-"""Evaluations of several processes: one answer, and a batch that does not change with their number."""
+"""Evaluations by several processes: one answer, and a batch that does not depend on their number."""
 
 import json
 import subprocess
@@ -50,7 +50,7 @@ def test_two_processes_print_one_answer(folder: RunFolder, tmp_path: Path) -> No
 def test_the_first_process_adopts_weights_and_the_others_take_its_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each did, into one folder, whose provenance then told of as many attempts, or lost one."""
+    """Each process used to adopt into one folder, whose provenance then had as many attempts, or lost one."""
     folder = with_random_backbone(tiny(), tmp_path)
     adopted: list[dict[str, Any]] = []
 
@@ -61,7 +61,7 @@ def test_the_first_process_adopts_weights_and_the_others_take_its_folder(
     monkeypatch.setattr("downstream.adoption.adopt", adopt)
     assert commands._adopted(tiny(), out=tmp_path, roots={}, path=Path("random"))[0] == tiny()
     assert [(options["path"], options["out"]) for options in adopted] == [(Path("random"), tmp_path)]
-    monkeypatch.setattr("repro.distributed.decided_by_first", lambda _: tiny())  # as on every other rank
+    monkeypatch.setattr("repro.distributed.decided_by_first", lambda _: tiny())  # the decision on every other rank
     assert commands._adopted(tiny(), out=tmp_path, roots={}, path=Path("random"))[1].path == folder.path
     assert len(adopted) == 1
 
@@ -97,7 +97,7 @@ def test_the_next_command_shows_the_table_that_has_the_numbers() -> None:
 
 
 def on_processes(monkeypatch: pytest.MonkeyPatch, count: int, batch: int, out: Path, task: str = "semi-1") -> Training:
-    """A fine-tuning of eight labelled images as one of so many processes builds it."""
+    """A fine-tuning on eight labelled images, as one of `count` processes builds it."""
     run = tiny(changes={"finetune.epochs": 1, "finetune.batch": batch})
     folder = with_random_backbone(run, out)
     for module in (finetune, loading):
@@ -138,7 +138,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(
 def test_a_probe_that_processes_cannot_share_is_refused_before_anything_is_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It was refused after the tasks before it, and after the features of all scored images."""
+    """It used to be refused after earlier tasks, and after the features of all scored images."""
     monkeypatch.setattr(loading, "world_size", lambda: 3)
     run = tiny(changes={"probe.batch": 16})
     with pytest.raises(UserError, match=r"a batch of 16 cannot be shared by 3 processes"):
@@ -146,7 +146,7 @@ def test_a_probe_that_processes_cannot_share_is_refused_before_anything_is_compu
 
 
 def scores_of_rank(number: int, place: Path) -> dict[str, Any]:
-    """Scores of a finished training, whose file the second process does not see yet."""
+    """The scores of a finished training, whose file the second process does not see yet."""
     metrics = place / f"view{number}" / "metrics.jsonl"
     if number == 0:
         metrics.parent.mkdir()

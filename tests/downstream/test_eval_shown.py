@@ -1,4 +1,4 @@
-"""How `salmask eval` tells numbers: in one column, and what is no accuracy with digits of its own."""
+"""How `salmask eval` prints numbers: in one column, with more digits for values that are no accuracies."""
 
 from dataclasses import replace
 from pathlib import Path

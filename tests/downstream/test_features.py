@@ -32,7 +32,7 @@ def store_of(folder: RunFolder, run: Run = RUN, *, channels_last: bool = False) 
 
 
 def direct(backbone: Backbone, size: int = 32) -> np.ndarray:
-    """The validation features as torchvision's own transforms make them, one image at a time."""
+    """The validation features by torchvision's own transforms, one image at a time."""
     transform = transforms.Compose(
         [
             transforms.Resize(round(size * 256 / 224)),
@@ -79,7 +79,7 @@ def test_crops_can_be_copied_to_a_gpu_beside_its_computation(monkeypatch: pytest
 
 
 def test_the_memory_layout_of_a_training_changes_no_bit_of_its_features(tmp_path: Path) -> None:
-    """Rounded in another order, two of the demo's thousand images change sides: recorded numbers would not be met."""
+    """Rounded in another order, two of the demo's thousand images change sides, and recorded numbers are missed."""
     val = open_data(RUN, "val")
     plain = store_of(with_random_backbone(RUN, tmp_path / "plain"))(val)
     last = tiny(changes={"machine.channels_last": True})
@@ -92,7 +92,7 @@ def test_channels_last_in_memory_change_features_by_rounding_alone_and_are_kept_
     assert last.backbone.network.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     departures = np.linalg.norm(last(val) - plain(val), axis=1) / np.linalg.norm(plain(val), axis=1)
     assert departures.max() < 1e-5
-    # A measurement in one layout, or on one device, must not find the features of the other.
+    # A measurement must not find the features of another layout or device.
     on_gpu = replace(plain, device=torch.device("cuda"))
     assert len({store.name(val) for store in (plain, last, on_gpu)}) == 3
     assert plain.digest == last.digest
@@ -102,7 +102,7 @@ def test_channels_last_in_memory_change_features_by_rounding_alone_and_are_kept_
 def test_channels_last_is_asked_for_by_a_setting_that_the_protocol_names(
     task: str, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`machine.channels_last` trains a network so, and has no part in how its features are measured."""
+    """`machine.channels_last` is a setting of trainings alone, and does not change how features are measured."""
     folder, asked = with_random_backbone(RUN, tmp_path), []
 
     def no_store(*_: Any, channels_last: bool) -> None:
@@ -158,7 +158,7 @@ def test_whatever_features_depend_on_changes_the_file(tmp_path: Path) -> None:
         store_of(with_random_backbone(RUN, tmp_path / "c", "high_pass")).path(val),
     ]
     assert len({path.name for path in paths}) == len(paths)
-    # The run itself has no part in it: the same weights have the same features.
+    # The run itself does not matter: equal weights have equal features.
     masked_run = tiny(OURS)
     elsewhere = with_random_backbone(masked_run, tmp_path / "d")
     assert store_of(elsewhere, masked_run).path(val).name == paths[0].name
@@ -184,7 +184,7 @@ def test_the_name_of_features_knows_the_version_that_computes_them(
 
 
 def test_features_of_older_versions_are_found_under_their_name(tmp_path: Path) -> None:
-    """What was no setting then is part of no name while it is as it was then."""
+    """A setting that older versions lacked is no part of the name while it has its old value."""
 
     class Pool:
         def fingerprint(self) -> str:
@@ -220,19 +220,19 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: py
     assert np.array_equal(store_of(folder)(val), expected)
     assert f"{path} " in caplog.text
     assert "computed anew" in caplog.text
-    assert "of object" not in caplog.text  # a pickle is not opened: it may run anybody's code
+    assert "of object" not in caplog.text  # no pickle is loaded: it may run any code
     assert np.array_equal(np.load(path), expected)
 
 
 def test_a_rank_that_cannot_read_the_first_ones_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It computed, and waited for ranks that did not."""
+    """It used to compute features, and waited for ranks that did not."""
     folder = with_random_backbone(RUN, tmp_path)
     store, val = store_of(folder), open_data(RUN, "val")
     store.path(val).parent.mkdir()
     store.path(val).write_bytes(b"torn")
-    monkeypatch.setattr(features, "decided_by_first", lambda _: True)  # as on every other rank
+    monkeypatch.setattr(features, "decided_by_first", lambda _: True)  # the decision on every other rank
     with pytest.raises(UserError, match=f"rank 0 on .* cannot read {store.path(val)}, which rank 0 reads; mend: look"):
         store(val)
 
@@ -243,7 +243,7 @@ def test_a_file_that_the_first_rank_reads_is_waited_for(tmp_path: Path, monkeypa
     store = store_of(folder)
     there = store.path(val)
     hidden = there.rename(there.with_name("hidden"))
-    monkeypatch.setattr(features, "decided_by_first", lambda _: True)  # as on every other rank
+    monkeypatch.setattr(features, "decided_by_first", lambda _: True)  # the decision on every other rank
     monkeypatch.setattr(features, "await_file", hidden.rename)
     assert np.array_equal(store(val), expected)
 
@@ -276,7 +276,7 @@ def test_weights_that_are_not_finite_are_refused_before_any_image(tmp_path: Path
 def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -> None:
     folder = with_random_backbone(RUN, tmp_path)
     state = load_backbone(folder.backbone).network.state_dict()
-    state["conv1.weight"] *= 1e30  # finite as it stands; what it computes is not
+    state["conv1.weight"] *= 1e30  # finite weights, with infinite features
     state["bn1.weight"] *= 1e30
     save_backbone(folder.backbone, state, arch="resnet18", width=8, input_filter="none", run_id=RUN.id)
     val = open_data(RUN, "val")
@@ -288,7 +288,7 @@ def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -
 def test_a_backbone_that_tells_no_image_from_another_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its neighbours are whichever come first: the number, which is chance, was given without a word."""
+    """Its neighbours are those that come first: the resulting chance level used to be told without a warning."""
     run = tiny()
     store, images = store_of(with_random_backbone(run, tmp_path)), open_data(run, "train")
     monkeypatch.setattr(FeatureStore, "_compute", lambda *_: np.ones((len(images), 64), np.float32))

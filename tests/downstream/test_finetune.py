@@ -53,7 +53,7 @@ def training(folder: RunFolder, run: Run = RUN, task: str = "finetune") -> Train
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints of a whole network are large; a busy disk would make the tests wait for it."""
+    """Skips flushing: checkpoints of a whole network are large, and tests would wait for a busy disk."""
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
@@ -169,7 +169,7 @@ def test_a_share_of_the_labels_is_the_same_for_every_run(tmp_path: Path) -> None
 
 
 def test_a_training_that_diverges_names_the_setting_of_its_own(tmp_path: Path) -> None:
-    """It named optimization.lr, which an evaluation refuses: with it, it would be another run."""
+    """The message used to name optimization.lr, which an evaluation refuses, as it belongs to another run."""
     run = tiny(changes={**CHANGES, "finetune.lr": 1e30})
     with pytest.raises(DivergenceError, match=r"is not finite; .*mend: a lower finetune\.lr$"):
         training(with_random_backbone(run, tmp_path), run).run()

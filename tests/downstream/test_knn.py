@@ -67,7 +67,7 @@ def test_near_neighbours_outvote_many_far_ones() -> None:
 
 
 def test_the_lowest_temperature_that_is_allowed_is_of_finite_votes() -> None:
-    """Below, votes were infinite and classes with a near neighbour tied, whichever was nearest."""
+    """Below it votes were infinite, and all classes with a near neighbour tied, whichever was nearest."""
     features = torch.eye(3)
     assert vote(features, features, torch.arange(3), 3, 3, 0.002).isfinite().all()
     with pytest.raises(UserError, match=r"knn\.temperature=0\.0001 is out of range; mend: 0\.002 or more"):
@@ -88,7 +88,7 @@ def test_each_k_is_a_protocol_with_rows_of_its_own(tmp_path: Path) -> None:
     votes = vote_by_hand(queries, bank, torch.tensor(train.targets), 8, 7, 0.07)
     hits = np.mean(votes.argmax(1).numpy() == np.array(val.targets))
     assert rows[3].value == pytest.approx(100 * hits)
-    # How sure of each image: the share of the votes that went to the class that won.
+    # The score is the share of the votes that the winning class got.
     predictions = read_predictions(folder, FileReference(rows[3].predictions, rows[3].predictions_sha256))
     np.testing.assert_allclose(predictions.score, votes.max(1).values / votes.sum(1), rtol=1e-5)
 
@@ -97,7 +97,7 @@ def test_each_k_is_a_protocol_with_rows_of_its_own(tmp_path: Path) -> None:
 def test_what_is_checked_is_measured_and_opened_once(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A list of a large data set takes long on a shared file system."""
+    """Listing a large data set takes long on a shared file system."""
     opened: list[str] = []
 
     def counted(dataset: str, split: Split, *rest: Any) -> Images:
@@ -130,7 +130,7 @@ def test_more_neighbours_than_images_are_refused(tmp_path: Path) -> None:
     folder = with_random_backbone(run, tmp_path)
     with pytest.raises(UserError, match=r"knn.neighbours=200, but scenes has only 20 training images; mend: knn.neig"):
         evaluate(run, folder, "knn", CPU)
-    # Before any feature is computed; as many as there are will do.
+    # Refused before any feature is computed; as many neighbours as images are allowed.
     all_of_them, target = tiny(changes={"knn.neighbours": [20]}), Target("scenes", None, run.data.scenes)
     backbone = load_backbone(folder.backbone)
     knn.check(all_of_them, target, backbone)

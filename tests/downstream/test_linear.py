@@ -61,7 +61,7 @@ def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def validation(probed: tuple[RunFolder, list[Result]]) -> tuple[Tensor, Tensor]:
-    """Features and labels; tests/downstream/test_features.py holds them to torchvision's own transforms."""
+    """Features and labels; tests/downstream/test_features.py compares features with torchvision's own transforms."""
     val = open_data(RUN, "val")
     return torch.from_numpy(store_of(probed[0])(val)), torch.tensor(val.targets)
 
@@ -183,7 +183,7 @@ def test_the_check_sees_the_smallest_change(probed: tuple[RunFolder, list[Result
 
 
 class Colours:
-    """Noise around one colour a class: what a linear classifier must be able to tell apart."""
+    """Noise around one colour for each class, which a linear classifier must be able to separate."""
 
     classes = ("red", "green", "blue")
 
@@ -206,12 +206,12 @@ class Colours:
 
 
 def test_the_classifier_learns_what_the_features_tell_apart(tmp_path: Path) -> None:
-    run = replace(RUN, encoder=replace(RUN.encoder, width=64))  # narrow ones tell the colours apart less well
+    run = replace(RUN, encoder=replace(RUN.encoder, width=64))  # narrower networks separate the colours less well
     folder = with_random_backbone(run, tmp_path)
     build_training(run, folder, probe_folder(folder), store_of(folder), Colours(48, 0), Colours(30, 1)).run()
     epochs = read_scores(probe_folder(folder) / "metrics.jsonl", 5)
     assert epochs[-1]["top1"] == 100
-    assert all(epoch["top5"] == 100 for epoch in epochs)  # of three classes
+    assert all(epoch["top5"] == 100 for epoch in epochs)  # there are three classes
 
 
 def test_scores_count_hits_over_images_and_over_classes() -> None:
@@ -221,7 +221,7 @@ def test_scores_count_hits_over_images_and_over_classes() -> None:
     assert (values["top1"], values["top5"], values["mean_per_class"]) == (50.0, 50.0, 50.0)
     values = scores(logits, torch.tensor([6, 6, 6, 6]))
     assert (values["top1"], values["top5"], values["mean_per_class"]) == (25.0, 100.0, 25.0)
-    # Class 6 is right once in three, class 3 once in one; the other five do not occur.
+    # Class 6 is right once in three images, class 3 once in one; the other five classes do not occur.
     values = scores(logits, torch.tensor([6, 6, 6, 3]))
     assert values["top1"] == 50.0
     assert values["mean_per_class"] == pytest.approx(100 * (1 / 3 + 1) / 2)
@@ -301,7 +301,7 @@ def test_a_grid_whose_names_no_file_can_have_is_refused_before_it_is_trained(
         return replace(RUN, probe=replace(RUN.probe, epochs=1, lr_grid=grid))
 
     names = {rates: f"linear-scenes-{probing(rates).probe.protocol().name}.parquet" for rates in range(1, 40)}
-    # The longest that can be written is: a temporary file stands for it meanwhile.
+    # A file with the longest name can be written, although a temporary file with a longer name comes first.
     most = max(rates for rates, name in names.items() if len(name) <= LONGEST_NAME)
     write_atomically(tmp_path / names[most].ljust(LONGEST_NAME, "x"), lambda file: file.write(b""))
     folder = with_random_backbone(RUN, tmp_path)

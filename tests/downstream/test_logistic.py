@@ -36,7 +36,7 @@ def blobs(count: int, seed: int, spread: float = 1.5) -> tuple[NDArray[np.float3
 
 
 def objective(flat: NDArray[np.float64], x: NDArray[np.float32], y: NDArray[np.int64], l2: float) -> float:
-    """Sum of the losses + l2 * |w|^2 / 2 over l2, as scikit-learn weighs them: the intercept is free."""
+    """Sum of the losses + l2 * |w|^2 / 2 over l2, as scikit-learn weighs it: the intercept is not penalised."""
     w, b = flat[: 4 * 9].reshape(4, 9), flat[4 * 9 :]
     logits = x.astype(np.float64) @ w.T + b
     losses = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1) - logits[range(len(y)), y]
@@ -53,7 +53,7 @@ def test_a_fit_is_the_minimum_of_the_written_out_objective(l2: float) -> None:
         objective, np.zeros(4 * 10), (x, y, l2), method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-13}
     )
     assert value == pytest.approx(minimum.fun, rel=1e-5)
-    # Ten times the weight is another optimum: the direction of C = 1 / l2 is right.
+    # Ten times the weight has another optimum, so the direction of C = 1 / l2 is right.
     stronger, _ = fit(x, y, 10 * l2, 5000)
     assert np.abs(stronger.coef_).sum() < np.abs(model.coef_).sum()
 
@@ -121,7 +121,7 @@ def test_an_interrupted_path_goes_on_to_the_same_numbers(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_fits_of_few_classes_are_taken_up_again(classes: int, tmp_path: Path) -> None:
-    """Of two classes scikit-learn keeps the coefficients of one."""
+    """For two classes scikit-learn keeps one class's coefficients."""
     (features, labels), weights = blobs(80, 0), grid(1e-1, 1e1, 2)
     data, made = (features, labels % classes), list[int]()
     for _ in range(2):
@@ -196,7 +196,7 @@ def test_the_rows_are_those_of_the_chosen_weight_fitted_on_all_training_images(e
     partition = standard(Target("scenes", None, RUN.data.scenes), seed=0)
     assert set(partition.fit.indices).isdisjoint(partition.held_out.indices)
     assert len(partition.fit) + len(partition.held_out) == len(partition.train) == 20
-    # 20 scenes of 8 classes, two or three of each: one of each is held out.
+    # 20 scenes of 8 classes, two or three of each; one of each class is held out.
     assert len(partition.held_out) == 8
     labels = np.array(partition.scored.targets)
     model, _ = fit(store(partition.train), np.array(partition.train.targets), values["l2"], 1000)
@@ -215,7 +215,7 @@ def test_a_tenth_of_each_class_is_held_out_and_one_image_at_least_is_fitted_on(m
 
 
 def test_the_weight_is_chosen_on_training_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chosen on the scored images, it would give a better number that nobody could tell from an honest one."""
+    """Chosen on the scored images, the weight would give a better number that looks like an honest one."""
     folder, asked = with_random_backbone(RUN, tmp_path), []
 
     def no_path(*parts: Any, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""An evaluation knows which images it measured: numbers, and trainings begun, of one data set are not another's."""
+"""An evaluation knows which images it measured: numbers and unfinished trainings of other images are not used."""
 
 import shutil
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_numbers_of_other_images_are_not_given_for_those_of_a_root(folder: RunFo
         f"{folder.path} holds knn on folder measured on other images than those in {other}; mend: leave --root out to "
         "read it, or evaluate a copy of the folder that has run.yaml and backbone.pth alone"
     )
-    # Of several evaluations, the later ones too, before the first one takes its time.
+    # Among several tasks, the later ones are checked too, before the first one takes its time.
     tasks = ("--task", "knn@scenes,knn@folder", "knn.neighbours=[3]", "--root", f"folder={other}")
     assert "measured on other images" in refused("eval", str(folder.path), *tasks)
     assert folder.results.read_text() == before
@@ -115,7 +115,7 @@ def test_a_training_goes_on_on_the_images_that_it_began_on_alone(task: str, tmp_
     folder = with_random_backbone(run, tmp_path / "runs")
     first, other = data(tmp_path / "a", 0), data(tmp_path / "b", 50, side=16)
     expected = evaluate(run, folder, f"{task}@folder", CPU, first)
-    folder.results.unlink()  # as where the training was interrupted before its rows were written
+    folder.results.unlink()  # as if the training was interrupted before its rows were written
     (checkpoints,) = folder.path.glob("*/folder-*/checkpoints")
     metrics = checkpoints.with_name("metrics.jsonl")
     before = metrics.read_bytes()
@@ -134,7 +134,7 @@ def test_a_training_goes_on_on_the_images_that_it_began_on_alone(task: str, tmp_
 
 @pytest.mark.parametrize("task", ["linear", "finetune"])
 def test_a_classifier_that_does_not_give_its_trainings_number_makes_no_row(task: str, tmp_path: Path) -> None:
-    """As where the file of the scores is another training's."""
+    """For example, if the file of scores is another training's."""
     run = tiny(changes={"probe.epochs": 2, "finetune.epochs": 2, "finetune.batch": 8})
     folder = with_random_backbone(run, tmp_path / "runs")
     evaluate(run, folder, task, CPU)
@@ -148,7 +148,7 @@ def test_a_classifier_that_does_not_give_its_trainings_number_makes_no_row(task:
 
 
 def test_splits_whose_labels_mean_other_classes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a data set of a person's own; those that come along refuse it themselves."""
+    """This is for a user's own data set; the built-in ones refuse it themselves."""
     classes = {"train": ("ant", "bee"), "val": ("bee", "ant")}
     monkeypatch.setattr(Target, "open", lambda _, split: SimpleNamespace(classes=classes[split]))
     with pytest.raises(UserError, match="own: train and val have different classes; mend: salmask data verify"):

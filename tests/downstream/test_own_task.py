@@ -1,4 +1,4 @@
-"""A task that a person added, and the mistakes that are made in one: each is one line that says whose it is."""
+"""A task that a user added, and the mistakes made in one: each is one line that says whose mistake it is."""
 
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ def measure(run, folder, target, device):
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of the task `means`, which is entered in both tables."""
     monkeypatch.syspath_prepend(tmp_path)
-    # The tables are changed and not replaced: the commands hold them, too.
+    # The tables are changed in place, as the commands hold references to them.
     for table, entry in ((tasks.TASKS, MEANS), (PROTOCOLS, lambda *_: (EvaluationProtocol("means-v1"),))):
         monkeypatch.setitem(cast(dict[str, object], table), "means", entry)
     monkeypatch.delitem(sys.modules, MEANS, raising=False)
@@ -62,7 +62,7 @@ WHERE = "TASKS (downstream/tasks.py) has the task means at "
 def test_what_is_no_task_is_refused_before_anything_is_written(
     place: Path, monkeypatch: pytest.MonkeyPatch, entry: str, text: str, line: str
 ) -> None:
-    """Python's AttributeError was called a fault of salmask's own."""
+    """Python's AttributeError used to be told as a fault of salmask's own."""
     place.write_text(text)
     monkeypatch.setitem(cast(dict[str, str], tasks.TASKS), "means", entry)
     with pytest.raises(UserError) as refusal:
@@ -106,7 +106,7 @@ MEASUREMENT = Measurement("means-v1", "val", "top1", 50.0)
 def test_what_a_task_returns_is_refused_in_one_line_and_not_recorded(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, line: str
 ) -> None:
-    """Of no rows it was status 0; a name twice, and an accuracy above 100, were recorded."""
+    """No rows used to mean status 0; a duplicate name, and an accuracy above 100, used to be recorded."""
     task = SimpleNamespace(check=lambda *_: None, measure=lambda *_: answer)
     monkeypatch.setitem(sys.modules, MEANS, task)
     folder = finished(tmp_path)
@@ -119,13 +119,13 @@ def test_what_a_task_returns_is_refused_in_one_line_and_not_recorded(
 def test_on_the_other_ranks_the_first_ones_rows_count_whatever_the_task_returns(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it returned nothing there, rank 1 ended in a fault of salmask's own, and rank 0 waited for it."""
+    """If the task returned nothing there, rank 1 ended in a fault of salmask's own, and rank 0 waited for it."""
     task = SimpleNamespace(check=lambda *_: None, measure=lambda *_: None)
     monkeypatch.setitem(sys.modules, MEANS, task)
     folder = finished(tmp_path)
     work = tasks.prepare_evaluation(tiny(), folder, "means", CPU)
     assert work is not None
-    answers = iter([[], ["rows of rank 0"]])  # nothing is recorded yet; what rank 0 measured
+    answers = iter([[], ["rows of rank 0"]])  # nothing is recorded yet; then rank 0's rows
     monkeypatch.setattr(tasks, "decided_by_first", lambda _: next(answers))
     assert work() == ["rows of rank 0"]
     assert not folder.results.exists()
@@ -137,7 +137,7 @@ def test_other_numbers_than_accuracies_may_be_anything(place: Path, tmp_path: Pa
 
 
 def test_an_error_of_the_task_is_told_as_one_of_added_code(place: Path, tmp_path: Path) -> None:
-    """It was called a fault of salmask's own, with its traceback in a file that was to be reported."""
+    """It used to be told as a fault of salmask's own, with its traceback in a file to be reported."""
     place.write_text(TASK.replace("50.0", "accuracy"))
     folder = finished(tmp_path)
     ended = salmask("eval", str(folder.path), "--task", "means", "machine.device=cpu")
@@ -151,17 +151,17 @@ def test_an_error_of_the_task_is_told_as_one_of_added_code(place: Path, tmp_path
 
 
 def test_scores_that_are_nan_are_no_accuracy() -> None:
-    """NaN passes for the largest: a class without a mean was every image's, and chance was recorded."""
+    """NaN counts as the maximum: a class without a mean was predicted for every image, and chance was recorded."""
     logits = torch.zeros(3, 2)
     logits[1, 0] = float("nan")
     with pytest.raises(UserError, match=r"^the scores of 1 of 3 images are NaN, which has no accuracy; mend: "):
         scores(logits, torch.tensor([0, 1, 1]))
-    # A class that a classifier never saw has no chance, which is a score.
+    # A class that a classifier never saw has probability zero, which is a valid score.
     assert scores(torch.tensor([[0.0, -torch.inf]]), torch.tensor([0]))["top1"] == 100.0
 
 
 def test_a_run_that_is_moved_while_it_is_measured_is_not_measured(place: Path, tmp_path: Path) -> None:
-    """Its rows lay at its old place, without its settings, and the command ended well."""
+    """Its rows used to be written to its old place, without its settings, and the command ended well."""
     folder = finished(tmp_path)
     moved = tmp_path / "moved"
     place.write_text(TASK.replace("    return", f"    folder.path.rename({str(moved)!r})\n    return"))

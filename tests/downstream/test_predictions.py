@@ -1,4 +1,4 @@
-"""What a classifier says of each image: one small file, which gives the row's number, and is refused once altered."""
+"""Predictions of single images: one small file that gives the row's number, and is refused once it was altered."""
 
 import hashlib
 from dataclasses import replace
@@ -27,7 +27,7 @@ RUN = tiny(changes={"knn.neighbours": [3, 7], "logistic.values": 3})
 
 
 def drawn(count: int = 200, classes: int = 9, seed: int = 0) -> tuple[torch.Tensor, Subset]:
-    """Logits that are right more often than by chance, and the images that they are of."""
+    """Logits that are right more often than chance, and the images that they belong to."""
 
     class Pool:
         def __init__(self) -> None:
@@ -109,7 +109,7 @@ def test_predictions_that_miss_the_number_are_not_kept_or_refused(
     kept = keep_predictions(folder, evaluation, "p", predictions, values)
     assert kept
     assert read(folder, kept).accuracy() == pytest.approx(values["top1"])
-    # Two images of a small data set, and half a point of a large one, may be another device's rounding.
+    # Two images of a small data set, or half a point of a large one, may differ by another device's rounding.
     for count, allowed in ((len(images), 2), (1000, 5)):
         predictions = predictions_of(*drawn(count))
         for missed in (allowed, -allowed, allowed + 1, -allowed - 1):

@@ -1,6 +1,6 @@
-"""The views that probes and fine-tuning are trained on: torchvision's RandomResizedCrop of scale 0.08 to 1, and flips.
+"""The training views of probes and fine-tuning: torchvision's RandomResizedCrop of scale 0.08 to 1, and flips.
 
-The central crops that are scored are held to torchvision's own by test_features.py.
+test_features.py compares the central crops that are scored with torchvision's.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ WIDTH, HEIGHT, SIDE, VIEWS = 240, 160, 48, 300
 
 
 class Ramp:
-    """One picture, whose red tells the column and whose green the row."""
+    """A picture whose red encodes the column and whose green encodes the row."""
 
     classes = ("a", "b")
     targets = (0, 1)
@@ -37,7 +37,7 @@ class Ramp:
 
 
 def test_crops_are_as_large_as_torchvisions_and_half_of_them_are_flipped() -> None:
-    """Read off the views alone, beside torchvision's: how much of the picture each shows, and which way round."""
+    """Measured on the views, against torchvision's: which part of the picture each shows, and whether it is flipped."""
     ours, theirs = RandomCrops(Ramp(), SIDE, seed=0), v2.RandomResizedCrop(SIDE, scale=(0.08, 1))
     shown = [ours[epoch, 1]["images"].float() for epoch in range(VIEWS)]
     slopes = torch.stack([view[[0, 1], [0, -1], [-1, 0]] - view[:2, 0, 0] for view in shown]).numpy()

@@ -1,4 +1,4 @@
-"""Who a number belongs to: backbone, folder and settings are of one run, or nothing is measured."""
+"""Backbone, folder and settings must belong to one run, or nothing is measured."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_run_that_was_edited_is_not_read(folder: RunFolder, old: str, new: str
 
 
 def test_the_folders_name_tells_of_an_edit_where_no_line_does(folder: RunFolder) -> None:
-    """Runs that were recorded before the line was written."""
+    """For runs that were recorded before that line was written."""
     run = folder.load()
     first, rest = folder.run_yaml.read_text().split("\n", 1)
     assert first == f"# run {run.id}"
@@ -97,7 +97,7 @@ def flipped(path: Path, bit: int) -> None:
 
 
 def test_a_flipped_bit_is_seen_wherever_it_is(folder: RunFolder) -> None:
-    """In every file of weights, old ones too: torch writes checksums, and reads without looking at them."""
+    """In every file of weights, old ones too: torch writes checksums, but does not check them on reading."""
     pristine = folder.backbone.read_bytes()
     want = load_backbone(folder.backbone).network.state_dict()
     refusals = 0
@@ -107,7 +107,7 @@ def test_a_flipped_bit_is_seen_wherever_it_is(folder: RunFolder) -> None:
             state = load_backbone(folder.backbone).network.state_dict()
         except UserError:
             refusals += 1
-        else:  # a bit between two parts of the archive, which nobody reads
+        else:  # a bit between two parts of the archive, which no reader uses
             assert all(torch.equal(tensor, state[name]) for name, tensor in want.items())
         folder.backbone.write_bytes(pristine)
     assert refusals >= 23

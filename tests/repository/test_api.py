@@ -1,4 +1,4 @@
-"""The program of docs/api.md, carried out as it stands there."""
+"""The program of docs/api.md, run as it is printed there."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_a_program_trains_and_measures_as_the_commands_do(
     exec(PROGRAM, {})
     printed = capsys.readouterr().out
     exec(PROGRAM, {})
-    assert capsys.readouterr().out == printed  # a finished run is left as it is
+    assert capsys.readouterr().out == printed  # a finished run is not trained again
     frame = collect([tmp_path / "runs"], resolve)
     assert set(frame["method"]) == {"mocov2+ours-hp"}
     lines = [" ".join(map(str, line)) for line in frame[["protocol", "metric", "value"]].itertuples(index=False)]

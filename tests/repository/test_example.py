@@ -1,4 +1,4 @@
-"""The worked example: recorded runs of `make demo`, from which everything is made again without training."""
+"""The worked example: recorded runs of `make demo`, from which all results are made again without training."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_tables_plots_report_and_artifact_are_made_from_it(runs: list[RunRecord]
     for name in TABLES:
         assert len(write(render(name, frame, runs=runs, rows="all"), tmp_path / "tables")) == 4
     material = Material(runs, frame, task=judged_task(frame))
-    # Nothing is published by logistic regression, and all have their foreground from one source.
+    # The paper has no numbers by logistic regression, and all runs have the same source of foregrounds.
     for name in PLOTS.keys() - {"scatter", "saliency-dose"}:
         assert len(save(name, material, tmp_path / "plots")) == 2
     page = build(runs, frame, title="The example")
@@ -80,7 +80,7 @@ def test_tables_plots_report_and_artifact_are_made_from_it(runs: list[RunRecord]
     with zipfile.ZipFile(tmp_path / "artifact.zip") as archive:
         packed = {name: archive.read(f"tables/{name}.md").decode() for name in TABLES}
     assert "by logistic, top1, percent" in packed["table1"]
-    # Table 3 has rows that were measured otherwise; it was said that nothing was run for it.
+    # Table 3 has rows with other measurements; it used to be told that nothing was run for it.
     assert "by logistic, top1, percent" in packed["table3"]
     assert "Table 3, by logistic, top1, percent" in page
     assert "Table 3, by knn, top1, percent" in page

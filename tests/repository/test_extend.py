@@ -1,4 +1,4 @@
-"""The examples of docs/extend.md, carried out as they stand there."""
+"""The examples of docs/extend.md, run as they are printed there."""
 
 import ast
 import re
@@ -72,7 +72,7 @@ def test_the_data_set_opens_its_folders(tmp_path: Path, monkeypatch: pytest.Monk
                 write_image(tmp_path / split / wnid / f"{number}.jpg", number)
     train, val = (catalogue.open_images("imagenette", split, tmp_path, ScenesSettings()) for split in ("train", "val"))
     assert (len(train), len(val), list(train.classes)) == (6, 2, ["n01440764", "n02102040"])
-    # A plan counts its images, and who names a wrong folder is told the entry's own mend.
+    # A plan counts its images, and for a wrong folder the entry's own mend is told.
     assert replace(entry, root_names=()).root_names == ("imagenette",)
     assert train_images(tiny(changes={"data.dataset": "imagenette", "machine.data_root": str(tmp_path)})) == 6
     with pytest.raises(UserError, match=r"mend: unpack its archive, and name the folder by --root$"):
@@ -92,7 +92,7 @@ def test_the_data_set_with_boxes_is_verified_and_opened_by_its_task(
     task.check(run, target, backbone)
     data = open_data(COCO, run, target)
     assert (data.name, data.split, len(data.classes)) == ("pets", "val2017", 4)
-    # No run of it is taken for one of COCO.
+    # Its runs are never taken for runs of COCO.
     assert "detection data" in {departure.what for departure in task.departures(run.detection, data)}
     with pytest.raises(UserError, match=r"^voc07\+12 cannot be done on pets, which has another layout; mend: "):
         open_data(VOC, run, target)
@@ -106,7 +106,7 @@ def test_the_data_set_with_boxes_is_verified_and_opened_by_its_task(
 def test_a_data_set_in_vocs_layout_has_the_classes_that_have_lists(
     voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the page says: the lists may be empty, and the second year may be a link to the first."""
+    """As the page says, the lists may be empty, and the second year may be a link to the first."""
     shutil.copytree(voc_root / "VOC2007", tmp_path / "VOC2007")
     (tmp_path / "VOC2012").symlink_to("VOC2007")
     for path in (tmp_path / "VOC2007/ImageSets/Main").glob("*_trainval.txt"):
@@ -125,7 +125,7 @@ def test_a_data_set_in_vocs_layout_has_the_classes_that_have_lists(
 
 
 def test_no_data_set_takes_the_name_of_another() -> None:
-    # The later of two entries would be read in the place of the first, by runs that mean that one.
+    # The later of two entries would replace the first one, also for runs that mean the first.
     tree = ast.parse(Path(catalogue.__file__).read_text())
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Dataset"]
     names = [ast.literal_eval(word.value) for call in calls for word in call.keywords if word.arg == "name"]
@@ -138,7 +138,7 @@ def test_the_task_measures_by_the_nearest_class_mean(tmp_path: Path, monkeypatch
     names: dict[str, Any] = {}
     exec(compile(ast.parse(TASK), str(PAGE), "exec"), names)
     target = Target("scenes", None, run.data.scenes)
-    # Carried out as the tasks of `TASKS` are, so that the page's one has all that is called of a task.
+    # Carried out as the tasks of `TASKS` are, so that the page's task has all that the code calls of one.
     monkeypatch.setitem(sys.modules, "class_means", types.SimpleNamespace(**names))
     monkeypatch.setattr(tasks, "TASKS", {"knn": "class_means"})
     assert tasks.prepare_evaluation(run, folder, "knn", CPU) is not None
@@ -147,7 +147,7 @@ def test_the_task_measures_by_the_nearest_class_mean(tmp_path: Path, monkeypatch
     (protocol,) = eval(f"{{{line}}}", dict(vars(evaluation)))["class-means"](run, "scenes")
     assert {row.protocol for row in rows} == {protocol.name}
     top1 = {row.metric: row.value for row in rows}["top1"]
-    # Image by image, in numpy.
+    # the same, image by image, in numpy
     store = FeatureStore.of(run, folder, torch.device("cpu"), "means")
     train, val = target.open_both()
     fitted, scored = store(train).astype(float), store(val).astype(float)
@@ -162,7 +162,7 @@ def test_the_task_measures_by_the_nearest_class_mean(tmp_path: Path, monkeypatch
 def test_a_task_that_measures_by_another_protocol_than_is_looked_for_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The version raised in one of the two places: rows would be appended by each call, and found by none.
+    # If the version is raised in only one of two places, each call appends rows, and no call finds them.
     run = tiny()
     folder = with_random_backbone(run, tmp_path)
     rows = measurements("class-means-v2", "val", {"top1": 50.0})

@@ -1,4 +1,4 @@
-"""How detectron2 is installed: which way, and that a failed build leaves what was there."""
+"""How detectron2 is installed: which source is used, and that a failed build leaves the old installation."""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,4 @@
-"""The report of a GPU's machine, as far as it goes without one: its steps are stand-ins, its device a name."""
+"""The report of a machine with a GPU, tested without one: its steps are stand-ins, and its device is a name."""
 
 import importlib
 import json
@@ -47,7 +47,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def call(report: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    """Calls the tool as a process of its own would, with stand-ins for its steps."""
+    """Calls the tool as in a process of its own, with stand-ins for its steps."""
 
     def call(steps: list[Any], *arguments: str) -> int:
         monkeypatch.setattr(report, "steps", lambda *_: steps)
@@ -63,14 +63,14 @@ def run(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) ->
 
 
 def ends(folder: Path) -> dict[str, str]:
-    """How each step ended, as the page tells."""
+    """How each step ended, by the page."""
     lines = (folder / "report.md").read_text().partition("| goal")[0].splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
     return {row[0]: re.split(r",| \d+ s", row[-1])[0] for row in rows}
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """What the state has of each step."""
+    """The recorded state of each step."""
     steps: dict[str, Any] = json.loads((folder / "state.json").read_text())["steps"]
     return steps
 
@@ -93,7 +93,7 @@ def test_each_step_is_told_with_its_end(report: ModuleType, call: Callable[..., 
         "good": "exit 0",
         "bad": "exit 1",
         "long": "stopped after",
-        "late": "not run yet",  # it began only if all of its minute fitted
+        "late": "not run yet",  # it begins only if all of its minute fits
         "table of it": "not run yet",
         "short": "exit 0",
     }
@@ -107,7 +107,7 @@ def test_each_step_is_told_with_its_end(report: ModuleType, call: Callable[..., 
 
 
 def program(path: Path, text: str) -> str:
-    """A file of it, as a command stands in one line of the page."""
+    """Writes a program to a file, so that its command fits into one line of the page."""
     path.write_text(text)
     return str(path)
 
@@ -135,11 +135,11 @@ def test_a_second_call_goes_on_and_judges_by_both(
     assert call(steps) == 0
     assert set(ends(folder).values()) == {"exit 0"}
     told = [line.partition(", ")[0] for line in capsys.readouterr().out.splitlines()]
-    # What never ran comes before what failed, and the table of what failed is made anew.
+    # What never ran comes before what failed, and the failed table is made again.
     assert told == ["mocov2: exit 0", "real data: exit 0", "supervised: kept", "once: exit 0", "table: exit 0"]
     assert (folder / "study.txt").read_text() == "a table\n" * 2
     goals = [line.split(" | ")[2:] for line in (folder / "report.md").read_text().splitlines()[-5:]]
-    # 4 / 0.8 of 3 / 0.9; 128 images in .08 s are 1600 a second.
+    # 4 / 0.8 to 3 / 0.9; 128 images in .08 s are 1600 a second.
     assert goals[:3] == [["1.50", "met |"], ["0.80", "**missed** |"], ["0.70", "met |"]]
 
 
@@ -222,7 +222,7 @@ def test_every_command_of_the_report_is_one_of_ours(report: ModuleType, tmp_path
     names = [step.name for step in steps]
     assert len(set(names)) == len(names)
     assert all(step.follows in {"", *names} for step in steps)
-    # The longest fits into a call of ten minutes, with what it may take to end.
+    # The longest step, with the time it may take to end, fits into a call of ten minutes.
     assert max(step.minutes for step in steps) + (KILL_SECONDS + 10) / 60 < 9
 
 
@@ -235,7 +235,7 @@ def test_real_data_are_timed_within_one_epoch(report: ModuleType, tmp_path: Path
 
 
 def verdicts(report: ModuleType, **changes: Any) -> list[list[str]]:
-    """What was measured of each goal, and the verdict."""
+    """The measured value and the verdict of each goal."""
     cached, waits, on_gpu = changes.pop("cached", 1.3), changes.pop("waits", {"passed": 9}), changes.pop("on_gpu", True)
     measured = {"moco": 5.44e9, "share": 0.85, "images": 1120, "supervised": 0.5, **changes}
     numbers = {
@@ -255,7 +255,7 @@ def test_each_goal_is_met_or_missed_by_what_was_measured(report: ModuleType) -> 
     missed = {"moco": 6.4e9, "share": 0.8, "images": 800, "cached": 1.4, "waits": {"passed": 9, "failed": 1}}
     measured = ["2.00", "0.80", "0.50", "1.40", "0.90"]
     assert verdicts(report, **missed) == [[value, "**missed**"] for value in measured]
-    # A device that was slow throughout the supervised row's minutes, its bound included, changes no ratio.
+    # A device that is slow for the supervised row and its bound alike changes no ratio.
     assert verdicts(report, moco=4e9, share=1)[0] == ["1.00", "met"]
     assert verdicts(report, moco=4e9, share=1, supervised=1)[0] == ["2.00", "**missed**"]
     cut = report.judge({"supervised": None, "mocov2": None, "waits": {"skipped": 24}}, 128)
@@ -284,13 +284,13 @@ def test_how_many_tests_passed_is_told(
 def test_a_call_of_ten_minutes_judges_the_first_goals(report: ModuleType, tmp_path: Path) -> None:
     steps = report.steps(tmp_path, 128, 15)
     assert [step.name for step in steps[:3]] == ["supervised", "mocov2", "real data"]
-    assert not any("--trace" in step.arguments for step in steps[:5])  # which would keep the next goal waiting
-    # The third begins although the two before it took two thirds of their time.
+    assert not any("--trace" in step.arguments for step in steps[:5])  # a trace would delay the next goal
+    # The third step begins even if the two before it took two thirds of their time.
     most = 2 / 3 * sum(60 * step.minutes for step in steps[:2]) + 60 * steps[2].minutes
     assert most + importlib.import_module("sessions").GRACE_SECONDS < 60 * 9.5
 
 
-# A launcher whose training has a process group of its own, and does not heed what it is told.
+# A launcher whose training has its own process group and ignores signals.
 LAUNCHER = """
 import signal, subprocess, sys, time
 heeds = sys.argv[2] == "heeds"
@@ -302,7 +302,7 @@ time.sleep(0 if sys.argv[2] == "ends" else 300)
 
 
 def gone(number: int) -> bool:
-    """Whether a process has ended; a zombie has."""
+    """Whether a process has ended, maybe as a zombie."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
@@ -327,7 +327,7 @@ def test_a_report_that_is_stopped_takes_its_step_along(number: signal.Signals, t
     launcher, pid = program(tmp_path / "launcher.py", LAUNCHER), tmp_path / "pid"
     call = (
         "import signal, sys, gpu_report as report\n"
-        # Whoever starts the tests in a shell's background has SIGINT ignored, and so has what they start.
+        # In a shell's background SIGINT is ignored, and child processes inherit that.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "report.missing_packages = lambda _: {}\n"
         "report.fault_of_command = lambda _: ''\n"
@@ -352,7 +352,7 @@ def test_a_launcher_has_the_time_that_it_gives_its_own_jobs(monkeypatch: pytest.
 def test_every_package_that_the_project_needs_is_looked_for(report: ModuleType) -> None:
     project = tomllib.loads((TOOLS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}  # type: ignore[index]
-    # It does without the one; the others come with any Python that has those that are looked for.
+    # One of them is optional; the others come with any Python that has the packages that are looked for.
     packages = set(importlib.import_module("gpu_steps").MODULES.values())
     assert needed - packages <= {"simplejpeg", "setuptools", "numpy", "pillow"}
     assert {"antlr4-python3-runtime", "cloudpickle", "hypothesis", "pytest", "pytest-timeout"} <= packages

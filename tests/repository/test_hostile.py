@@ -1,4 +1,4 @@
-"""Odd and hostile files: nothing hangs, nothing takes all memory, nothing is obeyed that was to be shown."""
+"""Odd and hostile files: nothing hangs, nothing takes all memory, and nothing is executed that should be shown."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def test_what_a_terminal_would_obey_is_shown(capsys: pytest.CaptureFixture[str])
     assert one_line(UserError(f"class {ESCAPES} is empty", mend="fill it")) == f"class {SHOWN} is empty; mend: fill it"
     report(False, {"name": ESCAPES})
     report(False, [{"name": ESCAPES}])
-    # In a pipe a table is Markdown, in which a backslash stands behind another one.
+    # In a pipe a table is Markdown, where a backslash is escaped by another one.
     assert capsys.readouterr().out.replace("\\\\", "\\").count(SHOWN) == 2
 
 
@@ -138,7 +138,7 @@ def test_a_member_of_an_unknown_compression_or_with_a_password_is_one_line(
     content[local + offset] = content[central + offset + 2] = value
     path.write_bytes(content)
     assert phrase in message_of(lambda: check(path))
-    with zipfile.ZipFile(path) as archive:  # as the archive of a data set
+    with zipfile.ZipFile(path) as archive:  # as for the archive of a data set
 
         def unpack() -> None:
             with blaming(path, tmp_path):
@@ -151,7 +151,7 @@ def test_a_bomb_of_an_artifact_is_refused_before_it_is_unpacked(tmp_path: Path) 
     path = artifact(tmp_path / "x.zip", b"\0" * 60_000_000)
     began = time.process_time()
     assert "58.5 kB unpack to 60.0 MB" in message_of(lambda: check(path))
-    # Overlapping members share their bytes: here one that says to be larger than anything deflate makes of so few.
+    # Overlapping members share their bytes: here a member claims a size that deflate cannot make of so few bytes.
     path = artifact(tmp_path / "x.zip", b"number\n1\n")
     content = bytearray(path.read_bytes())
     assert "a.csv was changed" in message_of(lambda: check(path))
@@ -177,7 +177,7 @@ MARKDOWN = f"<img src=x>](https://x.org) | ![x](y) `z`\n# *heading*{ESCAPES}"
 
 
 def test_no_text_breaks_out_of_a_cards_markdown(tmp_path: Path) -> None:
-    """Of a run's own files, which somebody may have sent: settings, provenance and results."""
+    """The run's settings, provenance and results may come from somebody else."""
     run = replace(Run(), data=replace(Run().data, dataset=MARKDOWN))
     folder = RunFolder(tmp_path)
     attempt = {"started": MARKDOWN, "commit": MARKDOWN, "dirty": False, "device": MARKDOWN}
@@ -212,7 +212,7 @@ def test_no_title_breaks_out_of_an_artifacts_readme() -> None:
 @pytest.mark.parametrize("broken", [False, True])
 @pytest.mark.parametrize("imported", [False, True])
 def test_no_name_is_a_command_of_what_makes_a_run_again(tmp_path: Path, *, imported: bool, broken: bool) -> None:
-    """What stood behind the end of a line in a sweep's name was run: the note on weights from elsewhere had it raw."""
+    """A note on imported weights used the sweep's name raw: whatever followed a line break in it was executed."""
     evil = "x\ntouch PWNED #"
     weights = {"framework": "external", "imported__weights": "0" * 64, "imported__origin": evil}
     folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}, sweep=evil, **weights if imported else {})

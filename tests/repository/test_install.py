@@ -1,4 +1,4 @@
-"""The environment: the lock is the stack of the recorded results, set-up installs it, and containers call set-up."""
+"""The environment: the lock is the stack of the recorded results, setup installs it, and containers use setup."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_the_lock_is_the_stack_of_the_recorded_results() -> None:
     assert {name: Version(version) for name, version in recorded} == {
         name: version_of(lock[name]) for name, _ in recorded
     }
-    assert len(recorded) == len(dict(recorded))  # one version of each
+    assert len(recorded) == len(dict(recorded))  # one version of each package
 
 
 def test_what_set_up_installed_by_the_lock_is_what_the_lock_says() -> None:
@@ -69,7 +69,7 @@ def test_what_set_up_installed_by_the_lock_is_what_the_lock_says() -> None:
     other = {
         name: (str(installed[name]), str(entry))
         for name, entry in of_here.items()
-        # A build of a version, such as 2.14.1+cpu, is that version.
+        # A local build of a version, such as 2.14.1+cpu, counts as that version.
         if name in installed and installed[name].public != version_of(entry).public
     }
     assert other == {}
@@ -77,7 +77,7 @@ def test_what_set_up_installed_by_the_lock_is_what_the_lock_says() -> None:
 
 
 def set_up(place: Path, *, gpu: bool = False, failing: str = "never", **environment: str) -> tuple[int, str, list[str]]:
-    """Runs tools/setup.sh with programs that only say how they were called; returns status, output, and the calls."""
+    """Runs tools/setup.sh with programs that only report their call; returns the status, the output, and the calls."""
     log, programs, venv = place / "calls.txt", place / "bin", place / "venv"
     (venv / "bin").mkdir(parents=True)
     programs.mkdir()
@@ -162,7 +162,7 @@ def test_a_build_that_was_asked_for_is_had_or_refused(tmp_path: Path) -> None:
 
 
 def test_containers_and_actions_are_what_they_were_when_they_were_chosen() -> None:
-    """By digest and commit: a tag can be moved to other code."""
+    """They are pinned by digest and commit, as a tag can be moved to other code."""
     base = re.findall(r"^(?:FROM|From:) (\S+)$", (ROOT / "containers" / "Dockerfile").read_text(), re.MULTILINE)
     assert len(base) == 1
     assert re.fullmatch(r"python@sha256:[0-9a-f]{64}", base[0])
@@ -182,7 +182,7 @@ def test_containers_are_made_by_the_set_up_of_everybody() -> None:
     assert f"\nBootstrap: docker\nFrom: {base[1]}\n" in apptainer
     for text in (docker, sections["post"]):
         assert "bash /opt/salmask/tools/setup.sh" in text
-        assert "SALMASK_LOCK" not in text  # which is the lock's file where nobody says otherwise
+        assert "SALMASK_LOCK" not in text  # the default, the lock's file, is used
         assert "safe.directory /opt/salmask" in text
     post = subprocess.run(["sh", "-n"], input=sections["post"], text=True, capture_output=True, check=False)
     assert (post.returncode, post.stderr) == (0, "")

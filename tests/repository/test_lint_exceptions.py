@@ -11,7 +11,7 @@ EXPLAINED = re.compile(r"# (?:type: ignore\[[\w, -]+\]|noqa: \w+(?:, \w+)*)  # \
 
 
 def unexplained(lines: list[str]) -> list[str]:
-    """The exceptions that name no rule, or after it no reason."""
+    """The exceptions that name no rule, or give no reason after it."""
     found = (match[0] for line in lines if (match := EXCEPTION.search(line)))
     return [exception for exception in found if not EXPLAINED.fullmatch(exception)]
 

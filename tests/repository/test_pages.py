@@ -1,4 +1,4 @@
-"""README and docs: the commands that they show exist with their options, links lead somewhere, numbers have sources."""
+"""README and docs: their commands exist with their options, links lead somewhere, and numbers have sources."""
 
 import csv
 import re
@@ -27,8 +27,8 @@ from slurm.planning.sweep import known_sweeps
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 SHOWN = [*PAGES, *sorted((ROOT / "examples").rglob("README.md"))]
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*(\.[a-z]+)?")
-"""A word that stands for one of the reader's own: RUN, DIR, FILE.yaml."""
-USAGE_ERROR: Any = typer.BadParameter.__base__  # of the click that typer brings along
+"""A placeholder for the reader's own word: RUN, DIR, FILE.yaml."""
+USAGE_ERROR: Any = typer.BadParameter.__base__  # of the click that typer uses
 MEASURED = "examples/study/runs"
 
 
@@ -60,7 +60,7 @@ def setting_keys() -> frozenset[str]:
 
 
 def problem_of(words: list[str]) -> str:
-    """Why a command line cannot be meant; empty where it can."""
+    """Why a command line cannot be right; empty if it can."""
     if not words or words[0].startswith("-"):
         known = {"--version", "-h", "--help", "--install-completion", "--show-completion"}
         return "" if set(words) <= known else f"unknown option {words}"
@@ -84,23 +84,23 @@ def problem_of(words: list[str]) -> str:
 
 
 def parsed(words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The values of a command's parameters, and the words that are left over."""
+    """The values of a command's parameters, and the remaining words."""
     command, arguments = loaded(words[0]), words[1:]
     while arguments and arguments[0] in getattr(command, "commands", {}):
         command, arguments = command.commands[arguments[0]], arguments[1:]
     context = command.make_context(words[0], [], resilient_parsing=True)
-    context.resilient_parsing = False  # only what is missing is forgiven, not options that there are not
+    context.resilient_parsing = False  # accepts missing words, but no unknown options
     values, unexpected, _ = command.make_parser(context).parse_args(list(arguments))
     return values, unexpected
 
 
 def _is_own(word: str) -> bool:
-    """Whether a word stands for one of the reader's own, or is a file."""
+    """Whether a word is a placeholder or a file."""
     return bool(PLACEHOLDER.fullmatch(word)) or word.endswith(".yaml")
 
 
 def wrong_name(word: str) -> str:
-    """Why a word cannot be meant: a setting, a row or a data set that there is not."""
+    """Why a word cannot be right: an unknown setting, row or data set."""
     setting = re.fullmatch(r"([a-z_0-9]+(?:\.[a-z_0-9]+)*)=.*", word)
     if setting and setting[1] not in setting_keys():
         return f"no setting {setting[1]}"
@@ -180,7 +180,7 @@ def test_the_readmes_table_has_the_published_and_the_recorded_numbers() -> None:
         published = {row["row"]: row["value"] for row in csv.DictReader(file) if row["dataset"] == "ImageNet-100"}
     frame = collect([ROOT / MEASURED])
     top1 = frame[(frame["metric"] == "top1") & (frame["protocol"] != "knn-v1[k=200]")]
-    filters = {f"{framework}+ours-hp-no-masks": "–" for framework in ("mocov2", "simclr")}  # no row of the paper's
+    filters = {f"{framework}+ours-hp-no-masks": "–" for framework in ("mocov2", "simclr")}  # the paper has no such row
     expected = []
     for method, number in (published | filters).items():
         by_task = [

@@ -1,4 +1,4 @@
-"""The study's photographs: either source gives the same class folders, and the runs are the study's regime."""
+"""The study's photographs: both sources give the same class folders, and the runs follow the study's regime."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ LABELS = {"train": [label for labels in BATCHES.values() for label in labels], "
 
 
 def pixels() -> dict[str, NDArray[np.uint8]]:
-    """By batch, its images 32×32×3."""
+    """The images of each batch, 32×32×3."""
     rng = np.random.default_rng(0)
     counts = {**{name: len(labels) for name, labels in BATCHES.items()}, "test_batch": len(LABELS["val"])}
     return {name: rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8) for name, count in counts.items()}
@@ -43,7 +43,7 @@ def pixels() -> dict[str, NDArray[np.uint8]]:
 
 @pytest.fixture
 def npm(tmp_path: Path) -> Path:
-    """A package whose PNGs have an image a row."""
+    """A package whose PNGs have one image a row."""
     folder = tmp_path / "package"
     folder.mkdir()
     for name, images in pixels().items():

@@ -1,4 +1,4 @@
-"""The layout of the house: names that stand once, imports without circles, doors, and contracts that bite."""
+"""The layout of the packages: unique names, imports without cycles, public names, and contracts that catch faults."""
 
 import ast
 import re
@@ -32,7 +32,7 @@ def _name_of(path: Path) -> str:
 
 
 def imports(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
-    """Which module imports which of the packages', by statements anywhere: in functions and for typing too."""
+    """Which module imports which others of the packages, by statements anywhere: in functions and for typing too."""
     return {
         name: {target for node in ast.walk(tree) for target in _imported(node, trees)} for name, tree in trees.items()
     }
@@ -44,7 +44,7 @@ def _imported(node: ast.AST, trees: Mapping[str, ast.Module]) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom):
         assert node.level == 0, "imports are absolute"
         for alias in node.names:
-            # Either a module of a package, or something within a module.
+            # Either a module of a package, or a name within a module.
             if f"{node.module}.{alias.name}" in trees:
                 yield f"{node.module}.{alias.name}"
             elif node.module in trees:
@@ -70,11 +70,11 @@ def test_no_two_classes_have_the_same_name() -> None:
 def test_there_is_no_circle_of_imports_lazy_and_typing_ones_included() -> None:
     trees = modules()
     graph = imports(trees)
-    # That the graph holds each kind of import, or the rest would prove nothing.
+    # The graph has each kind of import; without them the rest would prove nothing.
     assert "repro.training.pretraining" in graph["repro.jobs"]
     assert "repro.training.learner" in graph["baselines"]
     assert sum(len(targets) for targets in graph.values()) > 500
-    TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
+    TopologicalSorter(graph).prepare()  # raises a CycleError that names the cycle
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a newcomer meets first: version, help, the next steps, and the files that say on what terms."""
+"""What a new user meets first: version, help, the next steps, and files such as the licence."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_every_command_stands_under_a_heading() -> None:
     panels = [entry.panel for entry in group.table.values()]
     assert None not in panels
     assert len([panel for i, panel in enumerate(panels) if panel not in panels[:i]]) == 5
-    # Typer shows headings in the order of their first command: commands of one heading stand together.
+    # Typer orders headings by their first command: commands of one heading must be adjacent.
     assert panels == sorted(panels, key=panels.index)
 
 
@@ -93,12 +93,12 @@ def test_where_something_was_evaluated_the_table_is_next(tmp_path: Path, monkeyp
     for seed in (0, 1):
         write_run(Path("runs/mine/mocov2") / f"s{seed}-abcdef{seed}", state="done")
     results = Path("runs/mine/mocov2/s0-abcdef0/results.jsonl")
-    results.touch()  # by a disk that was full then: nothing is in it, and a table would be refused
+    results.touch()  # an empty file, as a full disk may leave it, for which a table would be refused
     assert standing(NOW + 10).steps[0].command == "salmask eval runs/mine/mocov2/s0-abcdef0 --task knn"
     write_records(results, record())
     first, *others = [step.command for step in standing(NOW + 10).steps]
     assert first == "salmask table table1 --runs runs/mine"
-    assert not [step for step in others if " export " in step]  # a narrow backbone, as of the demo, fits no library
+    assert not [step for step in others if " export " in step]  # no library takes a narrow backbone such as the demo's
 
 
 def test_another_task_is_one_that_the_newest_run_was_not_evaluated_by(
@@ -133,7 +133,7 @@ def test_what_is_no_run_or_cannot_be_read_stops_nobody(tmp_path: Path, monkeypat
 
 
 def test_imported_weights_without_results_are_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They had no pretraining here, and `salmask retry` has nothing to hand over."""
+    """They have no pretraining here, so `salmask retry` has nothing to submit."""
     monkeypatch.chdir(tmp_path)
     folder = Path("runs/imported/random/s0-abcdef0")
     folder.mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_what_builds_on_a_failed_pretraining_is_not_handed_over(sweep: Sweep, ru
 def test_what_status_calls_dead_is_not_in_progress(
     sweep: Sweep, runs: Path, age: float, changes: dict[str, Any]
 ) -> None:
-    """A clock that jumped, and a process of this machine that is gone."""
+    """A clock that jumped, and a process of this machine that no longer exists."""
     sweep.says("running", age=age, **changes)
     assert sweep.row(GONE).state is State.died
     assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 stopped."
@@ -186,7 +186,7 @@ def test_what_status_calls_dead_is_not_in_progress(
 
 @pytest.mark.parametrize(("age", "silence"), [(600.0, "10 min"), (-300.0, "0 s")])
 def test_what_status_calls_silent_is_in_progress(sweep: Sweep, runs: Path, age: float, silence: str) -> None:
-    """It was to be retried, of which `salmask retry` said that there is nothing to do. A jumped clock gave -300 s."""
+    """It used to be told as to be retried, for which `salmask retry` had nothing. A jumped clock gave -300 s."""
     sweep.says("running", age=age, host=HERE, pid=os.getpid())
     with (sweep.folder.path / ".lock").open("w"):
         row = sweep.row(GONE)

@@ -1,4 +1,4 @@
-"""The worked studies of docs/study-*.md, carried out as they stand there."""
+"""The worked studies of docs/study-*.md, run as they are printed there."""
 
 import re
 from contextlib import redirect_stdout
@@ -16,7 +16,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def carried_out(page: str, names: dict[str, Any], *, leave_out: str = "") -> list[str]:
-    """What each block of a page printed; a block of text must be what the one before it printed.
+    """The output of each block of a page; a text block must be the output of the block before it.
 
     Commands that begin with `leave_out` are not carried out.
     """
@@ -69,8 +69,8 @@ def test_a_training_on_your_own_images(here: Path) -> None:
     assert str(picture.parents[1].relative_to(here)) in trained
 
 
-# Minutes on busy cores; the default tests have the same two tasks on a run of ours (test_detection_training.py) and
-# weights of every layout (test_foreign_weights.py).
+# Minutes on busy cores. The default tests cover both tasks for a run of ours (test_detection_training.py), and weights
+# of every layout (test_foreign_weights.py).
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_from_foreign_weights_to_table_2(here: Path) -> None:
@@ -88,7 +88,7 @@ def test_whether_a_difference_is_real(here: Path) -> None:
     assert "undecided" in claims
     assert len(arithmetic.splitlines()) == len(names["names"]) == 3
     assert [explanation.count(f"seed: {seed}\n") for seed in range(3)] == [1, 1, 1]
-    assert explanation.count("measured at:") == 1  # of all of them, as one commit made them
+    assert explanation.count("measured at:") == 1  # once for all, as all have one commit
 
 
 def test_a_study_that_shows_what_was_not_printed_is_caught(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def test_what_was_not_run_is_corrected_for_all_the_same() -> None:
 
 
 def test_a_corrected_interval_says_what_holms_p_value_says() -> None:
-    """Bonferroni's interval of the second one held 0, beside a p value of Holm's below the level."""
+    """Bonferroni's second interval used to hold 0, beside a p value by Holm below the level."""
     ps = [0.2, 0.009, 0.001, 0.5, 0.03, 1.0]
     assert holm_levels(ps) == pytest.approx([0.05 / share for share in (4, 5, 6, 4, 4, 4)])
     values = {
@@ -109,7 +109,7 @@ def test_the_summary_has_both_frameworks_side_by_side_with_intervals() -> None:
     values = {"mocov2": PLAIN, "mocov2+ours-hp": BETTER, "simclr": {1: 20.0}, "simclr+ours-hp": {1: 45.0}}
     lines = {row: numbers for row, *numbers in map(cells, summary(values).splitlines())}
     assert lines["alone"] == ["21.4 ± 1.6", "", "20.0", ""]
-    # Of two rows alone the pooled spread is the pair's own.
+    # With two rows, the pooled spread is the pair's own.
     low, high = stats.t.interval(0.95, 2, 10.0, stats.sem([10.0, 9.9, 10.1]))
     assert lines["+ ours (high-pass)"] == ["31.4 ± 1.5", f"+10.0 ({low:+.1f} to {high:+.1f})", "45.0", "+25.0 (–)"]
     assert lines["+ ADIOS"] == ["–", "", "–", ""]
@@ -137,7 +137,7 @@ def test_a_collapse_is_named_beside_the_number() -> None:
 
 
 def test_a_run_that_diverged_is_a_result_of_its_row(tmp_path: Path) -> None:
-    """It has no accuracy, and its row stood there as if it had never been."""
+    """A run that diverged has no accuracy; its row used to look as if it had never been run."""
     copy = tmp_path / "runs"
     for seed in (1, 2, 3):
         (source,) = (STUDY / "runs" / "simclr+ours-blur").glob(f"s{seed}-*")
@@ -178,7 +178,7 @@ def test_runs_of_another_length_are_refused() -> None:
     ],
 )
 def test_rows_that_were_not_measured_alike_are_refused(tmp_path: Path, field: str, value: str, said: str) -> None:
-    """A seed by another protocol, or on other data, was averaged with the others and compared with other rows."""
+    """A seed with another protocol or data used to be averaged with the others, and compared with other rows."""
     copy = shutil.copytree(STUDY / "clipart" / "mocov2", tmp_path / "runs" / "mocov2")
     shutil.copytree(STUDY / "clipart" / "mocov2+ours-hp", tmp_path / "runs" / "mocov2+ours-hp")
     frame = collect_runs(find_runs([tmp_path]))
@@ -200,7 +200,7 @@ def test_a_row_says_where_knn_has_other_seeds_than_are_counted() -> None:
 
 def test_a_run_that_was_trained_again_elsewhere_did_not_fail(tmp_path: Path) -> None:
     (source,) = (STUDY / "clipart" / "mocov2").glob("s1-*")
-    for sweep in ("first", "last"):  # whichever is read first
+    for sweep in ("first", "last"):  # in whichever order they are read
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
         for name in ("first", "last"):
             folder = shutil.copytree(source, tmp_path / "runs" / name / "mocov2" / source.name)
@@ -255,7 +255,7 @@ def test_clip_art_is_the_studys_regime_on_other_objects() -> None:
 
 
 def test_the_sweeps_of_the_study_are_of_one_regime(tmp_path: Path) -> None:
-    """Their files repeat its settings: rows that two of them train are the same runs."""
+    """Their files repeat the study's settings, so that rows that two sweeps share are the same runs."""
     by_sweep = [
         {job.run.method: job.run.id for job in expand(load(name), tmp_path, resolve, {}).jobs if job.run}
         for name in (*PARTS, "saliency-dose")
@@ -293,7 +293,7 @@ def test_a_table_is_printed_where_letters_are_lacking(monkeypatch: pytest.Monkey
 
 
 def test_the_recorded_runs_are_those_that_the_sweep_plans() -> None:
-    # With the two seeds that the page adds to what three left undecided.
+    # Including the two seeds that the page adds for rows that three left undecided.
     sweeps = (narrowed(load(name), (), range(1, 6)) for name in (*PARTS, "saliency-dose"))
     planned = {job.run.id for sweep in sweeps for job in expand(sweep, STUDY / "runs", resolve, {}).jobs if job.run}
     runs = find_runs([STUDY / "runs", STUDY / "dose"], resolve)
@@ -318,7 +318,7 @@ DOSE = panel(
 
 
 def test_the_claims_by_pairs_are_question_1_as_registered() -> None:
-    """Where runs have predictions, the images judged with the seeds, and the page's own command gave other numbers."""
+    """With predictions, images used to be judged beside seeds; the page's own command gave other numbers."""
     frame = collect_runs(find_runs([STUDY / "runs"]))
     registered = [one.comparison for one in decide(top1(frame, "logistic", PARTS), pooled=False)["1"]]
     verdicts = judge(frame, spread=SpreadOf.pair, task="logistic")
@@ -333,7 +333,7 @@ def test_a_slope_is_corrected_for_the_three_roles_and_few_sources_have_none() ->
     assert both[:3] == [BOTH, "4", f"{line.slope / 10:+.2f}"]
     assert both[-2:] == ["0.001", "supported"]
     assert query == [QUERY, "0", "–", "–", "–", "not run"]
-    assert hard == [HARD, "3", "–", "–", "–", "too few sources"]  # the true mask for both is its third
+    assert hard == [HARD, "3", "–", "–", "–", "too few sources"]  # its third source is the true mask for both
 
 
 def test_a_slope_downwards_contradicts() -> None:
@@ -365,7 +365,7 @@ def test_truth_and_its_inverse_are_compared_by_the_spread_of_all_rows() -> None:
 
 @pytest.mark.slow
 def test_the_page_judges_by_what_was_measured_and_says_so() -> None:
-    """Runs without a linear probe, of which a page that knew no other task said that nothing was run."""
+    """The runs have no linear probe: a page that knew no other task used to say that nothing was run."""
     runs = find_runs([STUDY / "runs" / method for method in ("simclr", "simclr+ours-hp")], resolve)
     frame = collect_runs(runs)
     page = build(runs, frame, task="logistic")

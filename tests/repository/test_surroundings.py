@@ -1,4 +1,4 @@
-"""What machines do to files: disks run full, systems leave their own, git refuses a checkout of somebody else's."""
+"""Faults of machines and systems: full disks, files that systems leave, git that refuses another user's checkout."""
 
 import ast
 import contextlib
@@ -68,7 +68,7 @@ def test_clutter_is_no_data_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_names_are_bytes_to_the_fingerprint(tmp_path: Path) -> None:
     fingerprints = set()
-    for name in (b"caf\xe9", b"caf\xe8"):  # Latin-1, and so no UTF-8
+    for name in (b"caf\xe9", b"caf\xe8"):  # Latin-1, which is not valid UTF-8
         root = tmp_path / os.fsdecode(name)
         write_image(root / "train" / os.fsdecode(name) / "a.png", 0, size=(8, 8))
         fingerprints.add(FolderImages(root, "train").fingerprint())
@@ -93,7 +93,7 @@ def test_a_terminal_in_latin_1_is_shown_what_it_can_show(command: tuple[str, str
     words = [sys.executable, "-m", "repro.cli", *command, str(runs), *out]
     ended = subprocess.run(words, env=environment, capture_output=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert b" ? " in ended.stdout  # a dash
+    assert b" ? " in ended.stdout  # instead of a dash
     if command[0] == "table":
         written = (runs / "tables" / "table1.md").read_text(encoding="utf-8")
         assert ended.stdout.startswith(written.splitlines()[0].encode("latin-1", errors="replace"))
@@ -101,7 +101,7 @@ def test_a_terminal_in_latin_1_is_shown_what_it_can_show(command: tuple[str, str
 
 
 def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
-    """Root's `--out /dev/null` was the end of the device for everybody, and `/dev/stdout` is a link that would go."""
+    """Root's `--out /dev/null` used to replace the device for everybody, and `/dev/stdout`, a link, too."""
     pipe, link, own, output = (tmp_path / name for name in ("pipe", "link", "own", "output"))
     os.mkfifo(pipe)
     link.symlink_to("/dev/null")
@@ -170,7 +170,7 @@ def have_no_room(*_: object, **__: object) -> None:
 
 
 def test_a_disk_that_has_no_room_for_a_folder_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of inodes, the folder that is not there was asked for the space that it has: a fault of salmask's own."""
+    """Out of inodes, the missing folder was asked for its free space, which ended in a fault of salmask's own."""
     monkeypatch.setattr(Path, "mkdir", have_no_room)
     with pytest.raises(UserError, match=f"cannot write {tmp_path}/a/b/x: the disk of {tmp_path}/a/b is full"):
         write_bytes(tmp_path / "a" / "b" / "x", b"x")
@@ -207,7 +207,7 @@ def test_a_full_disk_is_said_of_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_folder_is_not_blamed_for_what_it_was_to_be_made_from(tmp_path: Path) -> None:
-    """The folder, which could be written to, was said not to be."""
+    """The folder could be written to, but the message used to say that it could not."""
 
     def fill() -> None:
         with new_folder(tmp_path / "place/out"):
@@ -253,7 +253,7 @@ def test_what_a_killed_process_left_of_a_folder_goes_and_what_another_fills_stay
 
 
 def test_lines_that_another_node_added_meanwhile_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the file system knows no locks, they may come between a write of ours and its failure."""
+    """Without file locks they may be added between our write and its failure."""
     path = tmp_path / "jobs.jsonl"
     path.write_bytes(b"old\n")
 
@@ -280,14 +280,14 @@ def test_of_a_folder_that_is_replaced_the_old_one_or_the_new_one_is_there(
     renamed: list[object] = []
 
     def remove(path: object, ignore_errors: bool = False) -> None:
-        """Of a file that is open on a network file system, or with Ctrl-C in the midst of it."""
+        """Fails as for a file that is open on a network file system, or by Ctrl-C meanwhile."""
         (Path(str(path)) / "of").unlink(missing_ok=True)
         if not (ignore_errors and isinstance(error, OSError)):
             raise error
 
     def name_anew(source: object, place: object) -> None:
         renamed.append(place)
-        if len(renamed) == 2:  # the new folder, after the old one has made room
+        if len(renamed) == 2:  # the new folder, after the old one was moved away
             raise error
         rename(str(source), str(place))
 
@@ -310,7 +310,7 @@ def test_what_a_killed_process_was_about_to_replace_comes_back_or_goes(tmp_path:
         renames, honest = iter(range(9)), Path.rename
 
         def rename(source: Path, place: Path) -> None:
-            if killed_in == "rename" and next(renames) == 1:  # the new folder, after the old one has made room
+            if killed_in == "rename" and next(renames) == 1:  # the new folder, after the old one was moved away
                 os.kill(os.getpid(), signal.SIGKILL)
             honest(source, place)
 
@@ -351,7 +351,7 @@ def test_a_checkout_that_git_refuses_is_warned_of(
 
 
 def test_no_text_is_read_or_written_in_the_encoding_of_a_locale() -> None:
-    """What a machine of one locale wrote, another reads: every call of ours that knows an encoding is given one."""
+    """A file from a machine with one locale is read on another: each call that takes an encoding is given one."""
     calls = [
         (path, node)
         for room in ("repro", "baselines", "downstream", "results", "slurm", "tools")
@@ -393,7 +393,7 @@ def has_the_encoding_of_a_locale(call: ast.expr) -> bool:
     if isinstance(call.func, ast.Attribute) and name in ("read_text", "write_text"):
         return True
     if name in ("open", "fdopen", "NamedTemporaryFile"):
-        # A mode is a text of few letters; what opens archives and images has others, or a file.
+        # A mode is a short text; calls that open archives and images have other arguments, or a file.
         texts = [value.value for value in (*call.args, keywords.get("mode")) if isinstance(value, ast.Constant)]
         modes = [text for text in texts if isinstance(text, str) and set(text) <= set("rwaxbt+")]
         return (name == "open" and not call.args and not keywords) or any("b" not in mode for mode in modes)

@@ -83,8 +83,7 @@ def _waiting_in(pipe: int) -> int:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_stream_that_was_closed_is_one_that_keeps_nothing(closed: str) -> None:
-    """A training, an evaluation and a sweep used to end in a fault of salmask's own, as they ask where their output
-    goes."""
+    """A training, an evaluation and a sweep ask where their output goes: it used to be a fault of salmask's own."""
     code = (
         "import sys; sys.argv = ['salmask', '-h']\nfrom repro.cli import main\n"
         "try: main()\nfinally:\n    asked = [s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)]\n"
@@ -124,8 +123,7 @@ def test_ctrl_c_is_one_line_and_the_run_says_so(
 def test_a_record_that_goes_away_during_a_training_is_named_and_no_fault(
     out: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str, what: str
 ) -> None:
-    """A missing TensorBoard folder used to be a fault of salmask's own; for the other file the mend was to free
-    space."""
+    """A missing TensorBoard folder used to be a fault of salmask's own; for the other file the mend was more space."""
     longer = {"optimization.epochs": 20}  # a thread writes the events, and its error shows a step later
     folder = RunFolder.of(tiny(changes=longer), out)
 

@@ -132,8 +132,7 @@ GLOO = "[/pytorch/gloo/transport/tcp/pair.cc:561] "
     ],
 )
 def test_that_another_process_is_gone_is_told_as_that(said: str, reason: str) -> None:
-    """It used to be a fault of salmask's own or of the code that waited, and was recorded as the run's cause of
-    failure."""
+    """It used to be recorded as the run's failure, by a fault of salmask's own or of the code that waited."""
     told = lost_process(RuntimeError(said))
     assert told == (
         f"another process of this run ended, or cannot be reached any more ({reason}); mend: see what it "

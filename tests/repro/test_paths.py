@@ -202,8 +202,7 @@ def test_in_a_folder_that_was_removed_a_command_ends_in_a_line(tmp_path: Path, m
 
 
 def test_a_folder_whose_name_is_no_utf_8_is_refused_where_it_is_recorded(tmp_path: Path) -> None:
-    """Each of these used to be a fault of salmask's own, a library's error, or a message after everything was
-    computed."""
+    """They used to be faults of salmask's own, a library's error, or a message after everything was computed."""
     odd = tmp_path / os.fsdecode(b"\xff.x")
     mend = "rename that folder, or name another place"
     told = f"{tmp_path}/\\xff.x is not UTF-8; mend: {mend}"

@@ -92,8 +92,7 @@ def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class Lost(io.StringIO):
-    """A stream whose terminal is gone, whose disk is full, or whose reader has closed it, depending on the error
-    number."""
+    """A stream whose terminal is gone, disk is full, or reader has closed it, depending on the error number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()

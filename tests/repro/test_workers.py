@@ -68,8 +68,7 @@ def test_a_process_that_dies_or_hangs_is_one_line_with_its_cause(what: str, said
 
 
 def test_a_death_that_is_told_while_the_broken_connection_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's handler raises at any line of the main process: between these two, it used to be a fault of salmask's
-    own."""
+    """torch's handler raises at any line of the main process; between these two, it was a fault of salmask's own."""
 
     def signalled(error: BaseException) -> bool:
         raise RuntimeError("DataLoader worker (pid 15615) is killed by signal: Killed. ")
@@ -126,8 +125,7 @@ print(len(multiprocessing.active_children()))
     ],
 )
 def test_processes_of_readings_that_were_left_end_before_the_program(end: str, code: int) -> None:
-    """Each was sent TERM, which it survives, and waited for: half a minute at the end of every training with
-    workers."""
+    """They survive TERM, and were waited for: half a minute at the end of every training with workers."""
     more_than_cores = (os.cpu_count() or 1) + 1
     script = LEFT.replace("WORKERS", str(more_than_cores)) + end
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -117,8 +117,7 @@ def test_a_launch_writes_anew_what_it_can_and_needs_no_other_file(
 def test_an_evaluation_whose_results_cannot_be_read_is_left_out_alone(
     stand_in: StandInSlurm, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Planning and launching used to fail altogether. Only the evaluation that cannot record its results is left
-    out."""
+    """Planning and launching used to fail. Only the evaluation that cannot record its results is left out."""
     graph = graph_for(here, seeds=3)
     results = graph.jobs[0].folder.results
     results.parent.mkdir(parents=True)

@@ -362,8 +362,7 @@ def test_children_of_what_ended_a_moment_ago_wait_for_nothing_in_vain(
 def test_all_rounds_run_the_code_of_the_first(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each round used to take the code anew: an edit ended the call, and a commit changed the rest of the sweep's
-    code."""
+    """Each round used to take the code anew: an edit ended the call, and a commit changed the code of later jobs."""
     graph = graph_for(tmp_path)
     stand_in.tell("room", "4")
     taken: list[Path] = []

@@ -182,8 +182,7 @@ def test_there_are_as_many_lanes_as_end_soonest() -> None:
     placed = divided(4, 30, {"pretrain": 36000.0, **dict.fromkeys(TASKS, 60.0)})
     assert placed["pretrain"][1] == 3
     assert len({lane for lane, _ in placed.values()}) == 2
-    # In one lane, a task that is not the first would begin only after the last pretraining's evaluation, which costs
-    # more.
+    # In a shared lane, the second task would begin only after the last pretraining's evaluation: that costs more here.
     placed = divided(4, 4, {"pretrain": 1000.0, **dict.fromkeys(TASKS, 600.0)})
     assert len({lane for lane, _ in placed.values()}) == 4
 

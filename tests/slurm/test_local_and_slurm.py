@@ -89,8 +89,7 @@ def test_without_any_slurm_a_sweep_from_a_cluster_goes_on_here(
     *,
     installed: bool,
 ) -> None:
-    """Slurm's programs without a cluster used to be waited for: a sweep carried to such a machine never went on
-    there."""
+    """Slurm's programs without a cluster used to be waited for: a sweep from elsewhere never went on there."""
     if installed:
         slurm.fails("squeue", "squeue: fatal: Could not establish a configuration source")
     else:
@@ -109,8 +108,7 @@ squeue: fatal: Could not establish a configuration source"""
 def test_a_cluster_that_is_away_for_a_while_is_not_taken_for_none(
     programs: Path, slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the configuration comes from a controller that was just restarted, the jobs it had queued used to run here
-    too."""
+    """If the configuration comes from a controller that restarts, the jobs it had queued used to run here too."""
     monkeypatch.delenv("SLURM_CONF_SERVER", raising=False)
     slurm.fails("squeue", CONFIGLESS)
     graph = graph_of(tmp_path / "sweep", 1)
@@ -221,8 +219,7 @@ def test_of_several_ranks_none_is_left_where_one_cannot_begin(
 
 
 def test_the_number_of_a_launcher_that_ended_may_be_anybodys(tmp_path: Path) -> None:
-    """The debug executor runs jobs in its own process, of any command line: only the process's age tells whose it
-    is."""
+    """The debug executor runs jobs in its own process, of any command line: only its age tells whose it is."""
     of_a_launcher = Submission(
         "sweep-pretrain-0c1d2e3f", "debug", "debug", "", "mocov2/s0", "pretrain", job=str(os.getpid())
     )
@@ -323,8 +320,7 @@ def test_a_copy_of_a_sweep_leaves_the_originals_jobs_alone(
 def test_whether_a_sweep_was_moved_from_a_place_that_is_closed_a_person_says(
     programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file system that is gone, or a colleague's folder: the message used to ask for rights that nobody could
-    give."""
+    """A file system is gone, or a colleague's folder closed: the message used to ask for rights nobody could give."""
     graph = graph_of(tmp_path / "sweep", 1)
     launched(graph, "record")
     order = tmp_path / "sweep" / "jobs" / "report.json"

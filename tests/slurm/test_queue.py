@@ -43,8 +43,7 @@ def test_a_line_of_sacct_is_how_a_job_ended() -> None:
 
 
 def test_a_name_may_hold_the_separator() -> None:
-    """Older ledgers have such names, after a sweep's folder; if their jobs were dropped, they would be submitted
-    again."""
+    """Older ledgers have such names, after a sweep's folder; if dropped, their jobs would be submitted again."""
     (job,) = parse_squeue("812_3|a|b-linear-5f0c3a9e|RUNNING|None|1|2|n1|gpu|")
     assert (job.job, job.name, job.state, job.partition) == ("812_3", "a|b-linear-5f0c3a9e", "RUNNING", "gpu")
     (job,) = parse_sacct("812|a|b-linear-5f0c3a9e|FAILED|2:0|1|2|n1|gpu")
@@ -223,8 +222,7 @@ def test_local_jobs_live_by_their_process(sweep: Sweep) -> None:
 
 
 def test_an_id_that_another_users_process_has_now_is_no_job(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a reboot the id may be a service's: the job would count as running for ever, and never be submitted
-    again."""
+    """After a reboot the id may be a service's: the job would count as running, and never be submitted again."""
 
     send = os.kill
 

@@ -86,8 +86,7 @@ def test_jobs_of_other_settings_that_slurm_does_not_cancel_are_not_replaced(
 
 
 def test_a_job_that_runs_with_other_settings_is_replaced_too(stand_in: StandInSlurm, tmp_path: Path) -> None:
-    """The job that was just cancelled used to be taken for one that runs outside of Slurm, and nothing was
-    submitted."""
+    """The job just cancelled used to be taken for one that runs outside of Slurm, and nothing was submitted."""
     graph = graph_for(tmp_path, seeds=2)
     launch(graph)
     running = graph.jobs[0]

@@ -1,5 +1,4 @@
-"""`salmask status --cost`: what jobs used, by Slurm's accounting and by their own records, beside what was asked
-for."""
+"""`salmask status --cost`: what jobs used, by Slurm's accounting and their own records, beside what they asked for."""
 
 import json
 from dataclasses import replace

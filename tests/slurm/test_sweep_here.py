@@ -17,8 +17,7 @@ from slurm.sweep_folder.ledger import Ledger
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """Three calls of one sweep: at the first, one run cannot save; before the second, one result is lost; then all is
-    there."""
+    """Three calls of a sweep: at the first a run cannot save, before the second a result is lost, then all is there."""
     folder = tmp_path_factory.mktemp("sweep")
     settings = {**TINY, "optimization.epochs": 1, "probe.epochs": 1}
     in_the_way = RunFolder.of(resolve(OURS, settings), folder / "runs").checkpoints

@@ -63,8 +63,7 @@ def test_a_launch_here_needs_no_more_than_the_file_system_has(
 
 
 def test_a_lock_that_cannot_be_opened_is_told_in_a_line(tmp_path: Path) -> None:
-    """For example a colleague's lock in a group's folder: `salmask cancel` ended in a traceback, and cancelled
-    nothing."""
+    """For example a colleague's lock in a group's folder: `salmask cancel` ended in a traceback."""
     (tmp_path / ".sbatch.lock").mkdir()
     with pytest.raises(
         UserError, match=r"cannot write to .*: Is a directory; mend: have it made writable, or launch with"

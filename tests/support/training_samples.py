@@ -31,8 +31,7 @@ from repro.training.preprocess import Stages
 from repro.training.pretraining import build_training, open_data, plan_batches
 from repro.training.runner import Training
 
-# Several threads on busy cores wait for each other, ten times slower than one. Child processes use as many, to sum
-# alike.
+# Several threads on busy cores wait for each other, ten times slower than one; child processes must add up alike.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -206,8 +205,7 @@ def on_two_processes(work: Callable[[int, Path], dict[str, Any]], place: Path) -
 def on_processes(count: int, work: Callable[[int, Path], dict[str, Any]], place: Path) -> list[dict[str, Any]]:
     """What a function, given its rank and `place`, returns in each of `count` processes that gloo joins."""
     # Forked from a server that has imported torch but computed nothing: a fork of a process that has computed may hang,
-    # and importing torch anew takes seconds. The server has the environment of the first call, so each call passes its
-    # own.
+    # and importing torch anew takes seconds. The server has the first call's environment, so each passes its own.
     torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["repro.training.runner"])
     torch.multiprocessing.start_processes(
         _join, (count, work, place, dict(os.environ)), nprocs=count, start_method="forkserver"

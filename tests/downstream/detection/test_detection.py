@@ -54,7 +54,7 @@ def test_broken_data_are_refused_before_anything_is_written(voc_root: Path, tmp_
 def test_another_folder_than_the_data_sets_is_refused_before_any_task_begins(
     task: str, there: str, message: str, tmp_path: Path
 ) -> None:
-    """It was when the data were opened: after the tasks before this one, and after weights had been adopted."""
+    """It used to be refused when the data were opened, after earlier tasks had run and weights had been adopted."""
     run, folder = prepared(tmp_path / "runs")
     (tmp_path / there).mkdir()
     with pytest.raises(UserError, match=message):
@@ -74,7 +74,7 @@ def test_a_class_without_a_test_object_is_said(tmp_path: Path, caplog: pytest.Lo
 def test_a_full_schedule_on_a_cpu_is_refused_with_an_estimate_before_any_task_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was when the data were opened: after the tasks before this one, and after weights had been adopted."""
+    """It used to be refused when the data were opened, after earlier tasks had run and weights had been adopted."""
     run, folder = prepared(tmp_path, {"detection.iterations": 0, "detection.trials": 0, "machine.device": "cpu"})
     monkeypatch.setattr("downstream.detection.estimate.seconds_per_image", lambda cfg: 1.5)
     scenes, backbone = Target("scenes", None, run.data.scenes), load_backbone(folder.backbone)
@@ -96,7 +96,7 @@ def test_a_full_schedule_on_a_cpu_is_refused_with_an_estimate_before_any_task_be
 
 @pytest.mark.slow
 def test_the_estimate_knows_our_parts_of_a_detector() -> None:
-    """In a process that has imported nothing else of detection: detectron2 finds parts by their registered names."""
+    """Run in a process that has imported nothing else of detection, as detectron2 finds parts by registered names."""
     script = (
         "from pathlib import Path\n"
         "from detectron2.config import get_cfg\n"
@@ -111,17 +111,17 @@ def test_the_estimate_knows_our_parts_of_a_detector() -> None:
 
 
 def test_the_estimate_is_of_all_sizes_that_images_are_trained_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the largest of them alone, VOC would have taken half as long again."""
+    """An estimate for the largest size alone would be half as long again for VOC."""
     cfg, _ = config(DetectionSettings(rois=512), arch="resnet18", devices=1)
     cfg.defrost()
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (448, 672), 672
     monkeypatch.setattr(estimate, "build_network", lambda cfg: nn.Identity())
-    # An image of 224 × 224 takes two seconds, and each region a hundredth of one.
+    # An image of 224 × 224 takes two seconds, and each region a hundredth of a second.
     monkeypatch.setattr(estimate, "_seconds", lambda network, regions: 2 + regions / 100)
-    # Of 448 px the long side is a third longer, of 672 px it is the most that it may be.
+    # For 448 px the long side is a third longer; for 672 px it is already at its limit.
     pixels = (448 * 448 * 4 / 3 + 672 * 672) / 2
     assert estimate.seconds_per_image(cfg) == pytest.approx(2 * pixels / 224**2 + 512 / 100)
-    # On a busy machine more regions may seem to take less time.
+    # On a busy machine, more regions may seem to take less time.
     monkeypatch.setattr(estimate, "_seconds", lambda network, regions: 2 - regions / 100)
     assert estimate.seconds_per_image(cfg) == pytest.approx((2 - 8 / 100) * pixels / 224**2)
     monkeypatch.setattr(estimate, "_seconds", lambda network, regions: regions / 4 - 1)

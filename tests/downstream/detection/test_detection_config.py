@@ -1,4 +1,4 @@
-"""The detectors' settings: MoCo's recipes, schedules for any number of devices, the protocols' names."""
+"""The detectors' settings: MoCo's recipes, schedules for any number of devices, and the protocols' names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_short_schedule_keeps_its_shape() -> None:
 
 @pytest.mark.parametrize(("short", "long"), [(0, 1333), (96, 1333), (800, 1333), (1000, 1666), (1600, 2666)])
 def test_the_long_side_grows_with_a_short_side_over_the_protocols(short: int, long: int) -> None:
-    """detectron2 makes an image smaller than its short side says where the long one would go over a limit."""
+    """detectron2 makes an image smaller than its short side says if the long side would exceed a limit."""
     cfg, _ = config(DetectionSettings(min_size=short))
     assert (short or 800) == cfg.INPUT.MIN_SIZE_TEST
     assert (long, long) == (cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST)
@@ -122,7 +122,7 @@ def test_the_pyramids_new_layers_have_the_norm_of_the_backbone() -> None:
 
 
 def test_falls_are_rounded_as_detectron2_rounds_them() -> None:
-    """75 % and 11/12 of 70 steps are 52.5 and 64.17, those of 50 are 37.5 and 45.83; halves go to the even number."""
+    """75 % and 11/12 of 70 steps are 52.5 and 64.17, of 50 steps 37.5 and 45.83; halves are rounded to even."""
     for iterations, steps in ((70, (52, 64)), (50, (38, 46))):
         _, scaling = config(DetectionSettings(iterations=iterations), devices=1)
         assert scaling.steps == steps

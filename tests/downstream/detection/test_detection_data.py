@@ -1,4 +1,4 @@
-"""What a detector is trained and scored on: records, batches, augmentation."""
+"""The data that a detector is trained and scored on: records, batches, augmentation."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def test_boxes_of_voc_are_those_of_the_scenes(voc_root: Path) -> None:
 def test_scenes_in_the_cache_count_only_as_they_were_written(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever lies there may be removed at any time; what was altered was trained on."""
+    """Files in a cache may be removed at any time; altered ones used to be trained on."""
     monkeypatch.setenv("SALMASK_CACHE", str(tmp_path))
 
     def opened() -> DetectionData:
@@ -95,7 +95,7 @@ def test_records_of_coco_are_those_of_detectron2(coco_root: Path, tmp_path: Path
 
 
 def as_polygons(content: dict[str, Any]) -> None:
-    """Masks that are polygons, but for a crowd's; the images in another order than their ids."""
+    """Turns masks into polygons, except a crowd's; puts the images into another order than that of their ids."""
     content["images"].reverse()
     for entry in content["annotations"]:
         entry["segmentation"] = [[1.0, 1.0, 9.0, 1.5, 9.0, 9.0], [20, 20, 30, 20, 30, 30, 20, 30], [3, 3, 4, 4]]
@@ -178,7 +178,7 @@ def test_augmentation_is_a_function_of_seed_step_and_index(voc_root: Path, tmp_p
             assert torch.equal(record["instances"].gt_boxes.tensor, same["instances"].gt_boxes.tensor)
     images = TrainingImages(data.train, mapper, 5)
     pictures = {images[step, 0]["image"].numpy().tobytes() for step in range(8)}
-    assert len(pictures) == 2  # flipped or not; there is one size only
+    assert len(pictures) == 2  # flipped or not; there is only one size
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_augmentation_is_a_function_of_seed_step_and_index(voc_root: Path, tmp_p
 )
 def test_an_image_that_cannot_be_read_is_named_with_what_mends_it(error: OSError, mend: str) -> None:
     def mapper(_: Any) -> Any:
-        raise error  # as root, nobody is refused a file
+        raise error  # root could read any file
 
     with pytest.raises(UserError, match=rf"^a\.jpg: cannot be read \(.*\); mend: {mend} \(`salmask data verify`"):
         map_record(mapper, {"file_name": "a.jpg"})

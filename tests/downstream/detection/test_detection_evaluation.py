@@ -1,4 +1,4 @@
-"""Average precisions: ground truth scores a hundred, nothing scores zero, trials are averaged."""
+"""Average precisions: ground truth scores a hundred, no detection scores zero, trials are averaged."""
 
 import gzip
 import json
@@ -34,7 +34,7 @@ def named(record: dict[str, Any]) -> tuple[int, str]:
 def test_processes_that_score_leave_signals_to_the_main_one_and_are_not_warned_of(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    """Whoever ended a group of processes during the scoring was shown a traceback of torch's loader."""
+    """Ending a group of processes during the scoring used to print a traceback of torch's loader."""
     records = [{"file_name": f"{index}.jpg"} for index in range(40)]
     names = []
     for [(process, name)] in make_test_loader(records, named, workers=1):
@@ -47,7 +47,7 @@ def test_processes_that_score_leave_signals_to_the_main_one_and_are_not_warned_o
 
 
 class GroundTruth(nn.Module):
-    """A detector that has read the answers."""
+    """A detector that returns the ground truth."""
 
     def __init__(self, records: list[dict[str, Any]], *, masks: bool, shift: float = 0.0) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def test_ground_truth_scores_a_hundred_on_voc(voc_root: Path) -> None:
 
 
 def test_voc_is_scored_by_the_11_points_of_2007_and_the_thresholds_of_coco() -> None:
-    """Four objects and a difficult one; found are the difficult one, an object, nothing, and an object not quite."""
+    """Four objects and a difficult one; detected are the difficult one, one exactly, one inexactly, and background."""
     box = (20.0, 20.0, 60.0, 60.0)
     of_image = Annotation((100, 100), (VocObject("cat", box, difficult=False),))
     hard = Annotation((100, 100), (VocObject("cat", box, difficult=True),))
@@ -112,12 +112,12 @@ def test_voc_is_scored_by_the_11_points_of_2007_and_the_thresholds_of_coco() -> 
     (image_set,) = voc.TEST
     evaluator = VocGroundTruth("eleven points", image_set, ("cat",), annotations).evaluator()
     evaluator.reset()
-    # Of boxes 41 pixels wide, as VOC counts, those 8 pixels apart have an IoU of 33 / 49: found up to .65.
+    # Boxes are 41 pixels wide as VOC counts: shifted by 8 pixels they have an IoU of 33 / 49, a hit up to .65.
     for name, shift, score in (("0", 0, 0.9), ("1", 0, 0.8), ("2", 40, 0.7), ("3", 8, 0.6)):
         found = Instances((100, 100), pred_boxes=Boxes(torch.tensor([box]) + torch.tensor([shift, 0, shift, 0])))
         found.scores, found.pred_classes = torch.tensor([score]), torch.tensor([0])
         evaluator.process([{"image_id": name}], [{"instances": found}])
-    # Precision 1 up to a recall of 1/4, which holds three of 0, .1 ... 1, and 2/3 up to 1/2, which holds three more.
+    # Precision is 1 up to a recall of 1/4, at three of the points 0, .1 ... 1, and 2/3 up to 1/2, at three more.
     at_50, at_75 = 100 * (3 + 3 * 2 / 3) / 11, 100 * 3 / 11
     scores = average_precisions(evaluator.evaluate(), ["bbox"], detections=4)
     expected = {"bbox_AP": (4 * at_50 + 6 * at_75) / 10, "bbox_AP50": at_50, "bbox_AP75": at_75}
@@ -152,7 +152,7 @@ def test_the_kept_detections_are_cocos_and_give_the_ap(task: str, voc_root: Path
         from pycocotools import coco
         from pycocotools.cocoeval import COCOeval
 
-        # By pycocotools alone, as a stranger would read the file against the annotations.
+        # pycocotools alone, as a stranger would read the file against the annotations
         truth = coco.COCO(str(coco_root / "annotations" / "instances_val2017.json"))
         scoring = COCOeval(truth, truth.loadRes(json.loads(json.dumps(results))), "segm")
         scoring.evaluate()
@@ -189,7 +189,7 @@ def test_images_are_scored_upright_and_without_their_annotations(voc_root: Path,
             return super().forward(batch)
 
     first, _ = planned(*prepared(tmp_path), data)
-    trial = replace(first, index=1)  # the first one would draw a picture
+    trial = replace(first, index=1)  # the first trial would draw a picture
     trial.path.mkdir(parents=True)
     with quiet_detectron2():
         scores = evaluate_detector(trial, Seeing(data.test, masks=False))  # type: ignore[arg-type]  # no parts are used
@@ -204,7 +204,7 @@ def test_images_are_scored_upright_and_without_their_annotations(voc_root: Path,
 
 def test_all_detections_are_counted_and_those_of_some_images_kept() -> None:
     sample = Sample(["b"])
-    for _ in range(2):  # what an earlier scoring left is forgotten
+    for _ in range(2):  # an earlier scoring's detections are forgotten
         sample.reset()
         outputs = [{"instances": Instances((9, 9), scores=torch.ones(count))} for count in (1, 3, 0)]
         sample.process([{"file_name": name} for name in "abc"], outputs)
@@ -231,7 +231,7 @@ def test_trials_are_averaged_and_kept_apart() -> None:
 
 
 def test_coco_is_scored_by_the_official_api(coco_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where detectron2 was built from source, with a faster one of its own."""
+    """The official API counts, even if detectron2 was built from source with a faster one of its own."""
     monkeypatch.setattr(coco_evaluation, "COCOeval_opt", type("Fast", (), {}))
     data = data_of(COCO, coco_root)
     assert outcome_of(data, GroundTruth(data.test, masks=True))["bbox"]["AP"] == pytest.approx(100)

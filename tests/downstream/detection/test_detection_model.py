@@ -1,4 +1,4 @@
-"""The backbone in the detector: every weight in its place, equal features, and what is refused."""
+"""The backbone in the detector: every weight is in its place, features are equal, and mismatches are refused."""
 
 import math
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_res5_of_the_detector_is_torchvisions(arch: str, head: DetectionHead) ->
 
 
 def test_features_are_equal_through_detectron2s_own_forward_pass() -> None:
-    """Not by our walk over its blocks: backbone, pooled boxes and head as detectron2 calls them."""
+    """Tested on detectron2's own calls of backbone, pooled boxes and head, not on our walk over its blocks."""
     backbone = backbone_of("resnet50")
     cfg, _ = config(devices=1)
     model = build_detector(cfg, backbone, high_passed=False).eval()
@@ -58,7 +58,7 @@ def test_features_are_equal_through_detectron2s_own_forward_pass() -> None:
         expected = layers.maxpool(layers.relu(layers.bn1(layers.conv1(images))))
         expected = layers.layer3(layers.layer2(layers.layer1(expected)))
         torch.testing.assert_close(model.backbone(images)["res4"], expected, atol=1e-4, rtol=1e-4)
-        # A fresh norm in eval mode divides by sqrt(1 + eps).
+        # In eval mode a new norm divides by sqrt(1 + eps).
         head = layers.layer4(expected) / math.sqrt(1 + 1e-5)
         torch.testing.assert_close(model.roi_heads.res5(expected), head, atol=1e-4, rtol=1e-4)
 
@@ -151,7 +151,7 @@ def test_a_backbone_of_another_depth_is_refused() -> None:
 
 @pytest.mark.parametrize("arch", RESNETS)
 def test_every_resnet_of_torchvisions_has_a_detector(arch: str) -> None:
-    """By names and shapes, on the meta device; ResNeXts and wide ones were refused."""
+    """By names and shapes, on the meta device; ResNeXts and wide ResNets used to be refused."""
     settings, unbuilt = DetectionSettings(), {"classes": 2, "mask_format": "polygon", "devices": 1, "device": "meta"}
     cfg, _ = build_config(settings, schedule="voc_24k", arch=arch, **unbuilt)
     state = planned_resnet(arch, BASE_WIDTH).state_dict()
@@ -171,7 +171,7 @@ def test_every_weight_has_its_place() -> None:
 
 
 def test_high_passed_input_is_the_image_without_its_blur() -> None:
-    """As torchvision's 11-tap blur has it, each image before padding."""
+    """The blur is torchvision's with 11 taps, of each image before padding."""
     backbone = backbone_of("resnet18", "high_pass")
     cfg, _ = config(arch="resnet18", devices=1)
     model = build_detector(cfg, backbone, high_passed=True)

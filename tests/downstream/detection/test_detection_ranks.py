@@ -1,4 +1,4 @@
-"""Detectors that several processes train: one detector, whatever images each of them saw."""
+"""Detectors that several processes train: all ranks have one detector, whatever images each of them saw."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from repro.runs.detection import VOC
 
 
 def widened(root: Path) -> Path:
-    """VOC, in which every second image is twice as wide as the others."""
+    """VOC with every second image twice as wide as the others."""
     for number, path in enumerate(sorted((root / "VOC2007/Annotations").iterdir())):
         if number % 2:
             picture = root / "VOC2007/JPEGImages" / f"{path.stem}.jpg"
@@ -44,9 +44,9 @@ def rank_of_two(number: int, place: Path) -> dict[str, Any]:
         train(trial, model)
     final = torch.load(trial.final, weights_only=True)["model"] if trial.final.exists() else {}
     refusal = ""
-    if number == 0:  # alone: the other one would be waited for by norms over both
+    if number == 0:  # alone: norms across ranks would wait for the other one
         estimate.seconds_per_image(narrow(trial.cfg))
-    # Each rank measures another pace, as on nodes of which one is busy.
+    # Each rank measures another pace, as if one of two nodes was busy.
     estimate.seconds_per_image = lambda cfg: (1e9, 0.0)[number]
     try:
         estimate.refuse_endless(trial.cfg, 1)
@@ -63,7 +63,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_every_rank_scores_with_the_detector_that_is_kept(ranks: list[dict[str, Any]]) -> None:
-    """Averages over a rank's own images, of other sizes than the other's, are not what the other one has."""
+    """Each rank's images have other sizes, so that statistics over its own images would differ from the other's."""
     first, second, final = ranks[0]["state"], ranks[1]["state"], ranks[0]["final"]
     assert first.keys() == second.keys() == final.keys()
     assert [key for key in first if not torch.equal(first[key], second[key])] == []

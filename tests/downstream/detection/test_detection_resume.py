@@ -1,4 +1,4 @@
-"""Detectors resume in the same bits, and a checkpoint that must not be gone on from is never taken."""
+"""Detectors resume bit by bit, and a checkpoint that does not fit is never used."""
 
 import re
 import shutil
@@ -59,7 +59,7 @@ def test_a_resumed_training_ends_in_the_same_bits(
         with quiet_detectron2(), pytest.raises(KeyboardInterrupt):
             train(trial, model)
     assert [path.name for path in checkpoints(trial.path)] == ["step_00000002.pth"]
-    torch.rand(3)  # what else drew numbers has no say
+    torch.rand(3)  # other random draws have no influence
     content = trained_detector(trial, backbone)
     assert_same(content["model"], undisturbed["model"])
     assert not checkpoints(trial.path)
@@ -95,7 +95,7 @@ def test_weights_that_are_not_finite_are_never_saved(voc_root: Path, tmp_path: P
 def test_a_training_that_is_asked_to_stop_saves_the_step_it_is_at(
     voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """USR2 comes between two checkpoints: the detector goes on from this step, and not from the last of them."""
+    """USR2 comes between two checkpoints: the detector resumes from this step, not from the last checkpoint."""
     run, folder = prepared(tmp_path, {"machine.checkpoint_every": 10**6})
     trial, backbone = planned(run, folder, data_of(VOC, voc_root))
     saver, _, _ = saver_of(trial, begin(trial, backbone))
@@ -119,7 +119,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(voc_root: Path, tmp_path:
     newest.write_bytes(newest.read_bytes()[:-1000])
     (trial.path / ".step_00000003.pth.x").write_bytes(b"torn")
     step, seconds = restore(trial, model, optimizer, scheduler)
-    assert (step, 5.0 <= seconds < 35.0) == (1, True)  # those of before, and of no more than this test
+    assert (step, 5.0 <= seconds < 35.0) == (1, True)  # the earlier seconds, and few of this test
     assert not list(trial.path.glob(".step_*"))
     for path in checkpoints(trial.path):
         path.write_bytes(b"")
@@ -152,7 +152,7 @@ NOT_TRAINED: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 def test_a_file_that_holds_no_trained_detector_is_one_line(voc_root: Path, tmp_path: Path) -> None:
-    """Some ended in a traceback, and NaN in an AP of 0."""
+    """Some of these files used to end in a traceback, and NaN in an AP of 0."""
     run, folder = prepared(tmp_path, {"machine.checkpoint_every": 1})
     trial, backbone = planned(run, folder, data_of(VOC, voc_root))
     model = begin(trial, backbone)
@@ -175,7 +175,7 @@ def test_a_file_that_holds_no_trained_detector_is_one_line(voc_root: Path, tmp_p
 
 
 def mended(root: Path, folder: Path) -> Path:
-    """A copy of VOC in which the first object to score on is difficult."""
+    """A copy of VOC in which the first object of the test split is difficult."""
     shutil.copytree(root, folder)
     year = folder / "VOC2007"
     path = year / "Annotations" / f"{(year / 'ImageSets/Main/test.txt').read_text().split()[0]}.xml"
@@ -185,7 +185,7 @@ def mended(root: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_annotations_to_score_on_are_no_part_of_what_was_trained(voc_root: Path, tmp_path: Path) -> None:
-    """Where one is corrected, the detector is scored again, and not trained again."""
+    """If one of them is corrected, the detector is scored again, but not trained again."""
     run, folder = prepared(tmp_path / "runs")
     original, corrected = data_of(VOC, voc_root), data_of(VOC, mended(voc_root, tmp_path / "VOCdevkit"))
     trial, backbone = planned(run, folder, original)
@@ -217,7 +217,7 @@ main()
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_killed_training_goes_on_and_ends_in_the_same_bits(tmp_path: Path) -> None:
-    """kill -9 at any moment after the first checkpoint."""
+    """It is killed by kill -9 at any moment after its first checkpoint."""
     changes = {"detection.iterations": 12, "machine.checkpoint_every": 2}
     run, undisturbed = prepared(tmp_path / "undisturbed", changes)
     killed = with_random_backbone(run, tmp_path / "killed")

@@ -1,4 +1,4 @@
-"""Detectors that are trained: what moves, what diverges, what a trial and a process add."""
+"""Detectors that are trained: which parts change, divergence, and what trials and processes add."""
 
 import errno
 import logging
@@ -78,7 +78,7 @@ def test_a_training_that_diverges_leaves_no_checkpoint(voc_root: Path, tmp_path:
 
 
 def reporter_of(folder: Path, metrics: Path) -> detection_training.Reporter:
-    """What reports a training whose third of nine steps is made."""
+    """The reporter of a training that has made three of nine steps."""
     trial: Any = SimpleNamespace(
         task=VOC, index=0, folder=RunFolder(folder), machine=SimpleNamespace(log_every=1), metrics=metrics
     )
@@ -92,7 +92,7 @@ def reporter_of(folder: Path, metrics: Path) -> detection_training.Reporter:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_metrics_that_a_full_disk_keeps_out_are_told_in_one_line(tmp_path: Path) -> None:
-    """As of a pretraining; it was called a fault of salmask's own."""
+    """The same as in a pretraining; it used to be told as a fault of salmask's own."""
     reporter_of(tmp_path, tmp_path / "metrics.jsonl").after_step()
     assert '"total_loss": 1.5' in (tmp_path / "metrics.jsonl").read_text()
     with pytest.raises(UserError, match=r"cannot write /dev/full: No space left on device; mend: free some space"):
@@ -118,7 +118,7 @@ def test_a_status_that_cannot_be_written_is_no_reason_to_lose_steps(
 
 
 def test_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What the system tells of a process goes on over an exec: a launcher's memory would count as the training's.
+    # The system's maximum survives an exec: a launcher's memory would count as the training's.
     monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=2**31))
     ballast = torch.ones(2**28 // 4)  # a quarter of a GiB
     assert 0.25 < peak_memory_gib(CPU) < 64
@@ -136,7 +136,7 @@ def test_only_evaluating_needs_a_trained_detector(voc_root: Path, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_detector_learns_what_it_is_shown(tmp_path: Path) -> None:
-    """Boxes and masks of four pictures, which are scored again: 96 % AP50 of either when this was written."""
+    """Boxes and masks of four pictures, which are also scored: AP50 was 96 % for either when this was written."""
     same = Scenes("train", count=4, classes=4, size=64, seed=0, objects=2)
     root = write_coco(tmp_path / "coco", same, same)
     changes = {"detection.iterations": 120, "detection.min_size": 96, "detection.rois": 16, "detection.base_lr": 0.08}

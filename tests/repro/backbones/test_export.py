@@ -47,8 +47,7 @@ def image() -> Image.Image:
 
 
 def own_features(folder: RunFolder, image: Image.Image) -> torch.Tensor:
-    """The features of the linear probe: the image is resized, cropped, normalised and filtered, then passes the
-    backbone."""
+    """The linear probe's features: the image is resized, cropped, normalised and filtered, then passes the backbone."""
     backbone = load_backbone(folder.backbone)
     resized = tvf.resize(image, [round(CROP * 256 / 224)], Image.Resampling.BILINEAR)
     pixels = tvf.pil_to_tensor(tvf.center_crop(resized, [CROP, CROP])).float() / 255

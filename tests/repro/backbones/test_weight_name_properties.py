@@ -79,8 +79,7 @@ def test_a_stem_without_planes_does_not_fit(weights: dict[str, Tensor], place: P
 @pytest.mark.parametrize("odd", [torch.tensor(1j), torch.tensor(1).to_sparse(), torch.tensor(1, device="meta")])
 @pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_a_counter_that_is_no_plain_number_is_refused(weights: dict[str, Tensor], place: Path, odd: Tensor) -> None:
-    """A complex counter used to be adopted; every command on that run then warned that its imaginary part is
-    dropped."""
+    """A complex counter used to be adopted; every command on that run warned that its imaginary part is dropped."""
     torch.save({**weights, "bn1.num_batches_tracked": odd}, place / "x.pth")
     with pytest.raises(UserError, match=r"no floating-point numbers: 1 \(bn1\.num_batches_tracked\); mend: save"):
         read_foreign(place / "x.pth", "resnet18", width=4)

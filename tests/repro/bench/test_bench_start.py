@@ -27,8 +27,7 @@ def test_every_stage_of_a_start_is_timed() -> None:
             sum(rows[stage][clock] for stage in before), abs=0.01
         )
     assert all(rows[stage]["cpu s"] > 0 for stage in rows)
-    # Importing takes longer than a step of a network of width 8, for torch and for the rest, so nothing is imported
-    # twice.
+    # Each stage of imports takes longer than a step of a network of width 8: nothing was imported before its stage.
     assert min(rows[stage]["cpu s"] for stage in STAGES[:2]) > rows["second step"]["cpu s"]
 
 

@@ -236,8 +236,7 @@ def test_odd_files_in_caltech_are_named(tmp_path: Path) -> None:
 
 
 def test_what_systems_leave_in_caltech_is_no_class_and_no_image(caltech_root: Path, tmp_path: Path) -> None:
-    """torchvision's class takes every name in its folder for a class: a stray file used to end in a
-    NotADirectoryError."""
+    """torchvision's class takes every name in its folder for a class: a stray file ended in a NotADirectoryError."""
     folder = make_caltech(tmp_path) / "caltech101/101_ObjectCategories"
     for name in (".ipynb_checkpoints", "@eaDir"):
         (folder / name).mkdir()

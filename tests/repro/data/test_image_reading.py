@@ -57,8 +57,7 @@ ODD = [
 
 @pytest.mark.parametrize(("odd", "line"), ODD)
 def test_an_odd_image_beyond_the_first_is_named(odd: Any, line: str) -> None:
-    """Batches of unequal shapes used to be told as a fault of salmask's own; bad labels and empty images were trained
-    on."""
+    """Unequal shapes used to be told as a fault of salmask's own; bad labels and empty images were trained on."""
     views = TwoViews(Own(odd), 32, tiny().augmentation, seed=0)
     for read in (
         lambda: views[0, 5],

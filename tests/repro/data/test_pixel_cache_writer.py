@@ -51,8 +51,7 @@ def test_after_an_error_no_further_images_are_decoded(
     monkeypatch.setattr(pixel_cache_writer, "pixels_of", read)
     with pytest.raises(UserError, match="torn"):
         cached(images, tmp_path / "caches")
-    # On a busy machine one or two chunks may begin before the error is seen; if nothing stopped the work, all five
-    # would.
+    # A chunk or two may begin before the error is seen, on a busy machine; if nothing stopped the work, all five would.
     assert max(decoded) < len(images) - 2
 
 

@@ -1,5 +1,4 @@
-"""Masks of any size: as many patches as the paper counts, at one rate in both strata, and none where none is
-allowed."""
+"""Masks of any size: as many patches as the paper counts, at one rate in both strata, and only where allowed."""
 
 import torch
 from hypothesis import given

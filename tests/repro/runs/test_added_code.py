@@ -141,8 +141,7 @@ def test_without_a_checkout_what_lies_in_the_packages_is_salmasks_own(
 def test_a_library_in_a_folder_of_any_name_is_nobodys_added_code(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`pip install --target` makes such folders for `PYTHONPATH`; errors in them used to be told as those of added
-    code."""
+    """`pip install --target` makes such folders for `PYTHONPATH`; their errors used to count as added code's."""
     monkeypatch.syspath_prepend(tmp_path / "site")
     path = tmp_path / "site" / "means.py"
     (tmp_path / "site" / "means-1.0.dist-info").mkdir(parents=True)

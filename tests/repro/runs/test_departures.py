@@ -149,8 +149,7 @@ def test_all_else_plays_a_part_in_the_papers_own_rows(method: str, idle: tuple[s
 
 
 def test_a_switch_of_a_whole_sweep_alters_no_row_that_it_does_nothing_to() -> None:
-    """Plain rows used to be ALTERED by where high-pass noise is drawn, and supervised training by a blur it does not
-    use."""
+    """Plain rows used to be ALTERED by where high-pass noise is drawn, and supervised training by an unused blur."""
     sweep = {"masking.noise_area": "masked", "augmentation.blur": "box"}
     altered = {
         method: {departure.what for departure in departures(changed(row(method), sweep), row(method))}

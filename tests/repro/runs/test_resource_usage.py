@@ -148,8 +148,7 @@ def test_the_drivers_word_on_a_gpu_is_found_by_its_name() -> None:
 
 
 class Cuda:
-    """torch.cuda as a thread of a rank sees it: the rank computes on the third of four GPUs; the thread's own is the
-    first."""
+    """torch.cuda in a thread of a rank that computes on the third of four GPUs; the thread's own GPU is the first."""
 
     def is_initialized(self) -> bool:
         return True

@@ -337,8 +337,7 @@ def test_maps_of_true_masks_are_made_whatever_the_network_sees() -> None:
 
 
 def test_maps_that_could_not_be_kept_are_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """They used to be computed, for hours on a large data set, and the message named a file that had not been
-    written."""
+    """They used to be computed, maybe for hours, and the message named a file that had not been written."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("SALMASK_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr(repro.saliency.image_maps, "load_maps", pytest.fail)

@@ -147,8 +147,7 @@ def test_random_cells_are_as_many_and_anywhere_and_others_each_time() -> None:
     overlaps = [(one & other).sum() / one.sum() for i, one in enumerate(kinds) for other in kinds[:i]]
     assert all(abs(overlap - 2 / 16) < 0.06 for overlap in overlaps)
     assert torch.equal(random(maps, whole_images(count, 1), "key"), draws[1, "key"])
-    # The rows of the table that recorded runs used: for image 5 its own row, and those 7919 and its multiples further
-    # on.
+    # The table's rows that recorded runs used: for image 5 its own row, and those a multiple of 7919 further on.
     for cells, row in zip(draws.values(), (5, 324, 243, 162), strict=True):
         assert torch.equal(cells[5].flatten(), random.ranks[row] < 2)
 

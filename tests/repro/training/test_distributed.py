@@ -114,8 +114,7 @@ def plans() -> dict[str, list[list[tuple[int, int]]]]:
 
 
 def stops(number: int, asked_at: int, steps: int = 9) -> tuple[int, int, int]:
-    """The step of an epoch after which a process stops if rank 1 is asked to at one step; the signal, and the final
-    answer."""
+    """The step after which a process stops if rank 1 is asked to at one step; the signal, and the final answer."""
     agreement, end = StopAgreement(), 0
     STOP.signal = 0
     for done in range(1, steps):
@@ -365,8 +364,7 @@ def test_a_backbone_has_the_running_statistics_of_all_processes(
 def test_a_checkpoint_of_two_processes_is_adopted_with_the_running_statistics_of_both(
     ranks: Sequence[dict[str, Any]], place: Path
 ) -> None:
-    """The model in the checkpoint has rank 0's statistics; the backbone of a finished training has those of all
-    ranks."""
+    """A checkpoint's model has rank 0's statistics; the backbone of a finished training has those of all ranks."""
     folder = RunFolder(place / "plain")
     exported = read_checkpoint(folder.backbone)["state_dict"]
     adopted = read_foreign(checkpoints(folder.checkpoints)[0], "resnet18", "encoder_q", width=4).state
