@@ -73,14 +73,14 @@ def test_views_are_those_of_the_cpu() -> None:
     made = torch.stack([draw.row() for draw in draws(64, AugmentationSettings())])
     images = pixels(64)
     difference = (apply_on_device(images.to(GPU), made).cpu() - apply_on_device(images, made)).abs()
-    # A hue on the edge of its sector may fall to either side; almost none does.
+    # A hue on the edge of its sector may fall to either side; very few do.
     assert difference.flatten(1).amax(1).sort().values[-4] < 1e-4
 
 
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("method", ["mocov2", "simclr", "supervised"])
 def test_training_begins_as_on_the_cpu(method: str, tmp_path: Path) -> None:
-    # Rounding grows from step to step: batch norm over 8 values is not kind to it.
+    # Rounding errors grow from step to step, fast with batch norm over 8 values.
     run = on_gpu(method)
     first, second = (losses(trained(run, tmp_path / device.type, device)) for device in (CPU, GPU))
     assert first[0] == pytest.approx(second[0], rel=1e-3)
@@ -122,7 +122,7 @@ def test_the_memory_layout_changes_nothing_but_rounding(tmp_path: Path) -> None:
 def test_replayed_steps_are_the_usual_ones(method: str, map_of: str, tmp_path: Path) -> None:
     runs = [on_gpu(method, machine__graphs=on, localizer__map=map_of) for on in (False, True)]
     usual, replayed = (trained(run, tmp_path / str(n), GPU) for n, run in enumerate(runs))
-    # Six steps, of which the last three are replayed.
+    # Six steps, the last three of which are replayed.
     assert losses(usual) == losses(replayed)
     assert_same_training(usual.checkpoints, replayed.checkpoints)
 
@@ -182,7 +182,7 @@ def test_the_state_of_the_loss_scaler_is_resumed(tmp_path: Path) -> None:
     assert_same_training(folder.checkpoints, whole.checkpoints)
 
 
-# What watches
+# Checks during training
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -289,7 +289,7 @@ def test_crops_of_resident_images_fit_into_a_cuda_graph() -> None:
     side_stream = torch.cuda.Stream()
     side_stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side_stream):
-        crop()  # cuBLAS sets itself up
+        crop()  # cuBLAS initialises itself
     torch.cuda.current_stream().wait_stream(side_stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -1,4 +1,4 @@
-"""That nothing waits where it need not, which only a GPU can show; skipped where there is none."""
+"""Nothing waits without need, which only a GPU can show; skipped if there is none."""
 
 import time
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def test_a_step_never_waits_for_the_device(method: str, precision: str) -> None:
 
 
 class NoWaiting(Hook):
-    """Refuses waits from the fifth step to the last but one: of steps, of all hooks, and for the next batch."""
+    """Refuses waits from the fifth step to the last but one: in steps, in all hooks, and for the next batch."""
 
     priority = "VERY_HIGH"
 

@@ -1,6 +1,6 @@
-"""What a step would do on a GPU, tried where there is none: every tensor on one device, and the host never waits.
+"""What a step does on a GPU, tried without one: all tensors are on one device, and the host never waits.
 
-`tests/test_gpu.py` tries the same on a real one, with numbers.
+`tests/test_gpu.py` tries the same on a real GPU, with numbers.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ from repro.training.view_draws import ViewDraws
 
 FAST = "mocov2+ours-hp"
 QUICK = ("supervised", "mocov2+mscn", "simclr+adios", "simclr+ours-blur")
-"""Between them, and FAST in other tests, all that a step is made of; every other row is tried at night."""
+"""With FAST in other tests, these cover all parts of a step; the other rows are tried at night."""
 
 
 def rows(methods: Iterable[str], *quick: str) -> list[Any]:
@@ -42,7 +42,7 @@ def imitated_generators(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_gpu(method: str, **changes: Any) -> Run:
-    """Released code leaves an image alone, which needs larger views."""
+    """A tiny run. The released code normalises single images, which needs views of more than one cell."""
     usual = {
         "localizer.weights": "random",
         "data.crop": 64 if "released" in method else 32,
@@ -132,7 +132,7 @@ def test_a_step_stays_on_the_device_and_never_waits(method: str) -> None:
     run = on_gpu(method)
     images = open_data(run, "train")
     if "-by-" in method:
-        build_learner(run, images, CPU)  # makes maps of the objects, whose copies to their file may well be waited for
+        build_learner(run, images, CPU)  # makes maps of the objects, for which it may wait for copies to their file
     with imitated_gpu() as gpu:
         learner = build_learner(run, images, GPU)
         losses = make_steps(gpu, learner, loaded(run, learner), run.optimization.precision)
@@ -157,7 +157,7 @@ def test_maps_of_whole_images_stay_on_the_device(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     run = on_gpu(FAST, localizer__map="image")
     images = open_data(run, "train")
-    build_learner(run, images, CPU)  # makes the maps, whose copies to their file may well be waited for
+    build_learner(run, images, CPU)  # makes the maps, for which it may wait for copies to their file
     with imitated_gpu() as gpu:
         learner = build_learner(run, images, GPU)
         losses = make_steps(gpu, learner, loaded(run, learner), run.optimization.precision)
@@ -192,7 +192,7 @@ def test_resident_images_are_cropped_on_the_device(
 
 @pytest.mark.parametrize("method", rows([*TABLE1, "mocov2+ours-hp-released"], FAST))
 def test_what_a_graph_captures_asks_the_host_for_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As `StepGraph` captures it: the whole batch is on the device, generators and shuffles have been handed over.
+    # As `StepGraph` captures it: the whole batch is on the device, and generators and shuffles have been handed over.
     if "adios" in method:
         pytest.skip("its two networks take turns, and are never captured")
     run = on_gpu(method)

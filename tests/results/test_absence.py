@@ -1,4 +1,4 @@
-"""Why a table's cell has no number: what became of its runs, or by what else they were measured."""
+"""Why a table's cell has no number: its runs have not finished, or were measured by something else."""
 
 import json
 from dataclasses import replace
@@ -26,12 +26,12 @@ from results.tables.rendering import render
 
 
 def started(root: Path, method: str, seed: int, **status: Any) -> None:
-    """A run folder that was begun, has no result, and is in this state."""
+    """A run folder that was begun, has no result, and has this status."""
     begun(root / "full", build([of_method(method), {"seed": seed}])).set_status(**status)
 
 
 def test_what_was_measured_otherwise_is_not_called_not_run(tmp_path: Path) -> None:
-    """One more evaluation of one run, and all others were "not run", though each had a number by kNN."""
+    """After one more evaluation of one run, all others used to be "not run", though each had a number by kNN."""
     for method in ("mocov2", "mocov2+ours-hp"):
         results = finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}).results
         rows = read(results)[0]
@@ -74,7 +74,7 @@ def test_a_mean_over_the_surviving_seeds_says_so(tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_its_number_is_not_missing_where_another_sweep_has_it_too(tmp_path: Path) -> None:
-    """Tables 1 and 3 share rows: a launch of the second made each number of the first a mean over survivors."""
+    """Tables 1 and 3 share rows: launching Table 3 used to make each number of Table 1 a mean over survivors."""
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
     begun(tmp_path / "table3", build([of_method("mocov2"), {"seed": 0}]))
     begun(tmp_path / "table3", build([of_method("mocov2"), {"seed": 1}]))
@@ -83,7 +83,7 @@ def test_a_run_that_has_its_number_is_not_missing_where_another_sweep_has_it_too
 
 
 def test_a_detector_that_failed_is_told_in_the_column_of_tiny_ones(tmp_path: Path) -> None:
-    """Its pretraining alone was held against the scale of pretraining and detector."""
+    """The scale of pretraining and detector used to be compared with the pretraining's alone."""
     for method, seed in (("mocov2", 1), ("mocov2+ours-hp", 0)):
         folder = finished(tmp_path, method, seed, {("imagenet100", "top1"): 40.0}, data__crop=64)
         with pytest.raises(RuntimeError), folder.attempt("voc07+12"):
@@ -107,7 +107,7 @@ def test_a_run_of_no_row_that_failed_is_told_in_the_column_of_its_size(tmp_path:
 
 
 def test_settings_are_read_once_for_all_seeds_of_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each takes a tenth of a second, and a sweep has thousands; what has other settings still belongs elsewhere."""
+    """Reading them takes a tenth of a second each, and a sweep has thousands; runs with other settings stay apart."""
     for seed in range(3):
         started(tmp_path, "mocov2", seed, state="failed")
     begun(tmp_path / "full", build([of_method("mocov2"), {"seed": 3, "data.crop": 64}])).set_status("failed")
@@ -121,7 +121,7 @@ def test_settings_are_read_once_for_all_seeds_of_a_recipe(tmp_path: Path, monkey
 
 
 def test_an_evaluation_that_failed_is_told_of_a_run_that_was_measured_otherwise(tmp_path: Path) -> None:
-    """A run with neighbours and a probe that ran out of memory was "not run", and its mean over seeds had no note."""
+    """A run with neighbours and a probe out of memory used to be "not run", and its mean over seeds had no note."""
     for method, seed in (("mocov2+ours-hp", 0), ("mocov2", 3)):
         folder = finished(tmp_path, method, seed, {("imagenet100", "top1"): 40.0})
         rows = read(folder.results)[0]
@@ -136,14 +136,14 @@ def test_an_evaluation_that_failed_is_told_of_a_run_that_was_measured_otherwise(
     assert ours["mocov2+ours-blur"] == "not run"
     assert "further runs of it have no result: 1 failed" in markdown(table)
     transferred = records_of(table).query("dataset == 'caltech101'").set_index("row")["measured"]
-    assert transferred["mocov2+ours-hp"] == "not run"  # nobody asked for it
+    assert transferred["mocov2+ours-hp"] == "not run"  # nobody requested it
     (lacking,) = explain("table1:mocov2+ours-hp:imagenet100", None, runs)["runs without a result"]
     assert lacking.startswith("full/mocov2+ours-hp/s0-")
     assert lacking.endswith(": linear failed: out of memory")
 
 
 def test_a_probe_that_failed_is_told_beside_one_on_another_data_set(tmp_path: Path) -> None:
-    """Of Table 1's three probes one had ended well: the cells of those that had not said "not run"."""
+    """If one of Table 1's three probes had ended well, the cells of those that had not used to say "not run"."""
     folder = finished(tmp_path, "mocov2", 0, {("caltech101", "top1"): 60.0})
     for task in ("linear", "linear@flowers102"):
         with pytest.raises(RuntimeError), folder.attempt(task):
@@ -151,7 +151,7 @@ def test_a_probe_that_failed_is_told_beside_one_on_another_data_set(tmp_path: Pa
     runs = find_runs([tmp_path], resolve)
     table = render("table1", collect([tmp_path], resolve), runs=runs, rows="all", only="measured")
     assert markdown_rows(table)["MoCo v2"] == ["failed", "60.00 (1)", "failed"]
-    append(folder.results, rows_of(run_id=folder.load().id))  # an earlier attempt had ended well
+    append(folder.results, rows_of(run_id=folder.load().id))  # an earlier attempt ended well
     assert list(find_runs([tmp_path], resolve)[0].unfinished_evaluations) == ["linear@flowers102"]
 
 

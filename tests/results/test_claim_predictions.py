@@ -1,4 +1,4 @@
-"""Claims are judged by images where predictions are at hand, and the row says so."""
+"""Claims are judged by images if predictions are at hand, and the row says so."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def verdicts_on(root: Path, better: str = OURS, worse: str = "mocov2", **options
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three seeds each, 800 images, 74 % and 70 % in truth."""
+    """Three seeds of each method, 800 images, true accuracies of 74 % and 70 %."""
     two_methods(tmp_path, {"mocov2": 0.70, OURS: 0.74})
     return tmp_path
 
@@ -49,7 +49,7 @@ def test_images_and_seeds_judge_what_compare_judges(root: Path) -> None:
     (other,) = compare(collect_runs(records), records, OURS, "mocov2")
     comparison = verdict.comparison
     assert comparison.mean == pytest.approx(other.difference.mean)
-    assert comparison.p == pytest.approx(other.difference.p, abs=0.004)  # of other draws
+    assert comparison.p == pytest.approx(other.difference.p, abs=0.004)  # both use draws of their own
     assert comparison.interval() == pytest.approx(other.difference.interval(), abs=0.1)
     assert comparison.basis == "3 seeds, 800 images"
     assert verdict.p == comparison.p  # the only comparison of its sentence here
@@ -79,7 +79,7 @@ def test_whichever_name_comes_first_in_the_alphabet_images_judge_better_minus_wo
     assert there.mean > 2 > -2 > back.mean == -there.mean
     assert there.p == back.p
     assert there.interval() == pytest.approx([-end for end in reversed(back.interval() or ())], abs=1e-9)
-    # The best epoch's accuracy is of other predictions than the last one's, equal though they may be.
+    # The best epoch's accuracy belongs to other predictions than the last one's, even if they are equal.
     best = frame[frame["metric"] == "top1"].assign(metric="top1_best")
     ((column, _),) = measured_columns(best, published("table1"), metric="top1_best")
     assert ColumnPredictions(column, best).judge(*SIDES[0], "top1_best", (0, 1, 2)) is None
@@ -92,7 +92,7 @@ def test_of_two_seeds_images_judge_as_well(tmp_path: Path) -> None:
 
 
 def test_images_find_what_three_seeds_cannot(tmp_path: Path) -> None:
-    """Pairs of seeds scatter by chance, and their t-test has two degrees of freedom; thousands of images tell."""
+    """Pairs of seeds scatter by chance, and their t-test has two degrees of freedom; thousands of images find more."""
     with_images, without = tmp_path / "images", tmp_path / "seeds"
     rng = np.random.default_rng(3)
     hard = rng.beta(0.7, 0.3, 4000)

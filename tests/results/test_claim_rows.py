@@ -1,4 +1,4 @@
-"""What `salmask claims` prints: each comparison once, with sweep, protocol and metric; the same on a terminal."""
+"""What `salmask claims` prints: each comparison once, with sweep, protocol and metric, also on a terminal."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def comparisons(runs: Path, *options: str) -> list[dict[str, object]]:
 
 
 def test_no_comparison_stands_twice_and_each_names_its_sweep_and_protocol(runs: Path) -> None:
-    # By kNN the runs were measured twice, with two k: two columns of one title.
+    # The runs were measured by kNN with two k: two columns with one title.
     rows = comparisons(runs, "--task", "knn")
     names = [tuple(row[name] for name in ("better", "worse", "where", "protocol", "fidelity", "scale")) for row in rows]
     assert len(names) == len(set(names)) == 2 * 4
@@ -51,7 +51,7 @@ def test_no_comparison_stands_twice_and_each_names_its_sweep_and_protocol(runs: 
 
 
 def test_two_protocols_are_two_settings_and_count_each_comparison_once(runs: Path) -> None:
-    """Sentences averaged both numbers of neighbours, and corrected for them together."""
+    """Sentences used to average both numbers of neighbours, and corrected for them together."""
     content = json.loads(salmask("claims", "--runs", str(runs), "--task", "knn", "--json").out)
     (first, second) = [row for row in content["sentences"] if row["claim"] == "ours-beats-baseline"]
     assert [row["setting"].split("; TINY")[0] for row in (first, second)] == [
@@ -90,7 +90,7 @@ def test_two_splits_are_two_settings_and_count_each_comparison_once(
     for gain, sentence in enumerate(sentences):
         assert (sentence.compared, sum(sentence.counts.values())) == (1, 72)
         assert sentence.comparison.mean == pytest.approx(12.5 / 3 + gain)
-    # One comparison each, so that neither is corrected for the other.
+    # One comparison each, so neither is corrected for the other.
     compared = [verdict for verdict in verdicts if verdict.comparison.n]
     assert [verdict.tested for verdict in compared] == [1, 1]
     assert [verdict.p for verdict in compared] == [verdict.comparison.p for verdict in compared]
@@ -115,7 +115,7 @@ def test_verdicts_are_spelt_as_everywhere_and_settings_have_letters(runs: Path) 
 
 
 def test_what_departs_in_some_rows_alone_is_said_of_them(tmp_path: Path) -> None:
-    """Their setting says what departs in all: "the paper's data" passed for theirs."""
+    """The setting states what all rows have in common: "the paper's data" used to be told of altered ones too."""
     for seed in range(3):
         finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed}, optimization__lr=0.3)
         finished(tmp_path, "mocov2+ours-hp", seed, {("imagenet100", "top1"): 66.1 + seed**2}, optimization__lr=0.3)
@@ -134,7 +134,7 @@ def test_what_departs_in_some_rows_alone_is_said_of_them(tmp_path: Path) -> None
 
 
 def test_a_mean_that_is_no_number_is_not_printed(tmp_path: Path) -> None:
-    """Its 309 digits were, beside no interval and no p."""
+    """Its 309 digits used to be printed, without interval and p."""
     for seed, value in enumerate((1e308, -1e308, 1e308)):
         finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
         finished(tmp_path, "mocov2+ours-hp", seed, {("imagenet100", "top1"): value})
@@ -148,7 +148,7 @@ def test_a_mean_that_is_no_number_is_not_printed(tmp_path: Path) -> None:
     "words", [["claims"], ["explain", "table1:mocov2:coco"], ["plot", "all"], ["report"], ["pack"]]
 )
 def test_a_folder_without_runs_is_refused_and_nothing_written(words: list[str], tmp_path: Path) -> None:
-    """The page of none was written, and 191 claims were not run."""
+    """A page of no runs used to be written, with 191 claims that were not run."""
     (tmp_path / "empty").mkdir()
     out = ["--out", str(tmp_path / "out")] if words[0] in ("plot", "report", "pack") else []
     line = refused(*words, "--runs", str(tmp_path / "empty"), *out)
@@ -174,9 +174,9 @@ def test_what_does_not_decide_a_sentence_is_said() -> None:
         "high-pass-is-best": (UNDECIDED, "no comparison has two seeds that both rows have"),
         "best-and-second-best": (SINGLY, "no sentence about the whole"),
     }
-    assert [verdict.scope for verdict in told] == ["on 2 of 72", "", ""]  # not: on 0 of 48
+    assert [verdict.scope for verdict in told] == ["on 2 of 72", "", ""]  # not "on 0 of 48"
     published = {verdict.family.id: verdict.published for verdict in told}
-    assert published["ours-beats-baseline"] == pytest.approx((73.80 + 72.50) / 2 - 68.22)  # of Table 1, ImageNet-100
+    assert published["ours-beats-baseline"] == pytest.approx((73.80 + 72.50) / 2 - 68.22)  # from Table 1, ImageNet-100
     assert published["high-pass-is-best"] is None
 
 
@@ -188,7 +188,7 @@ def test_a_setting_names_what_all_of_its_runs_altered() -> None:
 
 
 def test_on_a_terminal_comparisons_stand_below_their_place_and_setting() -> None:
-    """The letter of the setting tells a place from another of the same column, and what was not run has none."""
+    """The setting's letter tells two places in one column apart; comparisons that were not run have none."""
     verdicts = judge(frame_of(*rows_of("mocov2", (60.0, 61.0)), *rows_of("mocov2+ours-hp", (63.0, 64.5))))
     console = Console(file=StringIO(), force_terminal=True, width=120, no_color=True)
     print_verdicts(verdicts, letters(judge_families(verdicts)), console)
@@ -218,7 +218,7 @@ def test_a_metric_in_the_address_and_another_as_an_option_are_refused(runs: Path
 
 @pytest.mark.parametrize("command", ["claims", "report", "pack", "plot"])
 def test_a_measure_that_no_evaluation_gave_is_refused(runs: Path, command: str) -> None:
-    """Every sentence was "not run", as an evaluation was chosen that does not give it."""
+    """Every sentence used to be "not run", as an evaluation was chosen that does not give the measure."""
     words = [command, *(["forest"] if command == "plot" else []), "--runs", str(runs / "cpu-112px" / "mocov2")]
     line = refused(*words, "--task", "knn", "--metric", "top1_best")
     assert "no result is top1_best by knn; mend: give one that was measured: knn (top1, top5, mean_per_class); " in line
@@ -229,7 +229,7 @@ def test_a_measure_that_no_evaluation_gave_is_refused(runs: Path, command: str) 
     [("table", "table1"), ("claims",), ("compare", "mocov2", "simclr"), ("plot", "forest"), ("report",), ("pack",)],
 )
 def test_what_an_evaluation_chose_is_no_measure_to_judge_by(runs: Path, words: tuple[str, ...]) -> None:
-    """The paper's sentences were judged by penalties of logistic regression, as percentages."""
+    """The paper's sentences used to be judged by penalties of logistic regression, taken for percentages."""
     line = refused(*words, "--runs", str(runs / "cpu-112px"), "--task", "logistic", "--metric", "l2")
     assert "'l2' is no accuracy: it says what an evaluation chose or took; mend: name an accuracy, such as top1" in line
 
@@ -245,7 +245,7 @@ def test_the_evaluation_is_one_that_gives_the_measure(runs: Path, tmp_path: Path
 
 
 def test_a_question_that_one_column_answers_was_run() -> None:
-    """Runs of another fidelity have a column of their own, in which the same questions were "not run" once more."""
+    """Runs of another fidelity have their own column, where the same questions used to be "not run" a second time."""
     verdicts = judge(collect([EXAMPLES / "study" / "runs"]), task="logistic")
     counts = count(verdicts)
     assert sum(counts.values()) == len(questions()) < len(verdicts)

@@ -1,4 +1,4 @@
-"""Claims are judged by hand-checkable statistics, and one pair of runs never decides."""
+"""Claims are judged by statistics that can be checked by hand, and one pair of runs decides nothing."""
 
 import math
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def verdict(
     worse: str = "mocov2",
     spread: SpreadOf = SpreadOf.sentence,
 ) -> pd.Series:
-    """The line of `as_frame` on the statement about two rows of Table 1."""
+    """The line of `as_frame` with the statement about two rows of Table 1."""
     lines = as_frame(judge(frame, spread=spread)).query("better == @better and worse == @worse")
     return lines[lines["table"] == "table1"].iloc[0]
 
@@ -52,7 +52,7 @@ def test_the_interval_is_students_by_hand() -> None:
 
 
 def test_holm_is_the_published_example() -> None:
-    # Holm 1979: 4 × 0.005, then at least as much as before × the number left
+    # Holm 1979: 4 × 0.005, then the maximum of the value before and p × the number left
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
     assert holm([0.9, 0.8]) == [1.0, 1.0]
@@ -65,7 +65,7 @@ def test_holm_keeps_the_chance_of_any_false_alarm_below_the_level() -> None:
 
 
 def test_the_number_of_seeds_needed_has_the_power_it_promises() -> None:
-    seeds = seeds_needed(Comparison((0.0, 4.0, 2.0)), 2.0)  # an effect of one spread, which is 2
+    seeds = seeds_needed(Comparison((0.0, 4.0, 2.0)), 2.0)  # the true effect is one spread, 2
     assert seeds == 10
     assert [seeds_needed(Comparison((0.0, 4.0, 2.0)), size) for size in (4.0, 4.2, 6.0, 8.0)] == [5, 5, 4, 3]
     assert seeds_needed(Comparison((0.0, 9.0), spread=Spread(2.0, 8)), 2.0) == seeds
@@ -88,7 +88,7 @@ def test_one_run_each_supports_nothing_however_large_the_difference() -> None:
 
 
 def test_seeds_that_only_one_row_has_are_no_pair() -> None:
-    """They read "not run", as if one of the two rows were missing."""
+    """They used to read "not run", as if one of the two rows were missing."""
     line = verdict(frame_of(*rows_of("mocov2", [60.0]), *rows_of("mocov2+ours-hp", [70.0, 71.0])[1:]))
     assert (line["verdict"], line["n"], line["why"]) == (UNDECIDED, 0, "no seed that both have")
     line = verdict(frame_of(*rows_of("mocov2", [60.0])))
@@ -97,7 +97,7 @@ def test_seeds_that_only_one_row_has_are_no_pair() -> None:
 
 
 def test_seeds_that_have_no_pair_are_said_where_others_have_one() -> None:
-    """Those of the longer row were left out without a word."""
+    """The longer row's additional seeds used to be left out without a message."""
     line = verdict(frame_of(*rows_of("mocov2", [60.0, 61.0]), *rows_of("mocov2+ours-hp", [70.0, 70.4, 73.0, 74.0])))
     assert line["n"] == 2
     assert line["why"].endswith("; left out: 2 seeds that only one of the two has")
@@ -127,7 +127,7 @@ def test_close_runs_are_a_tie_and_scattered_ones_too_few() -> None:
     close = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [70.1, 70.2, 70.05]})
     assert verdict(close)["verdict"] == TIE
     assert verdict(close)["why"] == "the interval lies within ±1 point"
-    # Within the margin on one side alone: -2.66 … 0.72, and the same the other way round.
+    # Only one end of the interval is within the margin: -2.66 … 0.72, and the same the other way round.
     for lopsided in ([69.8, 69.0, 68.6], [70.2, 71.4, 71.6]):
         frame = seeds_of({"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": lopsided})
         assert verdict(frame)["verdict"] == UNDECIDED
@@ -136,7 +136,7 @@ def test_close_runs_are_a_tie_and_scattered_ones_too_few() -> None:
     assert line["verdict"] == UNDECIDED
     too_few = "; about 9 seeds would show 5.58 points at this spread"
     assert line["why"] == f"the interval contains zero as well as more than 1 point{too_few}"
-    # The only comparison of its sentence: nothing is corrected.
+    # The only comparison of its sentence is not corrected.
     assert (line["low_corrected"], line["high_corrected"], line["p_corrected"]) == (
         line["low"],
         line["high"],
@@ -185,7 +185,7 @@ def test_the_note_counts_no_comparisons_where_one_seed_tests_none() -> None:
 
 
 def test_p_is_the_same_whatever_else_was_run() -> None:
-    """Neither another setting of the same rows nor runs for another sentence change a number of a verdict."""
+    """Neither another setting of the same rows nor runs for another sentence change a verdict's numbers."""
     pairs = {"mocov2": [70.0, 70.2, 70.1], "mocov2+ours-hp": [72.0, 72.5, 73.3]}
     frame = seeds_of(pairs)
     more = {"mocov2": [10.0, 11.0, 12.5], "mocov2+ours-hp": [13.0, 12.0, 12.6]}
@@ -229,7 +229,7 @@ def sentences(frame: pd.DataFrame | None, spread: SpreadOf = SpreadOf.pair) -> p
 def reproduced(
     spread: float, *, effect: float = 1.0, draw: int = 0, tables: Sequence[str] = ("table1", "table2")
 ) -> pd.DataFrame:
-    """Three seeds of every row with the published values, and noise; the gains over the framework times `effect`."""
+    """Three seeds of every row with the published values and noise; gains over the framework are scaled by `effect`."""
     noise = np.random.default_rng(draw)
     rows = []
     for paper in map(published, tables):
@@ -276,7 +276,7 @@ def test_a_family_is_decided_where_its_pairs_are_not() -> None:
     assert first["difference"] == pytest.approx(first["published"], abs=0.2)
     assert first["supported"] + first["tie"] + first["contradicted"] + first["undecided"] == 72
     assert first["supported"] < 36  # the correction for 72 comparisons leaves few of them
-    # By the spread that the sentence's rows share, nearly all of those that are there.
+    # By the spread that the sentence's rows share, nearly all of those with runs.
     assert sentences(frame, SpreadOf.sentence).loc["ours-beats-baseline", "supported"] > 40
     reversed_runs = reproduced(0.3, effect=-1.0)
     assert sentences(reversed_runs).loc["ours-beats-baseline", "verdict"] == CONTRADICTED
@@ -285,7 +285,7 @@ def test_a_family_is_decided_where_its_pairs_are_not() -> None:
 def test_without_an_effect_false_alarms_are_rare() -> None:
     frames = [reproduced(0.3, effect=0.0, draw=draw, tables=["table1"]) for draw in range(20)]
     alarms = pd.DataFrame([sentences(frame)["verdict"].isin([SUPPORTED, CONTRADICTED]) for frame in frames])
-    # Each sentence by itself: they are not corrected for one another. The chance of more at 5 % is 0.3 % for each.
+    # Sentences are not corrected for one another. Each has more alarms at 5 % with a chance of 0.3 %.
     assert alarms.sum().max() <= 4
     assert (alarms.sum() > 0).any()
 
@@ -351,7 +351,7 @@ def test_untrained_networks_are_no_runs_of_the_method_whose_name_they_have() -> 
     [(math.nan,) * 3, (60.0, math.nan, 61.0), (60.0, math.nan), (1e308, -1e308, 1e308), (1e160, 1e161, 1e160)],
 )
 def test_values_that_are_no_numbers_decide_nothing_and_leave_the_others_as_they_are(values: tuple[float, ...]) -> None:
-    """It said that all pairs differ by the same amount."""
+    """The note used to say that all pairs differ by the same amount."""
     others = [*rows_of("mocov2", (60.0, 61.0, 62.5)), *rows_of("mocov2+ours-blur", (65.0, 66.2, 67.0))]
     alone = {verdict.claim: verdict for verdict in judge(frame_of(*others)) if verdict.both_run}
     verdicts = [verdict for verdict in judge(frame_of(*others, *rows_of("mocov2+ours-hp", values))) if verdict.both_run]
@@ -359,7 +359,7 @@ def test_values_that_are_no_numbers_decide_nothing_and_leave_the_others_as_they_
     assert len(of_it) == 2
     for verdict in of_it:
         assert (verdict.outcome, verdict.p, verdict.comparison.interval()) == (UNDECIDED, None, None)
-        assert verdict.why.partition("; ")[0] == NO_NUMBERS  # behind it, of the shorter one, the seeds left out
+        assert verdict.why.partition("; ")[0] == NO_NUMBERS  # then the seeds that the shorter one lacks
     (other,) = [verdict for verdict in verdicts if verdict not in of_it]
     assert (other.outcome, other.p) == (alone[other.claim].outcome, alone[other.claim].p)
     families = judge_families(verdicts)

@@ -1,4 +1,4 @@
-"""Results of many runs are collected once each into one long table, whatever stands in some file."""
+"""Results of many runs are collected once each into one long table, whatever a file contains."""
 
 import errno
 import json
@@ -117,7 +117,7 @@ def test_runs_behind_links_are_found_once_and_other_links_are_left_alone(tmp_pat
     save(root, *runs(1.0, 2.0, 3.0), replace(RESULT, sweep="other", run_id="x", value=4.0))
     first, second, third = sorted((root / "demo" / RESULT.method).iterdir())
     scratch.mkdir()
-    for place in (first, root / "other"):  # a run and a sweep that were moved away
+    for place in (first, root / "other"):  # a run and a sweep that were moved elsewhere
         place.rename(scratch / place.name)
         place.symlink_to(scratch / place.name)
     (second.parent / "a-best").symlink_to(second)
@@ -141,7 +141,7 @@ def test_what_was_submitted_is_passed_over_as_its_owner_alone_may_look_into_it(
     (private := sweep / "logs" / "demo-pretrain-0123abcd").mkdir(parents=True)
     scandir = os.scandir
 
-    def closed(path: Any) -> Any:  # root, who runs tests too, may look into any folder
+    def closed(path: Any) -> Any:  # root, who may run tests, could look into any folder
         if str(path) == str(private):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return scandir(path)
@@ -185,7 +185,7 @@ def test_results_that_are_no_file_are_told_and_no_run_is_left_out_for_it(tmp_pat
     path = sorted(tmp_path.rglob("results.jsonl"))[0]
     path.unlink()
     path.mkdir()
-    (path.parent / "run.yaml").touch()  # by which the folder is a run's
+    (path.parent / "run.yaml").touch()  # makes the folder a run's
     with pytest.raises(UserError, match=r"results\.jsonl is no regular file; mend: put a file in its place"):
         collect([tmp_path])
 
@@ -207,7 +207,7 @@ def test_a_damaged_file_costs_the_others_of_its_batch_nothing(tmp_path: Path) ->
 
 
 def test_accuracies_that_are_no_percentages_are_told(tmp_path: Path) -> None:
-    """A row of 173 % led its table, and the claim was supported, without a word."""
+    """A row of 173 % led its table and supported its claim without a warning."""
     rates = [replace(RESULT, metric=metric, value=8.5e5) for metric in ("lr", "l2", "l2@split=0")]
     save(tmp_path, *runs(0.0, 100.0, 173.0, -1.0), *rates)
     (odd,) = tmp_path.rglob("*run2/results.jsonl")
@@ -221,7 +221,7 @@ TIMES = st.sampled_from(
 )
 NUMBERS = st.integers() | st.floats() | st.sampled_from([2**63, -(2**64), 10**320])
 ODD = st.none() | st.booleans() | st.just([1]) | st.just({}) | st.text(max_size=9) | st.just("\ud800") | TIMES | NUMBERS
-"""What a hand or a broken writer may put where a value belongs."""
+"""What a person or a broken writer may put in place of a value."""
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_whatever_stands_in_a_row_the_others_are_collected(file: Path, damaged: 
         '{"value": NaN}',
         '{"seed": "0"}',
         '{"started": "soon"}',
-        '{"started": "2026-11-22T10Z"}',  # as other readers of ISO 8601 take it, and Arrow
+        '{"started": "2026-11-22T10Z"}',  # which other readers of ISO 8601 accept, Arrow among them
         '{"started": "2026-11-22T10:00:00+01"}',
         '{"started": "0000-01-01T00:00:00Z"}',
         '{"value": true}',
@@ -264,7 +264,7 @@ def test_the_fast_reader_skips_what_the_careful_one_skips(tmp_path: Path, line: 
 
 
 def test_two_rows_in_one_line_are_skipped_by_the_fast_reader_too(tmp_path: Path) -> None:
-    """Arrow reads both, of a line that everybody else takes for damaged."""
+    """Arrow reads both rows of a line that every other reader takes for damaged."""
     save(tmp_path, *runs(1.0, 2.0))
     path = sorted(tmp_path.rglob("results.jsonl"))[0]
     path.write_text(path.read_text() + 2 * json.dumps(record(metric="top5")) + "\n")
@@ -276,7 +276,7 @@ def test_two_rows_in_one_line_are_skipped_by_the_fast_reader_too(tmp_path: Path)
 def test_whole_files_are_left_to_the_fast_reader_and_damaged_ones_alone_to_the_careful_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Line by line a million rows take minutes, and nothing else tells by whom they were read."""
+    """Line by line, a million rows take minutes; the result alone would not show which reader was used."""
     save(tmp_path, *runs(1.0, 2.0, 3.0))
     read_with_care: list[Path] = []
     monkeypatch.setattr(reading, "read_rows", lambda path: (read_with_care.append(path), read_rows(path))[1])
@@ -345,7 +345,7 @@ def test_what_is_exported_is_read_back_with_its_types(tmp_path: Path) -> None:
 def test_many_rows_are_collected_and_printed_quickly() -> None:
     took = collecting(20_000)
     assert took["rows"] == 20_000
-    assert took["collect_s"] + took["render_s"] < 5  # a million must stay below 10 s on two cores
+    assert took["collect_s"] + took["render_s"] < 5  # limit for a million: 10 s on two cores
 
 
 def test_rows_of_one_sweep_share_a_scale_whatever_their_frameworks_batch_and_queue(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_a_run_without_settings_departs_as_its_other_seeds_do(tmp_path: Path) ->
         finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, optimization__epochs=20)
         for seed in range(2)
     ]
-    folders[0].run_yaml.unlink()  # the first by path, whose folder would be asked for all of them
+    folders[0].run_yaml.unlink()  # the first by path, whose folder stands for all of them
     assert set(collect([tmp_path], resolve)["departures"].astype(str)) == {"20 epochs (paper: 200)"}
     folders[1].run_yaml.unlink()
     assert set(collect([tmp_path], resolve)["departures"].astype(str)) == {
@@ -373,7 +373,7 @@ def test_a_run_without_settings_departs_as_its_other_seeds_do(tmp_path: Path) ->
 
 
 def test_each_row_keeps_its_own_scale_whichever_runs_lie_between(tmp_path: Path) -> None:
-    # By path: a recipe, another one, and the first again, evaluated at another scale.
+    # In the order of paths: a recipe, another one, and the first again, evaluated at another scale.
     scales = {"a": "64 px", "b": "96 px", "c": "64 px, 2 epochs"}
     for sweep, scale in scales.items():
         save(tmp_path, replace(RESULT, sweep=sweep, recipe="b" if sweep == "b" else "a", run_id=sweep, scale=scale))

@@ -1,4 +1,4 @@
-"""`salmask compare`: by images where predictions are at hand, else by seeds, and what was lost is said."""
+"""`salmask compare`: by images if predictions are at hand, else by seeds; missing predictions are told."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def test_classes_and_flips_are_counted_by_hand(root: Path) -> None:
     assert classes["images"].tolist() == [200] * 4
     assert classes["difference"].mean() == pytest.approx(comparison.difference.mean)
     order = [(-difference, name) for name, difference in classes["difference"].items()]
-    assert order == sorted(order)  # the terminal shows the ends
+    assert order == sorted(order)  # the terminal shows both ends
     first, second = (side.correct("top1").sum(axis=0) >= 2 for side in (comparison.first, comparison.second))
     flips = comparison.flips
     counts = len(flips), (flips["right"] == "first").sum()
@@ -79,14 +79,14 @@ def test_half_of_the_runs_are_not_most_of_them(tmp_path: Path) -> None:
         for seed, chances in enumerate(of_seeds):
             evaluated(tmp_path, method, seed, predictions(np.array(chances, float), 0))
     (comparison,) = compared(tmp_path)
-    # Of two runs each 2 : 0, 2 : 1, 1 : 1 and 0 : 1 are right: only of the first image neither side is in halves.
+    # The two runs of each are right 2 : 0, 2 : 1, 1 : 1 and 0 : 1 times: only on the first image is no side split.
     assert comparison.flips[["image", "right"]].to_numpy().tolist() == [[0, "first"]]
     told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
     assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (in most seeds)." in told
 
 
 def test_of_one_run_each_no_seeds_are_told(tmp_path: Path) -> None:
-    """It said "(in most seeds)" of two runs."""
+    """It used to say "(by most seeds)" of two runs."""
     for method, chances in {OURS: [1, 1, 0], "mocov2": [0, 1, 0]}.items():
         evaluated(tmp_path, method, 0, predictions(np.array(chances, float), 0))
     told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
@@ -102,7 +102,7 @@ def test_sides_of_unlike_numbers_of_runs_say_what_is_assumed(tmp_path: Path) -> 
 
 
 def test_values_too_large_to_compute_with_decide_nothing(tmp_path: Path) -> None:
-    """One was called better with p = 0.0001; of smaller ones an error was shown as a bug."""
+    """One method used to be better with p = 0.0001; smaller values ended in an error that was told as a bug."""
     for seed, value in enumerate((1e308, -1e308, 1e160)):
         finished(tmp_path, OURS, seed, {("imagenet100", "top1"): value})
         finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0 + seed})
@@ -215,12 +215,12 @@ def test_sweeps_of_one_name_are_told_apart_by_the_words_that_were_asked_for(tmp_
     assert min(counts) > 0
     page = tmp_path / "flips.html"
     assert salmask("compare", here, there, *roots, "--out", str(page)).code == 0
-    assert page.read_text().count("<figure") == min(48, sum(counts))  # each on one side
+    assert page.read_text().count("<figure") == min(48, sum(counts))  # each figure belongs to one side
     assert f"<h3>Only MoCo v2 of {here} is right: {counts[0]} images" in page.read_text()
 
 
 def test_what_is_compared_with_itself_is_refused(root: Path) -> None:
-    """A sweep and a method of it were the same runs, of which it said that no difference was found."""
+    """A sweep and a method of it are the same runs; the command used to find no difference between them."""
     same = [("mocov2", "mocov2"), ("full/mocov2", "mocov2"), ("full", "mocov2"), ("mocov2/s0", "mocov2/s0")]
     for words in same:
         line = refused("compare", *words, "--runs", str(root))
@@ -231,7 +231,7 @@ def test_what_is_compared_with_itself_is_refused(root: Path) -> None:
 
 
 def test_what_both_lack_is_named_with_what_they_have(root: Path) -> None:
-    """Of a measure that the evaluation has not, it said that there was nothing by that evaluation."""
+    """For a measure that the evaluation lacks, the message used to say that there was nothing by that evaluation."""
     with pytest.raises(UserError, match=r"no top5 by linear in common; .* another of mean_per_class, top1$"):
         compared(root, task="linear", metric="top5")
     with pytest.raises(UserError, match=r"no top1 by knn in common; .* another of linear$"):
@@ -239,7 +239,7 @@ def test_what_both_lack_is_named_with_what_they_have(root: Path) -> None:
 
 
 def test_a_measure_is_compared_by_an_evaluation_that_gives_it(tmp_path: Path) -> None:
-    """It was said to be in nothing that both have, as they have linear probes, which did not give it."""
+    """Both have linear probes, which do not give the measure; it used to be told as nothing that both have."""
     for method in (OURS, "mocov2"):
         results = finished(tmp_path, method, 0, {("imagenet100", "top1"): 60.0}).results
         append(results, [replace(row, task="knn", protocol="knn-v1", metric="top5") for row in read(results)[0]])
@@ -248,7 +248,7 @@ def test_a_measure_is_compared_by_an_evaluation_that_gives_it(tmp_path: Path) ->
 
 
 def test_what_both_have_is_compared_beside_probes_of_two_data_sets(tmp_path: Path) -> None:
-    """As both have linear probes, on data sets of their own, they were said to have nothing in common."""
+    """Both have linear probes on different data sets: the message used to say that they have nothing in common."""
     for method, dataset in ((OURS, "caltech101"), ("mocov2", "flowers102")):
         results = finished(tmp_path, method, 0, {(dataset, "top1"): 60.0}).results
         append(results, [replace(row, task="knn", dataset="imagenet100") for row in read(results)[0]])
@@ -305,7 +305,7 @@ def test_the_code_that_measured_is_told_where_it_is_not_one(root: Path) -> None:
 def test_of_two_runs_of_one_seed_neither_is_dropped(tmp_path: Path) -> None:
     finished(tmp_path, OURS, 0, {("imagenet100", "top1"): 65.0})
     for sweep, value in (("full", 60.0), ("again", 61.0)):
-        # The same recipe under two ids, as a setting that does not count for the recipe makes it.
+        # One recipe under two ids, by a setting that is no part of the recipe.
         folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): value}, sweep=sweep)
         text = folder.results.read_text()
         folder.results.write_text(text.replace('"run_id": "', f'"run_id": "{sweep}'))
@@ -319,7 +319,7 @@ def test_a_run_that_was_trained_again_is_compared_with_its_first_training(tmp_pa
     records = find_runs([tmp_path], resolve)
     (comparison,) = compare(collect_runs(records, every_folder=True), records, "again", "first")
     assert comparison.difference.mean == pytest.approx(1.5)
-    assert comparison.published is None  # "published +0.00" was printed
+    assert comparison.published is None  # "published +0.00" used to be printed
     command = salmask("compare", "again", "first", "--runs", str(tmp_path))
     assert command.code == 0, command.err
     assert "| difference " in command.out
@@ -349,7 +349,7 @@ def test_a_page_cannot_be_a_folder_and_nothing_is_drawn_for_it(root: Path) -> No
 
 
 def test_what_tells_no_spread_is_named(root: Path) -> None:
-    """Of a run that is right everywhere and one that is wrong everywhere, it said that they say the same."""
+    """One run is right everywhere and one is wrong everywhere: the note used to say that they agree."""
     for seed, chance in {5: 1.0, 6: 1.0, 7: 0.0}.items():
         evaluated(root, "mocov2", seed, predictions(np.full(800, chance), seed))
     for other in ("mocov2/s6", "mocov2/s7"):
@@ -375,7 +375,7 @@ def test_the_command_prints_markdown_data_and_a_page(root: Path, tmp_path: Path)
     assert "<h3>Only MoCo v2 is right: " in text
     assert text.count("<figure") == 48
     assert "<strong>MoCo v2 + ours (high-pass) is better</strong>" in text
-    assert "The images are not shown" in text  # ImageNet is not here
+    assert "The images are not shown" in text  # ImageNet's images are not here
     assert "https://" not in text
     assert salmask("compare", OURS, "mocov3", "--runs", str(root)).code == 2
 

@@ -1,4 +1,4 @@
-"""`salmask claims` says what speaks against the runs that it compares: their code, and seeds that gave no number."""
+"""`salmask claims` names what speaks against the runs it compares: different code, and seeds without a number."""
 
 from pathlib import Path
 
@@ -49,8 +49,8 @@ def fail(root: Path, method: str, seed: int, state: str = "failed") -> None:
 
 
 def test_seeds_of_what_is_compared_that_gave_no_number_are_counted(folders: Folders, tmp_path: Path) -> None:
-    """A mean over the seeds that survived was judged as if no others had been begun; tables say so."""
-    fail(tmp_path, "simclr", 0)  # compared with nothing: no other row of its framework has a number
+    """A mean over the seeds that survived was judged as if no others had been started; tables did tell."""
+    fail(tmp_path, "simclr", 0)  # not compared: no other row of its framework has a number
     assert notes(tmp_path) == []
     fail(tmp_path, HP, 2)
     fail(tmp_path, HP, 3, "interrupted")
@@ -61,23 +61,23 @@ def test_seeds_of_what_is_compared_that_gave_no_number_are_counted(folders: Fold
 
 
 def test_a_row_none_of_whose_runs_gave_a_number_is_named(folders: Folders, tmp_path: Path) -> None:
-    """Its comparisons were "not run", as if nobody had begun any."""
+    """Its comparisons used to be "not run", as if nobody had started any."""
     blur = "mocov2+ours-blur"
     for seed in range(3):
         fail(tmp_path, blur, seed)
     fail(tmp_path, HP, 2)
-    fail(tmp_path, "simclr", 0)  # no other row of its framework has a number: there is nothing that it lacks for
+    fail(tmp_path, "simclr", 0)  # no other row of its framework has a number, so it lacks nothing
     further = "Runs without a result, left out of the comparisons: MoCo v2 + ours (high-pass) (1 failed)."
     none = "Rows of which no run has a result, not compared: MoCo v2 + ours (strong blur) (3 failed)."
     assert notes(tmp_path) == [further, none]
     assert f"{none}\n" in salmask("claims", "--runs", str(tmp_path)).out
-    # A number of it by a seed that nothing else has: its comparisons are undecided, and not for want of results alone.
+    # With a number by a seed that no other row has, its comparisons are undecided, not only for lack of results.
     finished(tmp_path, blur, 7, {("imagenet100", "top1"): 61.0})
     assert notes(tmp_path) == [further.replace(": ", ": MoCo v2 + ours (strong blur) (3 failed), ")]
 
 
 def test_trainings_that_warned_are_named(folders: Folders, tmp_path: Path) -> None:
-    """Two networks that had collapsed were a tie, and a lead over one was supported, without a word."""
+    """Two collapsed networks used to be a tie, and a lead over one was supported, without a warning."""
     collapsed = [Symptom("collapsed embeddings", 40, "all alike", "a lower rate")]
     tell_symptoms(folders["mocov2", 1].health, collapsed)
     tell_symptoms(finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 1.0}).health, collapsed)  # not compared
@@ -98,7 +98,7 @@ def test_the_command_says_it_beside_its_data_too(folders: Folders, tmp_path: Pat
 
 
 def test_rows_of_a_part_are_compared_too_and_a_run_is_counted_once(folders: Folders, tmp_path: Path) -> None:
-    """Also where it lacks its number in two columns."""
+    """Also if it lacks its number in two columns."""
     for seed in range(2):
         for method in (f"{HP}-random", f"{HP}-no-masks"):
             finished(tmp_path, method, seed, {("imagenet100", "top1"): 62.0, ("folder", "top1"): 40.0})
@@ -120,7 +120,7 @@ def test_rows_of_a_part_are_compared_too_and_a_run_is_counted_once(folders: Fold
 def test_what_is_compared_was_measured_by_one_state_of_the_code_or_that_is_said(
     folders: Folders, tmp_path: Path, changes: dict[str, object], states: str
 ) -> None:
-    """Differences of two versions of the code were supported without a word, which `compare` and tables have."""
+    """Differences between two versions of the code used to be supported without the warning of `compare` and tables."""
     unpaired = finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 50.0})
     rewritten(unpaired.results, **changes)
     assert notes(tmp_path) == []  # no number of it is compared

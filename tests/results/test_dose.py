@@ -1,4 +1,4 @@
-"""What a measure depends on how well the foreground covers the object: the plot, and the slope beside it."""
+"""How a measure depends on how well the foreground covers the object: the plot, and the slope beside it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_dose_is_drawn_against_the_iou_of_the_role_that_is_varied_with_interva
     assert drawn[QUERY, "inverted"] == ((0.3, 0.3, 0.3), (20.0, 21.0, 22.0))
     assert len(drawn) == 6
     assert panel.references == {"mocov2": 34.0}
-    # Student's: t(.975, 2) = 4.303 times 1 / sqrt(3).
+    # Student's t(.975, 2) = 4.303, times 1 / sqrt(3).
     assert half_width((45.0, 46.0, 47.0)) == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
     figure = saliency_dose(Material(runs, frame))
     axes = figure.axes[0]
@@ -42,14 +42,14 @@ def test_a_dose_is_drawn_against_the_iou_of_the_role_that_is_varied_with_interva
     (above,) = axes.child_axes
     assert {text.get_text() for text in above.get_xticklabels()} == {*FOREGROUNDS, "random", "inverted"}
     gaps = np.diff([text.get_position()[0] for text in above.get_xticklabels()])
-    assert gaps.min() >= APART - 1e-9  # none stands on another
+    assert gaps.min() >= APART - 1e-9  # no label overlaps another
     assert figure.legends[0].get_title().get_text().endswith("; TINY MODE, not comparable with the paper")
     bars = [container for container in axes.containers if container.has_yerr]
     assert len(bars) == 3
 
 
 def test_a_dose_is_of_runs_that_differ_in_their_source_alone(tmp_path: Path) -> None:
-    """In the study's folder there are rows with the frozen network's foreground that fill or mask otherwise."""
+    """The study's folder also has rows with the frozen network's foreground that fill or mask otherwise."""
     for source, top1 in (("network", 50.0), ("truth", 60.0)):
         with_foreground(tmp_path, source, 0, top1=top1)
     with_foreground(tmp_path, "network", 0, top1=10.0, masking__strategy="mean_fill")
@@ -65,7 +65,7 @@ def test_a_dose_is_of_runs_that_differ_in_their_source_alone(tmp_path: Path) -> 
 
 
 def test_a_dose_is_by_the_evaluation_that_is_asked_for(tmp_path: Path) -> None:
-    """It had a panel for each evaluation, whatever --task said."""
+    """There used to be a panel for each evaluation, whatever --task said."""
     for number, source in enumerate(FOREGROUNDS):
         with_foreground(tmp_path, source, 0, top1=40 + 5 * number, iou=0.1 * number)
     for results in tmp_path.rglob("results.jsonl"):

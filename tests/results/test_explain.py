@@ -1,4 +1,4 @@
-"""A number is traced to its runs, their settings, code, data and logs; what names no cell is refused."""
+"""A number is traced to its runs, their settings, code, data and logs; names of no cell are refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_a_cell_names_its_runs_and_what_they_are_made_of(runs: list[RunRecord]) 
 
 
 def test_a_setting_without_a_part_in_the_paper_has_no_value_of_the_papers(tmp_path: Path) -> None:
-    """It said `data.scenes.size=64 (paper: 96)`, our default of scenes that the paper does not draw."""
+    """It used to say `data.scenes.size=64 (paper: 96)`: our default for scenes, which the paper does not have."""
     score = {("scenes", "top1"): 9.0}
     finished(tmp_path, "mocov2", 0, score, data__dataset="scenes", data__scenes__size=64, moco__queue=512)
     runs = find_runs([tmp_path], resolve)
@@ -70,11 +70,11 @@ def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
     content = explain("table1:simclr:caltech101", collect_runs(runs), runs)
     assert content["published"] == 78.20
     assert [column["measured"] for column in content["measured"]] == ["not run"]
-    assert "departs from the paper in" not in content["measured"][0]  # it said: in ''
+    assert "departs from the paper in" not in content["measured"][0]  # it used to say: in ''
 
 
 def test_a_cell_of_masks_is_told_of_masks_alone(tmp_path: Path) -> None:
-    """COCO has two groups of columns, of which the one of boxes has no such cell."""
+    """COCO has two groups of columns; the one of boxes has no such cell."""
     folder = finished(tmp_path, "mocov2", 0, {("coco", "bbox_AP"): 38.0, ("coco", "mask_AP"): 35.0})
     rewritten(folder.results, task="coco", protocol="coco-mrcnn-c4-2x-v1")
     runs = find_runs([tmp_path], resolve)
@@ -104,11 +104,11 @@ def test_without_any_result_the_unfinished_runs_are_still_told(tmp_path: Path) -
         ("table1:mocov2:scenes:top", "no metric 'top' in table1"),  # not: no data set
         ("table1:mocov2:scene:top5", "did you mean 'scenes'"),
         ("table2:mocov2:coco:box_AP50", "did you mean 'bbox_AP50'"),
-        ("table2:mocov2:imagenet100", "no data set 'imagenet100' in table2"),  # classified, and never detected on
+        ("table2:mocov2:imagenet100", "no data set 'imagenet100' in table2"),  # imagenet100 has no detection
     ],
 )
 def test_what_names_no_cell_is_refused(runs: list[RunRecord], name: str, message: str) -> None:
-    knn = find_runs([EXAMPLES / "demo"], resolve)  # of scenes, whose table is by another evaluation than the paper's
+    knn = find_runs([EXAMPLES / "demo"], resolve)  # scenes, whose table is by another evaluation than the paper's
     with pytest.raises(UserError, match=message):
         explain(name, collect_runs([*runs, *knn]), [*runs, *knn])
 
@@ -137,7 +137,7 @@ def test_the_commands_make_the_same_run_again(tmp_path: Path) -> None:
 
     (row,) = read(folder.results)[0]
     detection = replace(row, task=VOC, dataset=VOC, protocol=run.detection.protocol(VOC, 8).name, metric="bbox_AP")
-    append(folder.results, [detection])  # its batch follows from the devices: no other setting
+    append(folder.results, [detection])  # its batch follows from the devices, and is no other setting
     assert commands(RunRecord(folder.path))[4:] == [
         f"{evaluate} --task linear,{VOC} --root imagenet100=DIR --root voc07+12=DIR"
     ]

@@ -1,4 +1,4 @@
-"""The forest plot shows by how much each masking is better than its framework alone, paired by seed."""
+"""The forest plot shows how much each masking gains over its framework alone, paired by seed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -57,19 +57,19 @@ def test_one_seed_and_an_interval_with_zero_are_not_clear(tmp_path: Path) -> Non
     assert [text.get_text() for text in axes.texts] == [by_method[name].text for name in by_method]
     low, high = axes.get_xlim()
     assert low < 0
-    assert 30 < high < 60  # the interval of two seeds, [-37, 38], does not choose the axis
-    # Legends only of what is drawn: no interval without zero, and no published difference out of the paper's setting.
+    assert 30 < high < 60  # the interval of two seeds, [-37, 38], does not set the axis
+    # The legend has only what is drawn: no interval without zero, no published difference outside the paper's setting.
     legend = [text.get_text() for text in forest(content).legends[0].get_texts()]
     assert legend == ["it includes zero, or there is none (one seed)", "it goes on beyond the axis", "published"]
 
 
 def test_without_a_seed_in_common_a_row_says_so(tmp_path: Path) -> None:
-    """It was left out, and passed for one that was not run."""
+    """It used to be left out, as if it had not been run."""
     content = material(tmp_path, {"mocov2": PLAIN, "mocov2+ours-hp": MASKED, "mocov2+mscn": {8: 70.0}})
     figure = forest(content)
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["no seed that both have", "+4.67 [+3.23, +6.10] (3)"]
-    assert not [line for line in axes.lines if list(line.get_ydata()) == [0.0]]  # nor a point at no difference
+    assert not [line for line in axes.lines if list(line.get_ydata()) == [0.0]]  # and no point at a difference of 0
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the interval excludes zero", "published"]
 
 
@@ -114,7 +114,7 @@ def test_columns_of_other_sizes_have_panels_of_their_own_and_untrained_networks_
 
 
 def test_boxes_and_masks_of_one_data_set_have_panels_of_their_own(tmp_path: Path) -> None:
-    """Both are AP in the paper's Table 2, and stood in one panel as two lines of one row."""
+    """Both are AP in the paper's Table 2, and used to share a panel, as two lines of one row."""
     for method, box in (("mocov2", 38.0), ("mocov2+ours-hp", 39.0)):
         folder = finished(tmp_path, method, 0, {("coco", "bbox_AP"): box, ("coco", "mask_AP"): 2 * box})
         rows = read(folder.results)[0]

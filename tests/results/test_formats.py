@@ -1,6 +1,6 @@
 """The pages of a table in Markdown, LaTeX, CSV and HTML.
 
-The expected ones are `tests/golden/table*`. After a change that is meant, write them anew and read the difference:
+The expected pages are `tests/golden/table*`. After an intended change, write them anew and read the difference:
 
     SALMASK_UPDATE_GOLDENS=1 python -m pytest tests/results/test_formats.py -k golden && git diff tests/golden
 """
@@ -46,7 +46,7 @@ def test_the_pages_match_the_golden_ones(tmp_path: Path, name: str, suffix: str)
     table = golden_table() if name == "table1" else render(name, only="paper")
     paths = {path.suffix: path for path in write(table, tmp_path)}
     text = paths[suffix].read_text(encoding="utf-8")
-    if suffix == ".html":  # without the style and the script of every page
+    if suffix == ".html":  # without the style and the script that all pages share
         text = text[text.index("<main>") : text.index("</main>")]
     expected = GOLDEN / f"{name}{suffix}"
     if os.environ.get("SALMASK_UPDATE_GOLDENS"):
@@ -80,7 +80,7 @@ def test_html_shows_names_as_text_and_marks_the_best() -> None:
     page = table_page(render("table1", frame_of(*rows_of(), *rows_of("mocov2+x", (70.0,), dataset=name))))
     assert "<img" not in page
     assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 2
-    assert "<b>70.00 (1)</b>" not in page  # alone in its block and column
+    assert "<b>70.00 (1)</b>" not in page  # it is alone in its block and column
     assert "<b>73.80</b>" in table_page(render("table1", only="paper"))
     assert "<u>72.50</u>" in table_page(render("table1", only="paper"))
 
@@ -146,7 +146,7 @@ def test_a_table_of_many_columns_is_set_in_parts_that_can_be_read() -> None:
 
 
 def test_latex_reads_no_method_as_an_option_of_what_stands_before_it() -> None:
-    """Behind `\\\\` and `\\midrule`, `[ours]` is a length."""
+    """After `\\\\` and `\\midrule`, LaTeX reads `[ours]` as a length."""
     group = ColumnGroup(Cell("group"), (Cell("measured"),))
     block = tuple(Line((label,), (Cell("1.00"),)) for label in ("[ours]", "*", "MoCo v2 [ours]"))
     text = latex(Table("table1", "A table.", "", (group,), (block,), "", (), pd.DataFrame()))

@@ -1,4 +1,4 @@
-"""The tests of single images: exact where they are exact, five false alarms in a hundred, more power than by seeds."""
+"""Tests by image: exact where they claim it, false alarms in 5 %, and more power than tests by seed."""
 
 import tracemalloc
 
@@ -12,13 +12,13 @@ from results.statistics.imagewise import Difference, difference_of_images, diffe
 
 
 def runs(rng: np.random.Generator, chances: np.ndarray, seeds: int, luck: float = 0.0) -> np.ndarray:
-    """S×N: which images each run gets right; `luck` points are what a whole run may be better by."""
+    """S×N: which images each run gets right; `luck` is the standard deviation, in points, of whole runs."""
     shift = rng.normal(0, luck / 100, (seeds, 1))
     return rng.random((seeds, len(chances))) < np.clip(chances + shift, 0, 1)
 
 
 def difference_of(first: np.ndarray, second: np.ndarray, *names: int) -> imagewise.Difference:
-    """Judges two methods by what their runs get right, where all images count alike."""
+    """Compares two methods by the images that their runs get right; all images count alike."""
     return difference_of_images(100 * first / first.shape[1], 100 * second / second.shape[1], *names)
 
 
@@ -59,7 +59,7 @@ def test_of_three_runs_there_is_one_degree_of_freedom_and_of_two_none() -> None:
     assert (difference.mean, difference.freedom, difference.of_seeds) == (2.0, pytest.approx(1), True)
     assert difference.spread == pytest.approx(((1 + 1) * (1 / 2 + 1)) ** 0.5)
     alone = difference_of_seeds([1e308], [-1e308])
-    assert (alone.of_seeds, alone.spread, alone.finite) == (False, 0.0, False)  # its mean is too large a number
+    assert (alone.of_seeds, alone.spread, alone.finite) == (False, 0.0, False)  # the mean is too large a number
 
 
 def test_variances_of_seeds_and_images_add_up_and_nothing_counts_twice() -> None:
@@ -79,7 +79,7 @@ def test_draws_of_few_images_scatter_as_resampled_ones_with_the_tails_of_student
     points = np.arange(10.0)[None]
     difference = difference_of_images(points, np.zeros((1, 10)), 8)
     assert difference.spread == pytest.approx((10 * points).std(ddof=1) / 10**0.5)
-    of_means = (10 * points).std() / 10**0.5  # of ten images that are drawn with replacement
+    of_means = (10 * points).std() / 10**0.5  # of ten images drawn with replacement
     assert difference.draws.std() == pytest.approx(of_means * (9 / 7) ** 0.5, rel=0.02)
 
 
@@ -92,7 +92,7 @@ def test_of_one_run_each_it_is_students_t_test_of_paired_images_and_without_them
     assert difference.p == pytest.approx(test.pvalue, abs=0.003)
     assert difference.interval() == pytest.approx(test.confidence_interval(), abs=0.2)
     assert difference.freedom == pytest.approx(499)
-    # Of so many degrees of freedom the quantiles are the normal distribution's: 1.96 and 0.84.
+    # With so many degrees of freedom the quantiles are the normal distribution's: 1.96 and 0.84.
     assert difference.smallest == pytest.approx((1.96 + 0.84) * difference.mean / test.statistic, rel=0.01)
     nothing = difference_of_seeds([70.0], [60.0], 5)
     assert (nothing.p, nothing.interval(), nothing.smallest) == (None, None, None)
@@ -116,7 +116,7 @@ def test_equivalence_needs_the_whole_interval_within_the_margin() -> None:
 def test_a_wide_side_of_fewer_runs_is_called_different_too_often(
     fewer: int, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2,000 null pairs against five runs that scatter 2.5 times less: docs/results.md says so."""
+    """2,000 null pairs against five runs that scatter 2.5 times less, as docs/results.md says."""
     monkeypatch.setattr(imagewise, "REPLICATES", 1000)
     rng = np.random.default_rng(13)
     ps = [difference_of_seeds(rng.normal(60, 1, 5), rng.normal(60, 2.5, fewer), name).p for name in range(2000)]
@@ -128,11 +128,11 @@ def test_a_wide_side_of_fewer_runs_is_called_different_too_often(
 def test_without_an_effect_five_in_a_hundred_are_false_alarms(
     luck: float, other: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2,000 null pairs of three seeds: the two methods err on the same images, or on different ones as often.
+    """2,000 null pairs of three seeds: the two methods err on the same images, or equally often on different ones.
 
     Args:
-        luck: Points that whole runs differ by.
-        other: Share of images that are as hard for the second method as other ones are for the first.
+        luck: Standard deviation, in points, of whole runs.
+        other: Share of images whose difficulty for the second method is that of other images for the first.
     """
     monkeypatch.setattr(imagewise, "REPLICATES", 1000)
     rng, alarms = np.random.default_rng(7), 0
@@ -148,11 +148,11 @@ def test_without_an_effect_five_in_a_hundred_are_false_alarms(
 def test_images_of_three_drawn_splits_are_not_three_times_as_many(
     as_one: bool, alarms_expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """500 null pairs of methods that err on images of their own, each of 300 scored in three splits.
+    """500 null pairs of methods that each err on images of their own, 300 of which are scored in three splits.
 
     Args:
-        as_one: Whether what an image adds in all splits stands as one image's, as `Predictions.points` has it.
-        alarms_expected: How many are called different.
+        as_one: Whether an image counts once for all splits, as in `Predictions.points`.
+        alarms_expected: How many pairs are called different.
     """
     monkeypatch.setattr(imagewise, "REPLICATES", 1000)
     rng, alarms = np.random.default_rng(10), 0
@@ -168,7 +168,7 @@ def test_images_of_three_drawn_splits_are_not_three_times_as_many(
 
 
 def of_splits(image: np.ndarray, right: np.ndarray) -> Predictions:
-    """Predictions of 900 places, 300 in each of three drawn splits."""
+    """Predictions of 900 scored images, 300 in each of three drawn splits."""
     return Predictions(
         split=np.repeat(np.arange(3, dtype=np.int32), 300),
         image=image,
@@ -188,12 +188,12 @@ def test_an_interval_of_the_seeds_alone_would_not_hold_for_other_images(monkeypa
         first, second = (runs(rng, rng.beta(0.7, 0.3, 500), 3) for _ in range(2))
         p = difference_of_seeds(list(100 * first.mean(1)), list(100 * second.mean(1)), name).p
         alarms += p is not None and p < 0.05
-    assert alarms / 400 > 0.1  # not 5 %
+    assert alarms / 400 > 0.1  # instead of 5 %
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 8])
 def test_the_smallest_difference_has_its_power_with_few_seeds_too(seeds: int) -> None:
-    """By the quantiles of Student's t, whose tails are the same on both sides, two seeds each had 77 %."""
+    """With quantiles of the central t distribution, which is symmetric, two seeds each had a power of 77 %."""
     values = np.random.default_rng(seeds).normal(60, 1, (2, seeds))
     difference = difference_of_seeds(values[0], values[1], seeds)
     freedom = 2 * seeds - 2
@@ -212,16 +212,16 @@ def test_the_smallest_difference_is_found_four_times_in_five(monkeypatch: pytest
         difference = difference_of(runs(rng, chances + true / 100, 3), runs(rng, chances, 3), name)
         found.append((difference.p or 1) < 0.05)
         smallest.append(difference.smallest)
-    # The spread, and with it the smallest difference, is estimated anew in each draw; on average it is the true one.
+    # Each draw estimates the spread anew, and with it the smallest difference; on average it is the true one.
     assert np.mean(found) == pytest.approx(0.8, abs=0.1)
     assert np.median(smallest) == pytest.approx(true, abs=1.0)
 
 
 def test_images_that_all_count_differently_take_no_more_than_others() -> None:
-    """As with classes of many sizes, where each image had a column of its own in the draws: 1.2 GB, and 17 s."""
+    """With classes of many sizes each image had a column of its own in the draws, which took 1.2 GB and 17 s."""
     rng = np.random.default_rng(0)
     weights = rng.uniform(0.2, 2.0, 1500)
-    easy = rng.random((2, 1500)) < [[0.7], [0.65]]  # to all runs of a method, but for a tenth of the images
+    easy = rng.random((2, 1500)) < [[0.7], [0.65]]  # for all runs of a method, except on a tenth of the images
     first, second = (100 * weights / weights.sum() * (its ^ (rng.random((3, 1500)) < 0.1)) for its in easy)
     tracemalloc.start()
     difference = difference_of_images(first, second, 1)
@@ -235,7 +235,7 @@ def test_images_that_all_count_differently_take_no_more_than_others() -> None:
 
 
 def test_images_of_many_kinds_are_told_apart_in_equal_steps() -> None:
-    """What each step holds has its mean, so that the mean of all stays."""
+    """Images within a step stand for the step's mean, so that the overall mean stays."""
     contributions = np.random.default_rng(0).permutation(np.arange(2560.0))
     values, sizes = imagewise._kinds(contributions)
     assert (len(values), set(sizes)) == (imagewise.KINDS, {10})
@@ -245,7 +245,7 @@ def test_images_of_many_kinds_are_told_apart_in_equal_steps() -> None:
 
 
 def test_a_single_image_tells_nothing_of_how_images_scatter() -> None:
-    """It was divided by the number of images less one."""
+    """Their variance used to be divided by the number of images less one, which is zero."""
     alone = difference_of_images(np.array([[100.0]]), np.array([[0.0]]))
     assert (alone.mean, alone.p, alone.interval(), alone.of_images) == (100.0, None, None, False)
     of_seeds = difference_of_images(np.array([[100.0], [100.0]]), np.array([[0.0], [100.0]]))
@@ -254,7 +254,7 @@ def test_a_single_image_tells_nothing_of_how_images_scatter() -> None:
 
 def test_p_counts_one_more_draw_on_either_side_than_there_are() -> None:
     difference = Difference(50.0, np.arange(1.0, 100.0), 1.0, 4.0, of_seeds=True, images=9)
-    assert difference.p == pytest.approx(2 * 1 / 100)  # of 99 draws none is below zero: not 0
+    assert difference.p == pytest.approx(2 * 1 / 100)  # none of 99 draws is below zero, yet p is not 0
     assert difference.p_of_equivalence(50.0, 10.0) == pytest.approx((1 + 40) / 100)  # 1 … 40, as 60 … 99
     assert difference.p_of_equivalence(200.0, 50.0) == 1.0
     back = difference.reversed()

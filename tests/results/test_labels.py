@@ -1,4 +1,4 @@
-"""A method has one spelling for people, in tables, claims, plots, pages and documents."""
+"""A method has one spelling in tables, claims, plots, pages and documents."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ from results.tables.rendering import render
 OTHER_SPELLINGS = re.compile(
     r"MoCov2|MoCo-v2|MoCoV2|\bOURS\b|ours,? (high-pass|strong blur|mean fill)|our numbers? beside|\| ours\b"
 )
-"""Spellings of a method that are not `label`'s, and "ours" for a measurement."""
+"""Spellings of a method other than `label`'s, and "ours" for a measurement."""
 DOCUMENTS = [
     path
     for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "examples/**/*.csv", "results/templates/*")

@@ -1,4 +1,4 @@
-"""Numbers of a damaged file, and hashes, take no more room than others, wherever results are shown."""
+"""Huge numbers of a damaged file, and hashes, take no more room than others, wherever results are shown."""
 
 import re
 import warnings
@@ -28,7 +28,7 @@ def damaged(tmp_path: Path) -> Path:
 def test_what_an_evaluation_chose_is_not_rounded_as_an_accuracy_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A weight of .00012 read 0.00."""
+    """A weight of .00012 used to read 0.00."""
     monkeypatch.setattr("results.report.page.PLOTS", {})
     finished(tmp_path, "mocov2", 0, {SCORE: 60.0, ("imagenet100", "l2"): 1.2e-4})
     out = str(tmp_path / "report.html")
@@ -39,7 +39,7 @@ def test_what_an_evaluation_chose_is_not_rounded_as_an_accuracy_is(
 
 
 def test_a_huge_value_is_told_in_powers_of_ten_by_every_command(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("results.report.page.PLOTS", {})  # which take most of its time, and are pictures
+    monkeypatch.setattr("results.report.page.PLOTS", {})  # plots take most of the time, and are pictures
     out = str(damaged / "report.html")
     texts = {}
     with warnings.catch_warnings():
@@ -66,7 +66,7 @@ def test_the_forest_plot_tells_a_huge_difference_in_few_letters(damaged: Path) -
 
 
 def test_hashes_are_shown_by_their_beginning(tmp_path: Path) -> None:
-    """Lines of 64 digits for each of two hashes hid in what the runs differ."""
+    """Two hashes of 64 digits each used to hide the settings in which the runs differ."""
     own = {"localizer__source": "maps", "localizer__files": "/home/ann/maps"}
     for sweep, digit in (("one", "1"), ("two", "2")):
         finished(tmp_path, "mocov2+ours-hp", 0, {SCORE: 60.0}, sweep=sweep, localizer__files_sha256=digit * 64, **own)

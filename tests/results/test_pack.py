@@ -44,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
 def artifact(runs: list[RunRecord], tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("artifact")
     path, paper = place / "artifact.zip", shutil.copytree(PAPER, place / "paper")
-    (paper / "__pycache__").mkdir(exist_ok=True)  # as Python leaves one
+    (paper / "__pycache__").mkdir(exist_ok=True)  # as Python makes one
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("results.report.pack.PAPER", paper)
         pack(path, runs, collect_runs(runs), title="A title")
@@ -66,7 +66,7 @@ def test_everything_is_in_it_and_verified(artifact: Path, runs: list[RunRecord],
         assert files == {*small, *shown, "status.json", "status-linear.json"}
     assert check(artifact) == len(names) - 1
     results = pd.read_parquet(tmp_path / "data" / "results.parquet")
-    assert list(results["path"]) == [f"runs/{run.name}/results.jsonl" for run in runs]  # in the archive
+    assert list(results["path"]) == [f"runs/{run.name}/results.jsonl" for run in runs]  # paths in the archive
     materials = json.loads((tmp_path / "sbom.json").read_text())
     assert (materials["bomFormat"], materials["specVersion"]) == ("CycloneDX", "1.5")
     versions = {part["name"]: part["version"] for part in materials["components"]}
@@ -91,11 +91,11 @@ assert Path(words[-1].rpartition("=")[2]).is_dir(), "the root"
 with open({log!r}, "a") as log:
     print({version!r}, *words, file=log)
 """
-"""In place of the command at a commit: writes down how it is called, and which commit it is."""
+"""Stands in for the command at a commit: records its call, and which commit it is."""
 
 
 def _checkout(folder: Path, log: Path) -> list[str]:
-    """A repository with two commits, each of which knows which one it is; returns the commits."""
+    """A repository with two commits, each of which records which one it is; returns the commits."""
 
     def git(*words: str) -> str:
         who = ["-c", "user.name=a", "-c", "user.email=a@example"]
@@ -135,7 +135,7 @@ def test_redo_makes_each_run_with_the_code_of_its_commit_from_any_folder(tmp_pat
     refused = redo(str(tmp_path / "checkout"))
     assert refused.returncode != 0
     assert "name its root, imagenet100=DIR" in refused.stderr
-    assert not log.exists()  # nothing was begun
+    assert not log.exists()  # nothing was started
     done = redo("../checkout", "imagenet100=images of mine")
     assert done.returncode == 0, done.stderr
     root, again = elsewhere / "images of mine", elsewhere / "again" / "full"
@@ -159,7 +159,7 @@ def test_checkpoints_come_only_when_asked_for(
 
 
 def test_a_run_that_goes_away_meanwhile_is_not_left_out_unsaid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The artifact had the run's numbers in its tables, none of its files, and was called whole."""
+    """The artifact used to have the run's numbers in its tables but none of its files, and was called whole."""
     _without_plots(monkeypatch)
     folder = finished(tmp_path / "runs", "mocov2", 0, {("imagenet100", "top1"): 60.0})
     runs = find_runs([tmp_path / "runs"], resolve)
@@ -224,7 +224,7 @@ def test_a_flipped_byte_is_found(artifact: Path, tmp_path: Path) -> None:
     content = bytearray(artifact.read_bytes())
     with zipfile.ZipFile(io.BytesIO(bytes(content))) as archive:
         entry = archive.getinfo("report.html")
-        # A local header has 30 bytes before the name; this is the middle of the packed content behind both.
+        # A local header has 30 bytes before the name; this is the middle of the compressed content after both.
         offset = entry.header_offset + 30 + len(entry.filename) + entry.compress_size // 2
     content[offset] ^= 0xFF
     (tmp_path / "flipped.zip").write_bytes(content)
@@ -246,7 +246,7 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, runs: list[RunRecord]) -> Non
 
 
 def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots take most of the time."""
+    """Leaves out plots, which take most of the time."""
     for module in ("report.pack", "report.page"):
         monkeypatch.setattr(f"results.{module}.PLOTS", {})
 
@@ -278,7 +278,7 @@ def test_the_commands_write_what_they_say(
     number = re.search(r"(\d+) files and their checksums, .* in artifact\.zip", packed)
     assert number is not None
     assert f"{number[1]} files are as they were packed" in call("pack", "--check", "artifact.zip")
-    assert files_below(Path(root)) == recorded  # which may be a repository's, or a colleague's
+    assert files_below(Path(root)) == recorded  # it may be a repository's, or a colleague's
     told: list[str] = []
     pack(tmp_path / "b.zip", runs, collect_runs(runs), title="A title", tell=told.append)
     assert told == ["the page", "tables and plots", "data and claims", "run 1 of 2", "run 2 of 2"]
@@ -289,7 +289,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_runs_are_read(words: li
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
     for out, why in (("file/out.html", "file is no folder; mend: choose another --out"), ("pipe", "no regular file")):
-        # There is no run: of that it would tell, had it looked.
+        # There is no run; the command would say so if it had looked.
         outcome = CliRunner().invoke(app, [*words, "--runs", str(tmp_path), "--out", str(tmp_path / out)])
         assert isinstance(outcome.exception, UserError)
         assert why in str(outcome.exception)
@@ -297,7 +297,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_runs_are_read(words: li
 
 @pytest.mark.parametrize("words", [["report"], ["pack"], ["collect"], ["compare", "mocov2+ours-hp", "mocov2"]])
 def test_what_a_killed_call_left_beside_out_goes_with_the_next_one(words: list[str], tmp_path: Path) -> None:
-    """Of a sweep's own folder `salmask clean` takes it away; anywhere else it stayed for ever."""
+    """In a sweep's own folder `salmask clean` removes it; anywhere else it used to stay for ever."""
     killed, at_work, another = (
         tmp_path / f".{name}" for name in ("[a].zip.abcd_123", "[a].zip.abcd_124", "a.zip.abcd_123")
     )
@@ -315,7 +315,7 @@ def _shows_tables_and_writes_them_on_demand(call: Callable[..., str], root: Path
     assert "MoCo v2" in call("table", "table1", "--runs", str(root), "--all")
     (cell, *_) = json.loads(call("table", "table1", "--runs", str(root), "--json"))
     assert (cell["row"], cell["n"], cell["published"]) == ("mocov2", 1, 68.22)
-    assert sorted(root.rglob("*")) == before  # who only looks leaves nothing behind
+    assert sorted(root.rglob("*")) == before  # showing leaves nothing behind
     call("table", "table1", "--runs", str(root), "--out", str(out / "tables"))
     assert sorted(path.suffix for path in (out / "tables").iterdir()) == [".csv", ".html", ".md", ".tex"]
 

@@ -1,4 +1,4 @@
-"""The paper's claims as files hold them: each sentence, its comparisons, and what its own numbers say of it."""
+"""The paper's claims as recorded in files: each sentence, its comparisons, and what its own numbers say of it."""
 
 from collections import Counter
 from itertools import pairwise
@@ -43,7 +43,7 @@ def test_every_family_says_where_it_comes_from() -> None:
     for family in families():
         assert family.says
         assert family.reading
-        # Words of the paper's only where it is the paper that speaks.
+        # A quote only if the paper itself says it.
         assert bool(family.quote) == (family.source is Origin.abstract), family.id
     sources = {family.id: family.source for family in families()}
     assert sources["high-pass-is-best"] is Origin.reading

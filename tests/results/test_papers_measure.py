@@ -1,4 +1,4 @@
-"""The paper's numbers beside verdicts are called by their measure where the runs are judged by another one."""
+"""Beside verdicts, the paper's numbers are labelled with their measure if the runs are judged by another one."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def rows(**changes: Any) -> pd.DataFrame:
 
 
 KNN = {"task": "knn", "protocol": "knn-v1[k=20]"}
-"""Fields of rows that kNN measured."""
+"""Fields of rows that were measured by kNN."""
 
 
 def shown(verdicts: Sequence[Verdict], families: Sequence[FamilyVerdict], *, terminal: bool) -> str:
@@ -48,18 +48,18 @@ def shown(verdicts: Sequence[Verdict], families: Sequence[FamilyVerdict], *, ter
     ("changes", "options", "heads"),
     [
         ({}, {}, 0),
-        ({"metric": "top1_best"}, {"metric": "top1_best"}, 0),  # the paper leaves open which of the two it prints
+        ({"metric": "top1_best"}, {"metric": "top1_best"}, 0),  # the paper does not say which of the two it prints
         ({"metric": "top5"}, {"metric": "top5"}, 2),
         (KNN, {"task": "knn"}, 2),
         ({**KNN, "metric": "top5"}, {"task": "knn", "metric": "top5"}, 2),
     ],
 )
 def test_the_heading_names_it(changes: dict[str, str], options: dict[str, str], heads: int, terminal: bool) -> None:
-    """A difference in top-5 stood beside one in top-1, "paper", and a sentence at the end told."""
+    """A difference in top-5 used to stand beside one in top-1, headed "paper", which only a last sentence explained."""
     verdicts = [verdict for verdict in judge(rows(**changes), **options) if verdict.both_run]
     text = shown(verdicts, judge_families(verdicts), terminal=terminal)
     assert text.count(PAPER) == heads
-    assert text.count("+5.58") == 2  # of the sentence and of the comparison
+    assert text.count("+5.58") == 2  # in the sentence and in the comparison
 
 
 def test_beside_what_is_judged_by_the_papers_own_measure_the_cell_names_it() -> None:
@@ -71,10 +71,10 @@ def test_beside_what_is_judged_by_the_papers_own_measure_the_cell_names_it() -> 
     assert PAPER not in text
     assert text.count("+5.58 (linear top-1)") == 1
     assert text.count("(in part linear top-1)") == 1
-    assert "()" not in text  # what is judged by the paper's own is called nothing
+    assert "()" not in text  # judged by the paper's own measure, it needs no label
     told = families_as_frame(families).set_index("claim")["published_by"]
     assert told["ours-beats-baseline"] == "linear top1, coco bbox_AP50"
-    # On a terminal the comparisons of a column stand together: its heading names it.
+    # On a terminal the comparisons of a column stand together, and its heading names the measure.
     assert shown(verdicts, families, terminal=True).count(PAPER) == 1
 
 
@@ -100,7 +100,7 @@ def test_data_say_by_what_the_paper_measured() -> None:
 
 
 def test_the_report_says_it_in_its_cells_and_on_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("results.report.page._plots", lambda *_: ([], []))  # which take most of its time
+    monkeypatch.setattr("results.report.page._plots", lambda *_: ([], []))  # plots take most of the time
     for method, values in VALUES.items():
         for seed, value in enumerate(values):
             finished(tmp_path, method, seed, {("imagenet100", "top1"): value, ("imagenet100", "top5"): value + 20})

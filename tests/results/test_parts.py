@@ -1,4 +1,4 @@
-"""What each part of the paper's method adds: rows beside themselves without it."""
+"""What each part of the paper's method adds: rows compared with the same rows without it."""
 
 import json
 import re
@@ -34,9 +34,9 @@ def test_a_part_adds_the_row_with_it_minus_the_row_without() -> None:
         *rows_of("mocov2+ours-hp", WITH),
         *rows_of("mocov2+ours-hp-no-masks", WITHOUT),
         *rows_of("mocov2+ours-hp-random", (69.0,)),  # one seed
-        *rows_of("mocov2+ours-hp-rho1", (10.0, 20.0, 30.0)),  # lacks nothing
-        *rows_of("mocov2+random", (40.0, 41.0)),  # is nothing without its part
-        *rows_of("mocov2+ours-blur-no-hard-negative", (50.0,)),  # beside which there is no row with it
+        *rows_of("mocov2+ours-hp-rho1", (10.0, 20.0, 30.0)),  # no part is left out
+        *rows_of("mocov2+random", (40.0, 41.0)),  # without its part nothing is left
+        *rows_of("mocov2+ours-blur-no-hard-negative", (50.0,)),  # there is no row with the part
         *rows_of("simclr+ours-hp@both", (50.0, 51.0)),
         *rows_of("simclr+ours-hp@both-no-hard-negative", (48.0, 50.0)),
     )
@@ -74,7 +74,7 @@ def test_of_detection_it_is_what_a_part_adds_to_ap() -> None:
 
 def test_every_part_is_an_ablation_of_the_rows() -> None:
     lacking = [name for name, ablation in ABLATIONS.items() if name.removeprefix(f"{ablation.row}-") in PARTS]
-    assert len(lacking) == 2 * len(PARTS)  # of MoCo v2 and SimCLR
+    assert len(lacking) == 2 * len(PARTS)  # for MoCo v2 and SimCLR
     assert all(re.sub(rf"-({'|'.join(PARTS)})$", "", name) in METHODS for name in lacking)
 
 
@@ -87,7 +87,7 @@ def test_parts_are_of_one_column_and_of_runs_altered_alike(tmp_path: Path) -> No
     assert part.where == "ImageNet-100"
     assert part.comparison.differences == (-2.0, 0.0)
     assert part.unlike == ("optimization.lr",)
-    # Nor does the page's first paragraph pass the settings' difference off as the part's.
+    # The page's first paragraph does not attribute the settings' difference to the part.
     assert parts_in_words([part])[0].endswith(" … +11.71), where runs differ in optimization.lr too")
 
 
@@ -118,7 +118,7 @@ def test_nothing_is_said_where_there_are_no_two_rows() -> None:
 
 
 def test_two_rows_without_a_seed_in_common_are_told_and_not_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who had run both was told nothing of them, as of rows that were never run."""
+    """Two such rows used to be left out, as if they had never been run."""
     no_seed_in_common = rows_of("mocov2+ours-hp-no-masks", (71.5,), seed=7)
     of_random = rows_of("mocov2+ours-hp-random", (69.0,))
     masks, saliency = parts(frame_of(*rows_of("mocov2+ours-hp", WITH), *no_seed_in_common, *of_random))
@@ -128,13 +128,13 @@ def test_two_rows_without_a_seed_in_common_are_told_and_not_left_out(capsys: pyt
     print_parts([masks], Console())
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[4].strip("|").split("|")]
     assert cells[1:] == ["masks and hard negative over filter alone (no seed that both have)", "–", "–", "–", "–"]
-    # The page's first paragraph names what tells something.
+    # The page's first paragraph names only parts with a result.
     assert parts_in_words([masks, saliency]) == parts_in_words([saliency]) != ()
     assert parts_in_words([masks]) == ()
 
 
 def test_the_page_says_by_which_part_its_verdict_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A method that leads its framework by its filter alone was "supported", and no more was said."""
+    """A method that leads its framework by its filter alone used to be "supported", and no more was said."""
     values = {"mocov2": 60.0, "mocov2+ours-hp": 64.0, "mocov2+ours-hp-no-masks": 66.0}
     for seed in range(3):
         for method, value in values.items():
@@ -166,12 +166,12 @@ def _ways(text: str) -> tuple[int, int]:
 
 
 def test_claims_print_parts_and_have_them_as_json() -> None:
-    """The study: with MoCo v2, masks and hard negative cost 1.8 points of what the filter alone has."""
+    """In the study, masks and hard negative cost 1.8 points of what the filter alone gains with MoCo v2."""
     call = ("claims", "--task", "logistic", "--runs", str(EXAMPLES / "study" / "runs"))
     row = "| MoCo v2 + ours (high-pass) | masks and hard negative over filter alone | -1.85 |   0.85 |   5 | 0.004 |"
     printed = salmask(*call).out
     assert row in printed
-    # In Markdown a line that follows a table at once is one of its rows, as the note on the parts was.
+    # In Markdown, a line right below a table becomes one of its rows, as the note used to do.
     assert f"|\n\n{PARTS_NOTE}\n" in printed
     assert not re.search(r"\|\n[^|\n]", printed)
     first, *others = json.loads(salmask(*call, "--json").out)["parts"]

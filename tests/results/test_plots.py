@@ -1,4 +1,4 @@
-"""Every plot is drawn from runs, is the same for the same runs, and says what is missing where there is nothing."""
+"""Every plot is drawn from runs, is the same for the same runs, and says what is missing if there is nothing."""
 
 import colorsys
 import itertools
@@ -57,12 +57,12 @@ def test_a_plot_is_written_as_svg_and_png(material: Material, tmp_path: Path, na
     with Image.open(png) as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels.shape[1] > 1000
-    assert pixels.std() > 5  # something is drawn
+    assert pixels.std() > 5  # the picture is not empty
     assert draw(name, material, ".svg") == svg.read_bytes()
 
 
 def test_long_names_above_galleries_stand_apart_and_are_not_cut(tmp_path: Path) -> None:
-    """The study's rows of degraded foregrounds ran into the next picture's name, and over the figure's edge."""
+    """Names of the study's degraded foregrounds used to run into the next picture's, and over the figure's edge."""
     widths = {
         "hard-by-random": 900,
         "hard-by-truth-shifted-2": 300,
@@ -98,7 +98,7 @@ def test_a_gallery_that_stands_alone_in_its_row_is_as_high_as_the_others(tmp_pat
 
 def test_the_report_shows_every_plot_below_its_caption(material: Material) -> None:
     page = build(material.runs, material.frame)
-    shown = [plot.caption for name, plot in PLOTS.items() if name != "gallery"]  # the page has the galleries themselves
+    shown = [plot.caption for name, plot in PLOTS.items() if name != "gallery"]  # the page has galleries of its own
     assert re.findall(r"<figcaption>(.*?)</figcaption>\s*<div class=\"drawing\"", page) == shown
 
 
@@ -123,7 +123,7 @@ def test_branches_are_drawn_by_reading(material: Material) -> None:
         [0, 1],
         [0, 2],
     ]  # key and both; key and query
-    # Of scenes there is plain MoCo v2 alone: a panel of its own would be empty.
+    # On scenes there is only plain MoCo v2: a panel of its own would be empty.
     assert len(branches(material).axes) == 2
 
 
@@ -290,13 +290,13 @@ def test_methods_of_a_framework_are_told_apart_without_colour_and_keep_their_col
 
 
 def test_all_rows_have_looks_of_their_own() -> None:
-    """Seven pairs of ours were drawn alike, in one figure of the dose-response among them."""
+    """Seven pairs of our rows used to look alike, one of them in a figure of the dose-response."""
     looks = {name: look(name) for name in (*published("table1").rows, *METHODS)}
     by_look: dict[tuple[str, ...], list[str]] = {}
     for name, style in looks.items():
         by_look.setdefault((style.colour, style.marker, style.line, style.fill), []).append(name)
     assert [names for names in by_look.values() if len(names) > 1] == []
-    assert look("mocov2+mine") == look("mocov2+mine")  # a stranger's is the same in every process
+    assert look("mocov2+mine") == look("mocov2+mine")  # an unknown method's look is the same in every process
 
 
 def test_losses_of_frameworks_have_axes_of_their_own(material: Material) -> None:

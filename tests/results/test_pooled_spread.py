@@ -23,7 +23,7 @@ TRIALS = 2000
 
 
 def blocks(rng: np.random.Generator, means: list[float], noise: float) -> list[dict[int, float]]:
-    """Values of three seeds for each row: its mean, what the seed does to all rows (2 points), noise."""
+    """Values of three seeds for each row: the row's mean, the seed's effect on all rows (2 points), and noise."""
     seeds = rng.normal(0, 2, 3)
     return [{seed: float(mean + seeds[seed] + rng.normal(0, noise)) for seed in range(3)} for mean in means]
 
@@ -71,7 +71,7 @@ def test_a_row_alone_and_rows_without_a_seed_in_common_have_no_spread() -> None:
     assert pooled_spread([{0: 1.0, 1: 2.0}]) is None
     assert pooled_spread([{0: 1.0, 1: 2.0}, {2: 1.0, 3: 4.0}]) is None
     assert pooled_spread([{0: 1.0, 1: 2.0}, {0: 3.0, 1: 4.0}]) is None  # rows and seeds explain everything
-    # A third row with both seeds of the first adds one degree of freedom; what the second has alone adds none.
+    # A third row with both seeds of the first adds one degree of freedom; the second row's own seeds add none.
     spread = pooled_spread([{0: 1.0, 1: 2.0}, {2: 1.0, 3: 4.0}, {0: 3.0, 1: 5.0}])
     assert spread is not None
     assert spread.degrees == 1
@@ -104,7 +104,7 @@ def test_that_rows_may_be_left_out_costs_little_where_all_spread_alike(seeds: in
 @pytest.mark.slow  # thousands of F tests
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_where_rows_spread_unlike_every_tenth_comparison_of_the_widest_is_a_false_alarm(seeds: int) -> None:
-    """As MoCo v2's rows do in examples/study; docs/results.md says so, and that `--paired` keeps to one in twenty."""
+    """MoCo v2's rows in examples/study do; docs/results.md says so, and that `--paired` keeps to one in twenty."""
     rng = np.random.default_rng(1)
     deviations = {"alone": 2.62, "high-pass": 1.11, "blur": 0.86, "mean": 1.22}  # in points
     false_alarms = {"shared": 0, "own": 0}
@@ -137,24 +137,24 @@ def test_a_row_that_diverged_shares_its_spread_with_nobody() -> None:
     for _ in range(500):
         rows = dict(zip("abcd", blocks(rng, [20.0] * 4, noise=1.0), strict=True))
         left_out += spreading_alike(rows) != set(rows)
-    # Of rows that spread alike one is left out in 5 % at most: the standard error of 500 trials is one point.
+    # Of rows that spread alike, one is left out in at most 5 %: the standard error of 500 trials is one point.
     assert 0.01 < left_out / 500 < 0.08
     wild = {"a": {0: 20.0, 1: 20.5, 2: 20.2}, "b": {0: 22.0, 1: 22.3, 2: 22.4}, "c": {0: 21.0, 1: 21.4, 2: 21.3}}
     assert spreading_alike(wild | {"d": {0: 5.0, 1: 60.0, 2: 30.0}}) == set(wild)
-    assert spreading_alike({"a": wild["a"], "d": {0: 5.0, 1: 60.0, 2: 30.0}}) == {"a", "d"}  # of two nobody can tell
+    assert spreading_alike({"a": wild["a"], "d": {0: 5.0, 1: 60.0, 2: 30.0}}) == {"a", "d"}  # of two, it could be either
 
 
 def test_rows_that_do_not_scatter_lend_their_certainty_to_none_that_does() -> None:
-    """Three rows at a guess made a difference to the fourth significant that its own seeds do not tell."""
+    """Three rows at chance level made a difference to the fourth row significant that its own seeds do not show."""
     still = {name: {0: 1.0, 1: 1.0, 2: 1.0} for name in "abc"}
     moving = {"a": {0: 20.0, 1: 20.5, 2: 20.2}, "b": {0: 22.0, 1: 22.3, 2: 22.4}}
     assert spreading_alike(still | {"d": {0: 1.3, 1: 2.9, 2: 1.8}}) == set(still)
     assert spreading_alike(still) == set(still)
     assert spreading_alike({"a": still["a"], "b": still["b"], "d": {0: 1.3, 1: 2.9, 2: 1.8}}) == {"a", "b"}
-    # With one degree of freedom two rows may agree by chance, and then the third saves the test of those.
+    # With one degree of freedom two rows may agree by chance, so the third is not left out.
     two = {name: {0: 20.0, 1: 20.2} for name in "ab"}
     assert spreading_alike(two | {"c": {0: 20.0, 1: 20.5}}) == {"a", "b", "c"}
-    # A row that has no seed in common with the others adds nothing to tell it by.
+    # A row without a seed in common with the others cannot be compared with their spread.
     assert spreading_alike(moving | {"e": {7: 3.0}}) == {*moving, "e"}
     values = {"mocov2": [1.0] * 3, "mocov2+ours-blur": [1.0] * 3, "mocov2+ours-mean": [1.0] * 3}
     frame = frame_with(values | {"mocov2+ours-hp": [1.3, 2.9, 1.8]})
@@ -183,21 +183,21 @@ def test_by_default_the_rows_of_a_sentence_share_their_spread_and_no_other_run_c
 
 
 def test_a_perfect_reproduction_comes_out_as_it_should_by_default() -> None:
-    """Tables 1 and 2 with noise of .3 points, three seeds: `salmask bench claims` counts more draws."""
+    """Tables 1 and 2 with noise of .3 points and three seeds; `salmask bench claims` counts more draws."""
     lines = {line["spread of"]: line for line in claim_power([3], noise=0.3, draws=4)}
     pair, sentence = lines["pair"], lines["sentence"]
     assert sentence["found, %"] > 80
     assert pair["found, %"] < 30
     assert sentence["wrong"] <= 0.5
     assert sentence["sentences"] == 3
-    # All outcomes together are all questions of Tables 1 and 2.
+    # All outcomes together are the questions of Tables 1 and 2.
     assert sum(sentence[outcome] for outcome in ("supported", "tie", "contradicted", "undecided")) == pytest.approx(
         185, abs=0.2
     )
 
 
 def test_a_perfect_reproduction_of_table_1_is_told_as_one() -> None:
-    """The published values, three seeds, noise of .3 points: what the paper says must come out."""
+    """The published values, three seeds, noise of .3 points: the paper's statements must come out."""
     rng = np.random.default_rng(3)
     paper = published("table1")
     rows = [
@@ -217,7 +217,7 @@ def test_a_perfect_reproduction_of_table_1_is_told_as_one() -> None:
 
 
 def test_claims_are_judged_by_another_task_where_it_is_named() -> None:
-    """The study's runs have no linear probe: by default nothing of theirs can be judged."""
+    """The study's runs have no linear probe, so by default none of them can be judged."""
     frame = collect([ROOT / "examples" / "study" / "runs"])
     assert set(count(judge(frame))) - {NOT_RUN} == {name for name, n in count(judge(frame)).items() if n == 0}
     lines = as_frame(judge(frame, spread=SpreadOf.framework, task="logistic")).query("n > 0")
@@ -272,7 +272,7 @@ def test_a_pooled_spread_is_of_the_rows_of_one_framework() -> None:
 
 
 def test_the_spread_of_the_same_rows_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each claim worked it out for itself: 2,000 runs took six minutes."""
+    """Each claim used to compute it again: 2,000 runs took six minutes."""
     asked: list[frozenset[str]] = []
 
     def counted(rows: Mapping[str, Mapping[Any, float]]) -> set[str]:

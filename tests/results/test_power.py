@@ -1,4 +1,4 @@
-"""The table of false alarms and finds: drawn with the gain that it says, the same each time, in one line refused."""
+"""The table of false alarms and finds: draws have the stated gain, repeat, and bad input is one line."""
 
 import json
 from typing import Any
@@ -20,11 +20,11 @@ def test_pairs_have_the_gain_and_the_luck_that_they_are_drawn_with() -> None:
     drawn = [of_pair.draw(stream(0, Purpose.bootstrap, 1, number)) for number in range(300)]
     means = np.array([[100 * correct.mean(axis=1) for correct in pair] for pair in drawn])
     assert (means[:, 0] - means[:, 1]).mean() == pytest.approx(2.0, abs=0.2)
-    assert means[:, 1].mean() == pytest.approx(70 * 0.98, abs=0.7)  # of 70 % where there is no gain to leave room for
-    # Of a run: its luck and its images' own chance, of which those of one pair are the same.
+    assert means[:, 1].mean() == pytest.approx(70 * 0.98, abs=0.7)  # 70 %, scaled to leave room for the gain
+    # Seeds scatter by their luck, and by chance on each image; the images of a pair are the same.
     scatter = means[:, 0].std(axis=1, ddof=1) ** 2
-    chance = 100**2 * 0.7 * 0.3 / 2 / 2000  # of Beta(.7, .3) the mean of p (1 − p) is half of that of its mean
-    assert scatter.mean() == pytest.approx(1.0 * 0.75 + chance, rel=0.35)  # clipped chances take part of the luck
+    chance = 100**2 * 0.7 * 0.3 / 2 / 2000  # for Beta(.7, .3), the mean of p (1 − p) is half of that at its mean
+    assert scatter.mean() == pytest.approx(1.0 * 0.75 + chance, rel=0.35)  # clipping removes part of the luck
 
 
 def test_a_gain_of_all_points_makes_the_first_right_of_every_image_and_the_second_of_none() -> None:
@@ -33,7 +33,7 @@ def test_a_gain_of_all_points_makes_the_first_right_of_every_image_and_the_secon
 
 
 def test_each_test_has_a_column_of_its_own() -> None:
-    """Of one seed each the images alone tell; of two the t-test hardly finds what the images show."""
+    """With one seed each, only the images can tell; with two, the t-test hardly finds what the images show."""
     (one,) = power_table([20], pairs=3, seeds=1, images=300, luck=0.1)
     assert (one["by seeds, %"], one["by seeds and images, %"]) == (0, 100)
     (two,) = power_table([6], pairs=12, seeds=2, images=300, luck=0.1)
@@ -44,7 +44,7 @@ def test_each_test_has_a_column_of_its_own() -> None:
 @pytest.mark.slow
 def test_images_find_more_than_seeds_and_cry_wolf_no_more_often() -> None:
     null, real = power_table([0, 1.5], pairs=300, seeds=3, images=2000, luck=0.3)
-    assert null["by seeds and images, %"] == pytest.approx(5, abs=3.2)  # 2.5 standard errors
+    assert null["by seeds and images, %"] == pytest.approx(5, abs=3.2)  # within 2.5 standard errors
     assert real["by seeds and images, %"] > real["by seeds, %"] + 10
     assert power_table([0, 1.5], pairs=20, seeds=3, images=500, luck=0.3) == power_table(
         [0, 1.5], pairs=20, seeds=3, images=500, luck=0.3
@@ -72,7 +72,7 @@ def test_reproductions_without_noise_come_out_as_the_paper_has_it() -> None:
 def test_what_contradicts_the_published_difference_is_counted_as_wrong(
     slope: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Differences the other way round, and ties where there is one of the margin or more."""
+    """Reversed differences are wrong, and so are ties where the published difference is the margin or more."""
     drawn = power._reproduction
 
     def falsely(*given: Any) -> dict[str, list[MeasuredColumn]]:
@@ -87,7 +87,7 @@ def test_what_contradicts_the_published_difference_is_counted_as_wrong(
     monkeypatch.setattr(power, "_reproduction", falsely)
     published = [question.claim.published for question in questions() if question.claim.table != "table3"]
     wrong = sum(abs(p) >= margin() for p in published) if slope > 0 else len(published)
-    noise = 0.001 if slope < 0 else 300.0  # no difference is found then, and all lie within the margin
+    noise = 0.001 if slope < 0 else 300.0  # no difference is found, and all are within the margin
     (line, *_) = claim_power([3], noise=noise, draws=2)
     assert line["wrong"] == wrong
     assert line["found, %"] == 0

@@ -1,4 +1,4 @@
-"""The published numbers are as they were read, and the paper alone makes its tables."""
+"""The published numbers are as they were read, and tables can be made of the paper alone."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ from results.paper.published import PAPER, published, ranks
 from results.tables.rendering import render
 
 BLOCKS = ("high_pass", "strong_blur", "mean_fill")
-"""The blocks of Table 3 behind the row without masking, in their order."""
+"""The blocks of Table 3 after the row without masking, in their order."""
 
 
 @pytest.mark.parametrize(

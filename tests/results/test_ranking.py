@@ -1,4 +1,4 @@
-"""A number of ours is bold where its lead is more than an accident of the seeds."""
+"""A number of ours is bold if its lead is more than an accident of the seeds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,18 +24,18 @@ def by_seed(*values: float) -> dict[int, float]:
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([by_seed(80.0), by_seed(60.0)], [0, 0]),  # one seed has no spread, however far it is ahead
-        ([by_seed(60.0, 61.0, 62.0)], [0]),  # beats nobody
+        ([by_seed(80.0), by_seed(60.0)], [0, 0]),  # one seed has no spread, however large its lead
+        ([by_seed(60.0, 61.0, 62.0)], [0]),  # leads nobody
         ([by_seed(60.0, 61.0, 62.1), by_seed(70.0, 71.2, 72.0)], [0, 1]),
-        # The pairs differ by 10, 10.2, 9.9; the spread of the seeds themselves, far larger, is the same in both.
+        # Pairs differ by 10, 10.2 and 9.9; the far larger spread of the seeds is common to both rows.
         ([by_seed(50.0, 60.2, 69.9), by_seed(40.0, 50.0, 60.0)], [1, 0]),
-        # Second best is a rank only below a clear first, and above a third that it leads clearly.
+        # Second best is a rank only below a clear first, and above a third over which its lead is clear.
         ([by_seed(60.0, 61.0, 62.1), by_seed(70.0, 71.2, 72.0), by_seed(40.0, 41.1, 42.0)], [2, 1, 0]),
         ([by_seed(60.0, 61.0, 62.1), by_seed(70.0, 71.2, 72.0), by_seed(60.1, 60.8, 62.0)], [0, 1, 0]),
         ([by_seed(70.1, 71.0, 72.1), by_seed(70.0, 71.2, 72.0), by_seed(40.0, 41.1, 42.0)], [0, 0, 0]),
-        # The third is of no rank, however far it leads a fourth.
+        # A third row has no rank, however large its lead over a fourth.
         ([by_seed(40.0, 40.1), by_seed(60.0, 60.3), by_seed(50.0, 50.2), by_seed(30.0, 30.0)], [0, 1, 2, 0]),
-        ([by_seed(60.0, 61.0, 62.1), by_seed(59.0, 60.1, 61.0)], [1, 0]),  # 0.75 … 1.25 points: not much, but clear
+        ([by_seed(60.0, 61.0, 62.1), by_seed(59.0, 60.1, 61.0)], [1, 0]),  # 0.75 … 1.25 points: small, but clear
         ([by_seed(70.0, 71.2), {5: 60.0, 6: 60.3}], [0, 0]),  # no seed in common
         ([], []),
     ],
@@ -45,14 +45,14 @@ def test_a_rank_takes_a_clear_lead(rows: list[dict[int, float]], expected: list[
 
 
 def test_what_differs_in_more_than_its_method_leads_nobody() -> None:
-    """The dagger was withheld from such a cell, and it was bold."""
+    """Such a cell had no dagger, but was bold."""
     rows = [by_seed(60.0, 61.0, 62.1), by_seed(70.0, 71.2, 72.0), by_seed(40.0, 41.1, 42.0)]
     assert clear_ranks(rows, lambda ahead, _: ahead != 1) == [0, 0, 0]
     assert clear_ranks(rows, lambda ahead, behind: (ahead, behind) != (0, 2)) == [0, 1, 0]
 
 
 def test_a_row_has_the_same_mark_in_every_table() -> None:
-    """Table 3 has no row for SimCLR, and its legend said of rows unmarked there that seeds do not tell."""
+    """Table 3 has no row for SimCLR; its legend used to say of rows without a mark that seeds do not tell."""
     base, without = rows_of("simclr", (50.0, 51.2, 52.0)), rows_of("simclr+ours-hp-no-masks", (60.0, 61.0, 62.1))
 
     def shown(name: str, *rows: Result) -> str:
@@ -60,8 +60,8 @@ def test_a_row_has_the_same_mark_in_every_table() -> None:
         return markdown_rows(table)["SimCLR + ours (high-pass), filter alone"][0]
 
     assert shown("table1", *base) == "**61.03 ± 1.05 (3)** †"
-    assert shown("table3", *base) == "61.03 ± 1.05 (3) †"  # not bold: there it leads nobody
-    # Nobody refuses what the table does not show: of several recipes, or of other ways of measuring, nothing is told.
+    assert shown("table3", *base) == "61.03 ± 1.05 (3) †"  # not bold: in this table it leads nobody
+    # Rows that the table does not show are never refused: with several recipes or measurements no mark is given.
     other_recipe = [replace(row, recipe="bbbbbbbbbb") if row.seed else row for row in base]
     other_protocol = [replace(row, protocol="linear-moco-v1[epochs=10]") for row in base]
     for rows in (other_recipe, other_protocol, [*base, replace(base[0], run_id="again")]):
@@ -80,7 +80,7 @@ def test_bold_heeds_what_the_dagger_heeds(rate: float, cell: str, tmp_path: Path
 
 
 def test_rows_alike_are_seldom_told_apart() -> None:
-    """Of two equal rows either leads clearly in one draw of forty: 5 % for both, up to chance over 2,000 draws."""
+    """Of two equal rows one leads clearly in 5 % of draws: 2.5 % for each, up to chance over 2,000 draws."""
     rng = np.random.default_rng(0)
     draws = rng.normal(70, 1, (2000, 2, 3))
     false_alarms = np.mean([any(clear_ranks([by_seed(*row) for row in pair])) for pair in draws])
@@ -94,7 +94,7 @@ def test_bold_in_a_table_follows() -> None:
     ]
     single = frame_of(*rows_of(values=(68.0,)), *rows_of("mocov2+ours-hp", (75.0,)))
     assert markdown_rows(render("table1", single, only="measured"))["MoCo v2 + ours (high-pass)"] == ["75.00 (1)"]
-    # The published numbers have no seeds: their marks are the paper's own, and stay.
+    # The published numbers have no seeds; their marks are the paper's own, and stay.
     assert markdown_rows(render("table1", single))["MoCo v2 + ours (high-pass)"][0] == "**73.80**"
 
 

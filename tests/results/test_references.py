@@ -1,4 +1,4 @@
-"""What a table's last rows hold its numbers against: chance, and the same network before its training."""
+"""The last rows of a table, for comparison: chance, and the same network before its training."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def test_a_guess_hits_one_of_the_classes(dataset: str, metric: str, chance: str)
 
 
 def test_where_the_number_of_classes_is_unknown_there_is_no_row_of_chance() -> None:
-    for rows in (rows_of(dataset="dogs"), rows_of(dataset="scenes")):  # of no run that tells how many are drawn
+    for rows in (rows_of(dataset="dogs"), rows_of(dataset="scenes")):  # no run tells how many classes are drawn
         assert "chance" not in markdown_rows(render("table1", frame_of(*rows), references=True))
     detected = rows_of(dataset="coco", task="coco", metric="bbox_AP")
     assert "chance" not in markdown_rows(render("table2", frame_of(*detected), references=True))
@@ -66,7 +66,7 @@ def test_an_untrained_network_is_one_of_the_same_shape(
 
 
 def test_untrained_networks_of_two_recipes_are_not_averaged(tmp_path: Path) -> None:
-    """They stood there as `17.00 ± 7.07 (2)`, as if they were two seeds of one network."""
+    """They used to be averaged as `17.00 ± 7.07 (2)`, as if they were two seeds of one network."""
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
     for seed, epochs in ((7, 1), (8, 2)):
         changes = {"optimization__lr": 1e-9, "optimization__epochs": epochs}
@@ -77,7 +77,7 @@ def test_untrained_networks_of_two_recipes_are_not_averaged(tmp_path: Path) -> N
 
 
 def test_a_run_whose_settings_cannot_be_read_is_no_untrained_network(tmp_path: Path) -> None:
-    """And of the paper's data the number of classes is known without it."""
+    """For the paper's data, the number of classes is known without it."""
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0}).run_yaml.unlink()
     rows = markdown_rows(render("table1", collect([tmp_path], resolve), only="measured", references=True))
     assert rows["chance"] == ["1.00"]
@@ -90,7 +90,7 @@ def test_a_run_whose_settings_cannot_be_read_is_no_untrained_network(tmp_path: P
 
 def test_of_detection_there_is_no_chance(tmp_path: Path) -> None:
     folder = finished(tmp_path, "mocov2", 0, {("scenes", "bbox_AP"): 38.0}, data__dataset="scenes")
-    rewritten(folder.results, task="coco", protocol="coco-v1")  # of scenes the number of classes is known
+    rewritten(folder.results, task="coco", protocol="coco-v1")  # for scenes the number of classes is known
     table = render("table2", collect([tmp_path], resolve), only="measured", references=True)
     assert "chance" not in markdown_rows(table)
 

@@ -1,4 +1,4 @@
-"""The report is one page that needs nothing, shows names as text, and works in a browser, also on a phone."""
+"""The report is one page without external files; it shows names as text, and works in a browser, also on a phone."""
 
 import base64
 import io
@@ -96,7 +96,7 @@ def test_tiny_single_and_uncommitted_results_are_doubted(tmp_path: Path) -> None
 def test_the_checklist_is_filled_in_from_the_runs(runs: list[RunRecord]) -> None:
     frame = collect_runs(runs)
     answers = {item.question: item for item in checklist(runs, frame, judge(frame))}
-    assert answers["All settings are given"].answer == "partly"  # those of the stranger's name are refused
+    assert answers["All settings are given"].answer == "partly"  # the settings of the stranger's method are refused
     assert answers["Error bars and significance are reported"].answer == "yes"
     completeness = answers["Complete: every run that was begun is finished"]
     assert completeness.answer == "partly"
@@ -114,7 +114,7 @@ def test_without_any_run_the_page_shows_the_paper() -> None:
 
 
 def test_tables_without_a_measured_number_are_folded_behind_the_others(page: Path) -> None:
-    """The paper's Table 1 stood above the one that was measured, wherever that was by another evaluation."""
+    """The paper's Table 1 used to stand above the measured one if that was by another evaluation."""
     text = page.read_text()
     measured, _, rest = text.partition('<details class="section"><summary><h3>Published numbers')
     alone, _, _ = rest.partition("</details>")
@@ -143,13 +143,13 @@ def test_the_verdict_says_what_was_asked_at_what_scale_and_what_came_out(runs: l
 
 
 def test_of_two_methods_without_a_seed_in_common_the_page_says_so(tmp_path: Path) -> None:
-    """It said that no sentence of the paper is about them."""
+    """It used to say that no sentence of the paper is about them."""
     for seed, method in enumerate(("mocov2", "mocov2+ours-hp")):
         finished(tmp_path, method, seed, {("imagenet100", "top1"): 60.0})
     frame = collect_runs(find_runs([tmp_path], resolve))
     told = headline(judge_families(judge(frame)), frame, [])
     assert (told.outcome, told.result) == ("undecided", "no comparison has two seeds that both rows have")
-    for folder in (tmp_path / "full").iterdir():  # measured otherwise, they are no comparison at all
+    for folder in (tmp_path / "full").iterdir():  # measured otherwise, they would be no comparison at all
         if folder.name != "mocov2":
             rewritten(next(folder.glob("*/results.jsonl")), protocol="linear-moco-v1[epochs=3]")
     frame = collect_runs(find_runs([tmp_path], resolve))
@@ -159,7 +159,7 @@ def test_of_two_methods_without_a_seed_in_common_the_page_says_so(tmp_path: Path
 
 @pytest.mark.parametrize(("more", "which"), [((), "the first of the 2 with"), ((2,), "the one with")])
 def test_of_several_settings_the_page_says_which_is_told(tmp_path: Path, more: tuple[int, ...], which: str) -> None:
-    """Of two with as many comparisons, the one that comes first in the alphabet was called the one with most."""
+    """Among settings with as many comparisons, the alphabetically first one used to be called the one with most."""
     for epochs, seeds in ((6, (0, 1)), (3, (0, 1, *more))):
         for seed in seeds:
             for method, value in (("mocov2", 60.0), ("mocov2+ours-hp", 64.0)):
@@ -172,7 +172,7 @@ def test_of_several_settings_the_page_says_which_is_told(tmp_path: Path, more: t
 
 @pytest.mark.parametrize("methods", [("mocov2",), ("mocov2", "mocov2+ours-hp")])
 def test_runs_of_another_size_do_not_belie_the_verdict(tmp_path: Path, methods: tuple[str, ...]) -> None:
-    """Its scale was that of all runs at hand: beside a smoke run, full-size ones were called tiny."""
+    """The scale used to be that of all runs: beside a smoke run, full-size ones were called tiny."""
     for seed in range(3):
         for method, value in (("mocov2", 60.0), ("mocov2+ours-hp", 64.0)):
             finished(tmp_path, method, seed, {("imagenet100", "top1"): value + seed})
@@ -185,7 +185,7 @@ def test_runs_of_another_size_do_not_belie_the_verdict(tmp_path: Path, methods: 
 
 
 def test_an_untrained_network_decides_nothing_about_the_others(tmp_path: Path) -> None:
-    """Nor by what is judged, nor how many seeds the checklist and the doubts tell of."""
+    """It also does not decide the evaluation, nor the number of seeds in checklist and doubts."""
     untrained = {"optimization__epochs": 1, "optimization__lr": 1e-9, "sweep": "untrained"}
     finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 9.0}, **untrained)
     for seed in range(3):
@@ -211,7 +211,7 @@ def test_chance_and_the_untrained_network_are_the_last_rows(tmp_path: Path) -> N
     table = render("table1", collect_runs(runs), runs=runs, only="measured", references=True)
     assert [(line.label, [cell.text for cell in line.cells]) for line in table.blocks[-1]] == [
         ("chance", ["10.00"]),  # one of the ten classes of drawn scenes
-        ("untrained network (MoCo v2)", ["31.00 (1)"]),  # of the same views: the other one saw smaller images
+        ("untrained network (MoCo v2)", ["31.00 (1)"]),  # of the same views; the other network saw smaller ones
     ]
     assert [(each.seed, each.value) for each in table.blocks[-1][1].cells[0].behind] == [(0, 31.0)]
     assert [classes_of(name, None) for name in ("imagenet100", "caltech101", "flowers102", "folder")] == [
@@ -318,7 +318,7 @@ def test_the_page_works_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert tab.evaluate(f"{published}.ariaSort") == "descending"
         assert tab.evaluate(column)[:2] == ["MoCo v2 + ours (high-pass)", "MoCo v2 + ours (strong blur)"]
         tab.evaluate(f'{published}.querySelector("button").click()')
-        assert tab.evaluate(column)[0] == "MoCo v2 + ADIOS"  # blocks stay together, a row of no number is last
+        assert tab.evaluate(column)[0] == "MoCo v2 + ADIOS"  # blocks stay together; a row without a number is last
         assert tab.evaluate(column)[-1] == f"MoCo v2 + {EVIL}"
         tab.evaluate(f'{published}.querySelector("button").click()')
         assert tab.evaluate(column) == as_printed
@@ -342,7 +342,7 @@ def test_the_page_works_in_a_browser(page: Path, tmp_path: Path) -> None:
         assert tab.problems == []
         inject = "const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s)"
         tab.evaluate(f"{{ {inject} }}")
-        assert tab.evaluate("window.ran") is None  # the page's policy admits its own script alone
+        assert tab.evaluate("window.ran") is None  # the page's policy allows only its own script
 
 
 def _enter(tab: Tab, selector: str, value: str, event: str) -> None:

@@ -1,4 +1,4 @@
-"""The recorded reproduction: its tables follow from its runs, and its page says what the tables say."""
+"""The recorded reproduction: its tables follow from its runs, and its page states the tables' numbers."""
 
 import re
 

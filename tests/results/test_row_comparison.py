@@ -1,4 +1,4 @@
-"""What tables, claims and pages say of runs that are not the paper's: every setting by name, and no difference."""
+"""Runs that are not the paper's, in tables, claims and pages: every setting is named, no difference is given."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_another_protocol_than_the_rows_takes_no_difference() -> None:
         table = render("table1", frame_of(*rows_of(protocol=protocol)))
         assert markdown_rows(table)["MoCo v2"][2] == difference
     assert "not measured by the protocol of the published numbers: no difference is taken" in markdown(table)
-    # A row may have a protocol's settings of its own.
+    # A row may have its own settings of a protocol.
     grid = rows_of("supervised", (82.0,), protocol="linear-moco-v1[lr_grid=30+10+1+0.1]")
     assert markdown_rows(render("table1", frame_of(*grid)))["Supervised"][2] == "-0.72"
 
@@ -133,11 +133,11 @@ def test_imported_weights_never_stand_in_a_row_of_the_papers(tmp_path: Path) -> 
     assert "MoCo v2" not in cells
     assert cells["mocov2 (imported)"] == ["–", "75.00 (1) [4]", "–"]
     assert "[4] imported weights: how they were trained is unknown" in markdown(table)
-    # They were measured by the paper's protocol: that is not why.
+    # They were measured by the paper's protocol, so that is not the reason.
     assert "[3] no run here can be compared with a row of the paper's: no difference is taken" in markdown(table)
     whole = markdown_rows(render("table1", collect([tmp_path], resolve), rows="all"))
     assert whole["MoCo v2"][:3] == ["68.22", "not run", "–"]
-    # Beside a run of the row itself, which they neither join nor exclude.
+    # Beside a run of the row itself: they neither join nor exclude it.
     finished(tmp_path, "mocov2", 0, {TOP1: 68.0})
     cells = markdown_rows(table_of(tmp_path))
     assert (cells["MoCo v2"][1:], cells["mocov2 (imported)"][0]) == (["68.00 (1)", "-0.22"], "–")
@@ -214,24 +214,24 @@ def test_a_claim_is_not_judged_by_runs_that_were_altered_unlike_each_other() -> 
     assert (told["verdict"], told["n"]) == ("undecided", 0)
     assert told["why"] == "not compared: the runs differ in more than the method: optimization.lr"
     assert told["departures"] == f"{OURS}: optimization.lr=1.0 (paper: 0.015)"
-    # Altered alike they are judged: the rows themselves differ in nothing but the masking.
+    # Altered alike, they are judged: the rows differ in nothing but the masking.
     both = [comparison_of(m, [lr], resolve(m, {"optimization.lr": 1.0})) for m in frame["method"]]
     verdicts = as_frame(judge(frame.assign(departures=both))).query("better == @OURS and worse == 'mocov2' and n > 0")
     assert set(verdicts["verdict"]) == {"supported"}
 
 
 def test_settings_count_that_play_a_part_in_a_run_or_in_its_row() -> None:
-    at_random = RowComparison.of(resolve(OURS, {"masking.guidance": "random"}), resolve)  # asks no localizer any more
+    at_random = RowComparison.of(resolve(OURS, {"masking.guidance": "random"}), resolve)  # uses no localizer any more
     relaxed = RowComparison.of(resolve("mocov2+ours-blur", {"localizer.relax": 0.3}), resolve)
     assert at_random.altered_unlike(relaxed) == ["masking.guidance", "localizer.relax"]
-    # In what the rows differ the methods do, whatever it was altered to.
+    # A setting in which the rows differ belongs to the method, whatever its value was changed to.
     by_mean, blur = (
         RowComparison.of(resolve(method, changed), resolve)
         for method, changed in ((OURS, {"masking.strategy": "mean_fill"}), ("mocov2+ours-blur", {}))
     )
     assert "masking.strategy" in by_mean.by_name
     assert "masking.strategy" not in by_mean.altered_unlike(blur)
-    # Without a row to compare with, those of the run alone.
+    # Without a row, only the run's own settings count.
     alone = RowComparison.of(resolve("mocov2", {"optimization.lr": 1.0}), None)
     assert alone.values["optimization.lr"] == 1.0
     assert not any(name.startswith("localizer.") for name in alone.values)
@@ -264,6 +264,6 @@ def test_the_parts_of_a_columns_scale_come_from_the_runs_and_not_from_its_text()
     scale = f"{', '.join(texts)}, {detection}"
     assert parts(scale, comparison_of("mocov2", sizes), own=detection) == (*texts, detection)
     assert parts(detection, comparison_of("mocov2"), own=detection) == (detection,)
-    # What no row explains is known as a text, and a text has no parts.
+    # A scale that no row explains is known only as a text, which has no parts.
     assert parts(", ".join(texts), stranger) == (", ".join(texts),)
     assert parts("", comparison_of("mocov2")) == ()

@@ -1,4 +1,4 @@
-"""A run's line names its numbers, in one order; damaged results are not taken for none."""
+"""A run's line lists its numbers in one order; damaged results are not taken for none."""
 
 from itertools import permutations
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_recorded_runs_of_one_row_have_one_order() -> None:
 
 
 def test_results_that_cannot_be_read_are_not_said_to_be_none(tmp_path: Path) -> None:
-    """The page began with "no run has been evaluated", and named why on the terminal alone."""
+    """The page used to begin with "no run has been evaluated", and the cause was printed on the terminal alone."""
     folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
     folder.results.write_text('{"value": 60.0\n')
     runs = find_runs([tmp_path], resolve)

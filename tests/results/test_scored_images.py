@@ -1,4 +1,4 @@
-"""Numbers that were measured on other images than their neighbours are told as such."""
+"""Numbers that were measured on other images than their neighbours are marked."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def table_of(root: Path) -> Table:
 
 
 def test_a_run_that_was_scored_on_other_images_is_named(tmp_path: Path) -> None:
-    """The folder had grown between two evaluations: the mean of both, and their difference, were printed as any."""
+    """A folder had grown between two evaluations; the mean of both, and differences, used to be printed unmarked."""
     for method in ("mocov2", "simclr"):
         for seed in range(2):
             images = "grown" if (method, seed) == ("mocov2", 1) else "val"
@@ -46,7 +46,7 @@ def test_nothing_is_said_of_the_same_images_of_other_splits_and_of_none(tmp_path
     evaluated(tmp_path, "mocov2", 1, predictions(np.full(40, 0.5), 1))
     evaluated(tmp_path, "mocov2", 2, predictions(np.full(40, 0.5), 2, "test"), dataset="caltech101")
     assert "SAME IMAGES" not in markdown(table_of(tmp_path))
-    # A file that is gone or torn is somebody else's to tell.
+    # Missing or torn files are told elsewhere.
     other = evaluated(tmp_path, "simclr", 0, predictions(np.full(40, 0.5), 0, "others"))
     frame = collect_runs(find_runs([tmp_path], resolve))
     assert other_images(frame[frame["dataset"] == "imagenet100"]).startswith("simclr s0 scored on other images than")
@@ -57,7 +57,7 @@ def test_nothing_is_said_of_the_same_images_of_other_splits_and_of_none(tmp_path
 
 
 def test_a_difference_of_runs_that_were_scored_on_other_images_is_not_the_methods_alone(tmp_path: Path) -> None:
-    """Neither the claim nor the part said so, and the cell was marked as better beside a note that spoke against it."""
+    """Neither claim nor part used to say so, and the cell was marked as better beside a note against it."""
     two_methods(tmp_path, {"mocov2": 0.3, "mocov2+ours-hp-random": 0.5})
     for seed in range(3):
         evaluated(tmp_path, "mocov2+ours-hp", seed, predictions(np.full(800, 0.8), seed, "others"))
@@ -71,4 +71,4 @@ def test_a_difference_of_runs_that_were_scored_on_other_images_is_not_the_method
     }
     records = table_of(tmp_path).records.set_index("row")
     assert dict(records["significance"]) == {"mocov2": "", "mocov2+ours-hp": "", "mocov2+ours-hp-random": "better"}
-    assert not records["rank"].any()  # of the two best nobody knows which it is
+    assert not records["rank"].any()  # nobody knows which of the two is best

@@ -9,7 +9,7 @@ from results.plots.style import WIDTH, legend, panels, themed
 
 @pytest.mark.parametrize("names", [3, 40])
 def test_a_legend_takes_its_room_from_no_panel(names: int) -> None:
-    """That of the study's 38 rows lay over the curves, whose panels had nothing left."""
+    """The legend of the study's 38 rows used to cover the curves, whose panels had no room left."""
     with themed("light"), warnings.catch_warnings(action="error"):
         figure, grid = panels(2, 3.0)
         for number in range(names):

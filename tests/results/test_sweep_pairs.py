@@ -1,4 +1,4 @@
-"""Two sweeps side by side: what both measured, each number of one recipe, and the settings in which they differ."""
+"""Two sweeps side by side: what both measured, one recipe per number, and the settings in which they differ."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_two_sweeps_are_compared_where_they_measured_the_same(tmp_path: Path) ->
 
 
 def test_two_sweeps_are_compared_by_each_protocol_that_both_have(tmp_path: Path) -> None:
-    """By kNN with two numbers of neighbours one of them was told, that which comes first in the alphabet."""
+    """Of two numbers of neighbours by kNN, only the alphabetically first used to be told."""
     for sweep, more in (("one", 0.0), ("two", 2.0)):
         settings: dict[str, Any] = {"sweep": sweep, "optimization__lr": 0.1 + more}
         results = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0 + more}, **settings).results
@@ -71,7 +71,7 @@ def test_a_page_shows_fifteen_pairs_those_with_most_in_common(tmp_path: Path) ->
 
 
 def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
-    """They were averaged, as no table does."""
+    """They used to be averaged, which no table does."""
     for sweep, rates in (("one", (0.03, 0.03)), ("two", (0.06, 0.03))):
         for seed, rate in enumerate(rates):
             finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep=sweep, optimization__lr=rate)
@@ -83,14 +83,14 @@ def test_runs_of_two_recipes_are_no_number_of_a_sweep(tmp_path: Path) -> None:
     (pair,) = sweep_pairs(collect_runs(runs))
     assert ([line.label for line in pair.lines], pair.settings) == (
         ["SimCLR"],
-        {"optimization.lr": "0.5 → 0.7"},  # not one of the two rates of a method that is left out
+        {"optimization.lr": "0.5 → 0.7"},  # a method that is left out has two rates, which are not told
     )
 
 
 def test_of_two_sweeps_settings_that_cannot_be_read_are_not_said_to_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`Settings that differ: none`, of runs whose settings nobody knew."""
+    """It used to say `Settings that differ: none`, of runs whose settings could not be read."""
     for sweep, epochs in (("one", 2), ("two", 3)):
         for method in ("mocov2", "simclr"):
             values = {("imagenet100", "top1"): 60.0}
@@ -120,7 +120,7 @@ def test_it_is_the_same_whichever_sweeps_settings_cannot_be_read(tmp_path: Path)
 
 @pytest.mark.parametrize("key", ["protocol", "split"])
 def test_what_tables_keep_apart_is_no_number_of_a_sweep(tmp_path: Path, key: str) -> None:
-    """Seeds that were measured unlike each other were averaged, under the words of the first."""
+    """Seeds with different measurements used to be averaged, under the first one's heading."""
     for sweep, values in (("one", ("a", "a")), ("two", ("b", "c"))):
         for seed, value in enumerate(values):
             results = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep=sweep).results

@@ -1,4 +1,4 @@
-"""Table 2 in small and without a download: the command evaluates both tasks, and again at no cost."""
+"""Table 2 on small data without a download: the command evaluates both tasks, and a second time at no cost."""
 
 import gzip
 import hashlib
@@ -25,11 +25,11 @@ from results.tables.rendering import render
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run that the command evaluated by both tasks, on scenes; to be read only.
+    """A run that the command evaluated by both tasks on scenes; to be read only.
 
     Attributes:
-        folder: The run's.
-        outputs: What was printed, by task.
+        folder: The run's folder.
+        outputs: What the command printed for each task.
         rows: Its results.
     """
 
@@ -63,7 +63,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
 
 @pytest.fixture
 def copy(evaluated: Evaluated, tmp_path: Path) -> RunFolder:
-    """The same, to lose files of."""
+    """A copy of the folder, in which a test may delete files."""
     return copied(
         evaluated.folder, tmp_path / "runs" / evaluated.folder.path.relative_to(evaluated.folder.path.parents[2])
     )
@@ -140,7 +140,7 @@ def test_without_rows_and_scores_what_is_trained_is_scored_again(evaluated: Eval
 
 
 def test_lost_detections_are_made_again_with_again(evaluated: Evaluated, copy: RunFolder) -> None:
-    """As of older versions' rows, which kept none; the rows stay."""
+    """As for rows of older versions, which kept no detections; the rows stay."""
     (final,) = copy.path.glob("detection/*voc*/trial0/model_final.pth")
     stamp = final.stat().st_mtime_ns
     kept, rows_before = copy.path / evaluated.row(VOC, "bbox_AP").predictions, copy.results.read_text()
@@ -194,7 +194,7 @@ def test_two_processes_train_one_detector(task: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", [VOC, COCO])
 @pytest.mark.parametrize("head", ["c4", "fpn"])
 def test_a_real_resnet_50(task: str, head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The paper's detectors, a few iterations."""
+    """The paper's detectors, for a few iterations."""
     caplog.set_level("INFO", "salmask")
     changes = {"encoder.arch": "resnet50", "detection.head": head, "detection.iterations": 2}
     _, folder = prepared(tmp_path, changes)

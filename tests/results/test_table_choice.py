@@ -1,4 +1,4 @@
-"""Which numbers a table is made of: the task, trained networks, and the names of sweeps."""
+"""Which numbers make a table: the task, trained networks, and the names of sweeps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_a_table_is_made_of_the_task_that_was_measured() -> None:
     assert measured_task(frame_of(*rows_of(task="knn"), *rows_of()), "table1") == ""
     assert measured_task(linear, "table2") is None
     assert measured_task(frame_of(*rows_of(task="coco", metric="bbox_AP")), "table1") is None
-    # By its first measure, where none is asked for: of the best epoch the paper's own evaluation gave a number.
+    # Without a request, the task's first measure counts; the paper's own evaluation has only one of the best epoch.
     best = frame_of(*rows_of(task="knn"), *rows_of(metric="top1_best"))
     assert [measured_task(best, "table1"), measured_task(best, "table1", "top1_best")] == ["knn", ""]
 
@@ -50,7 +50,7 @@ def test_of_two_evaluations_that_stand_in_the_fuller_one_is_told() -> None:
 
 
 def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path) -> None:
-    """It ended in a traceback, at the end of a sweep of SimCLR's rows too."""
+    """It used to end in a traceback, also at the end of a sweep of SimCLR's rows."""
     frame = frame_of(*rows_of("simclr"))
     with pytest.raises(UserError, match="table3 has no row for what was measured, simclr"):
         render("table3", frame)
@@ -70,7 +70,7 @@ def test_a_misspelt_table_is_said_before_missing_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["logistic", "linear"])
 def test_an_untrained_network_is_no_run_of_the_method_whose_name_it_has(tmp_path: Path, task: str) -> None:
-    """Probed as no trained one was, it stood in the table as MoCo v2 and hid what was measured."""
+    """As the only one with a linear probe, it used to stand in the table as MoCo v2, and hid what was measured."""
     finished(tmp_path, "mocov2", 7, {("imagenet100", "top1"): 5.0}, sweep="s", optimization__lr=1e-9)
     for seed, value in enumerate((60.0, 61.0)):
         folder = finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): value}, sweep="s")
@@ -87,7 +87,7 @@ def test_an_untrained_network_is_no_run_of_the_method_whose_name_it_has(tmp_path
 
 
 def test_untrained_networks_stand_in_for_no_trained_ones_by_another_evaluation(tmp_path: Path) -> None:
-    """The report showed them as runs of MoCo v2, and an empty cell said that there was a number by another one."""
+    """The report used to show them as runs of MoCo v2, and an empty cell said that another evaluation had a number."""
     finished(tmp_path, "mocov2", 7, {("imagenet100", "top1"): 5.0}, optimization__lr=1e-9)
     ours = finished(tmp_path, "mocov2+ours-hp", 0, {("imagenet100", "top1"): 60.0})
     runs = find_runs([tmp_path], resolve)
@@ -102,13 +102,13 @@ def test_untrained_networks_stand_in_for_no_trained_ones_by_another_evaluation(t
 
 
 def test_runs_are_judged_by_linear_probes_where_any_trained_network_has_one() -> None:
-    """Also where it is a row of Table 3, and where it is asked for by its name, which was said to be another one."""
+    """Also if it is a row of Table 3, or requested by its name, which used to count as another evaluation."""
     both = frame_of(*rows_of(task="knn"), *rows_of("mocov2+ours-hp@key-no-hard-negative"))
     assert [judged_task(both), judged_task(both, "linear"), judged_task(both, "knn")] == ["", "", "knn"]
 
 
 def test_detection_is_judged_whichever_evaluation_stands_in_for_linear_probes() -> None:
-    """Of kNN and detection, all that was said of detection was "not run", beside its numbers in Table 2."""
+    """With kNN and detection, detection used to be "not run" beside its numbers in Table 2."""
     detected = {"task": "coco", "dataset": "coco", "metric": "bbox_AP", "protocol": "coco-mrcnn-c4-2x-v1"}
     frame = frame_of(
         *(
@@ -125,7 +125,7 @@ def test_detection_is_judged_whichever_evaluation_stands_in_for_linear_probes() 
 
 
 def test_a_sweep_is_called_as_its_folder_is(tmp_path: Path) -> None:
-    """Tables and claims named it as it was called when it was measured, and --sweep refused that name."""
+    """Tables and claims used to name it as it was called when measured, and --sweep refused that name."""
     for seed in range(2):
         finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}, sweep="then")
     (tmp_path / "then").rename(tmp_path / "now")
@@ -141,7 +141,7 @@ def test_a_sweep_of_knn_alone_ends_with_a_table(tmp_path: Path) -> None:
     (row,) = rows_of(task="knn", protocol="knn-v1", run_id=run.id)
     append(folder.results, [row])
     folder.gallery.mkdir()
-    for name in ("masks.jpg", ".masks.png.part"):  # as recorded runs have it, and what a kill left
+    for name in ("masks.jpg", ".masks.png.part"):  # as recorded runs have it, and what a kill leaves
         (folder.gallery / name).touch()
     console = Console(record=True, width=200)
     show_tables(("table1", "table2"), tmp_path / "s", console, resolve)

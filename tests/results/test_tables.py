@@ -1,4 +1,4 @@
-"""From rows to Table 1: nothing averaged that differs, nothing tiny unmarked."""
+"""From rows to Table 1: different things are never averaged, and tiny ones are always marked."""
 
 import statistics
 from dataclasses import replace
@@ -104,7 +104,7 @@ def test_table_3_ranks_the_branches_of_each_strategy() -> None:
     ]
     assert cells["MoCo v2 + ours (high-pass), both masked, no hard negative"][:2] == ["*56.29*", "*45.10 ± 0.14 (2)*"]
     assert "read the order of its rows, not the differences" in markdown(render("table3", frame))
-    # The other reading has blocks of its own, so that it takes no rank from the one with the published numbers.
+    # The other reading has its own blocks, so that it takes no rank from the one with the published numbers.
     assert cells["MoCo v2 + ours (high-pass), key masked"] == ["–", "**61.10 ± 0.14 (2)**", "–"]
     assert cells["MoCo v2 + ours (high-pass), query masked"] == ["–", "60.05 ± 0.07 (2)", "–"]
     assert "does not say whether its Table 3 has hard negatives" in markdown(render("table3", frame))
@@ -168,7 +168,7 @@ def test_another_dataset_stands_beside_imagenet_100_without_a_difference() -> No
     (record,) = records_of(table).to_dict("records")
     assert (record["published_column"], record["difference"]) == ("ImageNet-100", "")
     differences = markdown(render("table1", frame_of(*rows_of(values=(40.0,), dataset="scenes")), only="diff"))
-    assert "scenes is not a data set of the paper: no difference is taken" in differences  # nothing stands beside
+    assert "scenes is not a data set of the paper: no difference is taken" in differences  # no published number beside it
 
 
 def test_of_the_best_epoch_the_title_says_that_its_numbers_are_too_high() -> None:
@@ -183,7 +183,7 @@ def test_a_metric_that_the_paper_does_not_print_gets_no_published_number() -> No
     table = render("table1", frame, metric="top5")
     assert markdown_rows(table)["MoCo v2"] == ["90.00 (1)"]  # and no columns without a number
     assert "the paper prints no top5" in markdown(table)
-    assert records_of(table).loc[0, ["published", "difference"]].to_list() == ["", ""]  # not its top-1
+    assert records_of(table).loc[0, ["published", "difference"]].to_list() == ["", ""]  # not those of top-1
 
 
 def test_an_evaluation_that_the_paper_has_not_shows_what_was_measured_alone() -> None:
@@ -300,7 +300,7 @@ def test_tiny_numbers_are_watermarked_in_every_format() -> None:
     (record,) = records_of(table).to_dict("records")
     assert (record["scale"], record["watermark"]) == (TINY, f"{lead}; {sizes}")
     every = render("table1", frame_of(*rows_of(values=(40.0,), scale=TINY)), rows="all")
-    assert every.watermark == watermark  # the paper's other columns have no number of ours that it would not be about
+    assert every.watermark == watermark  # the paper's other columns have no number of ours
 
 
 def test_numbers_at_the_papers_scale_carry_no_watermark() -> None:
@@ -330,7 +330,7 @@ def test_one_tiny_column_watermarks_the_page_and_only_its_own_lines_of_data() ->
 
 @pytest.mark.parametrize("only", ["", "measured", "diff"])
 def test_every_note_is_referred_to_by_a_cell_that_is_shown(only: Only) -> None:
-    """Differences alone had notes on `its runs`, whose nobody knew; measured numbers some on published ones."""
+    """Tables of differences used to have notes on "its runs" without saying whose, others notes on hidden numbers."""
     mixed = [replace(row, commit=f"{row.seed}" * 40) for row in rows_of(values=(68.0, 69.0))]
     probed = rows_of("supervised", (80.0,), dataset="caltech101")
     table = render("table1", frame_of(*mixed, *rows_of("simclr"), *probed), only=only)
@@ -350,7 +350,7 @@ def test_a_cell_notes_trainings_that_went_wrong(tmp_path: Path) -> None:
     runs = find_runs([tmp_path], resolve)
     table = render("table1", collect_runs(runs), runs=runs)
     (note,) = [note for note in table.notes if "warnings in training" in note]
-    # Of 100 steps; that a training went on and ended well is told as well as that it began badly.
+    # Of 100 steps. Both are told: that the training began badly, and that it went on and ended well.
     (end,) = (row["loss"] for row in RunRecord(folder.path).metrics if row["step"] == 100)
     warned = "warnings in training: exploded weights in 1 of 2 runs (first at step 7)"
     assert note == f"{warned}; its loss at step 100: {end:.2f}"

@@ -1,4 +1,4 @@
-"""Tables on a terminal of 80 columns and in a pipe: nothing too wide, no cell broken, nothing lost."""
+"""Tables on a terminal of 80 columns and in a pipe: no line is too wide, no cell is broken, and nothing is lost."""
 
 import fcntl
 import json
@@ -37,11 +37,11 @@ for command in json.loads(sys.argv[1]):
     except SystemExit:
         pass
 """
-"""Calls commands one after another: to start Python for each takes longer than all of them."""
+"""Calls commands one after another in one process: starting Python for each takes longer than all of them."""
 
 
 def on_terminal(commands: list[list[str]]) -> list[str]:
-    """What commands print on a pseudo-terminal of 80 columns, without colours."""
+    """The output of commands on a pseudo-terminal of 80 columns, without colours."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
@@ -60,7 +60,7 @@ def on_terminal(commands: list[list[str]]) -> list[str]:
 
 
 def in_pipe(commands: list[list[str]]) -> list[str]:
-    """What the same commands print where no terminal is."""
+    """The output of the same commands without a terminal."""
     return [salmask(*command).out for command in commands]
 
 
@@ -72,7 +72,7 @@ def cells_of(markdown: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
-    """Commands that print tables; status looks at a copy of recorded runs, as it may write."""
+    """Commands that print tables; status reads a copy of recorded runs, as it may write."""
     sweep = tmp_path_factory.mktemp("sweeps") / "cpu-112px"
     for method in ("mocov2", "mocov2+ours-hp", "simclr+ours-hp"):
         shutil.copytree(EXAMPLES / "reproduced" / "cpu-112px" / method, sweep / method)
@@ -103,11 +103,11 @@ def test_at_80_columns_no_line_is_wider_and_no_word_is_broken(commands: list[lis
         cells = cells_of(markdown)
         assert len(cells) > 8, (command, text)
         words = set(text.replace("\n", " ").split())
-        words |= {word.rstrip(",") for word in words}  # what a block of rows shares stands above them, once
-        # A terminal names a group above its columns, and puts the marks of a heading into a line of their own.
+        words |= {word.rstrip(",") for word in words}  # what a block of rows shares is printed once above them
+        # A terminal prints a group's name above its columns, and a heading's marks in a line of their own.
         expected = {word for cell in cells for word in re.sub(r" \[\d+(, \d+)*\](?=:|$)", "", cell).split()}
         missing = {word for word in expected - words if word.rstrip(",:") not in words and len(word) < COLUMNS - 10}
-        missing = {word for word in missing if not word.isdigit()}  # what is free on a disk changes
+        missing = {word for word in missing if not word.isdigit()}  # the free space of a disk changes
         assert not missing, (command, missing)
 
 
@@ -214,6 +214,6 @@ def test_on_a_terminal_a_part_of_a_label_stays_whole() -> None:
         "  key masked" + " " * (len(hard) + 3) + "1.00",
         "  both masked" + " " * (len(hard) + 2) + "1.00",
     ]
-    # They begin alike, and have no part in common.
+    # They begin alike, but share no part.
     names = "untrained network (MoCo v2, key masked)", "untrained network (MoCo v2, both masked)"
     assert [line.split("  ")[0] for line in shown((names[0],), (names[1],))] == list(names)

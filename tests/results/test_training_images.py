@@ -1,4 +1,4 @@
-"""Numbers of runs that were trained on other images than their neighbours are told as such."""
+"""Numbers of runs that were trained on other images than their neighbours are marked."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def doubts_of(root: Path) -> list[str]:
 
 
 def test_a_seed_that_was_trained_on_other_images_is_named(tmp_path: Path) -> None:
-    """A folder had grown between two trainings: the mean of both was printed as any, and only the report told."""
+    """A folder had grown between two trainings; the mean of both used to be printed unmarked outside of the report."""
     for seed in range(3):
         trained(tmp_path, "mocov2", seed, 60.0 + seed, "grown" if seed == 1 else "first")
     said = "imagenet100: full/mocov2 s1 trained on other images than full/mocov2 s0; their numbers are not comparable"
@@ -58,7 +58,7 @@ def test_a_seed_that_was_trained_on_other_images_is_named(tmp_path: Path) -> Non
 
 
 def test_two_sides_that_were_trained_on_different_images_are_told(tmp_path: Path) -> None:
-    """With `--json` there was no warning either."""
+    """With `--json` there used to be no warning either."""
     trained(tmp_path, "mocov2", 0, 60.0, "first")
     trained(tmp_path, HP, 0, 64.0, "other")
     trained(tmp_path, "simclr", 0, 64.0, "first")
@@ -71,7 +71,7 @@ def test_two_sides_that_were_trained_on_different_images_are_told(tmp_path: Path
 
 
 def test_a_difference_of_runs_that_were_trained_on_other_images_is_not_the_methods_alone(tmp_path: Path) -> None:
-    """The cell was marked as better, and neither the claim nor the part said that more than the method differs."""
+    """The cell used to be marked as better, and neither claim nor part said that more than the method differs."""
     for seed in range(3):
         trained(tmp_path, "mocov2", seed, 50.0 + seed / 10, "first")
         trained(tmp_path, HP, seed, 60.0 + seed / 9, "other")
@@ -84,11 +84,11 @@ def test_a_difference_of_runs_that_were_trained_on_other_images_is_not_the_metho
     assert unlike == {HP: ("the training images",), f"{HP}-random": ()}
     records = table_of(tmp_path).records.set_index("row")
     assert dict(records["significance"]) == {"mocov2": "", HP: "", f"{HP}-random": "better"}
-    assert not records["rank"].any()  # of the two best nobody knows which it is
+    assert not records["rank"].any()  # nobody knows which of the two is best
 
 
 def test_nothing_is_said_of_images_that_differ_by_the_settings_and_of_unknown_ones(tmp_path: Path) -> None:
-    """A cache of another side, and weights from elsewhere, were told as data of two kinds side by side."""
+    """A cache of another size, and weights from elsewhere, used to be told as different data."""
     trained(tmp_path, "mocov2", 0, 60.0, "first")
     trained(tmp_path, "mocov2", 1, 60.0, "first-256px", sweep="cached", data__cached_side=256)
     trained(tmp_path, "mocov2", 2, 60.0, "drawn", sweep="scenes", data__dataset="scenes")
