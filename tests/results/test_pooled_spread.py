@@ -141,7 +141,7 @@ def test_a_row_that_diverged_shares_its_spread_with_nobody() -> None:
     assert 0.01 < left_out / 500 < 0.08
     wild = {"a": {0: 20.0, 1: 20.5, 2: 20.2}, "b": {0: 22.0, 1: 22.3, 2: 22.4}, "c": {0: 21.0, 1: 21.4, 2: 21.3}}
     assert spreading_alike(wild | {"d": {0: 5.0, 1: 60.0, 2: 30.0}}) == set(wild)
-    assert spreading_alike({"a": wild["a"], "d": {0: 5.0, 1: 60.0, 2: 30.0}}) == {"a", "d"}  # of two, it could be either
+    assert spreading_alike({"a": wild["a"], "d": {0: 5.0, 1: 60.0, 2: 30.0}}) == {"a", "d"}  # of two, either
 
 
 def test_rows_that_do_not_scatter_lend_their_certainty_to_none_that_does() -> None:

@@ -168,7 +168,7 @@ def test_another_dataset_stands_beside_imagenet_100_without_a_difference() -> No
     (record,) = records_of(table).to_dict("records")
     assert (record["published_column"], record["difference"]) == ("ImageNet-100", "")
     differences = markdown(render("table1", frame_of(*rows_of(values=(40.0,), dataset="scenes")), only="diff"))
-    assert "scenes is not a data set of the paper: no difference is taken" in differences  # no published number beside it
+    assert "scenes is not a data set of the paper: no difference is taken" in differences  # nothing published beside it
 
 
 def test_of_the_best_epoch_the_title_says_that_its_numbers_are_too_high() -> None:
