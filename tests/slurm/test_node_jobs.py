@@ -118,7 +118,7 @@ def test_a_job_of_which_slurm_never_said_anything_is_cancelled_and_named(
 def test_a_job_that_runs_longer_than_it_is_waited_for_is_told_as_such(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The job used to be told to have printed nothing."""
+    """The message used to say that the job printed nothing."""
     monkeypatch.setattr("slurm.nodes.node_job.wait_for_report", lambda *_: QueuedJob("101", "bench", "RUNNING"))
     batch = Batch("bench", "step", ((".", "step"),), CLUSTER.resources)
     call = NodeBench((), tmp_path / "report.json", 2, 1, "a:b")

@@ -359,7 +359,7 @@ def test_lines_of_no_submission_are_passed_over(sweep: Sweep) -> None:
 
 
 def test_an_interrupted_job_with_a_checkpoint_goes_on_from_it(sweep: Sweep) -> None:
-    """It used to be told to begin anew, also if it was killed before it saved any steps of this attempt."""
+    """Its steps used to count as a checkpoint, even if it was killed before it had saved one."""
     sweep.submitted()
     sweep.says("interrupted", step=3)
     place = sweep.folder.checkpoints / "step_00000002.pth"

@@ -59,7 +59,7 @@ PASSES = {
     "simclr": ({"encoder": 2}, {"encoder": 2}),
     "simclr+ours-hp": ({"localizer": 2, "encoder": 3}, {"encoder": 3}),
     "simclr+ours-hp-stopgrad": ({"localizer": 2, "encoder": 3}, {"encoder": 2}),
-    # An encoder step and an occlusion step: two views, then the masked one again (and the key, if it is updated too).
+    # An encoder step and an occlusion step: two views, then the masked one again (for SimCLR the key too).
     "mocov2+adios": ({"occlusion": 2, "encoder_q": 2, "encoder_k": 1}, {"encoder_q": 2, "occlusion": 1}),
     "simclr+adios": ({"occlusion": 2, "encoder": 4}, {"encoder": 3, "occlusion": 1}),
 }

@@ -54,7 +54,7 @@ def test_what_has_none_is_said(read: Callable[[Any], Any], value: Any, reason: s
 
 
 def test_every_fault_of_an_entry_is_told() -> None:
-    """A class name of blanks alone used to be read as a missing name."""
+    """A class name of blanks alone used to be read as an empty name."""
     entry = Fields({"width": "9", "height": "x", "name": " \n", "difficult": 3}.get, repr)
     assert (entry.read("width", positive), entry.read("height", positive)) == (9, None)
     assert (entry.read("name", name), entry.read("id", whole)) == (None, None)
