@@ -102,7 +102,7 @@ def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: QueueS
         (GONE, 5, "running", ""),
         (GONE, 119, "running", ""),
         (GONE, 121, "died", "no sign of life for 2 min"),
-        (GONE, 3 * 3600, "died", "never gave a sign of life, Slurm no longer knows it"),  # heartbeat of an earlier submission
+        (GONE, 3 * 3600, "died", "never gave a sign of life, Slurm no longer knows it"),  # an earlier submission
         (SILENT, 5, "running", ""),
         (SILENT, 121, "died", "no sign of life for 2 min"),
     ],
