@@ -291,11 +291,12 @@ def test_json_of_a_training_that_logs_is_all_of_standard_output(out: Path) -> No
     assert not ended.out.count("steps")
 
 
-def test_a_finished_run_is_left_as_it_is(undisturbed: RunFolder, out: Path) -> None:
+def test_a_finished_run_is_left_as_it_is(undisturbed: RunFolder, out: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = copied(undisturbed, out / tiny(OURS).folder)
     before = folder.backbone.stat().st_mtime_ns, folder.metrics.read_text(), folder.provenance.read_text()
     ended = salmask(*pretrain(out, method=OURS), "--json")
     assert json.loads(ended.out)["run"] == tiny(OURS).id
+    assert f"{folder.path} is pretrained already" in caplog.text
     assert (folder.backbone.stat().st_mtime_ns, folder.metrics.read_text(), folder.provenance.read_text()) == before
 
 
