@@ -63,9 +63,9 @@ def sizes_of(subject: Subject, fraction: float) -> list[int]:
     smallest = 2**HALVINGS
     if largest < smallest:
         raise UserError(
-            f"--fraction {fraction:g} leaves {largest} {subject.unit} of {subject.name}, which cannot be halved "
-            f"{HALVINGS} times",
-            mend=f"at least {smallest / subject.largest:.2g}",
+            f"--fraction {fraction:g} leaves {largest} of {subject.largest} {subject.unit} of {subject.name}, too "
+            f"few to be halved {HALVINGS} times",
+            mend=f"--fraction {smallest / subject.largest:.2g} or more",
         )
     return [largest // 2**halving for halving in range(HALVINGS, -1, -1)]
 

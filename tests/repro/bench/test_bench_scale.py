@@ -38,7 +38,7 @@ def test_rows_say_size_and_cost_and_the_last_one_the_exponent() -> None:
 
 
 def test_a_fraction_that_leaves_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match=r"leaves 2 things of squares.*mend: at least 0\.05"):
+    with pytest.raises(UserError, match=r"leaves 2 of 160 things of squares, .*; mend: --fraction 0\.05 or more"):
         sizes_of(Subject("squares", "things", 160, squares), 0.01)
 
 
