@@ -199,6 +199,7 @@ def _of_evaluations(place: Path) -> dict[str, OwnFile]:
 
 
 def _of_sweeps() -> dict[str, OwnFile]:
+    from repro.bench.throughput import StepMeasurement, newest_measurements
     from slurm.jobs.calls import CALLS, indices_of, read_call
     from slurm.jobs.job import Call
     from slurm.jobs.orders import REPORT_ORDER, ordered_tables
@@ -208,6 +209,7 @@ def _of_sweeps() -> dict[str, OwnFile]:
 
     submission = Submission("s", "slurm", "gpu", "0" * 10, "mocov2/s0-0000000000", "pretrain", "12", host="here")
     call = {**asdict(Call(Path("/runs"), "report", "repro.jobs:report", tables=("table1",))), "folder": "/runs"}
+    measured = StepMeasurement(("mocov2", "224"), "mocov2", 800.0, 3000.0, 2**20, 2**19, "NVIDIA H100")
     sweep = b"methods: [mocov2]\nseeds: [0, 1]\ntasks: [linear]\ntable: [table1]\nsettings: {data.crop: 64}\n"
     profile = b"partition: gpu\ntime: 60\ngpus: 1\nsetup:\n- module load cuda\nextra:\n  begin: now\n"
     return {
@@ -227,6 +229,7 @@ def _of_sweeps() -> dict[str, OwnFile]:
         ),
         "sweep.yaml": OwnFile(sweep, lambda path: load_sweep(str(path))),
         "profile.yaml": OwnFile(profile, lambda path: load_profile(str(path))),
+        "steps.jsonl": OwnFile(_lines(asdict(measured)), newest_measurements),
     }
 
 

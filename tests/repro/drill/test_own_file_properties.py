@@ -31,6 +31,7 @@ NAMES = (
         "report.json",
         "sweep.yaml",
         "profile.yaml",
+        "steps.jsonl",
     ),
     *("instances.json", "voc.xml", "data.yaml", "checksums.jsonl", "index.npy", "cache.json"),
     *("picture.png", "picture.jpg"),
