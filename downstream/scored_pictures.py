@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from downstream.crops import CentralCrops
 from downstream.measurement import Target
-from downstream.partitions import paper_like, standard
+from downstream.partitions import scored_images
 from repro.data.roots import root_of
 from repro.data.subsets import Subset
 from repro.randomness import Purpose, stream_seed
@@ -45,7 +45,7 @@ def pictures_of_scored(run: Run, task: str, dataset: str, images: Sequence[tuple
         UserError: The data set or the localizer's weights are not there.
     """
     target = Target(dataset, root_of(run, dataset, None), run.data.scenes)
-    scored = paper_like(target, 0)[1] if task == "linear" else standard(target, 0).scored
+    scored = scored_images(run, task, target)[0]  # the splits share one pool
     crops = CentralCrops(scored.pool if isinstance(scored, Subset) else scored, run.data.crop)
     maker = None
     if run.needs_localizer:

@@ -15,6 +15,8 @@ from PIL import Image
 from training_samples import CPU, OURS, TINY, refused, salmask, tiny, words
 
 from baselines import resolve
+from downstream.crops import CentralCrops
+from downstream.measurement import Target
 from downstream.scored_pictures import pictures_of_scored
 from repro.data.folders import FolderImages
 from repro.data.image_numbers import ImageNumbers
@@ -311,6 +313,21 @@ def test_scored_images_are_shown_alone_where_maps_are_of_training_images(folder_
     crop = TINY["data.crop"]
     assert size(source="maps", files=str(maps)) == size(source="truth") == (crop, crop)
     assert size(source="network")[0] > 3 * crop  # with foreground and masked query beside it
+
+
+def test_a_scored_image_is_shown_with_its_foreground_and_its_masked_query(folder_root: Path) -> None:
+    run = resolve(OURS, {**TINY, **ON_FILES, "machine.data_root": str(folder_root)})
+    pictures = pictures_of_scored(run, "linear", "folder", [(0, 1), (0, 1), (1, 1)])
+    first, again, of_another_split = (np.asarray(Image.open(io.BytesIO(each))).astype(int) for each in pictures)
+    side = TINY["data.crop"]
+    crop, _ = CentralCrops(Target("folder", folder_root, run.data.scenes).open("val"), side)[1]
+    image, foreground, query = (first[:, start : start + side] for start in range(0, first.shape[1], side + 4))
+    assert np.abs(image - crop.permute(1, 2, 0).numpy()).mean() < 12  # what JPEG takes of a noisy image
+    assert [np.abs(image - part).mean() > 20 for part in (foreground, query)] == [True, True]
+    assert (first == again).all()
+    # The split's seed draws the mask, and nothing else; JPEG's chroma reaches a pixel over the end of a block.
+    assert (first == of_another_split)[:, : 2 * side - 2].all()
+    assert (query != of_another_split[:, -side:]).any()
 
 
 def test_maps_without_contrast_are_told_with_the_mend_that_applies(
