@@ -87,7 +87,7 @@ def ask(
 
 
 def outside_of_any_job() -> dict[str, str]:
-    """Returns this process's environment as on a login node: sbatch would pass the variables of a job it runs in on."""
+    """Returns this process's environment as on a login node: within a job, sbatch would pass its variables on."""
     from submitit.helpers import clean_env  # takes a second, which `salmask status` need not wait for
 
     with clean_env():

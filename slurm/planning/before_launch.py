@@ -22,7 +22,7 @@ def check_tables(graph: Graph, known: Iterable[str]) -> None:
         known: Names of all tables.
 
     Raises:
-        UserError: It would.
+        UserError: A table that the report renders is none of these.
     """
     known = list(known)
     for table in graph.tables:

@@ -74,7 +74,7 @@ _CONTRADICTS = {
     "mem-per-cpu": "memory",
     "mem-per-gpu": "memory",
 }
-"""Options of sbatch that `extra` may hold only if this key is not set; so are options that have the name of a key."""
+"""Options of sbatch that `extra` may hold only if this key is not set; the same holds for options named like a key."""
 _SRUN_BY_SALMASK = (
     "--cpus-per-task",
     "--error",
