@@ -110,7 +110,7 @@ class ProgressBars(Progress):
             # `pop`: a finished task may be updated again, and prints its last line only once.
             was_told = self._next_line.pop(task.id, None) is not None
             has_summary = task.fields.pop("summary", False)
-            if (was_told and not self._draws) or has_summary:
+            if was_told or has_summary:
                 self._print(task)
         if self._draws:
             now = self.get_time()

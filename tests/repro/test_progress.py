@@ -21,7 +21,7 @@ from training_samples import STEPS, tiny, words
 
 import repro.progress
 from downstream.progress import reported
-from repro.progress import BYTES, OPENING, ProgressBars, clock_time, doing, tracked
+from repro.progress import BYTES, OPENING, ProgressBars, clock_time, doing, on_terminal, tracked
 from repro.runs.folder import RunFolder
 from repro.training.step_bar import SCORED, StepBar
 from slurm.local.messages import Bars
@@ -93,7 +93,9 @@ def test_work_of_which_nothing_can_be_counted_tells_for_how_long_it_goes_on() ->
         task = bars.add_task("knn", total=None)
         pipe.now = 75.0
         bars.update(task)
-    assert pipe.lines == ["knn: under way for 01:15"]
+        pipe.now = 150.0
+        bars.update(task, completed=3, unit="images")
+    assert pipe.lines == ["knn: under way for 01:15", "knn: 3 images"]
 
 
 def test_bytes_and_slow_work_have_units_that_can_be_read() -> None:
@@ -175,6 +177,16 @@ def test_a_terminal_sees_a_bar_with_rate_time_left_and_loss_and_the_next_command
     kept = re.sub(r"[^\n]*\n\x1b\[\?25h\r\x1b\[1A\x1b\[2K", "", raw)  # without lines that are erased as they end
     stays = [ESCAPES.sub("", line.rpartition("\x1b[2K")[2]).strip() for line in kept.split("\n")]
     assert stays == ["steps wait for data", summary, *seen[-2:], ""]
+
+
+def test_no_thread_draws_the_bars() -> None:
+    """A loader's process that is forked while it does would inherit its lock."""
+    threads = set(threading.enumerate())
+    console = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": "xterm"})
+    with ProgressBars(console=console) as bars:
+        bars.add_task("pretrain", total=8)
+        assert on_terminal(console)
+        assert set(threading.enumerate()) <= threads
 
 
 @pytest.mark.slow
