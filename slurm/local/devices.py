@@ -54,7 +54,7 @@ def chosen_devices(gpus: str, cluster: Cluster | None, parallel: int) -> tuple[s
     if not gpus:
         return ()
     if cluster is not None and cluster.executor != "local":
-        raise UserError(f"--gpus is for jobs on this machine, and '{cluster.name}' runs none here", mend="--local")
+        raise UserError(f"--gpus is for processes on this machine, and '{cluster.name}' has none", mend="--local")
     if parallel > 1:
         raise UserError(
             "--gpus and --parallel exclude each other", mend="name a GPU twice for two jobs at a time on it"
