@@ -296,7 +296,8 @@ def test_all_rows_have_looks_of_their_own() -> None:
     for name, style in looks.items():
         by_look.setdefault((style.colour, style.marker, style.line, style.fill), []).append(name)
     assert [names for names in by_look.values() if len(names) > 1] == []
-    assert look("mocov2+mine") == look("mocov2+mine")  # an unknown method's look is the same in every process
+    mine = look("mocov2+mine")
+    assert (mine.colour, mine.marker) == ("#843c39", "X")  # an unknown method's look is the same in every process
 
 
 def test_losses_of_frameworks_have_axes_of_their_own(material: Material) -> None:

@@ -236,6 +236,15 @@ def test_a_copy_that_came_from_elsewhere_is_not_used(tree: Path, tmp_path: Path)
     assert take(tmp_path / "sweep", allow_dirty=False, tree=tree) == copy
 
 
+def test_a_checkout_is_named_by_its_commit_and_whether_it_was_edited(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "CODE_ROOT", tree)
+    assert provenance.source() == provenance.CodeState(git(tree, "rev-parse", "HEAD"), dirty=False)
+    (tree / "repro" / "code.py").write_text("VALUE = 2\n")
+    assert provenance.source() == provenance.CodeState(git(tree, "rev-parse", "HEAD"), dirty=True)
+
+
 def test_a_copy_says_which_commit_it_is_of(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = take(tree / "ignored", allow_dirty=False, tree=tree)
     was = git(tree, "rev-parse", "HEAD")
