@@ -32,6 +32,8 @@ PICTURED = 48
 """The most images that flip for which the page has a picture."""
 CLASSES_SHOWN = 5
 """Classes that a terminal shows from each end of the list."""
+LEAST_SHOWN = 0.05
+"""Points below which a difference of a class is printed as 0.0."""
 
 First = Annotated[str, typer.Argument(metavar="A", help="A method, SWEEP/METHOD, a sweep, or a run (folder or id).")]
 Second = Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")]
@@ -182,8 +184,10 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
     heading = f"{comparison.first.name} against {comparison.second.name}"
     where = f"{comparison.metric} by {protocol} on {dataset}"
     classes = comparison.classes
-    ends = [*classes.head(CLASSES_SHOWN).index, *classes.tail(CLASSES_SHOWN).index]
-    few = classes.loc[list(dict.fromkeys(ends))]
+    # Only classes that differ in what is printed: a row of +0.0 is none of the largest differences.
+    differing = classes[classes["difference"].abs() >= LEAST_SHOWN] if len(classes) else classes
+    ends = [*differing.head(CLASSES_SHOWN).index, *differing.tail(CLASSES_SHOWN).index]
+    few = differing.loc[list(dict.fromkeys(ends))]
     class_rows = [
         (str(row["class"]), str(row["images"]), *(f"{row[name]:{sign}.1f}" for name, sign in _CLASS_NUMBERS))
         for row in few.to_dict("records")
@@ -197,9 +201,11 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
     console.print()
     if class_rows:
         heads = ("class", "images", "A %", "B %", "Δ")
-        title = "Classes with the largest differences:"
+        title = f"Classes with the largest differences (A: {comparison.first.name}, B: {comparison.second.name}):"
         print_table(TextTable(heads, class_rows, right=heads[1:], title=title), console)
         console.print()
+    elif len(classes):
+        console.print(f"No class differs by {LEAST_SHOWN} points or more.\n")
     by = "in most seeds" if comparison.most_runs > 1 else "of these two runs"
     for line in [*([f"{'; '.join(flipped)} ({by})."] if flipped else []), *comparison.notes]:
         console.print(line, soft_wrap=not console.is_terminal)

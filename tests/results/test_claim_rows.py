@@ -111,6 +111,8 @@ def test_verdicts_are_spelt_as_everywhere_and_settings_have_letters(runs: Path) 
     shown = salmask("claims", "--runs", str(runs)).out
     assert "| MoCo v2 + ours (high-pass) > MoCo v2 " in shown
     assert "\nA: scenes-cutouts\n   TINY: " in shown
+    assert "\n\nHow they are judged:\n\n- Each comparison is " in shown
+    assert "\n- P values are corrected by Holm " in shown
     assert "ours-beats-baseline: saliency-guided masking is better than" in shown
 
 

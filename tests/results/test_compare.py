@@ -85,15 +85,6 @@ def test_half_of_the_runs_are_not_most_of_them(tmp_path: Path) -> None:
     assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (in most seeds)." in told
 
 
-def test_of_one_run_each_no_seeds_are_told(tmp_path: Path) -> None:
-    """It used to say "(by most seeds)" of two runs."""
-    for method, chances in {OURS: [1, 1, 0], "mocov2": [0, 1, 0]}.items():
-        evaluated(tmp_path, method, 0, predictions(np.array(chances, float), 0))
-    told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
-    assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (of these two runs).\n" in told
-    assert "most" not in told
-
-
 def test_sides_of_unlike_numbers_of_runs_say_what_is_assumed(tmp_path: Path) -> None:
     two_methods(tmp_path, {"mocov2": 0.7}, count=100, seeds=(0, 1, 2))
     two_methods(tmp_path, {"simclr": 0.8}, count=100, seeds=(0, 1))

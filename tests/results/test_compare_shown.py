@@ -1,0 +1,29 @@
+"""What `salmask compare` prints of its comparisons."""
+
+from pathlib import Path
+
+import numpy as np
+from prediction_samples import evaluated, predictions
+from training_samples import salmask
+
+OURS = "mocov2+ours-hp"
+
+
+def test_classes_without_a_difference_are_not_among_those_with_the_largest(tmp_path: Path) -> None:
+    """The table was filled up with rows of +0.0."""
+    for method, chances in {OURS: [1, 1, 0, 1], "mocov2": [0, 1, 0, 1], "simclr": [0, 1, 0, 1]}.items():
+        evaluated(tmp_path, method, 0, predictions(np.array(chances, float), 0))
+    told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
+    table = told.partition(f"Classes with the largest differences (A: {OURS}, B: mocov2):\n\n")[2].partition("\n\n")[0]
+    assert [line.split("|")[-2].strip() for line in table.splitlines()[2:]] == ["+100.0"]
+    alike = salmask("compare", "mocov2", "simclr", "--runs", str(tmp_path)).out
+    assert "\n\nNo class differs by 0.05 points or more.\n\n" in alike
+
+
+def test_of_one_run_each_no_seeds_are_told(tmp_path: Path) -> None:
+    """It said "(in most seeds)" of two runs."""
+    for method, chances in {OURS: [1, 1, 0], "mocov2": [0, 1, 0]}.items():
+        evaluated(tmp_path, method, 0, predictions(np.array(chances, float), 0))
+    told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
+    assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (of these two runs).\n" in told
+    assert "most" not in told
