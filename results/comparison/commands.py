@@ -208,7 +208,7 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
         console.print(f"No class differs by {LEAST_SHOWN} points or more.\n")
     by = "in most seeds" if comparison.most_runs > 1 else "of these two runs"
     for line in [*([f"{'; '.join(flipped)} ({by})."] if flipped else []), *comparison.notes]:
-        console.print(line, soft_wrap=not console.is_terminal)
+        console.print(f"- {line}", soft_wrap=not console.is_terminal)
     console.print()
 
 

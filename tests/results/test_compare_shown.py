@@ -25,5 +25,5 @@ def test_of_one_run_each_no_seeds_are_told(tmp_path: Path) -> None:
     for method, chances in {OURS: [1, 1, 0], "mocov2": [0, 1, 0]}.items():
         evaluated(tmp_path, method, 0, predictions(np.array(chances, float), 0))
     told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
-    assert f"1 image only {OURS} gets right; 0 images only mocov2 gets right (of these two runs).\n" in told
+    assert f"\n- 1 image only {OURS} gets right; 0 images only mocov2 gets right (of these two runs).\n- " in told
     assert "most" not in told
