@@ -37,7 +37,7 @@ from repro.training.memory_layout import lay_out_network
 from repro.training.runner import Training
 
 SHARE_SEED = 0
-"""Seed of the draw of labelled images; it belongs to the protocol and is no setting of a run."""
+"""Seed of the draw of labelled images; it belongs to the protocol and is not a setting of a run."""
 
 
 class FineTuned(LossModel):

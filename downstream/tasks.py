@@ -228,7 +228,7 @@ def _require_sound(who: str, answer: object) -> None:
         raise UserError(f"{who} returned two numbers for {', '.join(map(str, twice))}", mend="one number, or two names")
     for row in answer:
         if str(row.metric).partition("@")[0] in ACCURACIES and not 0 <= row.value <= FULL:
-            what = f"{who} returned {row.metric} = {row.value}, which is no accuracy"
+            what = f"{who} returned {row.metric} = {row.value}, which is not an accuracy"
             raise UserError(what, mend="a number in percent")
 
 

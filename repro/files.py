@@ -35,7 +35,7 @@ def reading(path: Path, mend: str) -> Iterator[None]:
         UserError: In place of any other error; and if the path is that of a pipe or a device.
     """
     if is_special(path):
-        raise UserError(f"{path} is no regular file", mend="put a file in its place, or remove it")
+        raise UserError(f"{path} is not a regular file", mend="put a file in its place, or remove it")
     try:
         yield
     except UserError:
@@ -73,7 +73,7 @@ def read_regular(path: Path, most: int) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path} is no regular file", mend="put a file in its place, or remove it")
+            raise UserError(f"{path} is not a regular file", mend="put a file in its place, or remove it")
         if status.st_size > most:
             raise UserError(
                 f"{path} has {status.st_size} bytes; at most {most} are allowed",

@@ -60,7 +60,7 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        what = f"{path}: {Path(path).parts[0]} is no home folder on this machine"
+        what = f"{path}: {Path(path).parts[0]} is not a home folder on this machine"
         raise UserError(what, mend="write the whole path") from error
 
 
@@ -68,7 +68,7 @@ def with_home(word: str) -> str:
     """Returns a word of a command line with `~` and `~user` expanded, wherever a path may begin in it.
 
     A shell does so only at the beginning of a word: `--out=~/runs` arrives as it was typed, and would make a folder
-    named `~`. A `~` that is no home folder of this machine stays as it is.
+    named `~`. A `~` that is not a home folder of this machine stays as it is.
     """
     match = _HOME.fullmatch(word)
     return word if match is None else match[1] + os.path.expanduser(match[2])  # noqa: PTH111  # text, kept if no path

@@ -59,7 +59,7 @@ def refuse_special(path: Path) -> None:
     except (OSError, UserError):  # the write itself will report the reason
         return
     if special:
-        raise UserError(f"cannot write {path}: it is no regular file", mend="name a file")
+        raise UserError(f"cannot write {path}: it is not a regular file", mend="name a file")
 
 
 def why_unwritable(folder: Path, error: OSError) -> str:

@@ -47,7 +47,7 @@ def standing(now: float | None = None) -> Standing:
         now: The time, in seconds since the epoch; None: asks the clock.
     """
     now = time.time() if now is None else now
-    folders = [sweep for sweep in sweeps(roots_of_sweeps()) if any(runs_of(sweep))]  # a ledger alone is no run
+    folders = [sweep for sweep in sweeps(roots_of_sweeps()) if any(runs_of(sweep))]  # a ledger alone is not a run
     if not folders:
         return Standing("There are no runs yet.", _BEGIN)
     states = {folder: _states(folder, now) for folder in folders}

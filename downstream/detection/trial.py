@@ -68,7 +68,7 @@ class Trial:
         """Reads the scores of this training from their file; empty if there are none, or another training's.
 
         Raises:
-            UserError: The file cannot be read, or a score in it is no number.
+            UserError: The file cannot be read, or a score in it is not a number.
         """
         if not self.scores.exists():
             return {}

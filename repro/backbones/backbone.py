@@ -103,7 +103,7 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
     """
     content = read_checkpoint(path)
     if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
-        raise UserError(f"{path} is no salmask backbone", mend=_MEND_OR_ADOPT)
+        raise UserError(f"{path} is not a salmask backbone", mend=_MEND_OR_ADOPT)
     BACKBONE.verify(content, path)
     if arch and content["arch"] != arch:
         raise UserError(f"{path} holds a {content['arch']}, not a {arch}", mend=f"encoder.arch={content['arch']}")

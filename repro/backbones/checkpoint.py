@@ -59,7 +59,7 @@ class _ArchiveFile:
 
 
 def require_dictionary(content: Any, path: Path) -> dict[str, Any]:
-    """Returns the content of a checkpoint, or raises a UserError where it is no dictionary; `path` is for errors."""
+    """Returns the content of a checkpoint, or raises a UserError where it is not a dictionary; `path` is for errors."""
     if not isinstance(content, dict):
         raise UserError(
             f"checkpoint {path} holds a {type(content).__name__}, not a checkpoint",
@@ -99,7 +99,7 @@ def beginning_of(path: Path) -> bytes:
     if is_folder(path):
         raise UserError(f"checkpoint {path} is a folder", mend="name a file in it")
     if is_special(path):
-        raise UserError(f"checkpoint {path} is no regular file", mend="check the path")
+        raise UserError(f"checkpoint {path} is not a regular file", mend="check the path")
     try:
         with path.open("rb") as file:
             return file.read(_BEGINNING)

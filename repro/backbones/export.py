@@ -58,7 +58,9 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
     require_pretrained(folder)
     # The licence goes into the card's front matter as it is: a line break there could add any other field.
     if not _LICENCE.fullmatch(licence):
-        raise UserError(f"--licence '{licence}' is no name of a licence", mend="for example apache-2.0, mit or other")
+        raise UserError(
+            f"--licence '{licence}' is not a name of a licence", mend="for example apache-2.0, mit or other"
+        )
     backbone = load_backbone_of(run, folder)
     state: State = backbone.network.state_dict()
     _require_buildable(target, backbone)
@@ -66,7 +68,9 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
     facts = _facts(run, backbone, state, name.format(arch=backbone.arch))
     # --force deletes a folder: only one that an export of ours made, or an empty one.
     if force and is_folder(out) and any(out.iterdir()) and not is_file(out / FACTS_FILE):
-        raise UserError(f"{out} is no export, so --force does not replace it", mend="name another folder with --out")
+        raise UserError(
+            f"{out} is not an export, so --force does not replace it", mend="name another folder with --out"
+        )
     with new_folder(out, force=force, mend="name another with --out, or add --force to replace it") as export_folder:
         write(export_folder / facts.weights, state, facts)
         (export_folder / "run.yaml").write_text(_without_paths(run).to_yaml(), encoding="utf-8")

@@ -257,8 +257,8 @@ def _require_torch(path: Path, beginning: bytes) -> None:
 def _unknown_classes(path: Path) -> list[str]:
     """Returns the full names of the classes and functions in a file that torch does not know to be harmless.
 
-    Nothing is loaded. Of files of before torch 1.6, which are no zip archives, and of what is no file of `torch.save`
-    at all, there are none: `load_safely` says what is wrong with it.
+    Nothing is loaded. The result is empty for files from before torch 1.6, which are not zip archives, and for files
+    that `torch.save` did not write: `load_safely` says what is wrong with those.
     """
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))

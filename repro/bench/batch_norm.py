@@ -25,7 +25,7 @@ class DealtOut(SplitBatchNorm):
     def forward(self, images: Tensor) -> Tensor:
         """Normalises N×C×H×W; N is a multiple of `splits`."""
         N, C, H, W = images.shape
-        # The images of a group become one image with more channels. In the channels-last layout this is no view: the
+        # The images of a group become one image with more channels. In the channels-last layout this is not a view: the
         # whole batch is copied there and back. That is what the benchmark shows.
         groups = images.reshape(N // self.splits, self.splits * C, H, W)
         weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)

@@ -121,7 +121,7 @@ def bench_masking(batch: BatchSize = 32, size: GridSide = 224, as_json: AsJson =
 
     if size % GRID:
         raise UserError(
-            f"--size {size} is no multiple of the {GRID}×{GRID} grid", mend=f"--size {GRID * (size // GRID)}"
+            f"--size {size} is not a multiple of the {GRID}×{GRID} grid", mend=f"--size {GRID * (size // GRID)}"
         )
     report(as_json, masking(batch, size))
 
@@ -218,7 +218,7 @@ def bench_norm(batch: GroupedBatchSize = 32, size: Side = 64, as_json: AsJson = 
 
     if batch % GROUPS:
         raise UserError(
-            f"--batch {batch} is no multiple of the {GROUPS} groups", mend=f"--batch {GROUPS * (batch // GROUPS)}"
+            f"--batch {batch} is not a multiple of the {GROUPS} groups", mend=f"--batch {GROUPS * (batch // GROUPS)}"
         )
     report(as_json, batch_norm(batch, size))
 

@@ -27,7 +27,7 @@ Preparer = Callable[[Sequence[Path], Path], None]
 """Makes the root (second argument) from archives (first: files, or folders with them; none: they are downloaded)."""
 
 TORN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
-"""What the standard library raises for a torn file, one that is no archive, an unknown compression or a password."""
+"""What the standard library raises for files that are torn, encrypted, no archives, or of an unknown compression."""
 
 DOWNLOAD_AGAIN = "download it again and repeat (what is finished is kept)"
 """The mend of an archive that is torn or incomplete."""
@@ -228,11 +228,11 @@ def open_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     """Opens a member of a tar file for reading.
 
     Raises:
-        tarfile.ReadError: The member is no regular file.
+        tarfile.ReadError: The member is not a regular file.
     """
     stream = archive.extractfile(member)
     if stream is None:
-        raise tarfile.ReadError(f"{member.name} is no regular file")
+        raise tarfile.ReadError(f"{member.name} is not a regular file")
     return stream
 
 

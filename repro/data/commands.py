@@ -161,7 +161,7 @@ def _scenes_settings(name: str, words: Iterable[str] | None) -> ScenesSettings:
         UserError: A setting is wrong, or would change nothing: it is not one of scenes, or the data set is not drawn.
     """
     settings = command_settings(words)
-    run = build([settings])  # refuses what is no setting, or out of its range
+    run = build([settings])  # refuses what is not a setting, or out of its range
     for key, _ in flat(settings):
         if not key.startswith("data.scenes."):
             mend = "give settings of data.scenes only, and --side, --root, --to, --workers; all others belong to runs"

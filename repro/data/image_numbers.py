@@ -89,7 +89,9 @@ class ImageNumbers:
             numbers = np.load(io.BytesIO(content)) if file.endswith(".npy") else self._pixels(content)
         except (*DAMAGE, MemoryError, TokenError) as error:  # the last is for an array whose header is torn
             is_other = isinstance(error, UnidentifiedImageError)
-            why = "is no picture, or its header is damaged" if is_other else f"cannot be decoded ({reason_of(error)})"
+            why = (
+                "is not a picture, or its header is damaged" if is_other else f"cannot be decoded ({reason_of(error)})"
+            )
             raise self._refusal(file, why) from error
         if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "buif":
             raise self._refusal(file, "holds no array of numbers")

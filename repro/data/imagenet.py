@@ -225,7 +225,7 @@ def _plain_name(member: tarfile.TarInfo, pattern: re.Pattern[str]) -> str | None
     """Returns the last part of a member's name, so that none can be written outside its folder; None for a folder.
 
     Raises:
-        tarfile.ReadError: The member is no regular file, or its name does not follow the pattern.
+        tarfile.ReadError: The member is not a regular file, or its name does not follow the pattern.
     """
     if member.isdir():
         return None
@@ -239,7 +239,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     """Reads a member whole, so that nothing is written of one that is cut short.
 
     Raises:
-        tarfile.ReadError: The member is no regular file, or there are fewer bytes than the archive says.
+        tarfile.ReadError: The member is not a regular file, or there are fewer bytes than the archive says.
     """
     with open_member(archive, member) as stream:
         content = stream.read()

@@ -79,7 +79,7 @@ def _by_processes(
                         raise outcome
                     yield begun.pop(ready), outcome
         except (EOFError, ConnectionError) as error:
-            message = f"a {name} process was killed, perhaps for memory"
+            message = f"a {name} process was killed, perhaps for lack of memory"
             raise UserError(message, mend="repeat with --workers 1") from error
 
 

@@ -301,7 +301,7 @@ def _scale(batch: int, *, tiny: bool) -> dict[str, Any]:
 
     if batch % 4:
         raise UserError(
-            f"--batch {batch} is no multiple of 4, MoCo's batch-norm groups", mend=f"--batch {4 * (batch // 4)}"
+            f"--batch {batch} is not a multiple of 4, MoCo's batch-norm groups", mend=f"--batch {4 * (batch // 4)}"
         )
     return nested({"optimization.batch": batch} | (dict(TINY) if tiny else {}))
 

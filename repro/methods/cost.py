@@ -325,8 +325,8 @@ def count_passes(modules: Mapping[str, nn.Module], batch: int) -> Iterator[Passe
     """Counts the passes through networks while the block runs.
 
     A network is a module with convolutions that is handed a batch of images and is not part of another one: a model
-    hands on several views, so it is no network itself; its encoders are; their layers are parts. A backward pass is one
-    that reaches a network's output.
+    hands on several views, so it is not a network itself; its encoders are; their layers are parts. A backward pass is
+    one that reaches a network's output.
 
     Args:
         modules: What to look for networks in, by name; under the empty name, networks are called by their own names.

@@ -45,7 +45,7 @@ def measured_text(metric: str, value: float) -> str:
 
 
 def refuse_no_accuracy(metric: str) -> None:
-    """Refuses a metric that is no accuracy: of two penalties, for example, neither is the better one.
+    """Refuses a metric that is not an accuracy: of two penalties, for example, neither is the better one.
 
     Args:
         metric: What was asked for; empty where nothing was.
@@ -55,7 +55,7 @@ def refuse_no_accuracy(metric: str) -> None:
     """
     if not is_accuracy(metric):
         raise UserError(
-            f"'{metric}' is no accuracy: it says what an evaluation chose or took",
+            f"'{metric}' is not an accuracy: it says what an evaluation chose or took",
             mend="name an accuracy, such as top1; salmask collect --out FILE lists the rest",
         )
 

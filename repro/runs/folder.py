@@ -135,7 +135,9 @@ class RunFolder:
             UserError: The folder is not a run's, or its `run.yaml` cannot be read, or was edited into another run's.
         """
         if not is_file(self.run_yaml):
-            raise UserError(f"{self.path} is no run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID")
+            raise UserError(
+                f"{self.path} is not a run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID"
+            )
         from repro.runs.reading import load  # imports omegaconf, which `salmask status` should not wait for
 
         run = load(self.run_yaml, unreadable)

@@ -91,7 +91,7 @@ def read_file(setting: str, folder: Path, file: str) -> bytes:
         file: The file's path, relative to the folder.
 
     Raises:
-        UserError: It cannot be read, is no regular file, or is larger than `LONGEST_FILE`.
+        UserError: It cannot be read, is not a regular file, or is larger than `LONGEST_FILE`.
     """
     try:
         return read_regular(folder / file, LONGEST_FILE)

@@ -233,7 +233,7 @@ def _encoder_problems(run: RunSettings) -> Iterator[Problem]:
     if encoder.arch not in RESNETS:
         yield Problem(f"encoder.arch={encoder.arch} is no ResNet of torchvision's", mend=nearest(encoder.arch, RESNETS))
     if encoder.width % 4:
-        yield Problem(f"encoder.width={encoder.width} is no multiple of 4", mend="encoder.width=16, for example")
+        yield Problem(f"encoder.width={encoder.width} is not a multiple of 4", mend="encoder.width=16, for example")
 
 
 def _whole_number_problems(settings: Any, prefix: str = "") -> Iterator[Problem]:
@@ -330,7 +330,7 @@ def _localizer_problems(run: RunSettings) -> Iterator[Problem]:
     localizer, default = run.localizer, LocalizerSettings.weights
     if localizer.image_side % 32:
         yield Problem(
-            f"localizer.image_side={localizer.image_side} is no multiple of 32",
+            f"localizer.image_side={localizer.image_side} is not a multiple of 32",
             mend=f"localizer.image_side={32 * round(localizer.image_side / 32)}",
         )
     if not is_localizer(localizer.network):

@@ -71,10 +71,10 @@ class Holder:
         return (self.here and not _runs(self.pid)) or (bool(self.job) and self.job == job_id() and not self._is_me)
 
     def __str__(self) -> str:
-        """Who it is, for people: `process 12 on node3 (job 812), last sign of life 5 s ago`."""
+        """Who it is, for people: `process 12 on node3 (job 812), last heartbeat 5 s ago`."""
         job = f" (job {self.job})" if self.job else ""
         age = duration_text(max(0.0, time.time() - self.heartbeat))
-        return f"process {self.pid} on {self.host}{job}, last sign of life {age} ago"
+        return f"process {self.pid} on {self.host}{job}, last heartbeat {age} ago"
 
     @property
     def _is_me(self) -> bool:
@@ -226,7 +226,7 @@ class _SignsOfLife:
                 else "in the future, so a clock has jumped"
             )
             log.warning(
-                "%s: the last sign of life from %s is %s; waiting for the next one, %.0f s at most",
+                "%s: the last heartbeat from %s is %s; waiting for the next one, %.0f s at most",
                 lock.parent,
                 holder.host,
                 age,

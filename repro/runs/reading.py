@@ -280,7 +280,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key:
             mend = "write key.sub=value, for example seed=1 or data.crop=64"
-            raise UserError(f"'{item}' is no setting", mend=mend)
+            raise UserError(f"'{item}' is not a setting", mend=mend)
         try:
             settings[key] = parse_yaml(value)
         except RecursionError as error:
@@ -307,7 +307,7 @@ def command_settings(words: Iterable[str] | None, *, data: str = "", root: str =
         root: Value of `--root`, which is short for `machine.data_root=`; empty: none.
 
     Raises:
-        UserError: A word is no setting, or an option and a word contradict each other.
+        UserError: A word is not a setting, or an option and a word contradict each other.
     """
     settings = dict(flat(parse_overrides(words or [])))
     for option, key, value in (("--data", "data.dataset", data), ("--root", "machine.data_root", absolute(root))):
@@ -369,7 +369,7 @@ def pinned(run: Run) -> Run:
 def _hash_of_checkpoint(path: Path, localizer: LocalizerSettings) -> str:
     mend = "the backbone.pth of a finished run"
     if is_special(path):  # a reader would wait for it
-        raise UserError(f"localizer.weights={localizer.weights} is no regular file", mend=mend)
+        raise UserError(f"localizer.weights={localizer.weights} is not a regular file", mend=mend)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -68,7 +68,7 @@ class SaliencySource:
         kind = next((kind for kind in SourceKind if kind == name), None)
         if kind is None or (kind in COUNTED) is not bool(number) or int(number or 0) >= CELLS:
             raise UserError(
-                f"'{text}' is no source of saliency", mend=f"one of {', '.join(NAMES)}; N: 1 to {CELLS - 1}"
+                f"'{text}' is not a source of saliency", mend=f"one of {', '.join(NAMES)}; N: 1 to {CELLS - 1}"
             )
         return cls(kind, int(number or 0))
 

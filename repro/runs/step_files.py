@@ -18,7 +18,7 @@ def checkpoint_file(folder: Path, step: int) -> Path:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Returns the number of steps of a checkpoint, by its name; -1 if the file is no checkpoint."""
+    """Returns the number of steps of a checkpoint, by its name; -1 if the file is not a checkpoint."""
     name = _NAME.fullmatch(checkpoint.name)
     return int(name[1]) if name else -1
 

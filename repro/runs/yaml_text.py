@@ -77,7 +77,7 @@ def parse_yaml(text: str) -> Any:
         yaml.YAMLError: The text is no YAML, or a mapping holds a key twice.
     """
     if len(text) > LONGEST_TEXT:
-        raise ValueError(f"it has {len(text)} characters, where {LONGEST_TEXT} are the most")
+        raise ValueError(f"it has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
     try:
         content = yaml.load(_Text(text), Loader=_SettingsLoader)
     except yaml.scanner.ScannerError as error:
@@ -88,7 +88,7 @@ def parse_yaml(text: str) -> Any:
     if depth > _DEEPEST:
         raise RecursionError(f"more than {_DEEPEST} levels")
     if size > _LARGEST_SIZE:
-        raise ValueError(f"it stands for {size:.3g} values, where {_LARGEST_SIZE} are the most")
+        raise ValueError(f"it stands for {size:.3g} values; at most {_LARGEST_SIZE} are allowed")
     return content
 
 

@@ -54,8 +54,8 @@ class Localizer(nn.Module):
             setting: The setting that gives the side, for the error.
 
         Raises:
-            UserError: The side is no multiple of the grid, the network takes no side×side view, or its activations have
-                another shape.
+            UserError: The side is not a multiple of the grid, the network takes no side×side view, or its activations
+                have another shape.
         """
         cells = grid_of(side, setting)
         try:
@@ -97,7 +97,7 @@ def grid_of(crop: int, setting: str = "data.crop") -> int:
         setting: The setting that gives the crop, for the error.
 
     Raises:
-        UserError: The crop is no multiple of the grid, so that patches would not tile it.
+        UserError: The crop is not a multiple of the grid, so that patches would not tile it.
     """
     # Rounded up, as by networks whose convolutions pad.
     cells = -(-max(crop, MIN_GRID * STRIDE) // STRIDE)

@@ -61,7 +61,7 @@ class Feed:
         return event
 
     def _on_device(self, batch: Any) -> Any:
-        """Returns a batch with its images on the GPU; unchanged where there is no GPU, or if it is no dictionary."""
+        """Returns a batch with its images on the GPU; unchanged where there is no GPU, or if it is not a dictionary."""
         if self._stream is None or not isinstance(batch, dict):
             return batch
         current = torch.cuda.current_stream(self.device)

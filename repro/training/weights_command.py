@@ -90,7 +90,7 @@ def _copy(weights: LocalizerWeights, source: Path) -> None:
         raise UserError(f"--from takes the file of ResNet-50, not of {weights.network}", mend=mend)
     name = FILES_OF_RESNET50[weights.weights]
     if is_special(source):  # it can be read only once, but is both compared and copied
-        raise PathError(source, "is no regular file", mend="name the downloaded file")
+        raise PathError(source, "is not a regular file", mend="name the downloaded file")
     try:
         if weights.is_damaged(source):
             raise PathError(source, f"is not {name}: its SHA-256 is another", mend=f"download {name} again")

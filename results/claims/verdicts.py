@@ -201,7 +201,7 @@ def judge(
     """
     if frame is None:
         return judge_columns({table: [] for table in TABLES}, spread)
-    # An untrained network is no run of the method whose name it has, but a reference below the tables.
+    # An untrained network is not a run of the method whose name it has, but a reference below the tables.
     trained = without_untrained(frame)
     by_images = spread is SpreadOf.sentence
     measured: dict[str, list[MeasuredColumn]] = {

@@ -109,8 +109,8 @@ def compare(
         metric: The metric; by default the first of each evaluation that both sides have.
 
     Raises:
-        UserError: Nothing has such a name, the metric is no accuracy, the sides have no measurement in common or share
-            a run, or one side has runs that must not be averaged (`refuse_mixed`).
+        UserError: Nothing has such a name, the metric is not an accuracy, the sides have no measurement in common or
+            share a run, or one side has runs that must not be averaged (`refuse_mixed`).
     """
     refuse_no_accuracy(metric)
     words = (first, second)
@@ -292,7 +292,7 @@ def _predictions(
 ) -> tuple[dict[int, Predictions], list[str]]:
     """Returns the predictions of a side's runs, of all or of none, and sentences that say why some cannot be used."""
     if metric not in IMAGEWISE:
-        return {}, [f"{metric} is no measure of single images: the seeds alone are compared."]
+        return {}, [f"{metric} is not a measure of single images: the seeds alone are compared."]
     found: dict[int, Predictions] = {}
     without = [seed for seed, row in of_seed.items() if not row["predictions"]]
     seeds = f"seed{'s' if len(without) > 1 else ''} {', '.join(map(str, without))}"

@@ -48,7 +48,7 @@ def gallery(material: Material) -> Figure:
 
 
 def _first_galleries(runs: Sequence[RunRecord]) -> dict[str, Image.Image]:
-    """Returns the first gallery of each method; a file that is no picture is logged, and the next one is taken."""
+    """Returns the first gallery of each method; a file that is not a picture is logged, and the next one is taken."""
     pictures: dict[str, Image.Image] = {}
     for run in runs:
         for path in run.galleries:
@@ -78,6 +78,6 @@ def shrunk(path: Path, width: int, height: int) -> Image.Image:
         with Image.open(io.BytesIO(read_regular(path, LARGEST_PICTURE))) as file:
             picture = file.convert("RGB")
     except Exception as error:  # Pillow raises a dozen kinds for damaged bytes, and one for more pixels than it takes
-        raise UserError(f"{path} is no picture: {one_line(error)}", mend="remove it") from error
+        raise UserError(f"{path} is not a picture: {one_line(error)}", mend="remove it") from error
     picture.thumbnail((width, height))
     return picture

@@ -133,13 +133,13 @@ def check(path: Path) -> int:
         UserError: It is no artifact, or a file is missing, changed or unexpected; names the first ones.
     """
     if exists(path) and not is_file(path):  # a pipe, say, which the reader would wait for
-        raise UserError(f"{path} is no file", mend=_GIVE_ARTIFACT)
+        raise UserError(f"{path} is not a file", mend=_GIVE_ARTIFACT)
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_bomb(path, archive)
             names = archive.namelist()
             if MANIFEST not in names:
-                raise UserError(f"{path} is no artifact of salmask: it holds no {MANIFEST}", mend=_GIVE_ARTIFACT)
+                raise UserError(f"{path} is not an artifact of salmask: it holds no {MANIFEST}", mend=_GIVE_ARTIFACT)
             sums = _read_manifest(path, archive.read(MANIFEST))
             # A zip may hold a name twice, and programs differ in which of the two they unpack.
             repeated = sorted(name for name, number in Counter(names).items() if number > 1)
@@ -154,7 +154,7 @@ def check(path: Path) -> int:
     except FileNotFoundError:
         raise UserError(f"no file {path}", mend=_GIVE_ARTIFACT) from None
     except (*TORN, NotImplementedError, RuntimeError, OSError) as error:
-        raise UserError(f"{path} is no whole zip file: {one_line(error)}", mend="copy it again") from error
+        raise UserError(f"{path} is not a whole zip file: {one_line(error)}", mend="copy it again") from error
     if troubles:
         what = f"{path} is not as it was packed: {first_few(troubles, 3, '; ')}"
         raise UserError(what, mend="copy it again, or pack it again")
@@ -167,7 +167,7 @@ def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
     unpacked = sum(entry.file_size for entry in archive.infolist())
     if manifest > LARGEST_MANIFEST or unpacked > LARGEST_RATIO * path.stat().st_size:
         raise UserError(
-            f"{path} is no artifact of salmask: {size_text(path.stat().st_size)} unpack to {size_text(unpacked)}",
+            f"{path} is not an artifact of salmask: {size_text(path.stat().st_size)} unpack to {size_text(unpacked)}",
             mend=_GIVE_ARTIFACT,
         )
 
@@ -331,5 +331,5 @@ def _read_manifest(path: Path, content: bytes) -> dict[str, str]:
     lines = content.decode(errors="replace").splitlines()
     pairs = [line.split("  ", 1) for line in lines]
     if not all(len(pair) == 2 and len(pair[0]) == 64 for pair in pairs):
-        raise UserError(f"{path} is no artifact of salmask: its {MANIFEST} cannot be read", mend=_GIVE_ARTIFACT)
+        raise UserError(f"{path} is not an artifact of salmask: its {MANIFEST} cannot be read", mend=_GIVE_ARTIFACT)
     return {name: digest for digest, name in pairs}

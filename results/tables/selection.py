@@ -167,7 +167,7 @@ def refuse_unknown(frame: pd.DataFrame | None, task: str = "", metric: str = "")
         metric: The metric that was asked for, or empty.
 
     Raises:
-        UserError: No result has it, and it is none of ours; or the metric is no accuracy.
+        UserError: No result has it, and it is none of ours; or the metric is not an accuracy.
     """
     refuse_no_accuracy(metric)
     for what, name, ours in (("task", task, PROTOCOLS), ("metric", metric, METRICS)):

@@ -82,7 +82,7 @@ def ordered_tables(sweep: Path) -> tuple[str, ...]:
 
 
 def copied_from(sweep: Path) -> Path | None:
-    """Returns the folder of which a sweep's folder is a copy; None if it is no copy, or was moved.
+    """Returns the folder of which a sweep's folder is a copy; None if it is not a copy, or was moved.
 
     Raises:
         UserError: The file system does not tell: the other folder is closed to this user, or its server is gone.

@@ -34,8 +34,8 @@ def take(sweep_folder: Path, *, allow_dirty: bool, tree: Path | None = None) -> 
         tree: A checkout; default: the one that this code runs from.
 
     Raises:
-        UserError: The work tree was edited and that was not allowed; it is no checkout; or there is a copy of this name
-            with other files.
+        UserError: The work tree was edited and that was not allowed; it is not a checkout; or there is a copy of this
+            name with other files.
     """
     tree = tree or CODE_ROOT
     try:

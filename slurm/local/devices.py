@@ -49,7 +49,7 @@ def chosen_devices(gpus: str, cluster: Cluster | None, parallel: int) -> tuple[s
         parallel: As `--parallel` gives it.
 
     Raises:
-        UserError: It is no list of devices, or another option excludes it.
+        UserError: It is not a list of devices, or another option excludes it.
     """
     if not gpus:
         return ()

@@ -1,6 +1,6 @@
 """What a job without a result is doing, judged by its status, the ledger and the queue.
 
-The folders decide: a process that gives no sign of life does not run, whatever it wrote last. The queue adds why a job
+The folders decide: a process that writes no heartbeat does not run, whatever it wrote last. The queue adds why a job
 waits, and that a job is gone which could not say so itself.
 """
 
@@ -35,7 +35,7 @@ class State(StrEnum):
     done = "done"
     """Its result is there."""
     running = "running"
-    """It gave a sign of life lately."""
+    """It wrote a heartbeat lately."""
     starting = "starting"
     """It is on a node and has not said anything yet."""
     queued = "queued"
@@ -46,7 +46,7 @@ class State(StrEnum):
     unknown = "unknown"
     """Slurm does not answer, only another machine can tell, or its files cannot be read."""
     silent = "silent"
-    """Slurm, or this machine, says that it runs, but it gives no sign of life."""
+    """Slurm, or this machine, says that it runs, but it writes no heartbeat."""
     interrupted = "interrupted"
     """It was asked to stop, did so, and is not in the queue."""
     cancelled = "cancelled"
@@ -66,7 +66,7 @@ SILENT_BY_RIGHT: Mapping[str, tuple[State, str]] = {
     "CONFIGURING": (State.starting, "its nodes are being prepared"),
     "COMPLETED": (State.starting, "it ended well, its files do not show here yet"),
 }
-"""Slurm's states of jobs that have nodes, or had them a moment ago, but cannot give a sign of life: what each is doing,
+"""Slurm's states of jobs that have nodes, or had them a moment ago, but cannot write a heartbeat: what each is doing,
 and the note."""
 
 REASONS: Mapping[str, tuple[str, str]] = {
@@ -128,14 +128,14 @@ def judge(
     if live and job is not None and job.waiting:
         return _in_the_queue(status, entry, job, now)
     # A status that is older than the submission, or than the job's present start (after a requeue), tells of an earlier
-    # attempt. A fresh sign of life counts all the same: the new attempt will soon write the next, or else somebody has
+    # attempt. A fresh heartbeat counts all the same: the new attempt will soon write the next, or else somebody has
     # started the job by hand.
     if status is not None and (before(status, entry) or _before_its_start(status, job)) and not status.alive(now):
         status = None
     if live or (just_completed(job, now) and _is_of_its_end(status, job)):
         return _on_a_node(status, job, now)
     # From here on, neither Slurm nor this machine knows of a live process, but one that was started by hand may give
-    # signs of life. Signs from before the job's end are its own last ones, and prove nothing.
+    # heartbeats. Those from before the job's end are its own last ones, and prove nothing.
     if status is not None and not _before_its_end(status, job) and (found := _by_hand(sweep, key, status, now)):
         return found
     if status is not None and status.state == "failed":  # its own error says more than Slurm's exit status
@@ -171,13 +171,13 @@ def _on_a_node(status: Status | None, job: QueuedJob | None, now: float) -> tupl
 
 
 def _by_its_signs(status: Status | None, job: QueuedJob | None, where: str, now: float) -> tuple[State, str]:
-    """Returns the state of a job whose process can give signs of life, by its last one."""
+    """Returns the state of a job whose process can write heartbeats, by its last one."""
     if status is None:
         # Importing torch and waiting for other ranks takes its time; after as long as a lock needs to grow stale,
         # silence means that it hangs.
         elapsed = now - job.start if job and job.start else 0.0
         if elapsed > STALE_SECONDS:
-            note = with_mend(f"{where} for {duration_text(elapsed)} without a sign of life", "salmask logs")
+            note = with_mend(f"{where} for {duration_text(elapsed)} without a heartbeat", "salmask logs")
             return State.silent, note
         return State.starting, where
     if status.state == "failed":  # the scheduler is still clearing up
@@ -186,7 +186,7 @@ def _by_its_signs(status: Status | None, job: QueuedJob | None, where: str, now:
         return State.starting, where  # it is about to end, or to begin anew
     silence = now - status.heartbeat
     if silence > STALE_SECONDS:
-        note = with_mend(f"no sign of life for {duration_text(silence)}", "salmask cancel, then salmask retry")
+        note = with_mend(f"no heartbeat for {duration_text(silence)}", "salmask cancel, then salmask retry")
         return State.silent, note
     return State.running, ""
 
@@ -199,7 +199,7 @@ def _by_hand(sweep: Path, key: Key, status: Status, now: float) -> tuple[State, 
     if not RunFolder(sweep / folder).is_held_here(task, status.holder):
         return None
     silence = duration_text(max(0.0, now - status.heartbeat))  # if a clock jumped, it may lie in the future
-    what = f"no sign of life for {silence} from process {status.pid}, which is here and holds its lock"
+    what = f"no heartbeat for {silence} from process {status.pid}, which is here and holds its lock"
     mend = f"kill -CONT {status.pid} if it was suspended; else kill it, then salmask retry"
     return State.silent, with_mend(what, mend)
 
@@ -220,13 +220,13 @@ def _never_said_a_word(
     if job is None and _never_began(sweep, entry):
         # Without accounting, nothing tells whether a person cancelled it, or Slurm did since its parent failed.
         return State.cancelled, f"left the queue before it began, {unheard}"
-    return State.died, _with_last_line(sweep, entry, f"never gave a sign of life, {_word(job) or unheard}")
+    return State.died, _with_last_line(sweep, entry, f"never wrote a heartbeat, {_word(job) or unheard}")
 
 
 def _ended(
     sweep: Path, key: Key, status: Status, entry: Submission | None, job: QueuedJob | None, now: float
 ) -> tuple[State, str]:
-    """Returns how a job ended that wrote a status in this attempt and gives no more signs of life."""
+    """Returns how a job ended that wrote a status in this attempt and writes no more heartbeats."""
     if status.state == "done":
         return State.failed, "it says that it is done, but its result is not there"
     if cancelled := _cancelled(entry, job, began=True):
@@ -235,7 +235,7 @@ def _ended(
         folder, task = key
         return State.interrupted, _word(job) or f"{goes_on(RunFolder(sweep / folder), task)} when started again"
     # "running", and it is not: it was killed before it could write anything else.
-    note = _word(job) or f"no sign of life for {duration_text(now - status.heartbeat)}"
+    note = _word(job) or f"no heartbeat for {duration_text(now - status.heartbeat)}"
     return State.died, _with_last_line(sweep, entry, note)
 
 

@@ -60,7 +60,7 @@ class JobRow:
     attempt: int = 0
     host: str = ""
     silent_s: float | None = None
-    """Seconds since its last sign of life."""
+    """Seconds since its last heartbeat."""
 
     @property
     def key(self) -> Key:
@@ -80,7 +80,7 @@ def jobs_of(ledger: Ledger) -> list[TrackedJob]:
 
 
 def _tasks_of(run_folder: RunFolder) -> Sequence[str]:
-    """Returns the tasks of a run's folder; none if it is no run's, the pretraining alone if it cannot be read."""
+    """Returns the tasks of a run's folder; none if it is not a run's, the pretraining alone if it cannot be read."""
     try:
         tasks = run_folder.tasks_begun()
         return (PRETRAIN, *tasks) if tasks or exists(run_folder.run_yaml) else ()

@@ -62,7 +62,7 @@ def check_folder(folder: Path, other: str = "another --out") -> None:
     for part in (folder, *folder.parents):
         if exists(part):
             if not is_folder(part):
-                raise UserError(f"cannot write to {folder}: {part} is no folder", mend=f"choose {other}")
+                raise UserError(f"cannot write to {folder}: {part} is not a folder", mend=f"choose {other}")
             break
     # Also the path that links lead to, since that stands in a script. (`Path.resolve` fails on links in a circle.)
     named, real = str(folder.absolute()), os.path.realpath(folder)

@@ -184,7 +184,7 @@ def _task(path: Path, _: str, task: Any) -> str:
         if dataset is None or (dataset and isinstance(dataset, str)):
             return f"{task['task']}@{dataset}" if dataset else str(task["task"])
     mend = "write linear, linear@caltech101 or {task: linear, data: caltech101}"
-    raise UserError(f"{path}: {task} is no task", mend=mend)
+    raise UserError(f"{path}: {task} is not a task", mend=mend)
 
 
 _READERS: Mapping[str, Callable[[Path, str, Any], Any]] = {
@@ -278,8 +278,8 @@ def _refuse_what_would_be_ignored(*layers: Mapping[str, Any]) -> None:
         if "seed" in settings:
             seed = settings["seed"]
             mend = f"--seeds {seed}, or `seeds: [{seed}]` in the sweep's file"
-            raise UserError(f"seed={seed} is no setting of a sweep", mend=mend)
+            raise UserError(f"seed={seed} is not a setting of a sweep", mend=mend)
         detection = settings.get("detection")
         if isinstance(detection, Mapping) and detection.get("evaluate_only"):
             mend = "salmask eval RUN --task TASK detection.evaluate_only=true"
-            raise UserError("detection.evaluate_only=true is no setting of a sweep", mend=mend)
+            raise UserError("detection.evaluate_only=true is not a setting of a sweep", mend=mend)

@@ -284,7 +284,7 @@ def _tasks(where: str, content: Any, base: Resources) -> dict[str, Resources]:
         name = values.one_word_or_line(where, "a name below tasks", key)
         task, dataset = task_and_dataset(name)
         if task not in TASKS:
-            raise UserError(f"{where}: tasks names '{task}', which is no task", mend=nearest(task, TASKS))
+            raise UserError(f"{where}: tasks names '{task}', which is not a task", mend=nearest(task, TASKS))
         if "@" in name and dataset not in DATASETS:
             raise UserError(f"{where}: tasks names the unknown data set '{dataset}'", mend=nearest(dataset, DATASETS))
         place = _place(where, name)

@@ -67,7 +67,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """Returns what a profile's file says: each value text, None, or a list or mapping of such.
 
     Raises:
-        UserError: The file is missing, too long, no YAML, holds a key twice, or is no mapping.
+        UserError: The file is missing, too long, no YAML, holds a key twice, or is not a mapping.
     """
     try:
         content = read_regular(path, LARGEST_FILE)
@@ -125,7 +125,7 @@ def lines(where: str, key: str, value: Any) -> tuple[str, ...]:
     """Returns a list of lines of shell, which may name variables of the node.
 
     Raises:
-        UserError: It is no list of texts.
+        UserError: It is not a list of texts.
     """
     if not isinstance(value, list) or not all(isinstance(line, str) and line for line in value):
         mend = f"for example `{key}: [module load cuda]`"
@@ -168,7 +168,7 @@ def any_number(where: str, key: str, value: Any) -> int:
     """
     written = text(where, key, value)
     if not re.fullmatch(r"-?\d{1,7}", written, re.ASCII) or abs(int(written)) > LARGEST_NUMBER:
-        raise UserError(f"{where}: {key}={written} is no whole number", mend=f"for example `{key}: 1`")
+        raise UserError(f"{where}: {key}={written} is not a whole number", mend=f"for example `{key}: 1`")
     return int(written)
 
 
@@ -184,7 +184,7 @@ def gigabytes(where: str, key: str, value: Any) -> float:
     except ValueError:
         number = math.nan
     if not 0 <= number < LARGEST_NUMBER:
-        raise UserError(f"{where}: {key}={written} is no number of gigabytes", mend=f"for example `{key}: 64`")
+        raise UserError(f"{where}: {key}={written} is not a number of gigabytes", mend=f"for example `{key}: 64`")
     return number
 
 
@@ -201,7 +201,7 @@ def minutes(where: str, key: str, value: Any) -> int:
     seconds = _seconds(written)
     if seconds is None:
         mend = "write minutes, HH:MM:SS or D-HH:MM:SS"
-        raise UserError(f"{where}: {key}={written} is no time", mend=mend)
+        raise UserError(f"{where}: {key}={written} is not a time", mend=mend)
     if seconds < 60:
         # Slurm would give it a minute. Whoever writes 0:30 means half an hour.
         mend = "Slurm reads A:B as minutes and seconds; write minutes, HH:MM:SS or D-HH:MM:SS"
@@ -239,7 +239,7 @@ def gpus(where: str, key: str, value: Any) -> tuple[str, int]:
     match = _GPUS.fullmatch(written)
     if not match or int(match["count"]) > LARGEST_NUMBER:
         mend = f"for example `{key}: 1`, or `{key}: a100:4`"
-        raise UserError(f"{where}: {key}={written} is no whole number and no TYPE:NUMBER", mend=mend)
+        raise UserError(f"{where}: {key}={written} is not a whole number and no TYPE:NUMBER", mend=mend)
     return match["type"] or "", int(match["count"])
 
 
@@ -277,7 +277,7 @@ def options(where: str, key: str, value: Any) -> tuple[tuple[str, str], ...]:
     """Returns other options of sbatch by their long names; one without a value is empty: `{exclusive: ""}`.
 
     Raises:
-        UserError: It is no mapping, or a name is none of a long option.
+        UserError: It is not a mapping, or a name is none of a long option.
     """
     if not isinstance(value, dict):
         raise UserError(f"{where}: {key} is a mapping of sbatch's options", mend="for example {mail-type: FAIL}")
@@ -285,7 +285,7 @@ def options(where: str, key: str, value: Any) -> tuple[tuple[str, str], ...]:
     for name, content in value.items():
         if not re.fullmatch(r"[a-z][a-z0-9-]+", str(name), re.ASCII):
             mend = 'its long name, without dashes in front: {exclusive: ""}'
-            raise UserError(f"{where}: {key} holds {name!r}, which is no option of sbatch", mend=mend)
+            raise UserError(f"{where}: {key} holds {name!r}, which is not an option of sbatch", mend=mend)
         pairs.append((name, "" if content is None else text(where, f"{key}.{name}", content)))
     return tuple(pairs)
 

@@ -34,7 +34,7 @@ class Outcome:
     live: list[Job] = field(default_factory=list)
     """Queued or running since an earlier launch."""
     report_is_live: bool = False
-    """Whether the report, which is no job of the graph, is so, too."""
+    """Whether the report, which is not a job of the graph, is so, too."""
     submitted: dict[Key, str] = field(default_factory=dict)
     """Slurm's ids of what went out now."""
     failed: dict[Key, str] = field(default_factory=dict)
@@ -114,7 +114,7 @@ def prepare_call(graph: Graph, key: Key, attempts: int, program: Program, read_r
         UserError: The folder cannot be written to, holds another run, or its results cannot be read.
     """
     job = graph.by_key.get(key)
-    if job is None:  # the report is no job of the graph, which has no run for it
+    if job is None:  # the report is not a job of the graph, which has no run for it
         return Call(graph.sweep_folder.resolve(), key[1], program.report, attempts, tables=graph.tables)
     write_order(job.run, job.folder, job.task)
     if job.task == PRETRAIN:

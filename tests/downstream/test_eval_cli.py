@@ -219,7 +219,7 @@ def test_a_wrong_root_and_unequal_classes_are_named(folder: RunFolder, roots: Pa
 
 def test_a_run_must_be_named_finished_and_of_the_right_depth(folder: RunFolder, tmp_path: Path) -> None:
     assert "no run is named; mend: name its folder first" in refused("eval", "probe.epochs=1")
-    assert "is no run folder: it has no run.yaml" in refused("eval", str(tmp_path))
+    assert "is not a run folder: it has no run.yaml" in refused("eval", str(tmp_path))
     state = get_model("resnet34", weights=None).state_dict()
     save_backbone(folder.backbone, state, arch="resnet34", input_filter="none", run_id=folder.load().id)
     for task in ("linear", "knn", "logistic", "semi-1"):

@@ -97,10 +97,10 @@ MEASUREMENT = Measurement("means-v1", "val", "top1", 50.0)
         ({"top1": 50.0}, "returned dict; mend: a list of Measurement"),
         ([MEASUREMENT, {"top1": 50.0}], "returned list of dict; mend: a list of Measurement"),
         ([MEASUREMENT] * 2, "returned two numbers for means-v1, val, top1; mend: one number, or two names"),
-        (measurements("means-v1", "val", {"top1": 101.0}), "returned top1 = 101.0, which is no accuracy"),
-        (measurements("means-v1", "val", {"top1": -1.0}), "returned top1 = -1.0, which is no accuracy"),
+        (measurements("means-v1", "val", {"top1": 101.0}), "returned top1 = 101.0, which is not an accuracy"),
+        (measurements("means-v1", "val", {"top1": -1.0}), "returned top1 = -1.0, which is not an accuracy"),
         (measurements("means-v1", "val", {"top1@split=0": 101.0}), "returned top1@split=0 = 101.0, which is no"),
-        (measurements("means-v1", "val", {"top5": float("nan")}), "returned top5 = nan, which is no accuracy"),
+        (measurements("means-v1", "val", {"top5": float("nan")}), "returned top5 = nan, which is not an accuracy"),
     ],
 )
 def test_what_a_task_returns_is_refused_in_one_line_and_not_recorded(

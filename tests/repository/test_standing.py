@@ -190,7 +190,7 @@ def test_what_status_calls_silent_is_in_progress(sweep: Sweep, runs: Path, age: 
     sweep.says("running", age=age, host=HERE, pid=os.getpid())
     with (sweep.folder.path / ".lock").open("w"):
         row = sweep.row(GONE)
-        assert (row.state, row.note.split(" from ")[0]) == (State.silent, f"no sign of life for {silence}")
+        assert (row.state, row.note.split(" from ")[0]) == (State.silent, f"no heartbeat for {silence}")
         here = standing(NOW_HERE)
     assert (here.sentence, here.steps[0].command) == (
         "Runs in runs/table1: 1 in progress.",

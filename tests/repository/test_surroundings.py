@@ -110,7 +110,7 @@ def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
         own.symlink_to(f"/proc/self/fd/{file.fileno()}")
         before = sorted(tmp_path.iterdir())
         for path in (pipe, link, own):
-            with pytest.raises(UserError, match=f"cannot write {path}: it is no regular file; mend: name a file"):
+            with pytest.raises(UserError, match=f"cannot write {path}: it is not a regular file; mend: name a file"):
                 write_atomically(path, lambda file: file.write(b"x"))
     assert sorted(tmp_path.iterdir()) == before
     assert pipe.is_fifo()
@@ -224,14 +224,14 @@ def test_a_folder_whose_place_is_a_file_is_blamed_itself(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as refused, new_folder(tmp_path / "file/out"):
         raise AssertionError("it is to be refused before it is filled")
-    assert refused.value.what == f"cannot write {tmp_path}/file/out: {tmp_path}/file is no folder"
+    assert refused.value.what == f"cannot write {tmp_path}/file/out: {tmp_path}/file is not a folder"
 
 
 def test_a_file_that_cannot_be_written_is_named_once_and_not_by_its_temporary_name(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as refused:
         write_atomically(tmp_path / "file/x/a.html", lambda file: file.write(b""))
-    assert refused.value.what == f"cannot write {tmp_path}/file/x/a.html: {tmp_path}/file is no folder"
+    assert refused.value.what == f"cannot write {tmp_path}/file/x/a.html: {tmp_path}/file is not a folder"
 
 
 def test_what_a_killed_process_left_of_a_folder_goes_and_what_another_fills_stays(tmp_path: Path) -> None:

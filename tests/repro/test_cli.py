@@ -76,7 +76,7 @@ def assert_nothing_is_written(out: Path) -> None:
             "'optimization' is a section; mend: set its keys, for example optimization.epochs",
         ),
         (["mocov2", "masking.strategy=blur"], "masking.strategy=blur is unknown; mend: one of none, high_pass, "),
-        (["mocov2", "seed"], "'seed' is no setting; mend: write key.sub=value"),
+        (["mocov2", "seed"], "'seed' is not a setting; mend: write key.sub=value"),
         (["mocov2", "optimization.batch=48"], "moco.queue=65536 is not a multiple of optimization.batch=48; mend: "),
         (["mocov2", "moco.bn_splits=3"], "moco.bn_splits=3 does not divide optimization.batch=128; mend: "),
         (["mocov2", "machine.device=tpu"], "machine.device=tpu is unknown; mend: one of auto, cpu, cuda"),
@@ -238,7 +238,7 @@ def test_the_checkpoint_of_another_architecture_is_refused_and_kept(undisturbed:
 
 
 def test_probe_refuses_what_is_no_finished_run(tmp_path: Path) -> None:
-    assert "is no run folder: it has no run.yaml" in refused("probe", str(tmp_path))
+    assert "is not a run folder: it has no run.yaml" in refused("probe", str(tmp_path))
     run = tiny()
     folder = RunFolder.of(run, tmp_path / "runs")
     folder.prepare(run)

@@ -73,7 +73,7 @@ def test_an_option_with_an_equals_sign_makes_no_folder_called_tilde(
 def test_the_home_of_nobody_is_told_in_one_line(words: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It used to be a fault of salmask's own."""
     monkeypatch.chdir(home)
-    assert "~no-such-user is no home folder on this machine; mend: write the whole path" in refused(*words.split())
+    assert "~no-such-user is not a home folder on this machine; mend: write the whole path" in refused(*words.split())
     assert [path.name for path in home.iterdir()] == ["data"]
 
 
@@ -92,7 +92,7 @@ def test_a_relative_root_is_recorded_as_an_absolute_one(home: Path, monkeypatch:
 def test_a_localizer_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")
     run = build([{"localizer": {"network": "checkpoint", "weights": str(pipe)}}])
-    with pytest.raises(UserError, match=rf"localizer\.weights={pipe} is no regular file; mend: the backbone\.pth"):
+    with pytest.raises(UserError, match=rf"localizer\.weights={pipe} is not a regular file; mend: the backbone\.pth"):
         pinned(run)
 
 

@@ -223,7 +223,7 @@ def test_a_traceback_without_room_for_its_file_is_printed(
 
 @pytest.mark.parametrize(
     ("below", "reason"),
-    [("file", "file is no folder"), ("file/a/b", "file is no folder"), ("link", "link is a link to nothing")],
+    [("file", "file is not a folder"), ("file/a/b", "file is not a folder"), ("link", "link is a link to nothing")],
 )
 def test_what_stands_in_a_folders_place_is_named(tmp_path: Path, below: str, reason: str) -> None:
     """`File exists` did not say that a folder was wanted there, nor which file was in its place."""
@@ -243,7 +243,7 @@ def test_weights_whose_place_is_a_file_do_not_wait_for_a_network(
     monkeypatch.setenv("SALMASK_CACHE", str(tmp_path / "file"))
     line = refused("data", "weights", "localizer.network=resnet50")
     assert line.startswith("the weights IMAGENET1K_V2 of resnet50 cannot be kept here (")
-    assert f": {tmp_path}/file is no folder); mend: SALMASK_CACHE=DIR before the command" in line
+    assert f": {tmp_path}/file is not a folder); mend: SALMASK_CACHE=DIR before the command" in line
 
 
 def test_a_link_to_nothing_is_no_place_to_write_into(tmp_path: Path) -> None:

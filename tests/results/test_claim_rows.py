@@ -233,7 +233,10 @@ def test_a_measure_that_no_evaluation_gave_is_refused(runs: Path, command: str) 
 def test_what_an_evaluation_chose_is_no_measure_to_judge_by(runs: Path, words: tuple[str, ...]) -> None:
     """The paper's sentences used to be judged by penalties of logistic regression, taken for percentages."""
     line = refused(*words, "--runs", str(runs / "cpu-112px"), "--task", "logistic", "--metric", "l2")
-    assert "'l2' is no accuracy: it says what an evaluation chose or took; mend: name an accuracy, such as top1" in line
+    assert (
+        "'l2' is not an accuracy: it says what an evaluation chose or took; mend: name an accuracy, such as top1"
+        in line
+    )
 
 
 def test_the_evaluation_is_one_that_gives_the_measure(runs: Path, tmp_path: Path) -> None:

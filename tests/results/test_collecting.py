@@ -186,7 +186,7 @@ def test_results_that_are_no_file_are_told_and_no_run_is_left_out_for_it(tmp_pat
     path.unlink()
     path.mkdir()
     (path.parent / "run.yaml").touch()  # makes the folder a run's
-    with pytest.raises(UserError, match=r"results\.jsonl is no regular file; mend: put a file in its place"):
+    with pytest.raises(UserError, match=r"results\.jsonl is not a regular file; mend: put a file in its place"):
         collect([tmp_path])
 
 

@@ -157,7 +157,7 @@ def test_a_measure_that_is_none_of_images_is_said_once(tmp_path: Path) -> None:
     for method in ("mocov2", OURS):
         finished(tmp_path, method, 0, {("imagenet100", "top1_best"): 70.0})
     (comparison,) = compared(tmp_path, metric="top1_best")
-    note = "top1_best is no measure of single images: the seeds alone are compared."
+    note = "top1_best is not a measure of single images: the seeds alone are compared."
     assert comparison.notes.count(note) == 1
 
 

@@ -21,7 +21,7 @@ def test_classes_without_a_difference_are_not_among_those_with_the_largest(tmp_p
 
 
 def test_of_one_run_each_no_seeds_are_told(tmp_path: Path) -> None:
-    """It said "(in most seeds)" of two runs."""
+    """It used to say "(by most seeds)" of two runs."""
     for method, chances in {OURS: [1, 1, 0], "mocov2": [0, 1, 0]}.items():
         evaluated(tmp_path, method, 0, predictions(np.array(chances, float), 0))
     told = salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out

@@ -211,7 +211,7 @@ def _rewritten(artifact: Path, path: Path, change: dict[str, bytes | None]) -> P
         ({"data/results.csv": b"better numbers"}, r"data/results\.csv was changed"),
         ({"report.html": None}, r"report\.html is missing"),
         ({"extra.txt": b"more"}, r"extra\.txt is not in SHA256SUMS"),
-        ({MANIFEST: None}, "is no artifact of salmask: it holds no SHA256SUMS"),
+        ({MANIFEST: None}, "is not an artifact of salmask: it holds no SHA256SUMS"),
         ({MANIFEST: b"what"}, "its SHA256SUMS cannot be read"),
     ],
 )
@@ -234,7 +234,7 @@ def test_a_flipped_byte_is_found(artifact: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_zip_is_refused(tmp_path: Path, runs: list[RunRecord]) -> None:
     (tmp_path / "torn.zip").write_bytes(b"PK\3\4 torn")
-    with pytest.raises(UserError, match="is no whole zip file"):
+    with pytest.raises(UserError, match="is not a whole zip file"):
         check(tmp_path / "torn.zip")
     with pytest.raises(UserError, match=r"no file .*absent"):
         check(tmp_path / "absent.zip")
@@ -288,7 +288,10 @@ def test_the_commands_write_what_they_say(
 def test_a_file_that_cannot_be_written_is_refused_before_runs_are_read(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
-    for out, why in (("file/out.html", "file is no folder; mend: choose another --out"), ("pipe", "no regular file")):
+    for out, why in (
+        ("file/out.html", "file is not a folder; mend: choose another --out"),
+        ("pipe", "no regular file"),
+    ):
         # There is no run; the command would say so if it had looked.
         outcome = CliRunner().invoke(app, [*words, "--runs", str(tmp_path), "--out", str(tmp_path / out)])
         assert isinstance(outcome.exception, UserError)

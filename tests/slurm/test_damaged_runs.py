@@ -128,7 +128,7 @@ def test_an_evaluation_whose_results_cannot_be_read_is_left_out_alone(
     assert code == 1
     mend = "put a file in its place, or remove it"
     report = json.loads("\n".join(lines))
-    assert report["failed"] == {"linear mocov2 s0": f"{results} is no regular file; mend: {mend}"}
+    assert report["failed"] == {"linear mocov2 s0": f"{results} is not a regular file; mend: {mend}"}
     assert (len(report["submitted"]), report["unsent"]) == (6, 0)
     assert set(Ledger(graph.sweep_folder).newest()) == {*graph.by_key, graph.report} - {graph.key(graph.jobs[1])}
 

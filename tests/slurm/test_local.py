@@ -302,7 +302,7 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     words = ("sweep", "demo", "--local", "--out", str(tmp_path / "file" / "x"))
     assert (
         refused(*words)
-        == f"cannot write to {tmp_path / 'file' / 'x'}: {tmp_path / 'file'} is no folder; mend: choose another --out"
+        == f"cannot write to {tmp_path / 'file' / 'x'}: {tmp_path / 'file'} is not a folder; mend: choose another --out"
     )
 
 

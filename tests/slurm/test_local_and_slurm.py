@@ -310,7 +310,7 @@ def test_a_copy_of_a_sweep_leaves_the_originals_jobs_alone(
     assert refused("cancel", str(tmp_path / "copy")).startswith(line)
     (tmp_path / "copy" / "jobs.jsonl").unlink()
     assert len(launched(graph_of(tmp_path / "copy", 1), "record").skipped) == 1
-    # A sweep that was moved is no copy, and through a link it is the same folder.
+    # A sweep that was moved is not a copy, and through a link it is the same folder.
     (tmp_path / "sweep").rename(tmp_path / "moved")
     assert len(launched(graph_of(tmp_path / "moved", 2), "record").done) == 1
     (tmp_path / "other").symlink_to(tmp_path / "moved")

@@ -101,7 +101,7 @@ def test_who_cannot_choose_another_out_is_sent_to_the_profile(stand_in: StandInS
     (tmp_path / "scratch").touch()
     folder = tmp_path / "scratch" / "files"
     batch = Batch("bench-1", "bench", ((".", "bench"),), CLUSTER.resources)
-    with pytest.raises(UserError, match=r"scratch is no folder; mend: choose another scratch in the profile$"):
+    with pytest.raises(UserError, match=r"scratch is not a folder; mend: choose another scratch in the profile$"):
         carried_out(NodeBench((), folder / "report.json", 1, 1, "m:f"), batch, CLUSTER, folder, 0.0)
 
 

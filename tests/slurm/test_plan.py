@@ -295,7 +295,7 @@ def test_measurements_are_read_back_the_newest_of_each_kind(tmp_path: Path) -> N
         file.write(b'3\n\xff\xfe\n{"kind": ["torn')
     assert {measured.images_per_second for measured in newest_measurements(path).values()} == {3.0, 7.0}
     assert newest_measurements(tmp_path / "none.jsonl") == {}
-    with pytest.raises(UserError, match=f"^{tmp_path} is no regular file; mend: "):
+    with pytest.raises(UserError, match=f"^{tmp_path} is not a regular file; mend: "):
         newest_measurements(tmp_path)
 
 

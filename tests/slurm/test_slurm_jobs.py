@@ -338,7 +338,7 @@ def test_without_accounting_a_job_that_died_silently_is_dead_all_the_same(
         )
         row = story.look()
         assert row["state"] == "died"
-        assert row["note"].startswith("no sign of life for ")
+        assert row["note"].startswith("no heartbeat for ")
         undisturbed = json.loads(salmask("status", str(ended["undisturbed"].runs), "--json").out)
         assert (undisturbed["trouble"], undisturbed["counts"]["done"]) == ("", len(undisturbed["jobs"]))
     finally:

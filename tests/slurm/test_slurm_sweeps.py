@@ -263,7 +263,7 @@ def test_the_tiny_table_is_rendered_by_the_last_job(launches: dict[str, Launch])
     assert shown.count("(2)") == 2
     ours = [json.loads(path.read_text()) for path in table.runs.glob("*/*/provenance.json")]
     assert [len(attempts) for attempts in ours] == [1] * 4
-    # the commit of the snapshot, which is no checkout itself
+    # the commit of the snapshot, which is not a checkout itself
     assert all(len(attempts[0]["commit"]) == 40 for attempts in ours)
     assert len([*(table.runs / "code").glob("*/repro")]) == 1
     assert "8 jobs, all done" in table.go().err

@@ -53,10 +53,10 @@ PENDING = {"start": None}
             "job requeued in held state: held by whoever put it back in the queue; mend: scontrol release 812",
         ),
         (queue_of("RUNNING", start=-30), "starting", "on n3"),
-        (queue_of("RUNNING", start=-300), "silent", "on n3 for 5 min without a sign of life; mend: salmask logs"),
+        (queue_of("RUNNING", start=-300), "silent", "on n3 for 5 min without a heartbeat; mend: salmask logs"),
         (queue_of("RUNNING", start=None), "starting", "on n3"),
         (queue_of("COMPLETED", end=-80), "starting", "on n3, it ended well, its files do not show"),
-        (queue_of("COMPLETED", end=-99), "died", "never gave a sign of life, Slurm says COMPLETED; last line: boom"),
+        (queue_of("COMPLETED", end=-99), "died", "never wrote a heartbeat, Slurm says COMPLETED; last line: boom"),
         (queue_of("CONFIGURING", start=-300), "starting", "on n3, its nodes are being prepared"),
         (
             queue_of("SUSPENDED", start=-9000),
@@ -67,9 +67,9 @@ PENDING = {"start": None}
         (
             queue_of("FAILED", "exit 1", end=-9),
             "died",
-            "never gave a sign of life, Slurm says FAILED, exit 1; last line: boom",
+            "never wrote a heartbeat, Slurm says FAILED, exit 1; last line: boom",
         ),
-        (GONE, "died", "never gave a sign of life, Slurm no longer knows it; last line: boom"),
+        (GONE, "died", "never wrote a heartbeat, Slurm no longer knows it; last line: boom"),
         (SILENT, "unknown", "squeue: slurm_load_jobs error: Unable to contact slurm controller"),
     ],
 )
@@ -86,7 +86,7 @@ def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: QueueS
     [
         (queue_of("RUNNING"), 5, "running", ""),
         (queue_of("RUNNING"), 119, "running", ""),
-        (queue_of("RUNNING"), 121, "silent", "no sign of life for 2 min; mend: salmask cancel, then salmask retry"),
+        (queue_of("RUNNING"), 121, "silent", "no heartbeat for 2 min; mend: salmask cancel, then salmask retry"),
         (queue_of("SUSPENDED"), 9000, "preempted", "on n3, suspended until Slurm"),
         (queue_of("RUNNING", start=-60), 119, "running", ""),  # the heartbeat of the attempt before, and recent enough
         (queue_of("RUNNING", start=-60), 150, "starting", "on n3"),
@@ -101,10 +101,10 @@ def test_of_a_job_that_has_not_begun_the_queue_tells(sweep: Sweep, queue: QueueS
         (queue_of("FAILED", end=-20), 14, "running", ""),
         (GONE, 5, "running", ""),
         (GONE, 119, "running", ""),
-        (GONE, 121, "died", "no sign of life for 2 min"),
-        (GONE, 3 * 3600, "died", "never gave a sign of life, Slurm no longer knows it"),  # an earlier submission
+        (GONE, 121, "died", "no heartbeat for 2 min"),
+        (GONE, 3 * 3600, "died", "never wrote a heartbeat, Slurm no longer knows it"),  # an earlier submission
         (SILENT, 5, "running", ""),
-        (SILENT, 121, "died", "no sign of life for 2 min"),
+        (SILENT, 121, "died", "no heartbeat for 2 min"),
     ],
 )
 def test_a_running_job_is_alive_by_its_heartbeat_and_dead_by_slurms_word(
@@ -141,7 +141,7 @@ def test_who_runs_what_waits_in_the_queue_is_no_attempt_of_it(sweep: Sweep, job:
         ({"state": "failed", "error": "no root", "age": 4000}, queue_of("RUNNING", start=-9), "starting", "on n3"),
         # Of this attempt, although slightly older than its submission or start: clocks may differ by 5 s.
         ({"state": "failed", "error": "no root", "age": 3604}, GONE, "failed", "no root"),
-        ({"state": "failed", "error": "no root", "age": 3606}, GONE, "died", "never gave a sign of life"),
+        ({"state": "failed", "error": "no root", "age": 3606}, GONE, "died", "never wrote a heartbeat"),
         ({"state": "failed", "error": "no root", "age": 13}, queue_of("RUNNING", start=-9), "failed", "no root"),
         ({"state": "failed", "error": "no root", "age": 15}, queue_of("RUNNING", start=-9), "starting", "on n3"),
         ({"state": "interrupted"}, queue_of("PENDING", "BeginTime"), "preempted", "BeginTime: was put back"),
@@ -300,7 +300,7 @@ def test_what_slurm_says_of_an_end_counts_also_where_nothing_was_printed(sweep: 
     (sweep.ledger.logs / entry.submission).mkdir(parents=True)
     assert sweep.row(GONE).state is State.cancelled  # no log files: Slurm never started it
     row = sweep.row(queue_of("NODE_FAIL", end=-2))
-    assert (row.state, row.note) == (State.died, "never gave a sign of life, Slurm says NODE_FAIL")
+    assert (row.state, row.note) == (State.died, "never wrote a heartbeat, Slurm says NODE_FAIL")
 
 
 def test_where_rank_0_only_lost_a_process_that_one_is_told(sweep: Sweep) -> None:

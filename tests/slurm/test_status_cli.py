@@ -34,7 +34,7 @@ def test_status_of_several_sweeps_takes_one_look_at_the_queue(slurm: FakeSlurm, 
     assert [call.split()[0] for call in slurm.calls[2:]] == ["squeue"]
     page = salmask("status", "table2").out
     assert "runs/table2: 1 died" in page
-    assert "never gave a sign of life, Slurm says TIMEOUT" in page
+    assert "never wrote a heartbeat, Slurm says TIMEOUT" in page
 
 
 def test_status_without_a_launcher_asks_no_scheduler(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:

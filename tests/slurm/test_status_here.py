@@ -28,7 +28,7 @@ def test_a_process_that_is_here_and_shows_no_life_has_not_died(lock: str, sweep:
     with (sweep.folder.path / lock).open("w"):
         row = sweep.row(GONE, entry=False)
         assert is_under_way(sweep.place, (sweep.key, "pretrain"), None, GONE, NOW)
-    what = f"no sign of life for 2 min from process {os.getpid()}, which is here and holds its lock"
+    what = f"no heartbeat for 2 min from process {os.getpid()}, which is here and holds its lock"
     mend = f"kill -CONT {os.getpid()} if it was suspended; else kill it, then salmask retry"
     assert (row.state, row.note) == (State.silent, f"{what}; mend: {mend}")
     # A process that does not hold the lock is another one, which has the same id by now.

@@ -159,11 +159,11 @@ def test_seeds_with_zeros_in_front_are_decimal(tmp_path: Path) -> None:
         (["mocov2"], "holds no settings of the form `key: value`"),
         (
             {"methods": ["mocov2"], "seeds": [0], "tasks": [3]},
-            "3 is no task; mend: write linear, linear@",
+            "3 is not a task; mend: write linear, linear@",
         ),
         (
             {"methods": ["mocov2"], "seeds": [0], "tasks": [{"task": "linear", "data": 0}]},
-            "{'data': 0, 'task': 'linear'} is no task; mend: write linear, linear@",
+            "{'data': 0, 'task': 'linear'} is not a task; mend: write linear, linear@",
         ),
         ("methods:\nseeds: [0]", "a sweep needs methods and seeds; mend: for example "),
         ("methods: mocov2\nseeds:", "a sweep needs methods and seeds; mend: for example "),
@@ -223,7 +223,7 @@ def test_a_file_in_the_place_of_a_sweeps_folder_is_refused(tmp_path: Path, below
     file = tmp_path / "file"
     file.touch()
     line = refused("sweep", graph_file, "--cluster", "slurm", "--out", str(file / below))
-    assert line == f"cannot write to {file / below}: {file} is no folder; mend: choose another --out"
+    assert line == f"cannot write to {file / below}: {file} is not a folder; mend: choose another --out"
 
 
 def test_roots_are_looked_for_before_a_launch(tmp_path: Path) -> None:
@@ -316,10 +316,12 @@ def test_what_is_no_setting_of_a_sweep_is_refused_and_not_passed_over(tmp_path: 
         sweep = Sweep("s", (Part(("mocov2",), (0, 1), settings={**TINY, **of_file}),))
         expand(sweep, tmp_path, resolve, of_command)
 
-    with pytest.raises(UserError, match=r"^seed=7 is no setting of a sweep; mend: --seeds 7, or `seeds: \[7\]` in"):
+    with pytest.raises(UserError, match=r"^seed=7 is not a setting of a sweep; mend: --seeds 7, or `seeds: \[7\]` in"):
         expanded({"seed": 7})
     # Recorded jobs are left out of a sweep, so nothing would be scored again.
-    with pytest.raises(UserError, match=r"^detection\.evaluate_only=true is no setting of a sweep; mend: salmask eval"):
+    with pytest.raises(
+        UserError, match=r"^detection\.evaluate_only=true is not a setting of a sweep; mend: salmask eval"
+    ):
         expanded({"detection.evaluate_only": True})
     with pytest.raises(UserError, match=r"^sweep s: 'detection' is a section; mend: set its keys"):
         expanded({"detection": 5})

@@ -70,7 +70,7 @@ def read_instances(path: Path) -> Instances:
         All entries that can be read, and what is wrong with the others.
 
     Raises:
-        BrokenFileError: The file is missing, cannot be read, is no JSON, or lacks one of the three lists.
+        BrokenFileError: The file is missing, cannot be read, is not JSON, or lacks one of the three lists.
     """
     # The garbage collector would look for cycles among a million small objects, which takes twice as long as reading.
     with collection_paused():
@@ -109,7 +109,7 @@ def _entries(path: Path, content: Any, name: str, read: Callable[[Fields], Entry
     for position, value in enumerate(values):
         try:
             if not isinstance(value, dict):
-                raise ValueError("is no JSON object")
+                raise ValueError("is not a JSON object")
             entries.append(read(Fields(value.get, repr)))
         except ValueError as error:
             faults.append(f"entry {position} of '{name}': {error}")
@@ -145,7 +145,7 @@ def _object(entry: Fields) -> ObjectEntry:
 
 def _box(value: Any) -> tuple[float, ...]:
     if not isinstance(value, list) or len(value) != 4:
-        raise ValueError("is no list of four numbers")
+        raise ValueError("is not a list of four numbers")
     box = tuple(fields.number(edge) for edge in value)
     if min(box[2:]) < 0:
         raise ValueError(f"has a negative width or height ({box[2]:g}, {box[3]:g})")

@@ -28,18 +28,18 @@ def number(value: Any) -> float:
         else:
             if math.isfinite(read):
                 return read
-    raise ValueError(f"is {_shown(value)}, which is no number")
+    raise ValueError(f"is {_shown(value)}, which is not a number")
 
 
 def whole(value: Any) -> int:
     """Reads a whole number; 64.0 and "64" are 64.
 
     Raises:
-        ValueError: The value is no whole number, or so large that it is not exact.
+        ValueError: The value is not a whole number, or so large that it is not exact.
     """
     read = number(value)
     if not read.is_integer() or abs(read) >= _LARGEST:
-        raise ValueError(f"is {_shown(value)}, which is no whole number")
+        raise ValueError(f"is {_shown(value)}, which is not a whole number")
     return int(read)
 
 
@@ -75,10 +75,10 @@ def name(value: Any) -> str:
     """Reads a name, without the blanks around it.
 
     Raises:
-        ValueError: The value is no text.
+        ValueError: The value is not text.
     """
     if not isinstance(value, str):
-        raise ValueError(f"is {_shown(value)}, which is no text")
+        raise ValueError(f"is {_shown(value)}, which is not text")
     return value.strip()
 
 

@@ -180,7 +180,7 @@ def content_of(path: Path, *, missing: str = "No such file or directory") -> byt
         missing: The error's reason if the file is missing.
 
     Raises:
-        BrokenFileError: The file is missing, cannot be read, or is no regular file.
+        BrokenFileError: The file is missing, cannot be read, or is not a regular file.
     """
     try:
         return read_regular(path, sys.maxsize)

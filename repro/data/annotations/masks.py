@@ -68,7 +68,7 @@ def _polygons(value: list[Any]) -> list[list[float]] | None:
         except (TypeError, OverflowError):
             sound = False
         if not sound:
-            raise ValueError("holds a polygon that is no list of finite numbers")
+            raise ValueError("holds a polygon that is not a list of finite numbers")
     return [polygon for polygon in value if len(polygon) >= _LEAST_COORDINATES and len(polygon) % 2 == 0] or None
 
 

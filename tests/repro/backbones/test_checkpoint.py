@@ -90,7 +90,7 @@ def test_weights_that_do_not_fit_the_named_architecture_are_refused(saved: Path,
 
 def test_other_files_of_torch_are_no_backbones(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"is no salmask backbone; mend: give .* salmask eval --checkpoint FILE"):
+    with pytest.raises(UserError, match=r"is not a salmask backbone; mend: give .* salmask eval --checkpoint FILE"):
         load_backbone(tmp_path / "x.pth")
     torch.save(torch.zeros(3), tmp_path / "y.pth")
     with pytest.raises(UserError, match="holds a Tensor, not a checkpoint; mend: "):

@@ -17,7 +17,9 @@ from repro.runs.folder import RunFolder
 def test_force_replaces_no_folder_but_an_export(plain: RunFolder) -> None:
     before = files_below(plain.path)
     line = refused("export", str(plain.path), "--to", "timm", "--out", str(plain.path), "--force")
-    assert line == f"{plain.path} is no export, so --force does not replace it; mend: name another folder with --out"
+    assert (
+        line == f"{plain.path} is not an export, so --force does not replace it; mend: name another folder with --out"
+    )
     assert files_below(plain.path) == before
 
 
@@ -68,7 +70,7 @@ def test_bad_input_is_one_clear_line(plain: RunFolder, tmp_path: Path, monkeypat
         "export", str(unfinished.path), "--to", "timm"
     )
     assert "has no run.yaml" in refused("export", str(tmp_path), "--to", "timm")
-    assert "is no name of a licence" in refused(
+    assert "is not a name of a licence" in refused(
         "export", str(plain.path), "--to", "timm", "--licence", "mit\ntags: [x]", "--out", str(tmp_path / "out")
     )
     unfinished.backbone.write_bytes(plain.backbone.read_bytes())

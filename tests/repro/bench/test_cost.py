@@ -205,7 +205,7 @@ def test_the_command_prints_a_line_a_row_and_everything_as_json() -> None:
     assert [line.split()[1] for line in (lines[0], *lines[2:4])] == ["method", "mocov2", "mocov2+mscn"]
     assert "64 px, resnet18, 4 images a step" in ended.out
     assert refused("methods", "cost", "mocov2", "--batch", "6") == (
-        "--batch 6 is no multiple of 4, MoCo's batch-norm groups; mend: --batch 4"
+        "--batch 6 is not a multiple of 4, MoCo's batch-norm groups; mend: --batch 4"
     )
 
 

@@ -243,7 +243,7 @@ def test_a_split_batch_norm_keeps_the_settings_of_the_one_in_whose_place_it_is()
 
 def test_split_batch_norm_in_eval_mode_is_batch_norm() -> None:
     split, plain = (learned_norm(m).eval() for m in (SplitBatchNorm(5, 4), nn.BatchNorm2d(5)))
-    images = torch.randn(6, 5, 4, 4)  # 6 is no multiple of 4
+    images = torch.randn(6, 5, 4, 4)  # 6 is not a multiple of 4
     torch.testing.assert_close(split(images), plain(images), rtol=0, atol=0)
     assert int(split.num_batches_tracked) == 0
 

@@ -104,16 +104,16 @@ def test_every_broken_entry_is_listed_with_its_fields(root: Path) -> None:
     (root / VAL).write_text(json.dumps(content))
     assert read_instances(root / VAL).faults == [
         "entry 0 of 'categories': 'name' is missing",
-        "entry 0 of 'images': 'id' is 1.5, which is no whole number; 'height' is missing",
-        "entry 1 of 'images': is no JSON object",
-        "entry 0 of 'annotations': 'bbox' is no list of four numbers",
+        "entry 0 of 'images': 'id' is 1.5, which is not a whole number; 'height' is missing",
+        "entry 1 of 'images': is not a JSON object",
+        "entry 0 of 'annotations': 'bbox' is not a list of four numbers",
         (
             "entry 1 of 'annotations': 'bbox' has a negative width or height (-3, 4); 'iscrowd' is 2, neither 0 nor 1; "
-            "'area' is 'big', which is no number"
+            "'area' is 'big', which is not a number"
         ),
         (
-            "entry 2 of 'annotations': 'bbox' is nan, which is no number; "
-            "'segmentation' holds a polygon that is no list of finite numbers"
+            "entry 2 of 'annotations': 'bbox' is nan, which is not a number; "
+            "'segmentation' holds a polygon that is not a list of finite numbers"
         ),
         "entries of 'categories' that share the id of another: 1",
     ]

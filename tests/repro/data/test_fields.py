@@ -32,19 +32,19 @@ def test_what_has_one_meaning_is_read(read: Callable[[Any], Any], value: Any, ex
 @pytest.mark.parametrize(
     ("read", "value", "reason"),
     [
-        (number, True, "is True, which is no number"),
-        (number, None, "is None, which is no number"),
-        (number, "nan", "is 'nan', which is no number"),
-        (number, 10**400, f"is 1{'0' * 39}…, which is no number"),
-        (number, "x" * 38, f"is '{'x' * 38}', which is no number"),
-        (number, "x" * 39, f"is '{'x' * 39}…, which is no number"),
-        (whole, 0.5, "is 0.5, which is no whole number"),
-        (whole, 2**53, "is 9007199254740992, which is no whole number"),
-        (whole, -(2.0**53), "is -9007199254740992.0, which is no whole number"),
+        (number, True, "is True, which is not a number"),
+        (number, None, "is None, which is not a number"),
+        (number, "nan", "is 'nan', which is not a number"),
+        (number, 10**400, f"is 1{'0' * 39}…, which is not a number"),
+        (number, "x" * 38, f"is '{'x' * 38}', which is not a number"),
+        (number, "x" * 39, f"is '{'x' * 39}…, which is not a number"),
+        (whole, 0.5, "is 0.5, which is not a whole number"),
+        (whole, 2**53, "is 9007199254740992, which is not a whole number"),
+        (whole, -(2.0**53), "is -9007199254740992.0, which is not a whole number"),
         (positive, 0, "is 0, which is below 1"),
         (flag, 2, "is 2, neither 0 nor 1"),
         (flag, None, "is None, neither 0 nor 1"),
-        (name, 7, "is 7, which is no text"),
+        (name, 7, "is 7, which is not text"),
     ],
 )
 def test_what_has_none_is_said(read: Callable[[Any], Any], value: Any, reason: str) -> None:
@@ -65,5 +65,5 @@ def test_every_fault_of_an_entry_is_told() -> None:
     with pytest.raises(ValueError, match="'height'") as error:
         entry.refuse_faults()
     assert str(error.value) == (
-        "'height' is 'x', which is no number; 'name' is missing; 'id' is missing; 'difficult' is 3, neither 0 nor 1"
+        "'height' is 'x', which is not a number; 'name' is missing; 'id' is missing; 'difficult' is 3, neither 0 nor 1"
     )

@@ -50,7 +50,7 @@ def test_the_hash_is_of_names_and_contents_and_not_of_the_place(tmp_path: Path) 
         (shutil.rmtree, "{0} cannot be read (No such file or directory)"),
         (lambda folder: (folder / "c/1.npy").rename(folder / "c/1.txt"), "holds no file that ends with .npy or .png"),
         (lambda folder: (folder / "c/1.png").write_bytes(b""), "holds c/1.npy and c/1.png; mend: remove one of them"),
-        (lambda folder: os.mkfifo(folder / "c/2.npy"), "c/2.npy is no regular file"),
+        (lambda folder: os.mkfifo(folder / "c/2.npy"), "c/2.npy is not a regular file"),
     ],
 )
 def test_a_folder_without_such_files_is_refused(spoil: Callable[[Path], object], line: str, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_numbers_beyond_double_are_infinite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        ("1.png", b"404: not found", "is no picture, or its header is damaged"),
+        ("1.png", b"404: not found", "is not a picture, or its header is damaged"),
         ("1.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'shape': (3," + b" " * 90, "cannot be decoded ("),
     ],
 )

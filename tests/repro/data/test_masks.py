@@ -14,9 +14,9 @@ TRIANGLE = [0, 0, 9, 0, 9, 9]
     ("value", "reason"),
     [
         (7, "is a int, neither polygons nor an RLE"),
-        ([TRIANGLE, [1, 2, "x"]], "holds a polygon that is no list of finite numbers"),
-        ([[1, math.inf]], "holds a polygon that is no list of finite numbers"),
-        ([9], "holds a polygon that is no list of finite numbers"),
+        ([TRIANGLE, [1, 2, "x"]], "holds a polygon that is not a list of finite numbers"),
+        ([[1, math.inf]], "holds a polygon that is not a list of finite numbers"),
+        ([9], "holds a polygon that is not a list of finite numbers"),
         ({"counts": [4]}, "is an RLE without a 'size' of two numbers"),
         ({"counts": [4], "size": "22"}, "is an RLE without a 'size' of two numbers"),
         ({"counts": [4], "size": [2, 2, 1]}, "is an RLE without a 'size' of two numbers"),

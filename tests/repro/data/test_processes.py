@@ -42,7 +42,9 @@ def test_outcomes_are_in_the_order_of_the_items() -> None:
 def test_a_killed_process_is_told_in_one_line() -> None:
     with pytest.raises(UserError) as caught:
         work_all(list, [Deadly(), Deadly()], workers=2, chunk=1, name="drawing", advance=print)
-    assert str(caught.value) == "a drawing process was killed, perhaps for memory; mend: repeat with --workers 1"
+    assert (
+        str(caught.value) == "a drawing process was killed, perhaps for lack of memory; mend: repeat with --workers 1"
+    )
 
 
 def test_errors_come_over_with_their_tracebacks() -> None:

@@ -68,7 +68,7 @@ def test_a_missing_or_empty_root_is_refused(tmp_path: Path, monkeypatch: pytest.
         ("- imagenet", "must map the names"),
         ("folder: 3", "must map the names"),
         ("folder: ''", "must map the names"),
-        ("folder: ~no-such-user/x", "~no-such-user is no home folder on this machine"),
+        ("folder: ~no-such-user/x", "~no-such-user is not a home folder on this machine"),
         ("imagnet100: /data", "unknown data set 'imagnet100'; mend: did you mean 'imagenet100'"),
     ],
 )

@@ -58,7 +58,7 @@ def test_boxes_are_read_as_voc_means_them(tmp_path: Path) -> None:
         ("<xmin>", "<left>", r"broken XML \(mismatched tag"),
         ("\t\t<name>", "\t\t<title></title><!--", "broken XML"),
         ("<width>64</width>", "", "<size><width> is missing"),
-        ("<ymax>", "<ymax>x", r"object 1: <bndbox><ymax> is 'x\d+', which is no number"),
+        ("<ymax>", "<ymax>x", r"object 1: <bndbox><ymax> is 'x\d+', which is not a number"),
         ("<xmin>", "<xmin>900", "has no area"),
     ],
 )

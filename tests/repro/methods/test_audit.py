@@ -345,7 +345,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_image_is_masked
     monkeypatch.setattr("repro.bench.step.measure", pytest.fail)
     for command, place in ((("audit", METHOD), "file/page"), (("bench", "step"), "file/steps.jsonl")):
         line = refused(*command, *words(), "--out", str(tmp_path / place))
-        assert line.startswith(f"cannot write {tmp_path / place}: {tmp_path / 'file'} is no folder; mend: --out ")
+        assert line.startswith(f"cannot write {tmp_path / place}: {tmp_path / 'file'} is not a folder; mend: --out ")
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     for command, place in ((("audit", METHOD), "page"), (("bench", "step"), "steps.jsonl")):
         assert "is closed to this user, or read-only" in refused(*command, *words(), "--out", str(tmp_path / place))

@@ -65,7 +65,7 @@ def test_the_folder_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_none(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no run folder: it has no run.yaml; mend: "):
+    with pytest.raises(UserError, match=r"is not a run folder: it has no run.yaml; mend: "):
         RunFolder(tmp_path).load()
 
 
@@ -236,7 +236,7 @@ def test_an_error_without_words_is_named_by_its_kind(folder: RunFolder) -> None:
 def test_a_folder_in_use_is_refused_and_left_alone(folder: RunFolder) -> None:
     with folder.attempt("pretrain"):
         before = state(folder)
-        holder = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, last sign of life \d+ s ago"
+        holder = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, last heartbeat \d+ s ago"
         with (
             pytest.raises(UserError, match=rf"is in use by another process; mend: wait for {holder}, or stop it$"),
             RunFolder(folder.path).attempt("pretrain"),
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     folder = RunFolder.of(RUN, tmp_path / "file")
     for task, mend in (("pretrain", "choose another --out"), ("knn", "have it made writable")):  # `eval` has no --out
         with pytest.raises(UserError, match=f"cannot write to .*: .*; mend: {mend}$"), folder.attempt(task):
-            pytest.fail("it is no folder")
+            pytest.fail("it is not a folder")
     assert files_below(tmp_path) == {"file"}
 
 

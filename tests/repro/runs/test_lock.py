@@ -123,7 +123,7 @@ def test_the_next_attempt_of_a_slurm_job_waits_for_nobody(lock: Path, monkeypatc
     monkeypatch.setenv("SLURM_JOB_ID", "812")
     monkeypatch.setenv("SLURM_PROCID", "0")
     assert hold(lock, holder(job="812")) == [".lock"]
-    assert str(holder(job="812")()).startswith("process 1 on elsewhere (job 812), last sign of life 0 s ago")
+    assert str(holder(job="812")()).startswith("process 1 on elsewhere (job 812), last heartbeat 0 s ago")
     with pytest.raises(UserError, match="it is taken"):
         hold(lock, holder(job="813"))
 

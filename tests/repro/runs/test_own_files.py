@@ -83,7 +83,7 @@ def test_pipes_devices_folders_and_giants_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "giant").write_bytes(b"x" * 1001)
     for path in (tmp_path / "pipe", tmp_path / "folder", Path("/dev/zero")):
-        assert f"{path} is no regular file" in message_of(lambda path=path: read_regular(path, 1000))
+        assert f"{path} is not a regular file" in message_of(lambda path=path: read_regular(path, 1000))
         assert "no regular file" in message_of(lambda path=path: read_json(path, "remove it"))
     assert "has 1001 bytes; at most 1000 are allowed" in message_of(lambda: read_regular(tmp_path / "giant", 1000))
     assert len(read_regular(tmp_path / "giant", 1001)) == 1001

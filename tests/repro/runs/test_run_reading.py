@@ -176,7 +176,7 @@ def test_every_setting_is_of_a_type_that_a_message_can_name() -> None:
 
 @pytest.mark.parametrize("item", ["seed", "=1", "", "seed 1"])
 def test_an_override_without_key_or_value_is_refused_with_an_example(item: str) -> None:
-    assert refusal(item) == f"'{item}' is no setting; mend: write key.sub=value, for example seed=1 or data.crop=64"
+    assert refusal(item) == f"'{item}' is not a setting; mend: write key.sub=value, for example seed=1 or data.crop=64"
 
 
 def test_an_override_that_is_no_yaml_is_refused() -> None:
@@ -247,5 +247,5 @@ def test_settings_of_a_file_are_blamed_on_it_and_not_asked_whether_they_fit_toge
 
 
 def test_a_folder_in_a_config_files_place_is_not_to_be_removed(tmp_path: Path) -> None:
-    line = f"config file {tmp_path} is no regular file; mend: name a text file that can be read"
+    line = f"config file {tmp_path} is not a regular file; mend: name a text file that can be read"
     assert message_of(lambda: read_settings(tmp_path)) == line

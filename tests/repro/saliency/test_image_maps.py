@@ -313,7 +313,10 @@ def test_maps_computed_by_the_command_are_those_of_the_run(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ("localizer.image_side=200", "localizer.image_side=200 is no multiple of 32; mend: localizer.image_side=192"),
+        (
+            "localizer.image_side=200",
+            "localizer.image_side=200 is not a multiple of 32; mend: localizer.image_side=192",
+        ),
         ("localizer.image_side=64", "localizer.image_side=64 is out of range; mend: 128..1024"),
         ("localizer.map=view", "localizer.map=view has no maps of whole images; mend: leave it out"),
         (
@@ -345,6 +348,6 @@ def test_maps_that_could_not_be_kept_are_not_made(monkeypatch: pytest.MonkeyPatc
     line = refused("data", "saliency", "scenes", *settings)
     assert line.startswith(f"cannot write {tmp_path / 'file' / 'cache' / 'saliency'}/")
     assert line.endswith(
-        f"{tmp_path / 'file'} is no folder; mend: SALMASK_CACHE=DIR before the command, a folder that this user may "
+        f"{tmp_path / 'file'} is not a folder; mend: SALMASK_CACHE=DIR before the command, a folder that this user may "
         "write to"
     )

@@ -267,7 +267,7 @@ def test_torn_or_missing_weights_of_timm_are_no_unknown_model(monkeypatch: pytes
 
 def test_a_backbone_of_another_kind_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="is no salmask backbone"):
+    with pytest.raises(UserError, match="is not a salmask backbone"):
         build_localizer("checkpoint", str(tmp_path / "other.pth"))
 
 

@@ -139,7 +139,7 @@ def test_weights_from_elsewhere_are_checked_and_put_where_runs_look(
     assert "is not resnet50-" in refused("data", "weights", "--from", str(source))
     # A shell's `<(curl …)` can be read only once: after a comparison, an empty file would be copied.
     os.mkfifo(pipe := tmp_path / "pipe")
-    assert "is no regular file" in refused("data", "weights", "--from", str(pipe))
+    assert "is not a regular file" in refused("data", "weights", "--from", str(pipe))
     assert not cache.exists()
     source.write_bytes(CONTENT)
     name = localizer_weights.FILES_OF_RESNET50["IMAGENET1K_V2"]

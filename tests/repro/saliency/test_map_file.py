@@ -137,5 +137,5 @@ def test_maps_that_cannot_be_written_are_kept_in_memory(
     assert np.array_equal(nowhere.read().numpy(), maps)
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
         "No space left on device; saliency maps are kept in memory only",
-        f"{tmp_path / 'file'} is no folder; saliency maps are kept in memory only",
+        f"{tmp_path / 'file'} is not a folder; saliency maps are kept in memory only",
     ]

@@ -44,7 +44,7 @@ def test_a_source_is_written_as_it_is_read(text: str) -> None:
     "text", ["", "truth-2", "truth-dilated", "truth-dilated-0", "truth-eroded-16", "random-3", "net"]
 )
 def test_what_is_no_source_is_refused_with_those_that_are(text: str) -> None:
-    with pytest.raises(UserError, match="is no source of saliency; mend: one of network, truth, truth-dilated-N"):
+    with pytest.raises(UserError, match="is not a source of saliency; mend: one of network, truth, truth-dilated-N"):
         SaliencySource.parse(text)
 
 
@@ -277,7 +277,7 @@ def test_sources_are_part_of_a_runs_identity_and_leave_older_ids() -> None:
     [
         (
             ["localizer.source=blobs"],
-            "localizer.source: 'blobs' is no source of saliency; mend: one of network, truth, truth-dilated-N, "
+            "localizer.source: 'blobs' is not a source of saliency; mend: one of network, truth, truth-dilated-N, "
             "truth-eroded-N, truth-shifted-N, inverted, centre, random, network-shuffled, maps; N: 1 to 15",
         ),
         (
