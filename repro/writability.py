@@ -82,4 +82,4 @@ def _nearest(path: Path) -> Path:
 
 def _no_folder(place: Path) -> str:
     """Says what is in the place of a folder."""
-    return f"{place} is {'no folder' if exists(place) else 'a link to nothing'}"
+    return f"{place} is {'not a folder' if exists(place) else 'a link to nothing'}"

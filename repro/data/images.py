@@ -232,7 +232,7 @@ def _outcome(path: Path | str, read: _Read[_T]) -> _T | Fault:
         with open(path, "rb", opener=open_at_once) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
-                return Fault("unreadable", "no regular file")
+                return Fault("unreadable", "not a regular file")
             if status.st_size == 0:
                 return Fault("zero-byte", "the file is empty (0 bytes)")
             with Image.open(stream) as image:

@@ -185,7 +185,7 @@ def _start_rank(folder: Path, rank: int, environment: dict[str, str], group: int
             )
     except OSError as error:
         is_full = error.errno in (errno.EAGAIN, errno.ENOMEM)
-        mend = mend_of_place(error, "end other processes" if is_full else "salmask doctor")
+        mend = "end other processes" if is_full else mend_of_place(error, "salmask doctor")
         raise UserError(f"cannot start a job in {folder}: {error.strerror or error}", mend=mend) from error
 
 

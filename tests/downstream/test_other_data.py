@@ -46,7 +46,7 @@ def test_numbers_of_other_images_are_not_given_for_those_of_a_root(folder: RunFo
     line = refused("eval", str(folder.path), *KNN, "--root", str(other))
     assert line == (
         f"{folder.path} holds knn on folder measured on other images than those in {other}; mend: leave --root out to "
-        "read it, or evaluate a copy of the folder that has run.yaml and backbone.pth alone"
+        "read the recorded rows, or evaluate a copy of the folder that has only run.yaml and backbone.pth"
     )
     # Among several tasks, the later ones are checked too, before the first one takes its time.
     tasks = ("--task", "knn@scenes,knn@folder", "knn.neighbours=[3]", "--root", f"folder={other}")

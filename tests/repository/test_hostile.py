@@ -89,7 +89,7 @@ def test_a_few_lines_of_yaml_cannot_stand_for_billions(tmp_path: Path) -> None:
 def test_a_pipe_among_images_is_not_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     os.mkfifo(path)
-    assert "cat.png: no regular file; mend: " in message_of(lambda: decode(path))
+    assert "cat.png: not a regular file; mend: " in message_of(lambda: decode(path))
     fault = inspect(path).fault
     assert fault is not None
     assert fault.kind == "unreadable"
@@ -112,7 +112,7 @@ def test_a_gallery_of_billions_of_pixels_is_refused(tmp_path: Path) -> None:
     )
     path.unlink()
     os.mkfifo(path)
-    assert "no regular file" in message_of(lambda: shrunk(path, 100, 100))
+    assert "is not a regular file" in message_of(lambda: shrunk(path, 100, 100))
 
 
 def artifact(path: Path, content: bytes) -> Path:

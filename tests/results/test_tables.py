@@ -357,4 +357,6 @@ def test_a_cell_notes_trainings_that_went_wrong(tmp_path: Path) -> None:
     marks = {label: cells[1] for label, cells in markdown_rows(table).items() if len(cells) > 1}
     assert marks["MoCo v2"].endswith(f"[{table.notes.index(note) + 1}]")
     assert "[" not in marks["MoCo v2 + MSCN"]
-    assert any("warned of" in line and "exploded weights" in line for line in doubts(runs, collect_runs(runs)))
+    assert any(
+        "warnings while training" in line and "exploded weights" in line for line in doubts(runs, collect_runs(runs))
+    )

@@ -57,7 +57,10 @@ VOC_KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a corner that is infinite": (object_of_voc("<xmax>", "<xmax>1e999"), "<bndbox><xmax> is '1e999"),
     "no box": (object_of_voc("<bndbox>(.|\n)*?</bndbox>", ""), "object 1: <bndbox><xmin> is missing; <bndbox><ymin>"),
     "a float for width": (object_of_voc("<width>64", "<width>64.0"), ""),
-    "half a pixel of width": (object_of_voc("<width>64", "<width>64.5"), "<size><width> is '64.5', which is no whole"),
+    "half a pixel of width": (
+        object_of_voc("<width>64", "<width>64.5"),
+        "<size><width> is '64.5', which is not a whole",
+    ),
     "another width": (object_of_voc("<width>64", "<width>66"), "64×64 pixels, where its annotation says 66×64"),
     "no size": (object_of_voc("<size>(.|\n)*?</size>", ""), "<size><width> is missing; <size><height> is missing"),
     "another encoding": (object_of_voc("^", '<?xml version="1.0" encoding="klingon"?>'), "broken XML"),

@@ -189,7 +189,7 @@ def content_of(path: Path, *, missing: str = "No such file or directory") -> byt
     except OSError as error:
         raise BrokenFileError(path, reason_of(error)) from error
     except UserError as error:
-        raise BrokenFileError(path, "no regular file") from error
+        raise BrokenFileError(path, "not a regular file") from error
 
 
 def listing(folder: Path) -> frozenset[str]:

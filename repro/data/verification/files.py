@@ -64,7 +64,7 @@ def stat_all(report: Report, split: str, paths: Iterable[str], labels: Iterable[
         if stat.S_ISREG(status.st_mode):
             yield File(split, path, status.st_size, (status.st_dev, status.st_ino), label)
         else:
-            report.add("unreadable", path, "no regular file")
+            report.add("unreadable", path, "not a regular file")
 
 
 def check_files(

@@ -124,7 +124,7 @@ def test_a_pipe_is_no_empty_image(folder_root: Path) -> None:
     os.mkfifo(folder_root / "train/ant/pipe.png")
     (problem,) = verify("folder", folder_root, workers=1).problems
     assert (problem.kind, problem.path) == ("unreadable", str(folder_root / "train/ant/pipe.png"))
-    assert problem.message == "no regular file"
+    assert problem.message == "not a regular file"
 
 
 @pytest.mark.parametrize("target", ["again", "..", "../zebra"])

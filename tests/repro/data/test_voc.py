@@ -127,7 +127,7 @@ def test_a_missing_list_is_a_missing_split(root: Path) -> None:
     test.unlink()
     assert refusal(root).startswith(f"{test}: the list of images is missing")
     os.mkfifo(test)  # opening it would block
-    assert refusal(root).startswith(f"{test}: no regular file")
+    assert refusal(root).startswith(f"{test}: not a regular file")
     assert refusal_by_lists(root) == refusal(root)
 
 

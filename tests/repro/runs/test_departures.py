@@ -194,7 +194,7 @@ def test_every_line_about_parts_speaks_of_a_setting() -> None:
 )
 def test_smaller_is_tiny_and_anything_else_is_altered(changes: dict[str, Any], text: str) -> None:
     run = resolve("mocov2+ours-hp", changes)
-    assert words(departures(run, row("mocov2+ours-hp"))) == text
+    assert words(departures(run, row("mocov2+ours-hp"))) == [text]
 
 
 def test_sizes_without_the_row_are_those_below_the_frameworks_recipe() -> None:

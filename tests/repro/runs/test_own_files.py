@@ -84,7 +84,7 @@ def test_pipes_devices_folders_and_giants_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "giant").write_bytes(b"x" * 1001)
     for path in (tmp_path / "pipe", tmp_path / "folder", Path("/dev/zero")):
         assert f"{path} is not a regular file" in message_of(lambda path=path: read_regular(path, 1000))
-        assert "no regular file" in message_of(lambda path=path: read_json(path, "remove it"))
+        assert "is not a regular file" in message_of(lambda path=path: read_json(path, "remove it"))
     assert "has 1001 bytes; at most 1000 are allowed" in message_of(lambda: read_regular(tmp_path / "giant", 1000))
     assert len(read_regular(tmp_path / "giant", 1001)) == 1001
 
@@ -115,8 +115,8 @@ def test_odd_lines_of_metrics_are_left_out_and_counted(tmp_path: Path, caplog: p
     assert "3 lines left out that cannot be read as metrics" in caplog.text
     path.unlink()
     os.mkfifo(path)
-    assert "no regular file" in message_of(lambda: forget_after(path, 2))
-    assert "no regular file" in message_of(lambda: read_metrics(path))
+    assert "is not a regular file" in message_of(lambda: forget_after(path, 2))
+    assert "is not a regular file" in message_of(lambda: read_metrics(path))
 
 
 def test_scores_of_fewer_epochs_are_no_best_of_all(tmp_path: Path) -> None:
