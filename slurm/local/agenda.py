@@ -15,7 +15,7 @@ class Agenda:
     """The jobs that wait for their turn, in their order, and what became of the others."""
 
     def __init__(self, graph: Graph, finished: Collection[Key], messages: Messages) -> None:
-        """Begins with the jobs that are not done waiting.
+        """Lets every job wait that is not done.
 
         Args:
             graph: The sweep.

@@ -277,7 +277,7 @@ def options(where: str, key: str, value: Any) -> tuple[tuple[str, str], ...]:
     """Returns other options of sbatch by their long names; one without a value is empty: `{exclusive: ""}`.
 
     Raises:
-        UserError: It is not a mapping, or a name is none of a long option.
+        UserError: It is not a mapping, or a name is not that of a long option.
     """
     if not isinstance(value, dict):
         raise UserError(f"{where}: {key} is a mapping of sbatch's options", mend="for example {mail-type: FAIL}")

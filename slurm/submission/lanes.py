@@ -161,7 +161,7 @@ def _new_lanes(batches: Sequence[Batch], free: int, weights: Weights) -> list[La
 
 
 def _divided(batches: Sequence[Batch], number: int, free: int, weights: Weights) -> list[Lane]:
-    """Returns at most `number` lanes with their places; pretrainings and evaluations share one only if there is one."""
+    """Returns at most `number` lanes and their places; only a single one holds pretrainings with evaluations."""
     lanes = [Lane(_name(), 1) for _ in range(number)]
     mixed = number == 1 or len({batch.task == PRETRAIN for batch in batches}) == 1
     for batch in batches:

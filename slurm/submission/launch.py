@@ -78,8 +78,8 @@ def submit(
         What Slurm took, what it did not take, and what failed since its run's folder is damaged.
 
     Raises:
-        UserError: There is no Slurm, or it does not answer; it refuses a request for good, and has no other job of the
-            sweep; another launch does not end; or the sweep is somebody else's.
+        UserError: There is no Slurm, or it does not answer; it refuses a request for good, and no other job of the
+            sweep is on its way; another launch does not end; or the sweep is somebody else's.
     """
     if not shutil.which("sbatch"):
         raise UserError(

@@ -133,7 +133,7 @@ def _setup(resources: Resources, code: Path | None) -> list[str]:
     # Where the profile leaves it open, the node knows how many cores the cluster gave.
     cpus = resources.cpus or "${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_PER_GPU:-1}}"
     if code is not None:
-        # PYTHONSAFEPATH: `python -m` would look into the folder that sbatch was called in first, where the code may be
+        # PYTHONSAFEPATH: `python -m` would first look into the folder that sbatch was called in, where the code may be
         # edited.
         lines.append(f"export PYTHONPATH={quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1")
     exports = " ".join(f"{name}={value}" for name, value in KEEP_MEMORY.items())

@@ -25,7 +25,7 @@ def ids(*numbers: str) -> dict[tuple[str, str], str]:
         (ids("7_0", "7_1", "7_2"), [("aftercorr:7", ["9_0", "9_1", "9_2"])]),
         # Two parent arrays: only the indices that are wanted, ascending. A single child waits for one job of an array.
         (ids("7_4", "8_1", "7_2"), [("aftercorr:7", ["9_2", "9_4"]), ("afterok:8_1", ["9"])]),
-        (ids("7", "8"), [("afterok:7", ["9"]), ("afterok:8", ["9"])]),  # the third has no parent, and stays out
+        (ids("7", "8"), [("afterok:7", ["9"]), ("afterok:8", ["9"])]),  # the third one's parent has no id: it stays out
         ({}, []),
     ],
 )

@@ -321,7 +321,7 @@ def test_on_a_full_disk_what_went_out_is_told(
 def test_a_slurm_that_does_not_cancel_between_two_rounds_does_not_end_it(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cancelled job is one whose pretraining is gone; the report, which had no room, was then never submitted."""
+    """A job whose pretraining is gone could not be cancelled; the report, which had no room, was never submitted."""
     graph = graph_for(tmp_path)
     stand_in.tell("room", "8")
 
