@@ -73,7 +73,7 @@ def make(
 
     path = user_folder() / f"{name}.yaml"
     if Path(name).name != name or not name.isprintable() or not name.strip("."):
-        raise UserError(f"{name!r} is not a name of a profile", mend="letters and digits, for example mycluster")
+        raise UserError(f"{name!r} cannot be a profile's name", mend="letters and digits, for example mycluster")
     if path.exists():
         raise UserError(f"{path} is there already", mend="another name, or remove it first")
     text = first_profile(partitions(), partition)

@@ -239,7 +239,7 @@ def gpus(where: str, key: str, value: Any) -> tuple[str, int]:
     match = _GPUS.fullmatch(written)
     if not match or int(match["count"]) > LARGEST_NUMBER:
         mend = f"for example `{key}: 1`, or `{key}: a100:4`"
-        raise UserError(f"{where}: {key}={written} is not a whole number and no TYPE:NUMBER", mend=mend)
+        raise UserError(f"{where}: {key}={written} is neither a whole number nor TYPE:NUMBER", mend=mend)
     return match["type"] or "", int(match["count"])
 
 

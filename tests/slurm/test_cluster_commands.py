@@ -106,7 +106,7 @@ def test_a_first_profile_is_that_of_the_partition_with_gpus(fake: Path, tmp_path
     # The command that is suggested next is quoted for the shell.
     assert salmask("cluster", "make", "my first").out.endswith("then salmask cluster check 'my first'\n")
     for name in ("../x", "a\nb", "."):
-        assert "is not a name of a profile" in refused("cluster", "make", name)
+        assert "cannot be a profile's name" in refused("cluster", "make", name)
     assert "a word is empty; mend: " in refused("cluster", "make", "")
 
 

@@ -234,7 +234,7 @@ def test_no_times_of_slurms_are_refused(text: str) -> None:
         ({"tasks": ["linear"]}, "tasks are a mapping; mend: for example "),
         ({"executor": "pbs"}, "executor 'pbs' is unknown; mend: one of slurm, local, debug"),
         ({"time": "two days"}, "time=two days is not a time; mend: write minutes, HH:MM:SS or D-HH:MM:SS"),
-        ({"gpus": "many"}, "gpus=many is not a whole number and no TYPE:NUMBER; mend: for example `gpus: 1`"),
+        ({"gpus": "many"}, "gpus=many is neither a whole number nor TYPE:NUMBER; mend: for example `gpus: 1`"),
         ({"memory": "64GB"}, "memory=64GB is not a number of gigabytes; mend: for example `memory: 64`"),
         ({"cpus": 0}, "cpus=0 lets nothing run; mend: "),
         ({"setup": "module load cuda"}, "setup is a list of shell lines; mend: for example "),
