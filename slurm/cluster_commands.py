@@ -38,7 +38,8 @@ def check(
     console = Console()
     print_table(_table(cluster), console)
     often = counted(cluster.attempts, "time")
-    limits = f"a job starts {often} at most, and is warned {cluster.signal_seconds} s before its time limit"
+    warned = f"warned {cluster.signal_seconds} s before" if cluster.signal_seconds else "not warned of"
+    limits = f"a job starts {often} at most, and is {warned} its time limit"
     console.print(f"sweeps go to {folder}; {limits}", soft_wrap=True)
     if cluster.executor != "slurm":
         console.print(f"no Slurm: jobs run here ({cluster.executor})")

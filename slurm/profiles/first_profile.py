@@ -120,7 +120,7 @@ def first_profile(kinds: Sequence[SlurmPartition], name: str = "") -> str:
         f"cpus: {cores}\n"
         f"memory: {memory}\n"
         f"time: {limit}\n"
-        f"signal_seconds: {min(120, 30 * limit) if limit > 1 else 0}\n"
+        f"signal_seconds: {min(120, 30 * (limit - 1))}\n"
         "tasks:\n"
         f"  report: {{gpus: 0, cpus: {min(2, cores)}, memory: {min(8, memory)}, time: {min(30, limit)}}}\n"
     )

@@ -355,11 +355,12 @@ def _check_options(where: str, resources: Resources) -> None:
 
 def _check_warning(where: str, time: int, signal_seconds: int) -> None:
     """Refuses a warning that comes in the first half of a job: an attempt would end before it has done anything."""
+    # Slurm may send the signal up to a minute early (`man sbatch`).
+    if time in (1, 2) and signal_seconds and signal_seconds >= 60 * (time - 1):
+        what = f"{where}: with signal_seconds={signal_seconds} and time={time}, a job may be warned as it starts"
+        raise UserError(what, mend=f"a longer `time`, or `signal_seconds: {30 * (time - 1)}`")
     if time and 2 * signal_seconds > 60 * time:
         raise UserError(
             f"{where}: signal_seconds={signal_seconds} is more than half of the time limit of {time} min",
             mend="a longer `time`, or a smaller `signal_seconds`",
         )
-    if time == 1 and signal_seconds:  # Slurm may send the signal up to a minute early (`man sbatch`)
-        what = f"{where}: with a time limit of 1 min, a job may be warned as it starts"
-        raise UserError(what, mend="a longer `time`, or `signal_seconds: 0`")

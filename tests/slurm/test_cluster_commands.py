@@ -53,8 +53,11 @@ def test_a_profile_is_tried_on_sbatch_for_every_task(
     assert "ok: logistic report: Job 7 to start at" in ended.out
     assert "REFUSED: knn: error: invalid partition specified: gone" in ended.out
     assert "sbatch would refuse jobs of 'mine.yaml'; mend: " in ended.err
-    ended = salmask("cluster", "check", write_yaml(tmp_path / "mine.yaml", good.replace("gone", "gpu")))
+    assert "a job starts 30 times at most, and is warned 120 s before its time limit" in ended.out
+    unwarned = good.replace("gone", "gpu") + "\nsignal_seconds: 0"
+    ended = salmask("cluster", "check", write_yaml(tmp_path / "mine.yaml", unwarned))
     assert ended.code == 0, ended.err
+    assert "and is not warned of its time limit" in ended.out
     assert "--gpus-per-node" in (fake / "script").read_text()
     assert "SLURM_CPUS_PER_TASK" not in (fake / "environment").read_text()
 

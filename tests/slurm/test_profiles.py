@@ -283,7 +283,11 @@ def test_no_times_of_slurms_are_refused(text: str) -> None:
         ("srun: [mpi]", "srun holds 'mpi'; mend: for example `srun: [--mpi=pmix]`"),
         ("srun: [--output=x]", "srun holds --output, which salmask sets itself"),
         ("time: 10\nsignal_seconds: 301", "signal_seconds=301 is more than half of the time limit of 10 min"),
-        ("time: 1\nsignal_seconds: 30", "with a time limit of 1 min, a job may be warned as it starts; mend: a longer"),
+        (
+            "time: 1\nsignal_seconds: 30",
+            "and time=1, a job may be warned as it starts; mend: a longer `time`, or `signal_seconds: 0`",
+        ),
+        ("time: 2\nsignal_seconds: 60", "may be warned as it starts; mend: a longer `time`, or `signal_seconds: 30`"),
         ("tasks: {knn: {time: 3}}", "knn: signal_seconds=120 is more than half of the time limit of 3 min"),
         ("x: &a [1, 2]\ny: *a\n" + "z: 1\n" * 20_000, "bytes; at most 65536 are allowed"),
         ("a: " + "[" * 5000, "cannot be read"),
