@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +126,8 @@ def _with_next_report(report: JobRow, ledger: Ledger) -> JobRow:
 
     A launch hands over its report last: it ended before that, or Slurm had no room.
     """
-    since = takewhile(lambda entry: entry.task != REPORT, reversed(ledger.submissions()))
-    sent = next((entry for entry in since if entry.executor == "slurm" and entry.job and entry.task != PRETRAIN), None)
+    took = (entry for entry in reversed(ledger.submissions()) if entry.executor == "slurm" and entry.job)
+    sent = next((entry for entry in took if entry.task != PRETRAIN), None)  # the report itself, or an evaluation
     if report.state is not State.done or sent is None or finished(ledger.sweep, *report.key, sent):
         return report
     return replace(report, state=State.planned, note=with_mend("jobs went out since the last one", "salmask retry"))

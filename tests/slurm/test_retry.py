@@ -96,13 +96,17 @@ def test_a_report_older_than_what_slurm_took_since_is_made_again(
     sweep.measured()
     sweep.submitted("linear", "813")
     sweep.submitted("report", "814", folder=".", run="")
-    RunFolder(sweep.place).set_status("done", task="report", job="814", heartbeat=NOW - 1800)
+    report = RunFolder(sweep.place)
+    report.set_status("done", task="report", job="814", heartbeat=NOW - 9000)  # its node's clock is slow
     sweep.submitted("pretrain", "899", time=iso(NOW - 900))
+    sweep.submitted("linear", "4711", executor="local", time=iso(NOW - 900))
+    sweep.submitted("linear", "", time=iso(NOW - 900))
     assert to_retry() == "nothing to retry\n"
     sweep.submitted("linear", "900", time=iso(NOW - 600))
     assert to_retry() == "report table1: planned, jobs went out since the last one; mend: salmask retry\n"
-    RunFolder(sweep.place).set_status("done", task="report", job="", heartbeat=NOW - 60)  # made on this machine
-    assert to_retry() == "nothing to retry\n"
+    for state in ("running", "done"):  # by hand, on this machine
+        report.set_status(state, task="report", job="", heartbeat=NOW - 60)
+        assert to_retry() == "nothing to retry\n"
 
 
 def test_what_waiting_does_not_mend_is_not_to_be_tried_again_as_it_is(
