@@ -1,8 +1,8 @@
 """Reference figures for a first plan: what was measured elsewhere, with the machine and the source of each.
 
 `reference.json` is written by `tools/reference_costs.py`. A figure stands for the same row on the same network and
-view; a batch or precision that differs is named, but not corrected for. Measurements on the machine at hand take
-precedence.
+view, scaled by the number of images alone: a batch or precision that differs is named, but not corrected for.
+Measurements on the machine at hand take precedence.
 """
 
 import json
