@@ -290,7 +290,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_runs_are_read(words: li
     os.mkfifo(tmp_path / "pipe")
     for out, why in (
         ("file/out.html", "file is not a folder; mend: choose another --out"),
-        ("pipe", "is not a regular file"),
+        ("pipe", "pipe: it is not a regular file"),
     ):
         # There is no run; the command would say so if it had looked.
         outcome = CliRunner().invoke(app, [*words, "--runs", str(tmp_path), "--out", str(tmp_path / out)])
