@@ -63,7 +63,7 @@ def build(probe_cluster: ProbeCluster, needs_of_sweep: NeedsOfSweep) -> typer.Ty
         needs = needs_of_sweep(sweep, data=data, root=root) if sweep else _needs_of_data(data, root)
         for option, given in (("--nodes", nodes), ("--wait", wait)):
             if given and not cluster:
-                raise UserError(f"{option} is of a cluster, and none is named", mend="--cluster NAME too")
+                raise UserError(f"{option} is for a cluster, and none is named", mend="add --cluster NAME")
         if cluster:
             diagnoses = probe_cluster(
                 cluster, needs=needs or Needs(), nodes=nodes or 0, wait=60 * (wait or _WAIT_MINUTES)
@@ -93,5 +93,5 @@ def _needs_of_data(data: str, root: str) -> Needs | None:
         UserError: A root, and nothing says of which data set.
     """
     if root and not data:
-        raise UserError("--root is of a data set, and none is named", mend="--data NAME or --sweep NAME too")
+        raise UserError("--root is for a data set, and none is named", mend="add --data NAME or --sweep NAME")
     return Needs(((data, absolute(root)),)) if data else None

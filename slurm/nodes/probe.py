@@ -32,7 +32,7 @@ def probe(cluster: Cluster, program: Program, *, needs: Needs, nodes: int, wait:
         UserError: There is no Slurm here, it refuses the job, or does not answer.
     """
     if cluster.executor != "slurm":
-        raise UserError(f"'{cluster.name}' runs on this machine", mend="salmask doctor, without --cluster")
+        raise UserError(f"'{cluster.name}' runs jobs on this machine", mend="salmask doctor, without --cluster")
     name = submission_name(Path("doctor"), "probe")
     sweeps_folder = cluster.sweeps_folder.absolute()
     folder = sweeps_folder / FOLDER / name

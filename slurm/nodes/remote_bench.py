@@ -44,7 +44,7 @@ def bench_on_node(
 
     profile = load(cluster)
     if profile.executor != "slurm":
-        raise UserError(f"'{profile.name}' runs on this machine", mend="salmask bench step, without --cluster")
+        raise UserError(f"'{profile.name}' runs jobs on this machine", mend="salmask bench step, without --cluster")
     name = submission_name(Path("bench"), "step")
     folder = profile.sweeps_folder.absolute() / FOLDER / name
     minutes = MINUTES + MINUTES_A_ROW * len(runs)

@@ -176,5 +176,5 @@ def test_a_node_that_does_not_come_is_told_of(
     with pytest.raises(UserError, match="there is no squeue on this machine"):
         bench_on_node(profile, [tiny()], program=PROGRAM.measure, steps=2, warm_up=1, wait=1.0)
     assert not any((tmp_path / ".bench").iterdir())  # the files of the job are removed, too
-    assert "'local' runs on this machine" in refused("bench", "step", "--cluster", "local")
+    assert "'local' runs jobs on this machine" in refused("bench", "step", "--cluster", "local")
     assert "on this machine" in refused("bench", "step", "--rivals", "--cluster", "slurm")

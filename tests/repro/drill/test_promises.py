@@ -160,8 +160,8 @@ def test_a_drill_of_no_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         ClusterDrill(load("slurm"), load("local"))
     assert refused("drill", "--by", "slurm").startswith("--by is for a drill on a cluster, and none is named")
     assert refused("drill", "--wait", "3").startswith("--wait is for a drill on a cluster, and none is named")
-    assert refused("doctor", "--wait", "60").startswith("--wait is of a cluster, and none is named")
-    assert refused("doctor", "--nodes", "2").startswith("--nodes is of a cluster, and none is named")
+    assert refused("doctor", "--wait", "60").startswith("--wait is for a cluster, and none is named")
+    assert refused("doctor", "--nodes", "2").startswith("--nodes is for a cluster, and none is named")
     assert refused("drill", "--cluster", "slurm", "--in", str(tmp_path)).startswith(
         "--in is for a drill on this machine"
     )

@@ -221,7 +221,7 @@ def test_the_doctor_misses_what_a_sweep_needs(cache: Path, tmp_path: Path, monke
     findings = {row["check"]: row["verdict"] for row in json.loads(salmask("doctor", "--sweep", mine, "--json").out)}
     assert findings["data scenes"] == "ok"
     assert not [check for check in findings if check.startswith("weights of resnet50")]
-    assert "none is named; mend: --data NAME or --sweep NAME too" in refused("doctor", "--root", str(tmp_path))
+    assert "none is named; mend: add --data NAME or --sweep NAME" in refused("doctor", "--root", str(tmp_path))
 
 
 def test_the_localizer_reads_what_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
