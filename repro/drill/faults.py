@@ -69,7 +69,7 @@ class TinyRun:
     events: int = field(default=0, init=False)
     """Number of file operations of the undisturbed pretraining."""
     weights: tuple[int, ...] = field(default=(), init=False)
-    """The numbers of those events that began to write weights."""
+    """The numbers of those operations that began to write weights."""
 
     def begin(self) -> None:
         """Makes the run that the others are compared with.
@@ -180,15 +180,15 @@ def killed(training: TinyRun, points: int) -> Row:
     row = Row("killed", f"SIGKILL before one of the {training.events} file operations of a pretraining")
     for event in spread(training.events, points):
         out, ended = _killed_before(training, event)
-        training.judge(row, out, ended, [-signal.SIGKILL], f"event {event}")
+        training.judge(row, out, ended, [-signal.SIGKILL], f"file operation {event}")
     return row
 
 
 def _killed_before(training: TinyRun, event: int) -> tuple[Path, Ended]:
     """Kills a new pretraining before one of its file operations; returns its folder, and how it ended.
 
-    The number of events depends on the clock, because heartbeats are written by time. A pretraining with fewer events
-    than the undisturbed one may end before this event; then another one is killed before its last event.
+    Their number depends on the clock, because heartbeats are written by time. A pretraining with fewer operations than
+    the undisturbed one may end before this one; then another pretraining is killed before its last operation.
     """
     while True:
         out = training.new()
@@ -211,8 +211,8 @@ def killed_in_evaluation(training: TinyRun, points: int) -> Row:
     for event in spread(events, points):
         out = training.copy(source)
         ended = run(training.main, training.evaluate(out), out, Strike(event))
-        # With fewer events than the whole one had, it ends undisturbed.
-        training.judge(row, out, ended, [-signal.SIGKILL, 0], f"event {event}")
+        # With fewer operations than the whole one had, it ends undisturbed.
+        training.judge(row, out, ended, [-signal.SIGKILL, 0], f"file operation {event}")
     return row
 
 
@@ -225,7 +225,7 @@ def signalled(training: TinyRun, points: int) -> Row:
         out = training.new()
         ended = run(training.main, training.pretrain(out), out, Strike(event, SIGNALS[name]))
         # After the last step, it ends as if it had not been asked.
-        training.judge(row, out, ended, [128 + SIGNALS[name], 0], f"{name} at event {event}")
+        training.judge(row, out, ended, [128 + SIGNALS[name], 0], f"{name} at file operation {event}")
     return row
 
 
@@ -243,7 +243,7 @@ def interrupted_in_a_write(training: TinyRun, points: int) -> Row:
         out = training.new()
         ended = run(training.main, training.pretrain(out), out, Strike(event, signal.SIGINT, delay))
         # If everything was written before, it ends as if it had not been asked.
-        training.judge(row, out, ended, [128 + signal.SIGINT, 0], f"event {event}, {1000 * delay:.1f} ms")
+        training.judge(row, out, ended, [128 + signal.SIGINT, 0], f"file operation {event}, {1000 * delay:.1f} ms")
     return row
 
 

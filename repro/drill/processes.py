@@ -32,7 +32,7 @@ class Strike:
     """The number, from 1, of the file operation below the folder before which the strike comes; 0: none."""
     signal: int = signal.SIGKILL
     delay: float = 0.0
-    """Seconds from the beginning of the event to the strike; 0: just before the event."""
+    """Seconds from the beginning of the operation to the strike; 0: just before the operation."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def run(main: Main, words: Sequence[str], folder: Path, strike: Strike | None = 
     Args:
         main: The command.
         words: Its command line, without its name.
-        folder: File events below this folder count.
+        folder: File operations below this folder count.
         strike: What happens to the process.
         seconds: Time limit, after which the process is killed.
     """

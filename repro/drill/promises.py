@@ -47,7 +47,7 @@ class Promise:
     saves_first: bool = False
     """Whether no step may be lost: the job is warned first, saves, and goes on from there."""
     retried: bool = False
-    """Whether the job ends, and has to be handed over again."""
+    """Whether the job ends, and has to be submitted again."""
 
 
 def _requeue(job: str) -> str:

@@ -66,7 +66,7 @@ class Story:
     """Disturbs the run, given Slurm's id of its job; returns why it could not, if so."""
     epochs: int = 15
     retried: bool = False
-    """Whether it has to be handed over again, as a person would do."""
+    """Whether it has to be submitted again, as a person would do."""
     seen: list[dict[str, Any]] = field(default_factory=list)
     """Rows of the pretraining as in `salmask status --json`, one for each new state or note."""
     happened_at: int = 0

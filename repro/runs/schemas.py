@@ -106,7 +106,7 @@ def read_json(path: Path, mend: str) -> Any:
         mend: What a person can do where it cannot be read.
 
     Raises:
-        UserError: It is missing, no regular file, too large, or no JSON.
+        UserError: It is missing, not a regular file, too large, or not JSON.
     """
     with reading(path, mend):
         return json.loads(read_regular(path, LARGEST_BYTES).decode())
@@ -194,6 +194,6 @@ BACKBONE = Schema(
 """`backbone.pth`, which may also serve as a localizer."""
 EXPORT = Schema(
     {"sha256": _TEXT, "input_filter": Field(str, one_of=tuple(InputFilter))},
-    mend="put back what `salmask export` wrote, or remove it; then --high-pass must tell if images were filtered",
+    mend="put back what `salmask export` wrote, or remove it; then --high-pass must tell whether images were filtered",
 )
 """The facts beside exported weights that are needed to evaluate these."""
