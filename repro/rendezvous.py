@@ -36,7 +36,7 @@ _FIRST, _COUNT, _STRIDE = 20000, 12768, 1597
 
 
 def slurm_to_env(slurm: Mapping[str, str]) -> dict[str, str]:
-    """Returns torch's env:// variables, made of those that `srun` sets for a task; empty unless a step has several.
+    """Returns torch's env:// variables, made of those that `srun` sets; empty unless a step has several tasks.
 
     Args:
         slurm: The environment of the process.

@@ -118,7 +118,7 @@ FORWARD_ROUNDS = 5
 def forward_rate(encoder: nn.Module, size: int, device: torch.device) -> float:
     """Measures how many images per second pass through a frozen network, in the fastest of a few rounds.
 
-    The network is never compiled, as that of an evaluation is not either, whose rate this measures.
+    The network is never compiled: this is the rate of an evaluation, whose network is not compiled either.
 
     Args:
         encoder: The network, on the device; it is left in evaluation mode.

@@ -104,7 +104,7 @@ class RunFolder:
             out: The sweep's folder.
 
         Raises:
-            UserError: The sweep folder's name is no UTF-8.
+            UserError: The sweep folder's name is not UTF-8.
         """
         require_utf8(out)
         return cls(out / run.folder)

@@ -187,7 +187,7 @@ def _may_have(holder: Holder | None, lock: Path, signs: "_SignsOfLife") -> bool:
 def _dead(holder: Holder | None, lock: Path, signs: "_SignsOfLife") -> bool:
     """Returns whether the holder of a lock that flock refused is dead nevertheless.
 
-    A silent process of this machine may only be suspended: it must be gone, too.
+    A silent process of this machine may merely be suspended: it must be gone, too.
     """
     return holder is not None and (holder.ended or not holder.here) and signs.missed(holder, lock)
 

@@ -28,7 +28,7 @@ def require_pretrained(folder: RunFolder) -> None:
     """Refuses a run that has no backbone, with what to do about its pretraining.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
 
     Raises:
         UserError: There is no backbone, or the status of the pretraining cannot be read.

@@ -37,7 +37,7 @@ class Status:
     """The scheduler's id; empty without one."""
 
     def silent(self, now: float) -> bool:
-        """Returns whether the state is `running` without life, as far as the task's files and this machine can tell.
+        """Returns whether the state is `running` but the process dead or silent, as far as files and this machine tell.
 
         Either its process ended on this machine, or its last heartbeat is more than `STALE_SECONDS` old, or as far in
         the future, which only a clock that jumped can have written.

@@ -21,7 +21,7 @@ GRACE_SECONDS = 25
 """Longest wait for the end of a step; Slurm kills 30 seconds after TERM by default."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 _STATUSES = {**{128 + number: number for number in SIGNALS}, 128 + signal.SIGHUP: signal.SIGTERM}
-"""Exit code of a SystemExit that asks for an end -> the signal to send again; for HUP TERM: a second HUP is ignored."""
+"""Exit code of a SystemExit that asks for an end -> signal to send again: TERM after HUP, which is ignored by then."""
 _AGAIN_SECONDS = 0.05
 """Seconds after which a lost signal is sent again."""
 
@@ -44,7 +44,7 @@ def heard_everywhere() -> Iterator[None]:
         else:
             before(lost)
             return
-        if os.getpid() == process:  # processes that it forks are for itself to end
+        if os.getpid() == process:  # a forked process leaves this to the one that forked it
             timer = threading.Timer(_AGAIN_SECONDS, os.kill, [process, number])
             timer.daemon = True
             timer.start()

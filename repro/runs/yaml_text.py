@@ -75,6 +75,8 @@ def parse_yaml(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: The text is no YAML, or a mapping holds a key twice.
+        RecursionError: It is nested deeper than any settings are, or contains itself.
+        ValueError: A number has thousands of digits, the text is too long, or it stands for too many values.
     """
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"it has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
