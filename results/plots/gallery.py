@@ -77,6 +77,8 @@ def shrunk(path: Path, width: int, height: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(read_regular(path, LARGEST_PICTURE))) as file:
             picture = file.convert("RGB")
+    except UserError:  # it has a mend of its own
+        raise
     except Exception as error:  # Pillow raises a dozen kinds for damaged bytes, and one for more pixels than it takes
         raise UserError(f"{path} is not a picture: {one_line(error)}", mend="remove it") from error
     picture.thumbnail((width, height))

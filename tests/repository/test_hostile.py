@@ -112,7 +112,8 @@ def test_a_gallery_of_billions_of_pixels_is_refused(tmp_path: Path) -> None:
     )
     path.unlink()
     os.mkfifo(path)
-    assert "is not a regular file" in message_of(lambda: shrunk(path, 100, 100))
+    line = f"{path} is not a regular file; mend: put a file in its place, or remove it"
+    assert message_of(lambda: shrunk(path, 100, 100)) == line
 
 
 def artifact(path: Path, content: bytes) -> Path:
