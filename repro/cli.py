@@ -183,9 +183,7 @@ JOBS, MACHINE = "Jobs and clusters", "Data and machines"
 """The headings of `salmask --help`."""
 
 COMMANDS = {
-    "pretrain": LazyCommand(
-        "Pretrain a method; the same command goes on where an interrupted run stopped.", _training, panel=TRAIN
-    ),
+    "pretrain": LazyCommand("Pretrain a method; the same command resumes an interrupted run.", _training, panel=TRAIN),
     "sweep": LazyCommand(
         "Pretrain and evaluate a whole table; a second call does only what is missing.", _sweeps, panel=TRAIN
     ),
@@ -261,12 +259,12 @@ COMMANDS = {
     ),
     "logs": LazyCommand("Show what the newest attempt at a run printed.", _jobs, panel=JOBS),
     "cancel": LazyCommand(
-        "End the jobs of a sweep or a run; each saves a checkpoint, and `salmask retry` goes on from it.",
+        "End the jobs of a sweep or a run; each saves a checkpoint, and `salmask retry` resumes from it.",
         _jobs,
         panel=JOBS,
     ),
     "retry": LazyCommand(
-        "Hand over again what failed, died, was interrupted or cancelled; each job goes on from its last checkpoint.",
+        "Hand over again what failed, died, was interrupted or cancelled; each job resumes from its last checkpoint.",
         _jobs,
         panel=JOBS,
     ),
@@ -299,7 +297,7 @@ Without a command: the next steps from where you stand. Each command has an exam
 
 Exit status: 0 done; 1 a check failed (doctor, data verify, drill), a job failed (sweep --local, retry), Slurm had no \
 room for all jobs, or a fault of salmask's own or of code added to it; 2 bad input, in one line with the mend; 128 + N \
-stopped by signal N (130: Ctrl-C; 141: the output was closed), and the same command goes on.
+stopped by signal N (130: Ctrl-C; 141: the output was closed), and the same command continues.
 """
 
 

@@ -73,7 +73,7 @@ def _carry_out(
     if status == INTERRUPTED:  # which typer, too, returns after Ctrl-C
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
         goes_on = any(" ".join(words[:count]) in resumable for count in (1, 2))
-        afterwards = f"; the same command {STOP.afterwards or 'goes on'}" if goes_on else ""
+        afterwards = f"; the same command {STOP.afterwards or 'continues'}" if goes_on else ""
         _end(f"salmask: interrupted{afterwards}", INTERRUPTED)
     if status:
         sys.exit(status)

@@ -105,7 +105,7 @@ def lost_process(error: BaseException) -> str:
         return ""
     reason = text.rpartition("] ")[2] if text.startswith("[") else text
     what = f"another process of this run ended, or cannot be reached any more ({reason.partition('. ')[0][:120]})"
-    return with_mend(what, "see what it printed; then the same command goes on")
+    return with_mend(what, "see what it printed; then the same command continues")
 
 
 def process_shortage(error: BaseException) -> str:

@@ -31,7 +31,7 @@ _NOTICE_SECONDS = 1.0
 _LAST_SECONDS = 30
 """How long a worker lives on after TERM; longer than the main process may take to end (`repro.runs.stopping`)."""
 _CONNECTION = "multiprocessing/connection.py"
-_GO_ON = "then the same command goes on"
+_GO_ON = "then the same command continues"
 
 
 def use_short_sockets() -> None:

@@ -158,7 +158,7 @@ def logs(run: OneRun, *, task: Task = "", following: Following = False, lines: L
 
 
 def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """End the jobs of a sweep or a run; each saves a checkpoint, and `salmask retry` goes on from it.
+    """End the jobs of a sweep or a run; each saves a checkpoint, and `salmask retry` resumes from it.
 
     Example: salmask cancel table1 --dry-run
     """
@@ -261,7 +261,7 @@ def build(program: Program) -> typer.Typer:
         allow_dirty: AllowDirty = False,
         dry_run: DryRun = False,
     ) -> None:
-        """Hand over again what failed, died, was interrupted or cancelled; each job goes on from its last checkpoint.
+        """Hand over again what failed, died, was interrupted or cancelled; each job resumes from its last checkpoint.
 
         Example: salmask retry table1 --failed
         """

@@ -123,7 +123,7 @@ def restore(trial: Trial, model: nn.Module, optimizer: torch.optim.Optimizer, sc
         scheduler: Of the optimizer.
 
     Returns:
-        The step to go on from, 0 if there is no checkpoint, and the seconds spent so far.
+        The step to resume from, 0 if there is no checkpoint, and the seconds spent so far.
 
     Raises:
         UserError: A checkpoint is of another training or does not fit, or none can be read.

@@ -77,7 +77,7 @@ PROMISES: Mapping[str, Promise] = {
         _requeue,
     ),
     "warned": Promise(
-        "a job that is warned saves, goes back to the queue by itself, and goes on where it was",
+        "a job that is warned saves, goes back to the queue by itself, and resumes where it was",
         "scancel --signal=USR2, as before a preemption",
         "put scontrol on the nodes' PATH (the profile's setup), and set `attempts` to 2 or more",
         _warn,
@@ -91,7 +91,7 @@ PROMISES: Mapping[str, Promise] = {
         retried=True,
     ),
     TIMED_OUT: Promise(
-        "a job that runs out of time is warned before, saves, and goes on where it was",
+        "a job that runs out of time is warned before, saves, and resumes where it was",
         f"a limit of {LIMIT_MINUTES} min, with a warning {WARNED_SECONDS} s before",
         "set a longer signal_seconds in the profile, and a smaller machine.checkpoint_every",
         saves_first=True,
@@ -170,7 +170,7 @@ def _compared(name: str, promise: Promise, story: Story, reference: Story) -> Ju
     if name == PREEMPTED and max(story.furthest) < 2:
         return PromiseVerdict.untried, "the job of --by did not displace it"
     struck = story.furthest[1] if name == TIMED_OUT else story.happened_at
-    how = f"it was disturbed at step {struck}, and went on from step {story.resumed_at}"
+    how = f"it was disturbed at step {struck}, and resumed from step {story.resumed_at}"
     if story.resumed_at < (struck if promise.saves_first else CHECKPOINT_EVERY):
         return PromiseVerdict.broken, how
     if name == TIMED_OUT:

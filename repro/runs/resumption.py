@@ -13,7 +13,7 @@ from repro.runs.step_files import checkpoints
 
 
 def goes_on(folder: RunFolder, task: str) -> str:
-    """Returns what a task does when it is started again: `goes on from its last checkpoint` or `begins anew`.
+    """Returns what a task does when it is started again: `resumes from its last checkpoint` or `begins anew`.
 
     The number of its steps does not tell: it may have been killed before it saved the first checkpoint.
 
@@ -21,7 +21,7 @@ def goes_on(folder: RunFolder, task: str) -> str:
         folder: The run's folder.
         task: `pretrain`, or an evaluation: `TASK` or `TASK@DATASET`.
     """
-    return "goes on from its last checkpoint" if _has_checkpoint(folder, task) else "begins anew"
+    return "resumes from its last checkpoint" if _has_checkpoint(folder, task) else "begins anew"
 
 
 def require_pretrained(folder: RunFolder) -> None:

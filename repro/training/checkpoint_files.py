@@ -73,7 +73,7 @@ def _once_removed(path: Path) -> str:
     if not others:
         return "remove it: the training begins anew"
     if readable := _first_readable(others, lambda _: None):
-        return f"remove it: the training then goes on from {readable[0].name}"
+        return f"remove it: the training then resumes from {readable[0].name}"
     return f"delete {path.parent}: the training begins anew"
 
 
@@ -112,7 +112,7 @@ def newest_checkpoint(
 
 
 def _newest_readable(folder: Path, check: Callable[[dict[str, Any], Path], None]) -> tuple[Path, dict[str, Any]] | None:
-    """Returns the checkpoint to go on from, as `newest_checkpoint` does; called on rank 0 alone."""
+    """Returns the checkpoint to resume from, as `newest_checkpoint` does; called on rank 0 alone."""
     # No file is being written now, as a training has its folder to itself.
     for leftover in folder.glob(UNFINISHED):
         leftover.unlink()

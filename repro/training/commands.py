@@ -53,7 +53,7 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
         ] = Path("runs/adhoc"),
         as_json: AsJson = False,
     ) -> None:
-        """Pretrain a method; the same command goes on where an interrupted run stopped.
+        """Pretrain a method; the same command resumes an interrupted run.
 
         Example: salmask pretrain mocov2+ours-hp --root /data/imagenet seed=1
 

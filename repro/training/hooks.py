@@ -335,7 +335,7 @@ def not_written(path: Path, error: OSError) -> UserError:
     """
     mend = mend_of_place(error, "make sure that its folder exists and can be written to")
     what = f"cannot write {path}: {error.strerror or one_line(error)}"
-    return UserError(what, mend=f"{mend}; then the same command goes on")
+    return UserError(what, mend=f"{mend}; then the same command continues")
 
 
 def forget_after(path: Path, step: int) -> int:

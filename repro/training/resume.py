@@ -157,7 +157,7 @@ def restore(runner: Any, folder: Path, run_id: str, data: str) -> int:
         data: Fingerprint of the images, which that in the checkpoints must equal; empty where they hold none.
 
     Returns:
-        The step to go on from; 0 where there is no checkpoint.
+        The step to resume from; 0 where there is no checkpoint.
 
     Raises:
         UserError: A checkpoint belongs to another run or to other images, its content is wrong, or none can be read.

@@ -228,7 +228,7 @@ class Training:
         Raises:
             DivergenceError: A gradient, loss or weight was not finite, or the monitor ends the run.
             UserError: A checkpoint does not fit, none can be read, or a file of the training cannot be written.
-            SystemExit: The process was asked to stop; the checkpoint to go on from is saved.
+            SystemExit: The process was asked to stop; the checkpoint to resume from is saved.
         """
         guard, info = FiniteGuard(self.machine.log_every, self.when_diverged), RuntimeInfo(self.machine.log_every)
         health = self.folder.health if self.task == PRETRAIN else None

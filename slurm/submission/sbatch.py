@@ -83,7 +83,7 @@ def _parameters(batch: Batch, cluster: Cluster, dependency: str, code: Path | No
     extra |= {name: value for name, value in own_options.items() if value not in ("", None)}
     if dependency:
         extra["kill-on-invalid-dep"] = "yes"  # else a child of a failed job waits for ever
-    # Some clusters do not requeue unless told to. Requeueing is safe: a job goes on from its last checkpoint.
+    # Some clusters do not requeue unless told to. Requeueing is safe: a job resumes from its last checkpoint.
     extra["requeue"] = True
     optional = {
         "partition": resources.partition,

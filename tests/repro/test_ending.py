@@ -95,7 +95,7 @@ def test_a_stream_that_was_closed_is_one_that_keeps_nothing(closed: str) -> None
 
 @pytest.mark.parametrize(
     ("every", "told"),
-    [(1, "the same command goes on from its last checkpoint"), (1000, "the same command begins anew")],
+    [(1, "the same command resumes from its last checkpoint"), (1000, "the same command begins anew")],
 )
 def test_ctrl_c_is_one_line_and_the_run_says_so(
     out: Path, monkeypatch: pytest.MonkeyPatch, every: int, told: str
@@ -135,7 +135,7 @@ def test_a_record_that_goes_away_during_a_training_is_named_and_no_fault(
 
     monkeypatch.setattr(Heartbeat, "after_train_iter", remove)
     ended = salmask("pretrain", "mocov2", "--out", str(out), *words(longer))
-    mend = "make sure that its folder exists and can be written to; then the same command goes on"
+    mend = "make sure that its folder exists and can be written to; then the same command continues"
     assert (ended.code, ended.err.splitlines()[-1]) == (
         2,
         f"salmask: cannot write {folder.path / place}: {what}; mend: {mend}",
@@ -218,4 +218,4 @@ def test_ctrl_c_promises_that_what_is_decoded_is_not_decoded_again(out: Path, mo
     monkeypatch.setattr("repro.data.commands.cache_images", press)
     monkeypatch.setattr(STOP, "afterwards", "")  # an earlier training of this process may have set it
     ended = salmask("data", "cache", "scenes", "--to", str(out))
-    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted; the same command goes on"])
+    assert (ended.code, ended.err.splitlines()) == (130, ["salmask: interrupted; the same command continues"])

@@ -136,7 +136,7 @@ def test_that_another_process_is_gone_is_told_as_that(said: str, reason: str) ->
     told = lost_process(RuntimeError(said))
     assert told == (
         f"another process of this run ended, or cannot be reached any more ({reason}); mend: see what it "
-        "printed; then the same command goes on"
+        "printed; then the same command continues"
     )
     assert is_lost_peer(told)
 

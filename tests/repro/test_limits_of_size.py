@@ -114,11 +114,11 @@ def test_a_lock_that_no_file_can_be_opened_for_is_not_blamed_on_its_folder(
     [
         (
             "unable to resize file </torch_7_8_0> to the right size: File too large (27)",
-            f"File too large; mend: {MEND}; then the same command goes on",
+            f"File too large; mend: {MEND}; then the same command continues",
         ),
         (
             "unable to allocate shared memory(shm) for file </torch_7_8_0>: No space left on device (28)",
-            "No space left on device; mend: enlarge it, or fewer machine.workers; then the same command goes on",
+            "No space left on device; mend: enlarge it, or fewer machine.workers; then the same command continues",
         ),
     ],
 )

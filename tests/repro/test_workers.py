@@ -204,7 +204,7 @@ def test_a_killed_process_ends_a_training_in_one_line(tmp_path: Path, monkeypatc
     settings = words({**TINY, "machine.workers": 1})
     line = refused("pretrain", "mocov2", "--out", str(tmp_path / "runs"), *settings)
     assert line.startswith("a decoding process was killed")
-    assert "mend: fewer machine.workers, or more memory; then the same command goes on" in line
+    assert "mend: fewer machine.workers, or more memory; then the same command continues" in line
     (path,) = (tmp_path / "runs").glob("*/*/status.json")
     status = RunFolder(path.parent).status()
     assert status is not None

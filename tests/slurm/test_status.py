@@ -366,7 +366,7 @@ def test_an_interrupted_job_with_a_checkpoint_goes_on_from_it(sweep: Sweep) -> N
     place.parent.mkdir()
     place.touch()
     row = sweep.row(GONE)
-    assert (row.state, row.note) == (State.interrupted, "goes on from its last checkpoint when started again")
+    assert (row.state, row.note) == (State.interrupted, "resumes from its last checkpoint when started again")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_a_task_goes_on_from_its_own_checkpoint(tmp_path: Path, file: str, task:
     (place.parent / f".{place.name}.half-written").touch()
     assert goes_on(folder, task) == "begins anew"
     place.touch()
-    assert goes_on(folder, task) == "goes on from its last checkpoint"
+    assert goes_on(folder, task) == "resumes from its last checkpoint"
     assert {goes_on(folder, other) for other in others} == {"begins anew"}
 
 
@@ -48,6 +48,6 @@ def test_a_run_without_a_backbone_is_refused_with_what_to_do_about_its_pretraini
         assert mend() == "wait for it"
         folder.checkpoints.mkdir()
     (folder.checkpoints / "step_00000010.pth").touch()
-    assert mend() == "repeat its command, which goes on from its last checkpoint"
+    assert mend() == "repeat its command, which resumes from its last checkpoint"
     folder.backbone.touch()
     require_pretrained(folder)

@@ -151,7 +151,7 @@ def test_what_follows_the_removal_of_a_checkpoint_is_told_as_it_is(tmp_path: Pat
     save_checkpoint(tmp_path, 5, {})
     assert mend(5) == "remove it: the training begins anew"
     save_checkpoint(tmp_path, 6, {})
-    assert mend(6) == "remove it: the training then goes on from step_00000005.pth"
+    assert mend(6) == "remove it: the training then resumes from step_00000005.pth"
     checkpoint_file(tmp_path, 6).write_bytes(b"")  # a newer one that is torn was skipped
     assert mend(5) == f"delete {tmp_path}: the training begins anew"
 
@@ -172,7 +172,7 @@ def test_a_checkpoint_that_is_refused_gives_way_once_it_is_removed(
     folder = copied(interrupted, tmp_path / "run")
     path = checkpoint_file(folder.checkpoints, 5)
     save_checkpoint(folder.checkpoints, 5, {**read_checkpoint(path), **changes})
-    mend = "remove it: the training then goes on from step_00000004.pth"
+    mend = "remove it: the training then resumes from step_00000004.pth"
     with pytest.raises(UserError, match=f"{re.escape(what)}.*; mend: {mend}"):
         resume(folder)
 
