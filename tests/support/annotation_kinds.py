@@ -59,7 +59,7 @@ VOC_KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a float for width": (object_of_voc("<width>64", "<width>64.0"), ""),
     "half a pixel of width": (
         object_of_voc("<width>64", "<width>64.5"),
-        "<size><width> is '64.5', which is not a whole",
+        "<size><width> is '64.5', which is not a whole number",
     ),
     "another width": (object_of_voc("<width>64", "<width>66"), "64×64 pixels, where its annotation says 66×64"),
     "no size": (object_of_voc("<size>(.|\n)*?</size>", ""), "<size><width> is missing; <size><height> is missing"),
