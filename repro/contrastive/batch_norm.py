@@ -105,7 +105,7 @@ def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
 def own_statistics(network: nn.Module) -> list[Tensor]:
     """Returns the running means and variances that follow this process's groups alone: those of `SplitBatchNorm`.
 
-    The mean, then the variance of each layer, with a number for each of its channels. Batch norm that spans the
+    For each layer its mean, then its variance, with a number for each channel. Batch norm that spans the
     processes has the same statistics on all of them, so that there is nothing to average.
     """
     norms = (module for module in network.modules() if isinstance(module, SplitBatchNorm))

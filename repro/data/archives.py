@@ -43,8 +43,8 @@ _LOCK = ".salmask-prepare.lock"
 def preparing(root: Path) -> Iterator[None]:
     """Holds the lock under which a root is prepared, for the length of a `with` block.
 
-    If the block fails and leaves an empty root without a file, the folders that were made, the root among them, are
-    removed again.
+    If the block fails before there is a file in a root that was empty, the folders that were made are removed again,
+    the root too if it was made here.
 
     Args:
         root: The folder that is unpacked into; made where it does not exist.

@@ -45,7 +45,7 @@ def obtain(url: str, folder: Path, md5: str, given: Path | None) -> Path:
 
 
 def fetch(url: str, folder: Path, md5: str) -> Path:
-    """Downloads a file and compares its checksum, unless it is there already.
+    """Downloads a file and compares its checksum; a file that is there with this checksum is kept.
 
     It gets its name only when it is whole. A part that was downloaded before an interruption is kept and continued.
 

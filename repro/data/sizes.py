@@ -48,7 +48,7 @@ def own_train_images(run: Run, dataset: str) -> int | None:
 
 
 def dataset_size(run: Run, dataset: str) -> str:
-    """Returns a text that tells data sets of one name by their sizes; empty if the size is published or unknown.
+    """Returns a text that tells apart data sets of one name by their sizes; empty if the size is published or unknown.
 
     Args:
         run: Says how many scenes are drawn, and where a folder of images is.

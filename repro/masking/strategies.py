@@ -128,7 +128,7 @@ class HighPass:
         # A query keeps only what lies inside a large window; a hard negative loses what lies inside a box.
         box = Box.draw(B, (H, W), FOCAL_WINDOW if mode.background else FOCAL_BOX, generator)
         focal = focal_draw < self.focal_probability
-        # On a CPU alone can the masked pixels be looked up without waiting for the device; see `NoiseArea`.
+        # Only on a CPU can the masked pixels be looked up without waiting for the device; see `NoiseArea`.
         if self.noise_area is NoiseArea.masked and self.fidelity.noise is Source.paper and clean.is_cpu:
             return fill_with_noise(clean, patches & ~focal, focal.flatten(), box, mode, generator)
         hidden = box.outside() if mode.background else ~box.outside()

@@ -101,7 +101,7 @@ WHEN_DIVERGED = (
 
 
 class DivergenceError(UserError):
-    """A gradient or loss was not finite, so that the training cannot go on."""
+    """Gradients, losses or weights are not finite, or the monitor ends the run."""
 
 
 class FiniteGuard(Hook):

@@ -119,14 +119,14 @@ def build_view_maker(
     Args:
         run: Whose views are made.
         device: Where they are made.
-        images: Training images; needed only for maps of whole images, which are computed here where they are missing.
+        images: Training images. Maps of whole images need them, and are computed here if missing; so do random cells.
         only: Numbers of the images whose maps are needed; None: all, and the maps are kept in a file.
 
     Returns:
         The preprocessor that turns a batch of the loader into the network's inputs, on the device.
 
     Raises:
-        UserError: The localizer cannot be had, or the grid does not divide the crop.
+        UserError: The localizer cannot be built, or the grid does not divide the crop.
     """
     foregrounds, hard_foregrounds = build_foregrounds(run, device, images, only=only) if run.masks else (None, None)
     return ViewMaker(

@@ -53,8 +53,8 @@ LEAST_SPREAD = 0.01
 LEAST_RANK = 1.5
 """Features vary in one direction alone if their effective rank is below this."""
 SETTLED = 100
-"""Steps before which nothing is judged: by then, running statistics have forgotten their start (0.9**100 is 3e-5),
-queues are filled and learning rates warmed up. Before, the numbers reflect these more than what was learned."""
+"""Steps before which no collapse is reported: by then, running statistics have forgotten their start (0.9**100 is
+3e-5), queues are filled and learning rates warmed up. Before, the numbers reflect these more than what was learned."""
 SLOWER = "a lower optimization.lr, or a longer optimization.warmup_share"
 
 log = logging.getLogger("salmask")

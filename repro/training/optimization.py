@@ -45,7 +45,7 @@ def build_lars(
         eta: Trust coefficient.
 
     Returns:
-        The optimizer, with a group of matrices and kernels and a group of one-dimensional parameters; none is empty.
+        The optimizer, with one group of matrices and kernels and one of one-dimensional parameters, unless it is empty.
     """
     from timm.optim import Lars  # imported here, as it takes a quarter of a second
 

@@ -154,7 +154,7 @@ def restore(runner: Any, folder: Path, run_id: str, data: str) -> int:
         runner: Built, not yet trained.
         folder: Of the training's checkpoints.
         run_id: The run that the checkpoints must belong to.
-        data: Fingerprint of the images, which that in the checkpoints must equal; empty where they hold none.
+        data: Fingerprint of the images; that in a checkpoint must be the same. Empty where checkpoints hold none.
 
     Returns:
         The step to resume from; 0 where there is no checkpoint.

@@ -209,7 +209,7 @@ class Training:
     machine: MachineSettings
     device: torch.device
     data: str = ""
-    """Fingerprint of the images, which a checkpoint's must equal; empty where the run's provenance holds it."""
+    """Fingerprint of the images; a checkpoint must have the same one. Empty where the run's provenance holds it."""
     precision: Precision = Precision.fp32
     graphs: bool = False
     """Whether steps are replayed from a CUDA graph; only of a model of which `can_be_replayed` says so."""

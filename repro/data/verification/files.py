@@ -47,7 +47,7 @@ class File:
 
 
 def stat_all(report: Report, split: str, paths: Iterable[str], labels: Iterable[str] = repeat("")) -> Iterator[File]:
-    """Yields the regular files of a split; a path that is none is reported instead.
+    """Yields the regular files of a split; any other path, or one that cannot be looked at, is reported instead.
 
     Args:
         report: The report that gets the problems.
