@@ -1,4 +1,4 @@
-"""True masks as maps of whole images, exact or degraded by degrees, and a centre prior."""
+"""True masks as maps of whole images, exact or degraded, and a centre prior."""
 
 from dataclasses import dataclass
 

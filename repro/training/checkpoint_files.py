@@ -1,6 +1,6 @@
 """The checkpoints in a training's folder: written whole or not at all, the last two kept, the newest readable one read.
 
-Pretraining and detection both use it.
+Pretraining and detection both use this module.
 """
 
 import logging
