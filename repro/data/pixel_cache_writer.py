@@ -154,7 +154,7 @@ def _write_or_repair(
             return still_damaged
         if exists(target) or target.is_symlink():
             # Refused now, and not after hours of decoding, when the finished cache could not take the name.
-            raise UserError(f"{target} is not a folder, and in the place of a cache", mend="move it away")
+            raise UserError(f"{target} has the name of a cache but is not a folder", mend="move it away")
         planned = plan(images, side, target, workers)
         root = target.parent
         free = shutil.disk_usage(root).free

@@ -337,7 +337,7 @@ def test_what_stands_in_a_caches_place_is_refused_before_anything_is_decoded(
     target.symlink_to(tmp_path / "nowhere") if link else target.touch()
     monkeypatch.setattr(pixel_cache_writer, "pixels_of", lambda *_: pytest.fail("decoded"))
     words = ("data", "cache", "folder", "--side", "32", "--root", str(data), "--to", str(tmp_path / "caches"))
-    assert refused(*words) == f"{target} is not a folder, and in the place of a cache; mend: move it away"
+    assert refused(*words) == f"{target} has the name of a cache but is not a folder; mend: move it away"
 
 
 @pytest.mark.parametrize("side", [LEAST_CACHED - 1, LONGEST_CACHED + 1, 10**20])
