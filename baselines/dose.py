@@ -19,7 +19,7 @@ SOURCES = (
     "inverted",
 )
 """Sources of foreground for query masks and hard negatives alike, besides the frozen network."""
-SPOILT = ("truth-shifted-2", "truth-shifted-4", "random", "inverted")
+DEGRADED = ("truth-shifted-2", "truth-shifted-4", "random", "inverted")
 """Sources of foreground for one of the two, while the other uses the true mask."""
 
 DOSE: Mapping[str, Ablation] = {
@@ -28,13 +28,13 @@ DOSE: Mapping[str, Ablation] = {
         f"mocov2+ours-hp-hard-by-{source}": Ablation(
             {"localizer.source": "truth", "localizer.hard_negative_source": source},
         )
-        for source in SPOILT
+        for source in DEGRADED
     },
     **{
         f"mocov2+ours-hp-query-by-{source}": Ablation(
             {"localizer.source": source, "localizer.hard_negative_source": "truth"},
         )
-        for source in SPOILT
+        for source in DEGRADED
     },
 }
 """The rows by name."""

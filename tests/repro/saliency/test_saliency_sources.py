@@ -1,4 +1,4 @@
-"""Foregrounds of graded quality: true masks, spoilt masks, a centre prior and chance, for each role separately."""
+"""Foregrounds of graded quality: true masks, degraded masks, a centre prior and chance, for each role separately."""
 
 import json
 from pathlib import Path
