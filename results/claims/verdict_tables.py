@@ -40,8 +40,8 @@ def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
     ]
     print_table(TextTable(("sentence", "in", "verdict", *heads, *OUTCOMES), rows, right=(*heads, *OUTCOMES)), console)
     sentences = dict.fromkeys(verdict.family for verdict in verdicts)
-    lines = [f"{family.id}: {family.says} ({family.source})" for family in sentences]
-    lines += [f"{letter}: {setting}".replace("\n", "\n   ") for setting, letter in settings.items()]
+    lines = [f"- {family.id}: {family.says} ({family.source})" for family in sentences]
+    lines += [f"- {letter}: {setting}".replace("\n", "\n  - ") for setting, letter in settings.items()]
     for line in ["", *lines, ""]:
         console.print(line, soft_wrap=not console.is_terminal)
 
@@ -100,7 +100,7 @@ def _print_own_departures(verdicts: Sequence[Verdict], settings: Mapping[str, st
             if words := verdict.column.own_words(method):
                 methods.setdefault((settings[setting_of(verdict)], words), {})[label(method)] = None
     for (place, words), labels in methods.items():
-        console.print(f"in {place}, only {', '.join(labels)}: {words}", soft_wrap=not console.is_terminal)
+        console.print(f"- in {place}, only {', '.join(labels)}: {words}", soft_wrap=not console.is_terminal)
     if methods:
         console.print()
 

@@ -110,10 +110,10 @@ def test_another_metric_is_judged_where_it_is_asked_for(runs: Path) -> None:
 def test_verdicts_are_spelt_as_everywhere_and_settings_have_letters(runs: Path) -> None:
     shown = salmask("claims", "--runs", str(runs)).out
     assert "| MoCo v2 + ours (high-pass) > MoCo v2 " in shown
-    assert "\nA: scenes-cutouts\n   TINY: " in shown
+    assert "\n- A: scenes-cutouts\n  - TINY: " in shown
     assert "\n\nHow they are judged:\n\n- Each comparison is " in shown
     assert "\n- P values are corrected by Holm " in shown
-    assert "ours-beats-baseline: saliency-guided masking is better than" in shown
+    assert "\n- ours-beats-baseline: saliency-guided masking is better than" in shown
 
 
 def test_what_departs_in_some_rows_alone_is_said_of_them(tmp_path: Path) -> None:
@@ -123,16 +123,16 @@ def test_what_departs_in_some_rows_alone_is_said_of_them(tmp_path: Path) -> None
         finished(tmp_path, "mocov2+ours-hp", seed, {("imagenet100", "top1"): 66.1 + seed**2}, optimization__lr=0.3)
         finished(tmp_path, "mocov2+ours-blur", seed, {("imagenet100", "top1"): 62.0 + seed})
     shown = salmask("claims", "--runs", str(tmp_path)).out
-    assert "\nA: the paper's data\n" in shown
-    assert "\n\nin A, only MoCo v2 + ours (high-pass), MoCo v2: ALTERED: optimization.lr=0.3\n\n" in shown
+    assert "\n- A: the paper's data\n" in shown
+    assert "\n\n- in A, only MoCo v2 + ours (high-pass), MoCo v2: ALTERED: optimization.lr=0.3\n\n" in shown
     shutil.rmtree(tmp_path / "full" / "mocov2+ours-blur")
     shown = salmask("claims", "--runs", str(tmp_path)).out
-    assert "\nA: the paper's data\n   ALTERED: optimization.lr=0.3\n" in shown
-    assert "\nin A" not in shown
+    assert "\n- A: the paper's data\n  - ALTERED: optimization.lr=0.3\n" in shown
+    assert "\n- in A" not in shown
     for settings in (tmp_path / "full" / "mocov2").glob("*/run.yaml"):
         settings.unlink()
     shown = salmask("claims", "--runs", str(tmp_path)).out
-    assert "\nin A, only MoCo v2: settings unknown: no run.yaml that this version reads\n" in shown
+    assert "\n- in A, only MoCo v2: settings unknown: no run.yaml that this version reads\n" in shown
 
 
 def test_a_mean_that_is_no_number_is_not_printed(tmp_path: Path) -> None:
