@@ -153,7 +153,10 @@ def summary_lines(
     difference = comparison.difference
     interval = difference.interval()
     lines = [
-        *((spell(side), " ".join(map(number_text, side.values.values()))) for side in comparison.sides.values()),
+        *(
+            (f"{letter}: {spell(side)}", " ".join(map(number_text, side.values.values())))
+            for letter, side in zip("AB", comparison.sides.values(), strict=True)
+        ),
         ("difference", f"{difference_text(difference.mean)} points"),
     ]
     if interval and difference.p is not None and difference.smallest is not None:
@@ -165,7 +168,7 @@ def summary_lines(
     lines += [
         (
             f"McNemar, seed {seed}",
-            f"exact p {p_text(test.p, 4)}; right only in first: {test.first_only}, only in second: {test.second_only}",
+            f"exact p {p_text(test.p, 4)}; only A right: {test.first_only}, only B: {test.second_only}",
         )
         for seed, test in comparison.mcnemar.items()
     ]
@@ -201,7 +204,7 @@ def _print(comparison: "HeadToHead", console: Console) -> None:
     console.print()
     if class_rows:
         heads = ("class", "images", "A %", "B %", "Δ")
-        title = f"Classes with the largest differences (A: {comparison.first.name}, B: {comparison.second.name}):"
+        title = "Classes with the largest differences:"
         print_table(TextTable(heads, class_rows, right=heads[1:], title=title), console)
         console.print()
     elif len(classes):

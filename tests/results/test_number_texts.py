@@ -56,7 +56,7 @@ def test_a_huge_value_is_told_in_powers_of_ten_by_every_command(damaged: Path, m
     assert {name for name, text in texts.items() if LONG.search(text)} == set()
     for name in ("table", "explain", "page"):
         assert "3.3e+299 ± inf (3)" in texts[name], name
-    assert "| mocov2+ours-hp | 1e+300 70.00 71.00 " in texts["compare"]
+    assert "| A: mocov2+ours-hp | 1e+300 70.00 71.00 " in texts["compare"]
     assert "seed 0: 1e+300, seed 1: 70.00" in texts["page"]
 
 
