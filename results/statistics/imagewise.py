@@ -8,9 +8,9 @@ that of both methods' seeds together (4 degrees of freedom with three seeds each
 off this spread may be is drawn as well (Satterthwaite's degrees of freedom).
 
 The part of the images is drawn by resampling them. An image that several drawn splits score is drawn with all that it
-adds to the accuracy: its scores are alike, and would not count as those of separate images. The part of the images'
-spread that comes from the seeds is subtracted, so that nothing counts twice (as variances of a crossed layout are
-estimated: Searle, Casella and McCulloch 1992, chapter 4).
+adds to the accuracy: its scores are alike, and counted as separate images they would claim more images than there are.
+The part of the images' spread that comes from the seeds is subtracted, so that nothing counts twice (as variances of a
+crossed layout are estimated: Searle, Casella and McCulloch 1992, chapter 4).
 """
 
 import math
