@@ -31,7 +31,7 @@ from results.formats.table_files import FORMATS
 from results.paper.published import PAPER, TABLES
 from results.plots.figures import PLOTS, SUFFIXES, draw
 from results.plots.material import Material, NothingToDrawError
-from results.report.page import build, whole_table
+from results.report.page import build, refuse_namesakes, whole_table
 from results.report.redo import script
 from results.tables.selection import judged_task, refuse_unknown
 
@@ -95,12 +95,13 @@ def pack(
 
     Raises:
         UserError: The path has another suffix or cannot be written, there is no run, runs exclude each other or have
-            one name, a run's folder is gone or its results changed, or there is no such task or measure.
+            the same name, a run's folder is gone or its results changed, or there is no such task or measure.
     """
     if path.suffix != ".zip":
         raise UserError(f"cannot pack to {path}", mend="give a name that ends in .zip")
     if not runs:
         raise UserError("no run folder to pack", mend="give a folder with runs")
+    refuse_namesakes(runs)
     refuse_unknown(frame, task, metric)
     names: list[str] = []
 

@@ -99,7 +99,7 @@ def build(
         UserError: Runs that exclude each other, two folders of one name, or an unknown task or measure.
     """
     runs = sorted(runs, key=lambda run: run.name)
-    _refuse_namesakes(runs)
+    refuse_namesakes(runs)
     refuse_unknown(frame, task, metric)
     task = judged_task(frame, task, metric)
     verdicts = judge(frame, task=task, metric=metric)
@@ -149,7 +149,7 @@ def build(
     )
 
 
-def _refuse_namesakes(runs: Sequence[RunRecord]) -> None:
+def refuse_namesakes(runs: Sequence[RunRecord]) -> None:
     """Refuses two folders of one name, which the page and the archive could not tell apart."""
     for name, number in Counter(run.name for run in runs).items():
         if number > 1:

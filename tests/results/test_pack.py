@@ -242,6 +242,9 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, runs: list[RunRecord]) -> Non
         pack(tmp_path / "artifact.tar", runs, None, title="")
     with pytest.raises(UserError, match="no run folder to pack"):
         pack(tmp_path / "artifact.zip", [], None, title="")
+    # Before anything is packed: zipfile warned of each name that it was given twice.
+    with pytest.raises(UserError, match="have the same name"):
+        pack(tmp_path / "artifact.zip", [*runs, *runs], None, title="")
     assert [path.name for path in tmp_path.iterdir()] == ["torn.zip"]
 
 
