@@ -1,6 +1,6 @@
-"""What holds between the nodes of one job: their clocks, and what one sees of another's files.
+"""Checks between the nodes of one job: whether their clocks agree, and whether they see each other's files and locks.
 
-Every function is a collective: all processes of the job call it at the same point, whatever goes wrong in any of them.
+The checks are collectives: all processes of the job call them at the same point, even if one of them met an error.
 """
 
 import fcntl
@@ -19,24 +19,24 @@ from repro.runs.lock import CLOCKS_SECONDS
 
 SKEW_ROUNDS = 5
 SEEN_SECONDS = 20.0
-"""How long a change of a file is waited for on another node; the job of the doctor has five minutes."""
+"""How long to wait until another node sees a change of a file; the job of the doctor has five minutes in all."""
 SLOW_SECONDS = 3.0
-"""A rename that takes longer to be seen is worth a note: statuses are told late, and ranks wait for files."""
+"""A rename that another node sees later than this is worth a note: statuses lag, and ranks wait for files."""
 
 LOCKS_BETWEEN_NODES = "mount it with locks that hold between nodes (NFSv4; Lustre: flock, not localflock)"
 """The mend of a file system whose locks cannot be relied upon."""
 
 
 def node_name() -> str:
-    """Returns the node's name as Slurm has it, else the machine's: two nodes of a test may be one machine."""
+    """Returns Slurm's name of the node, else the host name, which nodes of a test on one machine share."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def check_between_nodes(place: Path) -> Iterator[Diagnosis]:
-    """Yields what holds between the nodes of a job; nothing where it has only one.
+    """Yields a diagnosis for each check between the nodes of a job; nothing if it has only one node.
 
     Args:
-        place: Folder where sweeps go; the nodes are to share it.
+        place: Folder of the sweeps, which all nodes should share.
     """
     nodes = gather_objects(node_name())
     if len(set(nodes)) < 2:
@@ -54,7 +54,7 @@ def check_between_nodes(place: Path) -> Iterator[Diagnosis]:
 
 
 def _clocks(nodes: Sequence[str]) -> Diagnosis:
-    """Returns how far the nodes' clocks are apart, but for the milliseconds in which a barrier lets all go on."""
+    """Compares the nodes' clocks with rank 0's, to within the milliseconds that a barrier takes to release all."""
     rounds = []
     for _ in range(SKEW_ROUNDS):
         barrier()
@@ -68,7 +68,7 @@ def _clocks(nodes: Sequence[str]) -> Diagnosis:
 
 
 def _rename(file: Path, watcher: int, node: str) -> Diagnosis:
-    """Returns how soon another node sees that a file took another's place, as checkpoints and statuses are written."""
+    """Measures how soon another node sees a file that a rename made or replaced, as checkpoints and statuses are."""
     check = "rename seen by a node"
     mend = "the profile's scratch: a folder that all nodes share, not one of each node's own"
     waits = []
@@ -88,7 +88,7 @@ def _rename(file: Path, watcher: int, node: str) -> Diagnosis:
 
 
 def _lock(file: Path, watcher: int, nodes: Sequence[str]) -> Diagnosis:
-    """Returns whether a lock that one node holds is refused to another, and free once it is given back."""
+    """Checks that a lock held by one node is refused to another, and is free once it is given back."""
     check = "lock seen by a node"
     held: list[int] = []
     taken = _on(0, lambda: held.append(_locked(file)))
@@ -108,7 +108,7 @@ def _lock(file: Path, watcher: int, nodes: Sequence[str]) -> Diagnosis:
 
 
 def _on(number: int, act: Callable[[], Any]) -> Any:
-    """Carries something out in one process, while the others wait; returns what it gave to all, or its error's text."""
+    """Calls `act` on the rank `number` alone; returns its result, or the text of its OSError, on every rank."""
     result: Any = None
     if rank() == number:
         try:
@@ -119,7 +119,7 @@ def _on(number: int, act: Callable[[], Any]) -> Any:
 
 
 def _put(file: Path, text: str) -> None:
-    """Writes a file as everything of ours is written: whole, by a rename."""
+    """Writes a file as salmask writes all its files: under a temporary name, then renamed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f"{file.name}.new")
     new.write_text(text, encoding="utf-8")
@@ -127,20 +127,25 @@ def _put(file: Path, text: str) -> None:
 
 
 def _seconds_until(file: Path, text: str) -> float | None:
-    """Returns how long it took until a file held a text; None where it did not come to that."""
+    """Returns after how many seconds a file held a text; None if it did not within `SEEN_SECONDS`."""
     started = time.monotonic()
     while (waited := time.monotonic() - started) < SEEN_SECONDS:
         try:
             if file.read_text(encoding="utf-8") == text:
                 return waited
         except OSError:
-            pass  # not there yet; a stale handle, in the moment of the rename
+            pass  # not there yet, or a stale NFS handle during the rename
         time.sleep(0.05)
     return None
 
 
 def _locked(file: Path) -> int:
-    """Returns the descriptor of a file, locked as runs lock theirs."""
+    """Locks a file as runs lock theirs, and returns its descriptor.
+
+    Raises:
+        BlockingIOError: Another process holds the lock.
+        OSError: The file cannot be opened, or its file system has no locks.
+    """
     descriptor = os.open(file, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,7 +161,7 @@ def _close(descriptors: Sequence[int]) -> None:
 
 
 def _can_lock(file: Path) -> bool:
-    """Returns whether a file can be locked by this process, at once."""
+    """Returns whether this process can lock a file at once."""
     try:
         os.close(_locked(file))
     except BlockingIOError:

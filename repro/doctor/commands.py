@@ -14,7 +14,10 @@ from repro.errors import UserError
 from repro.paths import absolute
 
 ProbeCluster = Callable[..., list[Diagnosis]]
-"""`probe_cluster(name, *, needs, nodes, wait)`: what a short job on a cluster finds."""
+"""`probe_cluster(name, *, needs, nodes, wait)`: what a short job on a cluster finds.
+
+`nodes=0` takes the profile's number; `wait` is in seconds.
+"""
 NeedsOfSweep = Callable[..., Needs]
 """`needs_of_sweep(name, *, data, root)`: what the jobs of a sweep read besides their own files."""
 _WAIT_MINUTES = 15.0
@@ -87,10 +90,10 @@ def _of_this_machine(needs: Needs | None) -> list[Diagnosis]:
 
 
 def _needs_of_data(data: str, root: str) -> Needs | None:
-    """Returns that the data set that is named must be there; None where none is: nothing in particular.
+    """Returns the needs of a run on the named data set; None if none is named.
 
     Raises:
-        UserError: A root, and nothing says of which data set.
+        UserError: There is a root without a data set.
     """
     if root and not data:
         raise UserError("--root is for a data set, and none is named", mend="add --data NAME or --sweep NAME")

@@ -25,7 +25,7 @@ def examine(needs: Needs | None = None) -> list[Diagnosis]:
     """Checks everything but the packages; nothing is changed and nothing downloaded.
 
     Args:
-        needs: What must be there; None: all data sets and the paper's localizer are looked for, and none is missed.
+        needs: What must be there. None: all data sets and the paper's localizer are looked for, but none is required.
 
     Returns:
         One diagnosis for each check, in the order in which they are printed.
@@ -37,10 +37,10 @@ def examine(needs: Needs | None = None) -> list[Diagnosis]:
 
 
 def check_needs(needs: Needs) -> Iterator[Diagnosis]:
-    """Yields whether weights and data sets are there; what must be and is not, is wrong.
+    """Yields a diagnosis for each of the weights and data sets; what is needed and cannot be had is `wrong`.
 
     Args:
-        needs: Without data sets, all of them are looked for, and none is missed.
+        needs: Without data sets in it, all data sets are looked for, but none is required.
     """
     for weights in needs.weights:
         yield check_weights(weights, needed=True)
@@ -49,11 +49,11 @@ def check_needs(needs: Needs) -> Iterator[Diagnosis]:
 
 
 def check_devices() -> Iterator[Diagnosis]:
-    """Yields each GPU, or that there is none."""
+    """Yields a diagnosis for each GPU, or a note that there is none."""
     if not torch.cuda.is_available():
         cores, threads = usable_cores(), torch.get_num_threads()
         mend = "for the paper's scale: a machine with an NVIDIA GPU and its driver"
-        if threads > cores:  # torch goes by the machine's cores, and not by what a container may take of them
+        if threads > cores:  # torch counts the machine's cores, even those that a container may not use
             mend = f"OMP_NUM_THREADS={cores} before each command, or threads wait for each other; {mend}"
         yield Diagnosis("device", "note", f"no GPU; {counted(cores, 'CPU core')}, {counted(threads, 'thread')}", mend)
     for index in range(torch.cuda.device_count()):
@@ -62,12 +62,12 @@ def check_devices() -> Iterator[Diagnosis]:
 
 
 def _installed_weights() -> Diagnosis:
-    """Returns whether the weights are whole that come with the installation."""
+    """Returns whether the weights that come with the installation are whole."""
     check = "weights of efficientnet-lite0"
     try:
         build_localizer("efficientnet-lite0", "")
     except (UserError, OSError) as error:
-        # Whatever mend the error itself has, of a file that belongs to the installation it is to install again.
+        # Not the error's own mend: a damaged file of the installation is mended by installing again.
         return Diagnosis(check, "wrong", error.what if isinstance(error, UserError) else str(error), "make setup")
     return Diagnosis(check, "ok", "installed with salmask")
 
@@ -82,12 +82,12 @@ def _disk() -> Diagnosis:
 
 
 def check_data(name: str, root: Path | None, *, needed: bool) -> Diagnosis:
-    """Returns whether the root of a data set is there and, where it is needed, whether it can serve.
+    """Returns whether the root of a data set is there and, if it is needed, whether it is usable.
 
     Args:
         name: Name of the data set.
-        root: Its root; None: where the environment or the user's list says.
-        needed: Whether a missing root is wrong, and not only worth a note.
+        root: Its root; None: the one that the environment or the user's list names.
+        needed: Whether a missing root is wrong; otherwise it is only worth a note.
     """
     try:
         folder = find_root(name, root)

@@ -24,31 +24,31 @@ from repro.errors import UserError, one_line
 from repro.runs.lock import CLOCKS_SECONDS
 
 WRITTEN_MIB = 256
-"""What is written to measure a folder's speed: in the order of a checkpoint."""
+"""MiB written to measure a folder's speed: about the size of a checkpoint."""
 SLOW_MIB_PER_SECOND = 30.0
-"""A checkpoint of a ResNet-50 with queue and momenta is about 400 MiB, written every few hundred steps."""
+"""Slower is worth a note: a ResNet-50's checkpoint, about 400 MiB, is written every few hundred steps."""
 REDUCED_MIB = 64
-"""What is all-reduced to measure the network; a ResNet-50's gradients are about 90 MiB."""
+"""MiB all-reduced to measure the connection between processes; a ResNet-50's gradients are about 90 MiB."""
 SLOW_REDUCE_GIB = 0.5
 """GiB/s below which GPUs wait for each other: a ResNet-50's gradients then take a fifth of a second of each step."""
 MEETING_SECONDS = 90.0
 """How long the processes wait for each other; the job has five minutes."""
 SHARED_MEMORY_GIB = 1.0
-"""Through which a loader's processes hand over batches: a few of 128 images are below this."""
+"""Less is worth a note: a loader's workers hand over batches through it, and a few of 128 images fit into this."""
 
 
 def examine_node(place: Path, *, gpus: int, cpus: int, needs: Needs) -> list[Diagnosis]:
-    """Checks from within a job what it needs from its node; each of its processes calls this.
+    """Checks, from within a job, what the job needs from its node; each process of the job calls this.
 
     Args:
-        place: Folder where sweeps go; made if it is not there.
+        place: Folder of the sweeps; made if it is not there.
         gpus: How many GPUs the job asked for on each node.
-        cpus: How many cores it asked for each process.
+        cpus: How many cores the job asked for per process.
         needs: Weights and data sets that must be there.
 
     Returns:
-        What this process found, and what the first ones of other nodes did not find in order. Only the first process of
-        a node checks what is the same for all on it: the folder, weights and data.
+        What this process found, then every finding on other nodes than rank 0's that is not `ok`. Only the first
+        process of a node checks what is the same for all of them: the folder, weights and data.
     """
     findings = [Diagnosis("node", "ok", f"{node_name()}, {sys.executable}")]
     findings += [*_gpus_of_job(gpus), _cores_of_job(cpus), _requeue(), *_shared_memory()]
@@ -90,10 +90,10 @@ def _cores_of_job(requested: int) -> Diagnosis:
 
 
 def _together(place: Path, findings: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
-    """Yields what all processes of the job find out together: whether they meet, and what holds between their nodes.
+    """Yields what the processes check together: whether they can join a process group, and the checks between nodes.
 
     Args:
-        place: Folder where sweeps go.
+        place: Folder of the sweeps.
         findings: What this process found by itself.
     """
     try:
@@ -115,7 +115,7 @@ def _together(place: Path, findings: Sequence[Diagnosis]) -> Iterator[Diagnosis]
 
 
 def _all_reduce(device: torch.device) -> Diagnosis:
-    """Returns how fast the processes talk, and whether they add up right."""
+    """Returns how fast an all-reduce of the processes is, and whether its sum is right."""
     numbers = torch.full((REDUCED_MIB * 2**18,), float(rank() + 1), device=device)  # 4 bytes each
     dist.all_reduce(numbers)  # the first one also connects, so that it is not timed
     expected = world_size() * (world_size() + 1) / 2  # 1 + 2 + ... + world_size
@@ -137,7 +137,7 @@ def _all_reduce(device: torch.device) -> Diagnosis:
 
 
 def _of_other_nodes(findings: Sequence[Diagnosis]) -> Iterator[Diagnosis]:
-    """Yields what is not in order on other nodes than the first; of each its first process tells."""
+    """Yields every finding on other nodes than rank 0's that is not `ok`, as the first process of each node has it."""
     told = gather_objects((node_name(), list(findings)))
     seen = {told[0][0]}
     for node, rows in told:
@@ -180,7 +180,7 @@ def _writing(folder: Path) -> Iterator[Diagnosis]:
             file.flush()
             os.fsync(file.fileno())
             speed = WRITTEN_MIB / (time.perf_counter() - started)
-            os.utime(file.fileno())  # dated anew, by the file server's clock: writing took its time
+            os.utime(file.fileno())  # dated now, by the file server's clock: the last write may be seconds old
             skew = abs(os.fstat(file.fileno()).st_mtime - time.time())
             locks = _locks(file.fileno())
     except OSError as error:
@@ -212,7 +212,7 @@ def _locks(descriptor: int) -> bool:
 
 
 def _first_line(*words: str) -> str:
-    """Returns the first line that a command prints; empty where it is not there, fails, or hangs."""
+    """Returns the first line that a command prints; empty if the command is missing, fails or hangs."""
     try:
         output = subprocess.run(
             words, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=30

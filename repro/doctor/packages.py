@@ -1,6 +1,6 @@
-"""Whether the packages that salmask is made of can be imported.
+"""Whether the packages that salmask needs can be imported.
 
-This module imports none of them, as it is what looks where one may be missing.
+This module imports none of them at its top, since any of them may be missing.
 """
 
 import importlib
@@ -24,11 +24,11 @@ PACKAGES = {
 
 
 def check_packages_first(rest: Callable[[], list[Diagnosis]], *, mend: str = "make setup") -> list[Diagnosis]:
-    """Returns what is found; where a package cannot be imported, that alone, since all other checks need them.
+    """Checks the packages, then the rest; if a package cannot be imported, the rest is left out, as it needs them.
 
     Args:
         rest: The other checks.
-        mend: What makes a package that is missing importable.
+        mend: The mend for a package that cannot be imported.
     """
     packages = [*_each_package(mend), _detectron2()]
     if all(diagnosis.verdict != "wrong" for diagnosis in packages):

@@ -15,13 +15,13 @@ ANSWER_SECONDS = 10.0
 
 
 def check_weights(weights: LocalizerWeights, *, needed: bool) -> Diagnosis:
-    """Returns whether weights are there, and where they are not whether this machine can download them.
+    """Returns whether weights are on this machine, or else whether it can download them.
 
     Nothing is downloaded.
 
     Args:
-        weights: Of a localizer.
-        needed: Whether a run is going to fail without them; else that they are not there is only worth a note.
+        weights: Weights of a localizer.
+        needed: Whether a run would fail without them; otherwise their absence is only worth a note.
     """
     check, mend = str(weights), _mend(weights)
     try:
@@ -41,7 +41,7 @@ def check_weights(weights: LocalizerWeights, *, needed: bool) -> Diagnosis:
 
 
 def _absent(weights: LocalizerWeights, needed: bool) -> tuple[str, str]:
-    """Returns the verdict on weights that are not there, and what came of looking for them."""
+    """Returns the verdict on weights that are not there, and the text that says so."""
     if weights.network == "checkpoint":
         return "wrong" if needed else "note", "is not there"
     if not needed:
@@ -59,10 +59,10 @@ def _mend(weights: LocalizerWeights) -> str:
 
 
 def _with_tag(weights: LocalizerWeights) -> LocalizerWeights:
-    """Returns the weights of a timm model by their whole name, of which a run may leave out the default tag.
+    """Returns the weights of a timm model under their full name, as a run may leave out the default tag.
 
     Raises:
-        UserError: torchvision or timm has none of that name.
+        UserError: torchvision or timm knows no such weights, or the Hub does not have them.
     """
     if weights.network == "resnet50" and weights.weights not in FILES_OF_RESNET50:
         mend = f"one of {', '.join(FILES_OF_RESNET50)}"
@@ -81,7 +81,7 @@ def _with_tag(weights: LocalizerWeights) -> LocalizerWeights:
 
 
 def _address(weights: LocalizerWeights) -> str:
-    """Returns where weights are downloaded from."""
+    """Returns the address that weights are downloaded from."""
     if weights.network == "resnet50":
         from torchvision.models import get_model_weights
 
@@ -91,7 +91,7 @@ def _address(weights: LocalizerWeights) -> str:
 
 
 def _trouble_of(address: str) -> str:
-    """Returns why a file cannot be downloaded, by asking for its head alone; empty where it can."""
+    """Returns why a file cannot be downloaded, by a HEAD request; empty if it can."""
     try:
         with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=ANSWER_SECONDS):
             return ""
