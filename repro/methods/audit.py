@@ -30,7 +30,7 @@ from repro.training.preprocess import Stages, ViewMaker
 from repro.training.true_objects import load_batch
 
 BATCH = 32
-"""Least number of images at a time; as many more as make up whole groups of a released hard negative."""
+"""Least number of images in a batch; it is rounded up to whole groups of queries that share a hard negative."""
 
 OURS, RANDOM, RELEASED = "saliency", "random", "released"
 """Names of the variants that every audit compares."""
@@ -44,7 +44,8 @@ StatisticsRow = dict[str, Any]
 def variants(run: Run) -> dict[str, Run]:
     """Returns the run with each way of choosing patches: by saliency, at random, and as the released code does.
 
-    A run that is none of the three, with single switches of `fidelity`, stands first under its own name.
+    A run that equals none of the three, such as one with single switches of `fidelity`, comes first, under its method's
+    name.
 
     Raises:
         UserError: The run masks no patches.
@@ -53,10 +54,10 @@ def variants(run: Run) -> dict[str, Run]:
         what = "nothing" if run.masking.strategy is Strategy.none else "with an occlusion network that training makes"
         raise UserError(f"{run.method} masks {what}", mend="audit a row that masks patches, for example mocov2+ours-hp")
     released = FidelitySettings(**{switch.name: Source.released for switch in fields(FidelitySettings)})
-    # Where nothing was released, or the released ones could not be trained, the hard negatives are our own.
+    # Where no hard negatives were released, or they could not be trained with, they are the paper's.
     if not FRAMEWORKS[run.framework].released or run.data.crop <= SINGLE_CELL_CROP:
         released = replace(released, hard_negative=Source.paper)
-    if any(source.needs_truth for source in run.saliency_sources):  # what is released sorts maps, and no masks
+    if any(source.needs_truth for source in run.saliency_sources):  # the released code sorts maps, not true masks
         released = replace(released, saliency_map=Source.paper)
     guided, at_random = (replace(run.masking, guidance=guidance) for guidance in (Guidance.saliency, Guidance.random))
     compared = {
@@ -69,13 +70,14 @@ def variants(run: Run) -> dict[str, Run]:
 
 @dataclass(frozen=True)
 class HiddenShares:
-    """The shares of N views that masking hides, N numbers in 0..1 for each region.
+    """How much of each region masking hides in N views, as N shares in 0..1.
 
-    A number is NaN where the region is empty in that view, or unknown. A pixel that is hidden in one channel of three
-    is hidden by a third.
+    A share is NaN if the region is unknown, or empty in that view. A pixel that is hidden in one of three channels
+    counts a third.
     """
 
     all: Tensor
+    """The whole view."""
     foreground: Tensor
     """The foreground of the paper's saliency map, whichever variant drew the patches."""
     background: Tensor
@@ -129,7 +131,7 @@ class HiddenShares:
 
 
 def _percent(shares: Tensor) -> float | None:
-    """Returns the mean of the shares that are no NaN, in percent; None where all are."""
+    """Returns the mean of the shares that are not NaN, in percent; None if all are NaN."""
     finite = shares[shares.isfinite()]
     return round(100 * finite.double().mean().item(), 1) if len(finite) else None
 
@@ -144,7 +146,7 @@ class Audit:
     masks: list[StatisticsRow]
     """What is hidden, a row for each way of choosing patches and each masked view."""
     maps: list[StatisticsRow]
-    """How well each foreground map fits the object, a row a map."""
+    """How well each foreground map fits the object, a row for each map."""
     frequencies: Mapping[str, Tensor]
     """How often each cell of the grid is foreground, g×g in 0..1 for each map, and for the true object where known."""
     columns: Sequence[tuple[str, Tensor]]
@@ -161,7 +163,7 @@ class _Observations:
     """What was measured so far, batch by batch; maps and objects are moved to the CPU."""
 
     guided: Set[str]
-    """The variants that draw patches by a map; of the others all cells are one stratum."""
+    """The variants that draw patches by a map; for the others, all cells are one stratum."""
     shares: dict[tuple[str, str], list[HiddenShares]] = field(default_factory=dict)
     """By variant and view."""
     foregrounds: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -183,7 +185,7 @@ class _Observations:
             objects: The true objects, B×H×W by augmented view; empty where they are not known.
         """
         for variant, view, mask in _by_view(masks):
-            # By the paper's map for every variant: one at random has no map, and the released one is what is in doubt.
+            # By the paper's map for every variant: the random one has no map, and the released one's map is in doubt.
             foreground = stages[OURS].query_foreground if view == "query" else stages[OURS].key_foreground
             assert foreground is not None
             true_objects = objects.get(MADE_FROM[view])
@@ -210,18 +212,18 @@ def audit(run: Run, images: Images, *, count: int, gallery_images: int, device: 
         device: Where the views are made.
 
     Raises:
-        UserError: The run masks no patches, or its localizer cannot be had.
+        UserError: The run masks no patches, or its localizer, maps or true masks cannot be had.
     """
     compared = variants(run)
-    order = stream(run.seed, Purpose.order, 0).permutation(len(images))[:count]  # as the first epoch has it
-    # Of all images the maps are made once and kept for the training; of a few they cost a few.
+    order = stream(run.seed, Purpose.order, 0).permutation(len(images))[:count]  # the order of the first epoch
+    # Maps of all images are kept for training; if only some are looked at, only their maps are made.
     only = order.tolist() if len(order) < len(images) else None
     true = true_masks(run, images)
     makers = {name: build_view_maker(variant, device, images, only=only) for name, variant in compared.items()}
     observations = _Observations({name for name, variant in compared.items() if variant.guided})
     columns: list[tuple[str, Tensor]] = []
     served = {name: maker.masking.hard_negative_serves for name, maker in makers.items() if maker.masking is not None}
-    # Whole groups, so that as many hard negatives are made of them as in training.
+    # Whole groups of queries, so that hard negatives are as frequent as in training.
     group_size = max(served.values())
     at_once = group_size * math.ceil(BATCH / group_size)
     for indices in np.split(order, range(at_once, len(order), at_once)):
@@ -242,11 +244,11 @@ def hidden_pixels(stages: Stages, maker: ViewMaker) -> dict[str, Tensor]:
 
     Args:
         stages: The batch on its way to the network.
-        maker: What made it.
+        maker: The view maker that made the stages.
 
     Returns:
-        For each masked view what is hidden of it, B×3×H×W, boolean. The released code's hard negatives are of the first
-        image of each group alone.
+        For each masked view, which of its pixels are hidden, B×3×H×W, boolean. The released code makes a hard negative
+        only from the first image of each group, so that B is the number of groups there.
     """
     masking = maker.masking
     assert masking is not None
@@ -278,7 +280,7 @@ def _gallery_columns(
     objects: Mapping[str, Tensor],
     guided: Set[str],
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yields the gallery's columns: the maps beside each other, then each view with what is hidden of it dark."""
+    """Yields the gallery's columns: the maps beside each other, then each masked view with its hidden pixels dark."""
     ours = stages[OURS]
     yield "query view", ours.query
     if objects:
@@ -286,7 +288,7 @@ def _gallery_columns(
     for variant, stage in stages.items():
         if variant in guided and stage.query_foreground is not None:
             yield f"{variant} map", overlay(ours.query, stage.query_foreground)
-    last_view = "query"  # the one that is shown already, unmasked
+    last_view = "query"  # the view that has been shown unmasked
     for variant, view, mask in _by_view(masks):
         pixels = ours.query if MADE_FROM[view] == "query" else ours.key
         if MADE_FROM[view] != last_view:
@@ -330,7 +332,7 @@ def _conclude(
 def _map_row(name: str, foreground: Tensor, objects: Tensor | None) -> StatisticsRow:
     """Measures how well a map B×g×g fits the true objects B×H×W, and where it lies.
 
-    The `lean` is the mean column of the foreground: -1 all in the left column, 1 all in the right one, 0 even.
+    The `lean` is the mean column of the foreground: -1 if all is in the left column, 1 if all is in the right one.
     """
     across = torch.linspace(-1, 1, foreground.shape[-1])
     cells = foreground.sum((1, 2)).clamp(min=1)  # a map without foreground leans nowhere

@@ -21,7 +21,7 @@ def draw_frequencies(frequencies: Mapping[str, Tensor]) -> bytes:
     """Draws how often each cell of the grid is foreground, in percent.
 
     Args:
-        frequencies: By the name of a map, g×g in 0..1; each is a panel.
+        frequencies: g×g shares in 0..1, by the name of the map; each map gets a panel.
 
     Returns:
         A PNG.
@@ -43,10 +43,17 @@ def draw_frequencies(frequencies: Mapping[str, Tensor]) -> bytes:
 
 
 def write(result: Audit, folder: Path) -> list[Path]:
-    """Writes `audit.html`, which needs nothing beside it, its pictures as PNG, and `statistics.json`.
+    """Writes `audit.html` with its pictures embedded, the pictures as PNG files, and `statistics.json`.
+
+    Args:
+        result: The audit.
+        folder: Where the files go.
 
     Returns:
         The paths of the files, the page first.
+
+    Raises:
+        UserError: The folder cannot be written to, or the disk is full.
     """
     run = result.run
     framework = FRAMEWORKS[run.framework]

@@ -57,7 +57,7 @@ class _NameIsShow(TyperGroup):
     """Lets `salmask methods NAME` be short for `salmask methods show NAME`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Takes a word that is no command for a row's name."""
+        """Takes a word that is not a command as the name of a row."""
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
@@ -97,7 +97,7 @@ def _add_show_and_diff(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         if context.invoked_subcommand is None:
             lines = summary_rows(rows().methods)
             if not as_json:
-                # No settings: a recipe's fill a screen, and of a masked row's the defaults would be missing. Titles
+                # Without settings: those of a recipe fill a screen, and those of a masked row lack its defaults. Titles
                 # tell what sets a row apart, and `salmask methods NAME` shows all settings of one.
                 lines = [{"method": line["method"], "title": _title(line)} for line in lines]
             report(as_json, lines)
@@ -231,7 +231,7 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
 
 
 def summary_rows(methods: Mapping[str, MethodRow]) -> list[dict[str, str]]:
-    """Returns a line a row: its name, its title, and the settings in which it differs from the row without masking."""
+    """Returns for each row its name, its title, and the settings in which it differs from the row without masking."""
     lines = []
     for name, method in methods.items():
         settings = dict(flat(method.settings))
@@ -244,13 +244,13 @@ def summary_rows(methods: Mapping[str, MethodRow]) -> list[dict[str, str]]:
 
 
 def _title(line: Mapping[str, str]) -> str:
-    """Returns a row's title; on a terminal, of what changes a row only the change: its name tells the rest."""
+    """Returns a row's title; on a terminal, only what is changed in a changed row, as its name tells the rest."""
     change = change_label(line["method"]) if Console().is_terminal else ""
     return f"…, {change}" if change else line["title"]
 
 
 def _say_at_work(names: Sequence[str], runs: Sequence[Run]) -> None:
-    """Tells which settings play a part in one of two runs alone: a table of what differs has none of them."""
+    """Prints which settings have an effect in only one of two runs; the table of differences has none of them."""
     for name, run, other in zip(names, runs, reversed(runs), strict=True):
         if sections := at_work_in_first(run, other):
             say(f"\nHas an effect in {name} only:")
@@ -266,19 +266,19 @@ def load_or_resolve(name: str, resolve: Resolve) -> Run:
         resolve: Makes the run of a row.
 
     Raises:
-        UserError: It is neither.
+        UserError: The name is neither, or the folder's run cannot be read.
     """
     folder = RunFolder(Path(name))
     return folder.load() if is_file(folder.run_yaml) else resolve(name)
 
 
 def trace_rows(runs: Sequence[Run], room: Rows, path: Path) -> None:
-    """Appends the kernels of each run's step to a text file; a step whose trace fails is named, and costs no other.
+    """Appends the kernels of each run's step to a text file; if a trace fails, a note says so and the next one follows.
 
     Args:
-        runs: Whose steps can be made: they were measured before.
-        room: Makes what they train.
-        path: Of the file.
+        runs: Runs that were measured before, so that their steps are known to work.
+        room: Builds what they train.
+        path: The file.
 
     Raises:
         UserError: The file cannot be written to.
@@ -296,7 +296,11 @@ def trace_rows(runs: Sequence[Run], room: Rows, path: Path) -> None:
 
 
 def _scale(batch: int, *, tiny: bool) -> dict[str, Any]:
-    """Returns the settings of the command's own options."""
+    """Returns the settings that `--batch` and `--tiny` stand for.
+
+    Raises:
+        UserError: The batch is not a multiple of 4.
+    """
     from repro.methods.cost import TINY
 
     if batch % 4:

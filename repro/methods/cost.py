@@ -1,8 +1,8 @@
 """What a training step of a row costs: parameters, passes through networks, FLOPs, and time beside its baseline.
 
 Everything is measured on the step that training makes (augmentation, localizer, masking, losses, backward passes and
-optimizers included) with the images replaced by noise, or by scenes where masks go by true objects; nothing is written
-down by hand.
+optimizers included) with the images replaced by noise, or by scenes for rows whose masks follow true objects; no number
+is written down by hand.
 """
 
 from collections import defaultdict
@@ -46,7 +46,7 @@ TINY: Mapping[str, Any] = {
 """Settings at which a CPU takes seconds for what takes minutes at the paper's."""
 
 IN_A_ROW = 5
-"""Steps that a GPU makes of a row before another row's turn: all but the first are queued while it is at work."""
+"""Steps of a row that a GPU makes before the next row's turn: all but the first are queued while it is at work."""
 
 
 class Noise:
@@ -67,7 +67,7 @@ class Noise:
         return Image.fromarray(pixels), self.targets[index]
 
     def fingerprint(self) -> str:
-        """Returns nothing: what is computed of noise is not worth keeping."""
+        """Returns an empty text, so that nothing that is computed from noise is kept."""
         return ""
 
 
@@ -91,11 +91,11 @@ class StepCost:
     relative: float | None
     """The time of a step divided by the baseline's, both measured in turn."""
     cpu_seconds: float | None = None
-    """Median seconds of a step on the processor, which others on a shared machine do not count in."""
+    """Median CPU seconds of a step, over all threads of this process: other programs on the machine do not count."""
     cpu_relative: float | None = None
-    """Those divided by the baseline's."""
+    """`cpu_seconds` divided by the baseline's."""
     share_of_bound: float | None = None
-    """FLOPs a second as a share of those that a bare, compiled classifier reaches in turn with it; None without it."""
+    """FLOP/s as a share of what a bare, compiled classifier reaches, timed in turn; None if that was not timed."""
 
     def row(self, baseline: "StepCost") -> dict[str, Any]:
         """Returns the cells of a table's row, FLOPs beside the baseline's."""
@@ -137,7 +137,7 @@ class Step:
         items = default_collate([self.learner.dataset[0, index] for index in range(self.batch)])
         if device.type == "cuda":  # as the loader hands batches over
             items = {name: value.pin_memory() for name, value in items.items()}
-        # The images cross to the device beside the step before, as in a training.
+        # As in training, a batch is copied to the device during the step before.
         self._batches = Feed(device).batches(repeat(items))
         self.wrapper = wrap_optimizers(self.learner.optimizers, run.optimization.precision, device)
         self.learner.model.train()
@@ -155,8 +155,8 @@ class Step:
     def speed_up(self) -> None:
         """Compiles and captures the step as the run's machine settings ask for it, as a training does at its start.
 
-        Where there is something to compile or to capture, as many steps are made as that takes. To be called after
-        counting: neither passes nor FLOPs are counted within a compiled network or a replayed step.
+        This makes the steps that compiling or capturing takes. Call it after counting: neither passes nor FLOPs are
+        counted within a compiled network or a replayed step.
         """
         model = self.learner.model
         if self._machine.compile:
@@ -185,10 +185,10 @@ class Step:
 
 
 class _Drawn(Scenes):
-    """Scenes whose maps are not worth keeping."""
+    """Scenes whose maps are not kept."""
 
     def fingerprint(self) -> str:
-        """Returns nothing, as `Noise` does."""
+        """Returns an empty text, as `Noise` does."""
         return ""
 
 
@@ -211,7 +211,7 @@ def with_random_localizer(run: Run) -> Run:
 
 
 def _without_files(run: Run) -> Run:
-    """Returns the run with one map for all images where files have one of each: a step costs the same."""
+    """Returns the run with the `centre` map in place of maps from files, which noise lacks; a step costs the same."""
     localizer, instead = run.localizer, {str(SourceKind.maps): str(SourceKind.centre)}
     source, hard = (instead.get(name, name) for name in (localizer.source, localizer.hard_negative_source))
     by_centre = replace(localizer, source=source, hard_negative_source=hard, files="", files_sha256="")
@@ -234,7 +234,7 @@ def measure(
         baseline: The row without masking.
         build: Makes what they train.
         device: Where they are trained.
-        rounds: Times that each is timed, for one step or on a GPU `IN_A_ROW`; 0 leaves time out.
+        rounds: How often each is timed, over one step, or `IN_A_ROW` steps on a GPU; 0 skips timing.
         with_bound: Whether to time the bare step of `repro.bench.bound` in turn with them.
 
     Returns:
@@ -247,7 +247,7 @@ def measure(
     rivals = {"baseline": baseline_step}
     if run != baseline:  # otherwise they are one and the same, which is neither built nor timed twice
         rivals["row"] = Step(run, build, device)
-    # Counted first: optimizers make their state in that step, which no step that is timed has to do.
+    # Counted first: optimizers make their state in that step, so that no timed step has to.
     costs = {name: _count(step) for name, step in rivals.items()}
     if rounds:
         for step in rivals.values():
@@ -278,7 +278,7 @@ def measure(
 def trace(run: Run, build: Build, device: torch.device, path: Path) -> None:
     """Appends the kernels of a row's step to a text file; see `repro.bench.trace`.
 
-    The step is built anew, so that a row can be traced when its numbers are out: a profiler is apt to fail.
+    The step is built anew, so that tracing can wait until all numbers are printed: a profiler is apt to fail.
 
     Args:
         run: The row; `optimization.batch` images a step.
@@ -290,13 +290,13 @@ def trace(run: Run, build: Build, device: torch.device, path: Path) -> None:
         UserError: Settings that do not fit each other, or a file that cannot be written to.
     """
     step = Step(run, build, device)
-    step()  # in which optimizers make their state
+    step()  # optimizers make their state in it
     step.speed_up()
     write_trace(step, run.method, path, on_gpu=device.type == "cuda")
 
 
 def _count(step: Step) -> StepCost:
-    """Makes one step and counts its parameters, passes and FLOPs; its time is left out, as counting takes some."""
+    """Makes one step and counts its parameters, passes and FLOPs; it is not timed, as counting slows it down."""
     with count_passes(step.networks, step.batch) as passes, FlopCounterMode(display=False) as counter:
         step()
     trained_count, untrained_count = step.parameter_counts()
@@ -340,7 +340,7 @@ def count_passes(modules: Mapping[str, nn.Module], batch: int) -> Iterator[Passe
     handles: list[RemovableHandle] = []
 
     def share_of_batch(inputs: tuple[Any, ...]) -> float | None:
-        """Returns how much of a batch a module is handed; None if its input is no images."""
+        """Returns which share of a batch a module is handed; None if its input is not images."""
         images = inputs[0] if inputs else None
         return len(images) / batch if isinstance(images, Tensor) and images.ndim == 4 else None
 
