@@ -31,7 +31,7 @@ class Backbone:
     arch: str
     """torchvision's name of the network."""
     input_filter: InputFilter
-    """What the network was trained on, and must see ever after."""
+    """The filter of the images that it was trained on; it must be given images with this filter ever after."""
     features: int
     """D, the number of features."""
     run_id: str
@@ -52,30 +52,33 @@ def save_backbone(
         input_filter: See `Backbone`.
         run_id: The run that trained it.
         width: Base planes of the network.
+
+    Raises:
+        UserError: The folder cannot be written to, or the disk is full.
     """
     content = {
         "format": BACKBONE_FORMAT,
         "arch": arch,
         "input_filter": str(input_filter),
         "run_id": run_id,
-        # Only of other networks than torchvision's own: what a run writes stays the same, byte for byte.
+        # Left out at torchvision's own width, so that such files stay the same, byte for byte.
         **({} if width == BASE_WIDTH else {"width": width}),
-        # Contiguous: a network that was trained with its channels last is saved like any other.
+        # Contiguous, so that a network trained in channels-last layout is saved like any other.
         "state_dict": {k: v.detach().cpu().contiguous() for k, v in state.items() if not k.startswith("fc.")},
     }
     write_checkpoint(path, content)
 
 
 def require_backbone(state: Mapping[str, Tensor], arch: str, width: int) -> None:
-    """Refuses an encoder before it is trained whose `backbone.pth` nobody could read.
+    """Refuses, before training, an encoder whose `backbone.pth` could not be read again.
 
     Args:
-        state: Its state dict; entries of `fc` are left out.
+        state: The encoder's state dict; entries of `fc` are left out.
         arch: torchvision's name of the network that it is to be.
-        width: Base planes of that.
+        width: Base planes of that network.
 
     Raises:
-        UserError: It has other weights, or of other shapes.
+        UserError: The encoder's weights have other names or shapes than that network's.
     """
     found, wanted = (
         {name: tuple(tensor.shape) for name, tensor in each.items() if not name.startswith("fc.")}
@@ -99,7 +102,8 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
         arch: The architecture that it must have; by default any.
 
     Raises:
-        UserError: The file is torn, no backbone, of another architecture, or holds values that are not finite.
+        UserError: The file cannot be read, is not a backbone, is of another architecture, or holds weights that do not
+            fit the network or that no sound training leaves.
     """
     content = read_checkpoint(path)
     if content.get("format") != BACKBONE_FORMAT or "state_dict" not in content:
@@ -112,10 +116,10 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
             raise UserError(f"{path}: a name of its weights is {type(name).__name__}, not a text", mend=_MEND)
         if not isinstance(tensor, Tensor):
             raise UserError(f"{path}: '{name}' of its weights is {type(tensor).__name__}, not a tensor", mend=_MEND)
-    # `load_state_dict` takes whole numbers for weights, and drops the imaginary part of complex ones.
+    # `load_state_dict` accepts whole numbers as weights, and drops the imaginary part of complex ones.
     require_floats(content["state_dict"], path)
     width, stem = content.get("width", BASE_WIDTH), content["state_dict"].get("conv1.weight")
-    if stem is not None and stem.shape[:1] != (width,):  # before a network of whatever width is built
+    if stem is not None and stem.shape[:1] != (width,):  # before a network of that width, however large, is built
         misfit = f"size mismatch for conv1.weight, {[*stem.shape]} at width {width}"
         raise UserError(f"{path} does not fit a {content['arch']}: {misfit}", mend=_MEND)
     return backbone_from(
@@ -131,18 +135,18 @@ def load_backbone(path: Path, *, arch: str | None = None) -> Backbone:
 def backbone_from(
     state: Mapping[str, Tensor], path: Path, *, arch: str, input_filter: InputFilter, run_id: str, width: int
 ) -> Backbone:
-    """Builds a backbone of weights in torchvision's keys, without `fc`.
+    """Builds a backbone from weights in torchvision's keys, without `fc`.
 
     Args:
         state: The weights.
-        path: Of the file that they were read from, for errors.
+        path: The file that they were read from, for errors.
         arch: torchvision's name of the network.
         input_filter: See `Backbone`.
-        run_id: The run that they are of.
+        run_id: The run that they belong to.
         width: Base planes of the network.
 
     Raises:
-        UserError: The weights do not fit the network, or no training leaves such values.
+        UserError: torchvision has no such ResNet, the weights do not fit it, or no sound training leaves such values.
     """
     if arch not in RESNETS:
         raise UserError(f"{path} holds a '{arch}', which is no ResNet of torchvision's", mend=_MEND)
@@ -162,14 +166,14 @@ def backbone_from(
 
 
 def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:
-    """Reads the backbone of a finished run, which must be this run's: a number that it is worth goes by its name.
+    """Reads the backbone of a finished run, and refuses another run's: its results would be recorded under this run.
 
     Args:
-        run: As its folder has it.
-        folder: Of the run, with its `backbone.pth`.
+        run: The run, as read from its folder.
+        folder: The run's folder, with its `backbone.pth`.
 
     Raises:
-        UserError: The backbone is damaged, or another run's.
+        UserError: The backbone is missing or damaged, or another run's.
     """
     path = folder.backbone
     backbone = load_backbone(path, arch=run.encoder.arch)

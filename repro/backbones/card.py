@@ -32,14 +32,17 @@ _DATA_TERMS = {
 def render(folder: RunFolder, run: Run, target: Library, facts: Facts, licence: str) -> str:
     """Returns the card as Markdown with the front matter of Hugging Face.
 
-    The tests load the weights with the Python that stands in it.
+    The tests run the Python code in it.
 
     Args:
-        folder: The run's; its provenance and results are told.
-        run: The one that made the backbone.
+        folder: The run's folder, with its provenance and results.
+        run: The run that made the backbone.
         target: The library whose way of loading is shown.
         facts: What `salmask.json` holds.
         licence: Name of the weights' licence.
+
+    Raises:
+        UserError: The run's results or provenance cannot be read.
     """
     rows = latest(read(folder.results)[0]) if is_file(folder.results) else []
     terms = _DATA_TERMS.get(facts.dataset, "the terms of the data set that was learned from")
@@ -70,7 +73,7 @@ def _settings(run: Run) -> dict[str, str]:
     masks = masking.strategy is not Strategy.none
     masked = f"{masking.branch.name}, {'patches' if run.masks else 'masks'} drawn by {drawn_by}" if masks else "nothing"
     rho = FRAMEWORKS[run.framework].hard_negative_weight
-    # A weight of 0 leaves a term too, which is the same for all.
+    # At a weight of 0, too, it is a term of the loss, though a constant one.
     hard = f"weight {rho(run):g}" if rho and run.masks and masking.hard_negative else "none"
     return {
         "framework": run.framework.name,
@@ -87,7 +90,7 @@ def _settings(run: Run) -> dict[str, str]:
 
 
 def _saliency(run: Run) -> str:
-    """Returns where the foreground of a run that is guided comes from: sources, and the network with its weights."""
+    """Returns where the foreground of a guided run comes from: its sources, and the network with its weights."""
     source, hard = run.saliency_sources
     sources = f"source {source}" if hard == source else f"source {source}, of hard negatives {hard}"
     maps = f"; maps of SHA-256 {run.localizer.files_sha256}" if run.localizer.files else ""
@@ -96,19 +99,19 @@ def _saliency(run: Run) -> str:
 
 
 def _localizer(run: Run) -> str:
-    """Returns the frozen network and its weights; a checkpoint is told by its content, and not by its path."""
+    """Returns the frozen network and its weights; a checkpoint is named by its SHA-256, not by its path."""
     localizer = run.localizer
     if localizer.network == "checkpoint":
         return f"network: a backbone of SHA-256 {localizer.sha256}"
     if localizer.weights == "random":
         return f"network {localizer.network}, untrained"
-    # Of the other networks there is but one kind of trained weights, whatever the setting says.
+    # The other networks have only one kind of trained weights, whatever the setting says.
     named = localizer.weights if localizer.network == "resnet50" else "pretrained"
     return f"network {localizer.network}, weights {named}"
 
 
 def _help(run: Run) -> str:
-    """Returns what a run that is guided knew of its images beside their pixels, as the end of a sentence."""
+    """Returns the end of a sentence that says what guided the masks of a run besides pixels; empty if nothing did."""
     if not run.guided:
         return ""
     known = []
@@ -154,13 +157,13 @@ def _provenance(folder: RunFolder, facts: Facts) -> list[str]:
 
 
 def _last_attempt(folder: RunFolder) -> dict[str, Any] | None:
-    """Returns what is on record of the last attempt at the run; None of a folder that was put together by hand."""
+    """Returns the provenance of the last attempt at the run; None if a folder put together by hand has none."""
     attempts = ATTEMPT.read_list(folder.provenance) if exists(folder.provenance) else []
     return attempts[-1] if attempts else None
 
 
 class _Markdown(str):
-    """A text that is Markdown already; any other may be of a file that somebody sent, and stands there as it is."""
+    """A text that is Markdown already. Any other text may come from a file that somebody sent, and is escaped."""
 
 
 def _as_markdown(value: Any) -> Any:

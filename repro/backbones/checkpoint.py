@@ -21,7 +21,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a dictionary of tensors and plain values from a file of `torch.save`, never code.
 
     Raises:
-        UserError: As of `load_safely`, or the file holds something else than a dictionary.
+        UserError: As in `load_safely`, or the file holds something other than a dictionary.
     """
     return require_dictionary(load_safely(path), path)
 
@@ -42,19 +42,19 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 class _ArchiveFile:
     """A file as torch's writer of archives needs it: one that may be written to after it was closed.
 
-    Interrupted just before it writes its archive's end, the writer does so when it is freed. That is after the file was
-    closed, and an error there ends the process at once (`terminate called after throwing`), without a word to anybody.
+    If the writer is interrupted before it has written the archive's end, it writes that end when it is freed, after the
+    file was closed. An error there would end the process at once (`terminate called after throwing`), with no message.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
     def write(self, data: Any) -> int:
-        """Writes a buffer, or drops it where the file is closed: by then it was given up. Returns its length."""
+        """Writes a buffer and returns its length; drops it if the file is closed, which then was given up."""
         return len(data) if self._file.closed else self._file.write(data)
 
     def flush(self) -> None:
-        """Hands on what is buffered; torch calls it at the archive's end."""
+        """Flushes the file; torch calls it at the archive's end."""
         self._file.flush()
 
 
@@ -73,15 +73,16 @@ def load_safely(path: Path) -> Any:
 
     Raises:
         UserError: The file is missing, torn, has a bit that changed since it was written, or holds what could run code.
+        MemoryError, RuntimeError: Main memory is full.
     """
     beginning_of(path)
     _verify_bits(path)
     try:
-        # Opened here: what torch opens itself it reads by the ending of its name, whatever it holds.
+        # Opened here: given a path, torch would choose the format by the ending of its name, whatever the file holds.
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn file surfaces as any of half a dozen types
-        if memory_shortage(error):  # that is no fault of the file's, in place of which an older one might be taken
+        if memory_shortage(error):  # not the file's fault: a UserError could make callers take an older file
             raise
         raise UserError(
             f"checkpoint {path} cannot be read ({type(error).__name__}): it is torn or no checkpoint",
@@ -93,8 +94,8 @@ def beginning_of(path: Path) -> bytes:
     """Returns the first bytes of a file, which tell its format.
 
     Raises:
-        UserError: It is missing, may not be read, or is none: a folder, or a pipe or a device, which a reader would
-            wait for.
+        UserError: It is missing, cannot be read, or is not a regular file: a folder, or a pipe or a device, which a
+            reader would wait for.
     """
     if is_folder(path):
         raise UserError(f"checkpoint {path} is a folder", mend="name a file in it")
@@ -105,18 +106,18 @@ def beginning_of(path: Path) -> bytes:
             return file.read(_BEGINNING)
     except FileNotFoundError:
         raise UserError(f"checkpoint {path} does not exist", mend="check the path") from None
-    except (OSError, ValueError) as error:  # the latter of a name that no file system can have
+    except (OSError, ValueError) as error:  # the latter for a name that no file system can have
         raise UserError(f"checkpoint {path} cannot be read: {reason_of(error)}", mend="check the path") from error
 
 
 def _verify_bits(path: Path) -> None:
     """Refuses a file with bits that changed since it was written.
 
-    torch writes an archive with a CRC-32 of each tensor's bytes, and does not look at it when it reads them. Files of
-    older versions of torch are no archives and carry none.
+    torch writes an archive with a CRC-32 of each tensor's bytes, but does not check it on reading. Files of older
+    versions of torch are not archives, and have no checksums.
 
     Raises:
-        UserError: A part of the archive does not have its checksum.
+        UserError: A part of the archive does not match its checksum.
     """
     try:
         if not zipfile.is_zipfile(path):  # which raises where the archive's last bytes are damaged

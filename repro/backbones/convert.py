@@ -1,7 +1,7 @@
 """A torchvision ResNet as detectron2 builds it, and its weights under the names that detectron2 has for them.
 
 torchvision's ResNet with 3×3 strides (`STRIDE_IN_1X1: False`) and detectron2's are one network under two sets of names.
-Same rules as MoCo's detection/convert-pretrain-to-detectron2.py:21-37, which lets what it does not know pass silently.
+The rules are those of MoCo's detection/convert-pretrain-to-detectron2.py:21-37, but unknown keys are refused here.
 No torch: values of any type are carried over as they are.
 """
 
@@ -26,7 +26,7 @@ DETECTRON2_RESNETS: dict[str, Mapping[str, Any]] = {
     "wide_resnet50_2": {"DEPTH": 50, "WIDTH_PER_GROUP": 128, **_BOTTLENECK},
     "wide_resnet101_2": {"DEPTH": 101, "WIDTH_PER_GROUP": 128, **_BOTTLENECK},
 }
-"""What `MODEL.RESNETS` must say for detectron2 to build the network, by torchvision's name of it."""
+"""What `MODEL.RESNETS` must say for detectron2 to build a network, by torchvision's name of the network."""
 
 _NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = tuple(
@@ -40,7 +40,7 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = tup
         (rf"layer([1-4])\.(\d+)\.downsample\.1\.{_NORM}", lambda m: f"res{int(m[1]) + 1}.{m[2]}.shortcut.norm.{m[3]}"),
     )
 )
-"""Patterns of whole keys, each with what makes the new key of a match."""
+"""Patterns of whole keys, each with the function that makes the new key from a match."""
 
 
 def to_detectron2(state: Mapping[str, Value]) -> dict[str, Value]:
@@ -58,9 +58,9 @@ def to_detectron2(state: Mapping[str, Value]) -> dict[str, Value]:
         trainable norms (`BN`, `SyncBN`) hold.
 
     Raises:
-        UserError: A key belongs to no such ResNet (all are listed), or there is none.
+        UserError: Keys belong to no such ResNet (all of them are listed), or there are no weights but `fc`.
     """
-    # All keys that fit no rule are told at once: which they are shows what kind of file it is.
+    # All keys that fit no rule are named at once: they show what kind of file it is.
     converted, unmatched = {}, []
     for key, value in state.items():
         if key.startswith("fc."):

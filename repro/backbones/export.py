@@ -51,8 +51,8 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
         The path of the file of weights.
 
     Raises:
-        UserError: The run is not finished, its backbone is another run's, the library cannot build its network, or the
-            folder is there already or cannot be written.
+        UserError: The run is not finished, its backbone is damaged or another run's, `licence` is not a name, the
+            library cannot build the network, or `out` is there already, is not an export, or cannot be written.
     """
     run = folder.load()
     require_pretrained(folder)
@@ -81,9 +81,9 @@ def export(folder: RunFolder, target: Library, out: Path, *, licence: str = "oth
 
 
 def _without_paths(run: Run) -> Run:
-    """Returns the same run, its id included, without the paths where its files lay."""
+    """Returns the run with bare names in place of the paths of its files and folders; its id stays the same."""
     replace, localizer, imported = dataclasses.replace, run.localizer, run.imported
-    if localizer.sha256:  # only then are its weights a path and not a name
+    if localizer.sha256:  # only then are the weights a path and not a name
         localizer = replace(localizer, weights=Path(localizer.weights).name)
     localizer = replace(localizer, files=Path(localizer.files).name)
     data = replace(run.data, masks=Path(run.data.masks).name)
@@ -112,10 +112,10 @@ def _facts(run: Run, backbone: Backbone, state: State, weights: str) -> Facts:
 
 
 def _require_buildable(target: Library, backbone: Backbone) -> None:
-    """Refuses a backbone that the library has no network for.
+    """Refuses a backbone whose network the library cannot build.
 
     Raises:
-        UserError: Names torchvision where it has the network.
+        UserError: The library has no network of this architecture or width.
     """
     arch = backbone.arch
     if backbone.width != BASE_WIDTH:
@@ -135,14 +135,14 @@ def _require_buildable(target: Library, backbone: Backbone) -> None:
 
 
 def _write_torchvision(path: Path, state: State, facts: Facts) -> None:
-    # By way of memory: torch would report a full disk as something else than the OSError that `new_folder` knows.
+    # Via memory: torch would not report a full disk as the OSError that `new_folder` expects.
     content = io.BytesIO()
     torch.save(dict(state), content)
     path.write_bytes(content.getvalue())
 
 
 def _write_safetensors(path: Path, state: State, facts: Facts) -> None:
-    # The header of the format holds strings alone; "format" is what transformers looks for.
+    # The header of the format holds only strings; "format" is what transformers looks for.
     header = {"format": "pt", **{name: str(value) for name, value in dataclasses.asdict(facts).items()}}
     path.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}, header))
 
@@ -174,7 +174,7 @@ def _write_huggingface(path: Path, state: State, facts: Facts) -> None:
 
 
 def _write_detectron2(path: Path, state: State, facts: Facts) -> None:
-    """Writes what MoCo's detection/convert-pretrain-to-detectron2.py does: arrays, to be matched by their endings."""
+    """Writes the format of MoCo's detection/convert-pretrain-to-detectron2.py: arrays, matched by the ends of names."""
     content = {
         "model": {name: tensor.numpy() for name, tensor in to_detectron2(state).items()},
         "__author__": "salmask",

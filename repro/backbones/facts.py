@@ -1,4 +1,4 @@
-"""What lies beside weights of ours and says what they are: the file of an export, or the run's folder."""
+"""What says how weights of salmask were trained: the file of facts in an export, or the run's folder around them."""
 
 import re
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from repro.runs.folder import RunFolder
 from repro.runs.schemas import EXPORT
 
 _RUN_ID = re.compile(r"[0-9a-f]{10}")
-"""How an id of ours looks, which tells it from those that other libraries write under this name."""
+"""The form of salmask's run ids; what other libraries write under this name looks different."""
 FACTS_FILE = "salmask.json"
-"""Name of the file of `Facts`; that it is there is what tells an export from any other folder."""
+"""Name of the file of `Facts`; a folder that holds it is an export."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,19 @@ class Facts:
     Attributes:
         format: Version of this file's layout.
         arch: torchvision's name of the network.
-        features: How many of them the network makes of an image.
+        features: Number of features that the network makes of an image.
         input_filter: `high_pass`: after normalising, `x - gaussian_blur(x, 11, 5.0)`; or `none`.
-        mean: Of each channel of RGB in 0..1, subtracted.
-        std: Of each channel, divided by.
+        mean: What is subtracted from each RGB channel, whose values are in 0..1.
+        std: What each channel is divided by after that.
         crop: Side of a training view in pixels.
         weights: File of the weights.
         sha256: `repro.backbones.weights.weights_digest` of the weights in torchvision's keys, whatever keys the file
             has.
         run: Id of the run.
         method: A row of the paper's tables.
-        dataset: What was learned from; empty where the weights came from elsewhere.
-        seed: Of the run.
-        tiny: In what the run is smaller than the paper's; empty at its scale.
+        dataset: The data set that was trained on; empty if the weights came from elsewhere.
+        seed: Seed of the run.
+        tiny: In which settings the run is smaller than the paper's; empty at the paper's scale.
     """
 
     format: int
@@ -59,16 +59,16 @@ class Facts:
 
 
 def input_filter_beside(weights: Path, state: Mapping[str, Tensor]) -> InputFilter | None:
-    """Returns what exported weights were trained on, by the export that they lie in.
+    """Returns the input filter that exported weights were trained with, as the export that they lie in names it.
 
-    A file in torchvision's format has room for nothing but weights, so that it cannot say so itself.
+    A file in torchvision's format holds nothing but weights, so it cannot name the filter itself.
 
     Args:
         weights: File that the state was read from.
         state: Backbone in torchvision's keys, without `fc`.
 
     Returns:
-        The filter; None where the file lies in no export, or is not what was exported there.
+        The filter; None if the file lies in no export, or holds other weights than the exported ones.
 
     Raises:
         UserError: The export's `FACTS_FILE` is damaged.
@@ -81,19 +81,19 @@ def input_filter_beside(weights: Path, state: Mapping[str, Tensor]) -> InputFilt
 
 
 def input_filter_of_run(checkpoint: Path, run_id: str) -> InputFilter | None:
-    """Returns what the network of a checkpoint of ours was trained on, by the run's folder that it lies in.
+    """Returns the input filter that a checkpoint of salmask was trained with, as the run's folder around it names it.
 
-    A `backbone.pth` says so itself; a checkpoint that a training goes on from says only whose it is.
+    A `backbone.pth` names the filter itself; a checkpoint that training resumes from names only its run.
 
     Args:
         checkpoint: File that the weights were read from.
-        run_id: The run that it says that it is of; empty where it says nothing.
+        run_id: Id of the run that the file names; empty if it names none.
 
     Returns:
-        The filter; None where the file is of no run of ours.
+        The filter; None if the file names no run of salmask.
 
     Raises:
-        UserError: It is of one, and lies in no folder of that run.
+        UserError: It names one, but lies in no folder of that run, or in a run's folder that cannot be read.
     """
     if not _RUN_ID.fullmatch(run_id):
         return None

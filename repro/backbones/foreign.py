@@ -24,13 +24,13 @@ _COPY = re.compile(r"momentum|teacher|target|(?<![a-z])(?:k|key|ema|loss)(?![a-z
 """Words in the prefix of a network that follows the trained one (MoCo's `encoder_k`, lightly's `key_backbone`, BYOL's
 target, a loss's own encoder in VISSL); it is not what is evaluated."""
 TOP = "."
-"""As a prefix: the network whose names stand behind none."""
+"""As a prefix, it stands for no prefix: the network whose tensors are at the top of the file."""
 _STUDENT = re.compile(r"student")
-"""The word of self-distillation: there the teacher is what its authors evaluate, so that neither is taken unasked."""
+"""The word of self-distillation, whose authors evaluate the teacher: one of the two must be named by its prefix."""
 _SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
 """Places of a torchvision ResNet's children in `nn.Sequential(*resnet.children())`; the others hold no weights."""
 _BODY = re.compile(r"(?:conv|bn|norm|layer|stem|stage|block|res|downsample)s?\d*")
-"""What a part of a ResNet's body is called. Where there are more of them than expected, it is another network."""
+"""Names of the parts of a ResNet's body. A network that has more of these than expected is another network."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class ForeignBackbone:
         state: Every entry of torchvision's state dict but `fc`, floating-point ones in single precision.
         prefix: What the full names of its tensors in the file began with.
         left_out: Full names of the tensors that are no part of the backbone: head, queue, momentum encoder, ...
-        input_filter: What the file says that the network was trained on; empty where it says nothing.
-        run_id: The run that the file says that it is of; empty where it says nothing.
+        input_filter: The input filter that the file names; empty if it names none.
+        run_id: Id of the run that the file names; empty if it names none.
     """
 
     state: State
@@ -81,19 +81,19 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
     Args:
         path: A file of `torch.save`, or `.safetensors`.
         arch: torchvision's name of the network.
-        prefix: What the full names begin with, or the end of that, `TOP` for nothing; empty: the only ResNet is taken,
-            momentum encoders apart. Beside a student its teacher is none of these, so that one must be named.
+        prefix: What the full names begin with, or the end of that; `TOP` for no prefix. Empty: the only ResNet, not
+            counting momentum encoders. Of a student and its teacher, one must be named.
         width: Base planes of the network.
 
     Raises:
-        UserError: The file cannot be read, it is open which network is meant, the network does not fit or is one of
-            timm's that has the same tensors, or its values cannot be (whole numbers, NaN, a negative variance, zeros
-            alone); the error says which.
+        UserError: torchvision has no such ResNet; the file cannot be read; it is not clear which network is meant; the
+            network does not fit, or is one of timm's with the same tensors; or its values are not those of a trained
+            network (whole numbers, NaN, a negative variance, only zeros). The error says which.
     """
     file = read_tensors(path)
     expected = _expected(arch, width)
     network = _choose(_networks(file.tensors), plain_name(prefix), file.tensors, path)
-    # Steps that batch norms have counted are not kept by every library; those of a fresh network, zeros, stand in.
+    # Not every library keeps the step counters of batch norms; zeros, as in a fresh network, stand in for them.
     counters = {
         name: torch.zeros_like(tensor, device="cpu")
         for name, tensor in expected.items()
@@ -107,7 +107,7 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
     # Checkpoints in half precision are read as well; the counters stay the whole numbers that they are.
     given_values = {name: backbone[name] for name in expected}
     state = {name: value.float() if value.is_floating_point() else value for name, value in given_values.items()}
-    # In single precision, which double precision may overflow; by the file's own names, which a person can look up.
+    # Checked in single precision, which values in double precision may overflow, and under the file's own names.
     require_sound({network.names[name]: state[name] for name in given}, path)
     used = {network.names[name] for name in given}
     return ForeignBackbone(
@@ -120,9 +120,12 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
 
 
 def _require_arch(said: str, arch: str, path: Path) -> None:
-    """Raises a UserError where a file says itself that it holds another network, which may have the same tensors.
+    """Refuses a file that names another architecture, even if its tensors fit.
 
-    Those of timm's `resnetblur18` are those of a ResNet-18: what it does between them is in no file.
+    timm's `resnetblur18`, for example, has the tensors of a ResNet-18; what it does between its layers is in no file.
+
+    Raises:
+        UserError: The file names another architecture of torchvision or timm.
     """
     said = said.partition(".")[0].removeprefix("tv_")  # timm's `tv_resnet50`, and `resnet50.a1_in1k`, are torchvision's
     if said in ("", arch):
@@ -141,7 +144,7 @@ def _expected(arch: str, width: int) -> State:
     """Returns torchvision's state dict of an architecture without `fc`: names and shapes, on the meta device.
 
     Raises:
-        UserError: torchvision has no ResNet of this name, or its groups do not divide so few planes.
+        UserError: torchvision has no ResNet of this name, or its groups do not divide its planes at this width.
     """
     if arch not in RESNETS:
         raise UserError(f"--arch {arch} is no ResNet of torchvision's", mend=nearest(arch, RESNETS))
@@ -192,7 +195,7 @@ def _choose(networks: Sequence[_Network], prefix: str, tensors: Mapping[str, Ten
         raise UserError(
             f"{path} holds no ResNet behind '{prefix}', but behind {prefixes}", mend="name one of these with --prefix"
         )
-    for network in candidates:  # before they are compared, which tensors of other kinds are not
+    for network in candidates:  # first, since tensors of other kinds cannot be compared
         require_floats({full: tensors[full] for name, full in network.names.items() if _body(name)}, path)
     # Some libraries save a network under two names (OpenSelfSup's `backbone.` is its `encoder_q.0.`).
     different = [
@@ -209,14 +212,14 @@ def _choose(networks: Sequence[_Network], prefix: str, tensors: Mapping[str, Ten
 
 
 def _named(networks: Sequence[_Network], prefix: str) -> list[_Network]:
-    """Returns the networks behind a prefix: the one of just this, or those whose prefixes end in it."""
+    """Returns the network with exactly this prefix, or else those whose prefixes end in it."""
     ending = "" if prefix == TOP else f"{prefix.removesuffix('.')}."
     exact = [network for network in networks if network.prefix == ending]
     return exact or [network for network in networks if ending and network.prefix.endswith(f".{ending}")]
 
 
 def _trained(networks: Sequence[_Network]) -> list[_Network]:
-    """Returns the networks that are no copies of another."""
+    """Returns the networks that are not momentum encoders; all of them if there is a student, or nothing else."""
     if any(_STUDENT.search(network.prefix) for network in networks):
         return list(networks)
     # A momentum encoder alone is taken: somebody has saved just that.
@@ -224,7 +227,7 @@ def _trained(networks: Sequence[_Network]) -> list[_Network]:
 
 
 def _same(network: _Network, other: _Network, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether all tensors of two networks are equal, those beside the backbone apart."""
+    """Whether the backbones of two networks are equal, tensor by tensor."""
     names, others = ({name for name in each.names if _body(name)} for each in (network, other))
     return names == others and all(
         torch.equal(tensors[network.names[name]], tensors[other.names[name]]) for name in names
@@ -237,7 +240,7 @@ def _body(name: str) -> bool:
 
 
 def _misfit(network: _Network, backbone: State, expected: State) -> str:
-    """Returns what makes a network another than the expected one; empty where it fits."""
+    """Returns how a network departs from the expected one; empty if it fits."""
     for misfit, names in (
         ("lacks", [name for name in expected if name not in backbone]),
         ("also holds", sorted(name for name in network.names if _body(name) and name not in expected)),
@@ -249,7 +252,7 @@ def _misfit(network: _Network, backbone: State, expected: State) -> str:
 
 
 def _other_arch(network: _Network, tensors: Mapping[str, Tensor]) -> str:
-    """Returns the mend of a network that does not fit: the ResNets that it does fit, if any."""
+    """Returns the mend for a network that does not fit: the options for the ResNets that it does fit, if any."""
     given = {name: tensors[full] for name, full in network.names.items() if _body(name)}
     stem = given["conv1.weight"].shape if "conv1.weight" in given else ()
     width = stem[0] if stem and stem[0] else BASE_WIDTH
@@ -257,7 +260,7 @@ def _other_arch(network: _Network, tensors: Mapping[str, Tensor]) -> str:
     for arch in RESNETS:
         try:
             expected = _expected(arch, width)
-        except UserError:  # the groups of a ResNeXt do not divide so few planes
+        except UserError:  # the groups of a ResNeXt do not divide its planes at this width
             continue
         weights = {name for name in expected if not name.endswith("num_batches_tracked")}
         if weights <= given.keys() <= expected.keys() and not _misshapen(given, expected):
@@ -275,7 +278,7 @@ def _misshapen(backbone: State, expected: State) -> list[str]:
 
 
 def _part(name: str, prefix: str) -> str:
-    """Returns a name up to where it departs from a prefix: the part of the file that it belongs to."""
+    """Returns a name up to its first segment that departs from a prefix: the part of the file that it belongs to."""
     part = []
     for number, segment in enumerate(name.split(".")[:-1] or [name]):
         part.append(segment)

@@ -1,4 +1,4 @@
-"""The libraries that a backbone can be exported to; without torch, as `--help` names them."""
+"""The libraries that a backbone can be exported to. No torch is imported here: `--help` lists these names."""
 
 from enum import StrEnum
 

@@ -12,15 +12,15 @@ BASE_WIDTH = 64
 
 
 def build_resnet(arch: str, outputs: int, width: int = BASE_WIDTH) -> nn.Module:
-    """Builds a torchvision ResNet with fresh weights and so many outputs.
+    """Builds a torchvision ResNet with fresh weights.
 
     Args:
         arch: torchvision's name of the network.
-        outputs: Of its last layer.
+        outputs: Number of outputs of its last layer.
         width: Base planes, see `resnet_of_width`.
 
     Raises:
-        UserError: torchvision has no ResNet of this name, or its groups do not divide so few planes.
+        UserError: torchvision has no ResNet of this name, or its groups do not divide its planes at this width.
     """
     if arch not in RESNETS:
         raise UserError(f"encoder.arch={arch} is no ResNet of torchvision's", mend=nearest(arch, RESNETS))
@@ -37,11 +37,11 @@ def resnet_of_width(arch: str, width: int, outputs: int = 1000) -> nn.Module:
     Args:
         arch: torchvision's name of the network.
         width: Base planes; 64 builds torchvision's own network, the same weights from the same random state.
-        outputs: Of the last layer.
+        outputs: Number of outputs of the last layer.
 
     Raises:
         ValueError: torchvision does not know the name.
-        UserError: The groups of a ResNeXt do not divide so few planes.
+        UserError: The groups of a ResNeXt do not divide its planes at this width.
     """
     if width == BASE_WIDTH:
         return get_model(arch, weights=None, num_classes=outputs)
@@ -59,9 +59,9 @@ def resnet_of_width(arch: str, width: int, outputs: int = 1000) -> nn.Module:
 
 
 def planned_resnet(arch: str, width: int) -> nn.Module:
-    """Returns a ResNet of `resnet_of_width` without weights, on the meta device, for what has weights to give it.
+    """Returns a ResNet of `resnet_of_width` on the meta device, without weights, for callers that load weights into it.
 
-    Fresh weights would be drawn only to be replaced: half a second of a ResNet-50, and most of reading a backbone.
+    Fresh weights would only be replaced. Drawing them takes half a second for a ResNet-50, most of reading a backbone.
 
     Args:
         arch: torchvision's name of the network.
@@ -69,7 +69,7 @@ def planned_resnet(arch: str, width: int) -> nn.Module:
 
     Raises:
         ValueError: torchvision does not know the name.
-        UserError: The groups of a ResNeXt do not divide so few planes.
+        UserError: The groups of a ResNeXt do not divide its planes at this width.
     """
     with torch.device("meta"):
         return resnet_of_width(arch, width)
@@ -80,8 +80,12 @@ def _scaled(planes: int, width: int) -> int:
 
 
 def _scaled_convolution(layer: nn.Conv2d, arch: str, width: int) -> nn.Conv2d:
-    """Returns a fresh convolution like a layer of the original, between fewer or more planes."""
-    # The stem's input are the three channels of an image.
+    """Returns a fresh convolution like a layer of the original, between fewer or more planes.
+
+    Raises:
+        UserError: The layer's groups do not divide so few planes.
+    """
+    # The stem's inputs are the three channels of an image at any width.
     inputs = layer.in_channels if layer.in_channels == 3 else _scaled(layer.in_channels, width)
     outputs = _scaled(layer.out_channels, width)
     if outputs % layer.groups:

@@ -28,22 +28,22 @@ _SAFETENSORS = re.compile(rb".{8}\{", re.DOTALL)
 _TORCH_BEFORE_1_6 = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 """How files of `torch.save` began before they were zip archives: with a pickle too."""
 _OF_SCRIPTS = "constants.pkl"
-"""A part of TorchScript's archives, by which torch itself knows them."""
+"""A part of TorchScript's archives, by which torch itself recognises them."""
 _OF_NUMPY = ".npy"
 """What the names of all parts of NumPy's archives end in."""
 _ARRAYS_AS_TENSORS = (
     "if you trust it, save them as tensors: torch.save({{name: torch.as_tensor(array) for name, array in "
     "arrays.items()}}, NEW), where arrays is {}"
 )
-"""The mend of a file of NumPy's arrays, but for how these are read."""
+"""The mend for a file of NumPy's arrays; `{}` stands for the expression that reads them."""
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """What a file holds that a backbone can be found in.
+    """The content of a file in which a backbone is looked for.
 
     Attributes:
-        tensors: Full name -> tensor: the names of nested dictionaries and of the tensor, with points between, without
+        tensors: Full name -> tensor: the names of nested dictionaries and of the tensor, with dots between, without
             what `torch.compile` puts into names.
         facts: The plain strings at the top: entries of a `torch.save` file, or the metadata of a `.safetensors` one.
     """
@@ -70,7 +70,7 @@ def read_tensors(path: Path) -> CheckpointFile:
     tensors = flatten(content, path)
     if not tensors:
         entries = shortened(sorted(map(str, content)))
-        # NumPy's class was read as a stand-in; what the file would have called to make one tells that it was there.
+        # NumPy's arrays were read as stand-ins; only the function that the file names to make them shows them.
         if any(name.startswith("numpy.") and name.endswith("._reconstruct") for name in _unknown_classes(path)):
             raise UserError(
                 f"checkpoint {path} holds arrays of NumPy, which are not read, and no tensors; its entries: {entries}",
@@ -83,17 +83,17 @@ def read_tensors(path: Path) -> CheckpointFile:
 
 
 def _with_joint_statistics(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Gives a training's checkpoint of ours the running statistics that its backbone would be written with.
+    """Gives a training checkpoint of salmask the running statistics that its `backbone.pth` would have.
 
     Several processes keep statistics of their own (`repro.contrastive.batch_norm.own_statistics`). The model has rank
     0's, and `statistics` holds a vector for each rank; what is evaluated is their mean.
 
     Args:
-        content: Of any checkpoint.
-        path: Of the file, for errors.
+        content: The content of any checkpoint.
+        path: The file, for errors.
 
     Raises:
-        UserError: There are such vectors, and the first one is not of this model.
+        UserError: There are such vectors, but of unequal lengths, or rank 0's does not fit the model.
     """
     model, of_ranks = content.get("model"), content.get("statistics")
     is_ours = {"run_id", "world_size"} <= content.keys()
@@ -103,7 +103,7 @@ def _with_joint_statistics(content: dict[str, Any], path: Path) -> dict[str, Any
     if of_ranks and all(isinstance(v, Tensor) and v.ndim == 1 and v.shape == of_ranks[0].shape for v in of_ranks):
         first, mean, size = of_ranks[0], torch.stack(of_ranks).mean(0), len(of_ranks[0])
         for name, own in model.items():
-            # Norms that span the processes have no part in the vectors; the model's own numbers, rank 0's, tell which.
+            # The vectors lack batch norms that span the processes; of the others, rank 0's has the model's numbers.
             if isinstance(own, Tensor) and name.endswith((".running_mean", ".running_var")):
                 end = place + own.numel()
                 if torch.equal(first[place:end], own):
@@ -125,14 +125,14 @@ def flatten(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     """Returns the tensors of nested dictionaries under their full names, in the order of the file.
 
     Args:
-        content: Of a checkpoint.
-        path: Of the file, for errors.
+        content: The content of a checkpoint.
+        path: The file, for errors.
 
     Raises:
         UserError: Two tensors have one name.
     """
     tensors: list[tuple[str, Tensor]] = []
-    # A stack and no recursion, and each dictionary once: a file can nest deeper than Python's calls, and in circles.
+    # A stack, not recursion, and each dictionary once: files can nest deeper than Python can recurse, and in circles.
     waiting: list[tuple[str, Any]] = [("", content)]
     seen: set[int] = set()
     while waiting:
@@ -148,7 +148,7 @@ def flatten(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
 
 
 def _by_name(named: Sequence[tuple[str, Tensor]], path: Path) -> dict[str, Tensor]:
-    """Returns tensors by their names, or raises a UserError, about the file of this path, where two have one."""
+    """Returns tensors by their names, or raises a UserError if two have the same; `path` is for the error."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in named:
         if name in tensors:
@@ -172,7 +172,7 @@ def _read_safetensors(path: Path) -> CheckpointFile:
 
 
 class _StandIn:
-    """What an object of an unknown class is read as; whatever it is made from is thrown away."""
+    """Stands in for an object of an unknown class; whatever the file would make it from is thrown away."""
 
     def __new__(cls, *_: object) -> "_StandIn":
         return super().__new__(cls)
@@ -185,7 +185,7 @@ class _StandIn:
 
 
 class _StandInDict:
-    """What a `defaultdict` is read as, which torch's reader fills afterwards as it does a plain dictionary."""
+    """Stands in for a `defaultdict`, as a plain dictionary, which torch's reader fills afterwards."""
 
     def __new__(cls, *_: object) -> dict[Any, Any]:  # type: ignore[misc]  # not an instance, on purpose
         return {}
@@ -201,8 +201,8 @@ def _read_torch(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(list(stand_ins)):
             content = load_safely(path)
     except UserError as error:
-        # torch refuses with this error what could run code, and damaged files too. To load such a file nevertheless is
-        # for a person to decide.
+        # torch raises this error for what could run code, and for damaged files too. Only a person can decide to load
+        # such a file nevertheless.
         if not isinstance(error.__cause__, UnpicklingError):
             raise
         names = f" ({shortened(unknown)})" if unknown else ""
@@ -223,7 +223,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
 
 def _require_torch(path: Path, beginning: bytes) -> None:
-    """Raises a UserError for what `torch.save` did not write, but is often met under the same endings."""
+    """Raises a UserError for files that `torch.save` did not write, but that often have the same endings."""
     if beginning and not beginning.startswith((_ARCHIVE, _PICKLE)):
         text = beginning[:15].decode("ascii", "replace")
         raise UserError(
@@ -241,7 +241,7 @@ def _require_torch(path: Path, beginning: bytes) -> None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile):
-        return  # no archive, or a damaged one, of which reading says more
+        return  # not an archive, or a damaged one: reading it gives a better error
     if names and all(name.endswith(_OF_NUMPY) for name in names):
         raise UserError(
             f"checkpoint {path} is an archive of NumPy's arrays (.npz), which are not read",

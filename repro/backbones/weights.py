@@ -1,4 +1,4 @@
-"""Weights by their names: their digest, and what no network, or no training that went well, leaves behind."""
+"""Weights by their names: their digest, and checks that a network can have them and a sound training leaves them."""
 
 import hashlib
 import math
@@ -17,7 +17,7 @@ def not_finite(state: Mapping[str, Any]) -> list[str]:
     """Returns the names of the tensors that hold a number that is not finite; waits for the device.
 
     Args:
-        state: A state dict; what is no tensor of floating-point numbers in it is passed over.
+        state: A state dict; entries that are not tensors of floating-point numbers are passed over.
     """
     tensors = {
         name: value
@@ -26,7 +26,7 @@ def not_finite(state: Mapping[str, Any]) -> list[str]:
     }
     if not tensors:
         return []
-    # Of each tensor one number, and one transfer for all. NaN and infinity survive min and max, which need no copy.
+    # Two numbers of each tensor, and one transfer for all. NaN and infinity survive min and max, which need no copy.
     extremes = torch.stack([extreme.float() for tensor in tensors.values() for extreme in tensor.detach().aminmax()])
     finite = extremes.isfinite().view(-1, 2).all(1).tolist()
     return [name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite]
@@ -35,7 +35,7 @@ def not_finite(state: Mapping[str, Any]) -> list[str]:
 def weights_digest(state: Mapping[str, Tensor]) -> str:
     """Returns the SHA-256 over names, types, shapes and bytes of weights, in the order of the names; 64 hex digits.
 
-    Steps that batch norms have counted are left out: they change no output, and not every library keeps them.
+    The step counters of batch norms are left out: they change no output, and not every library keeps them.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
@@ -50,14 +50,14 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def require_floats(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses tensors that no network is made of: of whole or complex numbers, quantised, sparse, nested, or empty.
+    """Refuses tensors that no network is made of: of other numbers, quantised, sparse, nested, or empty (on meta).
 
     Args:
         state: Weights by the names that the file has for them; counters may stand among them.
-        path: Of the file, for the message.
+        path: The file, for the message.
 
     Raises:
-        UserError: Counts those tensors, and names the first ones.
+        UserError: There are such tensors; it counts them and names the first ones.
     """
     other = [name for name, tensor in state.items() if not _is_of_a_network(name, tensor)]
     if other:
@@ -68,23 +68,23 @@ def require_floats(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _is_of_a_network(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is what networks are made of, counters of steps included, which may be of any real numbers."""
-    # Without numbers (on the meta device) are tensors of a network that was saved before it had any.
+    """Whether a tensor is what networks are made of; step counters may be of any real numbers."""
+    # A network that was saved before it had weights has its tensors on the meta device, without numbers.
     is_plain = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_meta)
     is_counter = name.endswith("num_batches_tracked") and not tensor.is_complex()
     return is_plain and (tensor.is_floating_point() or is_counter)
 
 
 def require_sound(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses weights that no training leaves behind: such a network computes numbers, but nobody's.
+    """Refuses weights that no sound training leaves behind; a network would compute meaningless numbers with them.
 
     Args:
         state: Tensors in single precision by the names that the file has for them; counters may stand among them.
-        path: Of the file, for the message.
+        path: The file, for the message.
 
     Raises:
         UserError: Values are NaN or infinite, a running variance is negative, or a layer's weights are all zero; it
-            names the first tensor, and counts.
+            names the first such tensor and counts the others.
     """
     faults = ((name, _fault(name, tensor.detach())) for name, tensor in state.items())
     unsound = [f"{name}: {fault}" for name, fault in faults if fault]
@@ -106,5 +106,5 @@ def _fault(name: str, values: Tensor) -> str:
         return f"{int((~values.isfinite()).sum())} of {values.numel()} values are NaN or infinite"
     if name.endswith("running_var") and least < 0:
         return f"{int((values < 0).sum())} of {values.numel()} values are negative"
-    # Of a layer that sees something; biases, and the scales that some recipes begin at zero, may be nothing but zeros.
+    # Only layers that see the input: biases, and scales that some recipes start at zero, may be all zero.
     return f"its {values.numel()} values are all zero" if values.ndim > 1 and least == largest == 0 else ""
