@@ -19,7 +19,7 @@ from repro.runs.schemas import BACKBONE
 BACKBONE_FORMAT = 1
 """Version of the layout of `backbone.pth`."""
 _MEND = BACKBONE.mend
-_MEND_OR_ADOPT = f"{_MEND}; of others' weights salmask eval --checkpoint FILE makes one"
+_MEND_OR_ADOPT = f"{_MEND}; salmask eval --checkpoint FILE makes one of others' weights"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def require_backbone(state: Mapping[str, Tensor], arch: str, width: int) -> None
             of_it = f"{name} is {found[name]}" if name in found else f"there is no {name}"
             expected = f", not {wanted[name]}" if name in found and name in wanted else ""
             raise UserError(
-                f"the encoder is no {arch} of width {width}, as encoder.arch and encoder.width say: {of_it}{expected}",
+                f"the encoder is not the {arch} of width {width} that encoder.arch and encoder.width name: "
+                f"{of_it}{expected}",
                 mend="the network that `build_encoder` (repro/contrastive/encoders.py) returns",
             )
 
@@ -149,7 +150,7 @@ def backbone_from(
         UserError: torchvision has no such ResNet, the weights do not fit it, or no sound training leaves such values.
     """
     if arch not in RESNETS:
-        raise UserError(f"{path} holds a '{arch}', which is no ResNet of torchvision's", mend=_MEND)
+        raise UserError(f"{path} holds a '{arch}', which is not a ResNet of torchvision", mend=_MEND)
     network = planned_resnet(arch, width)
     head = network.fc
     assert isinstance(head, nn.Linear)
@@ -184,5 +185,6 @@ def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:
         )
     weights = run.imported.weights
     if weights and weights_digest(backbone.network.state_dict()) != weights:
-        raise UserError(f"{path} holds other weights than those of run {run.id}", mend="adopt these by --checkpoint")
+        mend = f"salmask eval --checkpoint {path} adopts these as a run of their own"
+        raise UserError(f"{path} holds other weights than those of run {run.id}", mend=mend)
     return backbone

@@ -23,7 +23,7 @@ from repro.text_tables import as_code, escaped
 _DATA_TERMS = {
     "imagenet100": "ImageNet's terms of access: non-commercial research and education",
     "folder": "the terms of the images that the run was given",
-    "scenes": "none of anybody else's: the images are drawn",
+    "scenes": "no terms of others apply, as the images are drawn",
     "scenes-cutouts": "the terms of the cut-outs that the scenes were made of",
 }
 """What the images of a data set may be used for, as the card says it."""

@@ -85,7 +85,7 @@ def load_safely(path: Path) -> Any:
         if memory_shortage(error):  # not the file's fault: a UserError could make callers take an older file
             raise
         raise UserError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}): it is torn or no checkpoint",
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is torn, or not a checkpoint",
             mend="copy it anew, or make it again",
         ) from error
 

@@ -72,7 +72,7 @@ def to_detectron2(state: Mapping[str, Value]) -> dict[str, Value]:
             converted[name] = value
     if unmatched:
         raise UserError(
-            f"{shortened(unmatched, len(unmatched))} keys of the weights are none of a torchvision ResNet",
+            f"{shortened(unmatched, len(unmatched))} keys of the weights are not those of a torchvision ResNet",
             mend="give its backbone alone, without prefixes such as 'module.encoder_q.'",
         )
     if not converted:

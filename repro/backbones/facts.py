@@ -102,6 +102,6 @@ def input_filter_of_run(checkpoint: Path, run_id: str) -> InputFilter | None:
         if is_file(folder.run_yaml) and (run := folder.load()).id == run_id:
             return run.input_filter
     raise UserError(
-        f"{checkpoint} is a checkpoint of run {run_id}, and lies in no folder of it, which tells what it must see",
+        f"{checkpoint} is a checkpoint of run {run_id}, but not in its folder, which names its input filter",
         mend="name it where it was written, or give the run's backbone.pth",
     )

@@ -134,7 +134,7 @@ def _require_arch(said: str, arch: str, path: Path) -> None:
 
     if said in timm.list_models() or said in list_models(torchvision.models):
         raise UserError(
-            f"{path} says itself that it holds a {said}, which is no {arch} though their tensors are alike",
+            f"{path} says that it holds a {said}, not a {arch}, though their tensors are alike",
             mend="another file; variations of torchvision's ResNets are not evaluated",
         )
 
@@ -147,7 +147,7 @@ def _expected(arch: str, width: int) -> State:
         UserError: torchvision has no ResNet of this name, or its groups do not divide its planes at this width.
     """
     if arch not in RESNETS:
-        raise UserError(f"--arch {arch} is no ResNet of torchvision's", mend=nearest(arch, RESNETS))
+        raise UserError(f"--arch {arch} is not a ResNet of torchvision", mend=nearest(arch, RESNETS))
     state = planned_resnet(arch, width).state_dict()
     return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
 

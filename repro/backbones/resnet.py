@@ -23,7 +23,7 @@ def build_resnet(arch: str, outputs: int, width: int = BASE_WIDTH) -> nn.Module:
         UserError: torchvision has no ResNet of this name, or its groups do not divide its planes at this width.
     """
     if arch not in RESNETS:
-        raise UserError(f"encoder.arch={arch} is no ResNet of torchvision's", mend=nearest(arch, RESNETS))
+        raise UserError(f"encoder.arch={arch} is not a ResNet of torchvision", mend=nearest(arch, RESNETS))
     return resnet_of_width(arch, width, outputs)
 
 

@@ -232,7 +232,7 @@ def _require_torch(path: Path, beginning: bytes) -> None:
         )
     if beginning.startswith(_PICKLE) and not beginning.startswith(_TORCH_BEFORE_1_6):
         raise UserError(
-            f"checkpoint {path} is a pickle and no file of torch.save (detectron2's are); it is not read, as it could "
+            f"checkpoint {path} is a pickle (as of detectron2), not a file of torch.save; it is not read, as it could "
             "run code",
             mend="give the file that it was converted from, or save it as tensors under torchvision's names; of a run "
             "of ours, `salmask export RUN --to torchvision`",

@@ -62,8 +62,8 @@ def require_floats(state: Mapping[str, Tensor], path: Path) -> None:
     other = [name for name, tensor in state.items() if not _is_of_a_network(name, tensor)]
     if other:
         raise UserError(
-            f"checkpoint {path} holds weights that are no floating-point numbers: {shortened(other, 3)}",
-            mend="save them as plain tensors of such, or give another file",
+            f"checkpoint {path} holds weights that are not floating-point numbers: {shortened(other, 3)}",
+            mend="save them as plain floating-point tensors, or give another file",
         )
 
 

@@ -26,7 +26,7 @@ from repro.writability import check_place
 # torch is imported when a command needs it: `salmask methods` lists, shows and compares at once.
 
 BatchSize = Annotated[int, typer.Option("--batch", min=4, help="Images a step; a multiple of 4.")]
-Rounds = Annotated[int, typer.Option("--rounds", min=0, help="Times to time each row; 0: count FLOPs only.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=0, help="How often each row is timed; 0: count FLOPs only.")]
 Tiny = Annotated[
     bool,
     typer.Option("--tiny", help="ResNet-18 at 64 px: takes seconds on a CPU; its ratios are not those of full size."),
@@ -161,7 +161,7 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         Example: salmask methods cost mocov2+ours-hp mocov2+adios --tiny encoder.width=16
         """
         if (bound or trace) and not rounds:
-            raise UserError(f"{'--bound' if bound else '--trace'} takes time, and --rounds 0 none", mend="--rounds 5")
+            raise UserError(f"{'--bound' if bound else '--trace'} times steps, and --rounds 0 none", mend="--rounds 5")
         room = rows()
         names, settings = names_and_settings(words)
         layers = [_scale(batch, tiny=tiny), command_settings(settings)]
@@ -182,7 +182,7 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
             report(False, [step_cost.row(baseline) for step_cost, baseline in costs])
             scale = f"{runs[0].data.crop} px, {runs[0].encoder.network}, {batch} images a step"
             say(f"{scale}; parameters: trained + momentum encoder and localizer")
-            say("FLOP: 2 for each multiply-add; ×: of the row without masking, timed in turn; cpu: of all threads")
+            say("FLOP: 2 for each multiply-add; ×: times the row without masking, timed in turn; cpu: of all threads")
             if bound:
                 say("bound: a bare classifier on the same network, bf16, channels last, compiled, timed in turn")
         if trace:

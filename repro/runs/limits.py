@@ -231,7 +231,8 @@ def _encoder_problems(run: RunSettings) -> Iterator[Problem]:
     """Yields what is wrong with the encoder's network."""
     encoder = run.encoder
     if encoder.arch not in RESNETS:
-        yield Problem(f"encoder.arch={encoder.arch} is no ResNet of torchvision's", mend=nearest(encoder.arch, RESNETS))
+        what = f"encoder.arch={encoder.arch} is not a ResNet of torchvision"
+        yield Problem(what, mend=nearest(encoder.arch, RESNETS))
     if encoder.width % 4:
         yield Problem(f"encoder.width={encoder.width} is not a multiple of 4", mend="encoder.width=16, for example")
 

@@ -372,7 +372,7 @@ def test_a_checkpoint_of_a_training_sees_what_its_run_was_trained_on(tmp_path: P
     line = refused(
         *imported(checkpoint.rename(tmp_path / "step.pth"), tmp_path / "others", "--task", "knn", "encoder.width=8")
     )
-    assert f"step.pth is a checkpoint of run {folder.load().id}, and lies in no folder of it" in line
+    assert f"step.pth is a checkpoint of run {folder.load().id}, but not in its folder" in line
     assert not (tmp_path / "others").exists()
 
 

@@ -125,9 +125,9 @@ def test_a_flipped_bit_is_seen_wherever_it_is(folder: RunFolder) -> None:
         (lambda content: content["state_dict"]["conv1.weight"].view(-1)[7].fill_(torch.nan), "are NaN or infinite"),
         (
             lambda content: content["state_dict"].update({"conv1.weight": content["state_dict"]["conv1.weight"].int()}),
-            "weights that are no floating-point numbers: 1 (conv1.weight)",
+            "weights that are not floating-point numbers: 1 (conv1.weight)",
         ),
-        (lambda content: content.update(arch="vgg11"), "holds a 'vgg11', which is no ResNet of torchvision's"),
+        (lambda content: content.update(arch="vgg11"), "holds a 'vgg11', which is not a ResNet of torchvision"),
         (lambda content: content["state_dict"].update({1: torch.ones(1)}), "a name of its weights is int, not a text"),
     ],
 )

@@ -106,9 +106,9 @@ def test_settings_that_cannot_be_right_make_nothing(out: Path, arguments: list[s
         ({"optimization.batch": 32}, "a batch of 32 is larger than the data (20 images); mend: a smaller"),
         (
             {"encoder.arch": "resnet19"},
-            "encoder.arch=resnet19 is no ResNet of torchvision's; mend: did you mean 'resnet1",
+            "encoder.arch=resnet19 is not a ResNet of torchvision; mend: did you mean 'resnet1",
         ),
-        ({"encoder.arch": "vgg11"}, "encoder.arch=vgg11 is no ResNet of torchvision's; mend: one of "),
+        ({"encoder.arch": "vgg11"}, "encoder.arch=vgg11 is not a ResNet of torchvision; mend: one of "),
         ({"data.scenes.size": 8}, "8"),
         ({"optimization.precision": "fp16"}, "optimization.precision=fp16 needs a GPU; mend: "),
         pytest.param(

@@ -133,7 +133,7 @@ def test_unmatched_weights_end_it_with_the_list() -> None:
     state = backbone.network.state_dict()
     with pytest.raises(UserError, match=r"roi_heads.res5.1.conv2.weight \(no weight\)"):
         load_weights(model, {key: value for key, value in state.items() if key != "layer4.1.conv2.weight"})
-    with pytest.raises(UserError, match=r"'?layer4.1.convolution.weight'?.* none of a torchvision ResNet"):
+    with pytest.raises(UserError, match=r"'?layer4.1.convolution.weight'?.* not those of a torchvision ResNet"):
         load_weights(model, {**state, "layer4.1.convolution.weight": torch.zeros(1)})
     with pytest.raises(UserError, match=r"roi_heads.res5.2.conv1.weight \(no place\)"):
         load_weights(model, {**state, "layer4.2.conv1.weight": torch.zeros(1)})

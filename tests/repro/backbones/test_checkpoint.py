@@ -101,7 +101,7 @@ def test_other_files_of_torch_are_no_backbones(tmp_path: Path) -> None:
 def test_a_torn_checkpoint_is_one_clear_line(saved: Path, tmp_path: Path, share: float) -> None:
     content = saved.read_bytes()
     (tmp_path / "x.pth").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match=r"x.pth cannot be read .*it is torn or no checkpoint; mend: ") as caught:
+    with pytest.raises(UserError, match=r"x.pth cannot be read .*it is torn, or not a checkpoint; mend: ") as caught:
         read_checkpoint(tmp_path / "x.pth")
     assert len(str(caught.value).splitlines()) == 1
 

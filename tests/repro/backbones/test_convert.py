@@ -51,7 +51,7 @@ def test_every_key_that_does_not_belong_is_listed() -> None:
     with pytest.raises(UserError) as refused:
         to_detectron2({**dict.fromkeys(strays, 0), "conv1.weight": 0})
     assert str(refused.value).startswith(
-        f"4 ({', '.join(strays)}) keys of the weights are none of a torchvision ResNet"
+        f"4 ({', '.join(strays)}) keys of the weights are not those of a torchvision ResNet"
     )
     with pytest.raises(UserError, match="no weights of a torchvision ResNet"):
         to_detectron2({"fc.weight": 0})

@@ -257,7 +257,7 @@ def test_a_plain_run_that_was_not_evaluated_says_so(plain: RunFolder, tmp_path: 
     assert "None: this run has not been evaluated." in text
     assert "High-passed" not in text
     assert "gaussian_blur" not in text
-    assert "Nothing was said about the weights." in text
+    assert "No licence was named for the weights." in text
     assert "| hard negative | none |" in text
 
 

@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_listed_with_the_network_that_does(tmp_path: Path) 
         read_foreign(narrow, "resnet34")
     assert read_foreign(narrow, "resnet34", width=32).state["conv1.weight"].shape[0] == 32
     with pytest.raises(
-        UserError, match=r"--arch resnet19 is no ResNet of torchvision's; mend: did you mean 'resnet18'"
+        UserError, match=r"--arch resnet19 is not a ResNet of torchvision; mend: did you mean 'resnet18'"
     ):
         read_foreign(path, "resnet19")
     with pytest.raises(UserError, match=r"holds no ResNet behind 'middle\.', but behind 'module\.'; mend: name one"):
@@ -234,10 +234,10 @@ def test_tensors_that_no_network_is_made_of_are_refused(change: Callable[[Tensor
     """Some of these ended in a traceback; integers were adopted as a run that nothing could read afterwards."""
     state = network(1).state_dict()
     state["conv1.weight"] = change(state["conv1.weight"])
-    with pytest.raises(UserError, match=r"weights that are no floating-point numbers: 1 \(conv1\.weight\); mend: save"):
+    with pytest.raises(UserError, match=r"that are not floating-point numbers: 1 \(conv1\.weight\); mend: save"):
         read_foreign(saved(state, tmp_path / "x.pth"), "resnet18")
     # Nor are such tensors compared with those of the same network under another name.
-    with pytest.raises(UserError, match=r"no floating-point numbers: 1 \(a\.conv1\.weight\)"):
+    with pytest.raises(UserError, match=r"not floating-point numbers: 1 \(a\.conv1\.weight\)"):
         read_foreign(saved({"a": state, "b": state}, tmp_path / "x.pth"), "resnet18")
 
 
@@ -284,7 +284,7 @@ def test_a_network_that_a_file_names_is_taken_by_all_its_names(arch: str, tmp_pa
 
 def test_a_network_of_equal_tensors_is_not_taken_for_a_resnet(tmp_path: Path) -> None:
     path = saved({"arch": "resnetblur18", "state_dict": network(0).state_dict()}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"x\.pth says itself that it holds a resnetblur18, which is no resnet18 "):
+    with pytest.raises(UserError, match=r"x\.pth says that it holds a resnetblur18, not a resnet18, "):
         read_foreign(path, "resnet18")
 
 
@@ -300,7 +300,7 @@ def test_what_torch_save_did_not_write_is_refused_by_its_own_name(tmp_path: Path
         read_foreign(script, "resnet18")
     pickled = tmp_path / "model.pkl"
     pickled.write_bytes(pickle.dumps({"model": {"stem.conv1.weight": trained.conv1.weight.detach().numpy()}}))
-    with pytest.raises(UserError, match=r"is a pickle and no file of torch\.save .*mend: .*--to torchvision"):
+    with pytest.raises(UserError, match=r"is a pickle \(as of detectron2\), not a file .*mend: .*--to torchvision"):
         read_foreign(pickled, "resnet18")
 
 

@@ -81,7 +81,7 @@ def test_a_stem_without_planes_does_not_fit(weights: dict[str, Tensor], place: P
 def test_a_counter_that_is_no_plain_number_is_refused(weights: dict[str, Tensor], place: Path, odd: Tensor) -> None:
     """A complex counter used to be adopted; every command on that run warned that its imaginary part is dropped."""
     torch.save({**weights, "bn1.num_batches_tracked": odd}, place / "x.pth")
-    with pytest.raises(UserError, match=r"no floating-point numbers: 1 \(bn1\.num_batches_tracked\); mend: save"):
+    with pytest.raises(UserError, match=r"not floating-point numbers: 1 \(bn1\.num_batches_tracked\); mend: save"):
         read_foreign(place / "x.pth", "resnet18", width=4)
     for counted in (torch.tensor(3, dtype=torch.int32), torch.tensor(3.0, dtype=torch.float16)):
         torch.save({**weights, "bn1.num_batches_tracked": counted}, place / "x.pth")
@@ -105,5 +105,5 @@ def test_no_two_keys_become_one_of_detectron2(names: list[str], stray: str | Non
     state = {name: number for number, name in enumerate(names)}
     assert list(to_detectron2(state).values()) == list(state.values())
     if stray is not None and not stray.startswith("fc."):
-        with pytest.raises(UserError, match="are none of a torchvision ResNet"):
+        with pytest.raises(UserError, match="are not those of a torchvision ResNet"):
             to_detectron2({**state, stray: 0})

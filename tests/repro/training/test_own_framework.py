@@ -82,8 +82,8 @@ def test_an_encoder_that_no_backbone_could_be_read_of_is_refused_before_it_is_tr
     with pytest.raises(UserError) as refusal:
         prepare_pretraining(RUN, folder, CPU, build_learner)
     assert str(refusal.value) == (
-        "the encoder is no resnet18 of width 8, as encoder.arch and encoder.width say: there is no conv1.weight; mend: "
-        "the network that `build_encoder` (repro/contrastive/encoders.py) returns"
+        "the encoder is not the resnet18 of width 8 that encoder.arch and encoder.width name: there is no conv1.weight"
+        "; mend: the network that `build_encoder` (repro/contrastive/encoders.py) returns"
     )
     assert not folder.path.exists()
 
@@ -98,10 +98,10 @@ def test_an_encoder_of_another_width_or_with_more_than_is_saved_is_refused(frame
         return model
 
     framework(SimpleNamespace(build=wider))
-    with pytest.raises(UserError, match=r"say: conv1\.weight is \(16, 3, 7, 7\), not \(8, 3, 7, 7\); mend: "):
+    with pytest.raises(UserError, match=r"name: conv1\.weight is \(16, 3, 7, 7\), not \(8, 3, 7, 7\); mend: "):
         prepare_pretraining(RUN, RunFolder(Path("nowhere")), CPU, build_learner)
     framework(SimpleNamespace(build=more))
-    with pytest.raises(UserError, match=r"say: adapter\.weight is \(2, 2\); mend: "):
+    with pytest.raises(UserError, match=r"name: adapter\.weight is \(2, 2\); mend: "):
         prepare_pretraining(RUN, RunFolder(Path("nowhere")), CPU, build_learner)
 
 
