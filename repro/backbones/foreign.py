@@ -219,7 +219,7 @@ def _named(networks: Sequence[_Network], prefix: str) -> list[_Network]:
 
 
 def _trained(networks: Sequence[_Network]) -> list[_Network]:
-    """Returns the networks that are not momentum encoders; all of them if there is a student, or nothing else."""
+    """Returns the networks that are not momentum encoders; all, if one is a student or all are momentum encoders."""
     if any(_STUDENT.search(network.prefix) for network in networks):
         return list(networks)
     # A momentum encoder alone is taken: somebody has saved just that.
