@@ -95,15 +95,19 @@ def _lock(file: Path, watcher: int, nodes: Sequence[str]) -> Diagnosis:
     while_held = _on(watcher, lambda: _can_lock(file))
     _on(0, lambda: _close(held))
     afterwards = _on(watcher, lambda: _can_lock(file))
-    pair = f"{nodes[0]} and {nodes[watcher]}"
+    holder, other = nodes[0], nodes[watcher]
+    # Of each try: whether the lock was had, or the text of an error.
+    errors = [answer for answer in (while_held, afterwards) if isinstance(answer, str)]
     if isinstance(taken, str):
         found = f"none on {file.parent} ({taken}): only heartbeats keep two jobs apart"
-    elif while_held is False and afterwards is True:
-        return Diagnosis(check, "ok", f"a lock on {file.parent} holds between {pair}")
     elif while_held is True:
-        found = f"{nodes[watcher]} gets a lock that {nodes[0]} holds: only heartbeats keep two jobs apart"
+        found = f"{other} gets a lock that {holder} holds: only heartbeats keep two jobs apart"
+    elif errors:
+        found = f"{other} cannot try a lock on {file.parent} ({errors[0]}): only heartbeats keep two jobs apart"
+    elif not afterwards:
+        found = f"{other} does not get a lock on {file.parent} that {holder} has given back"
     else:
-        found = f"a lock on {file.parent} is not free after it was given back, between {pair} ({afterwards})"
+        return Diagnosis(check, "ok", f"a lock on {file.parent} holds between {holder} and {other}")
     return Diagnosis(check, "note", found, LOCKS_BETWEEN_NODES)
 
 

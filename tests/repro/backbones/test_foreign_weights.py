@@ -234,7 +234,8 @@ def test_tensors_that_no_network_is_made_of_are_refused(change: Callable[[Tensor
     """Some of these ended in a traceback; integers were adopted as a run that nothing could read afterwards."""
     state = network(1).state_dict()
     state["conv1.weight"] = change(state["conv1.weight"])
-    with pytest.raises(UserError, match=r"that are not floating-point numbers: 1 \(conv1\.weight\); mend: save"):
+    told = r"holds weights that are not floating-point numbers: 1 \(conv1\.weight\); mend: save"
+    with pytest.raises(UserError, match=told):
         read_foreign(saved(state, tmp_path / "x.pth"), "resnet18")
     # Nor are such tensors compared with those of the same network under another name.
     with pytest.raises(UserError, match=r"not floating-point numbers: 1 \(a\.conv1\.weight\)"):
@@ -300,7 +301,8 @@ def test_what_torch_save_did_not_write_is_refused_by_its_own_name(tmp_path: Path
         read_foreign(script, "resnet18")
     pickled = tmp_path / "model.pkl"
     pickled.write_bytes(pickle.dumps({"model": {"stem.conv1.weight": trained.conv1.weight.detach().numpy()}}))
-    with pytest.raises(UserError, match=r"is a pickle \(as of detectron2\), not a file .*mend: .*--to torchvision"):
+    told = r"is a pickle \(as of detectron2\), not a file of torch\.save; .*mend: .*--to torchvision"
+    with pytest.raises(UserError, match=told):
         read_foreign(pickled, "resnet18")
 
 

@@ -64,6 +64,33 @@ def test_clocks_locks_and_folders_that_are_not_one_are_told(told: Sequence[Mappi
     assert all(row.mend for row in rows.values() if row.verdict != "ok")
 
 
+@pytest.mark.parametrize(
+    ("while_held", "afterwards", "found"),
+    [
+        (
+            "Stale file handle",
+            True,
+            "n2 cannot try a lock on {} (Stale file handle): only heartbeats keep two jobs apart",
+        ),
+        (
+            False,
+            "Stale file handle",
+            "n2 cannot try a lock on {} (Stale file handle): only heartbeats keep two jobs apart",
+        ),
+        (False, False, "n2 does not get a lock on {} that n1 has given back"),
+        (False, True, "a lock on {} holds between n1 and n2"),
+    ],
+)
+def test_a_try_that_fails_is_not_told_as_a_lock_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, while_held: bool | str, afterwards: bool | str, found: str
+) -> None:
+    answers = iter((None, while_held, None, afterwards))
+    monkeypatch.setattr(between_nodes, "_on", lambda *_: next(answers))
+    row = between_nodes._lock(tmp_path / "file", 1, ("n1", "n2"))
+    assert row.found == found.format(tmp_path)
+    assert bool(row.mend) == (row.verdict == "note")
+
+
 def test_nothing_is_left_in_the_folder(told: Sequence[Mapping[str, list[Diagnosis]]], tmp_path: Path) -> None:
     for place in tmp_path.parent.glob("nodes*"):
         assert not list(place.rglob(".doctor-nodes*"))
