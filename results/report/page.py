@@ -132,7 +132,7 @@ def build(
         families=families,
         letters=letters(families),
         outcomes=OUTCOMES,
-        note=" ".join([*method_notes(verdicts), NOTE]),
+        rules=[*method_notes(verdicts), NOTE],
         tables=tables,
         published_alone=published_alone,
         anchors={entry.run.path_of_rows: entry.anchor for entry in entries_of_runs},
