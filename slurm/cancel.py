@@ -84,25 +84,22 @@ def _choose(
 ) -> _Chosen:
     """Returns the jobs of a ledger that run or wait, or may do so; arguments as of `cancel`."""
     newest = {entry.key: entry for entry in entries}
-    latest = [entry for entry in entries if newest[entry.key] is entry]
     of_slurm = [entry for entry in entries if entry.executor == "slurm"]
     silent = [entry for entry in of_slurm if queue.trouble and queue.find(entry) is None and entry.key not in done]
     here = socket.gethostname()
+    of_here = [entry for entry in entries if entry.executor == "local" and entry.host == here]
+    of_other_hosts = [entry for entry in newest.values() if entry.executor == "local" and entry.host != here]
     return _Chosen(
         seen={entry: job.job for entry in of_slurm if (job := queue.find(entry)) is not None and job.live},
         unseen=[entry for entry in silent if entry.job],
         unclear=[
             entry
             for entry in silent
-            if not (entry.job or entry.refused or entry.cancelled or entry.superseded) and newest[entry.key] is entry
+            if newest[entry.key] is entry and not (entry.job or entry.refused or entry.cancelled or entry.superseded)
         ],
-        running=[e for e in entries if e.executor == "local" and e.host == here and queue.live(e)],
-        waiting=[e for e in latest if e.executor == "local" and e.host == here and not (e.job or e.cancelled)],
-        elsewhere=[
-            f"{entry.host}: {entry.job}"
-            for entry in latest
-            if entry.executor == "local" and entry.host != here and entry.job and entry.key not in over
-        ],
+        running=[entry for entry in of_here if queue.live(entry)],
+        waiting=[entry for entry in of_here if newest[entry.key] is entry and not (entry.job or entry.cancelled)],
+        elsewhere=[f"{entry.host}: {entry.job}" for entry in of_other_hosts if entry.job and entry.key not in over],
     )
 
 

@@ -46,24 +46,34 @@ def notes_on_runs(
         for method in methods:
             if column.rows_of(trained[trained["method"] == method]).empty:
                 alone[method] = alone.get(method, Counter()) | unfinished(method, column, lacking)
-    notes = []
-    if compared and not is_of_one_known_state(measured := pd.concat(compared)):
-        notes.append(f"{NOT_ONE_STATE}: {first_few(code_states(measured))}.")
-    records = by_path_of_rows(runs)
-    of_methods = pd.concat(compared).groupby("method", observed=True) if compared else ()
-    warned = {
-        str(method): symptoms_text((records[path] for path in paths if path in records), len(paths))
-        for method, rows in of_methods
-        if (paths := set(map(str, rows["path"])))
-    }
-    if told := [f"- {label(method)}: {text}" for method, text in sorted(warned.items()) if text]:
-        notes.append("\n".join(["Warnings in training:", *told]))
+    notes = _notes_on_measured(pd.concat(compared), runs) if compared else []
     for what, missing in (
         ("Runs without a result, left out of the comparisons", further),
         ("Rows of which no run has a result, not compared", alone),
     ):
         if told := [f"{label(method)} ({states_text(states)})" for method, states in sorted(missing.items()) if states]:
             notes.append(f"{what}: {first_few(told)}.")
+    return notes
+
+
+def _notes_on_measured(measured: pd.DataFrame, runs: Sequence[RunRecord]) -> list[str]:
+    """Returns what speaks against runs that have results: code that is not one known state, and warnings in training.
+
+    Args:
+        measured: The results of the compared runs.
+        runs: The run folders at hand.
+    """
+    notes = []
+    if not is_of_one_known_state(measured):
+        notes.append(f"{NOT_ONE_STATE}: {first_few(code_states(measured))}.")
+    records = by_path_of_rows(runs)
+    warned = {
+        str(method): symptoms_text((records[path] for path in paths if path in records), len(paths))
+        for method, rows in measured.groupby("method", observed=True)
+        if (paths := set(map(str, rows["path"])))
+    }
+    if told := [f"- {label(method)}: {text}" for method, text in sorted(warned.items()) if text]:
+        notes.append("\n".join(["Warnings in training:", *told]))
     return notes
 
 

@@ -59,33 +59,48 @@ def headline(
         return Headline(
             "nothing yet: no result is at hand", "below are the paper's numbers only", NOT_RUN, "every sentence"
         )
-    settings = Counter(verdict.setting for verdict in families if verdict.outcome != NOT_RUN)
+    settings = list(dict.fromkeys(verdict.setting for verdict in families if verdict.outcome != NOT_RUN))
     if not settings:
         asked = "no sentence of the paper: none compares two methods at hand that were measured alike"
         return Headline(asked, _scale(without_untrained(frame)), NOT_RUN, f"every sentence{_met(tables)}")
-    # The headline is about the setting with the most comparisons; the others are further down the page. If several
-    # have as many, it is about the first of them, and says so.
-    most = max(_compared(families, setting) for setting in settings)
-    richest = [setting for setting in settings if _compared(families, setting) == most]
-    chosen = richest[0]
-    told = [verdict for verdict in families if verdict.setting == chosen and verdict.outcome in OUTCOMES[:-1]]
-    told = told or [verdict for verdict in families if verdict.setting == chosen]
-    first, others = told[0], told[1:]
-    more = f", and {counted(len(others), 'further sentence')} of the paper" if others else ""
-    asked = f"is it true that {first.family.says}{more}? {judged_by}".rstrip()
-    rest = Counter(verdict.outcome for verdict in others)
-    others_text = ", ".join(f"{rest[outcome]} {outcome}" for outcome in OUTCOMES if rest[outcome])
-    numbers = [_numbers(first), f"the further ones: {others_text}" if others_text else ""]
-    which = (
-        "the one with the most comparisons"
-        if len(richest) == 1
-        else f"the first of the {len(richest)} with the most comparisons"
-    )
+    shown, which = _richest(families, settings)
+    of_shown = [verdict for verdict in families if verdict.setting == shown]
+    told = [verdict for verdict in of_shown if verdict.outcome in OUTCOMES[:-1]] or of_shown
     elsewhere = f" Of {len(settings)} settings, {which} is shown here." if len(settings) > 1 else ""
-    scale = _scale_of_setting(families, chosen, without_untrained(frame)) + elsewhere
-    own = {column.key for verdict in families if verdict.setting == chosen for column in verdict.columns}
-    by_part = parts_in_words([part for part in parts if part.column.key in own])
-    return Headline(asked, scale, first.outcome, "; ".join(filter(None, numbers)) + _met(tables), by_part)
+    own = {column.key for verdict in of_shown for column in verdict.columns}
+    return Headline(
+        _asked(told, judged_by),
+        _scale_of_setting(of_shown, without_untrained(frame)) + elsewhere,
+        told[0].outcome,
+        _result(told) + _met(tables),
+        parts_in_words([part for part in parts if part.column.key in own]),
+    )
+
+
+def _richest(families: Sequence[FamilyVerdict], settings: Sequence[str]) -> tuple[str, str]:
+    """Returns the setting with the most comparisons, the first of several, and how that choice is told.
+
+    The headline is about this one; the others are further down the page.
+    """
+    counts = {setting: _compared(families, setting) for setting in settings}
+    most = max(counts.values())
+    richest = [setting for setting, count in counts.items() if count == most]
+    among = "the one" if len(richest) == 1 else f"the first of the {len(richest)}"
+    return richest[0], f"{among} with the most comparisons"
+
+
+def _asked(told: Sequence[FamilyVerdict], judged_by: str) -> str:
+    """Returns the question: the first sentence of the paper that the runs test, and how many more there are."""
+    others = len(told) - 1
+    more = f", and {counted(others, 'further sentence')} of the paper" if others else ""
+    return f"is it true that {told[0].family.says}{more}? {judged_by}".rstrip()
+
+
+def _result(told: Sequence[FamilyVerdict]) -> str:
+    """Returns the numbers of the first sentence, and how the others came out."""
+    outcomes = Counter(verdict.outcome for verdict in told[1:])
+    others = ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in OUTCOMES if outcomes[outcome])
+    return "; ".join(filter(None, [_numbers(told[0]), f"the further ones: {others}" if others else ""]))
 
 
 def _compared(families: Sequence[FamilyVerdict], setting: str) -> tuple[bool, int, int]:
@@ -109,14 +124,9 @@ def _numbers(verdict: FamilyVerdict) -> str:
     )
 
 
-def _scale_of_setting(families: Sequence[FamilyVerdict], setting: str, frame: pd.DataFrame) -> str:
-    """Returns the scale of the runs that the verdict is about, and how many other runs there are."""
-    columns = {
-        (column.key, column.metrics): column
-        for verdict in families
-        if verdict.setting == setting
-        for column in verdict.columns
-    }
+def _scale_of_setting(of_setting: Sequence[FamilyVerdict], frame: pd.DataFrame) -> str:
+    """Returns the scale of the runs that a setting's verdicts are about, and how many other runs there are."""
+    columns = {(column.key, column.metrics): column for verdict in of_setting for column in verdict.columns}
     own = pd.concat([column.rows_of(frame) for column in columns.values()])
     others = frame[~frame["path"].isin(own["path"].unique())]
     if others.empty:
