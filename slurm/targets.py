@@ -46,34 +46,48 @@ def find_target(word: str) -> SweepTarget:
         UserError: There is no such thing, or several.
     """
     roots = roots_of_sweeps()
+    return _in_folder(word, roots) or _sweep_called(word, roots) or _run_called(word, roots)
+
+
+def _in_folder(word: str, roots: Sequence[Path]) -> SweepTarget | None:
+    """Returns the run or sweep in a folder; None if there is no such folder, or it may be meant as a sweep's name."""
     path = Path(word)
-    if is_folder(path):
-        if _is_run(path):
-            absolute = path.resolve()
-            return SweepTarget(absolute.parents[1], "/".join(absolute.parts[-2:]))
-        if _is_sweep(path):
-            return SweepTarget(path)
-        # A folder that is neither, such as a checkout's own `table1/`, may be called like a sweep below a root.
-        if path.is_absolute() or not any(is_folder(root / word) for root in roots):
-            raise UserError(f"{word} holds neither jobs nor runs", mend="name runs/SWEEP or runs/SWEEP/METHOD/sSEED-ID")
-    matching_sweeps: dict[Path, Path] = {}  # two roots may lead to one folder
+    if not is_folder(path):
+        return None
+    if _is_run(path):
+        absolute = path.resolve()
+        return SweepTarget(absolute.parents[1], "/".join(absolute.parts[-2:]))
+    if _is_sweep(path):
+        return SweepTarget(path)
+    # A folder that is neither, such as a checkout's own `table1/`, may be called like a sweep below a root.
+    if path.is_absolute() or not any(is_folder(root / word) for root in roots):
+        raise UserError(f"{word} holds neither jobs nor runs", mend="name runs/SWEEP or runs/SWEEP/METHOD/sSEED-ID")
+    return None
+
+
+def _sweep_called(word: str, roots: Sequence[Path]) -> SweepTarget | None:
+    """Returns the sweep with this name; None if there is none."""
+    matching: dict[Path, Path] = {}  # two roots may lead to one folder
     for folder in (root / word for root in roots if _is_sweep(root / word)):
-        matching_sweeps.setdefault(folder.resolve(), folder)
-    if len(matching_sweeps) > 1:
-        raise _several(word, "sweeps", list(matching_sweeps.values()))
-    if matching_sweeps:
-        return SweepTarget(next(iter(matching_sweeps.values())))
+        matching.setdefault(folder.resolve(), folder)
+    if len(matching) > 1:
+        raise _several(word, "sweeps", list(matching.values()))
+    return SweepTarget(next(iter(matching.values()))) if matching else None
+
+
+def _run_called(word: str, roots: Sequence[Path]) -> SweepTarget:
+    """Returns the run that `METHOD/sSEED` or the beginning of an id means; refuses a word that means none."""
     runs = {run: RunName.of(run) for root in roots for sweep in root.glob("*/") for run in runs_of(sweep)}
-    matching_runs = sorted(run for run, name in runs.items() if name.is_meant_by(word))
-    if not matching_runs:
+    matching = sorted(run for run, name in runs.items() if name.is_meant_by(word))
+    if not matching:
         names = list(dict.fromkeys(sweep.name for sweep in sweeps(roots)))
         if names and "/" in word:  # meant as a run
             labels = sorted({f"{name.method}/{name.seed}" for name in runs.values()})
             names = labels if difflib.get_close_matches(word, labels) else names
         raise UserError(f"no sweep or run '{word}'", mend=nearest(word, names)) if names else _nothing(roots)
-    if len(matching_runs) > 1:
-        raise _several(word, "runs", matching_runs)
-    run = matching_runs[0]
+    if len(matching) > 1:
+        raise _several(word, "runs", matching)
+    (run,) = matching
     return SweepTarget(run.parent.parent, "/".join(run.parts[-2:]))
 
 

@@ -93,19 +93,12 @@ class Cutouts:
             found = counted(len(usable), "usable PNG file")
             raise UserError(f"cut-outs {folder}: {found} found, {classes} needed", mend=_MEND)
         if members:
-            held_out_count = max(members // 4, 1)
-            folders = _folders(usable, members + held_out_count)
-            if len(folders) < classes:
-                message = (
-                    f"cut-outs {folder}: {counted(len(folders), 'folder')} with {members + held_out_count} usable "
-                )
-                message += f"PNG files of their own, {classes} needed"
-                raise UserError(message, mend=f"fewer classes or members, or {_MEND}")
-            self.names = tuple(_spread(list(folders), classes))
-            chosen = [_spread(folders[name], members + held_out_count) for name in self.names]
+            count = members + max(members // 4, 1)
+            chosen = _classes_of_folders(folder, usable, classes, count)
+            self.names = tuple(chosen)
             # The training members lend to grounds in both splits, which share one pool of them.
-            lenders = [path for paths in chosen for path in paths[:members]]
-            shown = [paths[members:] if held_out else paths[:members] for paths in chosen]
+            lenders = [path for paths in chosen.values() for path in paths[:members]]
+            shown = [paths[members:] if held_out else paths[:members] for paths in chosen.values()]
         else:
             lenders = _spread(usable, classes)
             shown = [[path] for path in lenders]
@@ -198,6 +191,15 @@ def _folders(files: Sequence[Path], least: int) -> dict[str, list[Path]]:
     for path in files:
         folders.setdefault(path.parent.as_posix(), []).append(path)
     return {name: folders[name] for name in sorted(folders) if name != "." and len(folders[name]) >= least}
+
+
+def _classes_of_folders(folder: Path, files: Sequence[Path], classes: int, count: int) -> dict[str, list[Path]]:
+    """Returns `count` files of each of `classes` folders, by the folders' names; `folder` is where all of them are."""
+    folders = _folders(files, count)
+    if len(folders) < classes:
+        found = f"{counted(len(folders), 'folder')} with {count} usable PNG files of their own"
+        raise UserError(f"cut-outs {folder}: {found}, {classes} needed", mend=f"fewer classes or members, or {_MEND}")
+    return {name: _spread(folders[name], count) for name in _spread(list(folders), classes)}
 
 
 def _name(path: Path) -> str:
