@@ -30,7 +30,7 @@ from repro.runs.limits import LIMITS
 from repro.runs.run import Run
 from repro.runs.saliency_sources import SourceKind
 from repro.scenes.dataset import Scenes
-from repro.training.compilation import compile_step
+from repro.training.compilation import compile_step, require_compiler
 from repro.training.feed import Feed
 from repro.training.learner import Build
 from repro.training.precision import wrap_optimizers
@@ -157,9 +157,13 @@ class Step:
 
         This makes the steps that compiling or capturing takes. Call it after counting: neither passes nor FLOPs are
         counted within a compiled network or a replayed step.
+
+        Raises:
+            UserError: torch.compile does not work here.
         """
         model = self.learner.model
         if self._machine.compile:
+            require_compiler(self._device)
             compile_step(model)
         if self._machine.graphs and can_be_replayed(model, self._device):
             assert isinstance(model, LossModel)

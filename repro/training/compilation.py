@@ -1,9 +1,31 @@
 """Steps whose kernels `torch.compile` fuses, as `machine.compile` asks for it."""
 
+import torch
 from torch import nn
 from torchvision.models import ResNet
 
+from repro.errors import UserError
 from repro.training.preprocess import Augmenter
+
+
+def require_compiler(device: torch.device) -> None:
+    """Refuses to compile where `torch.compile` makes no kernels for a device.
+
+    It has them compiled in C++ on a CPU, and Triton, on a GPU, needs a C compiler: many nodes and slim images have
+    none. This is tried on a single number, since what else is needed depends on torch's version. The trial takes
+    seconds, most of them for what a compiled training imports anyway.
+
+    Raises:
+        UserError: The trial failed.
+    """
+    try:
+        torch.compile(lambda number: number.sin() + 1, dynamic=False)(torch.zeros(1, device=device))
+    except Exception as error:  # errors of torch's compilers and of Triton have no class in common
+        what = str(error).partition("\n")[0] or type(error).__name__  # the other lines tell how to debug torch
+        raise UserError(
+            f"machine.compile=true, but torch.compile does not work here: {what}",
+            mend="a C++ compiler (on Debian: apt-get install g++), or machine.compile=false",
+        ) from error
 
 
 def compile_step(model: nn.Module) -> None:

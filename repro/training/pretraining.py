@@ -31,7 +31,7 @@ from repro.runs.reading import FOLDERS, flat
 from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.saliency.true_masks import true_masks
-from repro.training.compilation import compile_step
+from repro.training.compilation import compile_step, require_compiler
 from repro.training.device_memory import require_memory
 from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, RandomViews, make_loader
@@ -201,7 +201,7 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
 
     Raises:
         UserError: Batch or precision do not fit the data, the device or the number of processes, the run needs more
-            memory than there is, or it needs W&B, which is not installed.
+            memory than there is, or it needs W&B or a compiler, which is not installed.
     """
     settings = run.optimization
     if settings.precision is Precision.fp16 and device.type == "cpu":
@@ -212,6 +212,8 @@ def plan_batches(run: Run, images: Images, device: torch.device) -> EpochBatches
     if run.machine.wandb:
         require_wandb()
     require_memory(run, device)
+    if run.machine.compile:
+        require_compiler(device)
     return EpochBatches(len(images), settings.batch, run.seed)
 
 

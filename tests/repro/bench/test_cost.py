@@ -150,6 +150,7 @@ def test_steps_are_made_beforehand_only_where_something_is_compiled(monkeypatch:
 
     monkeypatch.setattr(Step, "__call__", make)
     monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
+    monkeypatch.setattr("repro.methods.cost.require_compiler", lambda _: None)
     for compiled, steps in ((False, 0), (True, EAGER_STEPS + 1)):
         made.clear()
         Step(small("supervised", {"machine.compile": compiled}), build_learner, CPU).speed_up()
@@ -212,6 +213,7 @@ def test_the_command_prints_a_line_a_row_and_everything_as_json() -> None:
 def test_the_bound_is_a_bare_step_of_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
     # Compilation is tested elsewhere, on a GPU; here the steps themselves are timed by a clock of the test.
     monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
+    monkeypatch.setattr("repro.methods.cost.require_compiler", lambda _: None)
     clocks = Seconds(2.0, 1.0), Seconds(8.0, 1.5), Seconds(1.0, 0.5)
     monkeypatch.setattr("repro.methods.cost.seconds_in_turn", lambda rivals, *_: dict(zip(rivals, clocks, strict=True)))
     run = small("mocov2+ours-hp")
