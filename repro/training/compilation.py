@@ -24,7 +24,7 @@ def require_compiler(device: torch.device) -> None:
         what = str(error).partition("\n")[0] or type(error).__name__  # the other lines tell how to debug torch
         raise UserError(
             f"machine.compile=true, but torch.compile does not work here: {what}",
-            mend="a C++ compiler (on Debian: apt-get install g++), or machine.compile=false",
+            mend="what it lacks, mostly a C++ compiler (on Debian: apt-get install g++), or machine.compile=false",
         ) from error
 
 
