@@ -1,5 +1,6 @@
 """Handing jobs over again, from a sweep's folder alone: it holds what each is to do and how it was launched."""
 
+import os
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -109,8 +110,9 @@ def relaunch(
     graph = with_plan(graph, profile)
     if profile.executor != "slurm":
         outcome = launch_here(graph, profile, program, parallel=1, console=console, gpus=shared)
-        if graph.report in requested:
+        if graph.report in requested or any(job.task != PRETRAIN for job in outcome.done):
             prepare_call(graph, graph.report, profile.attempts, program)()
+            outcome.submitted[graph.report] = str(os.getpid())
     else:
         outcome = submit(
             graph,

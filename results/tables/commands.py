@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from repro.console import AsJson, completion
+from repro.runs.sweep_names import RENDERED
 from repro.terminal import Console, say, say_json
 from results.collection.gathering import OneMetric, OneSweep, OneTask, Roots, gather, roots_of, warn
 from results.collection.row_comparison import Recipe
@@ -152,7 +153,7 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
         else:
             content = render(name, frame, runs=runs, task=task, references=has_untrained_among_trained(frame))
             _print_table(content, console)
-            _write_table(content, sweep_folder / "tables", console)
+            _write_table(content, sweep_folder / RENDERED, console)
     for gallery in (gallery for run in runs for gallery in run.galleries):
         console.print(f"  {gallery}", soft_wrap=True)
 

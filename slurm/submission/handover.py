@@ -36,7 +36,7 @@ class Outcome:
     report_is_live: bool = False
     """Whether the report, which is not a job of the graph, is so, too."""
     submitted: dict[Key, str] = field(default_factory=dict)
-    """Slurm's ids of what went out now."""
+    """Slurm's ids of what went out now; of a report that was made here, the process's."""
     failed: dict[Key, str] = field(default_factory=dict)
     """Jobs that failed here, or could not be handed over since their run's folder is damaged -> why."""
     unsent: dict[Key, str] = field(default_factory=dict)

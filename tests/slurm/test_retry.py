@@ -1,22 +1,27 @@
 """`salmask retry`."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from local_samples import launched, told
+from rich.console import Console
 from sweep_samples import NOW, FakeSlurm, Sweep, iso
 from training_samples import refused, salmask, tiny
 
 from repro.errors import UserError
+from repro.jobs import PROGRAM
 from repro.runs.folder import RunFolder
 from slurm import retry
+from slurm.jobs.orders import write_report_order
 from slurm.local.launch import LocalLaunch
 from slurm.planning.graph import Graph, Job, make_graph
 from slurm.profiles.profile import load_named, user_folder
 from slurm.submission.handover import Outcome
 from slurm.sweep_folder.ledger import Ledger
+from slurm.sweep_folder.local_lock import local_lock
 
 
 @pytest.fixture
@@ -107,6 +112,39 @@ def test_a_report_older_than_what_slurm_took_since_is_made_again(
     for state in ("running", "done"):  # by hand, on this machine
         report.set_status(state, task="report", job="", heartbeat=NOW - 60)
         assert to_retry() == "nothing to retry\n"
+
+
+def test_a_report_that_no_launch_came_to_is_made(
+    slurm: FakeSlurm, sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A first launch was killed before it submitted its report, or made its tables here: nothing was to retry."""
+
+    def to_retry() -> str:
+        return salmask("retry", "table1", "--dry-run").out
+
+    sweep.folder.prepare(sweep.run)
+    sweep.folder.backbone.touch()
+    entry = sweep.submitted("linear", "813")
+    write_report_order(sweep.place, ["table1"])
+    slurm.says("squeue", f"813|{entry.submission}|RUNNING|None|1|N/A|n1|gpu|")
+    missing = "report table1: planned, no launch has submitted it; mend: salmask retry\n"
+    assert to_retry() == missing
+    sweep.measured()
+    slurm.says("squeue")
+    assert to_retry() == missing
+    sweep.submitted("linear", "4711", executor="local")
+    assert to_retry() == missing
+    with local_lock(sweep.place):  # a launch here has it still to do
+        assert to_retry() == "nothing to retry\n"
+    program = replace(PROGRAM, report="builtins:print")
+    job = Job(sweep.run, sweep.folder, "linear")
+    monkeypatch.setattr(retry, "launch_here", lambda *_, **__: Outcome(done=[job] if job else []))
+    for key in ((sweep.key, "linear"), (".", "report")):
+        outcome = retry.relaunch(sweep.ledger, [key], "local", program, Console(quiet=True), allow_dirty=True)
+        assert (list(outcome.submitted), capsys.readouterr().out) == ([(".", "report")], f"{sweep.place} ('table1',)\n")
+        job = None
+    (sweep.place / "tables").mkdir()
+    assert to_retry() == "nothing to retry\n"
 
 
 def test_what_waiting_does_not_mend_is_not_to_be_tried_again_as_it_is(
