@@ -264,7 +264,7 @@ COMMANDS = {
         panel=JOBS,
     ),
     "retry": LazyCommand(
-        "Hand over again what failed, died, was interrupted or cancelled; each job resumes from its last checkpoint.",
+        "Submit again what failed, died, was interrupted or cancelled; each job resumes from its last checkpoint.",
         _jobs,
         panel=JOBS,
     ),

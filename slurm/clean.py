@@ -38,7 +38,7 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
     """Returns everything in a sweep's folder that no job will miss.
 
     These are checkpoints of finished pretrainings; features and checkpoints of runs whose tasks are all done; logs and
-    calls of jobs that are done or were handed over again; code that no job runs; and files that a killed process left
+    calls of jobs that are done or were submitted again; code that no job runs; and files that a killed process left
     half-written. Nothing is returned of a job that runs or waits, or may do so. Locks stay: somebody may have started a
     run since, and if its lock's file were removed, a second process could lock it too.
 
@@ -50,7 +50,7 @@ def leftovers(ledger: Ledger, queue: QueueSnapshot) -> list[Leftover]:
     jobs = jobs_of(ledger)
     states = {row.key: row.state for row in rows(ledger, queue, now)}
     # Two sources, either of which is enough: a job that was started by hand shows in its folder alone, and an older
-    # submission of a job that was handed over again may still wait in the queue. "Not known" (None) counts as busy.
+    # submission of a job that was submitted again may still wait in the queue. "Not known" (None) counts as busy.
     busy = {key for key, state in states.items() if state in LIVE | {State.unknown}}
     busy |= {entry.key for entry in ledger.submissions() if queue.live(entry) is not False}
     by_folder: dict[str, list[TrackedJob]] = defaultdict(list)
@@ -137,7 +137,7 @@ def _of_submissions(ledger: Ledger, queue: QueueSnapshot, states: Mapping[Key, S
         # The newest logs of a job that is not done say why. A folder holds the logs of all jobs of an array.
         needed = any(newest[entry.key] == entry and states.get(entry.key) is not State.done for entry in entries)
         if logs.is_dir() and not needed and not any(queue.live(entry) is not False for entry in entries):
-            yield _leftover(logs, "logs and calls of jobs that are done or were handed over again")
+            yield _leftover(logs, "logs and calls of jobs that are done or were submitted again")
 
 
 def _of_code(ledger: Ledger, queue: QueueSnapshot) -> Iterator[Leftover]:

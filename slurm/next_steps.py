@@ -55,7 +55,7 @@ def standing(now: float | None = None) -> Standing:
     counted = ", ".join(f"{totals[state]} {state}" for state in _STATES if totals[state])
     where = str(folders[0]) if len(folders) == 1 else f"{len(folders)} sweeps"
     # What the steps are about: the first sweep in which there is something to do.
-    for state, steps in ((_RUNNING, _watch), (_HANDED_OVER, _watch), (_STOPPED, _mend)):
+    for state, steps in ((_RUNNING, _watch), (_SUBMITTED, _watch), (_STOPPED, _mend)):
         for folder, counts in states.items():
             if counts[state]:
                 return Standing(f"Runs in {where}: {counted}.", steps(folder))
@@ -63,8 +63,8 @@ def standing(now: float | None = None) -> Standing:
     return Standing(f"Runs in {where}: {counted}.", _read(done))
 
 
-_RUNNING, _HANDED_OVER, _STOPPED, _DONE = "in progress", "handed over", "stopped", "done"
-_STATES = (_RUNNING, _HANDED_OVER, _STOPPED, _DONE)
+_RUNNING, _SUBMITTED, _STOPPED, _DONE = "in progress", "submitted", "stopped", "done"
+_STATES = (_RUNNING, _SUBMITTED, _STOPPED, _DONE)
 
 
 def _states(sweep: Path, now: float) -> Counter[str]:
@@ -101,10 +101,10 @@ def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: f
         return _RUNNING  # also a suspended process, as for `salmask status`: a retry would not start its job again
     pretraining = statuses.get(PRETRAIN)
     if pretraining and pretraining.state == "failed" and not folder.pretrained:
-        # Its evaluations will not run, unless the pretraining was handed over again.
+        # Its evaluations will not run, unless the pretraining was submitted again.
         entries = [entry for entry in entries if entry.task == PRETRAIN]
     if any(_may_come(sweep, statuses.get(entry.task), entry, launching=launching) for entry in entries):
-        return _HANDED_OVER
+        return _SUBMITTED
     # Recorded runs keep no backbone: the status of the pretraining is enough. Imported weights have no such status.
     begun = bool(statuses) or folder.pretrained
     return _DONE if begun and all(status and status.state == "done" for status in said) else _STOPPED

@@ -1,4 +1,4 @@
-"""Handing jobs over again, from a sweep's folder alone: it holds what each is to do and how it was launched."""
+"""Submitting jobs again, from a sweep's folder alone: it holds what each is to do and how it was launched."""
 
 import os
 from collections.abc import Collection
@@ -81,7 +81,7 @@ def relaunch(
     allow_dirty: bool,
     gpus: str = "",
 ) -> Outcome:
-    """Hands jobs over again; what is done, queued or running is left alone.
+    """Submits jobs again; what is done, queued or running is left alone.
 
     Args:
         ledger: Of the sweep.

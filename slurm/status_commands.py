@@ -198,7 +198,7 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
 
 @contextmanager
 def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
-    """Makes launches of a sweep end, and keeps new ones out: they would hand over what is being cancelled.
+    """Makes launches of a sweep end, and keeps new ones out: they would submit what is being cancelled.
 
     If that is not possible (the disk is full, or an sbatch hangs), this is said, and the block runs all the same.
 
@@ -213,7 +213,7 @@ def _launches_kept_away(ledger: Ledger, folder: str) -> Iterator[None]:
             if (ledger.sweep / LOCAL_START_LOCK).exists():
                 stack.enter_context(local_start_lock(ledger.sweep, CANCELLING_SECONDS))
         except UserError as error:
-            say(f"{error.what}; to end what it may still hand over, call `salmask cancel` again", err=True)
+            say(f"{error.what}; to end what it may still submit, call `salmask cancel` again", err=True)
         yield
 
 
@@ -245,7 +245,7 @@ def build(program: Program) -> typer.Typer:
     """Makes the commands.
 
     Args:
-        program: The names of what jobs carry out that `retry` hands over again.
+        program: The names of what jobs carry out that `retry` submits again.
     """
     app = typer.Typer(add_completion=False)
     for command in (status, logs, cancel):
@@ -261,7 +261,7 @@ def build(program: Program) -> typer.Typer:
         allow_dirty: AllowDirty = False,
         dry_run: DryRun = False,
     ) -> None:
-        """Hand over again what failed, died, was interrupted or cancelled; each job resumes from its last checkpoint.
+        """Submit again what failed, died, was interrupted or cancelled; each job resumes from its last checkpoint.
 
         Example: salmask retry table1 --failed
         """
@@ -286,7 +286,7 @@ def build(program: Program) -> typer.Typer:
         keys = [row.key for row in retried]
         ledger, console = Ledger(selection.sweep), Console(stderr=True)
         outcome = relaunch(ledger, keys, cluster, program, console, allow_dirty=allow_dirty, gpus=gpus)
-        say(f"{counted(len(outcome.submitted) + len(outcome.done), 'job')} handed over, {len(outcome.failed)} failed")
+        say(f"{counted(len(outcome.submitted) + len(outcome.done), 'job')} submitted, {len(outcome.failed)} failed")
         if outcome.unsent:
             say(outcome.unsent_told("the same command again later"))
         if outcome.failed or outcome.unsent or unclear:
@@ -297,7 +297,7 @@ def build(program: Program) -> typer.Typer:
 
 
 def _to_retry(target: SweepTarget, *, failed: bool) -> tuple[list[JobRow], list[JobRow], list[JobRow]]:
-    """Returns what `salmask retry` hands over again, what `--failed` leaves out, and what cannot be judged.
+    """Returns what `salmask retry` submits again, what `--failed` leaves out, and what cannot be judged.
 
     Args:
         target: The sweep, or a run of it.

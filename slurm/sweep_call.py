@@ -1,4 +1,4 @@
-"""A call of `salmask sweep`: its graph is planned, kept within a budget, and handed over to Slurm or run here."""
+"""A call of `salmask sweep`: its graph is planned, kept within a budget, and submitted to Slurm or run here."""
 
 import shlex
 import time
@@ -255,7 +255,7 @@ def _removed(folder: Path, jobs: Iterable[str]) -> UserError:
 
     Args:
         folder: Of the sweep.
-        jobs: Slurm's ids of what this call handed over, which nothing else names any more.
+        jobs: Slurm's ids of what this call submitted, which nothing else names any more.
     """
     ids = [*dict.fromkeys(array_of(job) for job in jobs)]
     mend = f"scancel {' '.join(ids)}, unless it was moved" if ids else "the same command makes it anew"

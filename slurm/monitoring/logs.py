@@ -89,7 +89,7 @@ def follow(
 ) -> Iterator[tuple[Path, str]]:
     """Yields the end of log files, and then what is added to them.
 
-    Slurm appends to the same files when a job is put back in the queue; a job that is handed over anew has others.
+    Slurm appends to the same files when a job is put back in the queue; a job that is submitted again has others.
 
     Args:
         files: Returns the files; called in each round.

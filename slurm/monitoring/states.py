@@ -42,7 +42,7 @@ class State(StrEnum):
     preempted = "preempted"
     """It ran, and waits in the queue for its turn to go on."""
     planned = "planned"
-    """It was not handed to a scheduler."""
+    """It was not submitted."""
     unknown = "unknown"
     """Slurm does not answer, only another machine can tell, or its files cannot be read."""
     silent = "silent"
@@ -150,7 +150,7 @@ def _in_the_queue(status: Status | None, entry: Submission | None, job: QueuedJo
     if status is not None and status.alive(now) and _of_another(status, job):
         return State.running, f"on {status.host}, while {job.job} waits in the queue"
     # A waiting job has no process, so its status is of an earlier attempt, and only tells that there was one. A job
-    # that failed and was handed over again does not resume: it is queued as if for the first time.
+    # that failed and was submitted again does not resume: it is queued as if for the first time.
     has_begun = status is not None and status.state in ("running", "interrupted")
     if entry is not None and entry.lane and not entry.after and job.reason == "Dependency":
         # It builds on nothing: what it waits for is what comes before it in its lane (`slurm.submission.lanes`).
@@ -215,7 +215,7 @@ def _never_said_a_word(
     if cancelled := _cancelled(entry, job, began=False):
         return cancelled
     if not entry.job and job is None:
-        return _not_handed_over(sweep, entry)
+        return _not_submitted(sweep, entry)
     unheard = "Slurm no longer knows it" if entry.executor == "slurm" else "its process is gone"
     if job is None and _never_began(sweep, entry):
         # Without accounting, nothing tells whether a person cancelled it, or Slurm did since its parent failed.
@@ -277,7 +277,7 @@ def _failure(sweep: Path, status: Status, entry: Submission | None) -> str:
     return cause_of_ranks(tails, *_asked_for(entry)) or status.error
 
 
-def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
+def _not_submitted(sweep: Path, entry: Submission) -> tuple[State, str]:
     """Returns the state of a job that is only an intent so far."""
     if entry.refused:
         what, mend = f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed"
@@ -286,7 +286,7 @@ def _not_handed_over(sweep: Path, entry: Submission) -> tuple[State, str]:
         return State.unknown, _only(entry.host)  # only that machine's locks tell whether its launcher runs
     if entry.executor != "slurm" and has_local_launcher(sweep):
         return State.queued, "waits for its turn on this machine"
-    return State.planned, with_mend("its launcher ended before it was handed over", "salmask retry")
+    return State.planned, with_mend("its launcher ended before it was submitted", "salmask retry")
 
 
 def _only(host: str) -> str:

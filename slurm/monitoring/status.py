@@ -127,7 +127,7 @@ def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
 def _with_next_report(report: JobRow, ledger: Ledger) -> JobRow:
     """Returns the row of a report; if it is done, but Slurm took evaluations since, of the next one.
 
-    A launch hands over its report last: it ended before that, or Slurm had no room.
+    A launch submits its report last: it ended before that, or Slurm had no room.
     """
     took = (entry for entry in reversed(ledger.submissions()) if entry.executor == "slurm" and entry.job)
     sent = next((entry for entry in took if entry.task != PRETRAIN), None)  # the report itself, or an evaluation
@@ -251,7 +251,7 @@ class _JobFiles:
         return is_complete(task_and_dataset(self.task)[0], self.asked_for(), self.entry.protocols)
 
     def _is_rendered(self) -> bool:
-        """Returns whether a report is there; if it was handed over again, the status of an earlier one does not count.
+        """Returns whether a report is there; if it was submitted again, the status of an earlier one does not count.
 
         The id in the status tells which job wrote it, even if the clock of the job's node is slow.
         """

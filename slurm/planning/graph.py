@@ -124,8 +124,8 @@ class Graph:
     def finished(self, read_results: ReadResults = rows_of) -> frozenset[Key]:
         """Returns the keys of the jobs whose result is there, reading the results of each run once.
 
-        A job whose files cannot be read is not finished; `slurm.submission.handover.prepare_call` tells whoever hands
-        it over what is wrong. So one damaged run stops no other.
+        A job whose files cannot be read is not finished; `slurm.submission.handover.prepare_call` tells whoever
+        submits it what is wrong. So one damaged run stops no other.
 
         The answer holds for this moment only: whoever is going to act on it asks again, under the lock that keeps other
         launchers away.

@@ -210,7 +210,7 @@ def plan_batches(
                 yield batch
     if report or (missing and graph.evaluates):  # else there is nothing to tabulate
         # The report waits until all jobs of the sweep are over, failed or not; also those that another launch has
-        # handed over, since a retry knows only the jobs that it retries.
+        # submitted, since a retry knows only the jobs that it retries.
         everything = [key for key in dict.fromkeys([*graph.by_key, *live]) if key != graph.report]
         yield _batch(graph, cluster, graph.report[1], [graph.report], everything, on_way, "afterany")
 

@@ -1,6 +1,6 @@
-"""Handing a job over, whoever carries it out: its call, its line in the ledger, and how the launch ended.
+"""What submitting a job takes, whoever carries it out: its call, its line in the ledger, and how the launch ended.
 
-`slurm.submission.sender` hands jobs to Slurm and `slurm.local.launch` to processes on this machine. What goes out is
+`slurm.submission.sender` submits jobs to Slurm and `slurm.local.launch` to processes on this machine. What goes out is
 the same, so that a sweep may be begun in one way and gone on with in the other.
 """
 
@@ -38,7 +38,7 @@ class Outcome:
     submitted: dict[Key, str] = field(default_factory=dict)
     """Slurm's ids of what went out now; of a report that was made here, the process's."""
     failed: dict[Key, str] = field(default_factory=dict)
-    """Jobs that failed here, or could not be handed over since their run's folder is damaged -> why."""
+    """Jobs that failed here, or could not be submitted since their run's folder is damaged -> why."""
     unsent: dict[Key, str] = field(default_factory=dict)
     """Jobs that did not go out -> why."""
     has_room_later: bool = False
@@ -50,7 +50,7 @@ class Outcome:
         """Returns how a call of several rounds ended, of which this is the last.
 
         Args:
-            earlier: Slurm's ids of what the rounds before it handed over.
+            earlier: Slurm's ids of what the rounds before it submitted.
             failed: What failed in those.
             graph: The sweep.
         """
@@ -132,7 +132,7 @@ def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, afte
     Args:
         graph: The sweep.
         cluster: The profile by which the job goes out.
-        submission: Name of what is handed over at once, which the job is part of.
+        submission: Name of what is submitted at once, which the job is part of.
         key: Of the job, or of the sweep's report.
         after: Ids of the jobs that it waits for.
     """

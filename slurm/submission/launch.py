@@ -59,7 +59,7 @@ def submit(
     cancels: int | None = None,
     report: bool = False,
 ) -> Outcome:
-    """Hands what is missing to Slurm and returns.
+    """Submits what is missing to Slurm and returns.
 
     Args:
         graph: The sweep.

@@ -69,7 +69,7 @@ class UnclearError(Exception):
 
 
 def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, inherited: Sequence[int] = ()) -> str:
-    """Hands a script to sbatch and returns the id that Slurm gave the job, or the array.
+    """Submits a script by sbatch and returns the id that Slurm gave the job, or the array.
 
     Args:
         script: The script's path.

@@ -109,7 +109,7 @@ class Sender:
             if len(calls) < len(batch.keys):
                 self._send_parts([batch.only(calls)] if calls else [])
                 return
-            ids = self._hand_over(batch, [*calls.values()])
+            ids = self._submit(batch, [*calls.values()])
         except RefusedError as error:
             self._divide(batch, error)
         except UnclearError as error:
@@ -181,7 +181,7 @@ class Sender:
         self.prepared[key] = call
         return call
 
-    def _hand_over(self, batch: Batch, calls: Sequence[Call]) -> dict[Key, str]:
+    def _submit(self, batch: Batch, calls: Sequence[Call]) -> dict[Key, str]:
         """Submits one batch with the calls of its jobs; returns the id of each of these.
 
         Raises:

@@ -1,7 +1,7 @@
 """The ledger of a sweep: which jobs went out, to whom, for what; `jobs.jsonl` in the sweep's folder.
 
 Each line is a JSON object. Lines are only ever added, under a lock on the file; one that cannot be read (torn by a
-kill) is left out. A job has two lines: the intent, written before it is handed over, with an empty `job`; and the same
+kill) is left out. A job has two lines: the intent, written before it is submitted, with an empty `job`; and the same
 again with the scheduler's id, or with the words by which it was `refused`. A third says that a person has `cancelled`
 it, or that it was `superseded` by one of other settings. If a launcher was killed after the first, the next launcher
 asks the scheduler for a job of the *submission*'s name. How a job went is told by its folder, not here: see
@@ -46,10 +46,10 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Submission:
-    """One job that was handed to a scheduler, or was about to be."""
+    """One job that was submitted, or was about to be."""
 
     submission: str
-    """Unique name of what was handed over at once, a job or an array: a folder below `logs/`, Slurm's job name."""
+    """Unique name of what was submitted at once, a job or an array: a folder below `logs/`, Slurm's job name."""
     executor: str
     """`slurm`, `local` or `debug`."""
     cluster: str
@@ -69,7 +69,7 @@ class Submission:
     after: tuple[str, ...] = ()
     """Ids of the jobs that it waits for."""
     host: str = field(default_factory=socket.gethostname)
-    """Where it was handed over; where it runs, too, unless Slurm runs it."""
+    """Where it was submitted; where it runs, too, unless Slurm runs it."""
     time: str = field(default_factory=now)
     """ISO 8601, UTC."""
     refused: str = ""
@@ -101,7 +101,7 @@ class Submission:
 
     @property
     def key(self) -> Key:
-        """The job that was handed over, whichever submission of it this is."""
+        """The job that was submitted, whichever submission of it this is."""
         return self.folder, self.task
 
     @property
@@ -179,7 +179,7 @@ class Ledger:
         return {entry.key: entry for entry in self.submissions() if entry.job}
 
     def intend(self, entries: Sequence[Submission]) -> None:
-        """Writes down what is about to be handed over.
+        """Writes down what is about to be submitted.
 
         Raises:
             UserError: The file cannot be written to.
@@ -187,7 +187,7 @@ class Ledger:
         self._append(replace(entry, job="") for entry in entries)
 
     def submitted(self, entries: Sequence[Submission]) -> None:
-        """Writes down what was handed over, with the ids that the scheduler gave it.
+        """Writes down what was submitted, with the ids that the scheduler gave it.
 
         Raises:
             UserError: The file cannot be written to.
@@ -219,7 +219,7 @@ class Ledger:
         self._append(replace(entry, cancelled=when) for entry in entries)
 
     def superseded(self, entries: Sequence[Submission]) -> None:
-        """Writes down which jobs were taken out since the sweep has other settings; no retry hands these over again.
+        """Writes down which jobs were taken out since the sweep has other settings; no retry submits these again.
 
         Args:
             entries: As the ledger holds them.

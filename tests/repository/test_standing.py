@@ -150,7 +150,7 @@ def test_a_run_that_is_closed_to_this_user_stops_nobody(tmp_path: Path, monkeypa
     assert standing(NOW).sentence == "Runs in runs/mine: 1 done."
 
 
-@pytest.mark.parametrize(("cancelled", "state"), [(False, "handed over"), (True, "stopped")])
+@pytest.mark.parametrize(("cancelled", "state"), [(False, "submitted"), (True, "stopped")])
 def test_what_was_handed_over_and_has_not_begun_is_not_stopped(
     sweep: Sweep, runs: Path, cancelled: bool, state: str
 ) -> None:
@@ -165,13 +165,13 @@ def test_what_was_handed_over_and_has_not_begun_is_not_stopped(
     assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 done."
 
 
-def test_what_builds_on_a_failed_pretraining_is_not_handed_over(sweep: Sweep, runs: Path) -> None:
+def test_what_builds_on_a_failed_pretraining_is_not_submitted(sweep: Sweep, runs: Path) -> None:
     sweep.submitted(time=iso(NOW_HERE - 3600))
     sweep.submitted("linear", "813")
     sweep.says("failed", age=3000)
     assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 stopped."
     sweep.submitted(job="814", time=iso(NOW_HERE - 60))
-    assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 handed over."
+    assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 submitted."
 
 
 @pytest.mark.parametrize(("age", "changes"), [(-300.0, {}), (5.0, {"host": HERE, "pid": 2**22 + 1})])

@@ -128,7 +128,7 @@ def test_jobs_are_cancelled_also_where_launches_cannot_be_kept_away(
         (sweep.place / CANCELS).mkdir()
         cancelled = salmask("cancel", "table1")
     assert (cancelled.code, cancelled.out) == (0, "cancelled 1 job: 812_0\n")
-    assert cancelled.err.endswith("; to end what it may still hand over, call `salmask cancel` again\n")
+    assert cancelled.err.endswith("; to end what it may still submit, call `salmask cancel` again\n")
     assert cancelled.err.count("\n") == 1
     assert [call for call in slurm.calls if call.startswith("scancel")] == ["scancel 812_0"]
 

@@ -200,7 +200,7 @@ def test_a_retry_leaves_out_the_damaged_run_alone(
     ended = salmask("retry", "s")
     assert ended.code == 1
     assert len(stand_in.ids) == 7 - failed
-    assert ended.out.splitlines()[-1] == f"{7 - failed} jobs handed over, {failed} failed"
+    assert ended.out.splitlines()[-1] == f"{7 - failed} jobs submitted, {failed} failed"
     (told,) = [line for line in ended.err.splitlines() if line.startswith("failed")]
     assert told.startswith(f"failed {'linear' if failed == 1 else 'pretrain'} mocov2 s0: ")
     assert str(path.relative_to(here)) in told
@@ -224,7 +224,7 @@ def test_a_retry_of_damaged_runs_alone_asks_nothing_of_slurm(stand_in: StandInSl
     sent = len(stand_in.calls("sbatch"))
     damage(graph, "jobs/pretrain.yaml")
     ended = salmask("retry", "s", "--failed")
-    assert (ended.code, ended.out.splitlines()[-1]) == (1, "0 jobs handed over, 2 failed")
+    assert (ended.code, ended.out.splitlines()[-1]) == (1, "0 jobs submitted, 2 failed")
     assert len(stand_in.calls("sbatch")) == sent
 
 
@@ -237,7 +237,7 @@ def test_the_order_of_a_pretraining_that_is_over_is_not_needed_for_what_builds_o
         job.folder.backbone.touch()
     damage(graph, "jobs/pretrain.yaml")
     ended = salmask("retry", "s")
-    assert (ended.code, ended.out.splitlines()[-1]) == (0, "3 jobs handed over, 0 failed")
+    assert (ended.code, ended.out.splitlines()[-1]) == (0, "3 jobs submitted, 0 failed")
 
 
 @pytest.mark.parametrize("name", [*WRITTEN, *REWRITTEN, *LINES])

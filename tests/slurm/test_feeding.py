@@ -60,7 +60,7 @@ def nothing() -> None:
     """A round in which nothing changes."""
 
 
-def test_what_ended_badly_since_is_not_handed_over_again(
+def test_what_ended_badly_since_is_not_submitted_again(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = graph_for(tmp_path)

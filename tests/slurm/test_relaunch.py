@@ -203,7 +203,7 @@ def test_a_report_that_is_retried_goes_out_and_waits_for_all_that_is_under_way(
     assert stand_in.option(104, "dependency") == "afterany:101:102"
 
 
-def test_a_sweep_that_was_moved_to_a_name_that_no_script_can_hold_is_not_handed_over(
+def test_a_sweep_that_was_moved_to_a_name_that_no_script_can_hold_is_not_submitted(
     stand_in: StandInSlurm, tmp_path: Path
 ) -> None:
     graph = graph_for(tmp_path, seeds=1)

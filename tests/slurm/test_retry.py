@@ -38,7 +38,7 @@ def relaunched(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[str, str]]]:
     return graphs
 
 
-def test_retry_hands_over_what_ended_badly_with_what_builds_on_it(
+def test_retry_submits_what_ended_badly_with_what_builds_on_it(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, relaunched: list[set[tuple[str, str]]]
 ) -> None:
     assert salmask("retry", "table1", "--failed").out == "nothing to retry\n"
@@ -91,7 +91,7 @@ def test_what_failed_alone_leaves_out_is_told(
 def test_a_report_older_than_what_slurm_took_since_is_made_again(
     slurm: FakeSlurm, sweep: Sweep, runs: Path, relaunched: list[set[tuple[str, str]]]
 ) -> None:
-    """A retry was killed before it handed its report over; the same again found nothing to retry."""
+    """A retry was killed before it submitted its report; the same again found nothing to retry."""
 
     def to_retry() -> str:
         return salmask("retry", "table1", "--dry-run").out
@@ -195,7 +195,7 @@ def test_what_waited_as_its_launcher_was_stopped_can_be_retried(
     with pytest.raises(KeyboardInterrupt):
         launched(graph, "record")
     ledger = Ledger(place)
-    assert {note for _, note in told(graph)} == {"its launcher ended before it was handed over; mend: salmask retry"}
+    assert {note for _, note in told(graph)} == {"its launcher ended before it was submitted; mend: salmask retry"}
     again, damaged = retry.graph_of(ledger, list(ledger.newest()))
     assert {(job.task, job.run) for job in again.jobs} == {(job.task, job.run) for job in graph.jobs}
     assert damaged == {}
