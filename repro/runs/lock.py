@@ -18,6 +18,7 @@ An attempt at a Slurm job need not wait for the one before: Slurm ends that one 
 import logging
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -261,7 +262,7 @@ def take_over(lock: Path, generation: int) -> bool:
 
 
 def is_open_in(process: int, lock: Path) -> bool:
-    """Returns whether a process of this machine has a lock's newest file open; False if that cannot be seen.
+    """Returns whether a process of this machine holds a lock, or has its newest file open; False if that is hidden.
 
     The process id alone proves nothing: by now it may be another process's, or belong to another container.
 
@@ -270,16 +271,28 @@ def is_open_in(process: int, lock: Path) -> bool:
         lock: Path of the first generation's file.
     """
     newest, _ = _newest(lock)
-    try:
+    descriptors: list[Path] = []
+    with suppress(OSError):  # another user's, or no Linux
         descriptors = [*Path(f"/proc/{process}/fd").iterdir()]
-    except OSError:  # another user's, or no Linux
-        return False
     for descriptor in descriptors:
         with suppress(OSError):  # closed meanwhile
             # Names first: looking at another file may hang if its file system cannot be reached.
             if descriptor.readlink().name == newest.name and descriptor.samefile(newest):
                 return True
-    return False
+    return _is_locked_by(process, newest)
+
+
+def _is_locked_by(process: int, path: Path) -> bool:
+    """Returns whether the kernel's list of locks, which anybody may read, has a process's lock on a file.
+
+    The list names a file by device and inode. The device is left out: some file systems show programs another one.
+    """
+    try:
+        inode, locks = path.stat().st_ino, Path("/proc/locks").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    # 1: FLOCK  ADVISORY  WRITE 27801 fe:00:2146736 0 EOF
+    return re.search(rf"^\d+: FLOCK +\w+ +WRITE {process} \S+:{inode} ", locks, re.MULTILINE) is not None
 
 
 def _runs(pid: int) -> bool:

@@ -1,7 +1,10 @@
 """The state of a job whose process is, or was, on this machine."""
 
+import fcntl
 import os
 import subprocess
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from sweep_samples import GONE, HERE, NOW, Sweep
@@ -34,3 +37,20 @@ def test_a_process_that_is_here_and_shows_no_life_has_not_died(lock: str, sweep:
     # A process that does not hold the lock is another one, which has the same id by now.
     assert sweep.row(GONE, entry=False).state is State.died
     assert not is_under_way(sweep.place, (sweep.key, "pretrain"), None, GONE, NOW)
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the kernel lists no locks")
+def test_a_process_of_another_user_that_shows_no_life_has_not_died(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its open files are hidden, and it was told as died; but anybody may read who holds a lock."""
+
+    def hidden(_: Path) -> NoReturn:
+        raise PermissionError
+
+    sweep.says("running", age=STALE_SECONDS + 5, host=HERE, pid=os.getpid())
+    monkeypatch.setattr(Path, "iterdir", hidden)
+    with (sweep.folder.path / ".lock").open("w") as lock:
+        assert sweep.row(GONE, entry=False).state is State.died
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert sweep.row(GONE, entry=False).state is State.silent
