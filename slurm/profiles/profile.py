@@ -168,7 +168,7 @@ class Cluster:
     attempts: int = _setting(values.whole_number, 30)
     """How often a job may begin, requeues included."""
     signal_seconds: int = _setting(values.whole_number, 120)
-    """How long before its time limit a job is warned."""
+    """How long before its time limit a job is warned; 0: it is not."""
 
     def resources_of(self, task: str) -> Resources:
         """Returns what a task asks for: `linear@caltech101` by its whole name, else as `linear`, else as all tasks.
