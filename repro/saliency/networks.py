@@ -15,6 +15,7 @@ from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, memory_shortage, nearest
 from repro.masking.filters import high_pass
 from repro.paths import CACHE_VARIABLE
+from repro.presence import exists
 from repro.randomness import Purpose, stream_seed
 from repro.runs.choices import InputFilter
 from repro.runs.localizer_weights import LocalizerWeights, weights_cache
@@ -63,6 +64,9 @@ def _checkpoint(weights: str, sha256: str) -> Localizer:
             "localizer.network=checkpoint without a file", mend="localizer.weights=RUN/backbone.pth of a finished run"
         )
     path = Path(weights)
+    if sha256 and not exists(path):  # its run's folder was moved; `salmask retry` takes no settings
+        mend = "put it back, or the same salmask pretrain or sweep with localizer.weights=FILE where it is now"
+        raise UserError(f"localizer.weights={weights} is gone, and the run was made with it", mend=mend)
     backbone = load_backbone(path)
     if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise UserError(

@@ -388,6 +388,9 @@ def test_another_file_in_the_place_of_the_checkpoint_is_refused(tmp_path: Path) 
     backbone(path, 1)
     with pytest.raises(UserError, match=r"is not the file that the run was made with: its content has another SHA-256"):
         build_view_maker(run, torch.device("cpu"))
+    path.unlink()
+    with pytest.raises(UserError, match=r"b\.pth is gone, .*; mend: put it back, or .*localizer\.weights=FILE"):
+        build_view_maker(run, torch.device("cpu"))
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_before_anything_is_made(tmp_path: Path) -> None:
