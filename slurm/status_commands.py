@@ -13,6 +13,7 @@ from rich.live import Live
 
 from repro.console import AsJson
 from repro.errors import UserError
+from repro.presence import exists
 from repro.quantities import counted, size_text
 from repro.runs.status import PRETRAIN
 from repro.terminal import Console, say, say_json
@@ -116,8 +117,13 @@ def _looks(
 
     With `at_once`, the first look shows the state by the files alone if Slurm is slow. Later looks do not: a job of
     which only Slurm can tell would change to unknown and back each time.
+
+    Raises:
+        UserError: The folders of all targets are gone.
     """
     while True:
+        if not any(exists(target.sweep) for target in targets):
+            raise UserError(f"{targets[0].sweep} is gone", mend="if it was moved, name the folder where it is now")
         for tables, queue in views(targets) if at_once else [look(targets)]:
             yield tables, queue
         at_once = False

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from repro.errors import with_mend
+from repro.presence import exists
 from repro.quantities import duration_text
 from repro.runs.folder import RunFolder
 from repro.runs.lock import CLOCKS_SECONDS, STALE_SECONDS
@@ -220,7 +221,12 @@ def _never_said_a_word(
     if job is None and _never_began(sweep, entry):
         # Without accounting, nothing tells whether a person cancelled it, or Slurm did since its parent failed.
         return State.cancelled, f"left the queue before it began, {unheard}"
-    return State.died, _with_last_line(sweep, entry, f"never wrote a heartbeat, {_word(job) or unheard}")
+    if exists(sweep / entry.folder):
+        note = _with_last_line(sweep, entry, f"never wrote a heartbeat, {_word(job) or unheard}")
+    else:  # a launch had made it, before it submitted the job
+        mend = "put it back if it was renamed; else the same salmask sweep again, which makes it anew"
+        note = with_mend("its run's folder is gone", mend)
+    return State.died, note
 
 
 def _ended(

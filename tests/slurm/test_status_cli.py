@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from sweep_samples import GONE, NOW, RUN, FakeSlurm, Sweep
+from sweep_samples import GONE, HERE, NOW, RUN, FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
 from slurm.monitoring.status_page import page
@@ -22,6 +22,7 @@ def test_status_of_several_sweeps_takes_one_look_at_the_queue(slurm: FakeSlurm, 
     sweep.says("running", step=30, steps=100)
     second = Sweep(runs / "table2", tiny(changes={"seed": 1}))
     second.submitted(job="700")
+    second.folder.prepare(second.run)
     slurm.says("squeue", f"812_0|sweep-pretrain-812_0|RUNNING|None|{NOW - 60:.0f}|N/A|n1|gpu|")
     slurm.says("sacct", f"700|sweep-pretrain-700|TIMEOUT|0:0|1|{NOW - 9:.0f}|n1|gpu")
     reports = json.loads(salmask("status", "--json").out)
@@ -109,6 +110,16 @@ def test_watching_goes_on_while_slurm_does_not_say_what_became_of_a_job(
     call = salmask("status", "table1", "--watch")
     assert (call.code, len(looks)) == (0, 2)
     assert "1 done" in call.out
+
+
+def test_watching_a_sweep_whose_folder_goes_ends_with_that(
+    sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told as `nothing yet`, with the status of a sweep that is done."""
+    sweep.says("running", age=1 + NOW - time.time(), host=HERE, pid=os.getpid())
+    monkeypatch.setattr(time, "sleep", lambda _: sweep.place.rename(runs / "moved"))
+    line = refused("status", "table1", "--watch")
+    assert line.endswith("runs/table1 is gone; mend: if it was moved, name the folder where it is now")
 
 
 def test_without_a_squeue_nobody_waits_for_its_answer(

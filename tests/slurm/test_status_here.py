@@ -54,3 +54,13 @@ def test_a_process_of_another_user_that_shows_no_life_has_not_died(
         assert sweep.row(GONE, entry=False).state is State.died
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert sweep.row(GONE, entry=False).state is State.silent
+
+
+def test_of_a_job_whose_folder_is_gone_that_is_told(sweep: Sweep) -> None:
+    """A person had renamed or removed it: the job was told as one that never wrote a heartbeat."""
+    sweep.submitted(executor="local", job=str(os.getpid()))
+    sweep.says("done")
+    sweep.folder.path.rename(sweep.place / "kept")
+    row = sweep.row(GONE)
+    mend = "put it back if it was renamed; else the same salmask sweep again, which makes it anew"
+    assert (row.state, row.note) == (State.died, f"its run's folder is gone; mend: {mend}")
