@@ -71,6 +71,9 @@ def _open_locked(path: Path) -> int | None:
     """Returns the open file of a lock that is ours now; None if another has it, or it was removed before we had it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except FileNotFoundError as error:
+        mend = "if it was moved, name the folder where it is now; else the same command makes it anew"
+        raise UserError(f"{path.parent} was moved or removed meanwhile", mend=mend) from error
     except OSError as error:  # of a colleague, in a folder that a group shares
         raise UserError(f"cannot write to {path.parent}: {error.strerror}", mend=mend_of_place(error)) from error
     if try_lock(descriptor) and _is_there(path, descriptor):

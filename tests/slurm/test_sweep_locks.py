@@ -71,6 +71,12 @@ def test_a_lock_that_cannot_be_opened_is_told_in_a_line(tmp_path: Path) -> None:
         launch_lock(tmp_path).__enter__()
 
 
+def test_a_launch_whose_folder_was_moved_says_so(tmp_path: Path) -> None:
+    """A person was asked to make a folder writable that was not there any more."""
+    with pytest.raises(UserError, match=r"sweep was moved or removed meanwhile; mend: if it was moved, name"):
+        local_start_lock(tmp_path / "sweep").__enter__()
+
+
 def test_on_a_full_disk_nobody_is_told_to_begin_anew_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
