@@ -41,11 +41,11 @@ class Messages:
         """Says why a job has no result."""
         self._say(Text("failed ", "red"), f"{job.name}: {reason}")
 
-    def runs_elsewhere(self, job: Job) -> None:
-        """Says that a job is under way elsewhere: nothing else would tell what this launch waits for."""
+    def runs_already(self, job: Job) -> None:
+        """Says that another launch or a person has begun a job: nothing else would tell what this one waits for."""
         if job not in self._awaited:
             self._awaited.append(job)
-            self._say(Text("waiting", "bold"), f"{job.name} runs elsewhere  ({job.folder.path})")
+            self._say(Text("waiting", "bold"), f"{job.name} runs already  ({job.folder.path})")
 
     def launch_is_at_work(self, busy: BusySweepError) -> None:
         """Says that a launch with Slurm is at work, which may submit the jobs that wait here."""

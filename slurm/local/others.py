@@ -70,6 +70,7 @@ class Others:
         key = self._agenda.graph.key(job)
         entry, sent = self._ledger.newest().get(key), self._ledger.newest_sent().get(key)
         if entry is not None and HERE.live(entry):
+            self._messages.runs_already(job)
             return True  # another launcher started it: its end shows in the folder
         # This launch wrote an intent for each job that waits here: an entry of Slurm's is newer.
         if entry is not None and entry.executor == "slurm" and self._went_to_slurm(key):
@@ -80,7 +81,7 @@ class Others:
             self._agenda.cancel(job)
             return True
         if is_under_way(self._ledger.sweep, key, sent, HERE, time.time()):
-            self._messages.runs_elsewhere(job)  # a person started it, or a launcher on another machine: the same holds
+            self._messages.runs_already(job)  # a person started it, or a launcher on another machine: the same holds
             return True
         return False
 

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 from launch_samples import CLUSTER, graph_for, launch
-from local_samples import graph_of, launched
+from local_samples import HERE_CLUSTER, graph_of, launched
 from rich.console import Console
 from stand_in_slurm import StandInSlurm
 from waiting import wait_until
 
 from repro.jobs import PROGRAM
 from repro.runs.lock import STALE_SECONDS
+from slurm.local.devices import Places
+from slurm.local.launch import LocalLaunch
+from slurm.local.others import Others
 from slurm.planning.graph import Graph
 from slurm.submission.handover import Outcome
 from slurm.submission.launch import submit
@@ -103,3 +106,17 @@ def test_what_another_machine_has_just_begun_is_not_begun_again(stand_in: StandI
     ago = (datetime.now(UTC) - timedelta(seconds=STALE_SECONDS)).isoformat()
     ledger.submitted([replace(there, time=ago)])
     assert set(launch(graph).submitted) == {graph.key(job), (folder, "linear"), graph.report}
+
+
+def test_a_launch_whose_places_are_taken_says_by_what_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A killed launch had left a job: the same command again was silent until that job's end."""
+    graph = graph_of(tmp_path / "sweep", 1)
+    (job,) = graph.jobs
+    folder, task = graph.key(job)
+    entry = Submission("s-pretrain-1", "local", "local", job.run.id, folder, task, "4711")
+    monkeypatch.setattr(Others, "running_here", lambda *_: [entry])
+    here = LocalLaunch(graph, (), HERE_CLUSTER, PROGRAM, Places(1), Console(width=300))
+    assert here.startable() == here.startable() == []
+    assert capsys.readouterr().out == f"waiting {job.name} runs already  ({job.folder.path})\n"
