@@ -7,16 +7,17 @@ waits, and that a job is gone which could not say so itself.
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
-from repro.errors import with_mend
+from repro.errors import UserError, with_mend
 from repro.presence import exists
 from repro.quantities import duration_text
 from repro.runs.folder import RunFolder
 from repro.runs.lock import CLOCKS_SECONDS, STALE_SECONDS
 from repro.runs.resumption import goes_on
-from repro.runs.status import Status
+from repro.runs.status import PRETRAIN, Status
 from repro.runs.sweep_names import LOGS
 from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.monitoring.logs import error_tails, last_line, tail
@@ -290,9 +291,19 @@ def _not_submitted(sweep: Path, entry: Submission) -> tuple[State, str]:
         return State.planned, with_mend(what, mend)
     if entry.executor != "slurm" and entry.host != socket.gethostname():
         return State.unknown, _only(entry.host)  # only that machine's locks tell whether its launcher runs
+    if entry.executor != "slurm" and _has_failed_parent(sweep, entry):  # its launcher has given it up
+        return State.planned, with_mend("not started: what it builds on failed", REASONS[PARENT_FAILED][1])
     if entry.executor != "slurm" and has_local_launcher(sweep):
         return State.queued, "waits for its turn on this machine"
     return State.planned, with_mend("its launcher ended before it was submitted", "salmask retry")
+
+
+def _has_failed_parent(sweep: Path, entry: Submission) -> bool:
+    """Returns whether the pretraining that a job builds on has failed since the job was written down."""
+    with suppress(UserError):  # the row of the pretraining says what cannot be read
+        status = RunFolder(sweep / entry.folder).status(PRETRAIN) if entry.task not in (PRETRAIN, REPORT) else None
+        return status is not None and status.state == "failed" and not before(status, entry)
+    return False
 
 
 def _only(host: str) -> str:

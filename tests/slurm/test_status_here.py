@@ -12,6 +12,7 @@ from sweep_samples import GONE, HERE, NOW, Sweep
 from repro.runs.lock import STALE_SECONDS
 from slurm.monitoring.states import State
 from slurm.monitoring.status import is_under_way
+from slurm.sweep_folder.local_lock import local_lock
 
 
 def test_a_process_that_is_gone_from_this_machine_is_dead_at_once(sweep: Sweep) -> None:
@@ -64,3 +65,16 @@ def test_of_a_job_whose_folder_is_gone_that_is_told(sweep: Sweep) -> None:
     row = sweep.row(GONE)
     mend = "put it back if it was renamed; else the same salmask sweep again, which makes it anew"
     assert (row.state, row.note) == (State.died, f"its run's folder is gone; mend: {mend}")
+
+
+def test_what_builds_on_a_failed_pretraining_does_not_wait_for_its_turn(sweep: Sweep) -> None:
+    """Its launcher had given it up, and it was told as queued while that launcher went on with other runs."""
+    sweep.submitted("linear", "", executor="local")
+    for age, state, note in (
+        (60, State.planned, "not started: what it builds on failed; mend: the cause of that first, then salmask retry"),
+        (7200, State.queued, "waits for its turn on this machine"),  # a retry: what failed before is done again
+    ):
+        sweep.says("failed", age=age)
+        with local_lock(sweep.place):
+            row = sweep.row(GONE, "linear")
+        assert (row.state, row.note) == (state, note)
