@@ -16,7 +16,7 @@ from repro.cores import usable_cores
 from repro.data.catalogue import DATASETS, Dataset, find_dataset, open_images
 from repro.data.pixel_cache import cache_root
 from repro.data.pixel_cache_writer import cache_images
-from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_root
+from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_root, refuse_idle_root
 from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
 from repro.errors import UserError, visible_in_line
@@ -97,9 +97,7 @@ def verify(
 
     Example: salmask data verify imagenet100 --root /data/imagenet --quick
     """
-    entry = find_dataset(name)
-    if root is not None and not entry.needs_root:
-        raise UserError(f"data set {name!r} is drawn and has no root", mend="leave --root out")
+    refuse_idle_root(name, root)
     report = verify_dataset(name, find_root(name, root), deep=not quick, workers=workers)
     if as_json:
         say_json(report.to_plain(), indent=2)
@@ -136,6 +134,7 @@ def cache(
 
     Example: salmask data cache imagenet100 --side 256 --to /local/cache
     """
+    refuse_idle_root(name, root)
     scenes = _scenes_settings(name, settings)
     images = open_images(name, "train", find_root(name, root), scenes)
     outcome = cache_images(

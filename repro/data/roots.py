@@ -78,6 +78,16 @@ def root_of(run: Run, dataset: str, root: Path | None = None) -> Path | None:
     return find_root(dataset, root)
 
 
+def refuse_idle_root(dataset: str, root: object) -> None:
+    """Refuses a root on the command line, if it is not empty, of a data set that is read from no folder.
+
+    Raises:
+        UserError: The name is unknown, or the root would change nothing.
+    """
+    if root and not find_dataset(dataset).needs_root:
+        raise UserError(f"data set {dataset!r} is drawn and has no root", mend="leave --root out")
+
+
 def how_to_set_root(name: str) -> str:
     """Returns every way to say where the data set of a name is, as a mend."""
     return f"give --root DIR, or {how_to_list_root(name)}"

@@ -208,12 +208,14 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         """
         run = rows().resolve(method, command_settings(settings, data=data, root=root))
         with doing("importing torch"):
+            from repro.data.roots import refuse_idle_root
             from repro.distributed import initialise
             from repro.methods.audit import audit, variants
             from repro.methods.audit_page import write
             from repro.training.pretraining import open_data
 
             folder = out or Path("runs/audit") / method
+            refuse_idle_root(run.data.dataset, root)
             variants(run)  # refuses a row that masks nothing, before anybody is asked for its data
             check_place(folder, mend="--out DIR elsewhere")  # masking takes minutes
             images = open_data(run, "train")

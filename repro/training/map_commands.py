@@ -7,6 +7,7 @@ import typer
 
 from repro.console import AsJson, report, show_log
 from repro.data.commands import Name
+from repro.data.roots import refuse_idle_root
 from repro.errors import UserError
 from repro.paths import CACHE_VARIABLE
 from repro.presence import exists
@@ -45,6 +46,7 @@ def data_saliency(
     from repro.training.pretraining import open_data
 
     show_log()
+    refuse_idle_root(name, root)
     run = pinned(build([{"localizer": {"map": "image"}}, command_settings(settings, data=name, root=root)]))
     wanted = run.saliency_sources[0]
     if wanted.needs_network and run.localizer.map is not MapOf.image:

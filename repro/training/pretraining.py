@@ -11,7 +11,7 @@ import torch
 
 from repro.backbones.backbone import require_backbone, save_backbone
 from repro.contrastive.batch_norm import joint_statistics
-from repro.data.catalogue import open_images
+from repro.data.catalogue import find_dataset, open_images
 from repro.data.pixel_cache import cache_root, open_cached
 from repro.data.roots import root_of
 from repro.data.splits import Images, Split
@@ -184,7 +184,8 @@ def _cache_command(run: Run) -> str:
     words = ["salmask", "data", "cache", run.data.dataset, "--side", str(run.data.cached_side)]
     changed = difference(Run(), run) if run.data.drawn else {}
     words += [f"{key}={value_text(changed[key][1])}" for key in changed if key.startswith("data.scenes.")]
-    for option, folder in (("--root", run.machine.data_root), ("--to", run.machine.data_cache)):
+    root = run.machine.data_root if find_dataset(run.data.dataset).needs_root else ""  # else `--root` is refused
+    for option, folder in (("--root", root), ("--to", run.machine.data_cache)):
         words += [option, folder] if folder else []
     return shlex.join(words)
 

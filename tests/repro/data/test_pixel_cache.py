@@ -370,7 +370,8 @@ def carry_out_mend(run: Run) -> None:
 def test_the_mend_of_a_missing_cache_names_the_runs_own_scenes_and_folder(tmp_path: Path) -> None:
     """The mend lacked these settings: it cached other scenes in another folder, and the run was refused again."""
     scenes = {"data.dataset": "scenes", "data.scenes.grounds": 3, "data.cached_side": 32}
-    run = tiny(changes=scenes | {"machine.data_cache": str(tmp_path / "my caches")})
+    root = {"machine.data_root": str(tmp_path)}  # plays no part, and the command refuses it
+    run = tiny(changes=scenes | root | {"machine.data_cache": str(tmp_path / "my caches")})
     carry_out_mend(run)
     assert open_data(run, "train").fingerprint().endswith("-32px")
     assert len(list((tmp_path / "my caches").glob("scenes-*"))) == 1
