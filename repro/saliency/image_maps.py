@@ -1,9 +1,10 @@
 """Saliency maps of whole images, computed once and kept: a few hundred bytes an image instead of a network's pass."""
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.splits import Images, read_image
 from repro.distributed import barrier, rank, world_size
 from repro.loader import Loader
+from repro.presence import exists
 from repro.progress import ProgressBars
 from repro.quantities import counted
 from repro.runs.sections import LocalizerSettings
@@ -110,7 +112,11 @@ def load_maps(source: MapSource, images: Images, device: torch.device, *, worker
         UserError: An image cannot be read, or the localizer cannot be built.
     """
     fingerprint = images.fingerprint()
-    file = MapFile(map_path(source.identity, fingerprint) if fingerprint else None, len(images), source.grid)
+    path = map_path(source.identity, fingerprint) if fingerprint else None
+    if path is not None and not exists(path):
+        source = replace(source, build=functools.cache(source.build))
+        source.build(device)  # before `MapFile` makes a file, which would stay empty if the network cannot be had
+    file = MapFile(path, len(images), source.grid)
     _compute_missing(source, file, device, workers)
     barrier()
     return file.read().to(device)

@@ -29,6 +29,7 @@ from training_samples import (
 
 import repro.saliency.image_maps
 from repro.augmentation.normalization import Normalization
+from repro.errors import UserError
 from repro.masking.patches import as_many_at_random
 from repro.runs.folder import RunFolder
 from repro.runs.sections import LocalizerSettings
@@ -164,6 +165,13 @@ def test_maps_are_computed_once_and_go_on_where_they_were_interrupted() -> None:
     assert later.built == 0  # not even the network is built
     load_maps(later.source, Numbers("others"), CPU)
     assert later.made == len(images)
+
+
+def test_a_network_that_cannot_be_had_leaves_no_empty_file() -> None:
+    source = replace(Counting().source, build=MagicMock(side_effect=UserError("no network", mend="another")))
+    with pytest.raises(UserError):
+        load_maps(source, Numbers(), CPU)
+    assert not map_path(source.identity, Numbers().fingerprint()).exists()
 
 
 def test_a_look_at_some_images_computes_their_maps_alone_and_keeps_none(tmp_path: Path) -> None:
