@@ -1,5 +1,6 @@
 """Which images are fitted on and which are scored, for each data set and protocol."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,8 +46,8 @@ def split_seeds(dataset: str, splits: int) -> range:
     return range(splits if dataset in DRAWN_SPLITS else 1)
 
 
-def scored_images(run: Run, task: str, target: Target) -> list[Images]:
-    """Opens the images that a task is scored on, one part for each drawn split.
+def scored_images(run: Run, task: str, target: Target) -> Iterator[Images]:
+    """Opens the images that a task is scored on, and yields one part for each drawn split.
 
     Args:
         run: With the settings of the evaluation.
@@ -57,9 +58,9 @@ def scored_images(run: Run, task: str, target: Target) -> list[Images]:
         UserError: The data set is missing or broken.
     """
     if task == "linear":
-        return [paper_like(target, seed)[1] for seed in split_seeds(target.dataset, run.probe.splits)]
+        return (paper_like(target, seed)[1] for seed in split_seeds(target.dataset, run.probe.splits))
     splits = run.logistic.splits if task == "logistic" else 1
-    return [standard(target, seed).scored for seed in split_seeds(target.dataset, splits)]
+    return (standard(target, seed).scored for seed in split_seeds(target.dataset, splits))
 
 
 def paper_like(target: Target, seed: int) -> tuple[Images, Images, str]:

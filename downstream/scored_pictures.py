@@ -45,7 +45,7 @@ def pictures_of_scored(run: Run, task: str, dataset: str, images: Sequence[tuple
         UserError: The data set or the localizer's weights are not there.
     """
     target = Target(dataset, root_of(run, dataset, None), run.data.scenes)
-    scored = scored_images(run, task, target)[0]  # the splits share one pool
+    scored = next(scored_images(run, task, target))  # the splits share one pool
     crops = CentralCrops(scored.pool if isinstance(scored, Subset) else scored, run.data.crop)
     maker = None
     if run.needs_localizer:

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from transfer_samples import make_caltech
 
 from downstream.measurement import Target
 from downstream.partitions import scored_images
+from downstream.scored_pictures import pictures_of_scored
 from downstream.tasks import evaluate
+from repro.data import caltech
 from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
@@ -103,10 +106,20 @@ def test_the_images_that_a_task_scores_are_known_beforehand(task: str, dataset: 
     rows = evaluate(run, folder, f"{task}@{dataset}", CPU, root)
     named = {FileReference(row.predictions, row.predictions_sha256) for row in rows if row.predictions}
     assert named
-    parts = scored_images(run, Evaluation.parse(f"{task}@{dataset}", run).task, Target(dataset, root, run.data.scenes))
+    scored = scored_images(run, Evaluation.parse(f"{task}@{dataset}", run).task, Target(dataset, root, run.data.scenes))
+    parts = list(scored)
     assert len(parts) == (2 if dataset == "caltech101" and task in ("linear", "logistic") else 1)
     fingerprint = images_of_splits([part.fingerprint() for part in parts])
     assert {read(folder, each).images for each in named} == {fingerprint}
+
+
+@pytest.mark.usefixtures("miniatures")
+def test_a_picture_opens_one_of_the_drawn_splits_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALMASK_DATA", str(make_caltech(tmp_path)))
+    draw = MagicMock(wraps=caltech.split)
+    monkeypatch.setattr(caltech, "split", draw)
+    assert len(pictures_of_scored(tiny(), "linear", "caltech101", [(0, 1), (1, 1)])) == 2
+    draw.assert_called_once()
 
 
 @pytest.mark.parametrize("task", ["linear", "finetune"])
