@@ -64,8 +64,11 @@ def write(result: Audit, folder: Path) -> list[Path]:
         "data": run.data.dataset,
         "images": str(result.images),
         "view": f"{run.data.crop} px",
-        "localizer": run.localizer.network,
+        "foreground by": ", of hard negatives ".join(dict.fromkeys(map(str, run.saliency_sources))),
     }
+    # Whether the run itself is guided or not: it stands beside a variant that is.
+    if any(source.needs_network for source in run.saliency_sources):
+        facts["localizer"] = run.localizer.network
     text = page(
         "audit.html.j2",
         package="repro.methods",

@@ -224,6 +224,13 @@ def test_three_ways_of_choosing_patches_and_a_fourth_where_the_row_is_none_of_th
     )
 
 
+def test_the_page_of_a_run_without_a_network_names_none(tmp_path: Path) -> None:
+    sources = {"localizer.source": "truth", "localizer.hard_negative_source": "centre"}
+    page = write(audited(plain_colours(**sources), count=4), tmp_path)[0].read_text()
+    assert "<dt>foreground by</dt><dd>truth, of hard negatives centre</dd>" in page
+    assert "<dt>localizer</dt>" not in page
+
+
 def test_true_masks_have_no_released_map() -> None:
     for changes in ({"localizer.source": "truth"}, {"localizer.hard_negative_source": "random"}):
         released = variants(tiny(METHOD, LARGE | changes))[RELEASED].fidelity
@@ -300,6 +307,8 @@ def test_the_page_needs_nothing_beside_it_and_the_pictures_are_pictures(result: 
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
+    assert "<dt>foreground by</dt><dd>network</dd>" in page
+    assert f"<dt>localizer</dt><dd>{result.run.localizer.network}</dd>" in page
     for row in result.masks + result.maps:
         for value in row.values():
             assert f">{'–' if value is None else value}<" in page
