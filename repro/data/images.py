@@ -17,7 +17,7 @@ from typing import IO, Literal, TypeVar
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from repro.data.errors import READABLE, reason_of
+from repro.data.errors import mend_of, reason_of
 from repro.data.jpeg import Pixels, decode_jpeg
 from repro.errors import UserError
 
@@ -252,8 +252,9 @@ def _fault_of(error: BaseException) -> Fault:
     """Returns an error of opening or decoding an image file as a fault of the file."""
     if isinstance(error, UnidentifiedImageError):
         return Fault("unreadable", "not an image, or its header is damaged")
-    if isinstance(error, PermissionError):  # the file itself may be sound
-        return Fault("unreadable", f"the image cannot be read ({reason_of(error)})", mend=READABLE)
+    if isinstance(error, PermissionError | FileNotFoundError):  # the file itself may be sound
+        mend = mend_of(error, "put it back, or start again without it")
+        return Fault("unreadable", f"the image cannot be read ({reason_of(error)})", mend=mend)
     return Fault("unreadable", f"the image cannot be decoded ({reason_of(error)})")
 
 

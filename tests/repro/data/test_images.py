@@ -107,7 +107,7 @@ def test_a_broken_spider_image_is_refused_as_any_other(tmp_path: Path) -> None:
 
 
 def test_a_missing_image_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.png.*No such file"):
+    with pytest.raises(UserError, match=r"gone\.png: the image .* \(No such file.*\); mend: put it back"):
         images.decode(tmp_path / "gone.png")
 
 
