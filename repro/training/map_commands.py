@@ -65,18 +65,18 @@ def data_saliency(
     device = initialise(run.machine.device)
     with deaths_told(), deaths_told():  # twice, see its docstring
         maps = load_maps(source, images, device, workers=run.machine.workers)
-    if exists(path):
-        # Parts that could not be written (a full disk, another user's file) were kept in memory, as the log says.
-        file = MapFile(path, len(images), source.grid)
-        if missing := sum(not file.is_whole(chunk) for chunk in range(file.chunks)):
-            mend = "check the disk's space and the file's permissions, and repeat the command: other parts are kept"
-            raise UserError(f"{path}: parts that could not be written: {missing} of {file.chunks}", mend=mend)
+    # Parts that could not be written (a full disk, another user's file) were kept in memory, as the log says. There is
+    # no file at all where none could be made, or somebody has removed it.
+    file = MapFile(path if exists(path) else None, len(images), source.grid)
+    if missing := sum(not file.is_whole(chunk) for chunk in range(file.chunks)):
+        mend = "check the disk's space and the file's permissions, and repeat the command: other parts are kept"
+        raise UserError(f"{path}: parts that could not be written: {missing} of {file.chunks}", mend=mend)
     report(
         as_json,
         {
             "images": len(maps),
             "cells": f"{source.grid}×{source.grid}",
             "bytes an image": source.grid**2 * maps.element_size(),
-            "file": str(path) if exists(path) else "none",  # a disk may have been full
+            "file": str(path),
         },
     )

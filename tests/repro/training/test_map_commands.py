@@ -32,3 +32,12 @@ def test_maps_that_did_not_go_onto_the_disk_are_no_success(tmp_path: Path, monke
     ended = salmask("data", "saliency", "scenes", *SETTINGS)
     assert ended.code == 0
     assert f"file: {path}\n" in ended.out
+
+
+def test_a_file_that_could_not_be_made_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command ended well, with `file: none`, after it had computed all maps for nothing."""
+    monkeypatch.setattr(map_file.MapFile, "_open", lambda *_: None)
+    ended = salmask("data", "saliency", "scenes", *SETTINGS)
+    assert (ended.code, ended.out) == (2, "")
+    assert "parts that could not be written: 1 of 1; mend: " in ended.err
+    assert list((tmp_path / "cache").rglob("*.f16")) == []
