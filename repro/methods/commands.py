@@ -219,7 +219,7 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
             variants(run)  # refuses a row that masks nothing, before anybody is asked for its data
             check_place(folder, mend="--out DIR elsewhere")  # masking takes minutes
             images = open_data(run, "train")
-            OPENING.say(f"masking {count} images")
+            OPENING.say(f"masking {min(count, len(images))} images")
             result = audit(run, images, count=count, gallery_images=show, device=initialise(run.machine.device))
             paths = write(result, folder)
         if as_json:

@@ -231,6 +231,13 @@ def test_the_page_of_a_run_without_a_network_names_none(tmp_path: Path) -> None:
     assert "<dt>localizer</dt>" not in page
 
 
+def test_where_no_view_shows_an_object_its_statistics_are_absent(red: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Discs, "main_mask", lambda *_: np.zeros((112, 112), bool))
+    result = audited(plain_colours(), count=4)
+    assert {row[key] for row in result.maps for key in ("mean IoU", "precision", "recall")} == {None}
+    json.dumps(result.statistics(), allow_nan=False)
+
+
 def test_true_masks_have_no_released_map() -> None:
     for changes in ({"localizer.source": "truth"}, {"localizer.hard_negative_source": "random"}):
         released = variants(tiny(METHOD, LARGE | changes))[RELEASED].fidelity
