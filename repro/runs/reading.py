@@ -282,7 +282,9 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             mend = "write key.sub=value, for example seed=1 or data.crop=64"
             raise UserError(f"'{item}' is not a setting", mend=mend)
         try:
-            settings[key] = parse_yaml(value)
+            # To YAML, a comment begins at " #"; on a command line it is a part of a folder's name.
+            is_plain = not value.startswith(("'", '"', "[", "{"))
+            settings[key] = value if is_plain and " #" in f" {value}" else parse_yaml(value)
         except RecursionError as error:
             raise UserError(f"'{key}': the value is nested too deeply", mend="a list such as [1,2]") from error
         except ValueError as error:  # Python's own, for a number of thousands of digits

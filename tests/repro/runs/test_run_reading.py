@@ -185,6 +185,14 @@ def test_an_override_that_is_no_yaml_is_refused() -> None:
     assert line.endswith("; mend: write a number, text, true, false, or a list such as [1,2]")
 
 
+@pytest.mark.parametrize("folder", ["masks #2", "#2", "2026 #2", "no #2"])
+def test_a_folders_name_is_not_cut_off_at_a_hash(folder: str) -> None:
+    """YAML took the rest for a comment: a run read another folder, if there was one of the shorter name."""
+    run = build([parse_overrides([f"data.masks={folder}", f"machine.data_root=/{folder}"])])
+    assert (run.data.masks, run.machine.data_root) == (folder, f"/{folder}")
+    assert build([parse_overrides([f"data.masks='{folder}'"])]).data.masks == folder
+
+
 def test_later_layers_win_over_earlier_ones_and_over_defaults(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("seed: 1\noptimization:\n  lr: 0.1\n  epochs: 5\ndata.crop: 64\n")
