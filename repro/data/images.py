@@ -78,7 +78,8 @@ def decode(path: Path | str) -> Image.Image:
     """Decodes all of an image file.
 
     16-bit greys are scaled to 8 bits, transparency is laid over white, CMYK and palettes are converted, and of an
-    animation the first frame is taken. Orientation tags are ignored, as torchvision's image folders do.
+    animation the first frame is taken. Orientation tags are ignored, as torchvision's image folders do; only a TIFF is
+    turned by its own, which Pillow does for torchvision as well.
 
     Args:
         path: An image file of any format that Pillow reads; its suffix is not trusted.
