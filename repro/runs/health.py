@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from repro.errors import UserError, with_mend
@@ -11,6 +11,10 @@ from repro.presence import exists
 from repro.runs.schemas import SYMPTOM
 
 log = logging.getLogger("salmask")
+AT_CHANCE = "loss at chance level"
+"""The kind of a training whose loss is hardly below that of embeddings that tell nothing apart."""
+_RENAMED = {"loss of a guess": AT_CHANCE}
+"""Kind that older versions recorded -> its name today."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Symptom:
     """One thing that went wrong in a training."""
 
     kind: str
-    """`blind localizer`, `exploded weights`, `collapsed embeddings`, `collapsed features` or `loss of a guess`."""
+    """`blind localizer`, `exploded weights`, `collapsed embeddings`, `collapsed features` or `AT_CHANCE`."""
     step: int
     """Steps done when it was first noticed."""
     detail: str
@@ -39,7 +43,8 @@ def read_symptoms(path: Path) -> list[Symptom]:
         entries = SYMPTOM.read_list(path)
     except UserError as error:
         return [Symptom("unreadable record", 0, error.what, error.mend)]
-    return [Symptom(**{name: entry[name] for name in SYMPTOM.fields}) for entry in entries]
+    symptoms = [Symptom(**{name: entry[name] for name in SYMPTOM.fields}) for entry in entries]
+    return [replace(symptom, kind=_RENAMED.get(symptom.kind, symptom.kind)) for symptom in symptoms]
 
 
 def tell_symptoms(path: Path, symptoms: Sequence[Symptom]) -> None:

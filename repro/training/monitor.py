@@ -23,7 +23,7 @@ from repro.errors import one_line
 from repro.randomness import Purpose, stream
 from repro.runs.choices import OnCollapse
 from repro.runs.folder import RunFolder
-from repro.runs.health import Symptom, read_symptoms, tell_symptoms
+from repro.runs.health import AT_CHANCE, Symptom, read_symptoms, tell_symptoms
 from repro.runs.run import Run
 from repro.training.hooks import DivergenceError
 from repro.training.preprocess import Augmenter, ViewMaker
@@ -230,7 +230,7 @@ def judge(step: int, numbers: Mapping[str, float], loss: float | None, guess: fl
     if loss is not None and guess is not None and loss >= GUESS * guess:
         detail = f"loss {loss:.2f} where telling nothing apart has {guess:.2f}"
         mend = f"{SLOWER}; with few steps a lower moco.momentum and a shorter moco.queue"
-        symptoms.append(Symptom("loss of a guess", step, detail, mend))
+        symptoms.append(Symptom(AT_CHANCE, step, detail, mend))
     return symptoms
 
 

@@ -16,7 +16,7 @@ from results.paper.paper_claims import Claim, Family, families
 from results.statistics.paired import NO_NUMBERS, Comparison
 from results.tables.columns import Column
 
-SINGLY = "each by itself"
+SINGLY = "no verdict as a whole"
 """Stands in place of a verdict if a family makes no statement about its comparisons as a whole."""
 NOTE = (
     "A sentence as a whole is decided by a t-test on the mean of its differences, seed by seed: one test for each "

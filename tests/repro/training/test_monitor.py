@@ -218,7 +218,7 @@ def test_collapse_and_a_guess_are_told_from_learning() -> None:
     assert judge(100, fine, None, None) == []
     assert [f.kind for f in judge(100, fine | {"spread": 0.0099}, 4.0, 7.6)] == ["collapsed embeddings"]
     assert [f.kind for f in judge(100, fine | {"effective_rank": 1.49}, 4.0, 7.6)] == ["collapsed features"]
-    assert [f.kind for f in judge(100, {}, 0.991 * 7.6, 7.6)] == ["loss of a guess"]
+    assert [f.kind for f in judge(100, {}, 0.991 * 7.6, 7.6)] == ["loss at chance level"]
     assert judge(99, {"spread": 0.0, "effective_rank": 1.0}, 7.6, 7.6) == []  # too early: the queue is not full yet
     for norm in (float("nan"), 50.1):
         assert [f.kind for f in exploded(3, norm, 5.0)] == ["exploded weights"]
@@ -248,3 +248,11 @@ def test_a_damaged_record_says_so(tmp_path: Path) -> None:
         assert "health.json" in symptom.detail
     assert read_symptoms(tmp_path / "none.json") == []
     assert str(Symptom("kind", 3, "numbers", "mend")) == "kind at step 3: numbers"
+
+
+def test_a_kind_that_an_older_version_recorded_has_its_name_of_today(tmp_path: Path) -> None:
+    entry = '{"kind": "loss of a guess", "step": 128, "detail": "loss 4.8", "mend": "x"}'
+    (tmp_path / "health.json").write_text(f"[{entry}]")
+    assert [str(symptom) for symptom in read_symptoms(tmp_path / "health.json")] == [
+        "loss at chance level at step 128: loss 4.8"
+    ]
