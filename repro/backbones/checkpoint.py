@@ -125,9 +125,9 @@ def _verify_bits(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip() or ""
     except (OSError, ValueError, NotImplementedError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        damaged = f"its table of contents, {type(error).__name__}"
+        damaged = f"its table of contents ({type(error).__name__})"
     if damaged:
         raise UserError(
-            f"checkpoint {path} is not as it was written ({damaged} fails its checksum)",
+            f"checkpoint {path} was changed since it was written: {damaged} fails its checksum",
             mend="copy it anew, or make it again",
         )
