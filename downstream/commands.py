@@ -249,13 +249,23 @@ def evaluations(tasks: str, dataset: str, run: Run) -> list[Evaluation]:
         for full_name in TABLE1 if name == "table1" else (f"{name}@{dataset}" if dataset else name,):
             # Checked here and not left to `parse`, because only here `table1` is a possible name, too.
             if (word := task_and_dataset(full_name)[0]) not in PROTOCOLS:
-                raise UserError(f"unknown task '{word}'", mend=nearest(word, ("table1", *PROTOCOLS)))
+                raise _unknown(word)
             evaluation = Evaluation.parse(full_name, run)
             find_dataset(evaluation.dataset)
             unique[evaluation] = None
     if not unique:
         raise UserError("no task is named", mend="--task linear")
     return list(unique)
+
+
+def _unknown(task: str) -> UserError:
+    """Returns what a task without a protocol is refused with: it is a misspelt one, or one that was added by halves."""
+    from downstream.tasks import TASKS
+
+    if task in TASKS:
+        what = f"TASKS (downstream/tasks.py) has the task {task}, and PROTOCOLS (repro/runs/evaluation.py) has not"
+        return UserError(what, mend="add it there")
+    return UserError(f"unknown task '{task}'", mend=nearest(task, ("table1", *PROTOCOLS)))
 
 
 def _roots(options: Sequence[str], evaluations: Sequence[Evaluation]) -> dict[Evaluation, Path | None]:

@@ -77,6 +77,14 @@ def test_a_task_that_only_protocols_has_is_refused(place: Path, monkeypatch: pyt
         tasks._imported("means")
 
 
+def test_a_task_that_only_tasks_has_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It was called unknown, and a task with a similar name was suggested."""
+    monkeypatch.delitem(cast(dict[str, object], PROTOCOLS), "means")
+    refused = salmask("eval", str(finished(tmp_path).path), "--task", "means")
+    what = "TASKS (downstream/tasks.py) has the task means, and PROTOCOLS (repro/runs/evaluation.py) has not; mend: add"
+    assert (refused.code, what in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize(("wrong", "error"), [("import umaps", ModuleNotFoundError), ("means.x", NameError)])
 def test_what_fails_within_a_tasks_module_is_not_taken_for_a_missing_one(
     place: Path, wrong: str, error: type[Exception]
