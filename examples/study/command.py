@@ -5,8 +5,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from repro.errors import UserError, one_line
 from repro.terminal import substitute_letters
+from results.collection.collect import collect_runs
+from results.collection.row_comparison import Recipe
+from results.collection.runs import RunRecord, find_runs, listed
 
 
 def print_tables(description: str, tables: Callable[[Sequence[Path]], Iterable[str]]) -> int:
@@ -25,3 +30,17 @@ def print_tables(description: str, tables: Callable[[Sequence[Path]], Iterable[s
         print(one_line(error), file=sys.stderr)
         return 2
     return 0
+
+
+def gathered(folders: Sequence[Path], recipe: Recipe | None = None) -> tuple[list[RunRecord], pd.DataFrame]:
+    """Returns the runs below some folders and their results; prints what is wrong with these beside the tables.
+
+    Args:
+        folders: Runs, or folders above them.
+        recipe: As in `results.collection.runs.find_runs`.
+    """
+    runs = find_runs(folders, recipe)
+    frame = collect_runs(runs, listed(folders))
+    for warning in frame.attrs["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    return runs, frame

@@ -15,14 +15,13 @@ from pathlib import Path
 import pandas as pd
 
 from baselines import resolve
-from examples.study.command import print_tables
+from examples.study.command import gathered, print_tables
 from examples.study.decide import HP, STUDY, Values, outcome_by_sign, rows_of, spread_of, top1
 from examples.study.tables import cell_of, difference_text, interval_text, p_cell
 from repro.errors import UserError
 from repro.text_tables import markdown_table
 from results.claims.verdicts import NOT_RUN
-from results.collection.collect import collect_runs
-from results.collection.runs import RunRecord, find_runs, listed
+from results.collection.runs import RunRecord
 from results.plots.dose import BOTH, HARD, QUERY, ROLES, Panel, panels_of, slope
 from results.statistics.paired import holm, p_text, paired
 
@@ -100,8 +99,7 @@ def ends(values: Values) -> str:
 
 
 def _tables(folders: Sequence[Path]) -> Iterator[str]:
-    runs = find_runs(folders, resolve)
-    frame = collect_runs(runs, listed(folders))
+    runs, frame = gathered(folders, resolve)
     values = top1(frame, "logistic", SWEEPS)  # first of all: it refuses runs that cannot be compared
     panel = panel_of(frame, runs)
     yield sources(panel)

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from examples.study.collapse import Ending, endings
-from examples.study.command import print_tables
+from examples.study.command import gathered, print_tables
 from examples.study.decide import (
     FRAMEWORKS,
     PARTS,
@@ -29,10 +29,9 @@ from examples.study.decide import (
     spread_of,
     top1,
 )
+from repro.quantities import number_text
 from repro.runs.labels import label
 from repro.text_tables import markdown_table
-from results.collection.collect import collect_runs
-from results.collection.runs import find_runs, listed
 from results.statistics.paired import p_text, paired
 
 ENDS = (
@@ -58,7 +57,7 @@ def summary(values: Values) -> str:
             spread = spread_of(values, framework, rows_for(framework + end, framework))
             difference = paired(by_seed, values.get(framework, {}), spread)
             shown = end and difference.mean is not None
-            gain = f"{difference.mean:+.1f} ({interval_text(difference.interval())})" if shown else ""
+            gain = f"{difference_text(difference.mean)} ({interval_text(difference.interval())})" if shown else ""
             cells += [cell_of(by_seed.values()), gain]
         rows.append(cells)
     return markdown_table(["", *heads], rows, heads)
@@ -72,8 +71,7 @@ def of_questions(folders: Sequence[Path], questions: Questions, sweeps: Sequence
         questions: The registered comparisons.
         sweeps: Sweeps whose rows count.
     """
-    runs = find_runs(folders)
-    frame = collect_runs(runs, listed(folders))
+    runs, frame = gathered(folders)
     knn, logistic = (top1(frame, task, sweeps) for task in ("knn", "logistic"))
     yield means(knn, logistic, endings(runs, sweeps), questions)
     yield comparisons(logistic, questions)
@@ -162,22 +160,25 @@ def comparisons(values: Values, questions: Questions = QUESTIONS) -> str:
 
 
 def _half_width_cell(decision: Decision) -> str:
-    return "–" if decision.half_width is None else f"{decision.half_width:.1f}"
+    return "–" if decision.half_width is None else number_text(decision.half_width, 1)
 
 
 def cell_of(values: Collection[float]) -> str:
     """Returns mean and sample standard deviation as text; for one value only itself, for none a dash."""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "") if values else "–"
+    if not values:
+        return "–"
+    spread = f" ± {number_text(stdev(values), 1)}" if len(values) > 1 else ""
+    return f"{number_text(mean(values), 1)}{spread}"
 
 
 def interval_text(interval: tuple[float, float] | None, digits: int = 1) -> str:
     """Returns an interval as text; a dash if none could be taken."""
-    return "–" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
+    return "–" if interval is None else " to ".join(number_text(end, digits, "+") for end in interval)
 
 
 def difference_text(difference: float | None) -> str:
     """Returns a difference in points as text; a dash if it was not run."""
-    return "–" if difference is None else f"{difference:+.1f}"
+    return "–" if difference is None else number_text(difference, 1, "+")
 
 
 def p_cell(p: float | None) -> str:
@@ -186,8 +187,7 @@ def p_cell(p: float | None) -> str:
 
 
 def _tables(folders: Sequence[Path]) -> Iterator[str]:
-    runs = find_runs(folders)
-    frame = collect_runs(runs, listed(folders))
+    runs, frame = gathered(folders)
     knn, logistic = (top1(frame, task, PARTS) for task in ("knn", "logistic"))
     yield summary(logistic)
     yield means(knn, logistic, endings(runs, PARTS))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.presence import is_folder
+from repro.quantities import number_text
 from repro.runs.comparison import at_work_in_first, difference_texts
 from repro.runs.evaluation import NEXT_BEST, is_accuracy, refuse_no_accuracy
 from repro.runs.folder import RunFolder
@@ -318,7 +319,7 @@ def _predictions_of_run(whose: str, row: Mapping[Any, Any], metric: str) -> tupl
         return None, f"{trouble}."
     given = said.accuracy(metric)
     if abs(given - row["value"]) > ROUNDING:
-        return None, f"{whose}: its predictions give {given:.3f}, the row {row['value']:.3f}."
+        return None, f"{whose}: its predictions give {number_text(given, 3)}, the row {number_text(row['value'], 3)}."
     return said, ""
 
 

@@ -283,6 +283,20 @@ def test_what_the_scripts_cannot_use_is_told_in_a_line(
         assert line in err.splitlines()[-1]
 
 
+def test_damaged_results_are_told_beside_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run was left out without a word, and a huge number widened its column to hundreds of letters."""
+    for seed, value in ((1, float("nan")), (2, 1e300)):
+        (run,) = (STUDY / "clipart" / "simclr").glob(f"s{seed}-*")
+        path = shutil.copytree(run, tmp_path / "simclr" / run.name) / "results.jsonl"
+        rows = read_rows(path)
+        write_rows(path, [row | ({"value": value} if row["task"] == "logistic" else {}) for row in rows])
+    rows_shown, _ = of_questions([tmp_path], CLIP_ART, PARTS)
+    assert cells(rows_shown.splitlines()[-1])[3] == "1e+300"
+    skipped, odd = capsys.readouterr().err.splitlines()
+    assert "value is nan, not a finite number; skipped" in skipped
+    assert "above 100 %" in odd
+
+
 def test_a_table_is_printed_where_letters_are_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))

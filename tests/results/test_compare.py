@@ -126,11 +126,14 @@ def test_a_file_that_is_altered_or_missing_is_said_and_the_seeds_decide(root: Pa
     assert any("cannot be read" in note for note in compared(root)[0].notes)
 
 
-def test_predictions_that_do_not_give_the_number_of_their_row_are_not_used(root: Path) -> None:
-    rewritten(next((root / "full" / "mocov2").glob("s2-*/results.jsonl")), value=60.0)
+@pytest.mark.parametrize(("value", "shown"), [(60.0, r"60\.000"), (1e300, r"1e\+300")])
+def test_predictions_that_do_not_give_the_number_of_their_row_are_not_used(
+    root: Path, value: float, shown: str
+) -> None:
+    rewritten(next((root / "full" / "mocov2").glob("s2-*/results.jsonl")), value=value)
     (comparison,) = compared(root)
     assert any(
-        re.fullmatch(r"mocov2, seed 2: its predictions give \d+\.\d+, the row 60\.000\.", note)
+        re.fullmatch(rf"mocov2, seed 2: its predictions give \d+\.\d+, the row {shown}\.", note)
         for note in comparison.notes
     )
     assert (comparison.difference.of_seeds, comparison.difference.of_images) == (True, False)
