@@ -1,30 +1,27 @@
 """Compares two methods, sweeps or single runs, image by image if predictions are at hand."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from repro.errors import UserError, nearest
-from repro.presence import is_folder
+from repro.errors import UserError, first_few
 from repro.quantities import number_text
 from repro.runs.comparison import at_work_in_first, difference_texts
 from repro.runs.evaluation import NEXT_BEST, is_accuracy, refuse_no_accuracy
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
-from repro.runs.run_name import RunName
 from results.collection.collect import NOT_ONE_STATE, code_states, is_of_one_known_state, refuse_mixed
 from results.collection.row_comparison import TINY
-from results.collection.runs import RunRecord, by_path_of_rows, symptoms_text
+from results.collection.runs import RunRecord, symptoms_text
 from results.collection.training_images import unlike_training_images
 from results.comparison.head_to_head import HeadToHead, Side
+from results.comparison.sides import COLUMN, SideRows, select
 from results.paper.published import published
 from results.statistics.imagewise import Difference, McNemar, difference_of_images, difference_of_seeds, mcnemar
 
-COLUMN = ["task", "dataset", "split", "protocol"]
-"""Columns in which both sides must agree. Sizes and recipes may differ between the sides, but not within one."""
 _ONE_SIDE = [*COLUMN, "metric", "method"]
 """Columns in which the runs of one side agree."""
 _NARROWER = "give SWEEP/METHOD for the runs of one sweep, a run's folder, or a narrower --runs"
@@ -39,61 +36,6 @@ USUAL_TASK = "linear"
 """The paper's evaluation."""
 _RANKING = {task: rank for rank, task in enumerate((USUAL_TASK, *NEXT_BEST))}
 """The order in which evaluations are shown; others come last."""
-
-
-@dataclass(frozen=True)
-class SideRows:
-    """The results of one side, and its runs.
-
-    Attributes:
-        rows: Rows of what `results.collection.collect.collect_runs` returns.
-        records: Their runs, by the `path` of the rows; others may be among them.
-        word: The argument that named the side.
-    """
-
-    rows: pd.DataFrame
-    records: Mapping[str, RunRecord]
-    word: str
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame, runs: Sequence[RunRecord], word: str) -> "SideRows":
-        """Returns the results of some runs.
-
-        Args:
-            frame: What `results.collection.collect.collect_runs` returns.
-            runs: The runs.
-            word: The argument that named the side.
-        """
-        records = by_path_of_rows(runs)
-        return cls(frame[frame["path"].isin(list(records))], records, word)
-
-    @property
-    def columns(self) -> list[tuple[str, ...]]:
-        """The different values of `COLUMN` of its rows, in the rows' order."""
-        return list(dict.fromkeys(self.rows[COLUMN].astype(str).itertuples(index=False, name=None)))
-
-    @property
-    def metrics(self) -> list[str]:
-        """The metrics of its rows, in the rows' order."""
-        return list(dict.fromkeys(self.rows["metric"].astype(str)))
-
-    @property
-    def scale(self) -> str:
-        """The scale of its runs, the same for all after `refuse_mixed`; empty at the paper's scale."""
-        return str(self.rows["scale"].iloc[0])
-
-    def by_tasks(self, tasks: Iterable[str]) -> "SideRows":
-        """Returns the results by some evaluations."""
-        return replace(self, rows=self.rows[self.rows["task"].isin(list(tasks))])
-
-    def in_column(self, column: tuple[str, ...]) -> "SideRows":
-        """Returns the results in one of `columns`."""
-        wanted = pd.Series(column, index=COLUMN)  # a bare tuple is one value to pandas 4
-        return replace(self, rows=self.rows[(self.rows[COLUMN].astype(str) == wanted).all(axis=1)])
-
-    def by_metric(self, metric: str) -> "SideRows":
-        """Returns the results of one metric."""
-        return replace(self, rows=self.rows[self.rows["metric"] == metric])
 
 
 def compare(
@@ -150,30 +92,6 @@ def _refuse_shared(first: Sequence[RunRecord], second: Sequence[RunRecord], word
         raise UserError(f"{' and '.join(words)}: both sides {what}", mend="name two")
 
 
-def select(runs: Sequence[RunRecord], word: str) -> list[RunRecord]:
-    """Returns the runs that a word on the command line names.
-
-    Args:
-        runs: The run folders at hand.
-        word: A method, `SWEEP/METHOD`, a sweep, a run's folder, its name or the beginning of its id.
-
-    Raises:
-        UserError: There are none.
-    """
-    path = Path(word)
-    below = [run for run in runs if is_folder(path) and run.path.resolve().is_relative_to(path.resolve())]
-    named = [run for run in runs if _is_meant(run, word)]
-    if not named and not below:
-        known = list(dict.fromkeys(name for run in runs for name in (run.method, run.sweep)))
-        raise UserError(f"no method, sweep or run '{word}'", mend=nearest(word, known))
-    return named or below
-
-
-def _is_meant(run: RunRecord, word: str) -> bool:
-    name = RunName(run.sweep, run.method, run.path.name)
-    return word in (run.method, run.sweep, f"{run.sweep}/{run.method}", run.name) or name.is_meant_by(word)
-
-
 def _of_pair(first: SideRows, second: SideRows, task: str, metric: str) -> list[HeadToHead]:
     """Compares two methods' runs in every column that both have."""
     if metric:
@@ -207,6 +125,7 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
     exact, notes_on_exact = _exact_tests(first, second, metric) if first.predictions else ({}, [])
     notes = [
         *_sizes((of_first, of_second), (first, second)),
+        *_left_out((of_first, of_second), metric),
         *notes_on_first,
         *notes_on_second,
         *notes_on_images,
@@ -261,6 +180,12 @@ def _sizes(measured: Sequence[SideRows], sides: Sequence[Side]) -> list[str]:
         if scale
     ]
     return list(dict.fromkeys(tiny))
+
+
+def _left_out(measured: Sequence[SideRows], metric: str) -> list[str]:
+    """Returns a sentence on runs without a number here: those that have one may be the lucky ones."""
+    told = [run.name for of_side in measured for run in of_side.without_a_row]
+    return [f"Left out, as they have no {metric} here: {first_few(told)}."] if told else []
 
 
 def _origins(sides: Sequence[Side], words: Sequence[str]) -> Sequence[str]:

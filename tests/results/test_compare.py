@@ -18,8 +18,9 @@ from repro.runs.records import append, read
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
 from results.comparison.commands import as_data
-from results.comparison.compare import compare, select
+from results.comparison.compare import compare
 from results.comparison.head_to_head import HeadToHead
+from results.comparison.sides import select
 from results.statistics.paired import NO_NUMBERS, interval_text, p_text
 
 OURS = "mocov2+ours-hp"
@@ -137,6 +138,17 @@ def test_predictions_that_do_not_give_the_number_of_their_row_are_not_used(
         for note in comparison.notes
     )
     assert (comparison.difference.of_seeds, comparison.difference.of_images) == (True, False)
+
+
+def test_runs_without_a_number_are_named_unless_they_were_measured_on_other_data(root: Path) -> None:
+    """The seeds that did not fail were compared without a word on the others."""
+    lost = next((root / "full" / "mocov2").glob("s1-*/results.jsonl"))
+    rewritten(next((root / "full" / OURS).glob("s2-*/results.jsonl")), dataset="caltech101")
+    lost.unlink()
+    (comparison,) = compared(root)
+    assert [note for note in comparison.notes if note.startswith("Left out")] == [
+        f"Left out, as they have no top1 here: full/mocov2/{lost.parent.name}."
+    ]
 
 
 def test_rows_of_older_versions_are_compared_by_seeds(tmp_path: Path) -> None:
