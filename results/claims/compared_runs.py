@@ -47,6 +47,9 @@ def notes_on_runs(
             if column.rows_of(trained[trained["method"] == method]).empty:
                 alone[method] = alone.get(method, Counter()) | unfinished(method, column, lacking)
     notes = _notes_on_measured(pd.concat(compared), runs) if compared else []
+    if unusable := dict.fromkeys(run for verdict in verdicts for run in verdict.unusable):
+        what = "Predictions that are missing, were changed or give another value, so that seeds alone judge"
+        notes.append(f"{what}: {first_few(list(unusable))}.")
     for what, missing in (
         ("Runs without a result, left out of the comparisons", further),
         ("Rows of which no run has a result, not compared", alone),

@@ -10,6 +10,7 @@ import pandas as pd
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
+from results.collection.runs import RunRecord
 from results.comparison.compare import IMAGEWISE, ROUNDING, same_images
 from results.statistics.imagewise import Difference, difference_of_images
 from results.tables.columns import Column
@@ -64,6 +65,15 @@ class ColumnPredictions:
         names = map(ord, "|".join((*sorted((better, worse)), self._where, metric)))
         difference = difference_of_images(points[0], points[1], *names)
         return difference if low is first else difference.reversed()
+
+    def unusable(self, methods: Sequence[str], metric: str, seeds: Sequence[int]) -> tuple[str, ...]:
+        """Returns the runs whose results name predictions that are missing, were changed, or give another value."""
+        return tuple(
+            RunRecord(self._named[method, metric, seed][0]).name
+            for method in methods
+            for seed in seeds
+            if metric in IMAGEWISE and (method, metric, seed) in self._named and not self._read(method, metric, seed)
+        )
 
     def _read(self, method: str, metric: str, seed: int) -> Predictions | None:
         """Returns the predictions of a run; None if there are none, or if they do not give the recorded value."""

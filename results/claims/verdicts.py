@@ -54,6 +54,7 @@ class Verdict:
         both_run: Whether runs of both methods are at hand, compared or not; else the outcome is `NOT_RUN`.
         unlike: Settings in which the two methods' runs differ although the rows do not; then the runs are not compared.
         spread_of: Whose spread judges the difference, if images do not.
+        unusable: Runs whose predictions cannot be used, although their results name them; then seeds alone judge.
         apart: Its split, its protocol or both, if several of them measured the same data at one fidelity and scale, as
             kNN with two numbers of neighbours does; else empty. Each of them is a setting of its own, as they are two
             looks at the same runs.
@@ -68,6 +69,7 @@ class Verdict:
     both_run: bool = False
     unlike: tuple[str, ...] = ()
     spread_of: SpreadOf = SpreadOf.sentence
+    unusable: tuple[str, ...] = ()
     apart: str = ""
 
     @property
@@ -125,7 +127,8 @@ class Verdict:
         done = " and ".join(done for images, done in _IMAGES.items() if images in unlike)
         alone = self.comparison.unpaired if self.comparison.n else 0
         left_out = f"; left out: {counted(alone, 'seed')} that only one of the two has" if alone else ""
-        return self._why + left_out + (f"; their runs were not {done} on the same images" if done else "")
+        lost = "; predictions cannot be used, so that seeds alone judge" if self.unusable else ""
+        return self._why + left_out + lost + (f"; their runs were not {done} on the same images" if done else "")
 
     @property
     def _why(self) -> str:
@@ -319,10 +322,21 @@ def _compare(
     unlike = tuple(name for name in column.unlike(claim.better, claim.worse) if name not in _IMAGES) if both_run else ()
     # If the runs of the two methods were not altered alike, the difference may come from the settings as well.
     comparison = Comparison(()) if unlike else paired(better, worse)
+    unusable: tuple[str, ...] = ()
     if comparison.n > 1:
         images = predictions.judge(claim.better, claim.worse, metric, comparison.seeds) if predictions else None
         comparison = replace(comparison, by_images=images, spread=None if images else spreads.of(claim, metric))
-    return Verdict(question, comparison, column, both_run=both_run, unlike=unlike, spread_of=spreads.spread_of)
+        if predictions and images is None:
+            unusable = predictions.unusable((claim.better, claim.worse), metric, comparison.seeds)
+    return Verdict(
+        question,
+        comparison,
+        column,
+        both_run=both_run,
+        unlike=unlike,
+        unusable=unusable,
+        spread_of=spreads.spread_of,
+    )
 
 
 def _key(verdict: Verdict) -> tuple[Any, ...]:

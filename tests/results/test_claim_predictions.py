@@ -113,6 +113,7 @@ def test_images_find_what_three_seeds_cannot(tmp_path: Path) -> None:
 def test_the_seeds_decide_where_predictions_do_not_give_the_number_of_their_row(root: Path) -> None:
     rewritten(next((root / "full" / OURS).glob("s1-*/results.jsonl")), value=60.0)
     assert [verdict.comparison.basis for verdict in verdicts_on(root)] == ["3 seeds"]
+    assert "judge: full/mocov2+ours-hp/s1-" in salmask("claims", "--runs", str(root)).out  # it used to tell nobody
 
 
 def test_the_seeds_decide_where_a_file_is_gone_altered_or_of_other_images(root: Path) -> None:
@@ -122,6 +123,7 @@ def test_the_seeds_decide_where_a_file_is_gone_altered_or_of_other_images(root: 
         damage()
         (verdict,) = verdicts_on(root)
         assert verdict.comparison.basis == "3 seeds"
+        assert verdict.why.endswith("; predictions cannot be used, so that seeds alone judge")
         assert SAYS_SO not in " ".join(method_notes([verdict]))
     other = root / "other"
     evaluated(other, "mocov2", 0, predictions(np.full(100, 0.7), 0))
