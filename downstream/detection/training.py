@@ -161,11 +161,11 @@ class Reporter(HookBase):
         self.trial, self.bars, self._last_entry, self._moved_at = trial, bars, 0.0, 0.0
 
     def before_train(self) -> None:
-        """Adds the bar, and writes to the status that the training runs."""
+        """Adds the bar, and writes to the status that the training runs, and from which step."""
         self._logged_at, self._logged_step = time.monotonic(), self.trainer.iter
         name, steps = f"{self.trial.task} trial {self.trial.index}", self.trainer.max_iter
         self._bar = self.bars.add_task(name, total=steps, completed=self.trainer.iter, unit="steps", summary=True)
-        self._set_status(self.trainer.iter)
+        self._set_status(self.trainer.iter, resumed_at=self.trainer.iter)
 
     def after_step(self) -> None:
         """Writes a line of metrics every `log_every` steps; detectron2 counts steps from 0."""
@@ -191,8 +191,8 @@ class Reporter(HookBase):
         append_metrics(self.trial.metrics, {"step": step, "seconds_per_iteration": pace, **values})
         return float(values["total_loss"])
 
-    def _set_status(self, step: int) -> None:
+    def _set_status(self, step: int, **more: Any) -> None:
         """Writes how many steps are made; rank 0 only."""
         if rank() == 0:
             self._last_entry = time.monotonic()
-            self.trial.folder.tell_progress(self.trial.task, step, self.trainer.max_iter, "steps")
+            self.trial.folder.tell_progress(self.trial.task, step, self.trainer.max_iter, "steps", **more)

@@ -162,11 +162,9 @@ class Story:
 
     @property
     def resumed_at(self) -> int:
-        """The step of the checkpoint from which the latest resumption went on; 0: there was none."""
-        paths = sorted(Ledger(self.runs).logs.glob("*/*_log.err"))
-        logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
-        steps = [int(line.split(" at step ")[1]) for line in logs.splitlines() if line.startswith("resumed from step_")]
-        return steps[-1] if steps else 0
+        """The step of the checkpoint from which the training last went on; 0: it began anew."""
+        status = self.folder.status()
+        return status.resumed_at if status else 0
 
     def _graph(self) -> Graph:
         def of_story(method: str, *_: Any, **__: Any) -> Run:

@@ -141,8 +141,7 @@ class RunFolder:
         from repro.runs.reading import load  # imports omegaconf, which `salmask status` should not wait for
 
         run = load(self.run_yaml, unreadable)
-        # Everything in the folder belongs to the run that was first written there. No result may go by another run's
-        # id.
+        # Everything in the folder belongs to the run that was first written there: no result may go by another id.
         if written := sorted(self._ids_on_record() - {run.id}):
             raise UserError(
                 f"{self.run_yaml} describes run {run.id}, but the folder is of run {written[0]}: it was edited",
@@ -236,7 +235,7 @@ class RunFolder:
             }
             self._write_status(self._status_file(task), {**asdict(before), **changes})
 
-    def tell_progress(self, task: str, step: int, steps: int, unit: str, *, work: str = "training") -> None:
+    def tell_progress(self, task: str, step: int, steps: int, unit: str, work: str = "training", **more: Any) -> None:
         """Writes how many steps of a task are done. Only a full disk is an error; other failures to write are logged.
 
         Args:
@@ -245,12 +244,13 @@ class RunFolder:
             steps: Number of steps in all.
             unit: What a step is, in the plural.
             work: What goes on if writing fails, for the log.
+            more: Other values of the status, such as `resumed_at`.
 
         Raises:
             UserError: The disk is full.
         """
         try:
-            self.set_status("running", task=task, step=step, steps=steps, unit=unit)
+            self.set_status("running", task=task, step=step, steps=steps, unit=unit, **more)
         except UserError as error:
             if is_of_a_full_disk(error):
                 raise

@@ -122,6 +122,7 @@ STATUS = Schema(
         "steps": Field(int, low=0, required=False),
         "unit": Field(str, required=False),
         "attempt": Field(int, low=0, required=False),
+        "resumed_at": Field(int, low=0, required=False),
         "heartbeat": Field(float, required=False),
         "host": Field(str, required=False),
         "error": Field(str, required=False),

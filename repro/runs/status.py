@@ -27,6 +27,8 @@ class Status:
     """What a step is, in the plural: `steps` of a training, `images`, `fits`; empty: of an older version."""
     attempt: int = 1
     """Number of the attempt at the task, from 1; a process that finds another number here was taken over."""
+    resumed_at: int = 0
+    """The step from which its training last went on; 0: it began anew."""
     heartbeat: float = 0.0
     """Time of the last heartbeat in seconds since the epoch; if it is old in state `running`, the process died."""
     host: str = ""

@@ -247,8 +247,8 @@ class Heartbeat(Hook):
         self.folder, self.task, self._last = folder, task, 0.0
 
     def before_train(self, runner: Any) -> None:
-        """Writes that the training runs."""
-        self._write(runner, runner.iter)
+        """Writes that the training runs, and from which step."""
+        self._write(runner, runner.iter, resumed_at=runner.iter)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
@@ -261,10 +261,10 @@ class Heartbeat(Hook):
         """Writes that every step is done."""
         self._write(runner, runner.iter)
 
-    def _write(self, runner: Any, step: int) -> None:
+    def _write(self, runner: Any, step: int, **more: Any) -> None:
         if runner.rank == 0:
             self._last = time.monotonic()
-            self.folder.tell_progress(self.task, step, runner.max_iters, "steps")
+            self.folder.tell_progress(self.task, step, runner.max_iters, "steps", **more)
 
 
 class MetricsFile(BaseVisBackend):

@@ -11,6 +11,7 @@ from repro.drill.on_cluster import ClusterDrill
 from repro.drill.promises import PREEMPTED, PROMISES, TIMED_OUT, UNDISTURBED, PromiseVerdict, judge, mend_of
 from repro.drill.stories import Story
 from repro.errors import UserError
+from repro.runs.folder import RunFolder
 from slurm.profiles.profile import load
 
 PROFILE = {"cpus": 4, "gpus": 2, "processes": 2, "partition": "gpu"}
@@ -39,12 +40,10 @@ class Teller:
         story.seen = [{"note": "", "host": "n1", "attempt": 1, "step": 0, **row} for row in rows]
         story.furthest = {row["attempt"]: row["step"] for row in story.seen}
         story.happened_at = struck
-        log = story.runs / "logs" / "one" / "7_0_log.err"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(f"resumed from step_{resumed:08d}.pth at step {resumed}\n" if resumed else "")
-        backbone = story.runs / "mocov2" / "s0-abc" / "backbone.pth"
-        backbone.parent.mkdir(parents=True, exist_ok=True)
-        backbone.write_text(weights)
+        run = RunFolder(story.runs / "mocov2" / "s0-abc")
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.set_status("done", resumed_at=resumed)
+        run.backbone.write_text(weights)
         return story
 
 

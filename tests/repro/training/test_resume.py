@@ -54,7 +54,12 @@ def test_interrupted_and_resumed_equals_undisturbed_whatever_the_workers(
     folder = RunFolder(tmp_path)
     interrupt(tiny(OURS, {"machine.workers": workers_before}), folder, step)
     assert newest(folder.checkpoints)["step"] == kept
+    interrupted = folder.status()
     resume(folder, {"machine.workers": workers_after})
+    ended = folder.status()
+    assert interrupted is not None
+    assert ended is not None
+    assert (interrupted.resumed_at, ended.resumed_at) == (0, kept)
     assert_same_training(folder.checkpoints, undisturbed.checkpoints)
 
 
