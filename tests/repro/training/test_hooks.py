@@ -1,4 +1,4 @@
-"""Hooks of a training: what a failed status write does, and when the check for finite numbers is read."""
+"""Hooks of a training: what they write, how often, and when the check for finite numbers is read."""
 
 import errno
 import logging
@@ -12,8 +12,8 @@ import torch
 
 from repro.errors import UserError
 from repro.files import write_json
-from repro.runs.folder import RunFolder
-from repro.training.hooks import DivergenceError, FiniteGuard, Heartbeat, RuntimeInfo
+from repro.runs.folder import PROGRESS_SECONDS, RunFolder
+from repro.training.hooks import DivergenceError, FiniteGuard, Heartbeat, RuntimeInfo, Throughput
 
 
 def failing(code: int) -> Any:
@@ -40,6 +40,51 @@ def test_a_status_that_cannot_be_written_is_no_reason_to_lose_steps(
     status = RunFolder(tmp_path).status()
     assert status is not None
     assert (status.state, status.step, status.steps) == ("running", 4, 9)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_writes_where_a_training_begins_how_far_it_is_and_its_end(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, told = [100.0], []
+
+    def tell(task: str, step: int, steps: int, unit: str, **more: int) -> None:
+        told.append((step, more))
+
+    monkeypatch.setattr("repro.training.hooks.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    hook = Heartbeat(SimpleNamespace(tell_progress=tell), "pretrain")  # type: ignore[arg-type]
+    runner = SimpleNamespace(rank=rank, iter=4, max_iters=9)
+    hook.before_train(runner)
+    for seconds in (PROGRESS_SECONDS, 1.0, PROGRESS_SECONDS, 0.0):
+        clock[0] += seconds
+        hook.after_train_iter(runner, 0)
+        runner.iter += 1
+    hook.after_train(runner)
+    # The second step ended more than so many seconds after the first line, the fourth one too soon after the second.
+    assert told == ([] if rank else [(4, {"resumed_at": 4}), (6, {}), (8, {})])
+
+
+def test_rates_and_waits_are_of_the_steps_since_the_last_line_and_not_of_the_time_between_epochs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, waits, told = [0.0], iter([9.0, 0.1, 0.2, 0.3, 9.0, 0.1, 0.1, 2.0]), []
+    monkeypatch.setattr("repro.training.hooks.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    feed, hub = (
+        SimpleNamespace(waited=lambda: next(waits)),
+        SimpleNamespace(update_scalar=lambda *pair: told.append(pair)),
+    )
+    runner = SimpleNamespace(iter=0, rank=0, train_dataloader=range(5), message_hub=hub)
+    hook = Throughput(feed, batch=32, every=2, mend="")  # type: ignore[arg-type]
+    for seconds in (0.5, 0.25):
+        clock[0] += 100.0
+        hook.before_train_epoch(runner)
+        for batch in range(5):
+            clock[0] += seconds
+            hook.after_train_iter(runner, batch)
+            runner.iter += 1
+    values = {name: [value for each, value in told if each == name] for name in dict(told)}
+    assert values["train/images_per_second"] == pytest.approx([64.0, 64.0, 64.0, 128.0, 128.0, 128.0])
+    assert values["train/data_wait"] == pytest.approx([0.1, 0.2, 0.6, 0.2, 0.2, 1.0])
 
 
 @pytest.mark.parametrize("loss", [float("inf"), float("-inf"), float("nan")])

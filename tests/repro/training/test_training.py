@@ -39,6 +39,7 @@ from repro.training.learner import build_view_maker
 from repro.training.precision import Bf16OptimWrapper, arithmetic, wrap_optimizer
 from repro.training.preprocess import ViewMaker
 from repro.training.pretraining import open_data, pretrain
+from repro.training.runner import Training
 
 
 def test_the_learning_rate_is_a_cosine_of_the_epoch(undisturbed: RunFolder) -> None:
@@ -101,6 +102,24 @@ def test_momentum_encoder_and_queue_have_moved_and_the_localizer_is_in_no_checkp
     assert weights["_extra_state"] == {"steps": STEPS}
     assert int(weights["queue.position"]) == STEPS * 8 % 32
     torch.testing.assert_close(weights["queue.keys"].norm(dim=0), torch.ones(32))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_rank_trains_before_the_first_accepts_the_folder_nor_ends_before_it_sees_the_backbone(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    for name in ("record_attempt", "barrier", "save_backbone", "await_file"):
+        monkeypatch.setattr(f"repro.training.pretraining.{name}", lambda *_, name=name, **__: told.append(name))
+    monkeypatch.setattr(Training, "run", lambda _: told.append("run"))
+    monkeypatch.setattr("repro.training.pretraining.rank", lambda: number)
+    folder = RunFolder(tmp_path)
+    pretrain(tiny(), folder, CPU)
+    first = ["record_attempt", "barrier", "run", "save_backbone", "barrier", "await_file"]
+    assert told == (first if number == 0 else ["barrier", "run", "barrier", "await_file"])
+    folder.backbone.touch()
+    pretrain(tiny(), folder, CPU)
+    assert told[-2:] == ["await_file", "await_file"]  # nor does one that finds it go on before it sees it
 
 
 def test_provenance_says_what_made_the_run(undisturbed: RunFolder) -> None:
