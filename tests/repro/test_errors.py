@@ -11,11 +11,13 @@ from repro.data.roots import RootNotSetError
 from repro.errors import (
     LONGEST_LIST,
     UserError,
+    first_few,
     interruption,
     lost_process,
     nearest,
     one_line,
     shortened,
+    system_mend,
     trouble_of_machine,
 )
 from repro.loader import Loader
@@ -110,6 +112,15 @@ def test_a_full_stream_that_does_not_wait_is_no_lack_of_processes(more: tuple[ob
     assert told.endswith("write could not complete without blocking; mend: repeat, with the output sent to a file")
 
 
+def test_the_machines_mend_goes_before_the_callers_unless_a_place_is_closed_full_or_missing() -> None:
+    for number, mend in ((errno.EIO, "see whether the disk"), (errno.EMFILE, "raise `ulimit -n`")):
+        assert system_mend(OSError(number, "refused"), "name another").startswith(mend)
+    own = [OSError(number, "refused") for number in (errno.EACCES, errno.ENOSPC, errno.ENOENT)]
+    assert {system_mend(error, "name another") for error in (*own, OSError(), ValueError())} == {"name another"}
+    # A fault of this code may be why a file is missing.
+    assert [bool(trouble_of_machine(error)) for error in own] == [True, True, False]
+
+
 GLOO = "[/pytorch/gloo/transport/tcp/pair.cc:561] "
 
 
@@ -166,3 +177,5 @@ def test_a_list_of_names_is_cut_short() -> None:
     assert shortened(["a", "b"]) == "2 (a, b)"
     assert shortened(list("abcdefg")) == "7 (a, b, c, d, e, …)"
     assert shortened(list("abc"), most=2) == "3 (a, b, …)"
+    assert first_few(list("abcd")) == "a, b, c, d"
+    assert first_few(list("abcdefg")) == "a, b, c, d and 3 more"

@@ -53,6 +53,20 @@ def test_opencv_departs_from_torch_by_rounding_alone(
     assert torch.equal(images, before)
 
 
+def test_opencv_filters_where_it_is_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def blur(images: Tensor, kernel: int, sigma: float) -> Tensor:
+        asked.append((kernel, sigma))
+        return images.clone()
+
+    monkeypatch.setattr("repro.masking.filters._blur_with_opencv", blur)
+    for library in FilterLibrary:
+        for call in (high_pass, strong_blur):
+            call(pictures(1, 32, 32), library)
+    assert asked == [(11, 5.0), (31, 10.0)]
+
+
 def exactly(call: Callable[..., Tensor], images: Tensor) -> Tensor:
     """A filter's result in double precision, by reflecting and summing the taps of its two passes."""
     radius, sigma = (5, 5.0) if call is high_pass else (15, 10.0)

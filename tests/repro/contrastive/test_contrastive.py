@@ -2,6 +2,7 @@
 
 import copy
 import math
+from inspect import signature
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from torch import Generator, Tensor, nn
 from repro.contrastive.batch_norm import SplitBatchNorm, split_batch_norm
 from repro.contrastive.encoders import build_encoder
 from repro.contrastive.losses import info_nce, nt_xent
+from repro.contrastive.moco import MoCo
 from repro.contrastive.momentum import MomentumEncoder
 from repro.contrastive.queue import Queue
+from repro.contrastive.simclr import SimCLR
+from repro.runs.sections import MocoSettings, SimclrSettings
 
 B, C, K, T = 6, 16, 40, 0.2
 
@@ -58,6 +62,14 @@ def test_the_hard_negative_weighs_two_unless_told() -> None:
     default = info_nce(query, key, queue, hard, temperature=T)
     assert default == info_nce(query, key, queue, hard, temperature=T, hard_negative_weight=2.0)
     assert default != info_nce(query, key, queue, hard, temperature=T, hard_negative_weight=1.0)
+
+
+def test_models_and_settings_have_the_same_defaults() -> None:
+    for model, settings in ((MoCo, MocoSettings()), (SimCLR, SimclrSettings())):
+        own = signature(model).parameters
+        # A model's groups are those of one device, the settings' those of a global batch.
+        expected = {name: value for name, value in vars(settings).items() if name != "bn_splits"}
+        assert {name: own[name].default for name in expected} == expected
 
 
 def test_info_nce_without_hard_negative_is_mocos_cross_entropy() -> None:

@@ -128,11 +128,12 @@ def test_a_captured_step_reads_orders_that_are_refreshed_in_place(monkeypatch: p
         assert torch.equal(captured, eager[step])
 
 
-def test_a_replayed_step_counts_as_one() -> None:
-    model = moco()
+def test_a_replayed_step_counts_as_one_and_has_orders_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, refreshed = moco(), []
+    monkeypatch.setattr(model.shuffles, "refresh", refreshed.append)
     model(Views(images(0), images(1)))
     model.before_replay()
-    assert model.get_extra_state() == {"steps": 2}
+    assert (refreshed, model.get_extra_state()) == ([1], {"steps": 2})
 
 
 def test_without_groups_there_is_nothing_to_shuffle() -> None:

@@ -64,17 +64,18 @@ def test_the_first_process_writes_where_a_training_begins_how_far_it_is_and_its_
     assert told == ([] if rank else [(4, {"resumed_at": 4}), (6, {}), (8, {})])
 
 
+@pytest.mark.parametrize("rank", [0, 1])
 def test_rates_and_waits_are_of_the_steps_since_the_last_line_and_not_of_the_time_between_epochs(
-    monkeypatch: pytest.MonkeyPatch,
+    rank: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock, waits, told = [0.0], iter([9.0, 0.1, 0.2, 0.3, 9.0, 0.1, 0.1, 2.0]), []
+    clock, waits, told = [0.0], iter([9.0, 0.5, 0.1, 0.3, 9.0, 0.1, 0.1, 2.0]), []
     monkeypatch.setattr("repro.training.hooks.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     feed, hub = (
         SimpleNamespace(waited=lambda: next(waits)),
         SimpleNamespace(update_scalar=lambda *pair: told.append(pair)),
     )
-    runner = SimpleNamespace(iter=0, rank=0, train_dataloader=range(5), message_hub=hub)
-    hook = Throughput(feed, batch=32, every=2, mend="")  # type: ignore[arg-type]
+    runner = SimpleNamespace(iter=0, rank=rank, train_dataloader=range(5), message_hub=hub)
+    hook = Throughput(feed, batch=32, every=2, mend="more workers")  # type: ignore[arg-type]
     for seconds in (0.5, 0.25):
         clock[0] += 100.0
         hook.before_train_epoch(runner)
@@ -84,22 +85,32 @@ def test_rates_and_waits_are_of_the_steps_since_the_last_line_and_not_of_the_tim
             runner.iter += 1
     values = {name: [value for each, value in told if each == name] for name in dict(told)}
     assert values["train/images_per_second"] == pytest.approx([64.0, 64.0, 64.0, 128.0, 128.0, 128.0])
-    assert values["train/data_wait"] == pytest.approx([0.1, 0.2, 0.6, 0.2, 0.2, 1.0])
+    assert values["train/data_wait"] == pytest.approx([0.5, 0.1, 0.6, 0.2, 0.2, 1.0])
+    # A process's first line is of the start of the workers, and the second is no larger than is tolerated.
+    assert caplog.messages == ([] if rank else ["steps wait for data 60% of the time; mend: more workers"])
 
 
 @pytest.mark.parametrize("loss", [float("inf"), float("-inf"), float("nan")])
-def test_a_loss_that_is_not_finite_ends_the_training(loss: float) -> None:
-    guard, runner = FiniteGuard(1), SimpleNamespace(iter=6, train_dataloader=range(9))
-    guard._first_bad = torch.tensor(-1)
-    for step, value in ((6, 1.0), (7, loss)):
-        runner.iter = step
-        guard.before_train_iter(runner, step)
-        outputs = {"loss": torch.tensor(value)}
-        if step == 6:
-            guard.after_train_iter(runner, step, outputs=outputs)
-        else:
-            with pytest.raises(DivergenceError, match="loss of step 8 is not finite"):
-                guard.after_train_iter(runner, step, outputs=outputs)
+@pytest.mark.parametrize("bad", [0, 7])
+def test_a_loss_that_is_not_finite_ends_the_training(bad: int, loss: float) -> None:
+    guard, runner = FiniteGuard(1), SimpleNamespace(iter=0, train_dataloader=range(9))
+    for runner.iter in range(bad):
+        guard.before_train_iter(runner, runner.iter)
+        guard.after_train_iter(runner, runner.iter, outputs={"loss": torch.tensor(1.0)})
+    runner.iter = bad
+    guard.before_train_iter(runner, bad)
+    with pytest.raises(DivergenceError, match=f"loss of step {bad + 1} is not finite"):
+        guard.after_train_iter(runner, bad, outputs={"loss": torch.tensor(loss)})
+
+
+def test_the_first_bad_step_is_named_though_later_ones_are_as_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.training.hooks.world_size", lambda: 2)  # so that the verdict is read at a log line
+    guard, runner = FiniteGuard(4), SimpleNamespace(iter=0, train_dataloader=range(9))
+    for runner.iter, loss in enumerate((float("nan"), 1.0, float("inf"))):
+        guard.before_train_iter(runner, runner.iter)
+        guard.after_train_iter(runner, runner.iter, outputs={"loss": torch.tensor(loss)})
+    with pytest.raises(DivergenceError, match="loss of step 1 is not finite"):
+        guard.after_train_iter(runner, 3, outputs={"loss": torch.tensor(1.0)})
 
 
 def test_the_verdict_is_read_where_the_host_waits_for_a_line_of_the_log_anyway() -> None:

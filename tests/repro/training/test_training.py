@@ -10,6 +10,7 @@ import pytest
 import torch
 from json_rows import read_rows
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from training_samples import (
     CPU,
@@ -50,6 +51,13 @@ def test_the_learning_rate_is_a_cosine_of_the_epoch(undisturbed: RunFolder) -> N
         assert row["lr"] == pytest.approx(0.03 * 0.5 * (1 + cos(pi * epoch / 3)), rel=1e-9)
         assert row["epoch"] == epoch + 1
         assert row["images_per_second"] > 0
+
+
+def test_tensorboard_has_the_losses_too(undisturbed: RunFolder) -> None:
+    events = EventAccumulator(str(undisturbed.logs / "tensorboard")).Reload().Scalars("loss")
+    rows = read_rows(undisturbed.metrics)
+    assert [event.step for event in events] == [row["step"] for row in rows]
+    assert [event.value for event in events] == pytest.approx([row["loss"] for row in rows])
 
 
 def test_each_attempt_records_its_machines_settings_and_torchs_switches(undisturbed: RunFolder) -> None:
