@@ -38,12 +38,17 @@ from repro.runs.reading import command_settings
         (
             ["pretrain", "mocov2", "--epochs=3", "--data", "scenes"],
             "`salmask pretrain` has no option --epochs; mend: settings are words without dashes: "
-            "optimization.epochs=3 (or ",
+            "optimization.epochs=3 (or probe.epochs, finetune.epochs)",
         ),
         (
             ["pretrain", "mocov2", "--set", "seed=1"],
             "`salmask pretrain` has no option --set; mend: settings are words without dashes: write seed=1 alone",
         ),
+        (
+            ["pretrain", "mocov2", "--set", "nosuch=1"],
+            "`salmask pretrain` has no option --set; mend: one of --config, ",
+        ),
+        (["pretrain", "mocov2", "--set", "lr"], "`salmask pretrain` has no option --set; mend: one of --config, "),
         (["sweep", "demo", "--seed", "1"], "`salmask sweep` has no option --seed; mend: did you mean '--seeds'?"),
         (["sweep", "demo", "--clster", "a"], "`salmask sweep` has no option --clster; mend: did you mean '--cluster'?"),
         (["table", "table1", "--seed", "1"], "`salmask table` has no option --seed; mend: did you mean '--sweep'?"),
