@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 
 from repro.errors import UserError
 from repro.files import write_json
 from repro.runs.folder import PROGRESS_SECONDS, RunFolder
-from repro.training.hooks import DivergenceError, FiniteGuard, Heartbeat, RuntimeInfo, Throughput
+from repro.training.hooks import DivergenceError, FiniteGuard, Heartbeat, RuntimeInfo, Throughput, restore_window
 
 
 def failing(code: int) -> Any:
@@ -111,6 +112,24 @@ def test_the_first_bad_step_is_named_though_later_ones_are_as_bad(monkeypatch: p
         guard.after_train_iter(runner, runner.iter, outputs={"loss": torch.tensor(loss)})
     with pytest.raises(DivergenceError, match="loss of step 1 is not finite"):
         guard.after_train_iter(runner, 3, outputs={"loss": torch.tensor(1.0)})
+
+
+def test_a_checkpoint_has_the_numbers_of_steps_that_no_line_has_told_yet() -> None:
+    def told(runner: Any) -> list[float]:
+        values: list[float] = runner.message_hub.log_scalars["train/loss"].data[0].tolist()
+        return values
+
+    runner, resumed = (SimpleNamespace(train_dataloader=range(9), message_hub=MessageHub(name)) for name in "ab")
+    info = RuntimeInfo(4)
+    for step in range(6):
+        info.after_train_iter(runner, step, outputs={"loss": torch.tensor(float(step))})
+    assert told(runner) == [0.0, 1.0, 2.0, 3.0]
+    window = info.window(runner)
+    assert window == {"train/loss": [2.0, 3.0, 4.0, 5.0]}
+    restore_window(resumed, window)
+    assert told(resumed) == [2.0, 3.0, 4.0, 5.0]
+    info.after_train_iter(runner, 7, outputs={"loss": torch.tensor(7.0)})
+    assert told(runner) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0]  # none of them twice
 
 
 def test_the_verdict_is_read_where_the_host_waits_for_a_line_of_the_log_anyway() -> None:
