@@ -182,6 +182,12 @@ def test_few_labels_are_one_batch_and_the_rate_follows(tmp_path: Path) -> None:
     assert short.optimizers["main"].param_groups[0]["lr"] == pytest.approx(0.05 * 8 / 256)
 
 
+def test_without_momentum_there_is_none_of_nesterovs(tmp_path: Path) -> None:
+    run = replace(RUN, finetune=FinetuneSettings(batch=16, momentum=0.0))
+    (group,) = training(with_random_backbone(run, tmp_path), run).optimizers["main"].param_groups
+    assert (group["momentum"], group["nesterov"]) == (0.0, False)
+
+
 def test_tasks_do_not_share_their_files(tmp_path: Path) -> None:
     run = replace(RUN, finetune=FinetuneSettings(epochs=1, batch=8))
     folder = with_random_backbone(run, tmp_path)
