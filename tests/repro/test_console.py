@@ -43,6 +43,7 @@ def test_rows_are_a_table_a_mapping_is_lines_and_both_are_json_if_asked_for(caps
         "| a   | 71.5 |   – |",
         "| b   |    – |   3 |",
     ]
+    assert len(printed(rows[:1]).splitlines()) == 3
     assert printed([]) == ""
     assert printed({"id": "7", "step": 3}) == "id: 7\nstep: 3\n"
     assert json.loads(printed(rows, as_json=True)) == rows

@@ -172,6 +172,12 @@ def test_a_table_is_printed_in_parts_only_where_it_does_not_fit() -> None:
     table = TextTable(("a", "bb", "ccc", "dddd"), [("55555", "22", "333", "4444")])
     assert [line.split()[0] for line in printed(table, 20)] == ["a", "55555"]
     assert [line.split()[0] for line in printed(table, 19)] == ["a", "55555"] * 2
+    assert [line.split() for line in printed(TextTable(table.heads[:3], [table.rows[0][:3]]), 12)] == [
+        ["a", "bb"],
+        ["55555", "22"],
+        ["a", "ccc"],
+        ["55555", "333"],
+    ]
 
 
 def test_a_path_in_a_note_that_is_wider_than_the_terminal_goes_on_in_the_next_line() -> None:

@@ -21,6 +21,7 @@ from baselines import resolve
 from repro.errors import UserError
 from repro.files import write_json
 from repro.runs.folder import RunFolder
+from repro.runs.lock import STALE_SECONDS
 from repro.runs.provenance_file import record_attempt
 from repro.runs.reading import load, read_yaml
 from repro.runs.schemas import ATTEMPT
@@ -74,9 +75,37 @@ def test_status_tells_how_an_attempt_goes_and_ends(folder: RunFolder) -> None:
     with folder.attempt("pretrain"):
         running = state(folder)
         assert (running.state, running.task, running.attempt, running.error) == ("running", "pretrain", 1, "")
+        assert (running.step, running.steps, running.resumed_at) == (0, 0, 0)
         assert abs(running.heartbeat - time.time()) < 60
     assert state(folder).state == "done"
     assert not folder.pretrained  # the backbone proves it, not the status
+
+
+NO_PROCESS = 2**22 + 1
+"""Above any process id."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "age", "silent"),
+    [
+        ({}, 0.0, False),
+        ({}, STALE_SECONDS, False),
+        ({}, STALE_SECONDS + 1, True),
+        ({}, -STALE_SECONDS - 1, True),  # a clock jumped
+        ({"pid": NO_PROCESS}, 0.0, True),
+        ({"pid": NO_PROCESS, "host": "elsewhere"}, 0.0, False),  # nobody here can tell
+        ({"state": "done"}, STALE_SECONDS + 1, False),
+        ({"state": "failed", "pid": NO_PROCESS}, 0.0, False),
+    ],
+)
+def test_what_runs_is_silent_once_its_process_or_its_heartbeat_is_gone(
+    changes: dict[str, Any], age: float, silent: bool
+) -> None:
+    status = Status(
+        **{"state": "running", "host": socket.gethostname(), "pid": os.getpid(), "heartbeat": 1e9, **changes}
+    )
+    assert status.silent(1e9 + age) is silent
+    assert status.alive(1e9 + age) is (status.state == "running" and not silent)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
