@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from contrastive_samples import unit
 from torch import Generator, Tensor, nn
 
-from repro.contrastive.batch_norm import SplitBatchNorm, split_batch_norm
+from repro.contrastive.batch_norm import ReducedBatchNorm, SplitBatchNorm, split_batch_norm, sync_batch_norm
 from repro.contrastive.encoders import build_encoder
 from repro.contrastive.losses import info_nce, nt_xent
 from repro.contrastive.moco import MoCo
@@ -245,12 +245,21 @@ def test_groups_are_of_one_size(count: int, compiled: bool, monkeypatch: pytest.
         SplitBatchNorm(5, 4)(torch.randn(count, 5, 4, 4))
 
 
-def test_a_split_batch_norm_keeps_the_settings_of_the_one_in_whose_place_it_is() -> None:
-    network = split_batch_norm(nn.Sequential(nn.BatchNorm2d(5, eps=1e-3, momentum=0.01)), 2)
-    assert isinstance(network, nn.Sequential)
-    norm = network[0]
-    assert isinstance(norm, SplitBatchNorm)
-    assert (norm.splits, norm.eps, norm.momentum) == (2, 1e-3, 0.01)
+@pytest.mark.parametrize(
+    ("backend", "kind"), [("", SplitBatchNorm), ("gloo", ReducedBatchNorm), ("nccl", nn.SyncBatchNorm)]
+)
+def test_a_norm_keeps_settings_and_weights_of_the_one_in_whose_place_it_is(
+    backend: str, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repro.contrastive.batch_norm.world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: backend)
+    one = learned_norm(nn.BatchNorm2d(5, eps=1e-3, momentum=0.01))
+    before = copy.deepcopy(one.state_dict())
+    network = nn.Sequential(nn.Sequential(one))
+    ((norm,),) = sync_batch_norm(network) if backend else split_batch_norm(network, 2)  # type: ignore[misc]
+    assert type(norm) is kind
+    assert (norm.eps, norm.momentum, getattr(norm, "splits", 2)) == (1e-3, 0.01, 2)
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
 
 
 def test_split_batch_norm_in_eval_mode_is_batch_norm() -> None:
