@@ -10,9 +10,19 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
+from repro.masking.boxes import Box
 from repro.masking.branches import SaliencyMasking
 from repro.masking.filters import high_pass
-from repro.masking.patches import Mode, as_many_at_random, draw_patches, overlap, patch_counts, to_pixels
+from repro.masking.patches import (
+    Mode,
+    as_many_at_random,
+    draw_counts,
+    draw_patches,
+    overlap,
+    patch_counts,
+    to_pixels,
+)
+from repro.masking.strategies import FOCAL_WINDOW, HighPass
 from repro.runs.choices import Source, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
@@ -229,6 +239,22 @@ def test_b4_the_released_noise_of_hard_negatives_is_shared_within_a_group_alone(
     tiles = [image[masked.all(-1).all(-1)].flatten(1).unique(dim=0) for image, masked in zip(red, hidden, strict=True)]
     assert [len(tile) for tile in tiles] == [1] * (6 if hard_negative is Source.paper else 2)
     assert len(torch.cat(tiles).unique(dim=0)) == 2
+
+
+@pytest.mark.parametrize(("spatial_share", "tile"), [(1.0, 0), (0.0, 1)], ids=["spatial", "channel-wise"])
+def test_b4_a_seed_gives_the_same_tiles_as_ever(spatial_share: float, tile: int) -> None:
+    """Another order of draws, or the other of the two tiles, would change every run by the released code's noise."""
+    fidelity, foreground = FidelitySettings(noise=Source.released), maps([32] * 6)
+    clean = torch.full((6, 3, 56, 56), 7.0)
+    strategy = HighPass(fidelity, 0.0, spatial_share)
+    masked = strategy.mask(clean, clean, foreground, POSITIVE, Generator().manual_seed(5))
+    stream = Generator().manual_seed(5)
+    draw_patches(foreground, draw_counts(foreground, POSITIVE, fidelity, stream, capped=True), 3, stream)
+    torch.rand(2, 6, generator=stream)  # focal or not, spatial or not
+    Box.draw(6, (56, 56), FOCAL_WINDOW, stream)
+    tiles = torch.randn(2, 3, 8, 8, generator=stream) * POSITIVE.noise_std
+    hidden = masked != clean
+    assert torch.equal(masked[hidden], tiles[tile].repeat(1, 7, 7).expand_as(masked)[hidden])
 
 
 def test_chance_finds_as_many_cells_anywhere() -> None:

@@ -77,7 +77,10 @@ def test_a_run_that_a_job_was_given_too_little_for_is_refused(kernel: Path) -> N
     (kernel / "HIERARCHIES" / "memory.max").write_text(f"{GIB // 2}\n")
     (kernel / "HIERARCHIES" / "memory.current").write_text("0\n")
     run = tiny("mocov2", {"moco.queue": 2**21, "encoder.dim": 128})
-    with pytest.raises(UserError, match=r"needs at least 1\.\d GiB of memory, .* but there are only 0\.5 GiB; mend: a smaller moco.queue$"):
+    with pytest.raises(
+        UserError,
+        match=r"needs at least 1\.\d GiB of memory, .* but there are only 0\.5 GiB; mend: a smaller moco.queue$",
+    ):
         require_memory(run, CPU)
 
 
