@@ -19,7 +19,7 @@ from repro.augmentation import on_device
 from repro.augmentation.blur import box_blur
 from repro.augmentation.colour import blend_, turn_hue_
 from repro.augmentation.crops import resized_crop
-from repro.augmentation.draws import ORDERS, Draw, draw_box, draw_view
+from repro.augmentation.draws import ORDERS, CropBox, Draw, draw_box, draw_view
 from repro.augmentation.on_device import MOCO, apply_on_device, apply_to_all
 from repro.augmentation.reference import apply_reference
 from repro.runs.choices import Blur, Interpolation
@@ -346,6 +346,13 @@ def test_odd_images_are_cropped_as_torchvision_falls_back(width: int, height: in
         expected = RandomResizedCrop.get_params(torch.empty(0, height, width), [0.2, 1.0], [3 / 4, 4 / 3])
         if (w == w[0]).all():
             assert (top[0], left[0], h[0], w[0]) == expected
+
+
+def test_ten_boxes_are_tried_as_by_torchvision_before_the_middle_is_taken() -> None:
+    rng, expected = np.random.default_rng(0), np.random.default_rng(0)
+    assert draw_box(1000, 1, 0.2, rng) == CropBox(499, 0, 1, 1)
+    expected.random(2 * 10)  # area and ratio of each; another number of them would change what is drawn next
+    assert rng.random() == expected.random()
 
 
 def test_a_crop_shows_its_box_resized() -> None:
