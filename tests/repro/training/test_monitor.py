@@ -169,7 +169,7 @@ def test_a_look_that_fails_is_told_once_and_ends_no_training(
     assert told.getMessage() == (
         "the monitor cannot look at images: shapes differ; the training goes on, and only loss and weights are watched"
     )
-    assert told.exc_info is not None  # the traceback is logged for the developers
+    assert told.exc_info  # the traceback is logged for the developers
     assert [row["step"] for row in read_rows(folder.metrics)] == [1, 2, 3, 4]
 
 
