@@ -34,6 +34,17 @@ def test_the_kernels_ticks_of_the_own_cores_are_added_up(tmp_path: Path, monkeyp
     assert idle_cores() == 2
 
 
+def test_cores_are_idle_that_are_not_busy_now_whatever_they_did_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [7.0]
+    monkeypatch.setattr(
+        cores, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda s: clock.append(clock.pop() + s))
+    )
+    monkeypatch.setattr(cores, "busy_seconds", lambda: 5000.0 + 3 * clock[0])
+    monkeypatch.setattr(cores, "_own_cores", lambda: set(range(8)))
+    monkeypatch.setattr(cores, "_allotted_cores", lambda: math.inf)
+    assert idle_cores() == 5
+
+
 def test_a_busy_core_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is bound to a core keeps that core busy, whatever else runs on the machine."""
     core = min(cores._own_cores())

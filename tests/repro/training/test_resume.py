@@ -95,6 +95,21 @@ def test_global_generators_go_on_where_the_checkpoint_left_them(interrupted: Run
     assert drawn()[:-1] == expected[:-1]  # the loader draws from torch's generator
 
 
+def test_a_gpus_generator_goes_on_too_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, restored = torch.arange(16, dtype=torch.uint8), []
+    assert generators()["cuda"] is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: kept)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
+    state = generators()
+    set_generators(state | {"cuda": None})  # saved on a CPU
+    assert restored == []
+    set_generators(state)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)  # resumed on a CPU
+    set_generators(state)
+    assert [value.tolist() for value in restored] == [kept.tolist()]
+
+
 def test_a_torn_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
     undisturbed: RunFolder, interrupted: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
