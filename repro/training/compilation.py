@@ -12,8 +12,8 @@ def require_compiler(device: torch.device) -> None:
     """Refuses to compile where `torch.compile` makes no kernels for a device.
 
     It has them compiled in C++ on a CPU, and Triton, on a GPU, needs a C compiler: many nodes and slim images have
-    none. This is tried on a single number, since what else is needed depends on torch's version. The trial takes
-    seconds, most of them for what a compiled training imports anyway.
+    none, or not Python's headers. This is tried on a single number, since what is needed depends on torch's version.
+    The trial takes seconds, most of them for what a compiled training imports anyway.
 
     Raises:
         UserError: The trial failed.
@@ -24,7 +24,7 @@ def require_compiler(device: torch.device) -> None:
         what = str(error).partition("\n")[0] or type(error).__name__  # the other lines tell how to debug torch
         raise UserError(
             f"machine.compile=true, but torch.compile does not work here: {what}",
-            mend="what it lacks, mostly a C++ compiler (on Debian: apt-get install g++), or machine.compile=false",
+            mend="machine.compile=false, or give it what it lacks: mostly g++, or Python's headers (python3-dev)",
         ) from error
 
 

@@ -22,7 +22,7 @@ def test_a_machine_that_cannot_compile_is_refused_before_the_run_begins(
     line = refused("pretrain", "mocov2", "--out", str(tmp_path / "out"), *settings, "machine.compile=true")
     assert line == (
         "machine.compile=true, but torch.compile does not work here: Failed to find C compiler.; "
-        "mend: what it lacks, mostly a C++ compiler (on Debian: apt-get install g++), or machine.compile=false"
+        "mend: machine.compile=false, or give it what it lacks: mostly g++, or Python's headers (python3-dev)"
     )
     assert not (tmp_path / "out").exists()
 
