@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from repro.console import AsJson, comma_list
+from repro.data.catalogue import find_dataset
 from repro.data.options import DataName, DataRoot, Settings
+from repro.data.roots import refuse_idle_root
 from repro.errors import UserError
 from repro.quantities import whole_number
 from repro.runs.reading import command_settings
@@ -122,6 +124,9 @@ def build(
             chosen = " ".join(f"--{option} {text}" for option, text in (("methods", methods), ("tasks", tasks)) if text)
             mend = f"salmask sweep {shlex.quote(name)} --plan shows what it has"
             raise UserError(f"sweep {name} has no job{f' of {chosen}' if chosen else ''}", mend=mend)
+        own = [job.run.data.dataset for job in graph.jobs]  # a root is used if any of them has one
+        if not any(find_dataset(dataset).needs_root for dataset in own):
+            refuse_idle_root(own[0], root)
         check_tables(graph, table_names())
         check_neighbours(graph)
         # With --json, standard output holds JSON alone; everything else goes to standard error.

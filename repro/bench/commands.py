@@ -269,6 +269,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
         Example: salmask bench step --rivals encoder.arch=resnet18 data.crop=96 optimization.batch=32
         """
         from repro.bench.throughput import RECORDED_ELSEWHERE, record, record_file
+        from repro.data.roots import refuse_idle_root
 
         room = rows()
         methods, settings = names_and_settings(words)
@@ -285,6 +286,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
             report(as_json, compare_with_plain_moco(run, initialise(run.machine.device), steps or ROUNDS))
             return
         runs = [room.resolve(method, layer) for method in methods or ["mocov2"]]
+        refuse_idle_root(runs[0].data.dataset, root)
         file = out or record_file()
         check_place(file, mend=RECORDED_ELSEWHERE)
         measured: Iterable[StepMeasurement]
@@ -331,6 +333,7 @@ def _add_start(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         Example: salmask bench start mocov2+ours-hp --data scenes data.crop=64 data.scenes.train_count=128
         """
         from repro.bench.start import measure_start
+        from repro.data.roots import refuse_idle_root
 
         room = rows()
         methods, settings = names_and_settings(words)
@@ -338,6 +341,7 @@ def _add_start(app: typer.Typer, rows: Callable[[], Rows]) -> None:
             raise UserError(f"{' and '.join(methods)}: one row at a time", mend="leave the others out")
         method = methods[0] if methods else "mocov2"
         run = room.resolve(method, command_settings(settings, data=data, root=root))
+        refuse_idle_root(run.data.dataset, root)
         report(as_json, measure_start(run, f"{room.build.__module__}:{room.build.__qualname__}", rounds))
 
 

@@ -93,8 +93,11 @@ def _needs_of_data(data: str, root: str) -> Needs | None:
     """Returns the needs of a run on the named data set; None if none is named.
 
     Raises:
-        UserError: There is a root without a data set.
+        UserError: There is a root without a data set, or of one that is read from no folder.
     """
+    from repro.data.roots import refuse_idle_root
+
     if root and not data:
         raise UserError("--root is for a data set, and none is named", mend="add --data NAME or --sweep NAME")
+    refuse_idle_root(data, root)
     return Needs(((data, absolute(root)),)) if data else None

@@ -59,8 +59,11 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
 
         On 4 GPUs: torchrun --nproc-per-node 4 -m repro.cli pretrain mocov2+ours-hp --root /data/imagenet
         """
+        from repro.data.roots import refuse_idle_root
+
         layers = [read_settings(config)] if config else []
         run = resolve(method, *layers, command_settings(settings, data=data, root=root))
+        refuse_idle_root(run.data.dataset, root)
         folder = RunFolder.of(run, out)
         carry_out(run, folder.path, PRETRAIN)
         if not is_first_process():

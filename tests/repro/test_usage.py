@@ -77,11 +77,18 @@ def test_a_line_that_cannot_be_read_is_refused_in_one(words: list[str], line: st
             ["data", "cache", "folder", "data.scenes.classes=3"],
             "'data.scenes.classes' changes nothing in folder, which is not drawn; mend: leave it out",
         ),
-        (["data", "cache", "scenes", "--root", "."], "'scenes' is drawn and has no root; mend: leave --root out"),
-        (["data", "saliency", "scenes", "--root", "."], "'scenes' is drawn and has no root; mend: leave --root out"),
-        (
-            ["audit", "mocov2+ours-hp", "--data", "scenes", "--root", "."],
-            "'scenes' is drawn and has no root; mend: leave",
+        *(
+            ([*command, "--root", "."], "'scenes' is drawn and has no root; mend: leave --root out")
+            for command in (
+                ["data", "cache", "scenes"],
+                ["data", "saliency", "scenes"],
+                ["audit", "mocov2+ours-hp", "--data", "scenes"],
+                ["pretrain", "mocov2", "--data", "scenes"],
+                ["bench", "step", "--data", "scenes"],
+                ["bench", "start", "--data", "scenes"],
+                ["doctor", "--data", "scenes"],
+                ["sweep", "demo", "--local"],
+            )
         ),
         (["bench", "saliency", "map"], "no table of saliency 'map'; mend: did you mean 'maps'?"),
         (["bench", "saliency", "maps", "sources"], "maps and sources: one table at a time; mend: "),
