@@ -144,6 +144,23 @@ def test_without_an_effect_five_in_a_hundred_are_false_alarms(
     assert alarms / 2000 == pytest.approx(0.05, abs=0.01)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("others", "luck", "expected"), [(3, 0.0, 0.018), (3, 2.0, 0.04), (5, 0.0, 0.013), (5, 2.0, 0.028)]
+)
+def test_a_single_run_gives_fewer_false_alarms(
+    others: int, luck: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2,000 null pairs of one run against some: 1 to 4 % are called different, as docs/results.md says."""
+    monkeypatch.setattr(imagewise, "REPLICATES", 1000)
+    rng, alarms = np.random.default_rng(7), 0
+    for name in range(2000):
+        chances = rng.beta(0.7, 0.3, 500)
+        p = difference_of(runs(rng, chances, 1, luck), runs(rng, chances, others, luck), name).p
+        alarms += p is not None and p < 0.05
+    assert alarms / 2000 == pytest.approx(expected, abs=0.005)
+
+
 @pytest.mark.parametrize(("as_one", "alarms_expected"), [(True, 0.05), (False, 0.19)])
 def test_images_of_three_drawn_splits_are_not_three_times_as_many(
     as_one: bool, alarms_expected: float, monkeypatch: pytest.MonkeyPatch
