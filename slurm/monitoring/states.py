@@ -222,12 +222,11 @@ def _never_said_a_word(
     if job is None and _never_began(sweep, entry):
         # Without accounting, nothing tells whether a person cancelled it, or Slurm did since its parent failed.
         return State.cancelled, f"left the queue before it began, {unheard}"
-    if exists(sweep / entry.folder):
-        note = _with_last_line(sweep, entry, f"never wrote a heartbeat, {_word(job) or unheard}")
-    else:  # a launch had made it, before it submitted the job
+    what = f"never wrote a heartbeat, {_word(job) or unheard}"
+    if not exists(sweep / entry.folder):  # a launch had made it, before it submitted the job
         mend = "put it back if it was renamed; else the same salmask sweep again, which makes it anew"
-        note = with_mend("its run's folder is gone", mend)
-    return State.died, note
+        what = with_mend("its run's folder is gone", mend)
+    return State.died, _with_last_line(sweep, entry, what)
 
 
 def _ended(
