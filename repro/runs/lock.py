@@ -264,12 +264,15 @@ def take_over(lock: Path, generation: int) -> bool:
 def is_open_in(process: int, lock: Path) -> bool:
     """Returns whether a process of this machine holds a lock, or has its newest file open; False if that is hidden.
 
-    The process id alone proves nothing: by now it may be another process's, or belong to another container.
+    The process id alone proves nothing: by now it may be another process's, or belong to another container. Nor does a
+    lock alone: the kernel lists one by who took it, also when that process has died and its loader's workers have not.
 
     Args:
         process: The process id.
         lock: Path of the first generation's file.
     """
+    if not _runs(process):
+        return False
     newest, _ = _newest(lock)
     descriptors: list[Path] = []
     with suppress(OSError):  # another user's, or no Linux

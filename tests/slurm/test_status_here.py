@@ -3,6 +3,7 @@
 import fcntl
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -55,6 +56,16 @@ def test_a_process_of_another_user_that_shows_no_life_has_not_died(
         assert sweep.row(GONE, entry=False).state is State.died
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert sweep.row(GONE, entry=False).state is State.silent
+
+
+def test_a_process_that_died_before_its_workers_has_died(sweep: Sweep) -> None:
+    """They hold its lock until they end, too, and the kernel goes on to list it as the dead process's."""
+    with (sweep.folder.path / ".lock").open("w") as lock:
+        take = f"import fcntl; fcntl.flock({lock.fileno()}, fcntl.LOCK_EX)"
+        process = subprocess.Popen([sys.executable, "-c", take], pass_fds=[lock.fileno()])
+        process.wait()
+        sweep.says("running", age=STALE_SECONDS + 5, host=HERE, pid=process.pid)
+        assert sweep.row(GONE, entry=False).state is State.died
 
 
 def test_of_a_job_whose_folder_is_gone_that_is_told(sweep: Sweep) -> None:
