@@ -25,7 +25,7 @@ from repro.runs.run_name import RunName
 from repro.runs.status import PRETRAIN, Status
 from repro.runs.sweep_names import RENDERED
 from repro.runs.task_results import ReadResults, has_result, of_task, own_rows, rows_of
-from slurm.jobs.orders import REPORT_ORDER, ordered_run
+from slurm.jobs.orders import ordered_run, ordered_tables
 from slurm.monitoring.logs import tail
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import LIVE, State, before, judge
@@ -118,7 +118,7 @@ def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
     read_results = cache(rows_of)
     table = [row(ledger.sweep, job, queue, now, read_results) for job in jobs_of(ledger)]
     table = [_with_next_report(row, ledger) if row.task == REPORT else row for row in table]
-    table += _unmade_report(table, ledger)
+    table += _unmade_report(table, ledger, queue, now, read_results)
     # A report has the sweep's name, however many there are.
     runs = Counter(run for run, _ in {(row.run, row.folder) for row in table if row.task != REPORT})
     return [replace(row, run=row.folder.replace("/", " ")) if runs[row.run] > 1 else row for row in table]
@@ -136,7 +136,9 @@ def _with_next_report(report: JobRow, ledger: Ledger) -> JobRow:
     return replace(report, state=State.planned, note=with_mend("jobs went out since the last one", "salmask retry"))
 
 
-def _unmade_report(table: Sequence[JobRow], ledger: Ledger) -> list[JobRow]:
+def _unmade_report(
+    table: Sequence[JobRow], ledger: Ledger, queue: QueueSnapshot, now: float, read_results: ReadResults
+) -> list[JobRow]:
     """Returns the row of a report that no launch has submitted, if there is something to tabulate; else no row.
 
     The launch was killed before, or Slurm had no room. A launch on this machine makes the tables itself, at its end.
@@ -144,13 +146,13 @@ def _unmade_report(table: Sequence[JobRow], ledger: Ledger) -> list[JobRow]:
     newest, sweep = ledger.newest(), ledger.sweep
     counts = {State.done, *LIVE}
     measures = any(row.task != PRETRAIN and row.state in counts and row.key in newest for row in table)
-    if (".", REPORT) in newest or not measures or not exists(sweep / REPORT_ORDER) or has_local_launcher(sweep):
+    if (".", REPORT) in newest or not measures or not ordered_tables(sweep) or has_local_launcher(sweep):
         return []
-    status, _ = status_of(RunFolder(sweep), REPORT)
-    if exists(sweep / RENDERED) or (status is not None and status.state == "done"):
+    report = row(sweep, (".", REPORT, None), queue, now, read_results)  # a retry here may have begun it
+    if report.state is State.done or exists(sweep / RENDERED):
         return []
-    note = with_mend("no launch has submitted it", "salmask retry")
-    return [JobRow(sweep.resolve().name, REPORT, State.planned, ".", note)]
+    is_planned = report.state is State.planned
+    return [replace(report, note=with_mend("no launch has submitted it", "salmask retry")) if is_planned else report]
 
 
 def row(sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float, read_results: ReadResults) -> JobRow:

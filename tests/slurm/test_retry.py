@@ -143,6 +143,15 @@ def test_a_report_that_no_launch_came_to_is_made(
         outcome = retry.relaunch(sweep.ledger, [key], "local", program, Console(quiet=True), allow_dirty=True)
         assert (list(outcome.submitted), capsys.readouterr().out) == ([(".", "report")], f"{sweep.place} ('table1',)\n")
         job = None
+    report = RunFolder(sweep.place)
+    report.set_status("failed", task="report", error="runs must not be averaged")
+    assert to_retry() == "report table1: failed, runs must not be averaged\n"
+    report.set_status("done", task="report")
+    assert to_retry() == "nothing to retry\n"
+    report.set_status("interrupted", task="report")
+    write_report_order(sweep.place, [])  # a sweep of which no table is made has none to miss
+    assert to_retry() == "nothing to retry\n"
+    write_report_order(sweep.place, ["table1"])
     (sweep.place / "tables").mkdir()
     assert to_retry() == "nothing to retry\n"
 
