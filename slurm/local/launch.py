@@ -219,13 +219,12 @@ class LocalLaunch:
             return []
         others = self._others.running_here({process.id for process in running})
         room, free = self._places.left([process.gpus for process in running], others)
-        if room < 1 and not running:  # a killed launch left jobs, for example, which hold all places
-            for job in filter(None, (self.agenda.graph.by_key.get(entry.key) for entry in others)):
-                self._messages.runs_already(job)
         startable: list[tuple[Job, tuple[str, ...]]] = []
         for job in ready:
             processes = self._cluster.resources_of(job.task).tasks_per_node
             if len(startable) >= room or (self._places.gpus and processes > len(free)):
+                if not (running or startable):  # a killed launch left jobs, for example, which hold the places
+                    self._others.tell(others)
                 break  # they start in order: else a job of many processes would wait for ever
             if not self._others.have(job):
                 startable.append((job, tuple(free[: processes if self._places.gpus else 0])))

@@ -1,6 +1,7 @@
 """What a launch on this machine tells: a line for each job that begins or ends, a bar for each that runs."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.progress import TaskID
 from rich.text import Text
@@ -24,7 +25,7 @@ class Messages:
             console: For the lines.
         """
         self.console = console
-        self._awaited: list[Job] = []
+        self._awaited: set[str] = set()
         self._is_told_of_launch = False
 
     def started(self, job: Job, gpus: Sequence[str]) -> None:
@@ -41,11 +42,12 @@ class Messages:
         """Says why a job has no result."""
         self._say(Text("failed ", "red"), f"{job.name}: {reason}")
 
-    def runs_already(self, job: Job) -> None:
+    def runs_already(self, name: str, folder: Path) -> None:
         """Says that another launch or a person has begun a job: nothing else would tell what this one waits for."""
-        if job not in self._awaited:
-            self._awaited.append(job)
-            self._say(Text("waiting", "bold"), f"{job.name} runs already  ({job.folder.path})")
+        line = f"{name} runs already  ({folder})"
+        if line not in self._awaited:
+            self._awaited.add(line)
+            self._say(Text("waiting", "bold"), line)
 
     def launch_is_at_work(self, busy: BusySweepError) -> None:
         """Says that a launch with Slurm is at work, which may submit the jobs that wait here."""

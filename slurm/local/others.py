@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterable
 
 from repro.errors import UserError
+from repro.runs.run_name import RunName
 from repro.terminal import Console
 from slurm.local.agenda import Agenda
 from slurm.local.messages import Messages
@@ -70,7 +71,7 @@ class Others:
         key = self._agenda.graph.key(job)
         entry, sent = self._ledger.newest().get(key), self._ledger.newest_sent().get(key)
         if entry is not None and HERE.live(entry):
-            self._messages.runs_already(job)
+            self._messages.runs_already(job.name, job.folder.path)
             return True  # another launcher started it: its end shows in the folder
         # This launch wrote an intent for each job that waits here: an entry of Slurm's is newer.
         if entry is not None and entry.executor == "slurm" and self._went_to_slurm(key):
@@ -81,7 +82,8 @@ class Others:
             self._agenda.cancel(job)
             return True
         if is_under_way(self._ledger.sweep, key, sent, HERE, time.time()):
-            self._messages.runs_already(job)  # a person started it, or a launcher on another machine: the same holds
+            # A person started it, or a launcher on another machine: the same holds.
+            self._messages.runs_already(job.name, job.folder.path)
             return True
         return False
 
@@ -95,6 +97,13 @@ class Others:
         """
         newest = self._ledger.newest().values()
         return [e for e in newest if e.executor == "local" and e.job and e.job not in own and HERE.live(e)]
+
+    def tell(self, entries: Iterable[Submission]) -> None:
+        """Says that jobs run which hold the places; they need not be of this launch's methods and seeds."""
+        for entry in entries:
+            folder = self._ledger.sweep / entry.folder
+            name = RunName.of(folder)
+            self._messages.runs_already(f"{entry.task} {name.method} {name.seed}", folder)
 
     def _went_to_slurm(self, key: Key) -> bool:
         """Returns whether Slurm has, or may have, a job that waits here; if it has, takes the job off the agenda.

@@ -111,12 +111,13 @@ def test_what_another_machine_has_just_begun_is_not_begun_again(stand_in: StandI
 def test_a_launch_whose_places_are_taken_says_by_what_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A killed launch had left a job: the same command again was silent until that job's end."""
+    """A killed launch had left a job: the next launch, also of other methods, was silent until that job's end."""
     graph = graph_of(tmp_path / "sweep", 1)
-    (job,) = graph.jobs
-    folder, task = graph.key(job)
-    entry = Submission("s-pretrain-1", "local", "local", job.run.id, folder, task, "4711")
+    folder = tmp_path / "sweep" / "simclr" / "s3-0123456789"
+    entry = Submission("s-linear-1", "local", "local", "", "simclr/s3-0123456789", "linear", "4711", devices=("0",))
     monkeypatch.setattr(Others, "running_here", lambda *_: [entry])
-    here = LocalLaunch(graph, (), HERE_CLUSTER, PROGRAM, Places(1), Console(width=300))
-    assert here.startable() == here.startable() == []
-    assert capsys.readouterr().out == f"waiting {job.name} runs already  ({job.folder.path})\n"
+    two = replace(HERE_CLUSTER, resources=replace(HERE_CLUSTER.resources, gpus=2))
+    for cluster, places in ((HERE_CLUSTER, Places(1)), (two, Places(2, ("0", "1")))):
+        here = LocalLaunch(graph, (), cluster, PROGRAM, places, Console(width=300))
+        assert here.startable() == here.startable() == []
+        assert capsys.readouterr().out == f"waiting linear simclr s3 runs already  ({folder})\n"
