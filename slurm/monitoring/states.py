@@ -298,10 +298,12 @@ def _not_submitted(sweep: Path, entry: Submission) -> tuple[State, str]:
 
 
 def _has_failed_parent(sweep: Path, entry: Submission) -> bool:
-    """Returns whether the pretraining that a job builds on has failed since the job was written down."""
+    """Returns whether the pretraining that a job builds on ended without a result since the job was written."""
+    folder = RunFolder(sweep / entry.folder)
     with suppress(UserError):  # the row of the pretraining says what cannot be read
-        status = RunFolder(sweep / entry.folder).status(PRETRAIN) if entry.task not in (PRETRAIN, REPORT) else None
-        return status is not None and status.state == "failed" and not before(status, entry)
+        status = folder.status(PRETRAIN) if entry.task not in (PRETRAIN, REPORT) else None
+        if status is not None and not before(status, entry) and not folder.pretrained:
+            return status.state in ("failed", "interrupted") or (status.holder is not None and status.holder.ended)
     return False
 
 

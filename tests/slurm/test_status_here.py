@@ -80,12 +80,22 @@ def test_of_a_job_whose_folder_is_gone_that_is_told(sweep: Sweep) -> None:
 
 def test_what_builds_on_a_failed_pretraining_does_not_wait_for_its_turn(sweep: Sweep) -> None:
     """Its launcher had given it up, and it was told as queued while that launcher went on with other runs."""
+    given_up = "not started: what it builds on failed; mend: the cause of that first, then salmask retry"
+    killed = subprocess.Popen(["true"])
+    killed.wait()
     sweep.submitted("linear", "", executor="local")
-    for age, state, note in (
-        (60, State.planned, "not started: what it builds on failed; mend: the cause of that first, then salmask retry"),
-        (7200, State.queued, "waits for its turn on this machine"),  # a retry: what failed before is done again
+    for word, age, pid, state, note in (
+        ("failed", 60, 1, State.planned, given_up),
+        ("interrupted", 60, 1, State.planned, given_up),
+        ("running", 60, killed.pid, State.planned, given_up),
+        ("running", 600, os.getpid(), State.queued, "waits for its turn on this machine"),  # a suspended process
+        ("failed", 7200, 1, State.queued, "waits for its turn on this machine"),  # a retry: it is done again
     ):
-        sweep.says("failed", age=age)
+        sweep.says(word, age=age, host=HERE, pid=pid)
         with local_lock(sweep.place):
             row = sweep.row(GONE, "linear")
         assert (row.state, row.note) == (state, note)
+    sweep.says("running", age=60, host=HERE, pid=killed.pid)
+    sweep.folder.backbone.touch()  # it was killed at its very end
+    with local_lock(sweep.place):
+        assert sweep.row(GONE, "linear").state is State.queued
