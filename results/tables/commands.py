@@ -150,6 +150,7 @@ def show_tables(tables: Sequence[str], sweep_folder: Path, console: Console, rec
         if task is None:
             measured = ", ".join(sorted(frame["task"].unique()))
             console.print(f"no {name}: nothing of what was measured ({measured}) stands in it")
+            (sweep_folder / RENDERED).mkdir(exist_ok=True)  # without it, `salmask status` would miss the report
         else:
             content = render(name, frame, runs=runs, task=task, references=has_untrained_among_trained(frame))
             _print_table(content, console)

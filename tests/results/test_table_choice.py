@@ -61,6 +61,7 @@ def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path)
     console = Console(record=True, width=200)
     show_tables(("table3",), tmp_path / "s", console, resolve)
     assert "no table3: nothing of what was measured (linear) stands in it" in console.export_text()
+    assert list((tmp_path / "s" / "tables").iterdir()) == []  # there, so that no report is missed
 
 
 def test_a_misspelt_table_is_said_before_missing_runs(tmp_path: Path) -> None:
