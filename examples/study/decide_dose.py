@@ -19,6 +19,7 @@ from examples.study.command import gathered, print_tables
 from examples.study.decide import HP, STUDY, Values, outcome_by_sign, rows_of, spread_of, top1
 from examples.study.tables import cell_of, difference_text, interval_text, p_cell
 from repro.errors import UserError
+from repro.quantities import number_text
 from repro.text_tables import markdown_table
 from results.claims.verdicts import NOT_RUN
 from results.collection.runs import RunRecord
@@ -76,7 +77,7 @@ def slopes(panel: Panel) -> str:
         else:
             low, high = line.interval
             interval = interval_text((0.1 * low, 0.1 * high), digits=2)
-            cells += [f"{0.1 * line.rise:+.2f}", interval, p_text(p), outcome_by_sign(line.rise, p)]
+            cells += [number_text(0.1 * line.rise, 2, "+"), interval, p_text(p), outcome_by_sign(line.rise, p)]
         rows.append(cells)
     heads = ("varied", "sources", "points per .1 IoU", "95 %", "p", "outcome")
     return markdown_table(heads, rows, ("sources", "points per .1 IoU", "p"))

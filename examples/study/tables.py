@@ -4,7 +4,7 @@
 
 Prints three Markdown tables of top-1. First, by logistic regression, both frameworks side by side, each row with its
 difference from the framework alone. Then each row's mean and standard deviation over seeds by kNN and by logistic
-regression, the loss of its last epoch beside that of a guess, and which seeds collapsed or failed. Then, by logistic
+regression, the loss of its last epoch beside that at chance, and which seeds collapsed or failed. Then, by logistic
 regression, each registered comparison's difference in points, paired by seed, with its 95 % interval, the interval
 corrected over the comparisons of its questions (Holm), half of its width as the smallest difference that these runs
 could have shown, the corrected p value and the outcome; then the same by the pooled spread.
@@ -92,7 +92,7 @@ def means(
     failed = {method for method, by_seed in ended.items() if any(ending.failed for ending in by_seed.values())}
     there = logistic.keys() | failed
     methods = [method for method in dict.fromkeys([*registered, *sorted(there)]) if method in there]
-    heads = ("seeds", "kNN, k = 20", "logistic regression", "last loss (a guess)", "collapsed or failed")
+    heads = ("seeds", "kNN, k = 20", "logistic regression", "last loss (at chance)", "collapsed or failed")
     rows = [
         [
             f"`{method}`",
@@ -113,12 +113,12 @@ def _knn_cell(knn: Mapping[int, float], logistic: Mapping[int, float]) -> str:
 
 
 def _ending_cells(by_seed: Mapping[int, Ending]) -> list[str]:
-    """Returns the last losses with that of a guess, and the seeds that collapsed or failed; dashes if none was run."""
+    """Returns the last losses with that at chance, and the seeds that collapsed or failed; dashes if none was run."""
     if not by_seed:
         return ["–", "–"]
     guesses = "/".join(dict.fromkeys(f"{ending.guess:.2f}" for ending in by_seed.values()))
     losses = sorted(ending.loss for ending in by_seed.values() if not ending.failed)
-    ends = " to ".join(dict.fromkeys(f"{loss:.2f}" for loss in (*losses[:1], *losses[-1:]))) or "–"
+    ends = " to ".join(dict.fromkeys(map(number_text, (*losses[:1], *losses[-1:])))) or "–"
     gone = [
         f"seed {seed} {'failed' if ending.failed else 'collapsed'}"
         for seed, ending in sorted(by_seed.items())

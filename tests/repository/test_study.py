@@ -126,11 +126,13 @@ def test_one_difference_has_one_interval_on_the_page() -> None:
 
 def test_a_collapse_is_named_beside_the_number() -> None:
     assert [Ending(loss, 5.0).collapsed for loss in (4.89, 4.9, 5.2, float("nan"))] == [False, True, True, True]
-    logistic = {"mocov2": PLAIN, "simclr": {1: 20.0}}
-    lines = means({}, logistic, {"mocov2": {1: Ending(6.2, 6.24), 2: Ending(4.0, 6.24)}}).splitlines()
+    logistic = {"mocov2": PLAIN, "simclr": {1: 20.0}, "simclr+ours-hp": {1: 5.0}}
+    ended = {"mocov2": {1: Ending(6.2, 6.24), 2: Ending(4.0, 6.24)}, "simclr+ours-hp": {1: Ending(1e300, 4.84)}}
+    lines = means({}, logistic, ended).splitlines()
     by_row = {row: numbers for row, *numbers in map(cells, lines)}
     assert by_row["`mocov2`"][-2:] == ["4.00 to 6.20 (6.24)", "seed 1 collapsed"]
     assert by_row["`simclr`"][-2:] == ["–", "–"]
+    assert by_row["`simclr+ours-hp`"][-2:] == ["1e+300 (4.84)", "seed 1 collapsed"]
     ended = endings(find_runs([STUDY / "runs"]), PARTS)
     assert not any(ending.collapsed for by_seed in ended.values() for ending in by_seed.values())
     assert [f"{guess_of(resolved):.2f}" for resolved in map(resolve, ("mocov2", "simclr"))] == ["11.09", "6.24"]
