@@ -67,11 +67,15 @@ class SideRows:
         return replace(self, rows=self.rows[self.rows["task"].isin(list(tasks))])
 
     def in_column(self, column: tuple[str, ...]) -> "SideRows":
-        """Returns the results in one of `columns`, and the runs that were not measured on other data alone."""
+        """Returns the results in one of `columns`, and its runs but those that were only measured on other data.
+
+        Other data are those on which no run with a result in the column was measured.
+        """
         wanted = pd.Series(column, index=COLUMN)  # a bare tuple is one value to pandas 4
         here = (self.rows[COLUMN].astype(str) == wanted).all(axis=1)
-        on_other_data = self.rows["path"][self.rows["dataset"] != wanted["dataset"]]
-        others = {*on_other_data} - {*self.rows["path"][here]}
+        paths, datasets = self.rows["path"], self.rows["dataset"]
+        data = datasets[paths.isin(paths[here])]
+        others = {*paths} - {*paths[datasets.isin(data)]}
         records = {path: run for path, run in self.records.items() if path not in others}
         return replace(self, rows=self.rows[here], records=records)
 

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,17 @@ def test_runs_without_a_number_are_named_unless_they_were_measured_on_other_data
     assert [note for note in comparison.notes if note.startswith("Left out")] == [
         f"Left out, as they have no top1 here: full/mocov2/{lost.parent.name}."
     ]
+
+
+def test_a_run_that_lacks_one_of_two_data_sets_is_named_there(tmp_path: Path) -> None:
+    """Its number on the other data used to make it one that was never meant to have a number here."""
+    for method, seed in product((OURS, "mocov2"), range(3)):
+        on_first = {("imagenet100", "top1"): 70.0 + seed} if seed < 2 else {}
+        folder = finished(tmp_path, method, seed, {**on_first, ("caltech101", "top1"): 80.0 + seed})
+    first, second = compared(tmp_path)
+    assert (first.column[1], second.column[1]) == ("imagenet100", "caltech101")
+    assert f"full/mocov2/{folder.path.name}." in " ".join(first.notes)
+    assert "Left out" not in " ".join(second.notes)
 
 
 def test_rows_of_older_versions_are_compared_by_seeds(tmp_path: Path) -> None:
