@@ -63,6 +63,8 @@ def test_a_resumed_training_ends_in_the_same_bits(
     content = trained_detector(trial, backbone)
     assert_same(content["model"], undisturbed["model"])
     assert not checkpoints(trial.path)
+    status = folder.status(trial.task)
+    assert (status and status.resumed_at) == 2
     lines = read_rows(trial.path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(line["total_loss"] > 0 and line["lr"] > 0 for line in lines)
