@@ -1,4 +1,4 @@
-"""What speaks against the runs that claims and parts compare: code, trainings that warned, seeds without a number."""
+"""What speaks against the compared runs: code, warnings in training, unusable predictions, seeds without a number."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from results.tables.references import without_untrained
 def notes_on_runs(
     verdicts: Sequence[Verdict], parts: Sequence[MethodPart], frame: pd.DataFrame | None, runs: Sequence[RunRecord]
 ) -> list[str]:
-    """Returns notes on the compared runs: their code, trainings that warned (a list), and runs without a result.
+    """Returns notes on compared runs: code, trainings that warned (a list), unusable predictions, and missing results.
 
     Args:
         verdicts: What `judge` returns.

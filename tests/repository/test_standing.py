@@ -151,7 +151,7 @@ def test_a_run_that_is_closed_to_this_user_stops_nobody(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(("cancelled", "state"), [(False, "submitted"), (True, "stopped")])
-def test_what_was_handed_over_and_has_not_begun_is_not_stopped(
+def test_what_was_submitted_and_has_not_begun_is_not_stopped(
     sweep: Sweep, runs: Path, cancelled: bool, state: str
 ) -> None:
     entry = sweep.submitted()
