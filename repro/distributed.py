@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from repro.errors import UserError, one_line
+from repro.freed_memory import keep_freed_memory
 from repro.randomness import Purpose, stream_seed
 from repro.rendezvous import AGAIN, ALONE, MEETING_SECONDS, MEND, check_launcher, meet, slurm_to_env
 from repro.workers import use_short_sockets
@@ -203,7 +204,8 @@ def initialise(
     """Joins the process group that the environment describes, if any, and chooses this process's device.
 
     Torchrun and `slurm.local.processes` set torch's own variables, Slurm sets its own. CUDA_VISIBLE_DEVICES stays as
-    the launcher set it: a process that sees one GPU uses device 0, one that sees several that of its local rank.
+    the launcher set it: a process that sees one GPU uses device 0, one that sees several that of its local rank. From
+    here on, the process keeps the memory that it frees.
 
     Args:
         device: "auto", "cpu" or "cuda".
@@ -218,6 +220,7 @@ def initialise(
             processes do not find each other, or the temporary folder's path is too long for the loaders' sockets.
     """
     use_short_sockets()
+    keep_freed_memory()
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "machine.device=cuda, but torch sees no GPU", mend="machine.device=auto, or see `salmask doctor`"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from repro.distributed import computes_on_gpu
+from repro.freed_memory import keep_freed_memory
 
 ROUNDS = 7
 """Number of timed rounds; odd, so that the median is one of them."""
@@ -69,7 +70,11 @@ def one_thread() -> Iterator[None]:
 
 
 def best_device() -> torch.device:
-    """Returns the GPU, or the CPU if there is none: for benchmarks without a run whose settings name a device."""
+    """Returns the GPU, or the CPU if there is none: for benchmarks without a run whose settings name a device.
+
+    As `initialise` does for a run, it has the process keep the memory that it frees.
+    """
+    keep_freed_memory()
     return torch.device("cuda" if computes_on_gpu("auto") else "cpu")
 
 

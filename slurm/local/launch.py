@@ -32,7 +32,7 @@ from slurm.planning.graph import Graph, Job
 from slurm.profiles.profile import Cluster
 from slurm.submission.adoption import adopt_local
 from slurm.submission.handover import Outcome
-from slurm.submission.sbatch import KEEP_MEMORY
+from slurm.submission.sbatch import SLEEPING_THREADS
 from slurm.sweep_folder.launch_lock import BusySweepError, between_launches
 from slurm.sweep_folder.ledger import LOCAL_LOCK, Key, Ledger
 from slurm.sweep_folder.local_lock import local_lock, local_start_lock
@@ -101,7 +101,7 @@ def _cpu_environment(processes: int, console: Console) -> dict[str, str]:
         console: Told if other processes leave fewer threads to each of ours.
     """
     if "OMP_NUM_THREADS" in os.environ:
-        return KEEP_MEMORY
+        return SLEEPING_THREADS
     cores = usable_cores()
     # Cores that are busy now may be idle later, but too few threads cost part of the time, and too many a multiple.
     idle = idle_cores() if processes else cores
@@ -109,7 +109,7 @@ def _cpu_environment(processes: int, console: Console) -> dict[str, str]:
     if threads < most:
         share = f"{counted(threads, 'thread')} per process instead of {most}"
         console.print(f"{cores - idle} of {cores} cores are busy: {share}", soft_wrap=True)
-    return {"OMP_NUM_THREADS": str(threads), **KEEP_MEMORY}
+    return {"OMP_NUM_THREADS": str(threads), **SLEEPING_THREADS}
 
 
 @contextmanager

@@ -10,16 +10,8 @@ import submitit
 from slurm.profiles.profile import Cluster, Resources
 from slurm.submission.batches import Batch
 
-KEEP_MEMORY = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-}
-"""Variables that make training on CPU cores faster.
-
-Threads sleep while they wait: spinning costs a factor of three where cores are shared. glibc keeps freed memory: giving
-the activations of every step back to the kernel and faulting them in again took half of the localizer's time.
-"""
+SLEEPING_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads sleep while they wait: spinning costs a factor of three where cores are shared."""
 
 SETUP_FAILED = 'echo "salmask: the setup of the profile failed with status $?: $BASH_COMMAND" >&2; exit 1'
 """What the script does where a line of the profile's setup fails; `slurm.jobs.causes` looks for the words."""
@@ -136,5 +128,5 @@ def _setup(resources: Resources, code: Path | None) -> list[str]:
         # PYTHONSAFEPATH: `python -m` would first look into the folder that sbatch was called in, where the code may be
         # edited.
         lines.append(f"export PYTHONPATH={quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1")
-    exports = " ".join(f"{name}={value}" for name, value in KEEP_MEMORY.items())
+    exports = " ".join(f"{name}={value}" for name, value in SLEEPING_THREADS.items())
     return [*lines, f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus}}} {exports}"]
