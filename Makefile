@@ -9,10 +9,8 @@ GPU_MINUTES ?= 25
 # Test files are shared out among processes, one for each core; 0: all in one. Each takes up to 3 GB of memory.
 TEST_PROCESSES ?= auto
 SHARED_OUT := -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
-# As slurm/local/launch.py does for its jobs: waiting threads sleep, and freed memory is kept for the next step.
+# As slurm/local/launch.py does for its jobs: waiting threads sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
-export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
-export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 
 .PHONY: help setup demo test test-slurm test-all test-lowest test-newest drill fuzz audit lint lock settings-page docs bench gpu-report clean
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from repro.freed_memory import keep_freed_memory
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that a test starts inherit it
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ settings.register_profile(
     "nightly", max_examples=1000, deadline=None, print_blob=True, suppress_health_check=_SLOW_MACHINES
 )
 settings.load_profile("default")
+keep_freed_memory()  # as every command does; many tests compute without one
 
 
 def pytest_collection_finish() -> None:

@@ -25,7 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this switch")
 def test_steps_fault_the_same_pages_in_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
-        monkeypatch.delenv(name, raising=False)  # as the Makefile sets them
+        monkeypatch.delenv(name, raising=False)
     command = [sys.executable, "-c", PROGRAM]
     faults = {how: int(subprocess.run([*command, how], capture_output=True, check=True).stdout) for how in ("kept", "")}
     assert faults["kept"] < 100 < faults[""]  # 320 MiB are 160 huge pages, or 81,920 small ones
