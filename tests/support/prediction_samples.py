@@ -8,11 +8,17 @@ from typing import Any
 import numpy as np
 from run_samples import finished
 
+from baselines import resolve
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import Predictions, path_of_predictions, write
 from repro.runs.records import append, read
+from results.collection.collect import collect_runs
+from results.collection.runs import find_runs
+from results.comparison.compare import compare
+from results.comparison.head_to_head import HeadToHead
 
 CLASSES = ("ant", "bee", "cat", "dog")
+OURS = "mocov2+ours-hp"
 
 
 def predictions(chances: np.ndarray, seed: int, images: str = "val") -> Predictions:
@@ -73,3 +79,8 @@ def two_methods(
         for place, (method, chance) in enumerate(chances.items())
         for seed in seeds
     }
+
+
+def compared(root: Path, first: str = OURS, second: str = "mocov2", **options: str) -> list[HeadToHead]:
+    records = find_runs([root], resolve)
+    return compare(collect_runs(records), records, first, second, **options)

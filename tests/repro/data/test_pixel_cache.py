@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import pickle
-import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_samples import make_folder_root, write_image
+from image_samples import write_image
 from PIL import Image
 from training_samples import refused, salmask, tiny
 from waiting import wait_until
@@ -30,11 +29,9 @@ from repro.paths import CACHE_VARIABLE
 from repro.quantities import size_text
 from repro.runs.choices import LEAST_CACHED, LONGEST_CACHED
 from repro.runs.localizer_weights import weights_cache
-from repro.runs.run import Run
 from repro.runs.sections import ScenesSettings
 from repro.saliency.map_file import saliency_cache
 from repro.scenes.cache import scenes_cache
-from repro.training.pretraining import open_data
 
 SIZES = [(40, 30), (33, 70), (20, 90), (32, 32), (64, 48), (31, 31)]
 
@@ -354,39 +351,6 @@ def test_annotated_images_cannot_be_cached(tmp_path: Path) -> None:
     (tmp_path / "VOCdevkit").mkdir()
     (tmp_path / "VOCdevkit" / "x").touch()
     assert "no single class" in refused("data", "cache", "voc07+12", "--root", str(tmp_path))
-
-
-def carry_out_mend(run: Run) -> None:
-    """Calls the command that a run's refusal without its cache names as the mend."""
-    with pytest.raises(UserError, match="no cache of data set") as refusal:
-        open_data(run, "train")
-    command, _, other = refusal.value.mend.rpartition(", or ")
-    assert other == "data.cached_side=0"
-    program, *words = shlex.split(command)
-    assert program == "salmask"
-    assert salmask(*words).code == 0
-
-
-def test_the_mend_of_a_missing_cache_names_the_runs_own_scenes_and_folder(tmp_path: Path) -> None:
-    """The mend lacked these settings: it cached other scenes in another folder, and the run was refused again."""
-    scenes = {"data.dataset": "scenes", "data.scenes.grounds": 3, "data.cached_side": 32}
-    root = {"machine.data_root": str(tmp_path)}  # plays no part, and the command refuses it
-    run = tiny(changes=scenes | root | {"machine.data_cache": str(tmp_path / "my caches")})
-    carry_out_mend(run)
-    assert open_data(run, "train").fingerprint().endswith("-32px")
-    assert len(list((tmp_path / "my caches").glob("scenes-*"))) == 1
-
-
-def test_a_run_is_trained_on_the_cache_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_folder_root(tmp_path / "data")
-    settings = {"data.dataset": "folder", "machine.data_root": str(tmp_path / "data")}
-    original, run = tiny(changes=settings), tiny(changes=settings | {"data.cached_side": 40})
-    assert original.id != run.id
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "caches"))
-    carry_out_mend(run)
-    images = open_data(run, "train")
-    assert isinstance(images, CachedImages)
-    assert images.fingerprint() == f"{open_data(original, 'train').fingerprint()}-40px"
 
 
 def test_all_caches_lie_in_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
