@@ -43,6 +43,7 @@ def seconds_in_turn(
     Returns:
         For each name, the median seconds of a call.
     """
+    keep_freed_memory()  # as a training does, which is what the figures are for
     walls: dict[str, list[float]] = {name: [] for name in rivals}
     cpus: dict[str, list[float]] = {name: [] for name in rivals}
     for number in range(rounds + 1):
@@ -70,11 +71,7 @@ def one_thread() -> Iterator[None]:
 
 
 def best_device() -> torch.device:
-    """Returns the GPU, or the CPU if there is none: for benchmarks without a run whose settings name a device.
-
-    As `initialise` does for a run, it has the process keep the memory that it frees.
-    """
-    keep_freed_memory()
+    """Returns the GPU, or the CPU if there is none: for benchmarks without a run whose settings name a device."""
     return torch.device("cuda" if computes_on_gpu("auto") else "cpu")
 
 
