@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,10 @@ def high_pass(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> T
     Raises:
         ValueError: H or W is too small to be reflected at the border.
     """
-    blurred = _blur(images, FILTER_TAPS[Strategy.high_pass], 5.0, library)
+    kernel, sigma = FILTER_TAPS[Strategy.high_pass], 5.0
+    if _opencv_takes(images, kernel, library):
+        return _filter_with_opencv(images, kernel, sigma, of_the_rest=True)
+    blurred = gaussian_blur(images, kernel, sigma)
     return torch.sub(images, blurred, out=blurred)
 
 
@@ -45,35 +49,41 @@ def strong_blur(images: Tensor, library: FilterLibrary = FilterLibrary.torch) ->
     Raises:
         ValueError: H or W is too small to be reflected at the border.
     """
-    return _blur(images, FILTER_TAPS[Strategy.strong_blur], 10.0, library)
+    kernel, sigma = FILTER_TAPS[Strategy.strong_blur], 10.0
+    if _opencv_takes(images, kernel, library):
+        return _filter_with_opencv(images, kernel, sigma)
+    return gaussian_blur(images, kernel, sigma)
 
 
-def _blur(images: Tensor, kernel: int, sigma: float, library: FilterLibrary) -> Tensor:
+def _opencv_takes(images: Tensor, kernel: int, library: FilterLibrary) -> bool:
     # OpenCV reflects at a border repeatedly, and takes images that torch refuses as too small: they go to torch, so
     # that both libraries refuse them.
-    if library is FilterLibrary.torch or not images.is_cpu or min(images.shape[-2:]) <= kernel // 2:
-        return gaussian_blur(images, kernel, sigma)
-    return _blur_with_opencv(images, kernel, sigma)
+    return library is FilterLibrary.cv2 and images.is_cpu and min(images.shape[-2:]) > kernel // 2
 
 
-def _blur_with_opencv(images: Tensor, kernel: int, sigma: float) -> Tensor:
-    """Blurs images B×C×H×W on the host as `gaussian_blur` does, plane by plane: a plane stays in a core's cache."""
+def _filter_with_opencv(images: Tensor, kernel: int, sigma: float, *, of_the_rest: bool = False) -> Tensor:
+    """Blurs images B×C×H×W on the host as `gaussian_blur` does, or returns what blurring removes from them.
+
+    It goes plane by plane: a plane stays in a core's cache.
+    """
     import cv2  # only where it is asked for: it takes time to load
 
     pixels = images.float().contiguous()
-    blurred = torch.empty_like(pixels)
-    planes, results = (tensor.flatten(0, -3).numpy() for tensor in (pixels, blurred))
+    filtered = torch.empty_like(pixels)
+    planes, results = (tensor.flatten(0, -3).numpy() for tensor in (pixels, filtered))
 
     def blur(some: slice) -> None:
         for plane, result in zip(planes[some], results[some], strict=True):
             cv2.GaussianBlur(plane, (kernel, kernel), sigma, dst=result, borderType=cv2.BORDER_REFLECT_101)
+            if of_the_rest:
+                np.subtract(plane, result, out=result)
 
     # OpenCV blurs a plane in one thread; torch's setting says how many threads this process may use.
     threads = torch.get_num_threads()
     share = -(-len(planes) // threads)
     parts = [slice(start, start + share) for start in range(0, len(planes), share)]
     list(_threads(threads).map(blur, parts) if len(parts) > 1 else map(blur, parts))
-    return blurred.to(images.dtype)
+    return filtered.to(images.dtype)
 
 
 @cache

@@ -202,9 +202,8 @@ def fill_with_noise(
         masked[images, :, rows] = noise(len(images), H - height, C, W)
         masked[images, :, :, columns] = noise(len(images), W - width, C, H)
     else:
-        rows, columns = rows + torch.arange(height), columns + torch.arange(width)
-        inside = (images.unsqueeze(2), slice(None), rows.unsqueeze(2), columns.unsqueeze(1))
-        masked[inside] = noise(len(images), height, width, C)
+        boxes = masked.unfold(2, height, 1).unfold(3, width, 1)  # B×C×rows×columns×height×width, a view
+        boxes[images, :, rows, columns] = noise(len(images), 1, height, width, C).movedim(-1, 2)
     return masked
 
 

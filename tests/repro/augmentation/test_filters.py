@@ -54,17 +54,17 @@ def test_opencv_departs_from_torch_by_rounding_alone(
 
 
 def test_opencv_filters_where_it_is_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, float]] = []
+    asked: list[tuple[int, float, bool]] = []
 
-    def blur(images: Tensor, kernel: int, sigma: float) -> Tensor:
-        asked.append((kernel, sigma))
+    def blur(images: Tensor, kernel: int, sigma: float, *, of_the_rest: bool = False) -> Tensor:
+        asked.append((kernel, sigma, of_the_rest))
         return images.clone()
 
-    monkeypatch.setattr("repro.masking.filters._blur_with_opencv", blur)
+    monkeypatch.setattr("repro.masking.filters._filter_with_opencv", blur)
     for library in FilterLibrary:
         for call in (high_pass, strong_blur):
             call(pictures(1, 32, 32), library)
-    assert asked == [(11, 5.0), (31, 10.0)]
+    assert asked == [(11, 5.0, True), (31, 10.0, False)]
 
 
 def exactly(call: Callable[..., Tensor], images: Tensor) -> Tensor:
