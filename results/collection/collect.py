@@ -76,11 +76,11 @@ def collect(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str =
     Returns:
         One row per result, ordered by path and line, with the fields of `repro.runs.records.Result`. Texts are
         categories, `started` is a UTC timestamp, and `method` is by `method_name`. `scale` is computed from the run's
-        settings, `evaluation_scale` is filled in for versions without that field, and `sweep` is the name of the
-        sweep's folder, as `--sweep` takes it. Further columns are `path`, the file of the result; `recorded_sweep`, the
-        name of the sweep when it was measured; `trained_on`, the fingerprint of the images on which its run was trained
-        (empty: unknown); and `departures`, the `RowComparison` of its run. `attrs["warnings"]` holds one line for each
-        kind of trouble.
+        settings, `fidelity` is by `RowComparison.fidelity`, `evaluation_scale` is filled in for versions without that
+        field, and `sweep` is the name of the sweep's folder, as `--sweep` takes it. Further columns are `path`, the
+        file of the result; `recorded_sweep` and `recorded_fidelity`, as they were written with it; `trained_on`, the
+        fingerprint of the images on which its run was trained (empty: unknown); and `departures`, the `RowComparison`
+        of its run. `attrs["warnings"]` holds one line for each kind of trouble.
 
     Raises:
         NothingMeasuredError: No result was found.
@@ -172,7 +172,7 @@ def _with_evaluation_scales(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """Adds the `RowComparison` of each run, and computes its scale from that.
+    """Adds the `RowComparison` of each run, and computes its scale and its fidelity from that.
 
     The recorded scale is only as complete as the version that wrote it, and counts if the run cannot be compared with a
     row. The scale of the evaluation is the recorded one: no run's settings say on how much data a detector was trained.
@@ -187,21 +187,33 @@ def _compared(frame: pd.DataFrame, runs: Sequence[RunRecord]) -> pd.DataFrame:
     different = {comparison: code for code, comparison in enumerate(dict.fromkeys(comparisons.values()))}
     codes = np.array([different[comparisons[recipe]] for recipe in range(len(comparisons))])
     frame["departures"] = pd.Categorical.from_codes(codes[recipes], pd.Index(list(different), dtype=object))
-    # Each different triple gets its scale once, not each of a million rows.
-    recorded, evaluation = frame["scale"].cat, frame["evaluation_scale"].cat
-    triples = pd.DataFrame({"recipe": recipes, "recorded": recorded.codes, "evaluation": evaluation.codes})
-    rows = triples.groupby(list(triples), sort=False).ngroup().to_numpy()
-    scales = [
-        _scale(comparisons[recipe], recorded.categories[scale], evaluation.categories[own])
-        for recipe, scale, own in triples.drop_duplicates().itertuples(index=False)
+    # Each different group gets its scale and its fidelity once, not each of a million rows.
+    scales, evaluations, fidelities = (frame[name].cat for name in ("scale", "evaluation_scale", "fidelity"))
+    groups = pd.DataFrame(
+        {"recipe": recipes, "scale": scales.codes, "evaluation": evaluations.codes, "fidelity": fidelities.codes}
+    )
+    rows = groups.groupby(list(groups), sort=False).ngroup().to_numpy()
+    of_groups = [
+        (
+            _scale(comparisons[recipe], scales.categories[scale], evaluations.categories[evaluation]),
+            _fidelity(comparisons[recipe], fidelities.categories[fidelity]),
+        )
+        for recipe, scale, evaluation, fidelity in groups.drop_duplicates().itertuples(index=False)
     ]
-    frame["scale"] = pd.Series(scales, dtype="category").take(rows).array
+    frame["recorded_fidelity"] = frame["fidelity"]
+    for name, texts in zip(("scale", "fidelity"), zip(*of_groups, strict=True), strict=True):
+        frame[name] = pd.Series(texts, dtype="category").take(rows).array
     return frame
 
 
 def _scale(comparison: RowComparison, recorded: str, of_evaluation: str) -> str:
     """Returns the scale of results: by the run's settings if they can be compared with a row, else as recorded."""
     return recorded if comparison.row is None else scale_of_both(comparison.scale, of_evaluation)
+
+
+def _fidelity(comparison: RowComparison, recorded: str) -> str:
+    """Returns the fidelity of results: beside that of the run's row if there is one, else as recorded."""
+    return recorded if comparison.row is None else comparison.fidelity
 
 
 def _keep_last(frame: pd.DataFrame, warnings: list[str], *, every_folder: bool) -> pd.DataFrame:

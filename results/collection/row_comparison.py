@@ -81,6 +81,16 @@ class RowComparison:
         """The smaller sizes that decide the run's column in a table, `64 px, 2 epochs`; empty at the row's sizes."""
         return scale_of(common_sizes(self.smaller))
 
+    @property
+    def fidelity(self) -> str:
+        """The fidelity that decides the run's column in a table: `paper` if the run has that of its row.
+
+        So a row that is named after the released code stands beside the rows that it is compared with. The text is the
+        run's own if it departs from its row in a switch that plays a part, or if there is no row to compare with.
+        """
+        is_of_row = self.row is not None and not any(name.startswith("fidelity.") for name in self.by_name)
+        return str(self.run.fidelity) if self.run and not is_of_row else "paper"
+
     @cached_property
     def by_name(self) -> Mapping[str, Departure]:
         """The departures by `section.key`."""

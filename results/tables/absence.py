@@ -152,8 +152,9 @@ def _belongs(record: RunRecord) -> _Belongs | None:
     if run is None:
         return None
     # A run without a row has the scale that its results record, see `results.collection.collect`.
-    scale = record.comparison.scale if record.comparison.row else scale_of(sizes_below_recipe(run))
-    return _Belongs(str(run.fidelity), scale, run.data.dataset)
+    comparison = record.comparison
+    scale = comparison.scale if comparison.row else scale_of(sizes_below_recipe(run))
+    return _Belongs(comparison.fidelity, scale, run.data.dataset)
 
 
 def _settings_but_the_seed(run: RunRecord) -> str:

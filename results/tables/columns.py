@@ -51,8 +51,17 @@ class Column:
 
     @property
     def fidelity(self) -> str:
-        """The fidelity of our runs, as `Result.fidelity` has it."""
+        """The fidelity of our runs beside that of their rows, as `RowComparison.fidelity` has it."""
         return self.key[3]
+
+    @property
+    def fidelity_note(self) -> str:
+        """The fidelity in words, which say if rows have another one by their names."""
+        of_names = any(
+            comparison.row and comparison.run and comparison.run.masks and str(comparison.run.fidelity) != self.fidelity
+            for comparison in self.comparisons.values()
+        )
+        return f"{self.fidelity}, or as a row's name says" if of_names else self.fidelity
 
     @property
     def scale(self) -> str:

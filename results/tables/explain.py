@@ -189,7 +189,10 @@ def _measured(
                 "dataset": dataset,
                 "split": split,
                 "protocol": protocol,
-                "fidelity": fidelity,
+                # The cell's own, which may be by its row's name; the column's is that beside such names.
+                "fidelity": str(comparison.run.fidelity)
+                if comparison and comparison.row and comparison.run
+                else fidelity,
                 "scale": scale,
                 # A method without runs here has no departures to show.
                 **({} if comparison is None else {"departs from the paper in": str(comparison) or "nothing"}),

@@ -225,9 +225,9 @@ def _column_notes(columns: list[Column], results: pd.DataFrame) -> list[str]:
             continue
         rows = column.rows_of(results)
         commits = code_states(rows)
-        dataset, split, protocol, fidelity, _ = column.key
+        dataset, split, protocol, *_ = column.key
         facts = [
-            f"{dataset} ({split}): fidelity of the equations: {fidelity}",
+            f"{dataset} ({split}): fidelity of the equations: {column.fidelity_note}",
             f"protocol: {protocol}",
             f"commits: {', '.join(commits)}" + (" – mixed" if len(commits) > 1 else ""),
             *column.settings,

@@ -42,7 +42,7 @@ def save(root: Path, *results: Result) -> None:
 def test_collect_finds_every_run_below_overlapping_roots_once(tmp_path: Path) -> None:
     save(tmp_path, *runs(1.0, 2.0), replace(RESULT, sweep="other", method="simclr", value=3.0))
     frame = collect([tmp_path, tmp_path / "demo"])
-    assert list(frame.columns) == [*FIELDS, "path", "recorded_sweep", "trained_on", "departures"]
+    assert list(frame.columns) == [*FIELDS, "path", "recorded_sweep", "trained_on", "departures", "recorded_fidelity"]
     assert sorted(frame["value"]) == [1.0, 2.0, 3.0]
     assert frame["seed"].dtype == "int64"
     assert frame["value"].dtype == "float64"

@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from json_rows import read_rows, write_rows
-from run_samples import finished
+from run_samples import begun, finished, of_method
 from table_samples import comparison_of, frame_of, markdown_rows, records_of, rows_of
 
 from baselines import resolve
 from repro.runs.departures import Departure
+from repro.runs.reading import build
 from repro.runs.records import read
 from results.claims.verdict_frame import as_frame
 from results.claims.verdicts import judge
@@ -22,6 +23,7 @@ from results.formats.html import table_page
 from results.formats.layout import Table
 from results.formats.table_files import csv, latex, markdown
 from results.paper.published import published
+from results.plots.forest import effects
 from results.plots.material import Material
 from results.report.checklist import checklist
 from results.report.doubts import doubts
@@ -44,6 +46,27 @@ TOP1 = ("imagenet100", "top1")
 
 def table_of(root: Path) -> Table:
     return render("table1", collect([root], resolve), runs=find_runs([root], resolve))
+
+
+def test_a_row_named_after_the_released_code_stands_beside_the_others(tmp_path: Path) -> None:
+    named, noise = f"{OURS}-released", "paper, released: noise"
+    for seed in range(3):
+        finished(tmp_path, "mocov2", seed, {TOP1: 60.0 + seed}, fidelity__noise="released")  # masks nothing
+        finished(tmp_path, named, seed, {TOP1: 70.0 + seed + seed**2 / 10})
+        finished(tmp_path, f"{OURS}-random", seed, {TOP1: 65.0}, fidelity__noise="released")
+    begun(tmp_path / "full", build([of_method(named), {"seed": 3}]))
+    table = table_of(tmp_path)
+    cells = records_of(table).set_index(["fidelity", "row"])
+    other = "other fidelity"
+    plain, released, at_random = "61.00 ± 1.00 (3)", "71.17 ± 1.20 (3)", "65.00 ± 0.00 (3)"
+    assert cells.loc["paper"]["measured"].to_dict() == {"mocov2": plain, named: released, f"{OURS}-random": other}
+    assert cells.loc[noise]["measured"].to_dict() == {"mocov2": other, named: other, f"{OURS}-random": at_random}
+    assert cells.loc[("paper", named), "significance"] == "better"
+    assert cells.loc[("paper", named), "missing"] == "further runs of it have no result: 1 running"
+    assert "fidelity of the equations: paper, or as a row's name says\n" in markdown(table)
+    assert f"fidelity of the equations: {noise}\n" in markdown(table)
+    (effect,) = effects(collect([tmp_path], resolve))
+    assert effect.method == named
 
 
 def test_every_altered_setting_is_named_and_no_difference_is_taken(tmp_path: Path) -> None:
