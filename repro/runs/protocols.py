@@ -124,7 +124,7 @@ def metric_without_rate(name: str) -> str:
 
 @dataclass(frozen=True)
 class LogisticSettings:
-    """L2 logistic regression on pooled features, protocol `logreg-v1` (Kornblith et al. 2019, appendix A.4)."""
+    """L2 logistic regression on pooled features, protocol `logreg-v2` (Kornblith et al. 2019, appendix A.4)."""
 
     l2_low: float = 1e-6  # smallest regularisation weight of the grid, which is evenly spaced by logarithms
     l2_high: float = 1e5  # largest regularisation weight of the grid
@@ -135,7 +135,7 @@ class LogisticSettings:
 
     def protocol(self, dataset: str) -> EvaluationProtocol:
         """Returns the protocol on a data set, with its departures."""
-        return EvaluationProtocol.departing("logreg-v1", _departures(self, *_unused_fields(dataset)))
+        return EvaluationProtocol.departing("logreg-v2", _departures(self, *_unused_fields(dataset)))
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,12 @@ def test_every_task_has_protocols_and_somebody_who_measures() -> None:
     assert all(callable(pkgutil.resolve_name(name).measure) for name in TASKS.values())
     run = Run()
     for task, protocols in PROTOCOLS.items():
-        assert all("-v1" in protocol.version for protocol in protocols(run, "imagenet100")), task
+        of_version = "-v2" if task == "logistic" else "-v1"
+        assert all(of_version in protocol.version for protocol in protocols(run, "imagenet100")), task
     assert Evaluation.parse("linear", run).protocols(run) == ("linear-moco-v1",)
     assert Evaluation.parse("linear@caltech101", run).protocols(run) == ("linear-caltech-30-v1",)
     assert Evaluation.parse("linear@flowers102", run).protocols(run) == ("linear-flowers-80-10-10-v1",)
-    assert Evaluation.parse("logistic@flowers102", run).protocols(run) == ("logreg-v1",)
+    assert Evaluation.parse("logistic@flowers102", run).protocols(run) == ("logreg-v2",)
     assert Evaluation.parse("semi-1", run).protocols(run) == ("semi-1pct-v1",)
 
 
@@ -80,7 +81,7 @@ def test_eval_prints_records_and_then_only_reads(folder: RunFolder) -> None:
     assert read_rows(folder.results) == rows
     assert list(dict.fromkeys((row["task"], row["protocol"]) for row in rows)) == [
         ("linear", "linear-moco-v1[epochs=1,batch=16]"),
-        ("logistic", "logreg-v1[values=2]"),
+        ("logistic", "logreg-v2[values=2]"),
         ("knn", "knn-v1[k=5]"),
     ]
     again = salmask(*arguments)
@@ -113,8 +114,8 @@ def test_transfer_data_are_found_by_name_and_make_rows_of_their_own(
     assert {key: (row["protocol"], row["split"]) for key, row in first_rows.items()} == {
         ("linear", "caltech101"): ("linear-caltech-30-v1[epochs=1,batch=16,splits=2]", "test"),
         ("linear", "flowers102"): ("linear-flowers-80-10-10-v1[epochs=1,batch=16]", "val"),
-        ("logistic", "caltech101"): ("logreg-v1[values=2,splits=1]", "test"),
-        ("logistic", "flowers102"): ("logreg-v1[values=2]", "test"),
+        ("logistic", "caltech101"): ("logreg-v2[values=2,splits=1]", "test"),
+        ("logistic", "flowers102"): ("logreg-v2[values=2]", "test"),
     }
     values = {(row.metric, row.task, row.dataset): row.value for row in read(folder.results)[0]}
     of_splits = [values[f"top1@split={seed}", "linear", "caltech101"] for seed in range(2)]
@@ -139,13 +140,13 @@ def test_the_table_shows_the_paper_like_protocol_beside_the_published_number(
     assert "88.39" in table.out  # MoCo v2's published number
     assert f"{top1.value:.2f} (1)" in table.out
     assert "protocol: linear-flowers-80-10-10-v1[epochs=1,batch=16]" in table.out
-    assert "logreg-v1" not in table.out
+    assert "logreg-v2" not in table.out
     logistic_table = salmask(
         *("table", "table1", "--task", "logistic", "--metric", "mean_per_class"),
         *("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "tables")),
     )
     assert logistic_table.code == 0, logistic_table.err
-    assert "protocol: logreg-v1[values=2]" in logistic_table.out
+    assert "protocol: logreg-v2[values=2]" in logistic_table.out
     assert "linear-flowers" not in logistic_table.out
     assert "88.39" not in logistic_table.out
 

@@ -17,7 +17,7 @@ from repro.runs.resumption import goes_on, require_pretrained
         ("probes/flowers-linear-v1/checkpoints/step_00000010.pth", "linear@flowers", ("linear@cifar10",)),
         ("finetune/cifar10-semi-10pct-v1/checkpoints/step_00000010.pth", "semi-10", ("semi-1", "finetune")),
         ("detection/voc07+12-x/trial0/step_00000010.pth", "voc07+12", ("pretrain", "linear")),
-        ("logistic/cifar10-logreg-v1-split0.npz", "logistic@cifar10", ("knn", "knn@cifar10", "logistic@flowers")),
+        ("logistic/cifar10-logreg-v2-split0.npz", "logistic@cifar10", ("knn", "knn@cifar10", "logistic@flowers")),
     ],
 )
 def test_a_task_goes_on_from_its_own_checkpoint(tmp_path: Path, file: str, task: str, others: tuple[str, ...]) -> None:
