@@ -11,7 +11,7 @@ from repro.runs.status import PRETRAIN
 from results.collection.runs import RunRecord
 
 WITHIN = 0.02
-"""A training has collapsed if its loss is within this share of that of a guess."""
+"""A training has collapsed if its loss is within this share of that at chance level."""
 
 
 @dataclass(frozen=True)
@@ -20,22 +20,22 @@ class Ending:
 
     Attributes:
         loss: The mean loss of the last epoch that it finished.
-        guess: The loss of a network that tells nothing apart.
+        chance_loss: The loss of a network that tells nothing apart.
         failed: Whether it ended with an error, as a diverging training does; it has no scores then.
     """
 
     loss: float
-    guess: float
+    chance_loss: float
     failed: bool = False
 
     @property
     def collapsed(self) -> bool:
-        """Whether the loss is within 2 % of a guess's, above it, or NaN."""
-        return not self.loss < (1 - WITHIN) * self.guess
+        """Whether the loss is within 2 % of that at chance level, above it, or NaN."""
+        return not self.loss < (1 - WITHIN) * self.chance_loss
 
 
-def guess_of(run: Run) -> float:
-    """Returns the loss of a guess among a positive and all negatives but the hard one, as the page defines it."""
+def chance_loss_of(run: Run) -> float:
+    """Returns the loss at chance level among a positive and all negatives but the hard one, as the page defines it."""
     negatives = run.moco.queue if run.framework is Framework.mocov2 else 2 * run.optimization.batch - 2
     return math.log(1 + negatives)
 
@@ -57,6 +57,6 @@ def endings(runs: Sequence[RunRecord], sweeps: Sequence[str]) -> dict[str, dict[
         if failed and record.run.seed in ended.get(record.method, {}):
             continue
         if losses or failed:
-            ending = Ending(losses[-1] if losses else math.nan, guess_of(record.run), failed)
+            ending = Ending(losses[-1] if losses else math.nan, chance_loss_of(record.run), failed)
             ended.setdefault(record.method, {})[record.run.seed] = ending
     return ended

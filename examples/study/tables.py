@@ -116,7 +116,7 @@ def _ending_cells(by_seed: Mapping[int, Ending]) -> list[str]:
     """Returns the last losses with that at chance, and the seeds that collapsed or failed; dashes if none was run."""
     if not by_seed:
         return ["–", "–"]
-    guesses = "/".join(dict.fromkeys(f"{ending.guess:.2f}" for ending in by_seed.values()))
+    chance_losses = "/".join(dict.fromkeys(f"{ending.chance_loss:.2f}" for ending in by_seed.values()))
     losses = sorted(ending.loss for ending in by_seed.values() if not ending.failed)
     ends = " to ".join(dict.fromkeys(map(number_text, (*losses[:1], *losses[-1:])))) or "–"
     gone = [
@@ -124,7 +124,7 @@ def _ending_cells(by_seed: Mapping[int, Ending]) -> list[str]:
         for seed, ending in sorted(by_seed.items())
         if ending.failed or ending.collapsed
     ]
-    return [f"{ends} ({guesses})", ", ".join(gone) or "none"]
+    return [f"{ends} ({chance_losses})", ", ".join(gone) or "none"]
 
 
 def comparisons(values: Values, questions: Questions = QUESTIONS) -> str:

@@ -1,6 +1,7 @@
 """Watches what a network learns while it is trained, and warns at once if it explodes or collapses."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,6 @@ from repro.training.preprocess import Augmenter, ViewMaker
 from repro.training.representations import (
     alignment,
     effective_rank,
-    guess_loss,
     hard_negative_share,
     knn_top1,
     similarities_to_others,
@@ -46,8 +46,8 @@ CHUNK = 64
 """Images in a forward pass of the monitor."""
 EXPLODED = 10.0
 """Weights have exploded if their norm is above this many times the norm at the beginning."""
-GUESS = 0.99
-"""Nothing has been learned if the loss is at least this share of the loss of a guess."""
+CHANCE_SHARE = 0.99
+"""Nothing has been learned if the loss is at least this share of the loss at chance level."""
 LEAST_SPREAD = 0.01
 """Unit embeddings are one point if their spread is below this."""
 LEAST_RANK = 1.5
@@ -68,8 +68,8 @@ class Watched:
     model: nn.Module
     dataset: Dataset[Any]
     """What the loader reads, a `RandomViews` or a `ViewDraws`."""
-    guess: float | None
-    """The loss of a guess; None where the loss is not contrastive."""
+    chance_loss: float | None
+    """The loss at chance level; None where the loss is not contrastive."""
 
 
 class Monitor(Hook):
@@ -115,7 +115,7 @@ class Monitor(Hook):
             with joint_statistics(self.watched.encoder):
                 if rank() == 0 and self.images:
                     numbers |= self._looked()
-            symptoms = decided_by_first(lambda: judge(step, numbers, self._loss(runner), self.watched.guess))
+            symptoms = decided_by_first(lambda: judge(step, numbers, self._loss(runner), self.watched.chance_loss))
         if rank() == 0 and self.images:
             runner.visualizer.add_scalars(numbers, step=step)
         self._tell(symptoms)
@@ -165,24 +165,31 @@ def build_monitor(run: Run, folder: RunFolder, encoder: nn.Module, model: nn.Mod
     """Builds the monitor of a run that is about to begin, with fresh weights.
 
     Args:
-        run: `machine` is used, and what the loss of a guess depends on.
+        run: `machine` is used, and what the loss at chance level depends on.
         folder: The run's.
         encoder: The network that becomes the backbone.
         model: The model that holds it, with its data preprocessor.
         dataset: What the loader reads.
     """
-    watched = Watched(encoder, model, dataset, guess_of(run, model))
+    watched = Watched(encoder, model, dataset, chance_loss_of(run, model))
     machine = run.machine
     return Monitor(watched, folder, images=machine.monitor_images, every=machine.log_every, policy=machine.on_collapse)
 
 
-def guess_of(run: Run, model: nn.Module) -> float | None:
-    """Returns the loss of a network that tells nothing apart; None for models other than MoCo and SimCLR."""
-    masked = run.masks and run.masking.hard_negative
+def chance_loss_of(run: Run, model: nn.Module) -> float | None:
+    """Returns the loss where all similarities are zero, so that a network tells nothing apart.
+
+    It is the logarithm of how many a query could belong to, the positive and the hard negative included; None for
+    models other than MoCo and SimCLR.
+    """
     if isinstance(model, MoCo):
-        return guess_loss(run.moco.queue, hard_negative=masked)
+        negatives = run.moco.queue
+    elif isinstance(model, SimCLR):
+        negatives = 2 * run.optimization.batch - 2
+    else:
+        return None
     # In SimCLR, as a rule, only queries have a hard negative. One negative more among hundreds is within the tolerance.
-    return guess_loss(2 * run.optimization.batch - 2, hard_negative=masked) if isinstance(model, SimCLR) else None
+    return math.log(1 + negatives + (run.masks and run.masking.hard_negative))
 
 
 def weight_norm(network: nn.Module) -> float:
@@ -206,14 +213,14 @@ def exploded(step: int, norm: float, first: float) -> list[Symptom]:
     return [Symptom("exploded weights", step, f"norm {norm:.3g}, {first:.3g} at the beginning", SLOWER)]
 
 
-def judge(step: int, numbers: Mapping[str, float], loss: float | None, guess: float | None) -> list[Symptom]:
+def judge(step: int, numbers: Mapping[str, float], loss: float | None, chance_loss: float | None) -> list[Symptom]:
     """Returns symptoms of a collapse by the end of an epoch.
 
     Args:
         step: Steps made; with fewer than `SETTLED` there are no symptoms.
         numbers: The numbers that `look` returns; may be empty.
         loss: The mean loss at the end of the epoch.
-        guess: The loss of a guess; None where that is unknown.
+        chance_loss: The loss at chance level; None where that is unknown.
 
     Returns:
         One symptom for each kind of collapse.
@@ -227,8 +234,8 @@ def judge(step: int, numbers: Mapping[str, float], loss: float | None, guess: fl
     if numbers.get("effective_rank", LEAST_RANK) < LEAST_RANK:
         detail = f"features vary in one direction alone (effective rank {numbers['effective_rank']:.2f})"
         symptoms.append(Symptom("collapsed features", step, detail, SLOWER))
-    if loss is not None and guess is not None and loss >= GUESS * guess:
-        detail = f"loss {loss:.2f} where telling nothing apart has {guess:.2f}"
+    if loss is not None and chance_loss is not None and loss >= CHANCE_SHARE * chance_loss:
+        detail = f"loss {loss:.2f} where telling nothing apart has {chance_loss:.2f}"
         mend = f"{SLOWER}; with few steps a lower moco.momentum and a shorter moco.queue"
         symptoms.append(Symptom(AT_CHANCE, step, detail, mend))
     return symptoms

@@ -92,16 +92,3 @@ def similarities_to_others(query: Tensor, key: Tensor) -> Tensor:
     """
     own = torch.eye(len(query), dtype=torch.bool, device=query.device).repeat(1, 2)
     return (query @ torch.cat([query, key]).T).masked_fill(own, -math.inf)
-
-
-def guess_loss(negatives: int, *, hard_negative: bool) -> float:
-    """Returns the contrastive loss of a network that tells nothing apart: all similarities are zero.
-
-    Args:
-        negatives: Negatives of each query, the hard one left out.
-        hard_negative: Whether there is one.
-
-    Returns:
-        The loss in nats: the logarithm of how many there are to guess from, positive and hard negative included.
-    """
-    return math.log(1 + negatives + hard_negative)

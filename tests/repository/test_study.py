@@ -16,7 +16,7 @@ from places import EXAMPLES
 from scipy import stats
 
 from baselines import resolve
-from examples.study.collapse import Ending, endings, guess_of
+from examples.study.collapse import Ending, chance_loss_of, endings
 from examples.study.command import print_tables
 from examples.study.decide import CLIP_ART, PARTS, QUESTIONS, decide, holm_levels, top1
 from examples.study.decide import STUDY as STUDY_SWEEP
@@ -135,7 +135,7 @@ def test_a_collapse_is_named_beside_the_number() -> None:
     assert by_row["`simclr+ours-hp`"][-2:] == ["1e+300 (4.84)", "seed 1 collapsed"]
     ended = endings(find_runs([STUDY / "runs"]), PARTS)
     assert not any(ending.collapsed for by_seed in ended.values() for ending in by_seed.values())
-    assert [f"{guess_of(resolved):.2f}" for resolved in map(resolve, ("mocov2", "simclr"))] == ["11.09", "6.24"]
+    assert [f"{chance_loss_of(resolved):.2f}" for resolved in map(resolve, ("mocov2", "simclr"))] == ["11.09", "6.24"]
 
 
 def test_a_run_that_diverged_is_a_result_of_its_row(tmp_path: Path) -> None:

@@ -20,12 +20,11 @@ from repro.runs.health import Symptom, read_symptoms
 from repro.training.gallery import first_stages
 from repro.training.generators import generators
 from repro.training.hooks import DivergenceError
-from repro.training.monitor import Monitor, exploded, guess_of, judge, look
+from repro.training.monitor import Monitor, chance_loss_of, exploded, judge, look
 from repro.training.pretraining import build_training, open_data, plan_batches
 from repro.training.representations import (
     alignment,
     effective_rank,
-    guess_loss,
     hard_negative_share,
     knn_top1,
     similarities_to_others,
@@ -212,7 +211,7 @@ def test_a_collapse_is_seen_after_its_epoch_and_recorded_once(tmp_path: Path, mo
     assert told == [2]  # two epochs with two steps each
 
 
-def test_collapse_and_a_guess_are_told_from_learning() -> None:
+def test_collapse_and_a_loss_at_chance_are_told_from_learning() -> None:
     fine = {"spread": 0.0101, "effective_rank": 1.51}
     assert judge(100, fine, 0.989 * 7.6, 7.6) == []
     assert judge(100, fine, None, None) == []
@@ -225,19 +224,18 @@ def test_collapse_and_a_guess_are_told_from_learning() -> None:
     assert exploded(3, 50.0, 5.0) == []
 
 
-def test_the_loss_of_a_guess_is_that_of_orthogonal_embeddings() -> None:
-    assert guess_loss(2048, hard_negative=False) == pytest.approx(math.log(2049))
+def test_the_loss_at_chance_level_is_that_of_orthogonal_embeddings() -> None:
     query, key = torch.eye(40)[:4], torch.eye(40)[4:8]
     loss = info_nce(query, key, torch.eye(40)[:, 8:30], torch.eye(40)[30:34], temperature=0.2)
-    assert float(loss) == pytest.approx(guess_loss(22, hard_negative=True))
+    assert float(loss) == pytest.approx(math.log(22 + 2))
     run = tiny("mocov2+ours-hp")
     learner = build_learner(run, open_data(run, "train"), CPU)
-    assert guess_of(run, learner.model) == pytest.approx(math.log(32 + 2))
+    assert chance_loss_of(run, learner.model) == pytest.approx(math.log(32 + 2))
     run = tiny("simclr")
-    assert guess_of(run, build_learner(run, open_data(run, "train"), CPU).model) == pytest.approx(math.log(15))
+    assert chance_loss_of(run, build_learner(run, open_data(run, "train"), CPU).model) == pytest.approx(math.log(15))
     run = tiny("supervised")
     learner = build_learner(run, open_data(run, "train"), CPU)
-    assert guess_of(run, learner.model) is None
+    assert chance_loss_of(run, learner.model) is None
 
 
 def test_a_damaged_record_says_so(tmp_path: Path) -> None:
