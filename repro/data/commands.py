@@ -193,6 +193,9 @@ def prepare(
     """
     entry = find_dataset(name)
     if entry.prepare is None:
+        for option, value in (("--from", archives), ("--root", root)):
+            if value:
+                raise UserError(f"'{option}' changes nothing in {name}: nothing to prepare", mend="leave it out")
         say(f"{name}: nothing to prepare ({entry.layout})")
         return
     target = new_root(name, root)

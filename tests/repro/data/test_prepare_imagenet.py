@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from training_samples import refused
 from typer.testing import CliRunner
 
 from repro.data import imagenet
@@ -360,6 +361,9 @@ def test_the_command_unpacks_and_says_where(archives: Path, root: Path) -> None:
     assert f"imagenet100: ready in {root}" in outcome.stdout
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0
-    nothing = CliRunner().invoke(app, ["prepare", "scenes", "--from", str(archives)])
+    nothing = CliRunner().invoke(app, ["prepare", "scenes"])
     assert nothing.exit_code == 0
     assert "nothing to prepare" in nothing.stdout
+    for option in ("--from", "--root"):
+        line = f"'{option}' changes nothing in scenes: nothing to prepare; mend: leave it out"
+        assert refused("data", "prepare", "scenes", option, str(archives)) == line
