@@ -152,7 +152,7 @@ def as_many_at_random(cells: Tensor, generator: Generator) -> Tensor:
     return draw_patches(torch.ones_like(cells), counts, 1, generator).squeeze(1)
 
 
-def overlap(cells: Tensor, masks: Tensor) -> dict[str, float]:
+def overlap(cells: Tensor, masks: Tensor) -> dict[str, float | None]:
     """Returns how well foregrounds cover objects, in pixels.
 
     Args:
@@ -161,14 +161,18 @@ def overlap(cells: Tensor, masks: Tensor) -> dict[str, float]:
 
     Returns:
         Means over the images of IoU, precision, recall, and gamma, the foreground's share of the cells; each in 0..1,
-        rounded to three digits.
+        rounded to three digits. Of no images they are None.
     """
+
+    def mean(values: Tensor) -> float | None:
+        return round(values.mean().item(), 3) if len(values) else None  # NaN would be no JSON
+
     foreground = to_pixels(cells.unsqueeze(1), masks.shape[-2:]).squeeze(1)
     intersection, union = (pixels.sum((1, 2)).float() for pixels in (foreground & masks, foreground | masks))
     return {
-        "mean IoU": round((intersection / union).mean().item(), 3),
+        "mean IoU": mean(intersection / union),
         # An empty foreground has a precision of 0 instead of NaN.
-        "precision": round((intersection / foreground.sum((1, 2)).clamp(min=1)).mean().item(), 3),
-        "recall": round((intersection / masks.sum((1, 2))).mean().item(), 3),
-        "gamma": round(cells.float().mean().item(), 3),
+        "precision": mean(intersection / foreground.sum((1, 2)).clamp(min=1)),
+        "recall": mean(intersection / masks.sum((1, 2))),
+        "gamma": mean(cells.float()),
     }

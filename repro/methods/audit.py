@@ -344,6 +344,5 @@ def _map_row(name: str, foreground: Tensor, objects: Tensor | None) -> Statistic
     if objects is None:
         return row
     shows_object = objects.any(-1).any(-1)  # a crop may miss the object
-    # Without such a view there is no mean; NaN would be no JSON.
-    fit = overlap(foreground[shows_object], objects[shows_object]) if shows_object.any() else {}
-    return row | {key: fit.get(key) for key in ("mean IoU", "precision", "recall")}
+    fit = overlap(foreground[shows_object], objects[shows_object])
+    return row | {key: fit[key] for key in ("mean IoU", "precision", "recall")}

@@ -88,7 +88,7 @@ def load_batch(
 @torch.no_grad()
 def measure_foregrounds(
     run: Run, maker: ViewMaker, images: Images, masks: TrueMasks, device: torch.device, count: int = VIEWS
-) -> Mapping[str, Mapping[str, float]]:
+) -> Mapping[str, Mapping[str, float | None]]:
     """Measures how well foregrounds cover the main objects in the views that training sees first.
 
     Args:
@@ -102,7 +102,7 @@ def measure_foregrounds(
     Returns:
         For the `query`'s foreground and that of the `hard negative`, which is made from the key: `mean IoU`,
         `precision`, `recall`, and `gamma`, the foreground's share of the view (`repro.masking.patches.overlap`), over
-        views that show something of the object; and `views`, their number.
+        views that show something of the object, None if there is none; and `views`, their number.
     """
     assert maker.foregrounds is not None
     assert maker.hard_foregrounds is not None

@@ -314,6 +314,15 @@ def test_a_run_records_how_well_its_foregrounds_cover_the_objects(tmp_path: Path
     )
 
 
+def test_where_no_view_shows_an_object_there_are_no_numbers() -> None:
+    run = tiny(OURS, {"localizer.source": "truth"})
+    images = open_data(run, "train")
+    maker = build_view_maker(run, CPU, images)
+    found = measure_foregrounds(run, maker, images, lambda _: np.zeros((32, 32), bool), CPU, count=2)
+    nothing = {"mean IoU": None, "precision": None, "recall": None, "gamma": None, "views": 0}
+    assert found == {"query": nothing, "hard negative": nothing}
+
+
 def test_true_masks_are_refused_where_there_are_none(folder_root: Path, tmp_path: Path) -> None:
     settings = words(
         {"localizer.source": "random", "data.dataset": "folder", "moco.bn_splits": 1, "optimization.batch": 2}
