@@ -160,7 +160,7 @@ def as_results(
         started: Time in ISO 8601.
         duration_s: Seconds that all the measurements took together.
     """
-    pretraining = scale_of(sizes_below_recipe(run))
+    pretraining, code = scale_of(sizes_below_recipe(run)), asdict(source())
     return [
         Result(
             run_id=run.id,
@@ -180,7 +180,7 @@ def as_results(
             value=measurement.value,
             scale=scale_of_both(pretraining, scale_of(measurement.departures)),
             evaluation_scale=scale_of(measurement.departures),
-            **asdict(source()),
+            **code,
             device=device_name(device),
             started=started,
             duration_s=round(duration_s, 1),
