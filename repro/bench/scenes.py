@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from repro.bench.timing import timed_in_turn
+from repro.bench.timing import seconds_in_turn
 from repro.scenes.dataset import Scenes
 
 
@@ -31,11 +31,12 @@ def scenes(size: int, cutouts: Path | None, count: int = 64, *, grounds: int = 0
 
     with tempfile.TemporaryDirectory() as folder:
         cached.keep(Path(folder))  # the warm-up round draws and stores them; all later rounds read
-        seconds = timed_in_turn({"draw": read_all(uncached), "read": read_all(cached)})
+        taken = seconds_in_turn({"draw": read_all(uncached), "read": read_all(cached)})
+    draw, read = taken["draw"].wall, taken["read"].wall
     kind = "drawn shapes" if cutouts is None else "cut-outs"
     return {
         "scene": f"{size}×{size}, {kind}, {grounds or 'unshared'} grounds, {members or 'no'} members",
-        "draw_ms": round(1000 * seconds["draw"] / count, 2),
-        "read_ms": round(1000 * seconds["read"] / count, 2),
-        "draw / read": round(seconds["draw"] / seconds["read"], 1),
+        "draw_ms": round(1000 * draw / count, 2),
+        "read_ms": round(1000 * read / count, 2),
+        "draw / read": round(draw / read, 1),
     }

@@ -15,11 +15,6 @@ ROUNDS = 7
 """Number of timed rounds; odd, so that the median is one of them."""
 
 
-def timed_in_turn(rivals: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Returns the wall-clock seconds of several functions that are timed as by `seconds_in_turn`."""
-    return {name: seconds.wall for name, seconds in seconds_in_turn(rivals, rounds).items()}
-
-
 class Seconds(NamedTuple):
     """The time that a call of a function takes."""
 

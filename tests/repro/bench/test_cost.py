@@ -15,7 +15,7 @@ from training_samples import CPU, refused, salmask
 from baselines import build_learner, resolve
 from repro.backbones.resnet import build_resnet, resnet_of_width
 from repro.bench.step import forward_rate
-from repro.bench.timing import Seconds, seconds_in_turn, timed_in_turn
+from repro.bench.timing import Seconds, seconds_in_turn
 from repro.methods.cost import Step, StepCost, count_passes, measure, with_random_localizer
 from repro.runs.run import Run
 from repro.training.step_graph import EAGER_STEPS
@@ -165,7 +165,7 @@ def test_the_device_is_the_runs() -> None:
 
 def test_rows_are_timed_in_turn() -> None:
     order: list[str] = []
-    timed_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    seconds_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
     assert order == ["a", "b"] * 4
 
 
