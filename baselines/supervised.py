@@ -29,7 +29,7 @@ from repro.training.preprocess import Augmenter
 class LabelledInput(Augmenter):
     """mmengine's data preprocessor of supervised learning: augments and normalises one view of each image."""
 
-    def __init__(self, augmentation: AugmentationSettings, *, channels_last: bool = False) -> None:
+    def __init__(self, augmentation: AugmentationSettings, *, channels_last: bool) -> None:
         """Prepares for the loader's crops.
 
         Args:

@@ -14,7 +14,6 @@ chosen on the images that are scored, which the protocol's name and the row `lr`
 """
 
 import copy
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,6 @@ from repro.runs.protocols import ProbeSettings
 from repro.runs.run import Run
 from repro.training.loading import EpochBatches, fingerprint_of, make_loader
 from repro.training.runner import Training
-
-log = logging.getLogger("salmask")
 
 
 class LinearProbe(LossModel):

@@ -112,10 +112,10 @@ class ViewMaker(Augmenter):
         *,
         seed: int,
         augmentation: AugmentationSettings,
-        masking: SaliencyMasking | None = None,
-        foregrounds: Foregrounds | None = None,
-        hard_foregrounds: Foregrounds | None = None,
-        channels_last: bool = False,
+        masking: SaliencyMasking | None,
+        foregrounds: Foregrounds | None,
+        hard_foregrounds: Foregrounds | None,
+        channels_last: bool,
     ) -> None:
         """Assembles the steps.
 
@@ -124,14 +124,13 @@ class ViewMaker(Augmenter):
             augmentation: See `Augmenter`.
             masking: Masks the views; None for plain contrastive learning.
             foregrounds: Tells where the objects are; None where nothing is masked.
-            hard_foregrounds: Tells where the objects are that hard negatives lose; None: as `foregrounds`. It may be
-                another one only where the key itself is not masked.
+            hard_foregrounds: Tells where the objects are that hard negatives lose. It may be another one than
+                `foregrounds` only where the key itself is not masked.
             channels_last: Whether the network's inputs have their channels last in memory.
         """
         super().__init__(augmentation)
-        self.seed, self.masking = seed, masking
-        self.foregrounds, self.hard_foregrounds = foregrounds, hard_foregrounds or foregrounds
-        self.channels_last = channels_last
+        self.seed, self.masking, self.channels_last = seed, masking, channels_last
+        self.foregrounds, self.hard_foregrounds = foregrounds, hard_foregrounds
         self._captured_generator: Generator | None = None
 
     @property

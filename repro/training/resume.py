@@ -48,10 +48,10 @@ class SaveCheckpoint(Hook):
         every: int,
         guard: FiniteGuard,
         info: RuntimeInfo,
-        health: Path | None = None,
+        health: Path | None,
         *,
-        saves: bool = True,
-        data: str = "",
+        saves: bool,
+        data: str,
     ) -> None:
         """Prepares to save.
 
