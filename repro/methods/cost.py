@@ -86,9 +86,9 @@ class StepCost:
     """Backward passes through each network, counted likewise."""
     flops: float
     """FLOPs of a step, per image: two for each multiply-add of convolutions and matrix products."""
-    seconds: float | None
+    seconds: float | None = None
     """Median time of a step; None where it was not timed."""
-    relative: float | None
+    relative: float | None = None
     """The time of a step divided by the baseline's, both measured in turn."""
     cpu_seconds: float | None = None
     """Median CPU seconds of a step, over all threads of this process: other programs on the machine do not count."""
@@ -311,8 +311,6 @@ def _count(step: Step) -> StepCost:
         forward=dict(passes.forward),
         backward=dict(passes.backward),
         flops=counter.get_total_flops() / step.batch,
-        seconds=None,
-        relative=None,
     )
 
 
