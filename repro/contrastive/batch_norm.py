@@ -1,6 +1,6 @@
 """Batch norm over groups of a batch, and batch norm over the images of all processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -91,14 +91,23 @@ def split_batch_norm(network: nn.Module, splits: int) -> nn.Module:
     Returns:
         The same network.
     """
+
+    def split(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+        assert norm.momentum is not None  # a running mean over all batches, which no network of ours has
+        return SplitBatchNorm(norm.num_features, splits, norm.eps, norm.momentum)
+
+    return _with_other_norms(network, split)
+
+
+def _with_other_norms(network: nn.Module, other: Callable[[nn.BatchNorm2d], nn.BatchNorm2d]) -> nn.Module:
+    """Replaces every BatchNorm2d of a network, in place, by what `other` returns for it, with the same weights."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            assert child.momentum is not None  # a running mean over all batches, which no network of ours has
-            split = SplitBatchNorm(child.num_features, splits, child.eps, child.momentum)
-            split.load_state_dict(child.state_dict())
-            setattr(network, name, split)
+            norm = other(child)
+            norm.load_state_dict(child.state_dict())
+            setattr(network, name, norm)
         else:
-            split_batch_norm(child, splits)
+            _with_other_norms(child, other)
     return network
 
 
@@ -204,11 +213,4 @@ def sync_batch_norm(network: nn.Module) -> nn.Module:
         return network
     if torch.distributed.get_backend() != "gloo":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for name, child in network.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            reduced = ReducedBatchNorm(child.num_features, child.eps, child.momentum)
-            reduced.load_state_dict(child.state_dict())
-            setattr(network, name, reduced)
-        else:
-            sync_batch_norm(child)
-    return network
+    return _with_other_norms(network, lambda norm: ReducedBatchNorm(norm.num_features, norm.eps, norm.momentum))
