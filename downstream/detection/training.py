@@ -19,8 +19,8 @@ from downstream.detection.cost import Cost, peak_memory_gib
 from downstream.detection.data import make_train_loader
 from downstream.detection.resume import Saver, Stopwatch, divergence, restore
 from downstream.detection.trial import Trial
+from repro.backbones.checkpoint import write_checkpoint
 from repro.distributed import barrier, in_ddp, rank, world_size
-from repro.files import write_atomically
 from repro.progress import OPENING, REDRAW_SECONDS, ProgressBars
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import PROGRESS_SECONDS
@@ -83,7 +83,7 @@ def train(trial: Trial, model: GeneralizedRCNN) -> Cost:
     peak = peak_memory_gib(trial.device)
     if rank() == 0:
         content = {**trial.identity(), "model": model.state_dict(), "seconds": clock.seconds(), "peak_memory_gib": peak}
-        write_atomically(trial.final, lambda file: torch.save(content, file))
+        write_checkpoint(trial.final, content)
         for checkpoint in checkpoints(trial.path):  # only now that the detector is written
             checkpoint.unlink()
     barrier()
