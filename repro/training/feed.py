@@ -22,10 +22,9 @@ class Feed:
     def __init__(self, device: torch.device) -> None:
         """Takes the device that the images go to."""
         self.device = device
-        self._on_gpu = device.type == "cuda"
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._stream = torch.cuda.Stream(device) if self._on_gpu else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Yields the loader's batches, images on the device; between two batches, the caller queues a step."""
@@ -54,7 +53,7 @@ class Feed:
 
     def _event(self) -> torch.cuda.Event | None:
         """Returns an event that records when the GPU has done all that is queued now; None where there is no GPU."""
-        if not self._on_gpu:
+        if self._stream is None:
             return None
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
