@@ -16,7 +16,7 @@ from results.paper.paper_claims import Claim, Family, families
 from results.statistics.paired import NO_NUMBERS, Comparison
 from results.tables.columns import Column
 
-SINGLY = "no verdict as a whole"
+NO_VERDICT = "no verdict as a whole"
 """Stands in place of a verdict if a family makes no statement about its comparisons as a whole."""
 NOTE = (
     "A sentence as a whole is decided by a t-test on the mean of its differences, seed by seed: one test for each "
@@ -34,7 +34,7 @@ class FamilyVerdict:
         setting: Data, fidelity, scale and common alterations of the runs, in lines: `scenes`, `TINY: resnet18, 64 px`.
             If several splits or protocols measured the same data, they follow the data. Empty if nothing was run.
         counts: Outcome -> number of the family's comparisons.
-        outcome: One of `OUTCOMES` for the whole, or `SINGLY`.
+        outcome: One of `OUTCOMES` for the whole, or `NO_VERDICT`.
         comparison: Mean difference over the comparisons with two pairs of runs or more, seed by seed.
         compared: Number of comparisons in that mean.
         published: The paper's mean over the same comparisons, in points; None if there is none.
@@ -194,5 +194,5 @@ def _decided(verdict: FamilyVerdict) -> FamilyVerdict:
     if verdict.counts[NOT_RUN] == sum(verdict.counts.values()):
         return replace(verdict, outcome=NOT_RUN)
     if not verdict.family.decided_by_mean:
-        return replace(verdict, outcome=SINGLY)
+        return replace(verdict, outcome=NO_VERDICT)
     return replace(verdict, outcome=outcome_of(verdict.comparison, verdict.p))

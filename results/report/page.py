@@ -13,7 +13,7 @@ from repro.html import data_uri
 from repro.quantities import duration_text
 from repro.runs.evaluation import measured_text
 from repro.runs.labels import label
-from results.claims.families import NOTE, SINGLY, judge_families
+from results.claims.families import NO_VERDICT, NOTE, judge_families
 from results.claims.parts import PARTS_NOTE, parts
 from results.claims.verdict_tables import letters
 from results.claims.verdicts import (
@@ -50,7 +50,7 @@ STATE_CLASSES = {
     CONTRADICTED: "contradicted",
     UNDECIDED: "not",
     NOT_RUN: "not",
-    SINGLY: "not",
+    NO_VERDICT: "not",
 }
 """Outcome of a verdict -> the class that gives it its colour in `style.css`."""
 FIRST_PLOT = "forest"

@@ -16,7 +16,7 @@ from training_samples import refused, salmask
 from repro.runs.departures import Departure
 from repro.runs.records import append, read
 from repro.terminal import Console
-from results.claims.families import SINGLY, FamilyVerdict, judge_families
+from results.claims.families import NO_VERDICT, FamilyVerdict, judge_families
 from results.claims.verdict_tables import letters, print_verdicts
 from results.claims.verdicts import NOT_RUN, UNDECIDED, count, judge
 from results.collection.collect import collect
@@ -174,7 +174,7 @@ def test_what_does_not_decide_a_sentence_is_said() -> None:
     assert {verdict.family.id: (verdict.outcome, verdict.why) for verdict in told} == {
         "ours-beats-baseline": (UNDECIDED, "mean over 2 of 72 comparisons, 1 seed that all of them have"),
         "high-pass-is-best": (UNDECIDED, "no comparison has two seeds that both rows have"),
-        "best-and-second-best": (SINGLY, "no sentence about the whole"),
+        "best-and-second-best": (NO_VERDICT, "no sentence about the whole"),
     }
     assert [verdict.scope for verdict in told] == ["on 2 of 72", "", ""]  # not "on 0 of 48"
     published = {verdict.family.id: verdict.published for verdict in told}

@@ -10,7 +10,7 @@ from places import REPRODUCED
 from scipy import stats
 from table_samples import frame_of, rows_of
 
-from results.claims.families import SINGLY, families_as_frame, judge_families
+from results.claims.families import NO_VERDICT, families_as_frame, judge_families
 from results.claims.spreads import TESTS, SpreadOf
 from results.claims.verdict_frame import as_frame
 from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, TIE, UNDECIDED, count, judge, method_notes
@@ -268,7 +268,7 @@ def test_a_family_is_decided_where_its_pairs_are_not() -> None:
         "high-pass-is-best": SUPPORTED,
         "query-beats-both": NOT_RUN,
         "both-beats-key": NOT_RUN,
-        "best-and-second-best": SINGLY,
+        "best-and-second-best": NO_VERDICT,
     }
     assert lines["scope"].eq("").all()
     assert lines["compared"].to_list() == [72, 48, 48, 0, 0, 0]
@@ -296,7 +296,7 @@ def test_a_reversed_claim_counts_the_other_way_round() -> None:
     lines = sentences(frame)
     assert lines.loc["ours-beats-other-masking", "contradicted"] == 1
     assert lines.loc["best-and-second-best", "supported"] == 1
-    assert lines.loc["best-and-second-best", "verdict"] == SINGLY
+    assert lines.loc["best-and-second-best", "verdict"] == NO_VERDICT
 
 
 def test_data_that_the_paper_does_not_name_is_not_called_the_papers() -> None:
