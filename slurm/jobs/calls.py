@@ -79,6 +79,14 @@ def indices_of(folder: Path) -> list[int]:
         return []
 
 
+def shut_out_others() -> None:
+    """Takes the right of others to write from all that this process, and the jobs that it starts, will make.
+
+    A umask of 000 would give it, and the next launch would refuse the sweep (`refuse_foreign_sweep`).
+    """
+    os.umask(os.umask(0) | stat.S_IWOTH)
+
+
 def refuse_foreign_sweep(sweep: Path) -> None:
     """Refuses to launch jobs of a sweep that is another user's, that anybody may write to, or that is a copy.
 

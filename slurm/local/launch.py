@@ -17,7 +17,7 @@ from repro.progress import ProgressBars
 from repro.quantities import counted
 from repro.terminal import Console
 from repro.writability import why_unwritable
-from slurm.jobs.calls import refuse_foreign_sweep
+from slurm.jobs.calls import refuse_foreign_sweep, shut_out_others
 from slurm.jobs.job import Call
 from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program
@@ -81,6 +81,7 @@ def launch_here(
     processes = min(parallel, at_once * most) if gpus else min(parallel, at_once) * most
     for name, value in _cpu_environment(processes, console).items():
         os.environ.setdefault(name, value)
+    shut_out_others()
     with _under_way(graph.sweep_folder):
         write_report_order(graph.sweep_folder, graph.tables)
         return LocalLaunch(graph, finished, cluster, program, Places(parallel, gpus), console).run()

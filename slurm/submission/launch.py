@@ -20,7 +20,7 @@ from repro.runs.sweep_names import LOGS
 from repro.runs.task_results import ReadResults, rows_of
 from repro.terminal import Console
 from slurm.ask import ask
-from slurm.jobs.calls import refuse_foreign_sweep
+from slurm.jobs.calls import refuse_foreign_sweep, shut_out_others
 from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program
 from slurm.monitoring.queue import PARENT_FAILED, QueueSnapshot, SilentSlurmError, scancel
@@ -93,6 +93,7 @@ def submit(
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True)
 
+    shut_out_others()
     with launch_lock(graph.sweep_folder) as descriptor:
         refuse_foreign_sweep(graph.sweep_folder)
         write_report_order(graph.sweep_folder, graph.tables)

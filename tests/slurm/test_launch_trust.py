@@ -2,11 +2,13 @@
 
 import os
 import pickle
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 from launch_samples import graph_for, launch
+from local_samples import launched
 from stand_in_slurm import StandInSlurm
 
 from repro.errors import UserError
@@ -91,3 +93,19 @@ def test_a_sweep_from_elsewhere_is_not_executed(
         os.chown(graph.sweep_folder, 12345, -1)
         with pytest.raises(UserError, match="is the sweep of another user"):
             launch(graph)
+
+
+def test_what_a_launch_makes_is_closed_to_others_whatever_the_umask(
+    stand_in: StandInSlurm, programs: Path, tmp_path: Path
+) -> None:
+    """By a umask of 000, as some containers have it, a launch used to refuse the folder that it had made itself."""
+    umask = os.umask(0)
+    try:
+        launch(graph_for(tmp_path / "there", seeds=1))
+        os.umask(0)
+        launched(graph_for(tmp_path / "here", seeds=1), "record")
+    finally:
+        os.umask(umask)
+    made = [*tmp_path.glob("*here/**/*")]
+    assert {"submission.sh", "seen-pretrain-0.json"} <= {path.name for path in made}
+    assert not [path for path in made if path.stat().st_mode & stat.S_IWOTH]
