@@ -1,4 +1,4 @@
-"""`salmask cluster`: check a profile before anything goes out by it, or write a first one from what sinfo says."""
+"""`salmask cluster`: check a profile before anything is submitted by it, or write a first one from what sinfo says."""
 
 import shlex
 from pathlib import Path

@@ -37,7 +37,7 @@ def graph_of(ledger: Ledger, requested: Collection[Key]) -> tuple[Graph, dict[Ke
         The jobs; and those that cannot be carried out, since their settings are damaged or gone, with why.
     """
     # A graph holds the pretraining of every task, done or not. When a pretraining fails, Slurm takes what waited for it
-    # out of the queue. So that goes out again with the pretraining, and one retry mends the whole run.
+    # out of the queue. So that is submitted again with the pretraining, and one retry mends the whole run.
     retrained = {folder for folder, task in requested if task == PRETRAIN}
     keys = {*requested, *((folder, PRETRAIN) for folder, task in requested if task != REPORT)}
     keys |= {key for key in ledger.newest() if key[0] in retrained}
@@ -89,7 +89,7 @@ def relaunch(
         cluster: Name of the profile; empty: that of the last launch.
         program: The names of what the jobs carry out.
         console: For what is told.
-        allow_dirty: Whether code that was edited since its commit may go out, as of `slurm.jobs.snapshot.take`.
+        allow_dirty: Whether code that was edited since its commit may be submitted, as of `slurm.jobs.snapshot.take`.
         gpus: To share out on this machine, as of `--gpus`; empty: none in particular.
 
     Raises:

@@ -164,7 +164,7 @@ class SweepCall:
         """Submits what is missing; with `feed`, again and again until Slurm has taken all of it.
 
         A call submits each job once: one that failed or was cancelled meanwhile would take the room of one that was
-        never submitted. Jobs that are cancelled before they go out are left out. The call ends if the sweep's folder is
+        never submitted. Jobs that are cancelled before that are left out. The call ends if the sweep's folder is
         removed.
 
         Args:

@@ -62,7 +62,7 @@ def ordered_run(folder: RunFolder, task: str) -> Run:
 
 
 def write_report_order(sweep: Path, tables: Sequence[str]) -> None:
-    """Writes down which tables a sweep's report renders, before the first job goes out.
+    """Writes down which tables a sweep's report renders, before the first job is submitted.
 
     The call of the report's own job names them too, but is written last. If Slurm had no room for the report, or the
     sweep runs on this machine, there is no such call, and a retry would render no tables.

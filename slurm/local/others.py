@@ -145,14 +145,13 @@ def with_slurm(ledger: Ledger, keys: Iterable[Key], console: Console) -> set[Key
     queue = snapshot()
     if not queue.trouble:
         return {entry.key for entry in sent if queue.live(entry)}
-    number = len({entry.key for entry in sent})
+    told = f"earlier launches submitted {len({entry.key for entry in sent})} of these jobs to Slurm"
     if not queue.absent:
-        what = f"{number} of these jobs went out to Slurm, which does not say whether it has them ({queue.trouble})"
+        what = f"{told}, which does not say whether it has them ({queue.trouble})"
         named = next((name for name in ("SLURM_CONF", "SLURM_CONF_SERVER") if name in os.environ), "")
         otherwise = f"; where there is no cluster any more, unset {named}" if named else ""
         raise UserError(what, mend=f"the same command again when Slurm answers{otherwise}")
     # The sweep was copied from a cluster; what still runs there works in the folders there. If Slurm's programs are
     # installed without a cluster, they would not answer later either.
-    words = f"{number} of these jobs went out to Slurm, but there is no Slurm here: they are started on this machine"
-    console.print(words, soft_wrap=True)
+    console.print(f"{told}, but there is no Slurm here: they are started on this machine", soft_wrap=True)
     return set()

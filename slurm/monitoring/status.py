@@ -133,7 +133,8 @@ def _with_next_report(report: JobRow, ledger: Ledger) -> JobRow:
     sent = next((entry for entry in took if entry.task != PRETRAIN), None)  # the report itself, or an evaluation
     if report.state is not State.done or sent is None or finished(ledger.sweep, *report.key, sent):
         return report
-    return replace(report, state=State.planned, note=with_mend("jobs went out since the last one", "salmask retry"))
+    note = with_mend("jobs were submitted since the last one", "salmask retry")
+    return replace(report, state=State.planned, note=note)
 
 
 def _unmade_report(

@@ -117,13 +117,13 @@ def _send(call: NodeProbe | NodeBench, batch: Batch, cluster: Cluster, folder: P
         write_text(folder / SCRIPT, script_of(batch, cluster, folder, code=CODE_ROOT))
         return submit_script(folder / SCRIPT, batch.name)
     except UserError:
-        shutil.rmtree(folder, ignore_errors=True)  # nothing went out
+        shutil.rmtree(folder, ignore_errors=True)  # nothing was submitted
         raise
     except RefusedError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"sbatch refused the {batch.task}: {error}", mend=f"the profile '{cluster.name}'") from error
     except UnclearError as error:
-        mend = f"later; if the job went out all the same: scancel --name={batch.name}"
+        mend = f"later; if the job was submitted all the same: scancel --name={batch.name}"
         raise UserError(f"Slurm does not answer: {error}", mend=mend) from error
 
 

@@ -1,4 +1,4 @@
-"""What a killed launcher left half done: jobs that went out, and whose ids nobody wrote down.
+"""What a killed launcher left half done: jobs that were submitted, and whose ids nobody wrote down.
 
 A launcher first writes its intents, then calls sbatch, and last writes the ids down. Killed in between, it leaves jobs
 in the queue whose ids no ledger knows; and its sbatch, which is not killed with it, may still be at work. The queue and
@@ -66,7 +66,7 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
 
 
 def adopt(ledger: Ledger, queue: QueueSnapshot) -> None:
-    """Writes down the ids of jobs that went out although their launcher was killed, and ends what went out twice.
+    """Writes down the ids of jobs that were submitted by a launcher that was killed, and ends what was submitted twice.
 
     Args:
         ledger: Of the sweep; completed.

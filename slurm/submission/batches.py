@@ -1,4 +1,4 @@
-"""Which jobs go out together: alike ones as arrays, each after what it waits for."""
+"""Which jobs are submitted together: alike ones as arrays, each after what it waits for."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ class Batch:
     parents: tuple[Key, ...] = ()
     """The parent of each job, in the order of `keys`; with `afterany`, all parents of every job."""
     earlier_ids: tuple[tuple[Key, str], ...] = ()
-    """Slurm's ids of the parents that went out before this launch."""
+    """Slurm's ids of the parents that were submitted before this launch."""
     indices: tuple[int, ...] = ()
     """The numbers of the jobs in their array, ascending; none of a single job. `resolved` chooses them."""
     lane: str = ""
@@ -47,14 +47,14 @@ class Batch:
     """How many of its jobs may run at a time; 0: as the task's own throttle says."""
 
     def resolved(self, submitted: Mapping[Key, str]) -> "list[Batch]":
-        """Returns the parts of the batch that can go out, now that parents have ids.
+        """Returns the parts of the batch that can be submitted, now that parents have ids.
 
         The jobs of an array of children have the numbers that their parents have in theirs (`aftercorr`). So a batch
         becomes one part for each array of parents, with only the numbers that are wanted. A single child waits
         `afterok` for its parent. Children whose parents have no id are left out.
 
         Args:
-            submitted: Ids of what went out in this launch.
+            submitted: Ids of what was submitted in this launch.
         """
         if not self.parents:
             return [replace(self, indices=tuple(range(len(self.keys))) if len(self.keys) > 1 else ())]
@@ -89,7 +89,7 @@ class Batch:
         """Returns the ids that each job waits for.
 
         Args:
-            submitted: Ids of what went out in this launch.
+            submitted: Ids of what was submitted in this launch.
         """
         ids = self._ids(submitted)
         if self.kind == "afterany":
@@ -101,7 +101,7 @@ class Batch:
         """Returns sbatch's `--dependency`, for example `aftercorr:811`; empty where nothing is waited for.
 
         Args:
-            submitted: Ids of what went out in this launch.
+            submitted: Ids of what was submitted in this launch.
             behind: Ids of the jobs that must have ended, in any way, before any of these begins.
         """
         own = self._awaited(submitted)
@@ -126,7 +126,7 @@ class Batch:
         return [*dict.fromkeys(split_id(job)[0] if by_array else job for job in parent_ids)]
 
     def _ids(self, submitted: Mapping[Key, str]) -> dict[Key, str]:
-        """Returns the ids of the parents that went out in earlier launches, and of all that went out in this one."""
+        """Returns the ids of the parents of earlier launches, and of all that was submitted in this one."""
         return {**dict(self.earlier_ids), **submitted}
 
     def only(self, keys: Collection[Key]) -> "Batch":
@@ -184,16 +184,16 @@ def plan_batches(
     *,
     report: bool = False,
 ) -> Iterator[Batch]:
-    """Yields what is to go out, in an order in which every job comes after what it waits for.
+    """Yields what is to be submitted, in an order in which every job comes after what it waits for.
 
     Args:
         graph: The sweep.
         cluster: Says what each task asks for.
         limit: The most jobs of an array.
         live: What is on its way since an earlier launch.
-        wanted: Keys of the jobs to go out; the parent of each is done, on its way, or among them. None: all jobs that
+        wanted: Keys of the jobs to submit; the parent of each is done, on its way, or among them. None: all jobs that
             are neither done nor on their way.
-        report: Whether the report goes out even if no job does.
+        report: Whether the report is submitted even if no job is.
     """
     if wanted is None:
         finished = graph.finished()
@@ -216,7 +216,7 @@ def plan_batches(
 
 
 def _groups(graph: Graph, jobs: list[Job], on_way: Mapping[Key, Parent]) -> Iterator[list[Job]]:
-    """Yields jobs that can go out as one array: those that wait for nothing, and those whose parents go out as one."""
+    """Yields jobs that can be one array: those that wait for nothing, and those whose parents are one."""
     free: list[Job] = []
     by_submission: dict[str, list[Job]] = {}
     for job in jobs:
@@ -240,7 +240,7 @@ def _batch(
     on_way: Mapping[Key, Parent],
     kind: str = "",
 ) -> Batch:
-    """Returns jobs that go out as one, each after those of its parents that are on their way."""
+    """Returns jobs that are submitted as one, each after those of its parents that are on their way."""
     parents = tuple(key for key in parents if key in on_way)
     return Batch(
         submission_name(graph.sweep_folder, task),

@@ -1,7 +1,7 @@
 """What submitting a job takes, whoever carries it out: its call, its line in the ledger, and how the launch ended.
 
-`slurm.submission.sender` submits jobs to Slurm and `slurm.local.launch` to processes on this machine. What goes out is
-the same, so that a sweep may be begun in one way and gone on with in the other.
+`slurm.submission.sender` submits jobs to Slurm and `slurm.local.launch` to processes on this machine. What is submitted
+is the same, so that a sweep may be begun in one way and gone on with in the other.
 """
 
 from collections import Counter
@@ -36,11 +36,11 @@ class Outcome:
     report_is_live: bool = False
     """Whether the report, which is not a job of the graph, is so, too."""
     submitted: dict[Key, str] = field(default_factory=dict)
-    """Slurm's ids of what went out now; of a report that was made here, the process's."""
+    """Slurm's ids of what was submitted now; of a report that was made here, the process's."""
     failed: dict[Key, str] = field(default_factory=dict)
     """Jobs that failed here, or could not be submitted since their run's folder is damaged -> why."""
     unsent: dict[Key, str] = field(default_factory=dict)
-    """Jobs that did not go out -> why."""
+    """Jobs that were not submitted -> why."""
     has_room_later: bool = False
     """Whether waiting helps with these: they met a limit, a silent Slurm or a full disk, or a job outside of Slurm."""
     outdated: int = 0
@@ -68,9 +68,9 @@ class Outcome:
 
     @property
     def comes_later(self) -> str:
-        """Why Slurm did not take a job that may go out later; empty where there is no such job.
+        """Why Slurm did not take a job that may be submitted later; empty where there is no such job.
 
-        A job whose pretraining failed does not go out by waiting: a person has to look.
+        A job whose pretraining failed is not submitted by waiting: a person has to look.
         """
         return next((reason for reason in self.unsent.values() if reason != NO_PARENT), "")
 
@@ -131,7 +131,7 @@ def ledger_entry(graph: Graph, cluster: Cluster, submission: str, key: Key, afte
 
     Args:
         graph: The sweep.
-        cluster: The profile by which the job goes out.
+        cluster: The profile by which the job is submitted.
         submission: Name of what is submitted at once, which the job is part of.
         key: Of the job, or of the sweep's report.
         after: Ids of the jobs that it waits for.

@@ -1,11 +1,11 @@
-"""One limit for all jobs of a sweep: how many run at a time, whatever arrays they are in and whenever they went out.
+"""One limit for all jobs of a sweep: how many run at a time, whatever their arrays and whenever they were submitted.
 
 Slurm limits the jobs of one array (`--array=0-38%12`); a limit over several arrays needs an administrator. So a
 profile's `throttle` is divided among *lanes*. In a lane, one array comes after the other: each waits until all before
 it in the lane have ended, in any way (`afterany`), and runs as many jobs at a time as the lane has places. The lanes'
-places add up to the throttle at most, so that Slurm itself keeps it, and no process has to watch. What goes out later,
-by a retry or as Slurm has room, gets the places that no lane has, or comes behind the jobs of a lane, whichever is
-planned to end sooner.
+places add up to the throttle at most, so that Slurm itself keeps it, and no process has to watch. What is submitted
+later, by a retry or as Slurm has room, gets the places that no lane has, or comes behind the jobs of a lane, whichever
+is planned to end sooner.
 
 Pretrainings have a lane of their own if there are places for two lanes. How many lanes the evaluations share, and how
 many places each lane gets, is chosen by the planned durations of the jobs.
@@ -24,7 +24,7 @@ PRETRAINING_WEIGHT = 20.0
 """How much longer than an evaluation a pretraining is taken to be if its duration is unknown."""
 
 EARLIER = "earlier"
-"""The lane that stands for jobs that went out without one, by a profile that set no throttle."""
+"""The lane that stands for jobs that were submitted without one, by a profile that set no throttle."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ def in_lanes(
     """Returns batches with their lanes and how many of each run at a time.
 
     Args:
-        batches: To go out, in an order in which every job comes after what it waits for.
+        batches: To be submitted, in an order in which every job comes after what it waits for.
         throttle: Jobs of the sweep at a time; 0: no limit, and no lanes.
         live: What is queued or running since earlier launches.
         planned: Seconds that jobs are planned to take.
@@ -121,7 +121,7 @@ def behind(batch: Batch, lanes: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns the ids of the jobs of a batch's lane, which must have ended before the batch begins.
 
     Args:
-        batch: The batch that goes out.
+        batch: The batch to submit.
         lanes: Ids of the jobs in each lane.
     """
     return list(lanes.get(batch.lane, ())) if batch.lane else []

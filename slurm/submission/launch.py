@@ -1,4 +1,4 @@
-"""Jobs to Slurm: what is missing goes out at once, with dependencies, and nothing is done twice.
+"""Jobs to Slurm: what is missing is submitted at once, with dependencies, and nothing is done twice.
 
 A launch submits what is planned (`slurm.submission.batches`), without what is done, queued or running. Jobs for which
 Slurm has no room stay planned; the next launch, or one with `--feed`, submits them.
@@ -68,10 +68,10 @@ def submit(
         program: The names of what the jobs carry out.
         console: For what is told.
         replace_old: Cancel what is queued or running with other settings than the sweep has now.
-        again: Keys of jobs for which an earlier round of this call had no room: only these go out, and a single job is
-            tried before many are. None: all that is missing goes out.
+        again: Keys of jobs for which an earlier round of this call had no room: only these are submitted, and a
+            single job is tried before many are. None: all that is missing.
         cancels: How many calls of `salmask cancel` there had been when this call began; jobs that were cancelled since
-            do not go out. None: as many as now.
+            are not submitted. None: as many as now.
         report: Whether the report is asked for, even if it was rendered already.
 
     Returns:
@@ -131,7 +131,7 @@ def submit(
             sender.send(batch)
         _replace_report(graph, found, outcome, tell)
     if jobs := sender.cancelled - {graph.report}:
-        tell(f"left out: {counted(len(jobs), 'job')}, cancelled before going out")
+        tell(f"left out: {counted(len(jobs), 'job')}, cancelled before being submitted")
     if sender.refused:
         if not (outcome.submitted or found.live or found.outside):
             raise sender.refused
@@ -188,7 +188,7 @@ def _look(graph: Graph, ledger: Ledger, tell: Tell, read_results: ReadResults, *
 
 
 def _batches(graph: Graph, cluster: Cluster, found: _Found, wanted: Collection[Key], *, report: bool) -> list[Batch]:
-    """Returns what goes out now, in order and in lanes."""
+    """Returns what is submitted now, in order and in lanes."""
     parents = {key: Parent(entry.submission, entry.job) for key, entry in {**found.just_over, **found.live}.items()}
     batches = plan_batches(graph, cluster, _array_limit(cluster), parents, wanted, report=report)
     return in_lanes(batches, cluster.resources.throttle, found.live.values(), graph.planned)
@@ -232,8 +232,9 @@ def _live(graph: Graph, ledger: Ledger, queue: QueueSnapshot, tell: Tell) -> dic
     entries = ledger.submissions()
     live = [entry for entry in entries if entry.executor == "slurm" and queue.live(entry)]
     # With `kill-on-invalid-dep`, Slurm itself cancels jobs whose parent failed, but not at once. As long as one of them
-    # is in the queue, it counts as on its way, and nothing would go out in its place. If a pretraining was cancelled
-    # and now goes out anew, its old child waits for the old one, and would be cancelled although the new one succeeds.
+    # is in the queue, it counts as on its way, and nothing would be submitted in its place. If a pretraining was
+    # cancelled and is now submitted anew, its old child waits for the old one, and would be cancelled although the new
+    # one succeeds.
     may_be_built_on = {entry.job for entry in (*live, *_just_over(graph, ledger, queue).values())}
     stuck = [entry for entry in live if _waits_in_vain(entry, graph, queue, may_be_built_on)]
     if stuck:
@@ -260,7 +261,7 @@ def _outside(ledger: Ledger, queue: QueueSnapshot, keys: Collection[Key]) -> fro
 
 
 def _take_out(entries: Sequence[Submission], queue: QueueSnapshot, which: str) -> None:
-    """Takes jobs out of the queue before others go out in their place.
+    """Takes jobs out of the queue before others are submitted in their place.
 
     Raises:
         SilentSlurmError: Slurm objects, so that both might run.
@@ -271,7 +272,7 @@ def _take_out(entries: Sequence[Submission], queue: QueueSnapshot, which: str) -
 
 
 def _without_parent(graph: Graph, missing: Collection[Key], found: _Found) -> dict[Key, str]:
-    """Returns which of the missing jobs cannot go out, and why: what they build on is neither there nor coming."""
+    """Returns which of the missing jobs cannot be submitted, and why: what they build on is not there or coming."""
     held: dict[Key, str] = {}
     there_or_coming = found.there.union(missing)
     for key in missing:
@@ -320,7 +321,7 @@ def _waits_in_vain(entry: Submission, graph: Graph, queue: QueueSnapshot, alive:
 
 
 def _replace_report(graph: Graph, found: _Found, outcome: Outcome, tell: Tell) -> None:
-    """Cancels an older report that is still queued if a newer one went out, which waits for the older jobs too."""
+    """Cancels an older report that is still queued if a newer one was submitted, which waits for the older jobs too."""
     older = found.live.get(graph.report)
     queued = found.queue.find(older) if older else None
     if older is not None and queued is not None and queued.waiting and graph.report in outcome.submitted:

@@ -25,7 +25,7 @@ from slurm.submission.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearE
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger
 
 TakeCode = Callable[[], Path | None]
-"""Returns the folder of the code that jobs import (None: wherever Python finds it); called if anything goes out."""
+"""Returns the folder of the code that jobs import (None: wherever Python finds it); called if anything is submitted."""
 
 Pool = tuple[str, str, str]
 """(Partition, account, QOS): Slurm limits by these how many jobs may be queued, and tasks may have their own."""
@@ -48,7 +48,7 @@ class Sender:
     cancels: int
     """How many calls of `salmask cancel` there had been as the launch began."""
     cancelled: set[Key]
-    """Jobs that do not go out since they were cancelled meanwhile."""
+    """Jobs that are not submitted since they were cancelled meanwhile."""
     lanes: dict[str, list[str]]
     """Ids of the jobs of each lane, those of earlier launches first."""
     others_are_in: bool
@@ -67,21 +67,21 @@ class Sender:
     known_ids: set[str] = field(default_factory=set)
     """Slurm's ids of earlier jobs, which a new one cannot have."""
     prepared: dict[Key, Call] = field(default_factory=dict)
-    """The calls of the jobs that are ready to go out: an array that is tried in parts is prepared once."""
+    """The calls of the jobs that are ready to be submitted: an array that is tried in parts is prepared once."""
 
     def __post_init__(self) -> None:
         self.known_ids = {array_of(entry.job) for entry in self.ledger.submissions() if entry.executor == "slurm"}
 
     @cached_property
     def code(self) -> Path | None:
-        """What the jobs import, copied when the first of them goes out."""
+        """What the jobs import, copied when the first of them is submitted."""
         return self.take_code()
 
     def send(self, batch: Batch) -> None:
-        """Submits a batch, without the jobs whose parents did not go out."""
+        """Submits a batch, without the jobs whose parents were not submitted."""
         if self._is_cancelled(batch):
             return
-        if batch.task == REPORT and (reason := self.outcome.comes_later):  # it goes out with the last of the jobs
+        if batch.task == REPORT and (reason := self.outcome.comes_later):  # it comes with the last of the jobs
             self._keep(batch, reason)
             return
         parts = batch.resolved(self.outcome.submitted)
@@ -132,7 +132,7 @@ class Sender:
     def _is_cancelled(self, batch: Batch) -> bool:
         """Returns whether all jobs of a batch were cancelled meanwhile, and leaves them out then.
 
-        If only some were, the batch goes out: `salmask cancel` waits for the launch to end, and then cancels them.
+        If only some were, the batch is submitted: `salmask cancel` waits for the launch to end, and then cancels them.
         """
         if len(self.ledger.cancelled_since(self.cancels, batch.keys)) < len(batch.keys):
             return False

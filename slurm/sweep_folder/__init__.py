@@ -1,1 +1,1 @@
-"""What a sweep's folder holds: which jobs went out, and the locks of those who launch."""
+"""What a sweep's folder holds: which jobs were submitted, and the locks of those who launch."""

@@ -1,4 +1,4 @@
-"""The ledger of a sweep: which jobs went out, to whom, for what; `jobs.jsonl` in the sweep's folder.
+"""The ledger of a sweep: which jobs were submitted, to whom, for what; `jobs.jsonl` in the sweep's folder.
 
 Each line is a JSON object. Lines are only ever added, under a lock on the file; one that cannot be read (torn by a
 kill) is left out. A job has two lines: the intent, written before it is submitted, with an empty `job`; and the same
@@ -97,7 +97,7 @@ class Submission:
     devices: tuple[str, ...] = ()
     """GPUs that a local job holds, as CUDA_VISIBLE_DEVICES names them; none: it sees those of its launcher."""
     planned_s: float | None = None
-    """Seconds that a plan expected of the job when it went out; None: nobody knew."""
+    """Seconds that a plan expected of the job when it was submitted; None: nobody knew."""
 
     @property
     def key(self) -> Key:
@@ -144,7 +144,7 @@ class Ledger:
         """The file's inode, size and time when it was read last, and what it held: a launch asks several times."""
 
     def submissions(self) -> list[Submission]:
-        """Returns every job that ever went out or was about to, oldest first, each with all that is known of it.
+        """Returns every job that was ever submitted or about to be, oldest first, each with all that is known of it.
 
         Raises:
             UserError: The file is there and cannot be read.

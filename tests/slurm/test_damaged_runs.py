@@ -290,7 +290,7 @@ def test_beside_a_damaged_run_each_job_is_prepared_once_and_each_run_read_once(
         job.folder.path.mkdir(parents=True, exist_ok=True)
         append(job.folder.results, [RESULT])
     damage(graph, "run.yaml")
-    stand_in.tell("max_array", "2")  # the three jobs that remain go out in two parts
+    stand_in.tell("max_array", "2")  # the three jobs that remain are submitted in two parts
     prepared: Counter[Key] = Counter()
     read: Counter[Path] = Counter()
 

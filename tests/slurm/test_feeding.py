@@ -82,7 +82,7 @@ def test_what_ended_badly_since_is_not_submitted_again(
 def test_where_every_pretraining_failed_there_is_no_report(
     stand_in: StandInSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report of the sweep used to go out in vain, and its own failure hid the cause."""
+    """The report of the sweep used to be submitted in vain, and its own failure hid the cause."""
     stand_in.tell("room", "4")
     outcome = Feeding(graph_for(tmp_path), monkeypatch).call(lambda: stand_in.change(lambda _: None))
     assert {task for _, task in outcome.submitted} == {"pretrain"}

@@ -74,7 +74,7 @@ def test_a_slurm_that_is_silent_is_no_reason_to_run_a_job_twice(
     graph = graph_of(tmp_path / "sweep", 1)
     sent_to_slurm(graph)
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
-    with pytest.raises(UserError, match="1 of these jobs went out to Slurm, which does not say whether it has them"):
+    with pytest.raises(UserError, match="submitted 1 of these jobs to Slurm, which does not say whether it has them"):
         launched(graph, "record")
     assert not (graph.jobs[0].folder.path / "seen-pretrain-0.json").exists()
 

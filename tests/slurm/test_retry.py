@@ -108,7 +108,7 @@ def test_a_report_older_than_what_slurm_took_since_is_made_again(
     sweep.submitted("linear", "", time=iso(NOW - 900))
     assert to_retry() == "nothing to retry\n"
     sweep.submitted("linear", "900", time=iso(NOW - 600))
-    assert to_retry() == "report table1: planned, jobs went out since the last one; mend: salmask retry\n"
+    assert to_retry() == "report table1: planned, jobs were submitted since the last one; mend: salmask retry\n"
     for state in ("running", "done"):  # by hand, on this machine
         report.set_status(state, task="report", job="", heartbeat=NOW - 60)
         assert to_retry() == "nothing to retry\n"
