@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import UserError
-from repro.files import write_atomically
+from repro.files import write_bytes
 from repro.presence import exists
 from repro.quantities import counted
 from repro.runs.comparison import difference_texts
@@ -333,8 +333,7 @@ def export(frame: pd.DataFrame, path: Path) -> None:
     """
     if path.suffix not in (".parquet", ".csv"):
         raise UserError(f"cannot export to {path}", mend="give a name that ends in .parquet or .csv")
-    content = export_bytes(frame, path.suffix)  # before the file is opened: a failure here leaves the old one
-    write_atomically(path, lambda file: file.write(content))
+    write_bytes(path, export_bytes(frame, path.suffix))
 
 
 def export_bytes(frame: pd.DataFrame, suffix: str) -> bytes:

@@ -2,14 +2,13 @@
 
 import io
 from collections.abc import Callable, Mapping
-from operator import methodcaller
 from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 from repro.errors import UserError, nearest
-from repro.files import write_atomically
+from repro.files import write_bytes
 from results.plots.curves import curves
 from results.plots.dose_plot import saliency_dose
 from results.plots.forest import forest
@@ -102,5 +101,5 @@ def save(name: str, material: Material, folder: Path) -> list[Path]:
     # Both are drawn before the first is written: a plot that fails leaves the old files as they were.
     contents = {folder / f"{name}{suffix}": draw(name, material, suffix) for suffix in SUFFIXES}
     for path, content in contents.items():
-        write_atomically(path, methodcaller("write", content))
+        write_bytes(path, content)
     return list(contents)

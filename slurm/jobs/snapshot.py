@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 from repro.errors import UserError, one_line
-from repro.files import write_atomically
+from repro.files import write_bytes
 from repro.new_folders import new_folder
 from repro.paths import CODE_ROOT, OWN_PACKAGES
 from repro.quantities import counted
@@ -88,7 +88,7 @@ def _take_edited(tree: Path, sweep_folder: Path, commit: str) -> Path:
         archive = _archive(tree, content, index)
     # The tree's hash in the name: another edit of the same commit is another copy, the same edit the same one.
     name = f"{commit[:12]}-{content[:12]}"
-    write_atomically(sweep_folder / CODE / f"{name}.diff", lambda file: file.write(difference))
+    write_bytes(sweep_folder / CODE / f"{name}.diff", difference)
     return _unpacked(sweep_folder, name, commit, archive, dirty=True)
 
 
