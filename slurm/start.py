@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 from repro.runs.stopping import SIGNALS
 
@@ -25,14 +24,14 @@ def main(folder: Path) -> int:
     from repro.errors import UserError, trouble_of_machine
     from repro.terminal import say, settle_stderr
     from slurm.jobs.calls import read_call
-    from slurm.jobs.job import Call, restarts, slurm_job
+    from slurm.jobs.job import Call, go_back, restarts, slurm_job
 
     # Until the training sets handlers of its own (`repro.runs.stopping`), there is nothing to save: USR2 sends the job
     # back to the queue at once. At a preemption TERM comes with it, and must not end the job before that. If TERM comes
     # alone, Slurm kills the job some seconds later.
     if slurm_job():
         signal.signal(signal.SIGTERM, lambda *_: None)  # and not SIG_IGN, which child processes would inherit
-        signal.signal(signal.SIGUSR2, _go_back)
+        signal.signal(signal.SIGUSR2, lambda *_: go_back())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         call = read_call(folder, int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))
@@ -52,12 +51,6 @@ def main(folder: Path) -> int:
             signal.signal(number, signal.SIG_IGN)
         settle_stderr()
     return 0
-
-
-def _go_back(_: int, __: FrameType | None) -> None:
-    from slurm.jobs.job import go_back
-
-    go_back()
 
 
 if __name__ == "__main__":

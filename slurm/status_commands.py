@@ -196,7 +196,7 @@ def cancel(target: SweepOrRun, *, dry_run: DryRun = False, as_json: AsJson = Fal
         for process in outcome.elsewhere:
             say(f"started on another machine, end it there: {process}")
     if outcome.trouble:
-        raise UserError(f"{outcome.trouble}", mend="try again, or scancel by hand")
+        raise UserError(outcome.trouble, mend="try again, or scancel by hand")
     if outcome.of_others:
         what = f"cannot end jobs of another user here: process {', '.join(outcome.of_others)}"
         raise UserError(what, mend="ask whoever launched it to cancel")

@@ -136,7 +136,7 @@ def _surely(question: Callable[[Path], bool], path: Path) -> bool:
 
 
 def _is_sweep(path: Path) -> bool:
-    return is_file(path / LEDGER) or any(True for _ in runs_of(path))
+    return is_file(path / LEDGER) or any(runs_of(path))
 
 
 def _is_run(path: Path) -> bool:

@@ -119,8 +119,7 @@ def cause_of_ranks(texts: Mapping[int, str], memory_gigabytes: float = 0.0, minu
     Returns:
         One line; empty if the logs tell no cause but the loss of a process.
     """
-    first = next(iter(_STEP_ENDED.finditer(texts.get(0, ""))), None)
-    if first is not None:  # srun tells of a step's tasks in the order in which they ended
+    if first := _STEP_ENDED.search(texts.get(0, "")):  # srun tells of a step's tasks in the order in which they ended
         rank, where = int(first["rank"]), f" on {first['node']}"
         cause = cause_of(texts.get(rank, ""), memory_gigabytes, minutes)
         if cause and not is_lost_peer(cause):
