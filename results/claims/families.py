@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from repro.quantities import counted
 from repro.runs.departures import scale_of
-from results.claims.verdicts import NOT_RUN, OUTCOMES, UNDECIDED, Verdict, outcome_of
+from results.claims.verdicts import NOT_RUN, OUTCOMES, Verdict, outcome_of
 from results.collection.row_comparison import ALTERED, TINY
 from results.formats.layout import in_one_line
 from results.paper.paper_claims import Claim, Family, families
@@ -35,10 +35,10 @@ class FamilyVerdict:
             If several splits or protocols measured the same data, they follow the data. Empty if nothing was run.
         counts: Outcome -> number of the family's comparisons.
         outcome: One of `OUTCOMES` for the whole, or `NO_VERDICT`.
-        comparison: Mean difference over the comparisons with two pairs of runs or more, seed by seed.
+        comparison: Mean difference over the comparisons with two pairs of runs or more, seed by seed. Its p value is
+            not corrected for other sentences.
         compared: Number of comparisons in that mean.
         published: The paper's mean over the same comparisons, in points; None if there is none.
-        p: The p value of the mean, not corrected for other sentences; None if no test could be taken.
         columns: Our columns in which its comparisons were made; they hold the runs of this setting.
         published_by: The evaluations and measures of the paper's mean, each once, as in `Claim.published_by`.
         paper_of: The measure of the paper's mean if the runs are judged by another one, as in `Verdict.paper_of`:
@@ -52,7 +52,6 @@ class FamilyVerdict:
     comparison: Comparison
     compared: int
     published: float | None
-    p: float | None = None
     columns: tuple[Column, ...] = ()
     published_by: tuple[str, ...] = ()
     paper_of: str = ""
@@ -91,14 +90,14 @@ def judge_families(verdicts: Sequence[Verdict]) -> list[FamilyVerdict]:
     Returns:
         Verdicts in the order of the families; a family for which nothing was run has one as well.
     """
-    rolled = []
+    judged = []
     for family in families():
         members = [
             (verdict, claim) for verdict in verdicts for claim in verdict.question.claims if claim.family == family
         ]
         settings = sorted({setting_of(verdict) for verdict, _ in members if verdict.both_run}) or [""]
-        rolled += [_roll_up(family, setting, members) for setting in settings]
-    return [_decided(verdict) for verdict in rolled]
+        judged += [_roll_up(family, setting, members) for setting in settings]
+    return judged
 
 
 def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
@@ -121,7 +120,7 @@ def families_as_frame(verdicts: Sequence[FamilyVerdict]) -> pd.DataFrame:
             "difference": verdict.comparison.mean,
             "low": (verdict.comparison.interval() or (None, None))[0],
             "high": (verdict.comparison.interval() or (None, None))[1],
-            "p": verdict.p,
+            "p": verdict.comparison.p,
             "why": verdict.why,
         }
         for verdict in verdicts
@@ -144,7 +143,7 @@ def setting_of(verdict: Verdict) -> str:
 
 
 def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Claim]]) -> FamilyVerdict:
-    """Counts a family's outcomes in one setting and takes the mean of its differences, seed by seed."""
+    """Counts a family's outcomes in one setting, and decides it by the mean of its differences, seed by seed."""
     here = [(verdict, claim) for verdict, claim in members if verdict.both_run and setting_of(verdict) == setting]
     counts = Counter(verdict.outcome_for(claim) for verdict, claim in here)
     run = {claim for _, claim in here}
@@ -152,15 +151,15 @@ def _roll_up(family: Family, setting: str, members: Sequence[tuple[Verdict, Clai
     # A comparison with one pair of runs has no spread, and would limit the mean to its single seed.
     compared = [(verdict, claim) for verdict, claim in here if verdict.comparison.n > 1 and family.decided_by_mean]
     comparison = _mean(compared)
+    decided = outcome_of(comparison, comparison.p) if family.decided_by_mean else NO_VERDICT
     return FamilyVerdict(
         family,
         setting,
         {outcome: counts[outcome] for outcome in OUTCOMES},
-        UNDECIDED,
+        decided if here else NOT_RUN,
         comparison,
         len(compared),
         float(np.mean([claim.published for _, claim in compared])) if compared else None,
-        comparison.p,
         tuple(verdict.column for verdict, _ in here if verdict.column is not None),
         tuple(dict.fromkeys(claim.published_by for _, claim in compared)),
         _paper_of([verdict for verdict, _ in compared]),
@@ -187,12 +186,3 @@ def _mean(members: Sequence[tuple[Verdict, Claim]]) -> Comparison:
         return Comparison(())
     seeds = tuple(sorted(set.intersection(*(set(differences) for differences in signed))))
     return Comparison(tuple(float(np.mean([each[seed] for each in signed])) for seed in seeds), seeds=seeds)
-
-
-def _decided(verdict: FamilyVerdict) -> FamilyVerdict:
-    """Returns a verdict on a family with its outcome."""
-    if verdict.counts[NOT_RUN] == sum(verdict.counts.values()):
-        return replace(verdict, outcome=NOT_RUN)
-    if not verdict.family.decided_by_mean:
-        return replace(verdict, outcome=NO_VERDICT)
-    return replace(verdict, outcome=outcome_of(verdict.comparison, verdict.p))

@@ -26,7 +26,10 @@ def print_families(verdicts: Sequence[FamilyVerdict], console: Console) -> None:
     """Prints each sentence in each setting: its verdict, its mean, and how its comparisons came out."""
     settings = letters(verdicts)
     heads, numbers = _with_the_papers_measure(
-        [(_numbers(verdict.comparison, verdict.published, verdict.p), verdict.paper_of) for verdict in verdicts]
+        [
+            (_numbers(verdict.comparison, verdict.published, verdict.comparison.p), verdict.paper_of)
+            for verdict in verdicts
+        ]
     )
     rows = [
         [

@@ -364,5 +364,5 @@ def test_values_that_are_no_numbers_decide_nothing_and_leave_the_others_as_they_
     assert (other.outcome, other.p) == (alone[other.claim].outcome, alone[other.claim].p)
     families = judge_families(verdicts)
     family = next(family for family in families if family.family.id == "ours-beats-baseline")
-    assert (family.outcome, family.p, family.why) == (UNDECIDED, None, NO_NUMBERS)
+    assert (family.outcome, family.comparison.p, family.why) == (UNDECIDED, None, NO_NUMBERS)
     assert headline(families, frame_of(*others), []).result.startswith(f"{NO_NUMBERS}; the further ones: ")
