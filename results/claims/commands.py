@@ -39,13 +39,12 @@ def claims(
     from results.claims.verdict_frame import as_frame
     from results.claims.verdict_tables import letters, print_families, print_parts, print_verdicts
     from results.claims.verdicts import count, judge, method_notes
-    from results.tables.selection import judged_by, judged_task, refuse_unknown
+    from results.tables.selection import judged_by, judged_task
 
     if pooled and paired:
         raise UserError("--pooled and --paired exclude each other", mend="give one of them, or none")
     console = Console(stderr=as_json)
     records, frame = gather(roots_of(runs), context.obj, sweep, console)
-    refuse_unknown(frame, task, metric)
     task = judged_task(frame, task, metric)
     spread = SpreadOf.framework if pooled else SpreadOf.pair if paired else SpreadOf.sentence
     verdicts = judge(frame, spread=spread, task=task, metric=metric)

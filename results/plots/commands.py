@@ -34,14 +34,13 @@ def plot(
     """
     from results.plots.figures import PLOTS, require_plot, save
     from results.plots.material import Material, NothingToDrawError
-    from results.tables.selection import judged_by, judged_task, refuse_unknown
+    from results.tables.selection import judged_by, judged_task
 
     if name != "all":
         require_plot(name)
     console = Console()
     roots = roots_of(runs)
     records, frame = gather(roots, context.obj, sweep, console)
-    refuse_unknown(frame, task, metric)
     task = judged_task(frame, task, metric)
     material = Material(records, frame, "dark" if dark else "light", task, metric)
     if judged := judged_by(task, metric):

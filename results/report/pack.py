@@ -33,7 +33,7 @@ from results.plots.figures import PLOTS, SUFFIXES, draw
 from results.plots.material import Material, NothingToDrawError
 from results.report.page import build, refuse_namesakes, whole_table
 from results.report.redo import script
-from results.tables.selection import judged_task, refuse_unknown
+from results.tables.selection import judged_task
 
 MANIFEST = "SHA256SUMS"
 """Name of the file with the checksums of all others, as `sha256sum -c` reads it."""
@@ -102,16 +102,14 @@ def pack(
     if not runs:
         raise UserError("no run folder to pack", mend="give a folder with runs")
     refuse_namesakes(runs)
-    refuse_unknown(frame, task, metric)
+    task = judged_task(frame, task, metric)
     names: list[str] = []
 
     def fill(file: IO[bytes]) -> None:
         # `write_atomically` calls this once, with the file that takes the place of the old one when all is written.
         sums: dict[str, str] = {}
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in _contents(
-                runs, frame, title, (judged_task(frame, task, metric), metric), tell, checkpoints=checkpoints
-            ):
+            for name, content in _contents(runs, frame, title, (task, metric), tell, checkpoints=checkpoints):
                 sums[name] = hashlib.sha256(content).hexdigest()
                 _add(archive, name, content)
             _add(archive, MANIFEST, "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode())

@@ -41,7 +41,7 @@ from results.report.headline import headline
 from results.report.run_entries import entries
 from results.statistics.paired import difference_text, interval_text, p_text
 from results.tables.rendering import render
-from results.tables.selection import asked_of, judged_by, judged_task, measured_tasks, refuse_unknown
+from results.tables.selection import asked_of, judged_by, judged_task, measured_tasks
 from results.tables.sweep_pairs import sweep_pairs
 
 STATE_CLASSES = {
@@ -100,7 +100,6 @@ def build(
     """
     runs = sorted(runs, key=lambda run: run.name)
     refuse_namesakes(runs)
-    refuse_unknown(frame, task, metric)
     task = judged_task(frame, task, metric)
     verdicts = judge(frame, task=task, metric=metric)
     families = judge_families(verdicts)

@@ -139,8 +139,9 @@ def judged_task(frame: pd.DataFrame | None, task: str = "", metric: str = "") ->
         metric: The metric that was asked for, or empty.
 
     Raises:
-        UserError: No trained network has what was asked for: a page would call everything "not run".
+        UserError: As of `refuse_unknown`; or no trained network has what was asked for.
     """
+    refuse_unknown(frame, task, metric)
     usual = published("table1").task
     if frame is not None:
         measured = [name or usual for table in ("table1", "table3") for name in measured_tasks(frame, table, metric)]
