@@ -321,6 +321,12 @@ def seeds_by_cell(frame: pd.DataFrame) -> "pd.Series[int]":
     return frame.groupby(CELL, observed=True)["seed"].nunique()
 
 
+def seeds_text(counts: "pd.Series[int]") -> str:
+    """Returns numbers of seeds for people: `3 seeds` where all are the same, else `2 to 5 seeds`."""
+    fewest, most = int(counts.min()), int(counts.max())
+    return counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+
+
 def export(frame: pd.DataFrame, path: Path) -> None:
     """Writes the long table, and leaves an older file as it was if that fails.
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from repro.quantities import counted, duration_text
 from results.claims.verdicts import CONTRADICTED, SUPPORTED, Verdict, count
-from results.collection.collect import ENOUGH_SEEDS, seeds_by_cell
+from results.collection.collect import ENOUGH_SEEDS, seeds_by_cell, seeds_text
 from results.collection.runs import RunRecord
 from results.tables.references import without_untrained
 
@@ -103,10 +103,8 @@ def _spread(frame: pd.DataFrame | None) -> Item:
     if frame is None:
         return Item("NeurIPS 7", question, "no", "no result yet")
     by_cell = seeds_by_cell(without_untrained(frame))
-    fewest, most = int(by_cell.min()), int(by_cell.max())
-    answer = "yes" if fewest >= ENOUGH_SEEDS else "partly" if most > 1 else "no"
-    seeds = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    evidence = f"{seeds} a cell; sample standard deviations, paired 95 % intervals, p after Holm"
+    answer = "yes" if by_cell.min() >= ENOUGH_SEEDS else "partly" if by_cell.max() > 1 else "no"
+    evidence = f"{seeds_text(by_cell)} a cell; sample standard deviations, paired 95 % intervals, p after Holm"
     return Item("NeurIPS 7", question, answer, evidence)
 
 

@@ -10,6 +10,7 @@ from repro.quantities import counted
 from results.claims.families import FamilyVerdict
 from results.claims.parts import MethodPart, parts_in_words
 from results.claims.verdicts import NOT_RUN, OUTCOMES
+from results.collection.collect import seeds_text
 from results.collection.row_comparison import ALTERED, TINY
 from results.formats.layout import Table
 from results.paper.paper_claims import margin
@@ -144,8 +145,7 @@ def _scale(frame: pd.DataFrame, beside: str = "") -> str:
         beside: Text to add at the end.
     """
     runs, methods = frame["path"].nunique(), frame["method"].nunique()
-    fewest, most = (int(seeds) for seeds in _seeds(frame))
-    seeds = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    seeds = seeds_text(frame.groupby("method", observed=True)["seed"].nunique())
     counts = f"{counted(runs, 'run')} of {counted(methods, 'method')}, {seeds}"
     sizes = sorted({str(scale) for scale in frame["scale"] if scale})
     comparisons = list(dict.fromkeys(frame["departures"]))
@@ -161,11 +161,6 @@ def _scale(frame: pd.DataFrame, beside: str = "") -> str:
         return f"{TINY} – {size}: not comparable with the published numbers. {counts}{alone}{beside}."
     whose = not_known or "the paper's"
     return f"{whose}{alone}. {counts}{beside}."
-
-
-def _seeds(frame: pd.DataFrame) -> tuple[int, int]:
-    seeds = frame.groupby("method", observed=True)["seed"].nunique()
-    return seeds.min(), seeds.max()
 
 
 def _met(tables: Sequence[Table]) -> str:
