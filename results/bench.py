@@ -40,7 +40,7 @@ def collecting(rows: int) -> dict[str, Any]:
         runs = find_runs([Path(folder)])
         frame = collect_runs(runs)
         collected = time.perf_counter()
-        page = markdown(render("table1", frame, runs=runs, rows="all"))
+        page = markdown(render("table1", frame, runs=runs, every=True))
         end = time.perf_counter()
     return {
         "rows": len(frame),

@@ -89,7 +89,7 @@ class Material:
         # All rows: with another choice, a table without any result would be refused.
         task, metric = asked_of(published(name), self.task, self.metric)
         # With references, untrained networks become references, which are no records, and get no columns of their own.
-        table = render(name, self.frame, runs=self.runs, rows="all", task=task, metric=metric, references=True)
+        table = render(name, self.frame, runs=self.runs, every=True, task=task, metric=metric, references=True)
         records = table.records
         filled = records[records["n"] > 0].copy()
         lines = filled.to_dict("records")

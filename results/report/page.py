@@ -208,7 +208,7 @@ def whole_table(
     if frame is not None:
         paper = published(name)
         task, metric = asked_of(paper, task, metric)
-        table = render(name, frame, runs=runs, rows="all", references=True, task=task, metric=metric)
+        table = render(name, frame, runs=runs, every=True, references=True, task=task, metric=metric)
         if _is_measured(table):
             return table
         if measured_tasks(frame, name):

@@ -75,7 +75,6 @@ def table(
     frame = None if only == "paper" else collect_runs(records, listed(roots))
     warn([] if frame is None else frame.attrs["warnings"], console)
     refuse_unknown(frame, task, metric)
-    rows: Any = "all" if every else "measured"
     only_checked: Any = only  # `render` refuses what is none of its choices
     if frame is not None and not task:
         task = measured_task(frame, name, metric) or ""
@@ -83,7 +82,7 @@ def table(
             Console(stderr=True).print(fuller, soft_wrap=True)
     references = frame is not None and has_untrained_among_trained(frame)
     content = render(
-        name, frame, runs=records, rows=rows, only=only_checked, metric=metric, task=task, references=references
+        name, frame, runs=records, every=every, only=only_checked, metric=metric, task=task, references=references
     )
     if as_json:
         say(content.records.to_json(orient="records", double_precision=4, force_ascii=False, indent=1))

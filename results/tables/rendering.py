@@ -23,8 +23,6 @@ from results.tables.columns import Column, find_columns, paper_columns
 from results.tables.references import reference_lines, without_untrained
 from results.tables.selection import by_task, frameworks_of, select_results
 
-Rows = Literal["measured", "all"]
-"""Which rows and columns a table has: those for which something was run, or the paper's whole layout."""
 Only = Literal["", "measured", "paper", "diff"]
 """The one of the three numbers that a table shows; empty for all three."""
 _KINDS = {"": ("published", "measured", "Δ"), "measured": ("measured",), "paper": ("published",), "diff": ("Δ",)}
@@ -55,7 +53,7 @@ def render(
     frame: pd.DataFrame | None = None,
     *,
     runs: Sequence[RunRecord] = (),
-    rows: Rows = "measured",
+    every: bool = False,
     only: Only = "",
     metric: str = "",
     task: str = "",
@@ -72,7 +70,7 @@ def render(
         name: `table1`, `table2` or `table3`.
         frame: What `results.collection.collect.collect` returns; not needed for the paper's numbers alone.
         runs: The run folders at hand, which tell why a cell is empty.
-        rows: `measured` for the methods and columns for which something was run, `all` for the paper's whole layout.
+        every: All rows and columns of the paper's layout; else only those for which something was run.
         only: Show `measured`, `paper` or `diff` alone.
         metric: Of tables 1 and 3: which number of ours to show, `top1` (the last epoch) by default.
         task: Of tables 1 and 3: an evaluation other than the paper's, such as `logistic` or `knn`; then the published
@@ -86,8 +84,8 @@ def render(
         UserError: Unknown table or choice, no result to show, or runs that must not be averaged (`refuse_mixed`).
     """
     paper = published(name)
-    _check("rows", rows, get_args(Rows))
-    _check("--only", only, get_args(Only))
+    if only not in get_args(Only):
+        raise UserError(f"no choice of --only {only!r}", mend=nearest(only, filter(None, get_args(Only))))
     if metric and not paper.metrics:
         raise UserError(f"{name} prints its own metrics, AP to AP75", mend="leave --metric out")
     if only == "paper":  # before anything that needs results
@@ -101,12 +99,12 @@ def render(
     # Of all results, not only the table's: else it would be filled with untrained networks if only they are in it.
     shown = without_untrained(frame) if references else frame
     results = select_results(shown, paper, metric)
-    if results.empty and rows == "measured":
+    if results.empty and not every:
         raise _no_results(shown, paper, metric)
     # Of the table's results alone: mixed runs elsewhere are no reason to refuse this table.
     refuse_mixed(results)
-    columns = find_columns(results, paper, metric, every=rows == "all")
-    table_rows = _rows(results, paper, [run.method for run in runs], every=rows == "all")
+    columns = find_columns(results, paper, metric, every=every)
+    table_rows = _rows(results, paper, [run.method for run in runs], every=every)
     records = cell_records(table_rows, columns, results, lacking_a_number(runs), paper, runs, shown)
     kinds = _kinds(only, paper, metric)
     table = _table(records, results, table_rows, columns, paper, only, kinds)
@@ -118,11 +116,6 @@ def _kinds(only: Only, paper: Published, metric: str) -> tuple[str, ...]:
     """Returns the kinds of columns in each group; if the paper has no such numbers, the measured ones by default."""
     has_published = bool(paper.values) and paper.prints(metric)
     return _KINDS[only if only or has_published else "measured"]
-
-
-def _check(what: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(f"no choice of {what} {value!r}", mend=nearest(value, filter(None, choices)))
 
 
 def _no_results(frame: pd.DataFrame, paper: Published, metric: str) -> UserError:

@@ -56,7 +56,7 @@ def test_an_empty_cell_says_what_became_of_its_runs(tmp_path: Path) -> None:
     started(tmp_path, "mocov2+ours-blur", 0, state="failed", error="out of memory")
     started(tmp_path, "mocov2+ours-mean", 0, state="done", task="pretrain")
     frame = frame_of(*rows_of(), *rows_of("mocov2+adios", protocol="linear-moco-v1[epochs=10]"))
-    table = render("table1", frame, runs=find_runs([tmp_path], resolve), rows="all")
+    table = render("table1", frame, runs=find_runs([tmp_path], resolve), every=True)
     ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["measured"]
     assert ours["mocov2"] == "68.00 (1)"
     assert ours["mocov2+ours-hp"] == "running"
@@ -93,7 +93,7 @@ def test_a_detector_that_failed_is_told_in_the_column_of_tiny_ones(tmp_path: Pat
     own = "detection of 9 iterations"
     folder.results.unlink()
     append(folder.results, [replace(row, task="voc07+12", scale=f"{row.scale}, {own}", evaluation_scale=own)])
-    table = render("table2", collect([tmp_path], resolve), runs=find_runs([tmp_path], resolve), rows="all")
+    table = render("table2", collect([tmp_path], resolve), runs=find_runs([tmp_path], resolve), every=True)
     ours = records_of(table).query(f"scale == '64 px, {own}'").set_index("row")["measured"]
     assert set(ours["mocov2+ours-hp"]) == {"failed"}
     assert "further runs of it have no result: 1 failed" in markdown(table)
@@ -130,7 +130,7 @@ def test_an_evaluation_that_failed_is_told_of_a_run_that_was_measured_otherwise(
         with pytest.raises(RuntimeError), folder.attempt("linear"):
             raise RuntimeError("out of memory")
     runs = find_runs([tmp_path], resolve)
-    table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=runs, rows="all")
+    table = render("table1", frame_of(*rows_of(values=(68.0, 69.0))), runs=runs, every=True)
     ours = records_of(table).query("protocol == 'linear-moco-v1'").set_index("row")["measured"]
     assert ours["mocov2+ours-hp"] == "failed"
     assert ours["mocov2+ours-blur"] == "not run"
@@ -149,7 +149,7 @@ def test_a_probe_that_failed_is_told_beside_one_on_another_data_set(tmp_path: Pa
         with pytest.raises(RuntimeError), folder.attempt(task):
             raise RuntimeError("out of memory")
     runs = find_runs([tmp_path], resolve)
-    table = render("table1", collect([tmp_path], resolve), runs=runs, rows="all", only="measured")
+    table = render("table1", collect([tmp_path], resolve), runs=runs, every=True, only="measured")
     assert markdown_rows(table)["MoCo v2"] == ["failed", "60.00 (1)", "failed"]
     append(folder.results, rows_of(run_id=folder.load().id))  # an earlier attempt ended well
     assert list(find_runs([tmp_path], resolve)[0].unfinished_evaluations) == ["linear@flowers102"]

@@ -36,7 +36,7 @@ def golden_table() -> Table:
             *rows_of("mocov2", (40.25, 41.75), dataset="scenes", scale=TINY, protocol="linear-moco-v1[epochs=10]"),
             *rows_of("mocov2+ours-hp", (45.5,), dataset="scenes", scale=TINY, protocol="linear-moco-v1[epochs=10]"),
         ),
-        rows="all",
+        every=True,
     )
 
 

@@ -158,7 +158,7 @@ def test_imported_weights_never_stand_in_a_row_of_the_papers(tmp_path: Path) -> 
     assert "[4] imported weights: how they were trained is unknown" in markdown(table)
     # They were measured by the paper's protocol, so that is not the reason.
     assert "[3] no run here can be compared with a row of the paper's: no difference is taken" in markdown(table)
-    whole = markdown_rows(render("table1", collect([tmp_path], resolve), rows="all"))
+    whole = markdown_rows(render("table1", collect([tmp_path], resolve), every=True))
     assert whole["MoCo v2"][:3] == ["68.22", "not run", "–"]
     # Beside a run of the row itself: they neither join nor exclude it.
     finished(tmp_path, "mocov2", 0, {TOP1: 68.0})

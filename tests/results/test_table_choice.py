@@ -55,7 +55,7 @@ def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path)
     with pytest.raises(UserError, match="table3 has no row for what was measured, simclr"):
         render("table3", frame)
     assert measured_task(frame, "table3") is None
-    assert render("table3", frame, rows="all").records["n"].sum() == 0
+    assert render("table3", frame, every=True).records["n"].sum() == 0
     run = resolve("simclr")
     append(begun(tmp_path / "s", run).results, rows_of("simclr", run_id=run.id))
     console = Console(record=True, width=200)

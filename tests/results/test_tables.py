@@ -50,7 +50,7 @@ def test_a_single_run_has_no_std() -> None:
 
 
 def test_all_rows_show_the_papers_layout_and_what_was_not_run() -> None:
-    table = render("table1", frame_of(*rows_of()), rows="all")
+    table = render("table1", frame_of(*rows_of()), every=True)
     assert [group.heading.text for group in table.groups] == ["ImageNet-100", "Caltech-101", "Flowers-102"]
     assert len(markdown_rows(table)) == 13 + 2
     missing = ("not run", "–")
@@ -117,7 +117,7 @@ def test_table_3_ranks_the_branches_of_each_strategy() -> None:
 def test_adios_says_in_what_it_departs_from_its_authors_script(method: str, word: str) -> None:
     text = markdown(render("table1", frame_of(*rows_of(method, (70.0,)))))
     assert word in text
-    assert word not in markdown(render("table1", frame_of(*rows_of("mocov2", (70.0,))), rows="all"))
+    assert word not in markdown(render("table1", frame_of(*rows_of("mocov2", (70.0,))), every=True))
 
 
 # --- what stands where
@@ -274,12 +274,12 @@ def test_runs_of_two_recipes_under_one_name_are_refused_with_the_difference(tmp_
         hidden.rename(settings)
 
 
-def test_an_unknown_table_rows_or_metric_is_refused_with_the_choice() -> None:
+def test_an_unknown_table_number_or_metric_is_refused_with_the_choice() -> None:
     frame = frame_of(*rows_of())
     with pytest.raises(UserError, match=r"no table 'table9'; mend: did you mean .* known: table1, table2, table3"):
         render("table9", frame)
-    with pytest.raises(UserError, match="no choice of rows 'some'; mend: one of measured, all"):
-        render("table1", frame, rows="some")
+    with pytest.raises(UserError, match="no choice of --only 'some'; mend: one of measured, paper, diff"):
+        render("table1", frame, only="some")
     with pytest.raises(UserError, match=r"no linear top2 among the results \(found: top1\)"):
         render("table1", frame, metric="top2")
     with pytest.raises(UserError, match="found: no linear evaluation"):
@@ -299,7 +299,7 @@ def test_tiny_numbers_are_watermarked_in_every_format() -> None:
     assert rf"{{\bfseries {lead}; " + sizes.replace("–", "--") in latex(table)
     (record,) = records_of(table).to_dict("records")
     assert (record["scale"], record["watermark"]) == (TINY, f"{lead}; {sizes}")
-    every = render("table1", frame_of(*rows_of(values=(40.0,), scale=TINY)), rows="all")
+    every = render("table1", frame_of(*rows_of(values=(40.0,), scale=TINY)), every=True)
     assert every.watermark == watermark  # the paper's other columns have no number of ours
 
 
