@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -204,8 +203,7 @@ def _measured(
 
 def _behind(row: Mapping[Any, Any], records: Mapping[str, RunRecord]) -> dict[str, Any]:
     """Tells what is known of a row of results and of its run; `records` are the runs by `path_of_rows`."""
-    # The folder of the row's file, if the rows were not collected from the given run folders.
-    run = records.get(row["path"], RunRecord(Path(row["path"]).parent))
+    run = records[row["path"]]
     return {
         "run": run.name,
         "seed": row["seed"],

@@ -142,13 +142,8 @@ class Batch:
         """Returns an array as two.
 
         Args:
-            number: How many jobs the first one has.
-
-        Raises:
-            ValueError: One of them would have none.
+            number: How many jobs the first one has; each has at least one.
         """
-        if not 0 < number < len(self.keys):
-            raise ValueError(f"{self.name} has {len(self.keys)} jobs, and cannot be split after {number}")
         first, second = (
             replace(self, name=renamed(self.name), keys=self.keys[part], parents=self.parents[part])
             for part in (slice(None, number), slice(number, None))

@@ -63,9 +63,6 @@ def test_what_waits_for_nothing_is_an_array_or_a_single_job() -> None:
     first, second = array.split(1)
     assert (first.keys, second.keys) == (PARENTS[:1], PARENTS[1:])
     assert len({first.name, second.name, array.name}) == 3
-    for number in (0, 3):
-        with pytest.raises(ValueError, match="has 3 jobs, and cannot be split after"):
-            array.split(number)
     assert first.resolved({})[0].indices == ()
 
 
