@@ -85,6 +85,20 @@ def read_regular(path: Path, most: int) -> bytes:
         os.close(descriptor)
 
 
+TAIL_BYTES = 8192
+"""Some hundred lines; logs of long trainings have many megabytes."""
+
+
+def tail(path: Path) -> str:
+    """Returns the end of a file, which may begin within a line; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return file.read().decode(errors="replace")  # the tail may begin within a character
+    except OSError:
+        return ""
+
+
 LONGEST_NAME = 245
 """Most bytes in a file's name: file systems allow 255, of which its temporary name needs ten more."""
 

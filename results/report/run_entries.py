@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from repro.files import tail
 from repro.quantities import number_text
 from repro.runs.evaluation import HEADLINES, PROTOCOLS, Evaluation
 from repro.runs.run import Run
@@ -17,8 +18,6 @@ from results.tables.explain import changed, describe
 
 LOG_LINES = 12
 """How many of the last lines of a run's log the page shows."""
-LOG_BYTES = 8000
-"""How much of the end of a log is read to find them."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +152,5 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _tail(logs: Sequence[Path]) -> str:
     """Returns the last lines of the newest log, each cut if it is very long."""
-    if not logs:
-        return ""
-    with logs[-1].open("rb") as file:
-        file.seek(max(logs[-1].stat().st_size - LOG_BYTES, 0))
-        lines = file.read().decode(errors="replace").splitlines()  # the cut may fall within a character
+    lines = tail(logs[-1]).splitlines() if logs else []
     return "\n".join(line[:400] for line in lines[-LOG_LINES:])

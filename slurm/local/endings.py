@@ -4,11 +4,11 @@ import os
 from contextlib import suppress
 
 from repro.errors import UserError
+from repro.files import tail
 from repro.runs.resumption import goes_on
 from repro.runs.status import Status
 from slurm.jobs.causes import cause_of_ranks
 from slurm.local.processes import LocalJob
-from slurm.monitoring.logs import tail
 from slurm.monitoring.status import status_of
 from slurm.planning.graph import Job
 

@@ -6,23 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from repro.errors import UserError
+from repro.files import tail
 from repro.presence import is_folder
 from repro.runs.folder import RunFolder
 from slurm.sweep_folder.ledger import Ledger, Submission
 
-TAIL_BYTES = 8192
-"""Some hundred lines; logs of long trainings have many megabytes."""
 POLL_SECONDS = 0.5
-
-
-def tail(path: Path) -> str:
-    """Returns the end of a file, which may begin within a line; empty where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            return file.read().decode(errors="replace")  # the tail may begin within a character
-    except OSError:
-        return ""
 
 
 def last_line(log: Path) -> str:

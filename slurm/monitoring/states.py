@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from repro.errors import UserError, with_mend
+from repro.files import tail
 from repro.presence import exists
 from repro.quantities import duration_text
 from repro.runs.folder import RunFolder
@@ -20,7 +21,7 @@ from repro.runs.resumption import goes_on
 from repro.runs.status import PRETRAIN, Status
 from repro.runs.sweep_names import LOGS
 from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
-from slurm.monitoring.logs import error_tails, last_line, tail
+from slurm.monitoring.logs import error_tails, last_line
 from slurm.monitoring.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of
 from slurm.sweep_folder.ledger import REPORT, Key, Submission
 from slurm.sweep_folder.local_lock import has_local_launcher

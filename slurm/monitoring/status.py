@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError, with_mend
+from repro.files import tail
 from repro.presence import exists
 from repro.runs.detection import DETECTION_TASKS
 from repro.runs.evaluation import HEADLINES, Evaluation, is_complete, task_and_dataset
@@ -26,7 +27,6 @@ from repro.runs.status import PRETRAIN, Status
 from repro.runs.sweep_names import RENDERED
 from repro.runs.task_results import ReadResults, has_result, of_task, own_rows, rows_of
 from slurm.jobs.orders import ordered_run, ordered_tables
-from slurm.monitoring.logs import tail
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import LIVE, State, before, judge
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger, Submission

@@ -8,8 +8,9 @@ import pytest
 from sweep_samples import NOW, FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
+from repro.files import tail
 from slurm.monitoring import logs
-from slurm.monitoring.logs import follow, last_line, log_files, tail
+from slurm.monitoring.logs import follow, last_line, log_files
 
 
 def test_logs_are_those_of_the_newest_attempt_that_has_begun(sweep: Sweep, runs: Path) -> None:

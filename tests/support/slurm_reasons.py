@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from repro.files import tail
 from repro.runs.folder import RunFolder
-from slurm.monitoring.logs import last_line, tail
+from slurm.monitoring.logs import last_line
 from slurm.sweep_folder.ledger import Ledger, Submission
 
 LOG_LINES = 12
