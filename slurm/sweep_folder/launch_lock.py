@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from repro.errors import UserError
@@ -41,9 +42,7 @@ def launch_lock(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Iterator
     """
     of_launch, of_sbatch = sweep_folder / ".launch.lock", sweep_folder / SBATCH_LOCK
 
-    def busy() -> BusySweepError:
-        what = f"another launch of {sweep_folder} is still submitting"
-        return BusySweepError(what, mend=until_free(of_sbatch, of_launch))
+    busy = partial(_still_submitting, sweep_folder, of_sbatch, of_launch)
 
     def sbatch_is_busy() -> BusySweepError:
         what = f"an sbatch of an earlier launch of {sweep_folder} is still at work"
@@ -78,9 +77,9 @@ def between_launches(sweep_folder: Path, wait: float = LAUNCHING_SECONDS) -> Ite
         UserError: The folder cannot be written to.
     """
     lock = sweep_folder / SBATCH_LOCK
-
-    def busy() -> BusySweepError:
-        return BusySweepError(f"another launch of {sweep_folder} is still submitting", mend=until_free(lock))
-
-    with signed_lock(lock, wait=wait, every=POLL_SECONDS, taken=busy):
+    with signed_lock(lock, wait=wait, every=POLL_SECONDS, taken=partial(_still_submitting, sweep_folder, lock)):
         yield
+
+
+def _still_submitting(sweep_folder: Path, *locks: Path) -> BusySweepError:
+    return BusySweepError(f"another launch of {sweep_folder} is still submitting", mend=until_free(*locks))
