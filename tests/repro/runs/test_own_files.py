@@ -124,9 +124,12 @@ def test_scores_of_fewer_epochs_are_no_best_of_all(tmp_path: Path) -> None:
     lines = [json.dumps({"step": 2 * epoch, "epoch": epoch, "top1": 9.0}) + "\n" for epoch in (1, 2, 3)]
     path.write_text("".join(lines))
     assert len(read_scores(path, 3)) == 3
-    for kept in ([], lines[:2], lines[1:], [lines[0], lines[2]]):
+    of_no_epoch = '{"step": 6, "top1": 9.0}\n'
+    for kept in ([], lines[:2], lines[1:], [lines[0], lines[2]], [*lines[:2], of_no_epoch]):
         path.write_text("".join(kept))
-        assert "does not hold the scores of each of the 3 epochs" in message_of(lambda: read_scores(path, 3))
+        told = message_of(lambda: read_scores(path, 3))
+        assert "does not hold the scores of each of the 3 epochs" in told
+        assert told.endswith(f"mend: put the file back, or remove {tmp_path} and evaluate again")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'[{"data": 3}]', b'[{"commit": 1, "data": {}}]'])
