@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from training_samples import (
     CPU,
     assert_same_training,
@@ -23,6 +24,7 @@ from downstream.measurement import Target, scores
 from downstream.partitions import standard
 from downstream.tasks import evaluate
 from repro.backbones.backbone import load_backbone
+from repro.contrastive.batch_norm import ReducedBatchNorm
 from repro.data.subsets import Subset, share_of, sizes
 from repro.runs.folder import RunFolder
 from repro.runs.protocols import FinetuneSettings
@@ -180,6 +182,14 @@ def test_few_labels_are_one_batch_and_the_rate_follows(tmp_path: Path) -> None:
     short = training(with_random_backbone(run, tmp_path), run, "semi-1")
     assert [len(batch) for batch in short.loader.batch_sampler] == [8]
     assert short.optimizers["main"].param_groups[0]["lr"] == pytest.approx(0.05 * 8 / 256)
+
+
+def test_batch_norm_spans_all_processes(tuned: tuple[RunFolder, list[Result]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.contrastive.batch_norm.world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "gloo")
+    network = FineTuned(load_backbone(tuned[0].backbone), 8).network
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {type(norm) for norm in norms} == {ReducedBatchNorm}
 
 
 def test_without_momentum_there_is_none_of_nesterovs(tmp_path: Path) -> None:
