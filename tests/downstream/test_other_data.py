@@ -1,17 +1,21 @@
 """An evaluation knows which images it measured: numbers and unfinished trainings of other images are not used."""
 
+import io
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 from image_samples import write_image
 from json_rows import read_rows, write_rows
+from PIL import Image
 from training_samples import CPU, refused, salmask, tiny, with_random_backbone
 from transfer_samples import make_caltech
 
+from downstream.crops import CentralCrops
 from downstream.measurement import Target
 from downstream.partitions import scored_images
 from downstream.scored_pictures import pictures_of_scored
@@ -118,8 +122,12 @@ def test_a_picture_opens_one_of_the_drawn_splits_alone(tmp_path: Path, monkeypat
     monkeypatch.setenv("SALMASK_DATA", str(make_caltech(tmp_path)))
     draw = MagicMock(wraps=caltech.split)
     monkeypatch.setattr(caltech, "split", draw)
-    assert len(pictures_of_scored(tiny(), "linear", "caltech101", [(0, 1), (1, 1)])) == 2
+    pictures = pictures_of_scored(tiny(), "linear", "caltech101", [(0, 1), (1, 1)])
     draw.assert_called_once()
+    crop, _ = CentralCrops(caltech.open_pool(tmp_path), 32)[1]  # an image's number is its place in the whole pool
+    for picture in pictures:
+        shown = np.asarray(Image.open(io.BytesIO(picture))).astype(int)
+        assert np.abs(shown - crop.permute(1, 2, 0).numpy()).mean() < 12  # what JPEG takes of a noisy image
 
 
 @pytest.mark.parametrize("task", ["linear", "finetune"])
