@@ -51,8 +51,6 @@ def settled_queue(ledger: Ledger, tell: Callable[[str], object]) -> QueueSnapsho
             for entry in entries[:1]
             if not queue.named(entry.submission)
         ]
-        if not unsettled:
-            return queue
         queue = replace(queue, jobs={**named_in_accounting([e.submission for e in unsettled]), **queue.jobs})
         lost = [entry for entry in unsettled if not queue.named(entry.submission)]
         youngest = max((entry.written_at for entry in lost), default=-math.inf)

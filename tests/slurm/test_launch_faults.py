@@ -27,7 +27,7 @@ from repro.jobs import PROGRAM
 from slurm.monitoring.queue import snapshot
 from slurm.nodes.probe import probe
 from slurm.profiles.profile import Cluster, Resources
-from slurm.submission.adoption import SETTLING_SECONDS, found_again, settled_queue
+from slurm.submission.adoption import POLL_SECONDS, SETTLING_SECONDS, found_again, settled_queue
 from slurm.submission.handover import NO_PARENT
 from slurm.submission.launch import submit
 from slurm.sweep_folder.ledger import REPORT, Ledger, Submission
@@ -264,7 +264,7 @@ def test_killed_with_its_sbatch_what_slurm_took_is_looked_for(
 
     monkeypatch.setattr("slurm.submission.adoption.time.sleep", sleep)
     outcome = launch(graph)
-    assert waits
+    assert waits.count(POLL_SECONDS) == 1  # the other waits are subprocess's
     first = [entry for entry in Ledger(graph.sweep_folder).submissions() if entry.submission == name]
     assert [entry.job for entry in first] == [f"77_{n}" for n in range(4)]
     submitted = Counter(task for _, task in outcome.submitted)
@@ -297,7 +297,11 @@ def test_an_intent_of_the_future_keeps_nobody_for_ever(
     """The clock of the login node that wrote the intent was fast; every launch used to wait until that time."""
     graph, now, real = graph_for(tmp_path), [0.0], time.sleep
     ledger = Ledger(graph.sweep_folder)
-    ledger.intend([Submission("s-1", "slurm", "c", "", "m/s0", "pretrain", time="2199-01-01T00:00:00+00:00")])
+    of_the_past, of_the_future = (
+        Submission(f"s-{seed}", "slurm", "c", "", f"m/s{seed}", "pretrain", time=f"{year}-01-01T00:00:00+00:00")
+        for seed, year in enumerate((2020, 2199))
+    )
+    told: list[str] = []
 
     def sleep(seconds: float) -> None:
         if seconds < 1:  # subprocess's own waiting
@@ -308,8 +312,13 @@ def test_an_intent_of_the_future_keeps_nobody_for_ever(
 
     monkeypatch.setattr("slurm.submission.adoption.time.monotonic", lambda: now[0])
     monkeypatch.setattr("slurm.submission.adoption.time.sleep", sleep)
-    assert settled_queue(ledger, lambda _: None).jobs == {}
+    ledger.intend([of_the_past])
+    assert settled_queue(ledger, told.append).jobs == {}
+    assert (now, told) == ([0.0], [])  # what Slurm has not shown for years it never took
+    ledger.intend([of_the_future])
+    assert settled_queue(ledger, told.append).jobs == {}
     assert now[0] > SETTLING_SECONDS
+    assert told == ["an earlier launch was killed while it submitted: waiting to see which of its jobs Slurm took"]
 
 
 def test_two_launchers_at_once_of_a_new_sweep(stand_in: StandInSlurm, tmp_path: Path) -> None:
