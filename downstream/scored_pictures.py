@@ -60,7 +60,7 @@ def pictures_of_scored(run: Run, task: str, dataset: str, images: Sequence[tuple
 @torch.no_grad()
 def _picture(pixels: Tensor, maker: ViewMaker | None, seed: int) -> bytes:
     """Draws the parts of one image side by side, as a JPEG."""
-    view = pixels.unsqueeze(0).float() / 255
+    view = pixels.unsqueeze(0) / 255
     parts = [view]
     if maker is not None and maker.masking is not None and maker.foregrounds is not None:
         normal = maker.normalise(view)

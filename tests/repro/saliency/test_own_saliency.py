@@ -312,7 +312,10 @@ def test_scored_images_are_shown_alone_where_maps_are_of_training_images(folder_
 
     crop = TINY["data.crop"]
     assert size(source="maps", files=str(maps)) == size(source="truth") == (crop, crop)
-    assert size(source="network")[0] > 3 * crop  # with foreground and masked query beside it
+    of_network = size(source="network")
+    assert of_network[0] > 3 * crop  # with foreground and masked query beside it
+    assert size(source="network", map="image") == of_network
+    assert size(source="truth", hard_negative_source="network") == of_network
 
 
 def test_a_scored_image_is_shown_with_its_foreground_and_its_masked_query(folder_root: Path) -> None:
@@ -328,6 +331,9 @@ def test_a_scored_image_is_shown_with_its_foreground_and_its_masked_query(folder
     # The split's seed draws the mask, and nothing else; JPEG's chroma reaches a pixel over the end of a block.
     assert (first == of_another_split)[:, : 2 * side - 2].all()
     assert (query != of_another_split[:, -side:]).any()
+    with patch("downstream.scored_pictures.stretch", lambda inputs: torch.full_like(inputs, 1.5)):
+        (picture,) = pictures_of_scored(run, "linear", "folder", [(0, 1)])
+    assert (np.asarray(Image.open(io.BytesIO(picture)))[:, -side + 8 :] > 250).all()  # too bright is white, not dark
 
 
 def test_maps_without_contrast_are_told_with_the_mend_that_applies(
