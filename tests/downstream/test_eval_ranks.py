@@ -135,14 +135,17 @@ def test_a_batch_that_processes_cannot_share_is_refused(
     assert (refusal.value.what, refusal.value.mend) == (what, mend)
 
 
-def test_a_probe_that_processes_cannot_share_is_refused_before_anything_is_computed(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("task", ["linear", "finetune"])
+def test_a_training_that_processes_cannot_share_is_refused_before_anything_is_computed(
+    task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It used to be refused after earlier tasks, and after the features of all scored images."""
-    monkeypatch.setattr(loading, "world_size", lambda: 3)
-    run = tiny(changes={"probe.batch": 16})
-    with pytest.raises(UserError, match=r"a batch of 16 cannot be shared by 3 processes"):
-        linear.check(run, Target("scenes", None, run.data.scenes), backbone=None)
+    for module in (finetune, loading):
+        monkeypatch.setattr(module, "world_size", lambda: 3)
+    run = tiny(changes={"probe.batch": 16, "finetune.batch": 16})
+    check = linear.check if task == "linear" else finetune.FINETUNE.check
+    with pytest.raises(UserError, match=r"a batch of 16,? .* 3 processes"):
+        check(run, Target("scenes", None, run.data.scenes), None)
 
 
 def scores_of_rank(number: int, place: Path) -> dict[str, Any]:

@@ -140,6 +140,12 @@ def test_a_file_is_read_once_for_all_parts_of_its_pool(tmp_path: Path, monkeypat
     store = store_of(folder)
     assert all(np.array_equal(store(Subset(val, [index])), expected[[index]]) for index in (3, 1, 2))
     assert reads == [store.path(val)]
+    train = open_data(RUN, "train")
+    store(train)
+    store(val)
+    assert reads == [
+        store.path(images) for images in (val, train, val)
+    ]  # one pool is held: a large one takes gigabytes
 
 
 def test_whatever_features_depend_on_changes_the_file(tmp_path: Path) -> None:

@@ -82,6 +82,9 @@ def test_the_rows_are_what_the_final_network_scores_in_eval_mode(tuned: tuple[Ru
     expected = scores(torch.cat([logits for logits, _ in batches]), torch.cat([labels for _, labels in batches]))
     assert {name: values[name] for name in expected} == pytest.approx(expected)
     assert values["top1_best"] >= values["top1"]
+    status = folder.status("finetune")
+    assert status is not None
+    assert (status.step, status.steps) == (6, 6)
 
 
 def test_every_parameter_is_trained_and_the_backbone_file_is_left_alone(tuned: tuple[RunFolder, list[Result]]) -> None:
