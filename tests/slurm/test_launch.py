@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from slurm.monitoring.queue import QueuedJob, QueueSnapshot
 from slurm.planning.graph import Graph
 from slurm.planning.sweep import Part, Sweep, expand
 from slurm.profiles.profile import Cluster, Resources
-from slurm.submission.adoption import adopt
+from slurm.submission.adoption import adopt, adopt_local
 from slurm.submission.launch import submit
 from slurm.sweep_call import SweepCall
 from slurm.sweep_folder.ledger import Ledger, Submission
@@ -169,13 +170,43 @@ def test_slurm_that_refuses_or_does_not_answer_is_one_line(stand_in: StandInSlur
 def test_jobs_of_a_killed_launcher_are_adopted_with_their_numbers(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     entries = [entry(submission="s-pretrain-1", folder=f"m/s{seed}-ab") for seed in range(3)]
-    ledger.intend([*entries, entry(submission="never-sent", folder="m/s9-ab")])
+    never_sent = [entry(submission="never-sent", folder=f"m/s{seed}-ab") for seed in (8, 9)]
+    of_no_file = [entry(submission="s-linear-1", folder=f"m/s{seed}-ab") for seed in (6, 7)]
+    ledger.intend([*entries, *never_sent, *of_no_file])
     folders = zip((1, 4, 5), (e.folder for e in entries), strict=True)
     calls = {index: Call(tmp_path / folder, "pretrain", PROGRAM.task) for index, folder in folders}
     write_calls(ledger.logs / "s-pretrain-1", calls)
     jobs = {f"812_{n}": QueuedJob(f"812_{n}", "s-pretrain-1", "PENDING") for n in (1, 5)}  # 812_4 has been forgotten
+    jobs |= {
+        "813_1": QueuedJob("813_1", "s-linear-1", "PENDING")
+    }  # its calls cannot be read: the intents' order counts
     adopt(ledger, QueueSnapshot(jobs))
-    assert [e.job for e in ledger.submissions()] == ["812_1", "812_4", "812_5", ""]
+    assert [e.job for e in ledger.submissions()] == ["812_1", "812_4", "812_5", "", "", "813_0", "813_1"]
+    before = ledger.path.read_bytes()
+    adopt(ledger, QueueSnapshot(jobs))
+    assert ledger.path.read_bytes() == before
+
+
+def test_of_this_machines_jobs_those_without_an_id_are_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slurm.submission.adoption.process_of", lambda name: f"process of {name}")
+    ledger, here = Ledger(tmp_path), {"executor": "local", "host": socket.gethostname()}
+    changes: dict[str, dict[str, Any]] = {
+        "begun": here,
+        "known": here,
+        "elsewhere": {**here, "host": "another machine"},
+        "slurms": {**here, "executor": "slurm"},
+        "cancelled": here,
+        "waiting": here,
+    }
+    entries = {name: entry(submission=name, folder=f"m/{name}", **values) for name, values in changes.items()}
+    ledger.intend([*entries.values()])
+    ledger.submitted([replace(entries["known"], job="7")])
+    ledger.cancelled([entries["cancelled"]])
+    for name in changes:
+        if name != "waiting":
+            (ledger.logs / name).mkdir(parents=True)
+    adopt_local(ledger)
+    assert [e.job for e in ledger.submissions()] == ["process of begun", "7", "", "", "", ""]
 
 
 def test_the_ledger_keeps_the_last_word_and_survives_a_torn_line(tmp_path: Path) -> None:

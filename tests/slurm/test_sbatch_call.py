@@ -57,6 +57,8 @@ def test_what_slurm_took_twice_is_ended_by_the_next_launch(
         ledger.intend([entry for entry in ledger.submissions() if entry.task == "pretrain"])
     launch(graph)
     assert all_once(graph, stand_in)
+    stand_in.tell("queue", *(line.replace("PENDING", "CANCELLED") for line in twice), *stand_in.queue)
+    launch(graph)  # Slurm shows what it has ended for minutes more
     assert stand_in.calls("scancel") == ["scancel 105"]
 
 
