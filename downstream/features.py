@@ -92,8 +92,7 @@ class FeatureStore:
         """Returns the features N×D of N images, read from their file if there is one; called on every rank.
 
         Raises:
-            UserError: Features are NaN or infinite, there is no image, or this rank cannot read the file that rank 0
-                reads.
+            UserError: Features are NaN or infinite, or this rank cannot read the file that rank 0 reads.
         """
         # The whole pool is computed for any part of it: the parts of several splits then share one file.
         if isinstance(images, Subset):
@@ -160,8 +159,6 @@ class FeatureStore:
     def _compute(self, images: Images) -> Features:
         """Computes the features of all images; the ranks share the work, and each returns all features."""
         count = len(images)
-        if not count:
-            raise UserError("there is no image to compute features of", mend="salmask data verify")
         loader = central_crops_of_rank(images, self.crop, batch=BATCH, workers=self.workers)
         prepare = BackboneInput(self.backbone.input_filter).to(self.device)
         batches: list[Tensor] = []

@@ -286,7 +286,10 @@ def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -
     state["bn1.weight"] *= 1e30
     save_backbone(folder.backbone, state, arch="resnet18", width=8, input_filter="none", run_id=RUN.id)
     val = open_data(RUN, "val")
-    with pytest.raises(UserError, match=f"the features of {len(val)} of {len(val)} images, image 0 first, are NaN"):
+    told = (
+        rf"the features of {len(val)} of {len(val)} images, image 0 first, are NaN .*; mend: take an earlier checkpoint"
+    )
+    with pytest.raises(UserError, match=told):
         store_of(folder)(val)
     assert not list(folder.path.rglob("*.npy"))
 
@@ -302,3 +305,11 @@ def test_a_backbone_that_tells_no_image_from_another_is_named(
     store(images)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == f"all {len(images)} images have the same features: {store.folder.backbone} cannot tell images apart"
+    caplog.clear()
+    for rows in (
+        np.zeros((1, 64)),
+        np.repeat([0.0, 1.0], 2)[:, None].repeat(64, 1),
+    ):  # one image; two alike, two others
+        monkeypatch.setattr(FeatureStore, "_compute", lambda *_, rows=rows: rows.astype(np.float32))
+        replace(store, crop=30 + len(rows))(images)
+    assert not caplog.records
