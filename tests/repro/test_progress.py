@@ -22,7 +22,7 @@ from training_samples import STEPS, tiny, words
 import repro.progress
 from downstream.progress import reported
 from repro.progress import BYTES, OPENING, ProgressBars, clock_time, doing, on_terminal, tracked
-from repro.runs.folder import RunFolder
+from repro.runs.folder import PROGRESS_SECONDS, RunFolder
 from repro.training.step_bar import SCORED, StepBar
 from slurm.local.messages import Bars
 from slurm.planning.graph import Job
@@ -319,3 +319,24 @@ def test_the_bar_of_a_job_counts_what_its_task_counts(tmp_path: Path) -> None:
     Bars(progress).show({("mocov2/s0", "logistic"): Job(tiny(), folder, "logistic")})
     (task,) = progress.tasks
     assert (task.completed, task.fields["unit"]) == (13, "fits")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_ranks_the_first_one_alone_reports(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("downstream.progress.rank", lambda: rank)
+    monkeypatch.setattr("repro.progress.FIRST_LINE_SECONDS", 0.0)
+    now, steps = 1000.0, []
+    monkeypatch.setattr("downstream.progress.time", SimpleNamespace(monotonic=lambda: now))
+    folder = RunFolder.of(tiny(), tmp_path)
+    with folder.attempt("logistic"), reported(folder, "logistic", "regression", 13, "fits") as tell:
+        for step, seconds in ((5, 0.0), (6, PROGRESS_SECONDS + 1), (13, 0.0)):
+            now += seconds
+            tell(step)
+            status = folder.status("logistic")
+            assert status is not None
+            steps.append(status.step)
+    assert steps == ([0, 0, 0] if rank else [0, 6, 13])  # the status is written at intervals, and at the end
+    lines = capsys.readouterr().err
+    assert ("regression: 0 of 13 fits" in lines) == ("regression: 13 fits" in lines) == (rank == 0)
