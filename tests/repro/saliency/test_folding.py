@@ -41,18 +41,24 @@ def test_the_folded_network_is_the_same_function(name: str) -> None:
 
 
 class _Shared(nn.Module):
-    """What must not be folded: a convolution that two modules read, one that is used twice, and a norm used twice."""
+    """What must not be folded.
+
+    A convolution that two modules read, one that is used twice, a norm used twice, and a layer between convolution and
+    norm.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.read_twice, self.used_twice, self.plain = (nn.Conv2d(3, 3, 1) for _ in range(3))
-        self.first, self.second, self.third = (nn.BatchNorm2d(3) for _ in range(3))
+        self.read_twice, self.used_twice, self.plain, self.parted = (nn.Conv2d(3, 3, 1) for _ in range(4))
+        self.first, self.second, self.third, self.fourth = (nn.BatchNorm2d(3) for _ in range(4))
+        self.between = nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
         mapped = self.read_twice(images)
         mapped = mapped + self.first(mapped)
         mapped = self.used_twice(self.second(self.used_twice(mapped)))
-        return self.third(self.third(self.plain(mapped)))
+        mapped = self.third(self.third(self.plain(mapped)))
+        return self.fourth(self.between(self.parted(mapped)))
 
 
 @torch.no_grad()
@@ -62,4 +68,4 @@ def test_what_something_else_reads_is_left_alone() -> None:
     images = torch.randn(2, 3, 4, 4)
     expected = network(images)
     assert torch.equal(fold_batch_norm(network)(images), expected)
-    assert norms(network) == 3
+    assert norms(network) == 4
