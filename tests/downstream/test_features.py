@@ -10,7 +10,7 @@ from torchvision import transforms
 from training_samples import CPU, OURS, tiny, with_random_backbone
 
 from downstream import features
-from downstream.crops import central_crops_of_rank
+from downstream.crops import CentralCrops, central_crops_of_rank
 from downstream.features import FeatureStore
 from downstream.tasks import evaluate
 from repro.backbones.backbone import Backbone, load_backbone, save_backbone
@@ -73,9 +73,21 @@ def test_high_passed_backbones_see_high_passed_images(tmp_path: Path) -> None:
     assert np.linalg.norm(plain - filtered) / np.linalg.norm(plain) > 0.1
 
 
+def test_at_the_papers_size_the_short_side_becomes_256_pixels() -> None:
+    images = open_data(RUN, "val")
+    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()])
+    assert torch.equal(CentralCrops(images, 224)[3][0], theirs(images[3][0]))
+
+
 def test_crops_can_be_copied_to_a_gpu_beside_its_computation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     assert central_crops_of_rank(open_data(RUN, "val"), 32, batch=4, workers=0).pin_memory
+
+
+def test_ranks_share_the_crops_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("downstream.crops.world_size", lambda: 4)
+    loaders = [central_crops_of_rank(open_data(RUN, "val"), 32, batch=batch, workers=0) for batch in (8, 2)]
+    assert [loader.batch_size for loader in loaders] == [2, 1]
 
 
 def test_the_memory_layout_of_a_training_changes_no_bit_of_its_features(tmp_path: Path) -> None:
