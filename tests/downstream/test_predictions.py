@@ -135,6 +135,7 @@ def test_each_row_names_the_file_that_it_can_be_made_of(task: str, tmp_path: Pat
     assert read_results(folder.results) == (rows, [])
     val = open_data(run, "val")
     for row in explained(rows):
+        assert row.predictions == f"predictions/{task}-scenes-{row.protocol}.parquet"
         predictions = read(folder, FileReference(row.predictions, row.predictions_sha256))
         assert predictions.accuracy(row.metric) == pytest.approx(row.value, abs=1e-4), row.metric
         assert predictions.label.tolist() == list(val.targets)
