@@ -155,9 +155,8 @@ def test_a_file_is_read_once_for_all_parts_of_its_pool(tmp_path: Path, monkeypat
     train = open_data(RUN, "train")
     store(train)
     store(val)
-    assert reads == [
-        store.path(images) for images in (val, train, val)
-    ]  # one pool is held: a large one takes gigabytes
+    # One pool is held: a large one takes gigabytes.
+    assert reads == [store.path(images) for images in (val, train, val)]
 
 
 def test_whatever_features_depend_on_changes_the_file(tmp_path: Path) -> None:
@@ -298,9 +297,8 @@ def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -
     state["bn1.weight"] *= 1e30
     save_backbone(folder.backbone, state, arch="resnet18", width=8, input_filter="none", run_id=RUN.id)
     val = open_data(RUN, "val")
-    told = (
-        rf"the features of {len(val)} of {len(val)} images, image 0 first, are NaN .*; mend: take an earlier checkpoint"
-    )
+    count = len(val)
+    told = rf"the features of {count} of {count} images, image 0 first, are NaN .*; mend: take an earlier checkpoint"
     with pytest.raises(UserError, match=told):
         store_of(folder)(val)
     assert not list(folder.path.rglob("*.npy"))
@@ -318,10 +316,8 @@ def test_a_backbone_that_tells_no_image_from_another_is_named(
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == f"all {len(images)} images have the same features: {store.folder.backbone} cannot tell images apart"
     caplog.clear()
-    for rows in (
-        np.zeros((1, 64)),
-        np.repeat([0.0, 1.0], 2)[:, None].repeat(64, 1),
-    ):  # one image; two alike, two others
+    one_image, two_alike_and_two_others = np.zeros((1, 64)), np.repeat([0.0, 1.0], 2)[:, None].repeat(64, 1)
+    for rows in (one_image, two_alike_and_two_others):
         monkeypatch.setattr(FeatureStore, "_compute", lambda *_, rows=rows: rows.astype(np.float32))
         replace(store, crop=30 + len(rows))(images)
     assert not caplog.records

@@ -153,9 +153,7 @@ def test_slurm_that_refuses_or_does_not_answer_is_one_line(stand_in: StandInSlur
     squeue = stand_in.place / "squeue"
     answering = squeue.read_text()
     squeue.write_text('#!/bin/sh\necho "Unable to contact slurm controller" >&2; exit 1\n')
-    silence = (
-        r"cannot tell what is queued already \(squeue: Unable to contact slurm .*\); mend: try again when Slurm answers"
-    )
+    silence = r"cannot tell what is queued already \(squeue: Unable .*\); mend: try again when Slurm answers"
     with pytest.raises(UserError, match=silence):
         launch(graph)
     squeue.write_text(answering)
@@ -177,9 +175,8 @@ def test_jobs_of_a_killed_launcher_are_adopted_with_their_numbers(tmp_path: Path
     calls = {index: Call(tmp_path / folder, "pretrain", PROGRAM.task) for index, folder in folders}
     write_calls(ledger.logs / "s-pretrain-1", calls)
     jobs = {f"812_{n}": QueuedJob(f"812_{n}", "s-pretrain-1", "PENDING") for n in (1, 5)}  # 812_4 has been forgotten
-    jobs |= {
-        "813_1": QueuedJob("813_1", "s-linear-1", "PENDING")
-    }  # its calls cannot be read: the intents' order counts
+    # Its calls cannot be read, so that the order of the intents counts.
+    jobs |= {"813_1": QueuedJob("813_1", "s-linear-1", "PENDING")}
     adopt(ledger, QueueSnapshot(jobs))
     assert [e.job for e in ledger.submissions()] == ["812_1", "812_4", "812_5", "", "", "813_0", "813_1"]
     before = ledger.path.read_bytes()
