@@ -27,11 +27,7 @@ def high_pass(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> T
     Raises:
         ValueError: H or W is too small to be reflected at the border.
     """
-    kernel, sigma = FILTER_TAPS[Strategy.high_pass], 5.0
-    if _opencv_takes(images, kernel, library):
-        return _filter_with_opencv(images, kernel, sigma, of_the_rest=True)
-    blurred = gaussian_blur(images, kernel, sigma)
-    return torch.sub(images, blurred, out=blurred)
+    return _filter(images, FILTER_TAPS[Strategy.high_pass], 5.0, library, removed=True)
 
 
 def strong_blur(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> Tensor:
@@ -49,23 +45,21 @@ def strong_blur(images: Tensor, library: FilterLibrary = FilterLibrary.torch) ->
     Raises:
         ValueError: H or W is too small to be reflected at the border.
     """
-    kernel, sigma = FILTER_TAPS[Strategy.strong_blur], 10.0
-    if _opencv_takes(images, kernel, library):
-        return _filter_with_opencv(images, kernel, sigma)
-    return gaussian_blur(images, kernel, sigma)
+    return _filter(images, FILTER_TAPS[Strategy.strong_blur], 10.0, library, removed=False)
 
 
-def _opencv_takes(images: Tensor, kernel: int, library: FilterLibrary) -> bool:
+def _filter(images: Tensor, kernel: int, sigma: float, library: FilterLibrary, *, removed: bool) -> Tensor:
+    """Blurs images B×C×H×W, or returns what the blur removes from them."""
     # OpenCV reflects at a border repeatedly, and takes images that torch refuses as too small: they go to torch, so
     # that both libraries refuse them.
-    return library is FilterLibrary.cv2 and images.is_cpu and min(images.shape[-2:]) > kernel // 2
+    if library is FilterLibrary.cv2 and images.is_cpu and min(images.shape[-2:]) > kernel // 2:
+        return _filter_with_opencv(images, kernel, sigma, removed=removed)
+    blurred = gaussian_blur(images, kernel, sigma)
+    return torch.sub(images, blurred, out=blurred) if removed else blurred
 
 
-def _filter_with_opencv(images: Tensor, kernel: int, sigma: float, *, of_the_rest: bool = False) -> Tensor:
-    """Blurs images B×C×H×W on the host as `gaussian_blur` does, or returns what blurring removes from them.
-
-    It goes plane by plane: a plane stays in a core's cache.
-    """
+def _filter_with_opencv(images: Tensor, kernel: int, sigma: float, *, removed: bool) -> Tensor:
+    """Does the work of `_filter` on the host, plane by plane: a plane stays in a core's cache."""
     import cv2  # only where it is asked for: it takes time to load
 
     pixels = images.float().contiguous()
@@ -75,7 +69,7 @@ def _filter_with_opencv(images: Tensor, kernel: int, sigma: float, *, of_the_res
     def blur(some: slice) -> None:
         for plane, result in zip(planes[some], results[some], strict=True):
             cv2.GaussianBlur(plane, (kernel, kernel), sigma, dst=result, borderType=cv2.BORDER_REFLECT_101)
-            if of_the_rest:
+            if removed:
                 np.subtract(plane, result, out=result)
 
     # OpenCV blurs a plane in one thread; torch's setting says how many threads this process may use.

@@ -189,9 +189,7 @@ def _measured(
                 "split": split,
                 "protocol": protocol,
                 # The cell's own, which may be by its row's name; the column's is that beside such names.
-                "fidelity": str(comparison.run.fidelity)
-                if comparison and comparison.row and comparison.run
-                else fidelity,
+                "fidelity": fidelity if rows.empty else rows["recorded_fidelity"].iloc[0],
                 "scale": scale,
                 # A method without runs here has no departures to show.
                 **({} if comparison is None else {"departs from the paper in": str(comparison) or "nothing"}),

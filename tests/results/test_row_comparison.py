@@ -65,8 +65,14 @@ def test_a_row_named_after_the_released_code_stands_beside_the_others(tmp_path: 
     assert cells.loc[("paper", named), "missing"] == "further runs of it have no result: 1 running"
     assert "fidelity of the equations: paper, or as a row's name says\n" in markdown(table)
     assert f"fidelity of the equations: {noise}\n" in markdown(table)
-    (effect,) = effects(collect([tmp_path], resolve))
+    frame = collect([tmp_path], resolve)
+    (effect,) = effects(frame)
     assert effect.method == named
+    explained = explain(f"table1:{named}:imagenet100", frame, find_runs([tmp_path], resolve))["measured"]
+    assert [(column["fidelity"], column["measured"]) for column in explained] == [
+        ("released", released),
+        (noise, other),
+    ]
 
 
 def test_every_altered_setting_is_named_and_no_difference_is_taken(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def test_opencv_departs_from_torch_by_rounding_alone(
 def test_opencv_filters_where_it_is_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, float, bool]] = []
 
-    def blur(images: Tensor, kernel: int, sigma: float, *, of_the_rest: bool = False) -> Tensor:
-        asked.append((kernel, sigma, of_the_rest))
+    def blur(images: Tensor, kernel: int, sigma: float, *, removed: bool) -> Tensor:
+        asked.append((kernel, sigma, removed))
         return images.clone()
 
     monkeypatch.setattr("repro.masking.filters._filter_with_opencv", blur)
