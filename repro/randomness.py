@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     member = 11
     monitor = 12
     bootstrap = 13
+    colour = 14
 
 
 def stream(seed: int, purpose: Purpose, *names: int) -> np.random.Generator:

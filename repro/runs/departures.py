@@ -56,7 +56,9 @@ detector's sizes by them.
 """
 OF_A_FRAMEWORK = frozenset({"optimization.batch", "moco.queue"})
 """Sizes that differ between frameworks, and so between the rows of one sweep."""
-_TOLD_BY_DATA = frozenset(f"data.scenes.{name}" for name in ("classes", "train_count", "grounds", "context", "members"))
+_TOLD_BY_DATA = frozenset(
+    f"data.scenes.{name}" for name in ("classes", "train_count", "grounds", "context", "members", "colour")
+)
 """Settings that the text of a drawn data set's departure already includes (`ScenesSettings.description`)."""
 _ORDER = {what: place for place, what in enumerate(FORMATS)}
 _SEPARATOR = ", "

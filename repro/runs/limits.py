@@ -38,6 +38,7 @@ LIMITS: Mapping[str, Limit] = {
     "data.scenes.grounds": NOT_NEGATIVE,
     "data.scenes.context": SHARE,
     "data.scenes.members": NOT_NEGATIVE,
+    "data.scenes.colour": SHARE,
     "augmentation.crop_scale_min": Limit(high=1.0, above=True),
     "augmentation.brightness": NOT_NEGATIVE,
     "augmentation.contrast": NOT_NEGATIVE,
@@ -257,6 +258,9 @@ def _scenes_problems(run: RunSettings) -> Iterator[Problem]:
             f"and data.scenes.grounds={scenes.grounds}",
             mend=f"data.scenes.grounds={scenes.classes} or more, or data.scenes.context=0",
         )
+    if scenes.colour and run.data.dataset == "scenes-cutouts":
+        problem = f"data.scenes.colour={scenes.colour:g}: objects of data.dataset=scenes-cutouts keep their colours"
+        yield Problem(problem, mend="data.scenes.colour=0, or data.dataset=scenes")
 
 
 def _resident_problems(run: RunSettings) -> Iterator[Problem]:

@@ -77,15 +77,21 @@ class ScenesSettings:
     # Number of different objects of a class in training; validation shows none of them. 0: a drawn class is one outline
     # and pattern, in other colours in each scene, and a class of cut-outs is one file.
     members: int = added(0, absent=0)
+    # The probability that an object, or with members a member, has its class's own colours instead of random ones.
+    colour: float = added(0.0, absent=0.0)
 
     @property
     def description(self) -> str:
-        """What the scenes are, in words: classes, training images, and any grounds and members."""
+        """What the scenes are, in words: classes, training images, and any grounds, members and colours."""
         words = [f"{self.classes} classes", f"{self.train_count} images"]
         if self.grounds:
             context = f" (context {self.context:g})" if self.context else ""
             words.append(f"{self.grounds} grounds{context}")
-        return ", ".join([*words, *([f"{self.members} members a class"] if self.members else [])])
+        if self.members:
+            words.append(f"{self.members} members a class")
+        if self.colour:
+            words.append(f"colours by class {self.colour:g}")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ class Scenes:
         grounds: int = 0,
         context: float = 0.0,
         members: int = 0,
+        colour: float = 0.0,
     ) -> None:
         """Fixes which scenes there are; nothing is drawn yet.
 
@@ -142,6 +143,7 @@ class Scenes:
             context: The probability that a scene's ground is one of its class's own; needs `grounds`.
             members: The number of objects of each class in `train`, none of which is in `val`; 0: see `Shapes` and
                 `Cutouts`.
+            colour: The probability that a drawn object has its class's own colours, see `Shapes`; not for cut-outs.
 
         Raises:
             UserError: A setting is out of its range, or the folder of cut-outs cannot serve.
@@ -150,13 +152,13 @@ class Scenes:
             raise UserError(f"unknown split {split!r}", mend=f"choose one of {', '.join(_SPLIT_NUMBERS)}")
         _require_in_range(count=count, size=size, seed=seed, objects=objects, members=members)
         self._source: Objects = (
-            Shapes(classes, members=members, held_out=split == "val", seed=seed)
+            Shapes(classes, members=members, held_out=split == "val", colour=colour, seed=seed)
             if cutouts is None
             else Cutouts(cutouts, classes, longest=size, members=members, held_out=split == "val")
         )
         self._grounds = Grounds(self._source.backdrop, size, pool=grounds, context=context, classes=classes, seed=seed)
         self._split, self._size, self._seed, self._objects = split, size, seed, objects
-        self._choices = {"grounds": grounds, "context": float(context), "members": members}
+        self._choices = {"grounds": grounds, "context": float(context), "members": members, "colour": float(colour)}
         self.classes = self._source.names
         self.targets = self._balanced_labels(count)
         self._pictures: DrawnPictures | None = None
@@ -187,6 +189,7 @@ class Scenes:
             grounds=settings.grounds,
             context=settings.context,
             members=settings.members,
+            colour=settings.colour,
         )
 
     def keep(self, folder: Path) -> None:

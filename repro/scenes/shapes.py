@@ -1,4 +1,4 @@
-"""Procedural objects: a class is a shape with a surface pattern, never a colour."""
+"""Procedural objects: a class is a shape with a surface pattern, and has no colour unless that is asked for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,29 +165,38 @@ class Shapes:
     class has that many objects to train on, and as many that are held out. Each is the class's outline bent in its own
     way, with colours and a surface of its own; scenes show it in different poses and lights.
 
+    With `colour`, this share of the objects, or of a class's members, has two colours that belong to the class. Nothing
+    else changes: the same seeds give the same outlines, patterns and poses.
+
     Attributes:
         names: The name of each class, such as "striped star".
 
     Raises:
-        UserError: More classes are asked for than there are pairs of outline and pattern.
+        UserError: More classes are asked for than there are pairs of outline and pattern, or `colour` is no share.
     """
 
-    def __init__(self, classes: int, *, members: int = 0, held_out: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, classes: int, *, members: int = 0, held_out: bool = False, colour: float = 0.0, seed: int = 0
+    ) -> None:
         """Fixes which objects there are.
 
         Args:
             classes: The number of classes.
             members: The number of objects of each class, see above; 0: none.
             held_out: Whether the objects are the held-out members rather than the training ones.
-            seed: The seed of the members.
+            colour: The probability of the class's own colours, 0..1; both splits have the same.
+            seed: The seed of the members, and of the classes' colours.
         """
         if not 1 <= classes <= MOST_CLASSES:
             message = f"classes={classes} is out of range of the built-in shapes"
             raise UserError(message, mend=f"choose from 1 to {MOST_CLASSES}")
+        if not 0 <= colour <= 1:
+            raise UserError(f"colour={colour:g} is out of range", mend="choose from 0 to 1")
         outlines, patterns = list(OUTLINES), list(PATTERNS)
         self._pairs = [(outlines[k % len(outlines)], patterns[k % len(patterns)]) for k in range(classes)]
         self.names: tuple[str, ...] = tuple(f"{pattern} {outline}" for outline, pattern in self._pairs)
         self._members, self._first, self._seed = members, members if held_out else 0, seed
+        self._colour = colour
 
     def identity(self) -> list[str]:
         """Returns what tells this set of objects from another: the class names."""
@@ -221,11 +230,19 @@ class Shapes:
         alpha = fill_outline((height, width), (solid - centre) * scale + middle, hole)
 
         x, y = _object_coordinates(pose, (height, width), extent)
-        first, second = contrasting_colours(surface)[:, :, None, None]
+        first, second = self._colours(surface, label)[:, :, None, None]
         colour = blend(first, second, PATTERNS[pattern](surface, x, y, extent / 2))
         colour *= _shading(rng, alpha, extent) * 255
         levels = (colour + 0.5).clip(0, 255).astype(np.uint8)
         return Image.fromarray(np.stack([*levels, alpha], axis=-1))
+
+    def _colours(self, rng: np.random.Generator, label: int) -> Floats:
+        """Draws an object's two colours, 2×3 RGB in 0..1; the stream goes on alike, whichever they are."""
+        colours = contrasting_colours(rng)
+        # By a stream of its own, which `spawn` names without drawing: with colours, scenes differ in nothing else.
+        if self._colour and rng.spawn(1)[0].random() < self._colour:
+            return contrasting_colours(stream(self._seed, Purpose.colour, label))
+        return colours
 
     def backdrop(self, rng: np.random.Generator, side: int) -> Floats:
         """Draws a ground, independently of the objects on it: 3×side×side in 0..1."""

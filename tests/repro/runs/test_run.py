@@ -184,6 +184,11 @@ def test_changing_the_default_of_an_added_field_changes_no_meaning() -> None:
             "data.scenes.context=0.5 needs a ground of its own for each of 10 classes, and data.scenes.grounds=9; "
             "mend: data.scenes.grounds=10 or more",
         ),
+        (
+            ["data.scenes.colour=.5", "data.dataset=scenes-cutouts"],
+            "data.scenes.colour=0.5: objects of data.dataset=scenes-cutouts keep their colours; "
+            "mend: data.scenes.colour=0, or data.dataset=scenes",
+        ),
         (["optimization.batch=1"], "optimization.batch=1 is out of range; mend: 2 or more"),
         (["moco.bn_splits=3"], "moco.bn_splits=3 does not divide optimization.batch=128; mend"),
         (["moco.bn_splits=0"], "moco.bn_splits=0 is out of range; mend: 1 or more"),

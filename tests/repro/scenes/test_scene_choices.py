@@ -1,4 +1,4 @@
-"""Grounds from a pool, grounds that go with the class, and classes of several members: what each choice changes."""
+"""Grounds from a pool, grounds or colours that go with the class, and classes of several members: what each changes."""
 
 import pickle
 from collections import Counter
@@ -146,6 +146,38 @@ def test_a_member_keeps_its_colours_and_a_class_without_members_has_none() -> No
     assert without > 15
 
 
+@pytest.mark.parametrize("members", [0, 40])
+def test_colour_is_the_share_of_objects_in_the_colours_of_their_class(members: int) -> None:
+    own = hue(sprites(Shapes(1, members=members, colour=1.0), 0, 1)[0])
+    for colour in (0.0, 0.4, 1.0):
+        source = Shapes(1, members=members, colour=colour)
+        share = np.mean([np.abs(hue(sprite) - own).max() < 0.02 for sprite in sprites(source, 0, 200)])
+        # Of 40 members, the share is one within 0.16 (two standard deviations); by chance, another has these hues.
+        assert share == pytest.approx(colour, abs=0.16 if members and colour == 0.4 else 0.09)
+
+
+def test_with_colours_scenes_differ_in_the_colours_of_objects_alone() -> None:
+    settings = {"count": 24, "classes": 6, "size": SIDE, "members": 3, "grounds": 6, "context": 0.5}
+    for split in ("train", "val"):
+        plain, coloured = Scenes(split, **settings), Scenes(split, **settings, colour=1.0)
+        for index in range(24):
+            mask = plain.main_mask(index)
+            assert np.array_equal(mask, coloured.main_mask(index))
+            changed = np.any(np.asarray(plain[index][0]) != np.asarray(coloured[index][0]), axis=-1)
+            assert changed[mask].mean() > 0.9
+            assert not changed[~_near(mask)].any()
+
+
+def test_each_class_has_colours_of_its_own_and_another_seed_gives_others() -> None:
+    def hues(**settings: Any) -> list[Floats]:
+        source = Shapes(6, colour=1.0, **settings)
+        return [hue(sprites(source, label, 1)[0]) for label in range(6)]
+
+    train, val, others = hues(), hues(members=4, held_out=True), hues(seed=1)
+    for label, own in enumerate(val):  # poses and surfaces move the mean of two colours a little
+        assert np.argmin([np.abs(own - value).max() for value in train + others]) == label
+
+
 def test_validation_shows_other_members(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: set[tuple[int, ...]] = set()
 
@@ -273,7 +305,7 @@ def test_another_file_of_either_split_is_another_data_set(labelled: Path) -> Non
 # Scenes with all choices
 
 
-CHOICES = {"grounds": 6, "context": 0.5, "members": 3}
+CHOICES = {"grounds": 6, "context": 0.5, "members": 3, "colour": 0.5}
 
 
 def test_scenes_of_every_choice_repeat_and_keep_their_masks() -> None:
@@ -305,16 +337,20 @@ def test_what_was_chosen_is_said_and_ids_of_older_runs_stay() -> None:
     settings = {f"data.scenes.{name}": value for name, value in {**CHOICES, "grounds": 8}.items()}
     run = tiny("mocov2", settings)
     departures = [str(departure) for departure in sizes_below_recipe(run)]
-    assert "scenes (8 classes, 20 images, 8 grounds (context 0.5), 3 members a class)" in departures
+    assert (
+        "scenes (8 classes, 20 images, 8 grounds (context 0.5), 3 members a class, colours by class 0.5)" in departures
+    )
     assert tiny("mocov2", dict.fromkeys(settings, 0)).id == tiny().id
     with_grounds = [{"data.scenes.grounds": 8, key: value} for key, value in settings.items()]  # context needs them
-    assert len({tiny("mocov2", changes).id for changes in with_grounds} | {tiny().id}) == 4
+    assert len({tiny("mocov2", changes).id for changes in with_grounds} | {tiny().id}) == 5
 
 
 def test_settings_reach_both_splits() -> None:
-    settings = ScenesSettings(classes=4, size=SIDE, train_count=12, val_count=8, grounds=4, context=1.0, members=2)
+    settings = ScenesSettings(
+        classes=4, size=SIDE, train_count=12, val_count=8, grounds=4, context=1.0, members=2, colour=0.5
+    )
     for split, count in (("train", 12), ("val", 8)):
-        expected = Scenes(split, count=count, classes=4, size=SIDE, grounds=4, context=1.0, members=2)
+        expected = Scenes(split, count=count, classes=4, size=SIDE, grounds=4, context=1.0, members=2, colour=0.5)
         opened = open_images("scenes", split, None, settings)  # type: ignore[arg-type]
         assert len(opened) == count
         assert opened.fingerprint() == expected.fingerprint()
@@ -329,6 +365,7 @@ def test_settings_reach_both_splits() -> None:
         ({"context": 0.5}, "=0.5 needs a ground of its own for each of 10 classes, and grounds=0; mend: grounds=10"),
         ({"grounds": 9, "context": 0.5}, "and grounds=9; mend: grounds=10 or more, or context=0"),
         ({"members": -1}, "members=-1 is out of range; mend: choose 0 at least"),
+        ({"colour": 1.5}, "colour=1.5 is out of range; mend: choose from 0 to 1"),
     ],
 )
 def test_bad_choices_are_named_with_their_mend(settings: dict[str, Any], message: str) -> None:
