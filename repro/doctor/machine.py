@@ -16,6 +16,7 @@ from repro.errors import UserError
 from repro.quantities import counted
 from repro.runs.localizer_weights import PAPERS_WEIGHTS
 from repro.saliency.networks import build_localizer
+from repro.training.precision import bf16_is_slow
 
 FREE_GIB = 5
 """Room for the checkpoints of a few runs, each of about 400 MiB at the paper's scale."""
@@ -52,10 +53,14 @@ def check_devices() -> Iterator[Diagnosis]:
     """Yields a diagnosis for each GPU, or a note that there is none."""
     if not torch.cuda.is_available():
         cores, threads = usable_cores(), torch.get_num_threads()
-        mend = "for the paper's scale: a machine with an NVIDIA GPU and its driver"
+        found, mends = f"no GPU; {counted(cores, 'CPU core')}, {counted(threads, 'thread')}", []
         if threads > cores:  # torch counts the machine's cores, even those that a container may not use
-            mend = f"OMP_NUM_THREADS={cores} before each command, or threads wait for each other; {mend}"
-        yield Diagnosis("device", "note", f"no GPU; {counted(cores, 'CPU core')}, {counted(threads, 'thread')}", mend)
+            mends.append(f"OMP_NUM_THREADS={cores} before each command, or threads wait for each other")
+        if bf16_is_slow():
+            found = f"{found}, slow in bf16"
+            mends.append("optimization.precision=fp32 with sweeps that have bf16")
+        mends.append("for the paper's scale: a machine with an NVIDIA GPU and its driver")
+        yield Diagnosis("device", "note", found, "; ".join(mends))
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         yield Diagnosis(f"device {index}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")

@@ -8,6 +8,7 @@ import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import nn
 
+from repro.errors import with_mend
 from repro.runs.choices import Precision
 
 
@@ -26,6 +27,29 @@ def arithmetic(device: torch.device) -> dict[str, Any]:
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
     }
+
+
+def bf16_is_slow() -> bool:
+    """Returns whether a CPU's convolutions take much longer in bf16 than in fp32.
+
+    On x86, oneDNN has fast kernels for bf16 only with AVX-512; on others, it falls back to its reference code. There, a
+    training step of the study's ResNet-18 (width 16, 64 px, batch 64) took 1.1 CPU seconds in place of 0.24.
+    """
+    # What torch itself asks before it hands bf16 tensors to oneDNN; public functions do not tell.
+    return torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def precision_caution(precision: Precision, device: torch.device) -> str:
+    """Returns a warning about arithmetic for which a device has no instructions; empty if it has.
+
+    Args:
+        precision: Of the forward and backward pass.
+        device: That computes them.
+    """
+    if precision is not Precision.bf16 or device.type != "cpu" or not bf16_is_slow():
+        return ""
+    what = "optimization.precision=bf16 on a CPU without instructions for it: steps may take five times as long"
+    return with_mend(what, "optimization.precision=fp32")
 
 
 class Bf16OptimWrapper(OptimWrapper):

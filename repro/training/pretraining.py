@@ -37,7 +37,7 @@ from repro.training.learner import Build, Learner, build_learner
 from repro.training.loading import EpochBatches, RandomViews, make_loader
 from repro.training.monitor import build_monitor
 from repro.training.optimization import build_schedulers
-from repro.training.precision import arithmetic
+from repro.training.precision import arithmetic, precision_caution
 from repro.training.preprocess import Augmenter, ViewMaker
 from repro.training.resident import ResidentImages
 from repro.training.runner import Training
@@ -105,8 +105,9 @@ def _train(
     if rank() == 0:
         folder.prepare(run)
         record_attempt(folder, device_name(device), {"train": images.fingerprint()}, **_how(run, device))
-        if caution := queue_caution(run, len(images)):
-            log.warning("%s", caution)
+        for caution in (queue_caution(run, len(images)), precision_caution(run.optimization.precision, device)):
+            if caution:
+                log.warning("%s", caution)
         _record_foregrounds(run, folder, learner, images, device)
     # Rank 0 may refuse the folder, so that no other rank begins before.
     barrier()

@@ -72,9 +72,18 @@ def test_more_threads_than_a_container_has_cores_are_advised_against(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(machine, "bf16_is_slow", lambda: False)
     (device,) = check_devices()
     assert device.found == f"no GPU; {found}"
     assert device.mend.startswith("OMP_NUM_THREADS=2 before each command") == advised
+
+
+def test_a_cpu_without_instructions_for_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(machine, "bf16_is_slow", lambda: True)
+    device = next(check_devices())
+    assert device.found.endswith(", slow in bf16")
+    assert "optimization.precision=fp32 with sweeps that have bf16; for the paper's scale" in device.mend
 
 
 def test_doctor_names_the_packages_that_are_not_there_instead_of_failing_by_them() -> None:

@@ -4,12 +4,16 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 from training_samples import CPU, OURS, tiny
 
 from baselines import build_learner, resolve
 from repro.runs.cautions import queue_caution
+from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
+from repro.training.precision import precision_caution
 from repro.training.pretraining import pretrain
+from slurm.planning.sweep import expand, load
 
 
 def test_the_papers_own_queue_is_over_half_of_the_images() -> None:
@@ -35,6 +39,30 @@ def test_a_queue_of_thousands_of_epochs_is_said_in_digits() -> None:
 def test_half_of_the_images_is_large(queue: int, images: int | None, said: bool) -> None:
     assert bool(queue_caution(tiny(OURS, {"moco.queue": queue}), images)) == said
     assert not queue_caution(tiny("simclr"), images)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "has_instructions", "said"),
+    [
+        (Precision.bf16, "cpu", False, True),
+        (Precision.bf16, "cpu", True, False),
+        (Precision.fp32, "cpu", False, False),
+        (Precision.bf16, "cuda", False, False),
+    ],
+)
+def test_bf16_is_slow_on_a_cpu_without_instructions_for_it(
+    precision: Precision, device: str, has_instructions: bool, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of the demo took five times as long on such a CPU, which many laptops have, and nothing said why."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_instructions)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    line = precision_caution(precision, torch.device(device))
+    assert line.endswith("; mend: optimization.precision=fp32") == bool(line) == said
+
+
+def test_the_demo_is_in_fp32_for_the_sake_of_such_cpus(tmp_path: Path) -> None:
+    jobs = expand(load("demo"), tmp_path, resolve, {}).jobs
+    assert {job.run.optimization.precision for job in jobs if job.run} == {Precision.fp32}
 
 
 def test_a_training_says_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
