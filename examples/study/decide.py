@@ -65,6 +65,10 @@ PHOTOGRAPHS: Questions = {
     "SimCLR on photographs, no filter": [(f"simclr+ours-{fill}", "simclr") for fill in ("blur", "mean")],
 }
 """The comparisons that were registered for photographs."""
+COLOURS: Questions = {
+    "coloured scenes": [(f"{framework}+ours-hp-no-masks", framework) for framework in FRAMEWORKS],
+}
+"""The comparisons that were registered for scenes whose classes have colours: the filter alone."""
 
 STUDY, PARTS = ("study",), ("study", "study-parts")
 """Sweeps: those registered first, and those with the parts of SimCLR's lead added."""
@@ -151,6 +155,7 @@ SPREAD_OF: Mapping[str, frozenset[str]] = {
     **{"1": rows_of(STUDY), "2 to 6": rows_of(STUDY), "SimCLR's parts": rows_of(PARTS)},
     **_registered_by_then(CLIP_ART),
     **_registered_by_then(PHOTOGRAPHS),
+    **_registered_by_then(COLOURS),
 }
 """Question -> the rows that its pooled spread is estimated from; rows registered later do not change it."""
 

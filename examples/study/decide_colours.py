@@ -1,0 +1,67 @@
+"""Decides whether colour tells what the filter is worth, by the tests that the study's page registered.
+
+    python -m examples.study.decide_colours examples/study/colours examples/study/runs
+
+The first folder holds runs on scenes whose classes have colours, the second those on the study's own scenes. Prints
+three Markdown tables, as those of `tables.py` the first two: the rows on coloured scenes; the filter alone against its
+framework there; and what the filter gains without colours and with them, seed by seed, with what colours take of it.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from examples.study.command import gathered, print_tables
+from examples.study.decide import COLOURS, FRAMEWORKS, PARTS, Values, outcome_by_sign, top1
+from examples.study.tables import difference_text, interval_text, of_questions, p_cell
+from repro.errors import UserError
+from repro.runs.labels import label
+from repro.text_tables import markdown_table
+from results.claims.verdicts import NOT_RUN
+from results.statistics.paired import Comparison, holm, paired
+
+
+def losses(coloured: Values, plain: Values) -> str:
+    """Returns the table of what colours take of the filter's gain, in points; its outcome is that of a loss above 0.
+
+    Args:
+        coloured: Top-1 by logistic regression on scenes whose classes have colours.
+        plain: The same on the study's own scenes.
+    """
+    (pairs,) = COLOURS.values()
+    with_colours, without = (
+        [paired(values.get(first, {}), values.get(second, {})) for first, second in pairs]
+        for values in (coloured, plain)
+    )
+    lost = [paired(gain.by_seed, less.by_seed) for gain, less in zip(without, with_colours, strict=True)]
+    corrected = holm([1.0 if loss.p is None else loss.p for loss in lost])
+    rows = []
+    for framework, gains, loss, corrected_p in zip(
+        FRAMEWORKS, zip(without, with_colours, strict=True), lost, corrected, strict=True
+    ):
+        p = None if loss.p is None else corrected_p
+        outcome = NOT_RUN if loss.mean is None else outcome_by_sign(loss.mean, p)
+        shown = [difference_text(_of(gain, loss.seeds).mean) for gain in gains]
+        tested = (difference_text(loss.mean), interval_text(loss.interval()), p_cell(p))
+        rows.append([label(framework), str(loss.n), *shown, *tested, outcome])
+    heads = ("filter alone", "seeds", "gain without colours", "gain with colours", "lost", "95 %", "p", "outcome")
+    return markdown_table(heads, rows, [head for head in heads[1:-1] if head != "95 %"])
+
+
+def _of(gain: Comparison, seeds: Sequence[int]) -> Comparison:
+    """Returns a comparison by some of its seeds alone."""
+    return Comparison(tuple(gain.by_seed[seed] for seed in seeds), seeds=tuple(seeds))
+
+
+def _tables(folders: Sequence[Path]) -> Iterator[str]:
+    if len(folders) != 2:
+        mend = "give the runs on coloured scenes, then those on the study's own"
+        raise UserError(f"two folders are compared, and {len(folders)} given", mend=mend)
+    coloured, plain = ([folder] for folder in folders)
+    values = [top1(gathered(group)[1], "logistic", PARTS) for group in (coloured, plain)]
+    yield from of_questions(coloured, COLOURS, PARTS)
+    yield losses(*values)
+
+
+if __name__ == "__main__":
+    sys.exit(print_tables("Decides what colour does to the filter's gain by the registered tests.", _tables))
