@@ -6,7 +6,7 @@ of 45 from 1e-6 to 1e5 by mean per-class accuracy on held-out images (the larger
 fitted again on all training images. scikit-learn minimises C * sum of losses + |w|^2 / 2 with C = 1 / weight. Our
 central crop is the linear probe's (bilinear, 256/224); Kornblith's is bicubic and 224/224.
 
-In `logreg-v1`, by which the runs in `examples/` were measured, the rounding of the means decided some of the ties.
+In `logreg-v1`, by which older runs in `examples/` were measured, the rounding of the means decided some of the ties.
 """
 
 import logging

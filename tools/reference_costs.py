@@ -22,7 +22,7 @@ from slurm.planning.job_costs import evaluation_kind, rate_of
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "slurm" / "planning" / "reference.json"
-# Not examples/demo: its runs shared two cores with ten other processes, which their seconds would reflect.
+# Not examples/demo: its runs shared two cores with other work, which their seconds would reflect.
 FOLDERS = ("examples/reproduced/h100", "examples/reproduced/cpu-112px", "examples/study/runs")
 
 FULL_SIZE = "docs/performance.md, salmask methods cost --batch 128, commit a221b39, input not in it"

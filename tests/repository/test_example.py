@@ -92,7 +92,7 @@ def test_tables_plots_report_and_artifact_are_made_from_it(runs: list[RunRecord]
 def test_without_a_linear_probe_everything_is_made_of_logistic_regression(tmp_path: Path) -> None:
     runs = ["--runs", str(EXAMPLE)]
     assert "by logistic, top1, percent" in salmask("table", "table1", *runs).out
-    assert "protocol: logreg-v1" in salmask("explain", "table1:mocov2+ours-hp:scenes", *runs).out
+    assert "protocol: logreg-v2" in salmask("explain", "table1:mocov2+ours-hp:scenes", *runs).out
     drawn = salmask("plot", "forest", *runs, "--out", str(tmp_path))
     assert "Judged by logistic; the paper evaluates by linear classifiers." in drawn.out
     assert (tmp_path / "forest.svg").exists()
