@@ -137,7 +137,7 @@ def _watch(folder: Path) -> Sequence[NextStep]:
     return (
         NextStep(f"salmask status {sweep} --watch", "how far each job is, until nothing is under way"),
         NextStep(f"salmask logs {run} -f", "what the newest run prints"),
-        NextStep(f"salmask table table1 --runs {sweep}", "the table so far"),
+        NextStep(f"salmask table table1 --runs {sweep}", _so_far(folder)),
         NextStep(f"salmask cancel {sweep}", "end its jobs; each saves a checkpoint"),
         NextStep(f"salmask retry {sweep}", "start again what failed meanwhile"),
     )
@@ -150,14 +150,14 @@ def _mend(folder: Path) -> Sequence[NextStep]:
         NextStep(f"salmask logs {run}", "what the newest run printed"),
         NextStep("salmask doctor", "whether this machine has what it takes"),
         NextStep(f"salmask retry {sweep}", "start again what stopped, from its last checkpoint if it has one"),
-        NextStep(f"salmask table table1 --runs {sweep}", "the table so far"),
+        NextStep(f"salmask table table1 --runs {sweep}", _so_far(folder)),
     )
 
 
 def _read(folder: Path) -> Sequence[NextStep]:
     sweep, run = _words(folder)
     table = f"salmask table table1 --runs {sweep}"
-    if not any(is_filled(RunFolder(path).results) for path in runs_of(folder)):  # a table would be refused
+    if not _is_evaluated(folder):
         return (
             NextStep(
                 f"salmask eval {run} --task knn", "evaluate the newest backbone by nearest neighbours: the fastest"
@@ -167,13 +167,26 @@ def _read(folder: Path) -> Sequence[NextStep]:
             NextStep(table, "then: the paper's table with these numbers beside it"),
             NextStep(f"salmask report --runs {sweep}", "then: all of it as one page"),
         )
+    further = NextStep(f"salmask plot all --runs {sweep}", "every plot of them")
+    if RunFolder(_newest(folder)).pretrained:  # recorded runs keep no backbone
+        task = _not_measured(folder)
+        further = NextStep(f"salmask eval {run} --task {task}", "evaluate the newest backbone by another task")
     return (
         NextStep(table, "the paper's table with these numbers beside it"),
         NextStep(f"salmask claims --runs {sweep}", "what these runs say about the paper's claims"),
         NextStep(f"salmask report --runs {sweep}", "all of it as one page"),
-        NextStep(f"salmask eval {run} --task {_not_measured(folder)}", "evaluate the newest backbone by another task"),
+        further,
         NextStep(f"salmask pack --runs {sweep}", "one archive of results, settings and pages, to pass on"),
     )
+
+
+def _is_evaluated(folder: Path) -> bool:
+    """Returns whether a run of a sweep has a number. Until then, a table would be refused."""
+    return any(is_filled(RunFolder(path).results) for path in runs_of(folder))
+
+
+def _so_far(folder: Path) -> str:
+    return "the table so far" if _is_evaluated(folder) else "the table, once a run has been evaluated"
 
 
 def _not_measured(folder: Path) -> str:

@@ -101,6 +101,19 @@ def test_where_something_was_evaluated_the_table_is_next(tmp_path: Path, monkeyp
     assert not [step for step in others if " export " in step]  # no library takes a narrow backbone such as the demo's
 
 
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_a_table_is_promised_only_where_something_was_evaluated(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_run(Path("runs/mine/mocov2/s0-abcdef0"), state=state)
+    for purpose in ("the table, once a run has been evaluated", "the table so far"):
+        steps = {step.command: step.purpose for step in standing(NOW + 10).steps}
+        assert steps["salmask table table1 --runs runs/mine"] == purpose
+        write_records(Path("runs/mine/mocov2/s0-abcdef0/results.jsonl"), record())
+
+
 def test_another_task_is_one_that_the_newest_run_was_not_evaluated_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +122,9 @@ def test_another_task_is_one_that_the_newest_run_was_not_evaluated_by(
         write_run(Path("runs/mine/mocov2") / f"s{seed}-abcdef{seed}", state="done")
     write_records(Path("runs/mine/mocov2/s1-abcdef1/results.jsonl"), record(task="linear"))
     results = Path("runs/mine/mocov2/s0-abcdef0/results.jsonl")
+    write_records(results, record())
+    assert not any(" eval " in step.command for step in standing(NOW + 10).steps)  # there is no backbone
+    results.with_name("backbone.pth").touch()
     for measured, following in (([], "knn"), (["knn"], "logistic"), (["knn", "linear", "logistic"], "finetune")):
         write_records(results, *(record(task=task) for task in measured))
         (step,) = [step.command for step in standing(NOW + 10).steps if " eval " in step.command]
