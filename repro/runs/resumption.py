@@ -35,14 +35,16 @@ def require_pretrained(folder: RunFolder) -> None:
     """
     if folder.pretrained:
         return
-    status = folder.status(PRETRAIN)
+    status, why = folder.status(PRETRAIN), "its pretraining is not finished"
     if status is None:
         mend = "salmask pretrain first"
     elif status.alive(time.time()):
         mend = "wait for it"
     else:
         mend = f"repeat its command, which {goes_on(folder, PRETRAIN)}"
-    raise UserError(f"{folder.path} has no backbone.pth: its pretraining is not finished", mend=mend)
+        if status.state == "done":  # as of recorded runs, and of an archive without --checkpoints
+            why, mend = "its pretraining is done, but the file is not kept here", f"copy the file here, or {mend}"
+    raise UserError(f"{folder.path} has no backbone.pth: {why}", mend=mend)
 
 
 def _has_checkpoint(folder: RunFolder, task: str) -> bool:

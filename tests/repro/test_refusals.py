@@ -64,7 +64,9 @@ def test_a_refused_evaluation_leaves_a_recorded_run_as_it_was(tmp_path: Path, ta
     folder.set_status("done", task="pretrain")
     folder.backbone.unlink()
     before = {path: (folder.path / path).read_bytes() for path in files_below(folder.path)}
-    assert "its pretraining is not finished" in refused("eval", str(folder.path), "--task", task, "machine.device=cpu")
+    assert "its pretraining is done, but the file is not kept here" in refused(
+        "eval", str(folder.path), "--task", task, "machine.device=cpu"
+    )
     assert {path: (folder.path / path).read_bytes() for path in files_below(folder.path)} == before
 
 

@@ -47,7 +47,18 @@ def test_a_run_without_a_backbone_is_refused_with_what_to_do_about_its_pretraini
     with folder.attempt("pretrain"):
         assert mend() == "wait for it"
         folder.checkpoints.mkdir()
+    folder.set_status("interrupted")
     (folder.checkpoints / "step_00000010.pth").touch()
     assert mend() == "repeat its command, which resumes from its last checkpoint"
     folder.backbone.touch()
     require_pretrained(folder)
+
+
+def test_of_a_recorded_run_it_is_not_said_that_its_pretraining_is_not_finished(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.attempt("pretrain"):
+        pass
+    with pytest.raises(UserError) as caught:
+        require_pretrained(folder)
+    assert caught.value.what.endswith("has no backbone.pth: its pretraining is done, but the file is not kept here")
+    assert caught.value.mend == "copy the file here, or repeat its command, which begins anew"
