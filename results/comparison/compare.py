@@ -75,9 +75,11 @@ def compare(
     if not comparisons:
         rows = frame[frame["task"] == task] if task else frame
         others = {*filter(is_accuracy, (rows["metric"] if metric and len(rows) else frame["task"]).astype(str))}
+        # Unless a task or a metric was asked for, all that they have has been looked at.
+        another = f", or ask for another of {', '.join(sorted(others))}" if task or metric else ""
         raise UserError(
             f"{first} and {second} have no {metric or 'measurement'}{f' by {task}' if task else ''} in common",
-            mend=f"evaluate both alike, or ask for another of {', '.join(sorted(others))}",
+            mend=f"evaluate both alike{another}",
         )
     return comparisons
 

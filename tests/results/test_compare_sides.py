@@ -102,3 +102,7 @@ def test_what_both_lack_is_named_with_what_they_have(root: Path) -> None:
         compared(root, task="linear", metric="top5")
     with pytest.raises(UserError, match=r"no top1 by knn in common; .* another of linear$"):
         compared(root, task="knn", metric="top1")
+    for results in (root / "full" / OURS).glob("*/results.jsonl"):
+        results.unlink()
+    with pytest.raises(UserError, match=r"no measurement in common; mend: evaluate both alike$"):
+        compared(root)
