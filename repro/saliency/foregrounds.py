@@ -16,6 +16,8 @@ FLIP = COLUMNS.index("flip")
 """The column of a view's draws that says whether it is flipped."""
 LEAST_SHARE = 1e-3
 """A smaller share of a cell counts as none: it is an error of rounding or of half precision."""
+LEAST_CONTRAST = 1e-4
+"""A smaller difference between a view's cells counts as none: half precision hardly holds it in a map."""
 ROW_STEP, OTHER_ROW_STEP = 7919, 7927
 """Primes, so that rows of random cells repeat late; the second is used where the first divides the number of rows."""
 
@@ -73,7 +75,7 @@ class ByImage:
     """
 
     maps: Tensor
-    """N×G×G, of all images, on the device."""
+    """N×G×G, of all images, on the device; of mean 0 and standard deviation 1, or in 0..1."""
     grid: int
     """Cells a side of a view."""
     relax: float
@@ -82,7 +84,11 @@ class ByImage:
 
     def __call__(self, views: Tensor, batch: Mapping[str, Any], name: str) -> Tensor:
         """Returns the foreground, see `Foregrounds`."""
-        return foreground(crop_batch(self.maps, batch, name, self.grid).unsqueeze(1), self.relax, self.row_sorted)
+        cells = crop_batch(self.maps, batch, name, self.grid)
+        # Weighted means of equal numbers differ in their last digit, by which the rule would tell the cells of a flat
+        # part of the map apart.
+        is_flat = cells.amax((1, 2), keepdim=True) - cells.amin((1, 2), keepdim=True) < LEAST_CONTRAST
+        return foreground(cells.masked_fill(is_flat, 0).unsqueeze(1), self.relax, self.row_sorted)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from training_samples import CPU, OURS, foregrounds_of, refused, salmask, stages
 from repro.errors import UserError
 from repro.masking.patches import ranks
 from repro.runs.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
-from repro.saliency.foregrounds import FLIP, ByMask, ByView, RandomCells
+from repro.saliency.foregrounds import FLIP, ByImage, ByMask, ByView, RandomCells
+from repro.saliency.image_maps import standardised
 from repro.saliency.sources import build_foregrounds
 from repro.saliency.true_maps import TrueMaps, centre_prior, changed
 from repro.scenes.dataset import Scenes
@@ -129,6 +130,16 @@ def test_cells_that_hold_half_of_what_the_fullest_holds_are_foreground() -> None
     # Where the object fills the view, rounding may leave a background of 1e-7, which counts as none.
     part = whole_images(1) | {"size": torch.full((1, 2), 96), "query_box": torch.tensor([[21, 0, 61, 61]])}
     assert ByMask(maps[3:], 7, inverted=True)(maps, part, "query").all()
+
+
+@pytest.mark.parametrize("row_sorted", [False, True])
+def test_a_view_of_a_flat_part_of_a_map_is_all_foreground(row_sorted: bool) -> None:
+    maps = torch.zeros(24, CELLS, CELLS)
+    maps[:, 12:, 12:] = -1 - torch.rand(24, 4, 4, generator=torch.Generator().manual_seed(0))
+    box = torch.tensor([[number // 2, number // 3, 22 + number // 4, 30 - number // 2] for number in range(24)])
+    find = ByImage(standardised(maps).half(), 7, 0.6, row_sorted)
+    assert find(maps, whole_images(24) | {"query_box": box}, "query").all()
+    assert not find(maps, whole_images(24), "query").flatten(1).all(1).any()
 
 
 def test_random_cells_are_as_many_and_anywhere_and_others_each_time() -> None:
