@@ -202,9 +202,9 @@ class FidelitySettings:
     saliency_map: Source = Source.paper  # B1: each row of the map sorted
     hard_negative: Source = Source.paper  # B2: image 0 of a GPU's batch is the hard negative of all
     noise: Source = Source.paper  # B4: one noise tile for a GPU's whole batch
-    cap: Source = Source.paper  # B5: foreground masks at most .55 of the view (high-pass)
+    cap: Source = Source.paper  # B5: a foreground mask of .56 of the view or more becomes .55 (high-pass)
     counts: Source = Source.paper  # B6: total rounded down, background takes the whole deficit
-    negative_count: Source = Source.paper  # B7: a count of -1 masks all but one
+    negative_count: Source = Source.paper  # B7: a background count of -1 masks all but one
     single_patch: Source = Source.paper  # B8: a stratum of exactly one patch is never masked
 
     def __str__(self) -> str:
