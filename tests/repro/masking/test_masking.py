@@ -23,7 +23,7 @@ from repro.masking.patches import (
     to_pixels,
 )
 from repro.masking.strategies import FOCAL_WINDOW, HighPass
-from repro.runs.choices import Source, Strategy
+from repro.runs.choices import NoiseArea, Source, Strategy
 from repro.runs.sections import FidelitySettings, MaskingSettings
 
 POSITIVE, HARD = Mode.positive(MaskingSettings()), Mode.hard(MaskingSettings())
@@ -241,12 +241,13 @@ def test_b4_the_released_noise_of_hard_negatives_is_shared_within_a_group_alone(
     assert len(torch.cat(tiles).unique(dim=0)) == 2
 
 
+@pytest.mark.parametrize("area", NoiseArea)
 @pytest.mark.parametrize(("spatial_share", "tile"), [(1.0, 0), (0.0, 1)], ids=["spatial", "channel-wise"])
-def test_b4_a_seed_gives_the_same_tiles_as_ever(spatial_share: float, tile: int) -> None:
+def test_b4_a_seed_gives_the_same_tiles_as_ever(spatial_share: float, tile: int, area: NoiseArea) -> None:
     """Another order of draws, or the other of the two tiles, would change every run by the released code's noise."""
     fidelity, foreground = FidelitySettings(noise=Source.released), maps([32] * 6)
     clean = torch.full((6, 3, 56, 56), 7.0)
-    strategy = HighPass(fidelity, 0.0, spatial_share)
+    strategy = HighPass(fidelity, 0.0, spatial_share, noise_area=area)
     masked = strategy.mask(clean, clean, foreground, POSITIVE, Generator().manual_seed(5))
     stream = Generator().manual_seed(5)
     draw_patches(foreground, draw_counts(foreground, POSITIVE, fidelity, stream, capped=True), 3, stream)

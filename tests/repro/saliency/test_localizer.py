@@ -53,6 +53,12 @@ def test_resnet50_sees_views_as_they_come() -> None:
     assert localizer(torch.zeros(1, 3, 224, 224)).shape == (1, 2048, 7, 7)
 
 
+def test_a_network_of_timm_gets_the_range_it_was_trained_on() -> None:
+    localizer = build_localizer("timm/tf_mobilenetv3_small_minimal_100", "random")  # (x - 0.5) / 0.5
+    image = pixels(2, 128)
+    torch.testing.assert_close(localizer(normalised(image)), localizer.network(2 * image - 1), rtol=1e-4, atol=1e-4)
+
+
 def test_batch_norms_are_folded(lite: Localizer, tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = get_model("resnet18", weights=None).state_dict()

@@ -69,6 +69,8 @@ def test_a_map_has_the_mean_of_each_cell_whatever_its_unit(tmp_path: Path) -> No
     save_numbers(tmp_path / "far.npy", 1e8 + numbers)  # constant in single precision
     far = FileMaps(numbers_in(tmp_path, "far.npy"))(0).numpy()
     np.testing.assert_allclose(far * 1e8, means * numbers.max(), atol=1e-6)
+    save_numbers(tmp_path / "negative.npy", -numbers)
+    np.testing.assert_allclose(FileMaps(numbers_in(tmp_path, "negative.npy"))(0).numpy(), -means, atol=1e-6)
     save_numbers(tmp_path / "constant.npy", np.full((7, 9), 0.1))
     assert not FileMaps(numbers_in(tmp_path, "constant.npy"))(0).any()
 

@@ -90,6 +90,8 @@ def test_a_square_loses_and_gains_whole_cells_on_each_side() -> None:
     square[12:52, 12:52] = True  # 40 pixels; a cell has 4
     assert changed(square, SaliencySource(SourceKind.eroded, 1), 0).sum() == 32**2
     assert changed(square, SaliencySource(SourceKind.dilated, 1), 0).any(0).sum() == 48
+    whole = np.ones((64, 64), dtype=bool)
+    assert changed(whole, SaliencySource(SourceKind.eroded, 1), 0).sum() == 56**2  # the image's edge is the object's
 
 
 def test_a_true_map_is_the_share_of_each_cell_and_drawn_without_the_scene() -> None:
@@ -217,12 +219,19 @@ def test_sources_are_graded_and_each_role_has_its_own() -> None:
 def test_a_runs_localizer_is_built_from_its_settings_and_seed_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     build = MagicMock()
     monkeypatch.setattr("repro.saliency.sources.build_localizer", build)
-    run = tiny(OURS, {"localizer.weights": "random", "localizer.relax": 0.2, "seed": 5})
+    run = tiny(OURS, {"localizer.weights": "random", "seed": 5})
     foregrounds, _ = build_foregrounds(run, CPU, None)
     build.assert_called_once_with(run.localizer.network, "random", seed=5, sha256="")
     build.return_value.to.return_value.check.assert_called_once_with(run.data.crop)
     assert isinstance(foregrounds, ByView)
-    assert (foregrounds.relax, foregrounds.row_sorted) == (0.2, False)
+
+
+@pytest.mark.parametrize("fidelity", ["paper", "released"])
+@pytest.mark.parametrize("settings", [{}, {"localizer.map": "image"}, {"localizer.source": "centre"}], ids=str)
+def test_the_rules_settings_reach_every_map_that_it_reads(settings: dict[str, str], fidelity: str) -> None:
+    run = tiny(OURS, {"localizer.relax": 0.2, "fidelity.saliency_map": fidelity} | settings)
+    foregrounds: Any = build_foregrounds(run, CPU, open_data(run, "train"))[0]
+    assert (foregrounds.relax, foregrounds.row_sorted) == (0.2, fidelity == "released")
 
 
 def test_sources_of_true_masks_have_the_maps_that_they_are_named_after() -> None:
