@@ -275,9 +275,10 @@ def _roots(options: Sequence[str], evaluations: Sequence[Evaluation]) -> dict[Ev
         The root of each evaluation's data set; None if the options name none.
 
     Raises:
-        UserError: An unknown data set, no folder, or one folder for several data sets.
+        UserError: An unknown data set or one that nothing is evaluated on, no folder, or not one for each data set.
     """
-    roots = {}  # by data set; the empty name stands for the only one
+    datasets = {evaluation.dataset for evaluation in evaluations}
+    roots: dict[str, Path] = {}
     for text in options:
         dataset, equals, folder = text.partition("=")
         # A path may hold an "=" too; a data set's name has no slash.
@@ -286,14 +287,23 @@ def _roots(options: Sequence[str], evaluations: Sequence[Evaluation]) -> dict[Ev
             raise UserError(f"--root {text}: unknown data set {dataset!r}", mend=nearest(dataset, DATASETS))
         if has_name and not folder:
             raise UserError(f"--root {text} names no folder", mend="is a variable of the shell not set?")
-        roots[dataset if has_name else ""] = Path(folder if has_name else text)
-    several = len({evaluation.dataset for evaluation in evaluations}) > 1
-    if several and "" in roots:
-        raise UserError(
-            f"--root {roots['']} is one folder for several data sets",
-            mend="--root DATASET=DIR for each, or $SALMASK_DATA",
-        )
-    return {evaluation: roots.get(evaluation.dataset, roots.get("")) for evaluation in evaluations}
+        if not has_name:
+            if len(datasets) > 1:
+                raise UserError(
+                    f"--root {text} is one folder for several data sets",
+                    mend="--root DATASET=DIR for each, or $SALMASK_DATA",
+                )
+            (dataset,), folder = datasets, text
+        # Otherwise `--task linear --root caltech101=DIR` would measure the data set of the pretraining without a word.
+        if dataset not in datasets:
+            raise UserError(
+                f"--root {text}: no task of this command is on {dataset}",
+                mend=f"--task TASK@{dataset}, or leave this --root out",
+            )
+        if dataset in roots:
+            raise UserError(f"--root names two folders for {dataset}", mend="leave one of them out")
+        roots[dataset] = Path(folder)
+    return {evaluation: roots.get(evaluation.dataset) for evaluation in evaluations}
 
 
 def _evaluate_all(

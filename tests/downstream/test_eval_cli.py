@@ -173,6 +173,8 @@ def test_the_table_shows_the_paper_like_protocol_beside_the_published_number(
             "--root caltech=/data: unknown data set 'caltech'; mend: did you mean 'caltech101'?",
         ),
         (["--root", "caltech101="], "--root caltech101= names no folder; mend"),
+        (["--root", "caltech101=/data"], "--root caltech101=/data: no task of this command is on caltech101; mend: --"),
+        (["--root", "/a", "--root", "scenes=/b"], "--root names two folders for scenes; mend: leave one of them out"),
         (["data.crop=64"], "only settings of machine and of evaluations (probe, logistic, knn, finetune, detection)"),
         (["knn.neighbors=[5]"], "unknown key 'knn.neighbors'; mend: did you mean 'knn.neighbours'?"),
         (["probe.lr_grid=[30,-1]"], "probe.lr_grid holds -1, which is out of range; mend: more than 0"),
