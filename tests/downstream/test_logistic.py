@@ -47,7 +47,7 @@ def objective(flat: NDArray[np.float64], x: NDArray[np.float32], y: NDArray[np.i
 def test_a_fit_is_the_minimum_of_the_written_out_objective(l2: float) -> None:
     x, y = blobs(80, 0)
     model, converged = fit(x, y, l2, 5000)
-    assert converged
+    assert (converged, model.coef_.dtype) == (True, np.float64)
     value = objective(np.concatenate([model.coef_.ravel(), model.intercept_]), x, y, l2)
     minimum = minimize(
         objective, np.zeros(4 * 10), (x, y, l2), method="L-BFGS-B", options={"maxiter": 5000, "ftol": 1e-13}
@@ -68,6 +68,8 @@ def test_a_warm_start_ends_where_a_cold_one_does(tmp_path: Path) -> None:
     warm_value = objective(np.concatenate([path.coefficients.ravel(), path.intercepts]), *train, weights[-1])
     cold_value = objective(np.concatenate([cold.coef_.ravel(), cold.intercept_]), *train, weights[-1])
     assert warm_value == pytest.approx(cold_value, rel=1e-3)
+    at_its_end, _ = fit(*train, weights[-1], 5000, start=path)
+    assert at_its_end.n_iter_[0] < cold.n_iter_[0] / 10
     for l2, score in zip(weights, path.scores, strict=True):
         model, _ = fit(*train, l2, 5000)
         hits = model.predict(held_out[0]) == held_out[1]
