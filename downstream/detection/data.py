@@ -6,7 +6,7 @@ The annotations become detectron2's records, and a training's batches are drawn 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
@@ -117,7 +117,8 @@ def open_voc(root: Path, name: str = VOC) -> DetectionData:
             mend=OWN_DATA.format("VOC"),
         )
     (test,) = voc.TEST
-    warn_absent(kit.objects[test], str(test))
+    objects = (item for annotation in kit.annotations[test].values() for item in annotation.objects)
+    warn_absent(kit.classes, (item.name for item in objects if not item.difficult), str(test))
     metadata = register(f"{kit.folder}/{test}", kit.classes)
     truth = VocGroundTruth(metadata, test, kit.classes, kit.annotations[test])
     return DetectionData(
@@ -173,9 +174,11 @@ def open_coco(root: Path, name: str = "coco") -> DetectionData:
             mend=OWN_DATA.format("COCO"),
         )
     train_split, test_split = coco.SPLITS
-    warn_absent(folder.objects[test_split], test_split)
+    scored = folder.instances[test_split]
+    names = (scored.classes[entry.category_id] for entry in scored.objects if not entry.crowd)
+    warn_absent(folder.classes, names, test_split)
     metadata = register(f"{root}/coco {test_split}", folder.classes)
-    truth = CocoGroundTruth(metadata, folder.classes, folder.instances[test_split])
+    truth = CocoGroundTruth(metadata, folder.classes, scored)
     return DetectionData(
         name=name,
         split=test_split,
@@ -186,7 +189,7 @@ def open_coco(root: Path, name: str = "coco") -> DetectionData:
         metadata=metadata,
         evaluator=truth.evaluator,
         test_fingerprint=truth.fingerprint(),
-        category_ids=tuple(folder.instances[test_split].classes),
+        category_ids=tuple(scored.classes),
     )
 
 
@@ -231,19 +234,22 @@ def with_objects(records: list[Record]) -> list[Record]:
     return [record for record in records if any(not item.get("iscrowd") for item in record["annotations"])]
 
 
-def warn_absent(objects: Mapping[str, int], split: str) -> None:
+def warn_absent(classes: Collection[str], scored: Iterable[str], split: str) -> None:
     """Logs a warning about classes that cannot be scored.
 
     Args:
-        objects: Number of objects by class.
-        split: Where they were counted.
+        classes: Names of all classes.
+        scored: The class of each object that counts when a detector is scored: none of a difficult one, nor of a crowd.
+        split: Where the objects are.
     """
-    absent = [name for name, count in objects.items() if not count]
+    present = set(scored)
+    absent = [name for name in classes if name not in present]
     if absent:
         log.warning(
-            "%d of %d classes have no object in %s (%s): VOC's AP counts 0 for each, COCO's leaves them out",
+            "%d of %d classes have no object in %s that counts (%s): VOC's AP counts 0 for each, COCO's leaves them "
+            "out",
             len(absent),
-            len(objects),
+            len(classes),
             split,
             ", ".join(absent[:5]),
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from detection_samples import config, data_of, planned, prepared, scenes_as
+from scene_samples import spoil_json, spoil_text
 from torch import nn
 from training_samples import CPU, files_below
 
@@ -18,7 +19,6 @@ from downstream.detection.data import open_coco, open_voc
 from downstream.detection.task import DetectionTask, open_data, require_detectron2
 from downstream.measurement import Target
 from repro.backbones.backbone import load_backbone
-from repro.data.annotations import voc
 from repro.errors import UserError
 from repro.runs.detection import COCO, VOC, DetectionSettings
 
@@ -61,14 +61,22 @@ def test_another_folder_than_the_data_sets_is_refused_before_any_task_begins(
         DetectionTask(task).check(run, Target(task, tmp_path, run.data.scenes), load_backbone(folder.backbone))
 
 
-def test_a_class_without_a_test_object_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = scenes_as("voc", tmp_path / "voc", train=8, test=1)
-    data = data_of(VOC, root)
-    objects = voc.check_layout(root).objects[voc.TEST[0]]
-    absent = [name for name, count in objects.items() if not count]
-    assert len(data.test) == 1
-    assert absent
-    assert f"{len(absent)} of 4 classes have no object in VOC2007 test" in caplog.text
+@pytest.mark.parametrize(("task", "split"), [(VOC, "VOC2007 test"), (COCO, "val2017")])
+def test_a_class_without_a_test_object_that_counts_is_said(
+    task: str, split: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A class whose objects are all difficult counted 0 in VOC's AP, and nobody was told."""
+    root = scenes_as("voc" if task == VOC else "coco", tmp_path / "data", train=8, test=2)
+    first, *others = (item["category_id"] for record in data_of(task, root).test for item in record["annotations"])
+    assert (first in others, len(others)) == (False, 2)
+    assert f"1 of 4 classes have no object in {split} that counts" in caplog.text
+    if task == VOC:
+        name = (root / "VOC2007/ImageSets/Main/test.txt").read_text().split()[0]
+        spoil_text(root / f"VOC2007/Annotations/{name}.xml", "<difficult>0", "<difficult>1")
+    else:
+        spoil_json(root / "annotations/instances_val2017.json", lambda all_: all_["annotations"][0].update(iscrowd=1))
+    data_of(task, root)
+    assert f"2 of 4 classes have no object in {split} that counts" in caplog.text
 
 
 def test_a_full_schedule_on_a_cpu_is_refused_with_an_estimate_before_any_task_begins(
