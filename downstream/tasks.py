@@ -227,6 +227,9 @@ def _require_sound(who: str, answer: object) -> None:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{who} returned two numbers for {', '.join(map(str, twice))}", mend="one number, or two names")
     for row in answer:
+        if not isinstance(row.value, int | float):  # but a tensor, say, or nothing
+            what = f"{who} returned {row.metric} = {row.value!r}, which is no Python number"
+            raise UserError(what, mend="float(...) of it")
         if str(row.metric).partition("@")[0] in ACCURACIES and not 0 <= row.value <= FULL:
             what = f"{who} returned {row.metric} = {row.value}, which is not an accuracy"
             raise UserError(what, mend="a number in percent")

@@ -1,6 +1,7 @@
 """A task that a user added, and the mistakes made in one: each is one line that says whose mistake it is."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -108,6 +109,7 @@ MEASUREMENT = Measurement("means-v1", "val", "top1", 50.0)
         (measurements("means-v1", "val", {"top1": 101.0}), "returned top1 = 101.0, which is not an accuracy"),
         (measurements("means-v1", "val", {"top1": -1.0}), "returned top1 = -1.0, which is not an accuracy"),
         (measurements("means-v1", "val", {"top1@split=0": 101.0}), "returned top1@split=0 = 101.0, which is no"),
+        ([replace(MEASUREMENT, value=None)], "returned top1 = None, which is no Python number; mend: float(...) of it"),
         (measurements("means-v1", "val", {"top5": float("nan")}), "returned top5 = nan, which is not an accuracy"),
     ],
 )
@@ -137,6 +139,16 @@ def test_on_the_other_ranks_the_first_ones_rows_count_whatever_the_task_returns(
     monkeypatch.setattr(tasks, "decided_by_first", lambda _: next(answers))
     assert work() == ["rows of rank 0"]
     assert not folder.results.exists()
+
+
+def test_what_another_process_measured_meanwhile_is_not_measured_again(place: Path, tmp_path: Path) -> None:
+    place.write_text(TASK)
+    folder = finished(tmp_path)
+    first, second = (tasks.prepare_evaluation(tiny(), folder, "means", CPU) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first() == second()
+    assert folder.results.read_text().count("\n") == 1
 
 
 def test_other_numbers_than_accuracies_may_be_anything(place: Path, tmp_path: Path) -> None:
