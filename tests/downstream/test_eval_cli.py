@@ -84,6 +84,7 @@ def test_eval_prints_records_and_then_only_reads(folder: RunFolder) -> None:
         ("logistic", "logreg-v2[values=2]"),
         ("knn", "knn-v1[k=5]"),
     ]
+    folder.backbone.unlink()  # no longer needed
     again = salmask(*arguments)
     assert again.code == 0
     assert again.err == ""
