@@ -26,6 +26,7 @@ from downstream.detection.task import carry_out, quiet_detectron2
 from downstream.detection.training import train
 from downstream.detection.trial import Trial
 from repro.errors import UserError
+from repro.files import write_json
 from repro.runs.detection import VOC
 from repro.runs.step_files import checkpoints
 from repro.runs.stopping import STOP
@@ -108,6 +109,8 @@ def test_a_training_that_is_asked_to_stop_saves_the_step_it_is_at(
         save(saver, 3)
     assert end.value.code == 128 + signal.SIGUSR2
     assert [path.name for path in checkpoints(trial.path)] == ["step_00000003.pth"]
+    save(saver, 9)  # the last one: the detector is finished and scored
+    assert checkpoints(trial.path)[0].name == "step_00000009.pth"
 
 
 def test_a_torn_checkpoint_gives_way_to_the_one_before(voc_root: Path, tmp_path: Path) -> None:
@@ -141,6 +144,11 @@ def test_a_checkpoint_of_other_data_is_refused(voc_root: Path, tmp_path: Path) -
     message = r"is of another training: its train_data is .* to start anew, or restore the data"
     with pytest.raises(UserError, match=message):
         load_trained(trial_on_less, model)
+    write_json(trial.scores, {**trial.scored_identity(), "scores": {"bbox_AP": 50.0}})
+    assert (trial.recorded_scores(), trial_on_less.recorded_scores()) == ({"bbox_AP": 50.0}, {})
+    write_json(trial.scores, {**trial.scored_identity(), "scores": {"bbox_AP": None}})
+    with pytest.raises(UserError, match=r"scores\.json: its score 'bbox_AP' .*; mend: remove it; the"):
+        trial.recorded_scores()
 
 
 NOT_TRAINED: dict[str, Callable[[dict[str, Any]], object]] = {
