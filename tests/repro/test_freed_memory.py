@@ -7,7 +7,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, sys, torch
+import resource, statistics, sys, torch
 from repro.distributed import initialise
 if sys.argv[1] == "kept":
     initialise("cpu")
@@ -15,10 +15,12 @@ def step():
     return [torch.ones(2**23) for _ in range(2)]  # 32 MiB each
 for _ in range(10):  # until the heap has room for both beside what else it holds
     step()
-begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+faults = []
+for _ in range(9):
+    begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
+print(statistics.median(faults))  # the heap may grow once more even then
 """
 
 
@@ -28,7 +30,7 @@ def test_steps_fault_the_same_pages_in_once(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(name, raising=False)
     command = [sys.executable, "-c", PROGRAM]
     faults = {how: int(subprocess.run([*command, how], capture_output=True, check=True).stdout) for how in ("kept", "")}
-    assert faults["kept"] < 100 < faults[""]  # 320 MiB are 160 huge pages, or 81,920 small ones
+    assert faults["kept"] < 20 < faults[""]  # 64 MiB are 32 huge pages, or 16,384 small ones
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")  # what a person set holds, here glibc's own way
     theirs = int(subprocess.run([*command, "kept"], capture_output=True, check=True).stdout)
-    assert theirs > 100
+    assert theirs > 20
