@@ -7,6 +7,7 @@ The expected pictures are in `tests/golden/scenes.json`. After an intended chang
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ def drawn(name: str, folder: Path) -> Scenes:
         return Scenes("train", count=12, classes=8, objects=2, size=64, seed=4, cutouts=cutouts(folder))
     if name == "choices":
         return Scenes("train", count=60, classes=60, size=64, seed=9, **CHOICES)
-    return Scenes.by_settings("train" if name == "study, train" else "val", load(RECORDED / "run.yaml").data.scenes)
+    settings = load(RECORDED / "run.yaml").data.scenes
+    if name == "coloured":
+        settings = replace(settings, colour=0.5)
+    return Scenes.by_settings("val" if name == "study, val" else "train", settings)
 
 
 def samples(scenes: Scenes, index: int) -> bytes:
@@ -49,7 +53,7 @@ def samples(scenes: Scenes, index: int) -> bytes:
     return np.asarray(scenes[index][0]).ravel()[index % STEP :: STEP].tobytes()
 
 
-@pytest.mark.parametrize("name", ["study, train", "study, val", "choices", "cut-outs"])
+@pytest.mark.parametrize("name", ["study, train", "study, val", "coloured", "choices", "cut-outs"])
 def test_pictures_labels_and_objects_are_the_recorded_ones(name: str, tmp_path: Path) -> None:
     scenes, expected = drawn(name, tmp_path), json.loads(PICTURES.read_text())
     indices = range(min(len(scenes), 24))
