@@ -54,12 +54,16 @@ def _of(gain: Comparison, seeds: Sequence[int]) -> Comparison:
 
 
 def _tables(folders: Sequence[Path]) -> Iterator[str]:
+    mend = "give the runs on coloured scenes, then those on the study's own"
     if len(folders) != 2:
-        mend = "give the runs on coloured scenes, then those on the study's own"
         raise UserError(f"two folders are compared, and {len(folders)} given", mend=mend)
-    coloured, plain = ([folder] for folder in folders)
-    values = [top1(gathered(group)[1], "logistic", PARTS) for group in (coloured, plain)]
-    yield from of_questions(coloured, COLOURS, PARTS)
+    values = []
+    for folder, has_colours in zip(folders, (True, False), strict=True):
+        runs, frame = gathered([folder])
+        if any(record.run and (record.run.data.scenes.colour > 0) != has_colours for record in runs):
+            raise UserError(f"{folder} has runs on scenes with{'out' if has_colours else ''} colours", mend=mend)
+        values.append(top1(frame, "logistic", PARTS))
+    yield from of_questions(folders[:1], COLOURS, PARTS)
     yield losses(*values)
 
 

@@ -1,10 +1,17 @@
 """What the study says of coloured scenes follows from its runs by the tests that its page registered."""
 
+import runpy
+import sys
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from places import EXAMPLES
 from scipy import stats
 
 from examples.study.decide_colours import losses
+
+STUDY = EXAMPLES / "study"
 
 FILTER = "mocov2+ours-hp-no-masks"
 PLAIN = {"mocov2": {1: 25.0, 2: 26.5, 3: 24.1, 4: 90.0}, FILTER: {1: 33.0, 2: 34.9, 3: 32.0}}
@@ -35,3 +42,19 @@ def test_a_gain_that_grows_with_colours_contradicts_the_account_of_colour() -> N
 def test_a_gain_without_one_of_its_rows_is_not_run(missing: str) -> None:
     coloured = {method: values for method, values in COLOURED.items() if method != missing}
     assert cells(losses(coloured, PLAIN).splitlines()[2])[1:] == ["0", "–", "–", "–", "–", "–", "not run"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [(["colours"], "two folders are compared, and 1 given"), (["runs", "colours"], "runs on scenes without colours")],
+)
+def test_other_folders_than_the_two_in_their_order_are_refused(
+    folders: Sequence[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["decide_colours", *(str(STUDY / folder) for folder in folders)])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(STUDY / "decide_colours.py"), run_name="__main__")
+    out, err = capsys.readouterr()
+    assert (done.value.code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+    assert err.endswith("; mend: give the runs on coloured scenes, then those on the study's own\n")
