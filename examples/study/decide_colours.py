@@ -10,15 +10,16 @@ framework there; and what the filter gains without colours and with them, seed b
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 
 from examples.study.command import gathered, print_tables
 from examples.study.decide import COLOURS, FRAMEWORKS, PARTS, Values, outcome_by_sign, top1
-from examples.study.tables import difference_text, interval_text, of_questions, p_cell
+from examples.study.tables import difference_text, interval_text, of_runs, p_cell
 from repro.errors import UserError
 from repro.runs.labels import label
 from repro.text_tables import markdown_table
 from results.claims.verdicts import NOT_RUN
-from results.statistics.paired import Comparison, holm, paired
+from results.statistics.paired import holm, paired
 
 
 def losses(coloured: Values, plain: Values) -> str:
@@ -29,42 +30,30 @@ def losses(coloured: Values, plain: Values) -> str:
         plain: The same on the study's own scenes.
     """
     (pairs,) = COLOURS.values()
-    with_colours, without = (
-        [paired(values.get(first, {}), values.get(second, {})) for first, second in pairs]
-        for values in (coloured, plain)
-    )
-    lost = [paired(gain.by_seed, less.by_seed) for gain, less in zip(without, with_colours, strict=True)]
+    gains = [[paired(values.get(a, {}), values.get(b, {})).by_seed for values in (plain, coloured)] for a, b in pairs]
+    lost = [paired(without, with_colours) for without, with_colours in gains]
     corrected = holm([1.0 if loss.p is None else loss.p for loss in lost])
     rows = []
-    for framework, gains, loss, corrected_p in zip(
-        FRAMEWORKS, zip(without, with_colours, strict=True), lost, corrected, strict=True
-    ):
+    for framework, of_framework, loss, corrected_p in zip(FRAMEWORKS, gains, lost, corrected, strict=True):
         p = None if loss.p is None else corrected_p
         outcome = NOT_RUN if loss.mean is None else outcome_by_sign(loss.mean, p)
-        shown = [difference_text(_of(gain, loss.seeds).mean) for gain in gains]
-        tested = (difference_text(loss.mean), interval_text(loss.interval()), p_cell(p))
-        rows.append([label(framework), str(loss.n), *shown, *tested, outcome])
+        means = [mean(gain[seed] for seed in loss.seeds) if loss.seeds else None for gain in of_framework]
+        shown = map(difference_text, (*means, loss.mean))
+        rows.append([label(framework), str(loss.n), *shown, interval_text(loss.interval()), p_cell(p), outcome])
     heads = ("filter alone", "seeds", "gain without colours", "gain with colours", "lost", "95 %", "p", "outcome")
     return markdown_table(heads, rows, [head for head in heads[1:-1] if head != "95 %"])
-
-
-def _of(gain: Comparison, seeds: Sequence[int]) -> Comparison:
-    """Returns a comparison by some of its seeds alone."""
-    return Comparison(tuple(gain.by_seed[seed] for seed in seeds), seeds=tuple(seeds))
 
 
 def _tables(folders: Sequence[Path]) -> Iterator[str]:
     mend = "give the runs on coloured scenes, then those on the study's own"
     if len(folders) != 2:
         raise UserError(f"two folders are compared, and {len(folders)} given", mend=mend)
-    values = []
-    for folder, has_colours in zip(folders, (True, False), strict=True):
-        runs, frame = gathered([folder])
+    coloured, plain = (gathered([folder]) for folder in folders)
+    for folder, (runs, _), has_colours in zip(folders, (coloured, plain), (True, False), strict=True):
         if any(record.run and (record.run.data.scenes.colour > 0) != has_colours for record in runs):
             raise UserError(f"{folder} has runs on scenes with{'out' if has_colours else ''} colours", mend=mend)
-        values.append(top1(frame, "logistic", PARTS))
-    yield from of_questions(folders[:1], COLOURS, PARTS)
-    yield losses(*values)
+    yield from of_runs(*coloured, COLOURS, PARTS)
+    yield losses(*(top1(frame, "logistic", PARTS) for _, frame in (coloured, plain)))
 
 
 if __name__ == "__main__":

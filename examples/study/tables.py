@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+import pandas as pd
+
 from examples.study.collapse import Ending, endings
 from examples.study.command import gathered, print_tables
 from examples.study.decide import (
@@ -32,6 +34,7 @@ from examples.study.decide import (
 from repro.quantities import number_text
 from repro.runs.labels import label
 from repro.text_tables import markdown_table
+from results.collection.runs import RunRecord
 from results.statistics.paired import p_text, paired
 
 ENDS = (
@@ -71,7 +74,13 @@ def of_questions(folders: Sequence[Path], questions: Questions, sweeps: Sequence
         questions: The registered comparisons.
         sweeps: Sweeps whose rows count.
     """
-    runs, frame = gathered(folders)
+    yield from of_runs(*gathered(folders), questions, sweeps)
+
+
+def of_runs(
+    runs: Sequence[RunRecord], frame: pd.DataFrame, questions: Questions, sweeps: Sequence[str]
+) -> Iterator[str]:
+    """Yields the tables of `of_questions` from what `gathered` returned."""
     knn, logistic = (top1(frame, task, sweeps) for task in ("knn", "logistic"))
     yield means(knn, logistic, endings(runs, sweeps), questions)
     yield comparisons(logistic, questions)
