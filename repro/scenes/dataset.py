@@ -151,6 +151,8 @@ class Scenes:
         if split not in _SPLIT_NUMBERS:
             raise UserError(f"unknown split {split!r}", mend=f"choose one of {', '.join(_SPLIT_NUMBERS)}")
         _require_in_range(count=count, size=size, seed=seed, objects=objects, members=members)
+        if colour and cutouts is not None:  # their pictures would be the same, under the name of another data set
+            raise UserError(f"colour={colour:g}: cut-outs keep their colours", mend="choose 0, or no cut-outs")
         self._source: Objects = (
             Shapes(classes, members=members, held_out=split == "val", colour=colour, seed=seed)
             if cutouts is None

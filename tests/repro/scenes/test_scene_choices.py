@@ -366,6 +366,7 @@ def test_settings_reach_both_splits() -> None:
         ({"grounds": 9, "context": 0.5}, "and grounds=9; mend: grounds=10 or more, or context=0"),
         ({"members": -1}, "members=-1 is out of range; mend: choose 0 at least"),
         ({"colour": 1.5}, "colour=1.5 is out of range; mend: choose from 0 to 1"),
+        ({"colour": 0.5, "cutouts": Path()}, "colour=0.5: cut-outs keep their colours; mend: choose 0, or no cut-outs"),
     ],
 )
 def test_bad_choices_are_named_with_their_mend(settings: dict[str, Any], message: str) -> None:
