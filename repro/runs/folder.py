@@ -9,7 +9,6 @@ lock, `status-TASK.json` and `.lock-TASK`.
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,13 +24,14 @@ from typing import Any
 
 from repro.background import repeated
 from repro.errors import UserError, interruption, one_line, trouble_of_machine
-from repro.files import is_of_a_full_disk, is_temporary, write_json, write_over, write_text
+from repro.files import is_of_a_full_disk, is_temporary, write_text
 from repro.paths import require_utf8
 from repro.presence import exists, is_file
 from repro.runs.detection import COCO, VOC
 from repro.runs.lock import STALE_SECONDS, Holder, held, is_open_in, job_id
 from repro.runs.run import Run
-from repro.runs.status import PRETRAIN, Status, read_status
+from repro.runs.status import PRETRAIN, Status, read_status, write_status
+from repro.runs.told_warnings import warnings_kept
 
 BEAT_SECONDS = 15.0
 """Seconds between two heartbeats; far below `repro.runs.lock.STALE_SECONDS`, so that a late one proves nothing."""
@@ -92,6 +92,8 @@ class RunFolder:
         self.path = path
         self._attempt: tuple[str, int] | None = None
         """Task and number of the attempt that this process makes; None outside of one."""
+        self._warnings: Sequence[str] = ()
+        """What the attempt has warned of; grows during it."""
         self._has_settings = False
         """Whether `run.yaml` was there when the attempt began. If it is gone later, the folder was moved or removed."""
 
@@ -230,10 +232,11 @@ class RunFolder:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "job": job_id(),
+                "warnings": self._warnings if number else before.warnings,
                 **changes,
                 "task": task,  # last: an attempt's own task wins over one that is given
             }
-            self._write_status(self._status_file(task), {**asdict(before), **changes})
+            write_status(self._status_file(task), {**asdict(before), **changes})
 
     def tell_progress(self, task: str, step: int, steps: int, unit: str, work: str = "training", **more: Any) -> None:
         """Writes how many steps of a task are done. Only a full disk is an error; other failures to write are logged.
@@ -257,18 +260,6 @@ class RunFolder:
             # A file server that is briefly unreachable is no reason to lose the steps since the last checkpoint.
             log.warning("%s; the %s goes on", error.what, work)
 
-    def _write_status(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Writes a status; on a full disk, in place over the old one, so that it can still tell of the full disk."""
-        try:
-            write_json(path, content)
-        except UserError as error:
-            if not is_of_a_full_disk(error):
-                raise
-            try:
-                write_over(path, json.dumps(content).encode() + b"\n")
-            except OSError:
-                raise error from error.__cause__
-
     @contextmanager
     def attempt(self, task: str, *, wait: float = 0.0) -> Iterator[None]:
         """Runs a task within the block: holds its lock, and keeps its status true however the block ends.
@@ -290,7 +281,7 @@ class RunFolder:
             holder=lambda: self._holder(task),
             wait=wait,
         )
-        with lock:
+        with lock, warnings_kept() as self._warnings:
             # A process that was suspended while another one took over its lock finds a higher number in the status, and
             # knows that its attempt is over.
             try:
@@ -302,7 +293,7 @@ class RunFolder:
             self._remove_leftovers(task)
             self._attempt = None  # an earlier attempt must not keep `set_status` from writing the new number
             try:
-                self.set_status("running", task=task, attempt=number, error="")
+                self.set_status("running", task=task, attempt=number, error="", warnings=self._warnings)
             except (KeyboardInterrupt, SystemExit):
                 # Whoever waits for "running" may send a signal before `set_status` has synced the file's folder.
                 self._end("interrupted", task=task, attempt=number)

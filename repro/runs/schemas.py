@@ -34,6 +34,8 @@ class Field:
     required: bool = True
     or_none: bool = False
     """Whether null is allowed, for what could not be determined."""
+    items: type | None = None
+    """Type of a list's items; None: any."""
 
     def fault(self, value: Any) -> str:
         """Returns what is wrong with a value, as `is str, not int`; empty where nothing is."""
@@ -42,13 +44,20 @@ class Field:
         kinds = (int, float) if self.kind is float else (self.kind,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and self.kind is not bool):
             return f"is {type(value).__name__}, not {self.kind.__name__}"
+        if isinstance(value, list) and self.items is not None:
+            strange = [type(item).__name__ for item in value if not isinstance(item, self.items)]
+            return f"lists a {strange[0]}, not {self.items.__name__}" if strange else ""
         if self.one_of and value not in self.one_of:
             return f"is {value!r}, none of {', '.join(map(str, self.one_of))}"
-        if isinstance(value, float) and not math.isfinite(value):
+        return self._number_fault(value) if isinstance(value, int | float) else ""
+
+    def _number_fault(self, value: float) -> str:
+        """Returns what is wrong with a number."""
+        if not math.isfinite(value):
             return f"is {value}, not a finite number"
         if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
             return "is a number of more than 64 bits"
-        return f"is {value}, less than {self.low:g}" if isinstance(value, int | float) and value < self.low else ""
+        return f"is {value}, less than {self.low:g}" if value < self.low else ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,7 @@ STATUS = Schema(
         "error": Field(str, required=False),
         "pid": Field(int, low=0, required=False),
         "job": Field(str, required=False),
+        "warnings": Field(list, required=False, items=str),
     },
     mend="remove it; the next attempt writes it anew",
 )

@@ -1,8 +1,13 @@
 """The status of a task on a run, as its file tells it."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from repro.errors import UserError
+from repro.files import is_of_a_full_disk, write_json, write_over
 from repro.presence import exists
 from repro.runs.lock import STALE_SECONDS, Holder
 from repro.runs.schemas import STATUS
@@ -37,6 +42,8 @@ class Status:
     pid: int = 0
     job: str = ""
     """The scheduler's id; empty without one."""
+    warnings: tuple[str, ...] = ()
+    """What the attempt has warned of, each once, with its mend."""
 
     def silent(self, now: float) -> bool:
         """Returns whether the state is `running` but the process dead or silent, as far as files and this machine tell.
@@ -73,4 +80,22 @@ def read_status(path: Path) -> Status | None:
     # Status files are written atomically: one that is torn was damaged by something else, and must be told of.
     if not exists(path):
         return None
-    return Status(**{name: value for name, value in STATUS.read(path).items() if name in STATUS.fields})
+    values = {name: value for name, value in STATUS.read(path).items() if name in STATUS.fields}
+    return Status(**{**values, "warnings": tuple(values.get("warnings", ()))})
+
+
+def write_status(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a status; on a full disk, in place over the old one, so that it can still tell of the full disk.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    try:
+        write_json(path, content)
+    except UserError as error:
+        if not is_of_a_full_disk(error):
+            raise
+        try:
+            write_over(path, json.dumps(content).encode() + b"\n")
+        except OSError:
+            raise error from error.__cause__

@@ -6,6 +6,7 @@ from repro.errors import UserError
 from slurm.local.endings import reason_of
 from slurm.local.messages import Messages
 from slurm.local.processes import LocalJob
+from slurm.monitoring.status import status_of
 from slurm.planning.graph import Graph, Job
 from slurm.submission.handover import NOT_STARTED, Outcome
 from slurm.sweep_folder.ledger import Key
@@ -77,6 +78,8 @@ class Agenda:
             job: One that waits no longer.
             process: The one that carried it out; None: this process.
         """
+        if process is not None:  # else the warnings stand above already
+            self._messages.warned(job, status_of(job.folder, job.task)[0])
         done = self._is_done(job)  # the files decide, whatever the process says of itself
         if done:
             self.outcome.done.append(job)

@@ -27,6 +27,7 @@ from slurm.local.messages import Bars, Messages
 from slurm.local.others import Others
 from slurm.local.processes import POLL_SECONDS, call_and_look, ended_on_exit
 from slurm.local.starter import Starter
+from slurm.monitoring.status import status_of
 from slurm.planning.before_launch import check_roots
 from slurm.planning.graph import Graph, Job
 from slurm.profiles.profile import Cluster
@@ -175,7 +176,12 @@ class LocalLaunch:
                 for job, call in self.start_what_can():
                     call_and_look(call)
                     agenda.end(job, None)
-                bars.show({agenda.graph.key(job): job for job, _ in starter.running})
+                running = {
+                    agenda.graph.key(job): (job, status_of(job.folder, job.task)[0]) for job, _ in starter.running
+                }
+                for job, status in running.values():
+                    self._messages.warned(job, status)
+                bars.show(running)
                 if agenda.waiting or starter.running:
                     time.sleep(POLL_SECONDS)
         return agenda.outcome

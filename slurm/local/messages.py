@@ -1,5 +1,6 @@
 """What a launch on this machine tells: a line for each job that begins or ends, a bar for each that runs."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from rich.text import Text
 
 from repro.progress import ProgressBars
 from repro.runs.resource_usage import usage_of, words
+from repro.runs.status import Status
 from repro.terminal import Console
-from slurm.monitoring.status import status_of
 from slurm.planning.graph import Job
 from slurm.sweep_folder.launch_lock import BusySweepError
 from slurm.sweep_folder.ledger import Key
@@ -25,13 +26,29 @@ class Messages:
             console: For the lines.
         """
         self.console = console
+        self._begun = time.time()
         self._awaited: set[str] = set()
+        self._warned: set[str] = set()
         self._is_told_of_launch = False
 
     def started(self, job: Job, gpus: Sequence[str]) -> None:
         """Says that a job begins, and on which devices."""
         where = f" on GPU {', '.join(gpus)}" if gpus else ""
         self._say(Text("started", "bold"), f"{job.name}{where}  ({job.folder.path})")
+
+    def warned(self, job: Job, status: Status | None) -> None:
+        """Says what a job has warned of in its own log; each text once, as the others will warn of the same.
+
+        Args:
+            job: One that runs, or has just ended.
+            status: What its process wrote last; None: nothing.
+        """
+        if status is None or status.heartbeat < self._begun:  # of an attempt before this launch
+            return
+        for text in status.warnings:
+            if text not in self._warned:
+                self._warned.add(text)
+                self._say(Text("warned ", "yellow"), f"{job.name}: {text}")
 
     def done(self, job: Job) -> None:
         """Says that a job has its result, and what it used."""
@@ -72,14 +89,17 @@ class Bars:
         self._progress = progress
         self._bars: dict[Key, TaskID] = {}
 
-    def show(self, running: Mapping[Key, Job]) -> None:
-        """Draws how far each job is that runs now."""
+    def show(self, running: Mapping[Key, tuple[Job, Status | None]]) -> None:
+        """Draws how far each job is that runs now.
+
+        Args:
+            running: The jobs, each with what its process wrote last; None: nothing.
+        """
         for key in self._bars.keys() - running.keys():
             self._progress.remove_task(self._bars.pop(key))
-        for key, job in running.items():
+        for key, (job, status) in running.items():
             if key not in self._bars:
                 self._bars[key] = self._progress.add_task(job.name, total=None)
-            status, _ = status_of(job.folder, job.task)
             if status and status.steps:
                 self._progress.update(self._bars[key], completed=status.step, total=status.steps, unit=status.unit)
             else:  # nothing is known yet: the bar is drawn all the same

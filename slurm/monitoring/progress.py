@@ -13,7 +13,7 @@ from slurm.jobs.orders import ordered_run
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.spending import spendings
 from slurm.monitoring.states import State
-from slurm.monitoring.status import JobRow, counts, may_change
+from slurm.monitoring.status import JobRow, counts, may_change, warning_lines
 from slurm.planning.graph import Job, make_graph
 from slurm.planning.hours import Hours
 from slurm.planning.job_costs import JobCost, estimate, gather, wall_seconds
@@ -45,6 +45,7 @@ class SweepProgress:
         summary: How many jobs are in which state, and when all will be done.
         hours: What was spent, of what is planned.
         trouble: Why the queue is not known; empty where it is.
+        warnings: What jobs without a result have warned of, a line each.
         jobs: Its jobs, those that run first.
         refresh_s: Seconds after which a page is to be loaded again.
         live: Whether anything is under way.
@@ -53,6 +54,7 @@ class SweepProgress:
     summary: str
     hours: str
     trouble: str
+    warnings: tuple[str, ...]
     jobs: tuple[ProgressRow, ...]
     refresh_s: int
     live: bool
@@ -73,6 +75,7 @@ def progress(sweep: Path, table: Sequence[JobRow], queue: QueueSnapshot, *, ever
         summary=f"{states}{costs.time_left}.",
         hours=costs.words,
         trouble=f"Slurm does not answer: {queue.trouble}" if queue.trouble else "",
+        warnings=tuple(warning_lines(table).values()),
         jobs=tuple(_row(row) for row in sorted(table, key=lambda row: row.state is not State.running)),
         refresh_s=max(1, round(every)),
         live=may_change(table, queue),

@@ -62,6 +62,8 @@ class JobRow:
     host: str = ""
     silent_s: float | None = None
     """Seconds since its last heartbeat."""
+    warnings: tuple[str, ...] = ()
+    """What its last attempt has warned of."""
 
     @property
     def key(self) -> Key:
@@ -177,7 +179,7 @@ def _judged(row: JobRow, files: "_JobFiles", sweep: Path, queue: QueueSnapshot, 
     status = files.status
     if status is not None:
         row = replace(row, step=status.step, steps=status.steps, attempt=status.attempt, host=status.host)
-        row = replace(row, silent_s=round(max(0.0, now - status.heartbeat), 1))
+        row = replace(row, silent_s=round(max(0.0, now - status.heartbeat), 1), warnings=status.warnings)
     # Before anything else: a job whose result is there is done, however that attempt, or a later one, ended.
     if files.finished:
         return _with_result(row, files)
@@ -294,6 +296,21 @@ def counts(table: Sequence[JobRow]) -> dict[str, int]:
     """Returns how many jobs are in each state, without zeros, in the order of the states."""
     numbers = Counter(row.state for row in table)
     return {state.value: numbers[state] for state in State if numbers[state]}
+
+
+def warning_lines(table: Sequence[JobRow]) -> dict[str, str]:
+    """Returns a line for each warning of jobs without a result, by its text: which job gave it, and how many more did.
+
+    What jobs with a result warned of is in `--json`, and in their logs.
+    """
+    by_text: dict[str, list[JobRow]] = {}
+    for row in table:
+        for text in row.warnings if row.state is not State.done else ():
+            by_text.setdefault(text, []).append(row)
+    return {
+        text: f"{rows[0].task} {rows[0].run}{f' and {len(rows) - 1} more' if rows[1:] else ''} warned: {text}"
+        for text, rows in by_text.items()
+    }
 
 
 def may_change(table: Sequence[JobRow], queue: QueueSnapshot) -> bool:

@@ -12,7 +12,7 @@ from repro.quantities import duration_text, number_text
 from repro.text_tables import TextTable
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import State
-from slurm.monitoring.status import JobRow, counts
+from slurm.monitoring.status import JobRow, counts, warning_lines
 from slurm.targets import SweepTarget
 
 COLOURS = {
@@ -40,6 +40,7 @@ def page(targets: Sequence[SweepTarget], tables: Sequence[Sequence[JobRow]], que
     blocks: list[RenderableType] = []
     for target, table in zip(targets, tables, strict=True):
         blocks += [Text(_summary(target, table), style="bold"), _table(table)]
+        blocks += [Text(line, style="yellow") for line in warning_lines(table).values()]
     if queue.trouble:
         blocks.append(Text(f"Slurm does not answer: {queue.trouble}", style="red"))
     return Group(*blocks)
@@ -52,6 +53,7 @@ class Changes:
         """Begins with nothing told."""
         self._told: dict[tuple[Path, str, str], tuple[str, str]] = {}
         self._summaries: dict[Path, str] = {}
+        self._warned: set[tuple[Path, str]] = set()
         self._trouble = ""
 
     def lines(
@@ -70,6 +72,9 @@ class Changes:
                     self._told[key] = word
                     parts = [row.state.value, row.job, _progress(row), _result(row), _note(row)]
                     lines.append(f"{row.task} {row.run}: {', '.join(part for part in parts if part)}")
+            warnings = {(target.sweep, text): line for text, line in warning_lines(table).items()}
+            lines += [line for key, line in warnings.items() if key not in self._warned]
+            self._warned.update(warnings)
             summary = _summary(target, table)
             if self._summaries.get(target.sweep) != summary and not (queue.trouble and target.sweep in self._summaries):
                 self._summaries[target.sweep] = summary

@@ -316,7 +316,8 @@ def test_the_bar_of_a_job_counts_what_its_task_counts(tmp_path: Path) -> None:
     with folder.attempt("logistic"), reported(folder, "logistic", "regression", 13, "fits") as tell:
         tell(13)
     progress = ProgressBars(console=Console(quiet=True))
-    Bars(progress).show({("mocov2/s0", "logistic"): Job(tiny(), folder, "logistic")})
+    job = Job(tiny(), folder, "logistic")
+    Bars(progress).show({("mocov2/s0", "logistic"): (job, folder.status("logistic"))})
     (task,) = progress.tasks
     assert (task.completed, task.fields["unit"]) == (13, "fits")
 

@@ -193,6 +193,18 @@ def test_the_page_shows_progress_before_anything_else(sweep: Path, monkeypatch: 
     assert 'id="progress"' not in build(runs, collect_runs(runs))
 
 
+def test_the_page_says_what_jobs_warn_of(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("results.report.page.PLOTS", {})
+    (table,), queue = look([SweepTarget(sweep)])
+    assert progress(sweep, table, queue, every=60).warnings == ()
+    table = [replace(row, warnings=("steps <wait>",)) for row in table]
+    state = progress(sweep, table, queue, every=60)
+    assert state.warnings == ("pretrain mocov2 s1 and 1 more warned: steps <wait>",)  # of those that are not done
+    runs = find_runs([sweep], resolve)
+    text = build(runs, collect_runs(runs), progress=state)
+    assert text.count('<p class="warnings">pretrain mocov2 s1 and 1 more warned: steps &lt;wait&gt;</p>') == 1
+
+
 def test_without_a_port_the_file_is_written_until_nothing_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,7 @@ def test_a_status_that_cannot_be_written_is_no_reason_to_lose_steps(
     def away(path: Path, content: object) -> None:
         raise UserError(f"cannot write {path}", mend="") from OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    monkeypatch.setattr("repro.runs.folder.write_json", away)
+    monkeypatch.setattr("repro.runs.status.write_json", away)
     with caplog.at_level(logging.WARNING, "salmask"):
         reporter_of(tmp_path, tmp_path / "metrics.jsonl").after_step()
         with reported(RunFolder(tmp_path), "knn", "features", 2, "batches") as tell:

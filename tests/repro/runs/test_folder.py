@@ -127,7 +127,7 @@ def test_a_signal_that_answers_the_first_status_is_an_interruption(
             if next(answers, False):
                 raise SystemExit(143)
 
-        monkeypatch.setattr("repro.runs.folder.write_json", write)
+        monkeypatch.setattr("repro.runs.status.write_json", write)
         with pytest.raises(SystemExit), folder.attempt(task):
             raise AssertionError("the attempt has not begun")
         status = folder.status(task)

@@ -232,7 +232,7 @@ def test_on_a_full_disk_the_first_error_is_told_and_the_status_is_true(
 
     def fill_the_disk_and_fail() -> None:
         with folder.attempt("pretrain"):
-            monkeypatch.setattr("repro.runs.folder.write_json", full)
+            monkeypatch.setattr("repro.runs.status.write_json", full)
             raise first
 
     with pytest.raises(UserError) as caught:
@@ -255,8 +255,8 @@ def test_a_status_that_cannot_be_written_hides_no_error(
 
     def fill_the_disk_and_fail() -> None:
         with folder.attempt("pretrain"):
-            monkeypatch.setattr("repro.runs.folder.write_json", full)
-            monkeypatch.setattr("repro.runs.folder.write_over", refuse)
+            monkeypatch.setattr("repro.runs.status.write_json", full)
+            monkeypatch.setattr("repro.runs.status.write_over", refuse)
             raise ValueError("the first")
 
     with pytest.raises(ValueError, match="the first"):

@@ -29,14 +29,14 @@ def test_a_status_that_cannot_be_written_is_no_reason_to_lose_steps(
 ) -> None:
     hook, runner = Heartbeat(RunFolder(tmp_path), "pretrain"), SimpleNamespace(rank=0, iter=3, max_iters=9)
     monkeypatch.setattr("repro.training.hooks.PROGRESS_SECONDS", 0)
-    monkeypatch.setattr("repro.runs.folder.write_json", failing(errno.ESTALE))
+    monkeypatch.setattr("repro.runs.status.write_json", failing(errno.ESTALE))
     with caplog.at_level(logging.WARNING, "salmask"):
         hook.after_train_iter(runner, 0)
     assert caplog.messages == [f"cannot write {tmp_path}/status.json; the training goes on"]
-    monkeypatch.setattr("repro.runs.folder.write_json", failing(errno.ENOSPC))
+    monkeypatch.setattr("repro.runs.status.write_json", failing(errno.ENOSPC))
     with pytest.raises(UserError, match="cannot write"):
         hook.after_train_iter(runner, 0)
-    monkeypatch.setattr("repro.runs.folder.write_json", write_json)
+    monkeypatch.setattr("repro.runs.status.write_json", write_json)
     hook.after_train_iter(runner, 0)
     status = RunFolder(tmp_path).status()
     assert status is not None
