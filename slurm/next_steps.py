@@ -6,7 +6,7 @@ It only reads folders, and asks no scheduler, so that the answer comes at once.
 import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +51,15 @@ def standing(now: float | None = None) -> Standing:
     if not folders:
         return Standing("There are no runs yet.", _BEGIN)
     states = {folder: _states(folder, now) for folder in folders}
-    totals = sum(states.values(), Counter[str]())
+    totals = Counter(state for of_runs in states.values() for state in of_runs.values())
     counted = ", ".join(f"{totals[state]} {state}" for state in _STATES if totals[state])
     where = str(folders[0]) if len(folders) == 1 else f"{len(folders)} sweeps"
     # What the steps are about: the first sweep in which there is something to do.
     for state, steps in ((_RUNNING, _watch), (_SUBMITTED, _watch), (_STOPPED, _mend)):
-        for folder, counts in states.items():
-            if counts[state]:
-                return Standing(f"Runs in {where}: {counted}.", steps(folder))
-    done = next((folder for folder, counts in states.items() if counts[_DONE]), folders[0])
+        for folder, of_runs in states.items():
+            if there := [run for run, of_run in of_runs.items() if of_run == state]:
+                return Standing(f"Runs in {where}: {counted}.", steps(folder, _newest(there)))
+    done = next((folder for folder, of_runs in states.items() if _DONE in of_runs.values()), folders[0])
     return Standing(f"Runs in {where}: {counted}.", _read(done))
 
 
@@ -67,17 +67,17 @@ _RUNNING, _SUBMITTED, _STOPPED, _DONE = "in progress", "submitted", "stopped", "
 _STATES = (_RUNNING, _SUBMITTED, _STOPPED, _DONE)
 
 
-def _states(sweep: Path, now: float) -> Counter[str]:
-    """Returns how many runs of a sweep are in each state."""
+def _states(sweep: Path, now: float) -> dict[Path, str]:
+    """Returns the state of each run of a sweep."""
     by_folder: dict[str, list[Submission]] = {}
     with suppress(UserError):  # a ledger that cannot be read tells nothing
         for entry in Ledger(sweep).newest().values():
             by_folder.setdefault(entry.folder, []).append(entry)
     launching = has_local_launcher(sweep)
-    return Counter(
-        _state(sweep, RunFolder(path), by_folder.get(str(path.relative_to(sweep)), ()), now, launching=launching)
+    return {
+        path: _state(sweep, RunFolder(path), by_folder.get(str(path.relative_to(sweep)), ()), now, launching=launching)
         for path in runs_of(sweep)
-    )
+    }
 
 
 def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: float, *, launching: bool) -> str:
@@ -132,22 +132,24 @@ _BEGIN = (
 )
 
 
-def _watch(folder: Path) -> Sequence[NextStep]:
-    sweep, run = _words(folder)
+def _watch(folder: Path, newest: Path) -> Sequence[NextStep]:
+    """Returns the steps of a sweep in progress; the run is the newest of those that are."""
+    sweep, run = _words(folder, newest)
     return (
         NextStep(f"salmask status {sweep} --watch", "how far each job is, until nothing is under way"),
-        NextStep(f"salmask logs {run} -f", "what the newest run prints"),
+        NextStep(f"salmask logs {run} -f", "what the newest of them prints"),
         NextStep(f"salmask table table1 --runs {sweep}", _so_far(folder)),
         NextStep(f"salmask cancel {sweep}", "end its jobs; each saves a checkpoint"),
         NextStep(f"salmask retry {sweep}", "start again what failed meanwhile"),
     )
 
 
-def _mend(folder: Path) -> Sequence[NextStep]:
-    sweep, run = _words(folder)
+def _mend(folder: Path, newest: Path) -> Sequence[NextStep]:
+    """Returns the steps of a sweep in which runs have stopped; the run is the newest of these."""
+    sweep, run = _words(folder, newest)
     return (
         NextStep(f"salmask status {sweep}", "why they stopped"),
-        NextStep(f"salmask logs {run}", "what the newest run printed"),
+        NextStep(f"salmask logs {run}", "what the newest of them printed"),
         NextStep("salmask doctor", "whether this machine has what it takes"),
         NextStep(f"salmask retry {sweep}", "start again what stopped, from its last checkpoint if it has one"),
         NextStep(f"salmask table table1 --runs {sweep}", _so_far(folder)),
@@ -155,7 +157,8 @@ def _mend(folder: Path) -> Sequence[NextStep]:
 
 
 def _read(folder: Path) -> Sequence[NextStep]:
-    sweep, run = _words(folder)
+    newest = _newest(runs_of(folder))
+    sweep, run = _words(folder, newest)
     table = f"salmask table table1 --runs {sweep}"
     if not _is_evaluated(folder):
         return (
@@ -168,8 +171,8 @@ def _read(folder: Path) -> Sequence[NextStep]:
             NextStep(f"salmask report --runs {sweep}", "then: all of it as one page"),
         )
     further = NextStep(f"salmask plot all --runs {sweep}", "every plot of them")
-    if RunFolder(_newest(folder)).pretrained:  # recorded runs keep no backbone
-        task = _not_measured(folder)
+    if RunFolder(newest).pretrained:  # recorded runs keep no backbone
+        task = _not_measured(newest)
         further = NextStep(f"salmask eval {run} --task {task}", "evaluate the newest backbone by another task")
     return (
         NextStep(table, "the paper's table with these numbers beside it"),
@@ -189,19 +192,19 @@ def _so_far(folder: Path) -> str:
     return "the table so far" if _is_evaluated(folder) else "the table, once a run has been evaluated"
 
 
-def _not_measured(folder: Path) -> str:
-    """Returns a task that a sweep's newest run was not evaluated by, the fastest first."""
-    results = RunFolder(_newest(folder)).results
+def _not_measured(run: Path) -> str:
+    """Returns a task that a run was not evaluated by, the fastest first."""
+    results = RunFolder(run).results
     measured: set[str] = set()
     with suppress(UserError):  # `salmask eval` says what cannot be read
         measured = {row.task for row in read(results)[0]} if is_file(results) else measured
     return next((task for task in ("knn", "logistic", "linear") if task not in measured), "finetune")
 
 
-def _newest(folder: Path) -> Path:
-    return max(runs_of(folder), key=lambda path: path.stat().st_mtime)
+def _newest(runs: Iterable[Path]) -> Path:
+    return max(runs, key=lambda path: path.stat().st_mtime)
 
 
-def _words(folder: Path) -> tuple[str, str]:
-    """Returns a sweep's folder and that of its newest run, as a shell reads them."""
-    return shlex.quote(str(folder)), shlex.quote(str(_newest(folder)))
+def _words(*folders: Path) -> list[str]:
+    """Returns folders as a shell reads them."""
+    return [shlex.quote(str(folder)) for folder in folders]

@@ -56,6 +56,9 @@ def _in_folder(word: str, roots: Sequence[Path]) -> SweepTarget | None:
         return None
     if _is_run(path):
         absolute = path.resolve()
+        if absolute not in runs_of(absolute.parents[1]):  # else an empty page would be shown of it
+            what = f"{word} is a run's folder under another name, by which no sweep knows it"
+            raise UserError(what, mend="rename it to sSEED-ID, as it was made: run.yaml has its seed")
         return SweepTarget(absolute.parents[1], "/".join(absolute.parts[-2:]))
     if _is_sweep(path):
         return SweepTarget(path)

@@ -88,6 +88,21 @@ def test_the_next_steps_follow_from_the_folders(
     assert (here.sentence, here.steps[0].command, len(here.steps)) == (sentence, first, 5)
 
 
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_the_log_that_is_suggested_is_of_a_run_in_question(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was that of the sweep's newest run, which may be done and have nothing to tell."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for seed, of_run in enumerate((state, state, "done")):
+        folder = Path("runs/mine/mocov2") / f"s{seed}-abcdef{seed}"
+        write_run(folder, state=of_run)
+        os.utime(folder, (NOW + seed, NOW + seed))
+    logs = [step.command for step in standing(NOW + 10).steps if " logs " in step.command]
+    assert logs == [f"salmask logs runs/mine/mocov2/s1-abcdef1{' -f' if state == 'running' else ''}"]
+
+
 def test_where_something_was_evaluated_the_table_is_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):

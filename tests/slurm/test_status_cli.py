@@ -221,6 +221,15 @@ def test_names_that_mean_nothing_or_too_much_are_refused(sweep: Sweep, runs: Pat
     )
 
 
+def test_a_run_under_another_name_is_refused(sweep: Sweep, runs: Path) -> None:
+    """Status printed a page without a job, and nothing said why."""
+    sweep.says("done")
+    kept = sweep.folder.path.rename(sweep.folder.path.with_name("kept"))
+    told = "is a run's folder under another name, by which no sweep knows it; mend: rename it to sSEED-ID"
+    for command in ("status", "logs", "cancel"):
+        assert told in refused(command, str(kept))
+
+
 def test_a_name_of_two_sweeps_is_refused_with_their_folders(runs: Path, tmp_path: Path, sweep: Sweep) -> None:
     sweep.submitted()
     scratch = tmp_path / "my scratch"
