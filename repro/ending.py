@@ -13,7 +13,7 @@ import typer
 
 from repro.errors import UserError, interruption, one_line, trouble_of_machine, visible_in_line
 from repro.paths import OWN_PACKAGES, check_surroundings
-from repro.runs.stopping import STOP, exits_on_term, heard_everywhere
+from repro.runs.stopping import NAMES, STOP, exits_on_term, heard_everywhere
 from repro.terminal import drop, open_closed_streams, say, settle_stderr, substitute_letters
 from repro.usage import UsageError, as_user_error, shows_help
 
@@ -28,6 +28,8 @@ def carry_out(
     app: Callable[..., Any], *, settings_named: Callable[[str], Sequence[str]], resumable: Sequence[str]
 ) -> None:
     """Runs a command. Bad input ends in one line and status 2, Ctrl-C in one line and 130, a bug in one line and 1.
+
+    TERM, or a terminal that is closed, ends it in one line and 128 + the signal's number.
 
     Args:
         app: The command line, a typer.
@@ -62,21 +64,27 @@ def _carry_out(
         status = 0
     except SystemExit as end:
         # Both typer and rich turn a closed pipe into status 1, which means that something failed.
-        if not isinstance(end.__context__, BrokenPipeError):
+        if isinstance(end.__context__, BrokenPipeError):
+            drop(sys.__stdout__, sys.__stderr__)
+            sys.exit(CLOSED_PIPE)
+        if not isinstance(end.code, int) or end.code not in NAMES:
             raise
-        drop(sys.__stdout__, sys.__stderr__)
-        sys.exit(CLOSED_PIPE)
+        _end(f"salmask: ended by {NAMES[end.code]}{_afterwards(resumable)}", end.code)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # a traceback helps nobody at a terminal; for whoever fixes a bug it is kept in a file
         _end_unforeseen(error)
     if status == INTERRUPTED:  # which typer, too, returns after Ctrl-C
-        words = [word for word in sys.argv[1:] if not word.startswith("-")]
-        goes_on = any(" ".join(words[:count]) in resumable for count in (1, 2))
-        afterwards = f"; the same command {STOP.afterwards or 'continues'}" if goes_on else ""
-        _end(f"salmask: interrupted{afterwards}", INTERRUPTED)
+        _end(f"salmask: interrupted{_afterwards(resumable)}", INTERRUPTED)
     if status:
         sys.exit(status)
+
+
+def _afterwards(resumable: Sequence[str]) -> str:
+    """Returns what an interrupted command does when it is called again, as the end of a line; empty: it begins anew."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    goes_on = any(" ".join(words[:count]) in resumable for count in (1, 2))
+    return f"; the same command {STOP.afterwards or 'continues'}" if goes_on else ""
 
 
 def _answer(app: Callable[..., Any]) -> Any:

@@ -93,11 +93,11 @@ def _carry_out(
 
 
 def _call(work: Callable[[], object], folder: RunFolder, task: str) -> None:
-    """Calls the work of a task; if Ctrl-C interrupts it, keeps what the command's last line is to say (`STOP`)."""
+    """Calls the work of a task; if it is interrupted, keeps what the command's last line is to say (`STOP`)."""
     try:
         work()
     except BaseException as error:
-        if isinstance(interruption(error), KeyboardInterrupt):
+        if interruption(error):
             STOP.afterwards = goes_on(folder, task)
         raise
 

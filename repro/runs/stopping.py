@@ -22,6 +22,8 @@ GRACE_SECONDS = 25
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 _STATUSES = {**{128 + number: number for number in SIGNALS}, 128 + signal.SIGHUP: signal.SIGTERM}
 """Exit code of a SystemExit that asks for an end -> signal to send again: TERM after HUP, which is ignored by then."""
+NAMES = {128 + number: number.name for number in (*SIGNALS, signal.SIGHUP)}
+"""Exit code of a SystemExit that asks for an end -> name of the signal that asked."""
 _AGAIN_SECONDS = 0.05
 """Seconds after which a lost signal is sent again."""
 
@@ -94,7 +96,7 @@ class Stop:
         self.signal = 0
         """The number of the signal that asked; 0: none did."""
         self.afterwards = ""
-        """What the work that Ctrl-C interrupted does when it is started again, in words; empty: there was none."""
+        """What interrupted work does when it is started again, in words; empty: there was none."""
         self._training = False
 
     def install(self) -> None:

@@ -92,5 +92,5 @@ def test_a_command_that_is_asked_to_end_leaves_nothing_half_written(number: sign
         assert len(list(tmp_path.iterdir())) == 1
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
-    said = b"salmask: interrupted\n" if number == signal.SIGINT else b""
-    assert (process.returncode, errors, list(tmp_path.iterdir())) == (128 + number, said, [])
+    what = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert (process.returncode, errors.decode(), list(tmp_path.iterdir())) == (128 + number, f"salmask: {what}\n", [])

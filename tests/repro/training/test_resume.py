@@ -293,6 +293,8 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         patches.setattr(Heartbeat, "after_train_iter", terminate)
         terminated = salmask(*command)
     assert terminated.code == 128 + signal.SIGTERM
+    last = terminated.err.splitlines()[-1]
+    assert last == "salmask: ended by SIGTERM; the same command resumes from its last checkpoint"
     status = folder.status()
     assert status is not None
     assert (status.state, status.attempt, status.error) == ("interrupted", 2, "")
