@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from adios_samples import FRAMEWORKS, adios_run, make_adios, make_views, with_optimizers
@@ -30,9 +32,12 @@ from training_samples import (
 from baselines import adios
 from baselines.adios import Adios, OcclusionGallery
 from baselines.adios_contrast import MocoContrast
+from baselines.unet import OcclusionNetwork
+from repro.data.images import IMAGENET_MEAN
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
+from repro.training.gallery import PICTURE_SIDE, TITLE_HEIGHT
 from repro.training.hooks import DivergenceError
 from repro.training.loading import TwoViews
 from repro.training.pretraining import open_data
@@ -172,6 +177,7 @@ def test_settings_reach_both_players(tmp_path: Path) -> None:
         "adios.single": False,
         "adios.alpha_sparsity": 0.3,
         "adios.alpha_entropy": 0.4,
+        "optimization.lars_eta": 0.003,
         "machine.channels_last": True,
         "seed": 5,
     }
@@ -185,6 +191,7 @@ def test_settings_reach_both_players(tmp_path: Path) -> None:
     scaled, plain = training.optimizers["occlusion"].param_groups
     assert (scaled["lr"], scaled["momentum"], scaled["weight_decay"]) == (0.2, 0.8, 0.01)
     assert (plain["lr"], plain["weight_decay"]) == (0.2, 0.0)
+    assert scaled["trust_coeff"] == plain["trust_coeff"] == 0.003
     optimised = {id(p) for group in (scaled, plain) for p in group["params"]}
     assert optimised == {id(p) for p in model.occlusion.parameters()}
     (group,) = training.optimizers["encoder"].param_groups
@@ -212,6 +219,23 @@ def test_the_gallery_shows_each_image_without_what_each_mask_hides(tmp_path: Pat
     with Image.open(path) as picture:
         assert picture.size == (165 * 6, 1353)  # both views and four masks
         assert picture.convert("L").getextrema()[0] < 100
+
+
+def test_a_column_of_the_gallery_lacks_what_its_mask_covers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_to_the_first(_: nn.Module, images: Tensor) -> Tensor:
+        masks = images.new_zeros(len(images), 4, *images.shape[2:])
+        masks[:, 0] = 1
+        return masks
+
+    monkeypatch.setattr(OcclusionNetwork, "forward", all_to_the_first)
+    run = adios_run("simclr")
+    learner = adios.build_learner(run, open_data(run, "train"), CPU)
+    hook: Any = learner.gallery(tmp_path / "masks.png")
+    hook.after_train_epoch(SimpleNamespace(train_dataloader=SimpleNamespace(dataset=learner.dataset)))
+    with Image.open(tmp_path / "masks.png") as picture:
+        view, covered, *bare, _ = np.split(np.asarray(picture)[TITLE_HEIGHT:], 6, axis=1)
+    assert all(np.array_equal(each, view) for each in bare)
+    assert np.abs(covered[:PICTURE_SIDE, 4:PICTURE_SIDE] - 255 * np.array(IMAGENET_MEAN)).max() < 1.01
 
 
 def test_a_fixed_batch_of_scenes_has_masks_that_sum_to_one_after_training(

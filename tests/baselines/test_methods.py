@@ -256,7 +256,21 @@ def test_the_core_trains_no_competitor() -> None:
         ("mocov2+ours-hp-no-hard-negative", "masking.hard_negative", False),
         ("simclr+adios-all-masks", "adios.single", False),
         ("mocov2+queue16k", "moco.queue", 2**14),
+        ("mocov2+ours-hp-random", "masking.guidance", "random"),
+        ("mocov2+ours-hp-by-network-shuffled", "localizer.source", "network-shuffled"),
+        ("mocov2+ours-hp-localizer-efficientnet", "localizer.network", "efficientnet-lite0"),
+        ("mocov2+ours-hp-localizer-random", "localizer.weights", "random"),
+        ("mocov2+mscn@query", "masking.branch", "query"),
+        ("simclr+ours-hp@both", "masking.branch", "both"),
+        ("simclr+ours-hp-anchor-both", "simclr.hard_negative_anchor", "both"),
+        ("simclr+ours-hp-stopgrad", "simclr.hard_negative_stopgrad", True),
     ],
 )
 def test_an_ablation_changes_what_its_name_says(name: str, setting: str, value: object) -> None:
     assert differences(row(CHANGES[name].row), row(name)) == {setting: value}
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.25, 0.45), (0.45, 0.65)])
+def test_an_ablation_of_the_masked_share_has_the_bounds_of_its_name(low: float, high: float) -> None:
+    changed = differences(row("mocov2+ours-hp"), row(f"mocov2+ours-hp-ratio{low}-{high}"))
+    assert changed == {"masking.ratio_min": low, "masking.ratio_max": high}

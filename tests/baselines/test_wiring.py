@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_samples import CPU, EPOCH, OURS, fixed_batch, make_training, tiny, with_random_backbone
 
-from baselines import resolve
+from baselines import build_learner, resolve
 from downstream import logistic
 from downstream.features import FeatureStore
 from downstream.finetune import FineTuned
@@ -24,8 +24,12 @@ from repro.masking.filters import high_pass
 from repro.runs.choices import Anchor
 from repro.runs.folder import RunFolder
 from repro.runs.frameworks import FRAMEWORKS
+from repro.runs.saliency_sources import SaliencySource, SourceKind
 from repro.runs.sections import Framework
+from repro.saliency.foregrounds import RandomCells
+from repro.saliency.sources import build_foregrounds, map_source
 from repro.training.learner import build_view_maker
+from repro.training.pretraining import open_data
 
 RUN = tiny(changes={"logistic.values": 5})
 SMALL = {"arch": "resnet18", "width": 8, "dim": 24}
@@ -56,6 +60,36 @@ def test_simclrs_own_settings_reach_its_model() -> None:
     model: Any = pkgutil.resolve_name(FRAMEWORKS[Framework.simclr].model)(run, None)
     assert (model.temperature, model.hard_negative_weight) == (0.3, 1.5)
     assert (model.hard_negative_anchor, model.hard_negative_stopgrad) == (Anchor.both, True)
+
+
+@pytest.mark.parametrize("method", ["supervised", "mocov2+adios", "simclr+adios"])
+def test_the_seed_decides_a_competitors_first_weights_and_views(method: str) -> None:
+    def drawn(seed: int) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+        run = tiny(method, {"seed": seed})
+        learner = build_learner(run, open_data(run, "train"), CPU)
+        kernels = {name: p for name, p in learner.model.named_parameters() if p.ndim > 1}
+        box = f"{learner.dataset.names[0]}_box"  # type: ignore[attr-defined]
+        return kernels, [learner.dataset[0, index][box].tolist() for index in range(4)]
+
+    (weights, boxes), (same_weights, same_boxes), (other_weights, other_boxes) = map(drawn, (0, 0, 5))
+    assert boxes == same_boxes
+    assert boxes != other_boxes
+    for name, kernel in weights.items():
+        assert torch.equal(kernel, same_weights[name]), name
+        assert not torch.equal(kernel, other_weights[name]), name
+
+
+@pytest.mark.usefixtures("own_maps")
+def test_the_seed_decides_random_cells_and_an_untrained_networks_maps() -> None:
+    settings = {"localizer.source": "random", "localizer.weights": "random"}
+    images = open_data(tiny(OURS), "train")
+    runs = [tiny(OURS, settings | {"seed": seed}) for seed in (0, 5)]
+    one, other = (build_foregrounds(run, CPU, images)[0] for run in runs)
+    assert isinstance(one, RandomCells)
+    assert isinstance(other, RandomCells)
+    assert not torch.equal(one.ranks, other.ranks)
+    network = SaliencySource(SourceKind.network)
+    assert [map_source(run, images, network).identity["seed"] for run in runs] == [0, 5]
 
 
 def test_a_rate_that_changes_by_steps_ends_with_the_last_of_them(tmp_path: Path) -> None:

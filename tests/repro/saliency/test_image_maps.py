@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contrastive_samples import pixels
+from PIL import Image
 from torch import Generator, Tensor
 from training_samples import (
     CPU,
@@ -28,6 +29,7 @@ from training_samples import (
 )
 
 import repro.saliency.image_maps
+import repro.saliency.map_file
 from repro.augmentation.normalization import Normalization
 from repro.errors import UserError
 from repro.masking.patches import as_many_at_random
@@ -35,7 +37,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.sections import LocalizerSettings
 from repro.saliency.cropping import crop_maps
 from repro.saliency.foregrounds import FLIP
-from repro.saliency.image_maps import MapSource, load_maps, load_some_maps, network_maps
+from repro.saliency.image_maps import MapSource, WholeImages, load_maps, load_some_maps, network_maps
 from repro.saliency.map_file import CHUNK, map_path
 from repro.saliency.scda import foreground
 from repro.training.pretraining import open_data
@@ -213,7 +215,7 @@ def test_several_processes_fill_one_file() -> None:
     assert sum(made for made, _ in results) >= len(Numbers())
 
 
-def test_a_files_name_tells_network_weights_side_seed_and_images_apart() -> None:
+def test_a_files_name_tells_network_weights_side_seed_images_and_format_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     usual, images = LocalizerSettings(), Numbers()
     paths = [
         map_path(network_maps(settings, images, seed).identity, images.fingerprint())
@@ -240,6 +242,20 @@ def test_a_files_name_tells_network_weights_side_seed_and_images_apart() -> None
     assert map_path(network_maps(moved, images, 0).identity, "numbers") == paths[9]
     named = replace(usual, network="efficientnet-lite0", weights="IMAGENET1K_V1")
     assert map_path(network_maps(named, images, 0).identity, "numbers") == paths[5]
+    monkeypatch.setattr(repro.saliency.map_file, "_FORMAT", 2)
+    assert map_path(network_maps(usual, images, 0).identity, "numbers") not in paths
+
+
+def test_a_whole_image_is_averaged_down_to_a_square() -> None:
+    class Stripes(Numbers):
+        def __getitem__(self, index: int) -> Any:
+            columns = np.arange(256) % 2 * np.linspace(0, 200, 256)  # every other column black
+            return Image.fromarray(np.broadcast_to(columns[None, :, None], (64, 256, 3)).astype(np.uint8)), 0
+
+    seen = WholeImages(Stripes(), 32)(0)
+    assert (seen.shape, seen.dtype) == ((3, 32, 32), torch.uint8)
+    expected = torch.linspace(0, 100, 256).view(32, 8).mean(1)  # left to right, the mean of what a pixel spans
+    assert (seen - expected).abs().max() < 4
 
 
 def test_a_map_is_what_the_runs_network_finds_in_the_normalised_image_in_its_own_units(

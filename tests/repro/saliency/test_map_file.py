@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from repro.files import checksum
-from repro.saliency.map_file import CHUNK, MapFile
+from repro.runs.saliency_sources import SaliencySource
+from repro.saliency.map_file import CHUNK, MapFile, map_path
+from repro.saliency.true_maps import true_maps
+from repro.scenes.dataset import Scenes
 
 
 def numbered(count: int, grid: int = 3) -> np.ndarray:
@@ -139,3 +142,11 @@ def test_maps_that_cannot_be_written_are_kept_in_memory(
         "No space left on device; saliency maps are kept in memory only",
         f"{tmp_path / 'file'} is not a folder; saliency maps are kept in memory only",
     ]
+
+
+def test_each_degree_of_a_source_has_maps_of_its_own() -> None:
+    """A file of maps is named by the source: without its number, one dose would be read in the place of another."""
+    names = ["truth", *(f"truth-{change}-{cells}" for change in ("dilated", "eroded", "shifted") for cells in (1, 2))]
+    masks = Scenes("train", count=1, size=64).main_mask
+    paths = {map_path(true_maps(SaliencySource.parse(name), masks).identity, "images") for name in names}
+    assert len(paths) == len(names)

@@ -96,6 +96,21 @@ def test_maps_are_kept_with_mean_0_and_deviation_1(folder_root: Path, maps: Path
         maps_of_files(LocalizerSettings(files=str(maps)), images).prepare(images.names.index("ant/0.png"))
 
 
+def test_other_files_of_the_same_images_have_maps_of_their_own(folder_root: Path, maps: Path, tmp_path: Path) -> None:
+    """Kept maps are named by what the files hold; images and settings alone do not tell two folders apart."""
+    images, others = FolderImages(folder_root, "train"), tmp_path / "others"
+    for file in maps.glob("*/*"):
+        numbers = np.load(file) if file.suffix == ".npy" else np.asarray(Image.open(file))
+        save_numbers(others / file.parent.name / f"{file.stem}.npy", numbers[::-1])
+    of_maps = [load_maps(maps_of_files(LocalizerSettings(files=str(f)), images), images, CPU) for f in (maps, others)]
+    torch.testing.assert_close(of_maps[1], of_maps[0].flip(1), rtol=0, atol=5e-3)
+    assert not torch.equal(*of_maps)
+    masks = [FileMasks(ImageNumbers.of(images, "data.masks", f, colours=True, sha256="")) for f in (maps, others)]
+    first, second = (load_maps(true_maps(TRUTH, of_files), images, CPU) for of_files in masks)
+    assert torch.equal(second, first.flip(1))
+    assert not torch.equal(second, first)
+
+
 @pytest.fixture
 def scenes_on_disk(tmp_path: Path) -> Scenes:
     """Scenes that are also written as files in `data`, with their masks in `masks`."""

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from training_samples import CPU, OURS, foregrounds_of, refused, salmask, stages_of, tiny, words
 
 from repro.errors import UserError
 from repro.masking.patches import ranks
 from repro.runs.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
-from repro.saliency.foregrounds import FLIP, ByImage, ByMask, ByView, RandomCells
+from repro.saliency.foregrounds import FLIP, ByImage, ByMask, ByView, RandomCells, crop_batch
 from repro.saliency.image_maps import standardised
+from repro.saliency.scda import foreground
 from repro.saliency.sources import build_foregrounds
 from repro.saliency.true_maps import TrueMaps, centre_prior, changed
 from repro.scenes.dataset import Scenes
@@ -142,6 +144,25 @@ def test_a_view_of_a_flat_part_of_a_map_is_all_foreground(row_sorted: bool) -> N
     find = ByImage(standardised(maps).half(), 7, 0.6, row_sorted)
     assert find(maps, whole_images(24) | {"query_box": box}, "query").all()
     assert not find(maps, whole_images(24), "query").flatten(1).all(1).any()
+
+
+def test_a_sliver_of_an_object_and_a_slight_contrast_count() -> None:
+    sliver, faint = torch.zeros(2, 1, CELLS, CELLS)
+    sliver[0, 0, 0] = 0.16  # a hundredth of a cell of the view
+    faint[0, :8] = 1e-3
+    batch = whole_images(1)
+    assert ByMask(sliver, 4)(sliver, batch, "query").sum() == 1
+    assert ByImage(faint, 4, 0.6)(faint, batch, "query")[0].all(1).tolist() == [True, True, False, False]
+
+
+def test_views_and_images_are_read_by_the_rules_own_settings() -> None:
+    generator, batch, network = torch.Generator().manual_seed(0), whole_images(16), nn.Identity()
+    activations, maps = (torch.randn(16, *size, generator=generator) for size in ((3, 4, 4), (CELLS, CELLS)))
+    cells = crop_batch(maps, batch, "key", 4).unsqueeze(1)
+    for rule in ((0.1, False), (0.6, True), (1.2, True)):
+        by_view, by_image = ByView(network, *rule), ByImage(maps, 4, *rule)  # type: ignore[arg-type]
+        assert torch.equal(by_view(activations, batch, "key"), foreground(activations, *rule))
+        assert torch.equal(by_image(activations, batch, "key"), foreground(cells, *rule))
 
 
 def test_random_cells_are_as_many_and_anywhere_and_others_each_time() -> None:
