@@ -43,8 +43,6 @@ class CocoFolder:
     Attributes:
         root: The folder that holds the folders of images and `annotations`.
         classes: Names in the order of their labels.
-        images: Number of images of each split.
-        objects: Objects of each split and class, crowds included.
         mask_format: What detectron2's `INPUT.MASK_FORMAT` must be to train on the masks: `polygon` for COCO itself,
             `bitmask` where an object that is no crowd has an RLE, as `repro.data.annotations.scenes_export` writes.
         instances: The content of each split's annotations.
@@ -52,8 +50,6 @@ class CocoFolder:
 
     root: Path
     classes: tuple[str, ...]
-    images: Mapping[str, int]
-    objects: Mapping[str, Mapping[str, int]]
     mask_format: Literal["polygon", "bitmask"]
     instances: Mapping[str, Instances]
 
@@ -91,7 +87,7 @@ def check_layout(root: Path) -> CocoFolder:
     survey.add_image_faults()
     survey.refuse()
     mask_format: Literal["polygon", "bitmask"] = "bitmask" if survey.bitmasks else "polygon"
-    return CocoFolder(root, survey.classes, survey.images, survey.objects, mask_format, survey.instances)
+    return CocoFolder(root, survey.classes, mask_format, survey.instances)
 
 
 def require_coco(root: Path) -> None:

@@ -91,13 +91,11 @@ class Devkit:
     Attributes:
         folder: Holds `VOC2007` and `VOC2012`; detectron2 takes `folder / f"VOC{year}"` as `dirname`.
         classes: Names in the order of their labels: `CLASSES`, or others where the kit was written from `Scenes`.
-        objects: Objects of each set and class, difficult ones included.
         annotations: The annotations of each set, by the image's name without suffix, in the order of the set's list.
     """
 
     folder: Path
     classes: tuple[str, ...]
-    objects: Mapping[ImageSet, Mapping[str, int]]
     annotations: Mapping[ImageSet, Mapping[str, Annotation]]
 
 
@@ -131,8 +129,7 @@ def check_layout(root: Path) -> Devkit:
     survey = survey_devkit(folder)
     survey.add_image_faults()
     survey.refuse()
-    objects = {image_set: survey.objects[str(image_set)] for image_set in IMAGE_SETS}
-    return Devkit(folder, survey.classes, objects, survey.annotations)
+    return Devkit(folder, survey.classes, survey.annotations)
 
 
 def require_lists(root: Path) -> None:

@@ -32,11 +32,11 @@ def refusal_by_parts(root: Path) -> str:
 
 def test_a_whole_folder(root: Path) -> None:
     folder = coco.check_layout(root)
-    assert folder.images == {"train2017": 8, "val2017": 5}
+    assert {split: len(read.images) for split, read in folder.instances.items()} == {"train2017": 8, "val2017": 5}
     categories = json.loads((root / VAL).read_text())["categories"]
     assert folder.classes == tuple(category["name"] for category in categories)
     objects = len(json.loads((root / TRAIN).read_text())["annotations"])
-    assert sum(folder.objects["train2017"].values()) == objects
+    assert len(folder.instances["train2017"].objects) == objects
     assert folder.mask_format == "bitmask"
 
 
@@ -218,12 +218,12 @@ def test_verify_finds_everything(root: Path) -> None:
 
 def test_objects_of_classes_with_one_name_are_counted_together(root: Path) -> None:
     """Those of the last such class alone were counted."""
-    counts = coco.check_layout(root).objects["train2017"]
+    counts = coco.survey_root(root).objects["train2017"]
     first, second, *others = counts
     for path in (root / TRAIN, root / VAL):
         spoil_json(path, lambda content: content["categories"][0].update(name=second))
     merged = {second: counts[first] + counts[second], **{name: counts[name] for name in others}}
-    assert coco.check_layout(root).objects["train2017"] == merged
+    assert coco.survey_root(root).objects["train2017"] == merged
     assert f"names that several classes have: 1 ({second})" in verify("coco", root, workers=1).warnings
 
 

@@ -83,7 +83,7 @@ def test_coco_is_unpacked_as_it_was(zips: Path, coco_folder: Path, tmp_path: Pat
     outcome = salmask("data", "prepare", "coco", "--from", str(zips), "--root", str(root))
     assert outcome.code == 0, outcome.err
     assert content(root) == content(coco_folder)
-    assert coco.check_layout(root).images == {"train2017": 8, "val2017": 5}
+    assert coco.survey_root(root).images == {"train2017": 8, "val2017": 5}
     assert not (tmp_path / "outside.jpg").exists()
 
 

@@ -86,7 +86,7 @@ def test_a_whole_kit_is_found_below_its_folder_or_in_it(root: Path) -> None:
         }
         assert kit.classes == tuple(sorted(kit.classes))
         assert len(kit.classes) == 5
-        assert sum(sum(counts.values()) for counts in kit.objects.values()) >= 19
+        assert sum(len(image.objects) for read in kit.annotations.values() for image in read.values()) >= 19
 
 
 def test_without_lists_of_classes_they_are_vocs_twenty(root: Path) -> None:
