@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.backbones.backbone import Backbone, backbone_from, load_backbone, save_backbone
-from repro.backbones.facts import input_filter_beside, input_filter_of_run
-from repro.backbones.foreign import TOP, ForeignBackbone, read_foreign
+from repro.backbones.facts import input_filter_beside, run_around
+from repro.backbones.foreign import TOP, USUAL_ARCH, ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
 from repro.backbones.weights import weights_digest
 from repro.distributed import seeded_weights
@@ -47,7 +47,8 @@ def untrained(arch: str, seed: int, width: int) -> ForeignBackbone:
     """
     with seeded_weights(seed):
         state = build_resnet(arch, 1, width).state_dict()
-    return ForeignBackbone({key: value for key, value in state.items() if not key.startswith("fc.")}, "", ())
+    bare = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    return ForeignBackbone(bare, "", (), arch, width)
 
 
 def adopt(
@@ -69,12 +70,13 @@ def adopt(
     Args:
         path: The checkpoint, see `repro.backbones.foreign.read_foreign`; `random`, if there is no file of this name,
             for fresh weights as a baseline.
-        arch: torchvision's name of the network.
+        arch: torchvision's name of the network; empty: what is on record, see `read_foreign`.
         name: The method's name in tables; empty: the file's, with `-` for characters that no method's name has.
         prefix: Prefix of the tensors' names in the checkpoint, see `read_foreign`; empty: the trained ResNet's.
         input_filter: Filter of the images that the weights were trained on; for our own weights, what is on record
             counts instead.
-        settings: Nested settings of the evaluation, `data`, `encoder.width` and `seed`.
+        settings: Nested settings of the evaluation, `data`, `encoder.width` and `seed`. Without a width, that of our
+            own weights is taken from the record.
         out: Folder of the sweep.
         check: Called with the run and its backbone before the folder is made; raises a UserError if they cannot be
             evaluated.
@@ -96,8 +98,11 @@ def adopt(
     fresh = str(path) == RANDOM and not path.exists()
     # The run itself cannot be built before its weights are known; seed and width are in the settings.
     wanted = build([settings])
-    width = wanted.encoder.width
-    foreign = untrained(arch, wanted.seed, width) if fresh else read_foreign(path, arch, prefix, width)
+    if fresh:
+        foreign = untrained(arch or USUAL_ARCH, wanted.seed, wanted.encoder.width)
+    else:
+        encoder = settings.get("encoder", {})
+        foreign = read_foreign(path, arch, prefix, wanted.encoder.width if "width" in encoder else None)
     own_filter = foreign.input_filter or (None if fresh else _filter_on_record(path, foreign))
     imported = {
         "weights": weights_digest(foreign.state),
@@ -105,7 +110,7 @@ def adopt(
         "input_filter": own_filter or input_filter,
         "origin": RANDOM if fresh else str(path.resolve()),
     }
-    run = _external_run(settings, name, {"arch": arch, "width": width}, imported)
+    run = _external_run(settings, name, {"arch": foreign.arch, "width": foreign.width}, imported)
     folder = RunFolder.of(run, out)
     # The folder's name depends on the weights, so an existing folder was made by an earlier call with these weights.
     if folder.pretrained:
@@ -118,7 +123,10 @@ def adopt(
 
 def _filter_on_record(path: Path, foreign: ForeignBackbone) -> InputFilter | None:
     """Returns the input filter that files beside our own weights record; None for weights from elsewhere."""
-    return input_filter_beside(path, foreign.state) or input_filter_of_run(path, foreign.run_id)
+    if recorded := input_filter_beside(path, foreign.state):
+        return recorded
+    run = run_around(path, foreign.run_id)
+    return run.input_filter if run else None
 
 
 def _external_run(

@@ -74,7 +74,9 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option("--checkpoint", metavar="FILE", help="Evaluate weights from elsewhere; `random`: untrained ones."),
 ]
-Arch = Annotated[str, typer.Option(help="With --checkpoint: torchvision's name of the network.")]
+Arch = Annotated[
+    str, typer.Option(help="With --checkpoint: the network; default: what the file or its run names, else resnet50.")
+]
 Name = Annotated[str, typer.Option(help="With --checkpoint: its method's name in tables; default: the file's name.")]
 Prefix = Annotated[str, typer.Option(help="With --checkpoint: prefix of the keys of the network to take.")]
 HighPass = Annotated[
@@ -111,7 +113,7 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
         data: DatasetName = "",
         root: Roots = None,
         checkpoint: Checkpoint = None,
-        arch: Arch = "resnet50",
+        arch: Arch = "",
         name: Name = "",
         prefix: Prefix = "",
         high_pass: HighPass = False,

@@ -12,6 +12,7 @@ from repro.errors import UserError
 from repro.presence import is_file
 from repro.runs.choices import InputFilter
 from repro.runs.folder import RunFolder
+from repro.runs.run import Run
 from repro.runs.schemas import EXPORT
 
 _RUN_ID = re.compile(r"[0-9a-f]{10}")
@@ -80,27 +81,32 @@ def input_filter_beside(weights: Path, state: Mapping[str, Tensor]) -> InputFilt
     return InputFilter(facts["input_filter"]) if facts["sha256"] == weights_digest(state) else None
 
 
-def input_filter_of_run(checkpoint: Path, run_id: str) -> InputFilter | None:
-    """Returns the input filter that a checkpoint of salmask was trained with, as the run's folder around it names it.
+def is_run_id(text: str) -> bool:
+    """Returns whether a text has the form of salmask's run ids."""
+    return _RUN_ID.fullmatch(text) is not None
 
-    A `backbone.pth` names the filter itself; a checkpoint that training resumes from names only its run.
+
+def run_around(checkpoint: Path, run_id: str) -> Run | None:
+    """Returns the run of salmask that a checkpoint is of, as the run's folder around it describes it.
+
+    A `backbone.pth` names network and input filter itself; a checkpoint that training resumes from names only its run.
 
     Args:
-        checkpoint: File that the weights were read from.
+        checkpoint: File that the weights are read from.
         run_id: Id of the run that the file names; empty if it names none.
 
     Returns:
-        The filter; None if the file names no run of salmask.
+        The run; None if the file names no run of salmask.
 
     Raises:
         UserError: It names one, but lies in no folder of that run, or in a run's folder that cannot be read.
     """
-    if not _RUN_ID.fullmatch(run_id):
+    if not is_run_id(run_id):
         return None
     for parent in checkpoint.resolve().parents:
         folder = RunFolder(parent)
         if is_file(folder.run_yaml) and (run := folder.load()).id == run_id:
-            return run.input_filter
+            return run
     raise UserError(
         f"{checkpoint} is a checkpoint of run {run_id}, but not in its folder, which names its input filter",
         mend="name it where it was written, or give the run's backbone.pth",

@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor
 from torchvision.models import list_models
 
+from repro.backbones.facts import is_run_id, run_around
 from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.backbones.tensors import plain_name, read_tensors
 from repro.backbones.weights import require_floats, require_sound
@@ -23,6 +24,8 @@ State = dict[str, Tensor]
 _COPY = re.compile(r"momentum|teacher|target|(?<![a-z])(?:k|key|ema|loss)(?![a-z])")
 """Words in the prefix of a network that follows the trained one (MoCo's `encoder_k`, lightly's `key_backbone`, BYOL's
 target, a loss's own encoder in VISSL); it is not what is evaluated."""
+USUAL_ARCH = "resnet50"
+"""The network that is taken where neither a person nor a file names one."""
 TOP = "."
 """As a prefix, it stands for no prefix: the network whose tensors are at the top of the file."""
 _STUDENT = re.compile(r"student")
@@ -41,6 +44,8 @@ class ForeignBackbone:
         state: Every entry of torchvision's state dict but `fc`, floating-point ones in single precision.
         prefix: What the full names of its tensors in the file began with.
         left_out: Full names of the tensors that are no part of the backbone: head, queue, momentum encoder, ...
+        arch: torchvision's name of the network.
+        width: Base planes of the network.
         input_filter: The input filter that the file names; empty if it names none.
         run_id: Id of the run that the file names; empty if it names none.
     """
@@ -48,6 +53,8 @@ class ForeignBackbone:
     state: State
     prefix: str
     left_out: tuple[str, ...]
+    arch: str
+    width: int
     input_filter: str = ""
     run_id: str = ""
 
@@ -71,7 +78,7 @@ class _Network:
     names: Mapping[str, str] = field(repr=False)
 
 
-def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDTH) -> ForeignBackbone:
+def read_foreign(path: Path, arch: str = "", prefix: str = "", width: int | None = None) -> ForeignBackbone:
     """Reads the backbone out of a checkpoint of MoCo, solo-learn, lightly, VISSL, torchvision, timm, salmask, ...
 
     Behind some prefix (`state_dict.module.encoder_q.`, `backbone.`, ...) there must be the names of torchvision's
@@ -80,17 +87,22 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
 
     Args:
         path: A file of `torch.save`, or `.safetensors`.
-        arch: torchvision's name of the network.
+        arch: torchvision's name of the network. Empty: the one that the file names, or of a training of salmask its
+            run's; else `USUAL_ARCH`.
         prefix: What the full names begin with, or the end of that; `TOP` for no prefix. Empty: the only ResNet, not
             counting momentum encoders. Of a student and its teacher, one must be named.
-        width: Base planes of the network.
+        width: Base planes of the network. None: of weights of salmask those that the file or the run names; else
+            torchvision's.
 
     Raises:
-        UserError: torchvision has no such ResNet; the file cannot be read; it is not clear which network is meant; the
-            network does not fit, or is one of timm's with the same tensors; or its values are not those of a trained
-            network (whole numbers, NaN, a negative variance, only zeros). The error says which.
+        UserError: torchvision has no such ResNet; the file cannot be read, or names nothing but a run of salmask whose
+            folder is not around it; it is not clear which network is meant; the network does not fit, or is one of
+            timm's with the same tensors; or its values are not those of a trained network (whole numbers, NaN, a
+            negative variance, only zeros). The error says which.
     """
     file = read_tensors(path)
+    named_arch, named_width = _network_named_by(path, file.facts)
+    arch, width = arch or named_arch, width or named_width
     expected = _expected(arch, width)
     network = _choose(_networks(file.tensors), plain_name(prefix), file.tensors, path)
     # Not every library keeps the step counters of batch norms; zeros, as in a fresh network, stand in for them.
@@ -114,6 +126,8 @@ def read_foreign(path: Path, arch: str, prefix: str = "", width: int = BASE_WIDT
         state,
         network.prefix,
         tuple(name for name in file.tensors if name not in used),
+        arch,
+        width,
         file.facts.get("input_filter", ""),
         file.facts.get("run_id", ""),
     )
@@ -127,7 +141,7 @@ def _require_arch(said: str, arch: str, path: Path) -> None:
     Raises:
         UserError: The file names another architecture of torchvision or timm.
     """
-    said = said.partition(".")[0].removeprefix("tv_")  # timm's `tv_resnet50`, and `resnet50.a1_in1k`, are torchvision's
+    said = _torchvisions(said)
     if said in ("", arch):
         return
     import timm
@@ -137,6 +151,24 @@ def _require_arch(said: str, arch: str, path: Path) -> None:
             f"{path} says that it holds a {said}, not a {arch}, though their tensors are alike",
             mend="another file; variations of torchvision's ResNets are not evaluated",
         )
+
+
+def _network_named_by(path: Path, facts: Mapping[str, str]) -> tuple[str, int]:
+    """Returns arch and base planes of the network in a file, as it or the folder of its run names them, or the usual.
+
+    Raises:
+        UserError: The file names a run of salmask and not its network, and lies in no folder of that run.
+    """
+    run_id, said, width = facts.get("run_id", ""), _torchvisions(facts.get("arch", "")), facts.get("width", "")
+    if not said and (run := run_around(path, run_id)):
+        return run.encoder.arch, run.encoder.width
+    is_ours = is_run_id(run_id) and width.isdecimal()  # what others mean by a width may be anything
+    return said if said in RESNETS else USUAL_ARCH, int(width) if is_ours else BASE_WIDTH
+
+
+def _torchvisions(name: str) -> str:
+    """Returns a network's name as torchvision has it: timm's `tv_resnet50` and `resnet50.a1_in1k` are `resnet50`."""
+    return name.partition(".")[0].removeprefix("tv_")
 
 
 @functools.cache

@@ -45,7 +45,8 @@ class CheckpointFile:
     Attributes:
         tensors: Full name -> tensor: the names of nested dictionaries and of the tensor, with dots between, without
             what `torch.compile` puts into names.
-        facts: The plain strings at the top: entries of a `torch.save` file, or the metadata of a `.safetensors` one.
+        facts: The plain strings at the top, and the number `width` as text: entries of a `torch.save` file, or the
+            metadata of a `.safetensors` one.
     """
 
     tensors: dict[str, Tensor]
@@ -79,7 +80,10 @@ def read_tensors(path: Path) -> CheckpointFile:
         raise UserError(
             f"checkpoint {path} holds no tensors by name; its entries: {entries}", mend="name a file with a state dict"
         )
-    return CheckpointFile(tensors, {key: value for key, value in content.items() if isinstance(value, str)})
+    facts = {key: value for key, value in content.items() if isinstance(value, str)}
+    if isinstance(width := content.get("width"), int):  # of a `backbone.pth`
+        facts["width"] = str(width)
+    return CheckpointFile(tensors, facts)
 
 
 def _with_joint_statistics(content: dict[str, Any], path: Path) -> dict[str, Any]:

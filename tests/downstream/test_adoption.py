@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from training_samples import OURS, tiny, with_random_backbone
 
 from downstream.adoption import adopt, untrained
 from repro.backbones.backbone import load_backbone, save_backbone
@@ -45,3 +46,32 @@ def test_weights_that_were_taken_before_are_looked_at_and_not_taken_again(tmp_pa
     save_backbone(folder.backbone, state, arch="resnet18", width=8, input_filter="none", run_id=run.id)
     with pytest.raises(UserError, match=r"backbone\.pth holds other weights than .*a\.pth; mend: choose another --out"):
         adopt(path, out=out, **PLAIN)
+
+
+NOT_NAMED: dict[str, Any] = {**PLAIN, "arch": "", "settings": {}}
+
+
+def test_a_file_that_names_its_network_needs_no_option(tmp_path: Path) -> None:
+    """The backbone of a narrow run, or of another depth, was refused until its own network was named by hand."""
+    folder = with_random_backbone(tiny(OURS), tmp_path / "own", "high_pass")
+    own, state = folder.load(), load_backbone(folder.backbone).network.state_dict()
+    step = folder.path / "checkpoints/step_00000001.pth"  # this names its run alone
+    step.parent.mkdir()
+    torch.save({"run_id": own.id, "model": {f"encoder.{name}": value for name, value in state.items()}}, step)
+    for path in (folder.backbone, step):
+        run, adopted = adopt(path, out=tmp_path / "runs" / path.stem, **NOT_NAMED)
+        assert (run.encoder.arch, run.encoder.width) == (own.encoder.arch, own.encoder.width) == ("resnet18", 8)
+        assert load_backbone(adopted.backbone).input_filter == InputFilter.high_pass
+        with pytest.raises(UserError, match=r"does not fit a resnet18: .*; mend: --arch resnet18 encoder\.width=8$"):
+            adopt(path, out=tmp_path / "no", **{**NOT_NAMED, "settings": {"encoder": {"width": 64}}})
+    # Others' files name a network too; what they mean by a width may be anything.
+    whole = {"arch": "tv_resnet34", "width": 2, "state_dict": untrained("resnet34", 0, 64).state}
+    torch.save(whole, tmp_path / "others.pth")
+    run, _ = adopt(tmp_path / "others.pth", out=tmp_path / "runs", **NOT_NAMED)
+    assert (run.encoder.arch, run.encoder.width) == ("resnet34", 64)
+    torch.save(whole["state_dict"], tmp_path / "silent.pth")
+    with pytest.raises(UserError, match=r"does not fit a resnet50: .*; mend: --arch resnet34$"):
+        adopt(tmp_path / "silent.pth", out=tmp_path / "no", **NOT_NAMED)
+    with pytest.raises(UserError, match=rf"is a checkpoint of run {own.id}, but not in its folder"):
+        adopt(step.rename(tmp_path / "moved.pth"), out=tmp_path / "no", **NOT_NAMED)
+    assert not (tmp_path / "no").exists()
