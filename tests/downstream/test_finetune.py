@@ -201,6 +201,17 @@ def test_without_momentum_there_is_none_of_nesterovs(tmp_path: Path) -> None:
     assert (group["momentum"], group["nesterov"]) == (0.0, False)
 
 
+def test_a_training_follows_the_settings_and_the_seed_of_its_run(tuned: tuple[RunFolder, list[Result]]) -> None:
+    other = replace(RUN, seed=5, finetune=replace(RUN.finetune, weight_decay=0.25))
+    trainings = [training(tuned[0], run) for run in (RUN, other)]
+    assert trainings[1].optimizers["main"].param_groups[0]["weight_decay"] == 0.25
+    first, second = ([each.model.network.fc.weight, each.loader.dataset[0, 3]["images"]] for each in trainings)
+    assert [torch.equal(*pair) for pair in zip(first, second, strict=True)] == [False, False]
+    assert torch.equal(*(each.model.network.conv1.weight for each in trainings))  # the backbone's
+    first_order, second_order = (list(each.loader.batch_sampler) for each in trainings)
+    assert first_order != second_order
+
+
 def test_tasks_do_not_share_their_files(tmp_path: Path) -> None:
     run = replace(RUN, finetune=FinetuneSettings(epochs=1, batch=8))
     folder = with_random_backbone(run, tmp_path)

@@ -131,6 +131,17 @@ def test_the_full_protocol_is_main_lincls(tmp_path: Path) -> None:
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (30.0, 0.9, 0.0)
 
 
+def test_a_probe_is_trained_by_the_settings_and_the_seed_of_its_run(probed: tuple[RunFolder, list[Result]]) -> None:
+    other = replace(RUN, seed=5, probe=replace(RUN.probe, momentum=0.5, weight_decay=0.25))
+    trainings = [training(probed[0], run) for run in (RUN, other)]
+    (group,) = trainings[1].optimizers["main"].param_groups
+    assert (group["momentum"], group["weight_decay"]) == (0.5, 0.25)
+    first, second = ([*each.model.heads[0].parameters(), each.loader.dataset[0, 3]["images"]] for each in trainings)
+    assert [torch.equal(*pair) for pair in zip(first, second, strict=True)] == [False, True, False]  # biases are 0
+    first_order, second_order = (list(each.loader.batch_sampler) for each in trainings)
+    assert first_order != second_order
+
+
 def test_the_last_partial_batch_is_trained_on(probed: tuple[RunFolder, list[Result]]) -> None:
     loader = training(probed[0]).loader
     batches = loader.batch_sampler

@@ -92,6 +92,19 @@ def test_the_stronger_regularisation_wins_a_tie() -> None:
     assert logistic.RegularisationPath(scores=(10.0, 30.0, 30.0, 20.0)).best == 1
     # Equal means of the accuracies of twenty classes, as one fit and the next had them.
     assert logistic.RegularisationPath(scores=(31.75, 36.75, 36.75000000000001)).best == 1
+    assert logistic.RegularisationPath(scores=(36.75, 36.7501)).best == 1  # no tie: one image of a large data set
+
+
+def test_held_out_images_are_scored_class_by_class(tmp_path: Path) -> None:
+    """Otherwise, the weight would be chosen for the large classes, and the result counts all classes alike."""
+    train, (features, labels) = blobs(80, 0), blobs(200, 1)
+    few = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels)[:15]])  # 50 of one class, 5 of each other
+    held_out = features[few], labels[few]
+    path = fit_path(train, held_out, grid(1, 1, 1), classes=4, iterations=500, fits_file=tmp_path / "p.npz", key="k")
+    hits = fit(*train, 1, 500)[0].predict(held_out[0]) == held_out[1]
+    by_class = 100 * np.mean([hits[held_out[1] == label].mean() for label in range(4)])
+    assert path.scores == (pytest.approx(by_class),)
+    assert abs(by_class - 100 * hits.mean()) > 1
 
 
 def test_an_interrupted_path_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
