@@ -64,7 +64,10 @@ def test_what_set_up_installed_by_the_lock_is_what_the_lock_says() -> None:
     used = Path(sys.prefix) / "salmask-lock.txt"
     if not used.exists() or used.read_text() != LOCK.read_text():
         pytest.skip("this environment was not made by `make setup` from this lock")
-    installed = {canonicalize_name(entry.name): Version(entry.version) for entry in metadata.distributions()}
+    installed: dict[str, Version] = {}
+    # The first of a name counts: whoever has imported setuptools finds its own copies, too, behind ours.
+    for entry in metadata.distributions():
+        installed.setdefault(canonicalize_name(entry.name), Version(entry.version))
     of_here = {name: entry for name, entry in locked().items() if entry.marker is None or entry.marker.evaluate()}
     other = {
         name: (str(installed[name]), str(entry))

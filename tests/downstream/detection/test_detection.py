@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from detection_samples import config, data_of, planned, prepared, scenes_as
+from detection_samples import backbone_of, config, data_of, planned, prepared, scenes_as
 from scene_samples import spoil_json, spoil_text
 from torch import nn
 from training_samples import CPU, files_below
 
 from downstream.detection import estimate
 from downstream.detection.data import open_coco, open_voc
-from downstream.detection.task import DetectionTask, open_data, require_detectron2
+from downstream.detection.task import DetectionTask, detections_by_metric, open_data, require_detectron2
 from downstream.measurement import Target
 from repro.backbones.backbone import load_backbone
 from repro.errors import UserError
+from repro.files import write_bytes
+from repro.runs.departures import scale_of
 from repro.runs.detection import COCO, VOC, DetectionSettings
 
 
@@ -77,6 +79,44 @@ def test_a_class_without_a_test_object_that_counts_is_said(
         spoil_json(root / "annotations/instances_val2017.json", lambda all_: all_["annotations"][0].update(iscrowd=1))
     data_of(task, root)
     assert f"2 of 4 classes have no object in {split} that counts" in caplog.text
+
+
+def test_each_task_has_its_schedule_and_other_data_than_its_own_are_a_departure(voc_root: Path) -> None:
+    def steps(task: str, **settings: str) -> tuple[int, ...]:
+        asked = DetectionSettings(batch=16, **settings)  # type: ignore[arg-type]  # only the schedule's name
+        parts = {"classes": 4, "mask_format": "polygon", "device": CPU}
+        return DetectionTask(task)._config(asked, backbone_of("resnet18"), **parts)[1].steps
+
+    assert steps(VOC) == steps(VOC, coco_schedule="1x") == (18000, 22000)
+    assert steps(COCO) == (120000, 160000)
+    assert steps(COCO, coco_schedule="1x") == (60000, 80000)
+    data = data_of(VOC, voc_root)
+    departures = DetectionTask(VOC).departures(DetectionSettings(), data)
+    assert scale_of(departures) == "voc07+12 on scenes (4 classes, 10 images)"
+    assert DetectionTask(VOC).departures(DetectionSettings(), replace(data, name=VOC)) == ()
+
+
+def test_scenes_have_as_many_objects_as_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALMASK_CACHE", str(tmp_path / "cache"))
+    run, _ = prepared(tmp_path / "runs")
+    for most in (1, 3):
+        asked = replace(run, detection=replace(run.detection, scene_objects=most))
+        data = open_data(VOC, asked, Target("scenes", None, run.data.scenes))
+        assert max(len(record["annotations"]) for record in data.train + data.test) == most
+
+
+def test_an_ap_names_the_detections_that_it_can_be_computed_from(voc_root: Path, tmp_path: Path) -> None:
+    """A mean over trials has no such file."""
+    first, _ = planned(*prepared(tmp_path), data_of(VOC, voc_root))
+    trials = [replace(first, index=index, path=first.path.with_name(f"trial{index}")) for index in range(2)]
+    for trial in trials:
+        write_bytes(trial.detections, str(trial.index).encode())
+    names = [f"predictions/{trial.detections.name}" for trial in trials]
+    metrics = ("bbox_AP", "bbox_AP50", "bbox_AP_std", "bbox_AP@trial=0", "bbox_AP@trial=1", "training_seconds")
+    expected = {1: [names[0], names[0], None, names[0], None, None], 2: [None, None, None, *names, None]}
+    for count, of_metrics in expected.items():
+        found = [detections_by_metric(trials[:count])(metric) for metric in metrics]
+        assert [each and each.name for each in found] == of_metrics
 
 
 def test_a_full_schedule_on_a_cpu_is_refused_with_an_estimate_before_any_task_begins(

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from detection_samples import config
+from detectron2 import model_zoo
+from detectron2.config import CfgNode, get_cfg
 from detectron2.solver import build_lr_scheduler
 from training_samples import tiny
 
@@ -119,6 +122,33 @@ def test_the_pyramids_new_layers_have_the_norm_of_the_backbone() -> None:
     for devices, norm in ((1, "BN"), (8, "naiveSyncBN")):
         cfg, _ = config(DetectionSettings(head=DetectionHead.fpn), devices=devices)
         assert cfg.MODEL.FPN.NORM == cfg.MODEL.RESNETS.NORM == norm
+
+
+def values_of(cfg: CfgNode) -> dict[str, Any]:
+    """The values of a config by their full names."""
+    values, waiting = {}, list(yaml.safe_load(cfg.dump()).items())
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{name}.{key}", entry) for key, entry in value.items()]
+        else:
+            values[name] = value
+    return values
+
+
+@pytest.mark.parametrize(("head", "own"), [("c4", {"ROI_HEADS.NAME"}), ("fpn", {"FPN.NORM"})])
+def test_a_detector_is_detectron2s_but_for_what_the_fine_tuning_of_a_backbone_needs(head: str, own: set[str]) -> None:
+    cfg, _ = config(DetectionSettings(head=DetectionHead(head)), schedule="coco_1x")
+    theirs = get_cfg()
+    theirs.merge_from_file(
+        model_zoo.get_config_file(f"COCO-InstanceSegmentation/mask_rcnn_R_50_{head.upper()}_1x.yaml")
+    )
+    known = values_of(theirs)
+    differing = {name for name, value in values_of(cfg).items() if value != known[name]}
+    data = {"DATASETS.TRAIN", "DATASETS.TEST", "INPUT.FORMAT", "TEST.PRECISE_BN.ENABLED"}
+    input_and_norms = {"PIXEL_MEAN", "PIXEL_STD", "BACKBONE.FREEZE_AT", "RESNETS.NORM", "RESNETS.STRIDE_IN_1X1"}
+    given = {"DEVICE", "WEIGHTS", "ROI_HEADS.NUM_CLASSES"}
+    assert differing == data | {f"MODEL.{name}" for name in input_and_norms | given | own}
 
 
 def test_falls_are_rounded_as_detectron2_rounds_them() -> None:

@@ -1,5 +1,6 @@
 """The data that a detector is trained and scored on: records, batches, augmentation."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from downstream.detection.data import (
     make_train_loader,
     map_record,
     voc_records,
+    with_objects,
 )
 from downstream.detection.drawn import open_scenes
 from downstream.detection.ground_truth import area_of
@@ -160,6 +162,18 @@ def test_grouping_is_that_of_a_plain_loop() -> None:
     assert sorted(order[:5]) == [0, 1, 2, 3, 4]
     expected = written_out(wide, 2, order)
     assert [[index for _, index in batch] for batch, _ in zip(batches, expected, strict=False)] == expected
+
+
+def test_images_of_crowds_alone_are_not_trained_on_and_square_ones_are_as_tall_ones(voc_root: Path) -> None:
+    """As in detectron2's filter of images without objects, and its batches of one orientation."""
+    crowd, thing = {"iscrowd": 1}, {"iscrowd": 0}
+    records = [{"annotations": objects} for objects in ([], [crowd], [crowd, thing], [thing], [{}])]
+    assert with_objects(records) == records[2:]
+    sizes = [{"width": width, "height": height} for width, height in ((5, 4), (4, 5), (4, 4))]
+    loader = make_train_loader(
+        replace(data_of(VOC, voc_root), train=sizes), lambda _: _, batch=1, seed=0, start=0, workers=0
+    )
+    assert loader.batch_sampler.wide.tolist() == [True, False, False]
 
 
 def test_augmentation_is_a_function_of_seed_step_and_index(voc_root: Path, tmp_path: Path) -> None:

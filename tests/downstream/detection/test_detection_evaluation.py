@@ -16,10 +16,11 @@ from detection_samples import data_of, planned, prepared
 from detectron2.evaluation import coco_evaluation, inference_on_dataset
 from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
+from scene_samples import copied, spoil_json
 from torch import nn
 
 from downstream.detection.evaluation import Detections, Sample, average_precisions, evaluate_detector, make_test_loader
-from downstream.detection.ground_truth import VocGroundTruth
+from downstream.detection.ground_truth import VocGroundTruth, _voc_xml
 from downstream.detection.task import quiet_detectron2, summary
 from repro.data.annotations import voc
 from repro.data.annotations.voc_annotation import Annotation, VocObject
@@ -122,6 +123,30 @@ def test_voc_is_scored_by_the_11_points_of_2007_and_the_thresholds_of_coco() -> 
     scores = average_precisions(evaluator.evaluate(), ["bbox"], detections=4)
     expected = {"bbox_AP": (4 * at_50 + 6 * at_75) / 10, "bbox_AP50": at_50, "bbox_AP75": at_75}
     assert scores == pytest.approx(expected)
+
+
+def test_corners_are_vocs_again_when_they_are_scored() -> None:
+    """They are 1-based and inclusive; where a tool wrote fractions, these are cut off, as in mmdetection's reader."""
+    boxes = ((20.0, 19.0, 60.0, 59.0), (20.7, 19.0, 60.7, 59.2))
+    tree = _voc_xml(Annotation((100, 100), tuple(VocObject("cat", box, difficult=False) for box in boxes)))
+    corners = [[element.findtext(tag) for tag in ("xmin", "ymin", "xmax", "ymax")] for element in tree.iter("bndbox")]
+    assert corners == [["21", "20", "60", "59"]] * 2
+
+
+def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong(coco_root: Path, tmp_path: Path) -> None:
+    def with_crowd(content: dict[str, Any]) -> None:
+        images = [entry["image_id"] for entry in content["annotations"]]
+        next(entry for entry in content["annotations"] if images.count(entry["image_id"]) > 1)["iscrowd"] = 1
+
+    root = copied(coco_root, tmp_path / "coco")
+    spoil_json(root / "annotations/instances_val2017.json", with_crowd)
+    data = data_of(COCO, root)
+    missed = [[item for item in record["annotations"] if not item["iscrowd"]] for record in data.test]
+    assert sum(map(len, missed)) == sum(len(record["annotations"]) for record in data.test) - 1
+    without = [record | {"annotations": objects} for record, objects in zip(data.test, missed, strict=True)]
+    for found in (data.test, without):
+        scores = average_precisions(outcome_of(data, GroundTruth(found, masks=True)), ["bbox", "segm"], detections=9)
+        assert list(scores.values()) == pytest.approx([100.0] * 6)
 
 
 def test_nothing_found_is_zero_and_said(coco_root: Path, caplog: pytest.LogCaptureFixture) -> None:

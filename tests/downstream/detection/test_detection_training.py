@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,10 @@ from downstream.detection.trial import Trial
 from downstream.progress import reported
 from repro.data.annotations.scenes_export import write_coco
 from repro.errors import UserError
+from repro.files import write_bytes, write_json
 from repro.progress import ProgressBars
+from repro.randomness import Purpose, stream_seed
+from repro.runs.choices import InputFilter
 from repro.runs.detection import COCO, VOC
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
@@ -63,8 +67,41 @@ def test_trials_and_seeds_differ(voc_root: Path, tmp_path: Path) -> None:
         run, folder, planned(run, folder, data_of(VOC, voc_root))[1], data_of(VOC, voc_root), CPU
     )
     assert first.seed != second.seed
+    other, _ = planned(replace(run, seed=5), folder, first.data)
+    assert other.seed not in (first.seed, second.seed)
     assert first.path.parent == second.path.parent
     assert [trial.path.name for trial in (first, second)] == ["trial0", "trial1"]
+
+
+def test_what_a_detector_begins_with_and_when_a_trained_one_is_scored_again(
+    voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = prepared(tmp_path)
+    trial, backbone = planned(run, folder, data_of(VOC, voc_root))
+    begun: list[tuple[bool, int]] = []
+
+    def build(*_: object, high_passed: bool) -> None:
+        begun.append((high_passed, torch.initial_seed()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("downstream.detection.model.build_detector", build)
+    cases = [(InputFilter(name), asked) for name in ("none", "high_pass") for asked in (False, True)]
+    for input_filter, asked in cases:
+        of_filter, settings = (
+            replace(backbone, input_filter=input_filter),
+            replace(run.detection, high_pass_input=asked),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(trial, of_filter, settings)
+    assert [high_passed for high_passed, _ in begun] == [False, False, False, True]
+    assert {seed for _, seed in begun} == {stream_seed(trial.seed, Purpose.initialisation)}
+    write_json(trial.scores, {**trial.scored_identity(), "scores": {"bbox_AP": 50.0}})
+    assert carry_out(trial, backbone, run.detection) == {"bbox_AP": 50.0}  # without a detector to score again
+    trial.final.touch()
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(trial, backbone, run.detection)
+    write_bytes(trial.detections, b"")
+    assert carry_out(trial, backbone, run.detection) == {"bbox_AP": 50.0}
 
 
 def test_a_training_that_diverges_leaves_no_checkpoint(voc_root: Path, tmp_path: Path) -> None:
