@@ -104,6 +104,20 @@ def as_polygons(content: dict[str, Any]) -> None:
     content["annotations"][0] |= {"iscrowd": 1, "segmentation": {"counts": [0, 4096], "size": [64, 64]}}
 
 
+def test_objects_without_a_mask_are_not_trained_on(coco_root: Path, tmp_path: Path) -> None:
+    """detectron2's mask head would fail at them; the other objects of their image stay."""
+
+    def without_first(content: dict[str, Any]) -> None:
+        content["annotations"][0]["segmentation"] = []
+
+    root = copied(coco_root, tmp_path / "coco")
+    spoil_json(coco.annotation_file(root, "train2017"), without_first)
+    whole, less = (coco_records(coco.check_layout(place), "train2017") for place in (coco_root, root))
+    objects, left = ([item for record in records for item in record["annotations"]] for records in (whole, less))
+    first = coco.check_layout(root).instances["train2017"].objects[0]
+    assert [item for item in objects if item["bbox"] != list(first.bbox)] == left
+
+
 def test_fingerprints_follow_the_annotations_of_their_split(voc_root: Path) -> None:
     original, same, other_test, other_train = (data_of(VOC, voc_root) for _ in range(4))
     other_test.test[0]["annotations"][0]["bbox"][0] += 1

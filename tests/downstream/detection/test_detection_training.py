@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import resource
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,28 @@ def test_everything_that_trains_moved_and_norms_were_estimated_anew(
     assert {key.rpartition(".")[2] for key in differing} <= {"running_mean", "running_var", "num_batches_tracked"}
     assert "backbone.stem.conv1.norm.running_mean" in differing
     assert "roi_heads.res5.norm.running_var" in differing
+
+
+def test_norms_are_estimated_on_batches_that_no_step_has_drawn(
+    voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, _ = planned(*prepared(tmp_path), data_of(VOC, voc_root))
+    starts: list[int] = []
+    seeds: list[int] = []
+
+    def batches(_: Trial, start: int) -> list[str]:
+        starts.append(start)
+        return ["first", "second"]
+
+    def update(_: nn.Module, given: Iterable[str], count: int) -> None:
+        assert count == trial.cfg.TEST.PRECISE_BN.NUM_ITER
+        seeds.extend(torch.initial_seed() for _ in given)
+
+    monkeypatch.setattr(detection_training, "training_batches", batches)
+    monkeypatch.setattr(detection_training, "update_bn_stats", update)
+    detection_training.estimate_norms(trial, nn.Identity())
+    assert starts == [4]  # the training has steps 0 to 3
+    assert seeds == [stream_seed(trial.seed, Purpose.regions, step, 0) for step in (4, 5)]
 
 
 def test_trials_and_seeds_differ(voc_root: Path, tmp_path: Path) -> None:
