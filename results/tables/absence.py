@@ -119,10 +119,13 @@ def reason(
     for state, text in UNFINISHED.items():
         if states[state]:
             return text
+    by_another_task = (method, column.dataset) in otherwise
+    if column.planned and not by_another_task:
+        return "not run"  # most cells of a table: nothing needs to be looked up for them
     elsewhere = frame[(frame["method"] == method) & (frame["dataset"] == column.dataset) & (frame["metric"] == metric)]
     # A column without runs has no protocol or split of its own from which another number could differ.
     if elsewhere.empty or column.planned:
-        return f"not by {column.task}" if elsewhere.empty and (method, column.dataset) in otherwise else "not run"
+        return f"not by {column.task}" if elsewhere.empty and by_another_task else "not run"
     for name, text in _OTHER.items():
         if column.key[KEYS.index(name)] not in set(elsewhere[name]):
             return text

@@ -257,6 +257,8 @@ def _has_metric(frame: pd.DataFrame, metrics: tuple[tuple[str, str], ...]) -> "p
 
 def _columns(group: PublishedGroup, metrics: tuple[tuple[str, str], ...], frame: pd.DataFrame) -> list[Column]:
     """Returns a column for each way of measuring among some rows."""
+    if frame.empty:  # as most of a table's columns are; pandas takes milliseconds to group nothing
+        return []
     columns: dict[tuple[str, ...], Column] = {}
     for row in frame.drop_duplicates([*KEYS, "method", "sweep"]).to_dict("records"):
         key, method = tuple(str(row[name]) for name in KEYS), row["method"]
