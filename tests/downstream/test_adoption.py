@@ -65,12 +65,12 @@ def test_a_file_that_names_its_network_needs_no_option(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"does not fit a resnet18: .*; mend: --arch resnet18 encoder\.width=8$"):
             adopt(path, out=tmp_path / "no", **{**NOT_NAMED, "settings": {"encoder": {"width": 64}}})
     # Others' files name a network too; what they mean by a width may be anything.
-    whole = {"arch": "tv_resnet34", "width": 2, "state_dict": untrained("resnet34", 0, 64).state}
+    whole = {"arch": "tv_resnet18", "width": 2, "state_dict": untrained("resnet18", 0, 64).state}
     torch.save(whole, tmp_path / "others.pth")
     run, _ = adopt(tmp_path / "others.pth", out=tmp_path / "runs", **NOT_NAMED)
-    assert (run.encoder.arch, run.encoder.width) == ("resnet34", 64)
+    assert (run.encoder.arch, run.encoder.width) == ("resnet18", 64)
     torch.save(whole["state_dict"], tmp_path / "silent.pth")
-    with pytest.raises(UserError, match=r"does not fit a resnet50: .*; mend: --arch resnet34$"):
+    with pytest.raises(UserError, match=r"does not fit a resnet50: .*; mend: --arch resnet18$"):
         adopt(tmp_path / "silent.pth", out=tmp_path / "no", **NOT_NAMED)
     with pytest.raises(UserError, match=rf"is a checkpoint of run {own.id}, but not in its folder"):
         adopt(step.rename(tmp_path / "moved.pth"), out=tmp_path / "no", **NOT_NAMED)
