@@ -108,6 +108,6 @@ def run_around(checkpoint: Path, run_id: str) -> Run | None:
         if is_file(folder.run_yaml) and (run := folder.load()).id == run_id:
             return run
     raise UserError(
-        f"{checkpoint} is a checkpoint of run {run_id}, but not in its folder, which names its input filter",
+        f"{checkpoint} is a checkpoint of run {run_id}, but not in its folder, which names network and input filter",
         mend="name it where it was written, or give the run's backbone.pth",
     )

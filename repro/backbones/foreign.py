@@ -14,7 +14,7 @@ from torchvision.models import list_models
 
 from repro.backbones.facts import is_run_id, run_around
 from repro.backbones.resnet import BASE_WIDTH, planned_resnet
-from repro.backbones.tensors import plain_name, read_tensors
+from repro.backbones.tensors import CheckpointFile, plain_name, read_tensors
 from repro.backbones.weights import require_floats, require_sound
 from repro.errors import UserError, nearest, shortened
 from repro.runs.network_names import RESNETS
@@ -101,7 +101,7 @@ def read_foreign(path: Path, arch: str = "", prefix: str = "", width: int | None
             negative variance, only zeros). The error says which.
     """
     file = read_tensors(path)
-    named_arch, named_width = _network_named_by(path, file.facts)
+    named_arch, named_width = _network_named_by(path, file)
     arch, width = arch or named_arch, width or named_width
     expected = _expected(arch, width)
     network = _choose(_networks(file.tensors), plain_name(prefix), file.tensors, path)
@@ -153,17 +153,17 @@ def _require_arch(said: str, arch: str, path: Path) -> None:
         )
 
 
-def _network_named_by(path: Path, facts: Mapping[str, str]) -> tuple[str, int]:
+def _network_named_by(path: Path, file: CheckpointFile) -> tuple[str, int]:
     """Returns arch and base planes of the network in a file, as it or the folder of its run names them, or the usual.
 
     Raises:
         UserError: The file names a run of salmask and not its network, and lies in no folder of that run.
     """
-    run_id, said, width = facts.get("run_id", ""), _torchvisions(facts.get("arch", "")), facts.get("width", "")
+    run_id, said = file.facts.get("run_id", ""), _torchvisions(file.facts.get("arch", ""))
     if not said and (run := run_around(path, run_id)):
         return run.encoder.arch, run.encoder.width
-    is_ours = is_run_id(run_id) and width.isdecimal()  # what others mean by a width may be anything
-    return said if said in RESNETS else USUAL_ARCH, int(width) if is_ours else BASE_WIDTH
+    is_ours = is_run_id(run_id) and file.width > 0  # what others mean by a width may be anything
+    return said if said in RESNETS else USUAL_ARCH, file.width if is_ours else BASE_WIDTH
 
 
 def _torchvisions(name: str) -> str:

@@ -45,12 +45,13 @@ class CheckpointFile:
     Attributes:
         tensors: Full name -> tensor: the names of nested dictionaries and of the tensor, with dots between, without
             what `torch.compile` puts into names.
-        facts: The plain strings at the top, and the number `width` as text: entries of a `torch.save` file, or the
-            metadata of a `.safetensors` one.
+        facts: The plain strings at the top: entries of a `torch.save` file, or the metadata of a `.safetensors` one.
+        width: The whole number of this name at the top, such as the base planes in a `backbone.pth`; 0: there is none.
     """
 
     tensors: dict[str, Tensor]
     facts: dict[str, str]
+    width: int = 0
 
 
 def read_tensors(path: Path) -> CheckpointFile:
@@ -81,9 +82,8 @@ def read_tensors(path: Path) -> CheckpointFile:
             f"checkpoint {path} holds no tensors by name; its entries: {entries}", mend="name a file with a state dict"
         )
     facts = {key: value for key, value in content.items() if isinstance(value, str)}
-    if isinstance(width := content.get("width"), int):  # of a `backbone.pth`
-        facts["width"] = str(width)
-    return CheckpointFile(tensors, facts)
+    width = content.get("width")
+    return CheckpointFile(tensors, facts, width if isinstance(width, int) else 0)
 
 
 def _with_joint_statistics(content: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -53,10 +53,10 @@ class Field:
 
     def _number_fault(self, value: float) -> str:
         """Returns what is wrong with a number."""
+        if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+            return "is a number of more than 64 bits"  # perhaps more than a float can hold
         if not math.isfinite(value):
             return f"is {value}, not a finite number"
-        if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
-            return "is a number of more than 64 bits"
         return f"is {value}, less than {self.low:g}" if value < self.low else ""
 
 

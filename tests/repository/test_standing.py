@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,20 @@ def test_every_command_stands_under_a_heading() -> None:
     assert panels == sorted(panels, key=panels.index)
 
 
+def in_an_empty_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goes to a folder that is also the user's home, where no profile names another place of sweeps."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HOME", str(place))
+
+
+def write_runs(states: Iterable[str]) -> None:
+    """Makes runs/mine/mocov2/sSEED-abcdefSEED, one in each state, each newer than the one before."""
+    for seed, state in enumerate(states):
+        folder = Path("runs/mine/mocov2") / f"s{seed}-abcdef{seed}"
+        write_run(folder, state=state)
+        os.utime(folder, (NOW + seed, NOW + seed))
+
+
 def write_run(folder: Path, **status: Any) -> None:
     folder.mkdir(parents=True)
     (folder / "run.yaml").write_text("method: mocov2\n")
@@ -80,10 +95,8 @@ def write_run(folder: Path, **status: Any) -> None:
 def test_the_next_steps_follow_from_the_folders(
     states: list[str], sentence: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for seed, state in enumerate(states):
-        write_run(Path("runs/mine/mocov2") / f"s{seed}-abcdef{seed}", state=state)
+    in_an_empty_home(tmp_path, monkeypatch)
+    write_runs(states)
     here = standing(NOW + 10)
     assert (here.sentence, here.steps[0].command, len(here.steps)) == (sentence, first, 5)
 
@@ -93,20 +106,15 @@ def test_the_log_that_is_suggested_is_of_a_run_in_question(
     state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was that of the sweep's newest run, which may be done and have nothing to tell."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for seed, of_run in enumerate((state, state, "done")):
-        folder = Path("runs/mine/mocov2") / f"s{seed}-abcdef{seed}"
-        write_run(folder, state=of_run)
-        os.utime(folder, (NOW + seed, NOW + seed))
+    in_an_empty_home(tmp_path, monkeypatch)
+    write_runs((state, state, "done"))
     logs = [step.command for step in standing(NOW + 10).steps if " logs " in step.command]
     assert logs == [f"salmask logs runs/mine/mocov2/s1-abcdef1{' -f' if state == 'running' else ''}"]
 
 
 def test_where_something_was_evaluated_the_table_is_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for seed in (0, 1):
-        write_run(Path("runs/mine/mocov2") / f"s{seed}-abcdef{seed}", state="done")
+    write_runs(("done", "done"))
     results = Path("runs/mine/mocov2/s0-abcdef0/results.jsonl")
     results.touch()  # an empty file, as a full disk may leave it, for which a table would be refused
     assert standing(NOW + 10).steps[0].command == "salmask eval runs/mine/mocov2/s0-abcdef0 --task knn"
@@ -120,8 +128,7 @@ def test_where_something_was_evaluated_the_table_is_next(tmp_path: Path, monkeyp
 def test_a_table_is_promised_only_where_something_was_evaluated(
     state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    in_an_empty_home(tmp_path, monkeypatch)
     write_run(Path("runs/mine/mocov2/s0-abcdef0"), state=state)
     for purpose in ("the table, once a run has been evaluated", "the table so far"):
         steps = {step.command: step.purpose for step in standing(NOW + 10).steps}

@@ -38,6 +38,7 @@ NO_STATUS: list[tuple[bytes, str]] = [
     (json.dumps({**GOOD, "step": -1}).encode(), "its field 'step' is -1, less than 0"),
     (json.dumps({**GOOD, "step": True}).encode(), "its field 'step' is bool, not int"),
     (json.dumps({**GOOD, "pid": 10**30}).encode(), "its field 'pid' is a number of more than 64 bits"),
+    (json.dumps({**GOOD, "heartbeat": 10**400}).encode(), "its field 'heartbeat' is a number of more than 64 bits"),
     (json.dumps({**GOOD, "heartbeat": float("nan")}).encode(), "its field 'heartbeat' is nan, not a finite number"),
     (json.dumps({**GOOD, "host": None}).encode(), "its field 'host' is NoneType, not str"),
     (b'{"state": "done", "step": ' + b"9" * 10_000 + b"}", "cannot be read (ValueError"),
