@@ -51,7 +51,7 @@ def test_weights_that_were_taken_before_are_looked_at_and_not_taken_again(tmp_pa
 NOT_NAMED: dict[str, Any] = {**PLAIN, "arch": "", "settings": {}}
 
 
-def test_a_file_that_names_its_network_needs_no_option(tmp_path: Path) -> None:
+def test_own_weights_need_no_option_for_their_network(tmp_path: Path) -> None:
     """The backbone of a narrow run, or of another depth, was refused until its own network was named by hand."""
     folder = with_random_backbone(tiny(OURS), tmp_path / "own", "high_pass")
     own, state = folder.load(), load_backbone(folder.backbone).network.state_dict()
@@ -64,7 +64,13 @@ def test_a_file_that_names_its_network_needs_no_option(tmp_path: Path) -> None:
         assert load_backbone(adopted.backbone).input_filter == InputFilter.high_pass
         with pytest.raises(UserError, match=r"does not fit a resnet18: .*; mend: --arch resnet18 encoder\.width=8$"):
             adopt(path, out=tmp_path / "no", **{**NOT_NAMED, "settings": {"encoder": {"width": 64}}})
-    # Others' files name a network too; what they mean by a width may be anything.
+    with pytest.raises(UserError, match=rf"is a checkpoint of run {own.id}, but not in its folder"):
+        adopt(step.rename(tmp_path / "moved.pth"), out=tmp_path / "no", **NOT_NAMED)
+    assert not (tmp_path / "no").exists()
+
+
+def test_what_others_files_say_of_their_network_counts_but_for_a_width(tmp_path: Path) -> None:
+    """What they mean by a width may be anything."""
     whole = {"arch": "tv_resnet18", "width": 2, "state_dict": untrained("resnet18", 0, 64).state}
     torch.save(whole, tmp_path / "others.pth")
     run, _ = adopt(tmp_path / "others.pth", out=tmp_path / "runs", **NOT_NAMED)
@@ -72,6 +78,4 @@ def test_a_file_that_names_its_network_needs_no_option(tmp_path: Path) -> None:
     torch.save(whole["state_dict"], tmp_path / "silent.pth")
     with pytest.raises(UserError, match=r"does not fit a resnet50: .*; mend: --arch resnet18$"):
         adopt(tmp_path / "silent.pth", out=tmp_path / "no", **NOT_NAMED)
-    with pytest.raises(UserError, match=rf"is a checkpoint of run {own.id}, but not in its folder"):
-        adopt(step.rename(tmp_path / "moved.pth"), out=tmp_path / "no", **NOT_NAMED)
     assert not (tmp_path / "no").exists()
