@@ -19,7 +19,23 @@ def images_of(rows: pd.DataFrame) -> frozenset[str]:
     Args:
         rows: Results of one data set, split and protocol.
     """
-    return frozenset(images for images, *_ in _images_of_runs(rows))
+    return frozenset(images for _, images, *_ in _images_of_runs(rows))
+
+
+def images_by(rows: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], frozenset[str]]:
+    """Returns what `images_of` does, for each combination of values of some columns; all of them in one pass.
+
+    Args:
+        rows: Results.
+        keys: Names of columns.
+
+    Returns:
+        The columns' values -> fingerprints; combinations of which nothing is known are left out.
+    """
+    known: dict[tuple[str, ...], set[str]] = {}
+    for key, images, *_ in _images_of_runs(rows, keys):
+        known.setdefault(key, set()).add(images)
+    return {key: frozenset(images) for key, images in known.items()}
 
 
 def other_images(rows: pd.DataFrame) -> str:
@@ -32,7 +48,7 @@ def other_images(rows: pd.DataFrame) -> str:
         rows: Results of one data set, split and protocol.
     """
     runs_by_images: dict[str, list[str]] = {}
-    for images, method, seed in _images_of_runs(rows):
+    for _, images, method, seed in _images_of_runs(rows):
         runs_by_images.setdefault(images, []).append(f"{method} s{seed}")
     return others_than_most(runs_by_images, "scored on other images")
 
@@ -63,14 +79,19 @@ def unlike_images(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[str]:
             yield f"{dataset} by {task}: {others}; their numbers are not comparable"
 
 
-def _images_of_runs(rows: pd.DataFrame) -> Iterator[tuple[str, str, int]]:
-    """Yields the images of each run that has predictions, its method and its seed."""
-    # Once for each file, not for each of the metrics computed from it.
-    named = rows[rows["predictions"] != ""].drop_duplicates(["path", "predictions"])
-    columns = named[["path", "predictions", "predictions_sha256", "method", "seed"]]
-    for path, name, checksum, method, seed in columns.itertuples(index=False, name=None):
+def _images_of_runs(rows: pd.DataFrame, keys: Sequence[str] = ()) -> Iterator[tuple[tuple[str, ...], str, str, int]]:
+    """Yields, for each run that has predictions, values of some columns, the images, the method and the seed."""
+    names = [*keys, *_OF_A_RUN]
+    # Once for each file, not for each of the metrics computed from it; of these columns alone, of three dozen.
+    named = rows.loc[rows["predictions"] != "", list(dict.fromkeys(names))].drop_duplicates(
+        [*keys, "path", "predictions"]
+    )
+    for *key, path, name, checksum, method, seed in named[names].itertuples(index=False, name=None):
         if images := _images(Path(path).parent / str(name), str(checksum)):
-            yield images, str(method), int(seed)
+            yield tuple(map(str, key)), images, str(method), int(seed)
+
+
+_OF_A_RUN = ("path", "predictions", "predictions_sha256", "method", "seed")
 
 
 @lru_cache(maxsize=65536)

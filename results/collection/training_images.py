@@ -1,6 +1,6 @@
 """Tells from run folders whether runs were trained on the same images, without which they are not comparable."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -24,7 +24,23 @@ def training_images(rows: pd.DataFrame) -> frozenset[TrainingImages]:
     Args:
         rows: Rows of what `results.collection.collect.collect` returns.
     """
-    return frozenset(images for images, _ in _images_of_runs(rows))
+    return frozenset(images for _, images, _ in _images_of_runs(rows))
+
+
+def training_images_by(rows: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], frozenset[TrainingImages]]:
+    """Returns what `training_images` does, for each combination of values of some columns; all of them in one pass.
+
+    Args:
+        rows: Rows of what `results.collection.collect.collect` returns.
+        keys: Names of columns.
+
+    Returns:
+        The columns' values -> images; combinations of which nothing is known are left out.
+    """
+    known: dict[tuple[str, ...], set[TrainingImages]] = {}
+    for key, images, _ in _images_of_runs(rows, keys):
+        known.setdefault(key, set()).add(images)
+    return {key: frozenset(images) for key, images in known.items()}
 
 
 def are_unlike(images: Iterable[TrainingImages]) -> bool:
@@ -46,7 +62,7 @@ def unlike_training_images(rows: pd.DataFrame) -> list[str]:
     Args:
         rows: Rows of what `results.collection.collect.collect` returns.
     """
-    return _sentences(_images_of_runs(rows))
+    return _sentences((images, name) for _, images, name in _images_of_runs(rows))
 
 
 def unlike_trainings(runs: Iterable[RunRecord]) -> list[str]:
@@ -69,13 +85,16 @@ def _sentences(images_of_runs: Iterable[tuple[TrainingImages, str]]) -> list[str
     ]
 
 
-def _images_of_runs(rows: pd.DataFrame) -> Iterator[tuple[TrainingImages, str]]:
-    """Yields, for each run whose training images are known, these images and its name."""
-    told = rows[rows["trained_on"] != ""].drop_duplicates("path")
-    columns = told[["trained_on", "departures", "sweep", "method", "seed"]]
-    for fingerprint, comparison, sweep, method, seed in columns.itertuples(index=False, name=None):
+def _images_of_runs(
+    rows: pd.DataFrame, keys: Sequence[str] = ()
+) -> Iterator[tuple[tuple[str, ...], TrainingImages, str]]:
+    """Yields, for each run whose training images are known, values of some columns, these images and its name."""
+    names = [*keys, "trained_on", "departures", "sweep", "method", "seed"]
+    told = rows.loc[rows["trained_on"] != "", list(dict.fromkeys(["path", *names]))].drop_duplicates([*keys, "path"])
+    for *key, fingerprint, comparison, sweep, method, seed in told[names].itertuples(index=False, name=None):
         if comparison.run is not None:
-            yield (_settings(comparison.run), str(fingerprint)), _name(sweep, method, seed)
+            images = _settings(comparison.run), str(fingerprint)
+            yield tuple(map(str, key)), images, _name(sweep, method, seed)
 
 
 def _settings(run: Run) -> _Settings:

@@ -132,7 +132,11 @@ def values_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str
         column: The column.
         results: What its table shows.
     """
-    return {cell: _by_seed(rows) for cell, rows in _rows_by_cell(column, results).items()}
+    of_column = column.rows_of(results)[["method", "metric", "seed", "value"]]
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    for method, metric, seed, value in of_column.itertuples(index=False, name=None):
+        values.setdefault((method, metric), {})[seed] = value
+    return values
 
 
 def _rows_by_cell(column: Column, results: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:

@@ -11,8 +11,8 @@ from repro.runs.departures import Departure, common_sizes
 from repro.runs.run import Run
 from results.collection.collect import KEYS
 from results.collection.row_comparison import ALTERED, TINY, RowComparison, words
-from results.collection.scored_images import SCORED_IMAGES, images_of
-from results.collection.training_images import TRAINING_IMAGES, TrainingImages, are_unlike, training_images
+from results.collection.scored_images import SCORED_IMAGES, images_by
+from results.collection.training_images import TRAINING_IMAGES, TrainingImages, are_unlike, training_images_by
 from results.paper.published import DATASETS, Published, PublishedGroup
 
 
@@ -259,8 +259,10 @@ def _columns(group: PublishedGroup, metrics: tuple[tuple[str, str], ...], frame:
     """Returns a column for each way of measuring among some rows."""
     if frame.empty:  # as most of a table's columns are; pandas takes milliseconds to group nothing
         return []
+    rows_by_method = [*KEYS, "method"]
+    told = [*rows_by_method, "sweep", "task", "evaluation_scale", "departures"]
     columns: dict[tuple[str, ...], Column] = {}
-    for row in frame.drop_duplicates([*KEYS, "method", "sweep"]).to_dict("records"):
+    for row in frame[told].drop_duplicates([*rows_by_method, "sweep"]).to_dict("records"):
         key, method = tuple(str(row[name]) for name in KEYS), row["method"]
         column = columns.get(key) or Column(
             group, metrics, key, row["task"], evaluation_scale=str(row["evaluation_scale"])
@@ -270,13 +272,10 @@ def _columns(group: PublishedGroup, metrics: tuple[tuple[str, str], ...], frame:
             comparisons={**column.comparisons, method: row["departures"]},
             sweeps={**column.sweeps, method: (*column.sweeps.get(method, ()), str(row["sweep"]))},
         )
-    with_predictions = frame[frame["predictions"] != ""]  # of a million rows there may be none
-    for (*key_of_rows, method), rows in with_predictions.groupby([*KEYS, "method"], observed=True):
-        key = tuple(map(str, key_of_rows))
-        columns[key] = replace(columns[key], images={**columns[key].images, str(method): images_of(rows)})
-    trained = frame[frame["trained_on"] != ""].drop_duplicates([*KEYS, "path"])
-    for (*key_of_rows, method), rows in trained.groupby([*KEYS, "method"], observed=True):
-        key = tuple(map(str, key_of_rows))
-        trained_on = {**columns[key].trained_on, str(method): training_images(rows)}
-        columns[key] = replace(columns[key], trained_on=trained_on)
+    for (*of_column, method), images in images_by(frame, rows_by_method).items():
+        column = columns[tuple(of_column)]
+        columns[column.key] = replace(column, images={**column.images, method: images})
+    for (*of_column, method), trained_on in training_images_by(frame, rows_by_method).items():
+        column = columns[tuple(of_column)]
+        columns[column.key] = replace(column, trained_on={**column.trained_on, method: trained_on})
     return [columns[key] for key in sorted(columns)]
