@@ -17,7 +17,8 @@ from types import FrameType
 from repro.drill.faults import Row
 from repro.drill.own_files import own_files
 from repro.errors import UserError, one_line
-from repro.runs.reading import build, keys, parse_overrides
+from repro.runs.identity import keys
+from repro.runs.reading import build, parse_overrides
 from repro.runs.run import Run
 
 SECONDS = 10

@@ -5,7 +5,6 @@ identity, so that a new field is compared as soon as it exists. Only which setti
 read from the dataclasses; `PARTS` says so.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 from repro.runs.choices import Guidance, MapOf, Optimizer, Schedule, Source, Strategy
 from repro.runs.departures import DATA, Departure, shown_value
 from repro.runs.frameworks import FRAMEWORKS
-from repro.runs.identity import Smaller, identity_fields, plain
+from repro.runs.identity import Smaller, counted_settings, plain, value_of
 from repro.runs.reading import build
 from repro.runs.run import Run
 from repro.runs.sections import Framework, RunSettings
@@ -33,16 +32,11 @@ def settings(run: Run) -> dict[str, Setting]:
 
     A file's path is left out if the hash of its content is known.
     """
-    return {name: setting for name, setting in _settings(run, "", None) if name != "seed"}
-
-
-def _settings(section: Any, prefix: str, smaller: Smaller | None) -> Iterator[tuple[str, Setting]]:
-    for f in identity_fields(section):
-        value, of_field = getattr(section, f.name), f.metadata.get("smaller", smaller)
-        if dataclasses.is_dataclass(value):
-            yield from _settings(value, f"{prefix}{f.name}.", of_field)
-        else:
-            yield prefix + f.name, Setting(plain(value), of_field)
+    return {
+        counted.name: Setting(plain(value_of(counted.name)(run)), counted.smaller)
+        for counted in counted_settings(type(run))
+        if counted.name != "seed" and not counted.is_replaced(run)
+    }
 
 
 def _hard_negative(run: RunSettings) -> bool:

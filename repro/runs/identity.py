@@ -12,10 +12,12 @@ import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from enum import Enum
-from typing import Any
+from functools import cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 Smaller = Callable[[Any, Any], bool]
 """Returns whether a setting's first value makes a run smaller than its second one does."""
@@ -93,6 +95,68 @@ def digest(content: Any) -> str:
     # Keys are sorted and spaces left out, so that neither the order of fields nor a writer's style matters.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def keys(kind: type) -> Mapping[str, Any]:
+    """Returns every dotted key of a dataclass with its type.
+
+    Args:
+        kind: The dataclass; a field that is a dataclass itself is a section, whose keys are listed in its place.
+    """
+    return _keys(kind, "")
+
+
+@cache  # each run that is read or checked asks for them
+def _keys(kind: type, prefix: str) -> Mapping[str, Any]:
+    types: dict[str, Any] = {}
+    for f in dataclasses.fields(kind):
+        if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
+            types |= _keys(f.type, f"{prefix}{f.name}.")
+        else:
+            types[prefix + f.name] = f.type
+    return MappingProxyType(types)
+
+
+@cache
+def value_of(key: str) -> Callable[[Any], Any]:
+    """Returns the function that reads the setting of a dotted key from a run."""
+    return operator.attrgetter(key)
+
+
+class CountedSetting(NamedTuple):
+    """A setting that is part of the identity of a run."""
+
+    name: str
+    """Its dotted key."""
+    smaller: Smaller | None
+    """Returns whether one value makes a run smaller than another (`size`); None: it is no size."""
+    unless: str
+    """The key of the hash of a file's content if the setting is the file's path; else empty."""
+
+    def is_replaced(self, run: Any) -> bool:
+        """Returns whether the hash of a file's content counts in place of the file's path."""
+        return bool(self.unless) and value_of(self.unless)(run) != ""
+
+
+def counted_settings(kind: type) -> tuple[CountedSetting, ...]:
+    """Returns the settings of a dataclass that are part of the identity of a run, in the order of its fields."""
+    return _counted_settings(kind, "", None)
+
+
+@cache  # as many runs are compared as a table has
+def _counted_settings(kind: type, prefix: str, smaller: Smaller | None) -> tuple[CountedSetting, ...]:
+    """Returns the counted settings of a section; `smaller` compares them if the section as a whole is a size."""
+    counted: list[CountedSetting] = []
+    for f in dataclasses.fields(kind):
+        name, of_field = prefix + f.name, f.metadata.get("smaller", smaller)
+        if not f.metadata.get("identity", True):
+            continue
+        if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
+            counted += _counted_settings(f.type, f"{name}.", of_field)
+        else:
+            unless = f.metadata.get("unless", "")
+            counted.append(CountedSetting(name, of_field, prefix + unless if unless else ""))
+    return tuple(counted)
 
 
 def plain(value: Any) -> Any:

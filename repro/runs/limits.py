@@ -1,10 +1,7 @@
 """The rules for every run: ranges of values, and settings that exclude each other."""
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import reduce
-from typing import Any
 
 from repro.errors import UserError, nearest
 from repro.runs.choices import (
@@ -21,6 +18,7 @@ from repro.runs.choices import (
 )
 from repro.runs.detection import COCO_SCHEDULES, LEAST_SIDE
 from repro.runs.frameworks import FRAMEWORKS
+from repro.runs.identity import keys, value_of
 from repro.runs.network_names import LOCALIZERS, RESNETS, is_localizer
 from repro.runs.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Limit, Problem
 from repro.runs.saliency_sources import SaliencySource, SourceKind
@@ -147,7 +145,7 @@ def _method_problems(run: RunSettings) -> Iterator[Problem]:
 
 def _number(run: RunSettings, key: str) -> float:
     """Returns the number that a setting, `section.key`, has in a run."""
-    return reduce(getattr, key.split("."), run)  # type: ignore[return-value]  # what has a limit is a number
+    return value_of(key)(run)
 
 
 def _range_problems(run: RunSettings) -> Iterator[Problem]:
@@ -238,15 +236,13 @@ def _encoder_problems(run: RunSettings) -> Iterator[Problem]:
         yield Problem(f"encoder.width={encoder.width} is not a multiple of 4", mend="encoder.width=16, for example")
 
 
-def _whole_number_problems(settings: Any, prefix: str = "") -> Iterator[Problem]:
-    """Yields each whole number that is too large for the libraries that it goes to, of a run or one of its sections."""
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if dataclasses.is_dataclass(value):
-            yield from _whole_number_problems(value, f"{prefix}{f.name}.")
+def _whole_number_problems(run: RunSettings) -> Iterator[Problem]:
+    """Yields each whole number that is too large for the libraries that it goes to."""
+    for key in keys(type(run)):
+        value = value_of(key)(run)
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, int) and abs(item) > LARGEST_WHOLE:
-                yield Problem(f"{prefix}{f.name}={item:.6g} is out of range", mend=f"{LARGEST_WHOLE} or less")
+                yield Problem(f"{key}={item:.6g} is out of range", mend=f"{LARGEST_WHOLE} or less")
 
 
 def _scenes_problems(run: RunSettings) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from repro.errors import UserError, one_line
 from repro.files import read_regular
 from repro.paths import absolute, expanded
 from repro.presence import exists, is_special
+from repro.runs.identity import keys
 from repro.runs.image_files import hash_once
 from repro.runs.run import Run
 from repro.runs.sections import FidelitySettings, LocalizerSettings
@@ -35,22 +36,6 @@ FOLDERS = ("machine.data_root", "machine.data_cache")
 """Settings that name folders; on a command line they are made absolute (`pinned` does so for a file's data root)."""
 _LONGEST_NUMBER = 18
 """Most digits of a whole number: more do not fit into 64 bits, and thousands cannot be read by Python at all."""
-
-
-def keys(kind: type, prefix: str = "") -> dict[str, Any]:
-    """Returns every dotted key of a dataclass with its type.
-
-    Args:
-        kind: The dataclass; a field that is a dataclass itself is a section, whose keys are listed in its place.
-        prefix: What the keys begin with.
-    """
-    types: dict[str, Any] = {}
-    for f in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(f.type) and isinstance(f.type, type):
-            types |= keys(f.type, f"{prefix}{f.name}.")
-        else:
-            types[prefix + f.name] = f.type
-    return types
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from repro.errors import UserError
 from repro.runs.comparison import PARTS, departures, plays_a_part, settings, sizes_below_recipe
 from repro.runs.departures import Departure, common_sizes, scale_of
 from repro.runs.detection import recorded_sizes
-from repro.runs.identity import added
-from repro.runs.reading import build, keys
+from repro.runs.identity import added, keys
+from repro.runs.reading import build
 from repro.runs.run import Run
 from results.collection.row_comparison import RowComparison, words
 

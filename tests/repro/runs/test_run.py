@@ -19,10 +19,10 @@ from repro.runs.choices import Source
 from repro.runs.comparison import sizes_below_recipe
 from repro.runs.departures import scale_of
 from repro.runs.frameworks import FRAMEWORKS
-from repro.runs.identity import added, identity, outside_identity
+from repro.runs.identity import added, identity, keys, outside_identity
 from repro.runs.limits import LIMITS
 from repro.runs.protocols import LogisticSettings, ProbeSettings
-from repro.runs.reading import build, keys, parse_overrides
+from repro.runs.reading import build, parse_overrides
 from repro.runs.run import Run
 from repro.runs.sections import (
     AdiosSettings,

@@ -11,7 +11,8 @@ from error_samples import message_of, refusal
 
 from repro.errors import UserError
 from repro.runs.choices import Strategy
-from repro.runs.reading import build, keys, load, parse_overrides, read_settings, read_yaml
+from repro.runs.identity import keys
+from repro.runs.reading import build, load, parse_overrides, read_settings, read_yaml
 from repro.runs.run import Run
 
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from repro.drill.inputs import try_input
 from repro.errors import UserError
+from repro.runs.identity import keys
 from repro.runs.limits import LIMITS
 from repro.runs.ranges import NOT_NEGATIVE
-from repro.runs.reading import build, flat, keys, load, parse_overrides
+from repro.runs.reading import build, flat, load, parse_overrides
 from repro.runs.run import Run
 from repro.runs.yaml_text import format_yaml, parse_yaml
 from slurm.planning.sweep import load as load_sweep
