@@ -1,7 +1,12 @@
 """torchvision's ResNets, also narrower and wider ones than torchvision builds."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model
 
 from repro.errors import UserError, nearest
@@ -45,8 +50,7 @@ def resnet_of_width(arch: str, width: int, outputs: int = 1000) -> nn.Module:
     """
     if width == BASE_WIDTH:
         return get_model(arch, weights=None, num_classes=outputs)
-    # Only its plan is wanted: on the meta device it takes neither memory nor random numbers.
-    with torch.device("meta"):
+    with _planning():
         network = get_model(arch, weights=None, num_classes=outputs)
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.Conv2d):
@@ -71,8 +75,35 @@ def planned_resnet(arch: str, width: int) -> nn.Module:
         ValueError: torchvision does not know the name.
         UserError: The groups of a ResNeXt do not divide its planes at this width.
     """
-    with torch.device("meta"):
+    with _planning():
         return resnet_of_width(arch, width)
+
+
+@contextmanager
+def _planning() -> Iterator[None]:
+    """Networks that are built inside are plans alone: on the meta device they take no memory and no random numbers."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves tensors as they are where initial values would be filled in.
+
+    Tensors of the meta device have no values. Filling them does nothing all the same, by Python code of torch that
+    works out the shape of the result, which takes longer than all else of building a plan.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # whatever the function returns
+        return args[0] if func in _FILLING else func(*args, **(kwargs or {}))
+
+
+_FILLING = frozenset([Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_])
 
 
 def _scaled(planes: int, width: int) -> int:
