@@ -7,10 +7,12 @@ needs inside its function, so that a test without torch does not wait for torch.
 import gc
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,11 +20,14 @@ from hypothesis import HealthCheck, settings
 from repro.freed_memory import keep_freed_memory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that a test starts inherit it
+# A hundred processes would each compile every module again, half a second where torch is needed.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if TYPE_CHECKING:
     from sweep_samples import FakeSlurm, Sweep
 
     from repro.runs.folder import RunFolder
+    from repro.saliency.localizer import Localizer
 
 from slurm_cluster import cluster  # noqa: F401 (one fixture for every module: one cluster for a session)
 from stand_in_slurm import stand_in  # noqa: F401
@@ -50,6 +55,42 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Scenes that tests draw go to a cache of the session; the user's own cache is neither read nor written."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk() -> Iterator[None]:
+    """Written files are not forced onto the disk, which takes a fortieth of the suite; no test cuts the power.
+
+    Processes that a test starts do so, and tests of what is forced when put a function of their own in its place.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trained_localizer_is_read_once() -> Iterator[None]:
+    """Networks of the installed localizer's weights are copies of one: reading and folding it takes a quarter second.
+
+    Only where a collected module has imported it: a test without torch does not wait for torch.
+    """
+    networks = sys.modules.get("repro.saliency.networks")
+    if networks is None:
+        yield
+        return
+    build: Callable[[str], Any] = networks._efficientnet_lite0
+    read: dict[str, Any] = {}
+
+    def copied(weights: str) -> "Localizer":
+        if weights == "random":  # drawn from the generator's state
+            return build(weights)
+        if weights not in read:
+            read[weights] = build(weights)
+        return deepcopy(read[weights])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "_efficientnet_lite0", copied)
         yield
 
 
@@ -148,7 +189,6 @@ def miniatures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small copies of Caltech-101 and Flowers-102 pass for the real ones."""
     from transfer_samples import recognise_miniatures
 
-    monkeypatch.setattr("os.fsync", lambda _: None)
     recognise_miniatures(monkeypatch)
 
 

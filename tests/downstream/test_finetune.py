@@ -53,12 +53,6 @@ def training(folder: RunFolder, run: Run = RUN, task: str = "finetune") -> Train
     return fine_tuning.build_training(run, folder, training_folder(folder), backbone, TARGET, train, val, CPU)
 
 
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skips flushing: checkpoints of a whole network are large, and tests would wait for a busy disk."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
-
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, list[Result]]:
     folder = with_random_backbone(RUN, tmp_path_factory.mktemp("finetune"))

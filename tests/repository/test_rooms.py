@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -21,6 +22,7 @@ import repro.saliency
 PACKAGES = ("repro", "baselines", "downstream", "results", "slurm")
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """The syntax tree of every module of the packages, by the module's name."""
     paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
