@@ -66,7 +66,7 @@ def checklist(runs: Sequence[RunRecord], frame: pd.DataFrame | None, verdicts: S
             "ACM Available",
             "The artifact is in a public archive with an identifier",
             AUTHOR,
-            "deposit what `salmask pack` makes, and cite its identifier",
+            "deposit what salmask pack makes, and cite its identifier",
         ),
         _complete(runs),
         _exercisable(runs),

@@ -13,7 +13,7 @@ from repro.html import data_uri
 from repro.quantities import duration_text
 from repro.runs.evaluation import measured_text
 from repro.runs.labels import label
-from results.claims.families import NO_VERDICT, NOTE, judge_families
+from results.claims.families import NO_VERDICT, NOTE, judge_families, setting_of
 from results.claims.parts import PARTS_NOTE, parts
 from results.claims.verdict_tables import letters
 from results.claims.verdicts import (
@@ -98,8 +98,8 @@ def build(
     Raises:
         UserError: Runs that exclude each other, two folders of one name, or an unknown task or measure.
     """
-    runs = sorted(runs, key=lambda run: run.name)
     refuse_namesakes(runs)
+    runs = _in_order_of_rows(runs)
     task = judged_task(frame, task, metric)
     verdicts = judge(frame, task=task, metric=metric)
     families = judge_families(verdicts)
@@ -130,6 +130,7 @@ def build(
         verdicts=[verdict for verdict in verdicts if verdict.both_run],
         families=families,
         letters=letters(families),
+        setting_of=setting_of,
         outcomes=OUTCOMES,
         rules=[*method_notes(verdicts), NOTE],
         tables=tables,
@@ -155,6 +156,17 @@ def refuse_namesakes(runs: Sequence[RunRecord]) -> None:
             first, *others, last = (str(run.path) for run in runs if run.name == name)
             all_of_them = f"{', '.join([first, *others[:1]])} and {f'{number - 2} more' if number > 3 else last}"
             raise UserError(f"{all_of_them} have the same name", mend="give one of them, or rename a sweep's folder")
+
+
+def _in_order_of_rows(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """Returns the runs by sweep, then as the rows of the paper's tables, then by seed; further methods come last."""
+    rows = list(dict.fromkeys(method for name in TABLES for method in published(name).every_row))
+
+    def place(run: RunRecord) -> tuple[str, int, str, int, str]:
+        row = rows.index(run.method) if run.method in rows else len(rows)
+        return run.sweep, row, run.method, -1 if run.run is None else run.run.seed, run.name
+
+    return sorted(runs, key=place)
 
 
 def _newest(runs: Sequence[RunRecord], frame: pd.DataFrame | None) -> str:

@@ -1,6 +1,7 @@
 """The report is one page without external files; it shows names as text, and works in a browser, also on a phone."""
 
 import base64
+import html
 import io
 import re
 from dataclasses import replace
@@ -30,6 +31,7 @@ from results.report.doubts import doubts
 from results.report.galleries import embed
 from results.report.headline import headline
 from results.report.page import build
+from results.statistics.paired import p_text
 from results.tables.references import classes_of
 from results.tables.rendering import render
 from results.tables.selection import judged_task
@@ -72,6 +74,20 @@ def test_a_name_or_a_log_line_with_html_shows_as_text(page: Path) -> None:
     assert "<script>alert" not in text
     assert text.count("&lt;img src=x onerror=alert(1)&gt;") > 10
     assert "&lt;script&gt;alert(2)" in text
+
+
+def test_runs_stand_in_the_order_of_the_rows_and_seeds_unknown_methods_last(page: Path) -> None:
+    names = re.findall(r'<span class="name">full/(.*?)/s(\d+)-', page.read_text(encoding="utf-8"))
+    rows = [("mocov2", 3), ("mocov2+ours-hp", 3), ("mocov2+ours-blur", 1), (f"mocov2+{html.escape(EVIL)}", 3)]
+    assert names == [(method, str(seed)) for method, seeds in rows for seed in range(seeds)]
+
+
+def test_a_p_value_is_sorted_by_the_number_that_its_text_may_not_show(page: Path) -> None:
+    cells = re.findall(r'<td data-label="p" class="number"(?: data-value="(.*?)")?>(.*?)</td>', page.read_text("utf-8"))
+    shown = {value: html.unescape(text) for value, text in cells}
+    assert shown.pop("") == "–"  # of sentences without a run
+    assert shown
+    assert all(text == p_text(float(value)) for value, text in shown.items())
 
 
 def test_warnings_come_first_and_name_what_is_wrong(runs: list[RunRecord], page: Path) -> None:
@@ -279,13 +295,20 @@ def test_cells_open_runs_words_filter_and_galleries_open(page: Path, tmp_path: P
         tab.evaluate("document.querySelector('#opened-content a.picture').click()")
         assert tab.evaluate("document.querySelector('#opened-picture').open") is True
         assert tab.evaluate("document.querySelector('#opened-picture img').naturalWidth") == 40  # its own size
+        caption = tab.evaluate("document.querySelector('#opened-caption').textContent")
+        assert caption.startswith("mocov2 full/mocov2/s0-")
         tab.evaluate("document.querySelectorAll('dialog').forEach((dialog) => dialog.close())")
 
         assert tab.evaluate(shown.format("details.run")) == 10
         _enter(tab, "#filter", "OURS-HP s1", "input")
         assert tab.evaluate(shown.format("details.run")) == 1
         assert tab.evaluate("document.querySelector('#hits').value").startswith("2 of ")  # the run and its gallery
+        tables = "[...document.querySelectorAll('figure.wide')].map((figure) => figure.hidden)"
+        assert all(tab.evaluate(tables))  # no row of them is a hit
+        _enter(tab, "#filter", "ours high-pass", "input")
+        assert tab.evaluate(tables)[0] is False
         _enter(tab, "#filter", "", "input")
+        assert not any(tab.evaluate(tables))
         _enter(tab, "[data-by=state]", "failed", "change")
         assert tab.evaluate(shown.format("details.run")) == 1
         saved = tab.evaluate("document.querySelector('#data a').href")

@@ -71,6 +71,10 @@
       if (!item.hidden) hits += 1;
     }
     byId("hits").textContent = words.length ? `${hits} of ${texts.size}` : "";
+    // A table without a hit would be a heading, a warning and notes on nothing.
+    for (const figure of document.querySelectorAll("main figure.wide")) {
+      figure.hidden = words.length > 0 && [...figure.querySelectorAll("tbody tr")].every((row) => row.hidden);
+    }
     // What is folded and holds a hit is opened; a run's own entry is a hit as a whole.
     if (words.length) {
       for (const section of document.querySelectorAll("details.section")) {
