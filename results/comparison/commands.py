@@ -240,7 +240,11 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pic
                 "verdict": comparison.verdict(spelt),
                 "where": f"{comparison.metric} by {', '.join(comparison.column)}",
                 "lines": summary_lines(comparison, spelt),
-                "notes": [*comparison.notes, *([trouble] if trouble else [])],
+                "scales": comparison.scales,
+                "notes": [
+                    *(note for note in comparison.notes if note not in comparison.scales),
+                    *filter(None, [trouble]),
+                ],
                 "classes": comparison.classes.to_dict("records"),
                 "first": first,
                 "second": second,

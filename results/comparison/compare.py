@@ -125,8 +125,9 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
         first, second = (replace(side, origin=origin) for side, origin in zip((first, second), origins, strict=True))
     (first, second), notes_on_images = _of_the_same_images(first, second)
     exact, notes_on_exact = _exact_tests(first, second, metric) if first.predictions else ({}, [])
+    scales = _sizes((of_first, of_second), (first, second))
     notes = [
-        *_sizes((of_first, of_second), (first, second)),
+        *scales,
         *_left_out((of_first, of_second), metric),
         *notes_on_first,
         *notes_on_second,
@@ -141,7 +142,9 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
     notes = list(dict.fromkeys(notes))  # both sides have the same note if the metric is none of single images
     published_difference = _published((of_first, of_second), column, metric)
     difference = _how_sure(first, second, column, metric)
-    return HeadToHead(first, second, column, metric, difference, exact, published_difference, tuple(notes))
+    return HeadToHead(
+        first, second, column, metric, difference, exact, published_difference, tuple(notes), tuple(scales)
+    )
 
 
 def _how_sure(first: Side, second: Side, column: tuple[str, ...], metric: str) -> Difference:

@@ -70,6 +70,7 @@ class HeadToHead:
             are scored in several drawn splits, as the test needs independent images.
         published: The paper's difference in points, if data, settings and protocol are the paper's; else None.
         notes: What else a reader must know, as whole sentences.
+        scales: Those of the notes which say that runs are not at the paper's scale.
     """
 
     first: Side
@@ -80,6 +81,7 @@ class HeadToHead:
     mcnemar: dict[int, McNemar]
     published: float | None
     notes: tuple[str, ...]
+    scales: tuple[str, ...] = ()
 
     @property
     def sides(self) -> dict[Position, Side]:
