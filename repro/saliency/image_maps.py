@@ -118,6 +118,9 @@ def load_maps(source: MapSource, images: Images, device: torch.device, *, worker
         source.build(device)  # before `MapFile` makes a file, which would stay empty if the network cannot be had
     file = MapFile(path, len(images), source.grid)
     _compute_missing(source, file, device, workers)
+    # By now this rank knows every map: it has computed it, or found it whole. But where a file system has no locks,
+    # another rank may be writing the same chunk a second time, whose checksum does not hold in between; `read` would
+    # take its maps for missing ones.
     barrier()
     return file.read().to(device)
 

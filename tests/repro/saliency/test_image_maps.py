@@ -215,6 +215,21 @@ def test_several_processes_fill_one_file() -> None:
     assert sum(made for made, _ in results) >= len(Numbers())
 
 
+def test_maps_are_read_once_all_ranks_have_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without locks, a slower rank may write a chunk again, which is not whole until it has written the checksum."""
+    source, images, module = Counting().source, Numbers(), repro.saliency.image_maps
+    path, compute = map_path(source.identity, images.fingerprint()), module._compute_missing
+
+    def beside_another_rank(*arguments: Any) -> None:
+        compute(*arguments)
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        monkeypatch.setattr(module, "barrier", lambda: path.write_bytes(content))
+
+    monkeypatch.setattr(module, "_compute_missing", beside_another_rank)
+    assert load_maps(source, images, CPU)[:, 0, 1].tolist() == [*range(len(images))]
+
+
 def test_a_files_name_tells_network_weights_side_seed_images_and_format_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     usual, images = LocalizerSettings(), Numbers()
     paths = [
