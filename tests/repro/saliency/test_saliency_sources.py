@@ -136,6 +136,13 @@ def test_cells_that_hold_half_of_what_the_fullest_holds_are_foreground() -> None
     assert ByMask(maps[3:], 7, inverted=True)(maps, part, "query").all()
 
 
+def test_a_cell_exactly_half_as_full_as_the_fullest_is_foreground_and_a_slightly_emptier_one_is_not() -> None:
+    maps = torch.tensor([[[0.75, 0.376], [0.375, 0.374]]])
+    assert ByMask(maps, 2)(maps, whole_images(1), "query").tolist() == [[[True, True], [True, False]]]
+    of_background = ByMask(1 - maps, 2, inverted=True)(maps, whole_images(1), "query")
+    assert of_background.tolist() == [[[True, True], [True, False]]]
+
+
 @pytest.mark.parametrize("row_sorted", [False, True])
 def test_a_view_of_a_flat_part_of_a_map_is_all_foreground(row_sorted: bool) -> None:
     maps = torch.zeros(24, CELLS, CELLS)
