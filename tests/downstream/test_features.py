@@ -64,6 +64,7 @@ def test_features_match_direct_computation(
     assert (status.step, status.steps) == (len(stored), len(stored))
     assert stored.dtype == np.float32
     np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    assert np.linalg.norm(stored - expected) < 1e-5 * np.linalg.norm(expected)
 
 
 def test_high_passed_backbones_see_high_passed_images(tmp_path: Path) -> None:
@@ -175,6 +176,9 @@ def test_whatever_features_depend_on_changes_the_file(tmp_path: Path) -> None:
         store_of(with_random_backbone(RUN, tmp_path / "c", "high_pass")).path(val),
     ]
     assert len({path.name for path in paths}) == len(paths)
+    larger = tiny(changes={"data.crop": 64})
+    store_of_larger = store_of(with_random_backbone(larger, tmp_path / "e"), larger)
+    assert store_of_larger.path(val).name == paths[2].name
     # The run itself does not matter: equal weights have equal features.
     masked_run = tiny(OURS)
     elsewhere = with_random_backbone(masked_run, tmp_path / "d")
@@ -214,7 +218,37 @@ def test_features_of_older_versions_are_found_under_their_name(tmp_path: Path) -
     assert len({store.name(pool), *(other.name(pool) for other in others)}) == 3
 
 
-@pytest.mark.parametrize("damage", ["torn", "empty", "other shape", "other type", "pickle", "archive", "nan"])
+def test_all_ranks_look_for_the_same_file_whichever_gpu_is_theirs(tmp_path: Path) -> None:
+    store, val = store_of(with_random_backbone(RUN, tmp_path)), open_data(RUN, "val")
+    gpus = [torch.device("cuda"), torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert len({replace(store, device=gpu).path(val) for gpu in gpus}) == 1
+
+
+def test_ranks_share_the_images_and_each_has_all_features_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, val = with_random_backbone(RUN, tmp_path), open_data(RUN, "val")
+    expected, shares = store_of(folder)._compute(val), []
+    monkeypatch.setattr("repro.distributed.world_size", lambda: 3)
+    for number in range(3):
+        monkeypatch.setattr("repro.distributed.rank", lambda number=number: number)
+        monkeypatch.setattr(features, "gather", lambda local: shares.append(local) or local.repeat(3, 1))
+        store_of(folder)._compute(val)
+    assert [len(share) for share in shares] == [-(-len(val) // 3)] * 3
+    monkeypatch.setattr(features, "gather", lambda _: torch.cat(shares))
+    np.testing.assert_allclose(store_of(folder)._compute(val), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_features_are_written_by_the_first_rank_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, val = with_random_backbone(RUN, tmp_path), open_data(RUN, "val")
+    monkeypatch.setattr(features, "rank", lambda: 1)
+    store_of(folder)(val)
+    assert not list(folder.path.rglob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    "damage", ["torn", "empty", "other shape", "other width", "other type", "pickle", "archive", "nan"]
+)
 def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = with_random_backbone(RUN, tmp_path)
     val = open_data(RUN, "val")
@@ -232,6 +266,8 @@ def test_a_damaged_file_is_computed_anew(tmp_path: Path, damage: str, caplog: py
             np.savez(file, expected)
     elif damage == "nan":
         np.save(path, np.full_like(expected, np.nan))
+    elif damage == "other width":
+        np.save(path, expected[:, :5])
     else:
         np.save(path, expected[:5] if damage == "other shape" else expected.astype(np.float64))
     assert np.array_equal(store_of(folder)(val), expected)
@@ -304,6 +340,18 @@ def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -
     assert not list(folder.path.rglob("*.npy"))
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_single_number_that_is_not_finite_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    store, val = store_of(with_random_backbone(RUN, tmp_path)), open_data(RUN, "val")
+    rows = np.ones((len(val), 64), np.float32)
+    rows[[2, 7], 5] = value
+    monkeypatch.setattr(FeatureStore, "_compute", lambda *_: rows)
+    with pytest.raises(UserError, match=rf"the features of 2 of {len(val)} images, image 2 first, are NaN or infinite"):
+        store(val)
+
+
 def test_a_backbone_that_tells_no_image_from_another_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -315,6 +363,9 @@ def test_a_backbone_that_tells_no_image_from_another_is_named(
     store(images)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == f"all {len(images)} images have the same features: {store.folder.backbone} cannot tell images apart"
+    caplog.clear()
+    store_of(store.folder)(images)  # in a later process, which reads the file
+    assert [record.getMessage() for record in caplog.records] == [line]
     caplog.clear()
     one_image, two_alike_and_two_others = np.zeros((1, 64)), np.repeat([0.0, 1.0], 2)[:, None].repeat(64, 1)
     for rows in (one_image, two_alike_and_two_others):
