@@ -275,7 +275,7 @@ def recorded(
     named = {FileReference(row.predictions, row.predictions_sha256) for row in rows if row.predictions}
     if again and not (named and all(is_whole(folder, each) for each in named)):
         return []
-    if rows and root is not None:
+    if root is not None:
         _require_same_images(run, folder, evaluation, root, named)
     return rows
 
