@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -107,6 +108,7 @@ MEASUREMENT = Measurement("means-v1", "val", "top1", 50.0)
         ([MEASUREMENT, {"top1": 50.0}], "returned list of dict; mend: a list of Measurement"),
         ([MEASUREMENT] * 2, "returned two numbers for means-v1, val, top1; mend: one number, or two names"),
         (measurements("means-v1", "val", {"top1": 101.0}), "returned top1 = 101.0, which is not an accuracy"),
+        (measurements("means-v1", "val", {"top1": 100.001}), "returned top1 = 100.001, which is not an accuracy"),
         (measurements("means-v1", "val", {"top1": -1.0}), "returned top1 = -1.0, which is not an accuracy"),
         (measurements("means-v1", "val", {"top1@split=0": 101.0}), "returned top1@split=0 = 101.0, which is no"),
         ([replace(MEASUREMENT, value=None)], "returned top1 = None, which is no Python number; mend: float(...) of it"),
@@ -124,6 +126,30 @@ def test_what_a_task_returns_is_refused_in_one_line_and_not_recorded(
         tasks.evaluate(tiny(), folder, "means", CPU)
     assert str(refusal.value).startswith(f"{MEANS}: measure {line}")
     assert not folder.results.exists()
+
+
+def test_rows_that_would_not_be_found_again_are_not_recorded(place: Path, tmp_path: Path) -> None:
+    place.write_text(TASK.replace("means-v1", "means-v2"))
+    folder = finished(tmp_path)
+    with pytest.raises(UserError, match=r"own_means measured by means-v2, and PROTOCOLS .* says it is by means-v1"):
+        tasks.evaluate(tiny(), folder, "means", CPU)
+    assert not folder.results.exists()
+
+
+def test_a_row_says_when_its_measurement_began_and_what_it_took(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+
+    def measure(*_: Any) -> list[Measurement]:
+        clock[0] += 7.26
+        return [replace(MEASUREMENT, value=100 + 1e-13)]  # a mean may be rounded up
+
+    monkeypatch.setitem(sys.modules, MEANS, SimpleNamespace(check=lambda *_: None, measure=measure))
+    monkeypatch.setattr(tasks, "now", lambda: datetime.fromtimestamp(clock[0], UTC).isoformat())
+    monkeypatch.setattr(tasks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    (row,) = tasks.evaluate(tiny(), finished(tmp_path), "means", CPU)
+    assert (row.started, row.duration_s) == ("1970-01-01T00:01:40+00:00", 7.3)
 
 
 def test_on_the_other_ranks_the_first_ones_rows_count_whatever_the_task_returns(
