@@ -60,9 +60,14 @@ def test_a_resumed_training_ends_in_the_same_bits(
         with quiet_detectron2(), pytest.raises(KeyboardInterrupt):
             train(trial, model)
     assert [path.name for path in checkpoints(trial.path)] == ["step_00000002.pth"]
+    (checkpoint,) = checkpoints(trial.path)
+    torch.save({**torch.load(checkpoint, weights_only=True), "seconds": 1000.0}, checkpoint)
     torch.rand(3)  # other random draws have no influence
-    content = trained_detector(trial, backbone)
+    with quiet_detectron2():
+        cost = train(trial, begin(trial, backbone))
+    content = torch.load(trial.final, weights_only=True)
     assert_same(content["model"], undisturbed["model"])
+    assert 1000.0 < content["seconds"] <= cost.seconds < 1600.0  # of both attempts
     assert not checkpoints(trial.path)
     status = folder.status(trial.task)
     assert (status and status.resumed_at) == 2
@@ -118,13 +123,14 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(voc_root: Path, tmp_path:
     trial, backbone = planned(run, folder, data_of(VOC, voc_root))
     model = begin(trial, backbone)
     saver, optimizer, scheduler = saver_of(trial, model)
+    saver.clock.started -= 100.0  # as if this attempt had begun earlier
     for step in (1, 2):
         save(saver, step)
     newest = checkpoints(trial.path)[0]
     newest.write_bytes(newest.read_bytes()[:-1000])
     (trial.path / ".step_00000003.pth.x").write_bytes(b"torn")
     step, seconds = restore(trial, model, optimizer, scheduler)
-    assert (step, 5.0 <= seconds < 35.0) == (1, True)  # the earlier seconds, and few of this test
+    assert (step, 105.0 <= seconds < 135.0) == (1, True)  # of earlier attempts and this one
     assert not list(trial.path.glob(".step_*"))
     for path in checkpoints(trial.path):
         path.write_bytes(b"")
