@@ -150,6 +150,11 @@ def test_a_checkpoint_of_other_data_is_refused(voc_root: Path, tmp_path: Path) -
     message = r"is of another training: its train_data is .* to start anew, or restore the data"
     with pytest.raises(UserError, match=message):
         load_trained(trial_on_less, model)
+    saver, optimizer, scheduler = saver_of(trial, model)
+    save(saver, 9)
+    assert restore(trial, model, optimizer, scheduler)[0] == 9
+    with pytest.raises(UserError, match=message):
+        restore(trial_on_less, model, optimizer, scheduler)
     write_json(trial.scores, {**trial.scored_identity(), "scores": {"bbox_AP": 50.0}})
     assert (trial.recorded_scores(), trial_on_less.recorded_scores()) == ({"bbox_AP": 50.0}, {})
     write_json(trial.scores, {**trial.scored_identity(), "scores": {"bbox_AP": None}})

@@ -249,8 +249,14 @@ def test_a_training_killed_between_its_last_step_and_its_backbone_only_writes_th
 def test_metrics_are_forgotten_after_the_step_that_is_resumed_from(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    before = tmp_path / "before"
+    before.hardlink_to(path)
     forget_after(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert before.read_text().endswith('{"st')  # replaced as a whole: a kill leaves the old or the new file
+    before.unlink()
+    assert forget_after(path, 0) == 0
+    assert path.read_text() == ""  # of a training that begins anew
     forget_after(tmp_path / "none", 2)
     assert files_below(tmp_path) == {"metrics.jsonl"}
 
