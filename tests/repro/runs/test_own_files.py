@@ -18,7 +18,7 @@ from repro.backbones.checkpoint import read_checkpoint
 from repro.errors import UserError
 from repro.files import read_regular, write_over
 from repro.runs.folder import RunFolder
-from repro.runs.metrics import parse_row, read_metrics
+from repro.runs.metrics import parse_row, read_metrics, training_seconds
 from repro.runs.provenance_file import record_attempt
 from repro.runs.schemas import ATTEMPT, STATUS, read_json
 from repro.runs.status import read_status
@@ -118,6 +118,12 @@ def test_odd_lines_of_metrics_are_left_out_and_counted(tmp_path: Path, caplog: p
     os.mkfifo(path)
     assert "is not a regular file" in message_of(lambda: forget_after(path, 2))
     assert "is not a regular file" in message_of(lambda: read_metrics(path))
+
+
+def test_the_seconds_of_a_training_are_those_of_the_steps_that_its_rows_stand_for() -> None:
+    rows = [{"step": 10, "time": 0.5}, {"step": 12, "epoch": 1, "top1": 9.0}, {"step": 15, "time": 2.0}, {"step": 16}]
+    assert training_seconds(rows) == 10 * 0.5 + 5 * 2.0
+    assert training_seconds(rows[1:2]) == training_seconds([]) == 0
 
 
 def test_scores_of_fewer_epochs_are_no_best_of_all(tmp_path: Path) -> None:
