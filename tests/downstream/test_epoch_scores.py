@@ -1,0 +1,55 @@
+"""The scores of a training's epochs: what is written of each, and what becomes of all."""
+
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+from json_rows import write_rows
+
+from downstream import epoch_scores
+from downstream.epoch_scores import final_scores, read_scores, write_scores
+from repro.errors import UserError
+
+
+def test_an_epoch_is_written_by_the_first_rank_with_its_number_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = MagicMock(epoch=2, iter=12)
+    scores = {"top1": 41.256, "top5": 80.0, "mean_per_class": 40.0}
+    for rank in (1, 0):
+        monkeypatch.setattr(epoch_scores, "rank", lambda rank=rank: rank)
+        write_scores(runner, scores)
+    runner.visualizer.add_scalars.assert_called_once_with({**scores, "epoch": 3}, step=12)
+    runner.logger.info.assert_called_once_with("Epoch(val) [3]  top1: 41.26  top5: 80.00")
+    runner.message_hub.update_info.assert_called_once_with(epoch_scores.SCORED, "top1 41.26")
+    write_scores(runner, {"top1@lr=1": 41.0})  # of several classifiers none is the one to show
+    runner.message_hub.update_info.assert_called_with(epoch_scores.SCORED, "")
+
+
+@pytest.mark.parametrize("name", ["top1", "top1@lr=10"])
+def test_rows_of_steps_are_no_scores(name: str, tmp_path: Path) -> None:
+    scored = [{"step": 2 * epoch, "epoch": epoch, name: 10.0 + epoch} for epoch in (1, 2)]
+    write_rows(
+        tmp_path / "metrics.jsonl",
+        [{"step": 1, "loss": 2.0}, scored[0], {"step": 3, "epoch": 2, "loss": 1.0}, {"step": 3, name: 99.0}, scored[1]],
+    )
+    assert read_scores(tmp_path / "metrics.jsonl", 2) == scored
+
+
+@pytest.mark.parametrize("epochs", [(), (1,), (1, 2, 3), (2, 1), (1, 1), (0, 1), (2, 3), (1, 3)])
+def test_each_epoch_must_be_there_once_and_in_order(epochs: tuple[int, ...], tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_rows(path, [{"step": 3, "epoch": epoch, "top1": 50.0} for epoch in epochs])
+    with pytest.raises(UserError) as refusal:
+        read_scores(path, 2)
+    assert refusal.value.what == f"{path} does not hold the scores of each of the 2 epochs"
+    assert refusal.value.mend == f"put the file back, or remove {tmp_path} and evaluate again"
+
+
+@pytest.mark.parametrize("ending", ["", "@lr=10"])
+def test_the_last_epoch_counts_and_the_best_top1_stands_beside_it(ending: str) -> None:
+    names, courses = ("top1", "top5", "mean_per_class"), ((30.0, 95.0, 1.0), (50.0, 90.0, 2.0), (40.0, 60.0, 3.0))
+    others = [*(f"{name}@lr=1" for name in names), *(names if ending else ())]
+    epochs = [
+        {**dict.fromkeys(others, 99.0), **{f"{name}{ending}": value for name, value in zip(names, row, strict=True)}}
+        for row in courses
+    ]
+    assert final_scores(epochs, ending) == {"top1": 40.0, "top5": 60.0, "mean_per_class": 3.0, "top1_best": 50.0}
