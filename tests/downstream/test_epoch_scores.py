@@ -1,27 +1,34 @@
 """The scores of a training's epochs: what is written of each, and what becomes of all."""
 
 from pathlib import Path
-from unittest.mock import MagicMock
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock, call
 
 import pytest
 from json_rows import write_rows
 
-from downstream import epoch_scores
 from downstream.epoch_scores import final_scores, read_scores, write_scores
 from repro.errors import UserError
+from repro.training.step_bar import SCORED
 
 
-def test_an_epoch_is_written_by_the_first_rank_with_its_number_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = MagicMock(epoch=2, iter=12)
-    scores = {"top1": 41.256, "top5": 80.0, "mean_per_class": 40.0}
-    for rank in (1, 0):
-        monkeypatch.setattr(epoch_scores, "rank", lambda rank=rank: rank)
-        write_scores(runner, scores)
-    runner.visualizer.add_scalars.assert_called_once_with({**scores, "epoch": 3}, step=12)
-    runner.logger.info.assert_called_once_with("Epoch(val) [3]  top1: 41.26  top5: 80.00")
-    runner.message_hub.update_info.assert_called_once_with(epoch_scores.SCORED, "top1 41.26")
-    write_scores(runner, {"top1@lr=1": 41.0})  # of several classifiers none is the one to show
-    runner.message_hub.update_info.assert_called_with(epoch_scores.SCORED, "")
+def test_an_epochs_scores_go_to_the_metrics_the_log_and_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    def written(values: dict[str, float]) -> tuple[list[Any], ...]:
+        runner = SimpleNamespace(epoch=4, iter=10, visualizer=MagicMock(), logger=MagicMock(), message_hub=MagicMock())
+        write_scores(runner, values)
+        calls = (runner.visualizer.add_scalars, runner.logger.info, runner.message_hub.update_info)
+        return tuple(each.call_args_list for each in calls)
+
+    values = {"top1": 61.234, "top5": 90.0, "mean_per_class": 50.0}
+    assert written(values) == (
+        [call({**values, "epoch": 5}, step=10)],
+        [call("Epoch(val) [5]  top1: 61.23  top5: 90.00")],
+        [call(SCORED, "top1 61.23")],
+    )
+    assert written({"top1@lr=1": 9.0})[2] == [call(SCORED, "")]  # a bar has no room for a whole grid
+    monkeypatch.setattr("downstream.epoch_scores.rank", lambda: 1)
+    assert written(values) == ([], [], [])
 
 
 @pytest.mark.parametrize("name", ["top1", "top1@lr=10"])

@@ -1,8 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock, call
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from torch import Tensor
 from training_samples import CPU, assert_same_training, files_below, stop_before, tiny, with_random_backbone
 
 from downstream import linear
-from downstream.epoch_scores import read_scores, write_scores
+from downstream.epoch_scores import read_scores
 from downstream.features import FeatureStore
 from downstream.linear import LinearProbe, assert_unchanged, best_head_scores, build_training, folder_of_probe
 from downstream.measurement import averaged, measurements, scores
@@ -28,7 +26,6 @@ from repro.runs.run import Run
 from repro.training.loading import EpochBatches
 from repro.training.pretraining import open_data
 from repro.training.runner import Training
-from repro.training.step_bar import SCORED
 
 RUN = tiny()
 PROTOCOL = "linear-moco-v1[epochs=5,batch=16]"
@@ -280,24 +277,6 @@ def test_a_grid_reports_its_best_rate_and_says_so(gridded: RunFolder) -> None:
     (metrics,) = gridded.path.glob("probes/*/metrics.jsonl")
     course = [row[f"top1@lr={values['lr']:g}"] for row in read_scores(metrics, 5)]
     assert (values["top1"], values["top1_best"]) == (course[-1], max(course))
-
-
-def test_an_epochs_scores_go_to_the_metrics_the_log_and_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    def written(values: dict[str, float]) -> tuple[list[Any], ...]:
-        runner = SimpleNamespace(epoch=4, iter=10, visualizer=MagicMock(), logger=MagicMock(), message_hub=MagicMock())
-        write_scores(runner, values)
-        calls = (runner.visualizer.add_scalars, runner.logger.info, runner.message_hub.update_info)
-        return tuple(each.call_args_list for each in calls)
-
-    values = {"top1": 61.234, "top5": 90.0, "mean_per_class": 50.0}
-    assert written(values) == (
-        [call({**values, "epoch": 5}, step=10)],
-        [call("Epoch(val) [5]  top1: 61.23  top5: 90.00")],
-        [call(SCORED, "top1 61.23")],
-    )
-    assert written({"top1@lr=1": 9.0})[2] == [call(SCORED, "")]  # a bar has no room for a whole grid
-    monkeypatch.setattr("downstream.epoch_scores.rank", lambda: 1)
-    assert written(values) == ([], [], [])
 
 
 def test_the_best_rate_is_that_of_the_last_epoch(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 from error_samples import message_of
 from training_samples import OURS, STEPS, assert_same, copied, files_below, interrupt, make_training, tiny
 
-from downstream.epoch_scores import read_scores
 from repro.backbones.checkpoint import read_checkpoint
 from repro.errors import UserError
 from repro.files import read_regular, write_over
@@ -124,19 +123,6 @@ def test_the_seconds_of_a_training_are_those_of_the_steps_that_its_rows_stand_fo
     rows = [{"step": 10, "time": 0.5}, {"step": 12, "epoch": 1, "top1": 9.0}, {"step": 15, "time": 2.0}, {"step": 16}]
     assert training_seconds(rows) == 10 * 0.5 + 5 * 2.0
     assert training_seconds(rows[1:2]) == training_seconds([]) == 0
-
-
-def test_scores_of_fewer_epochs_are_no_best_of_all(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"step": 2 * epoch, "epoch": epoch, "top1": 9.0}) + "\n" for epoch in (1, 2, 3)]
-    path.write_text("".join(lines))
-    assert len(read_scores(path, 3)) == 3
-    of_no_epoch = '{"step": 6, "top1": 9.0}\n'
-    for kept in ([], lines[:2], lines[1:], [lines[0], lines[2]], [*lines[:2], of_no_epoch]):
-        path.write_text("".join(kept))
-        told = message_of(lambda: read_scores(path, 3))
-        assert "does not hold the scores of each of the 3 epochs" in told
-        assert told.endswith(f"mend: put the file back, or remove {tmp_path} and evaluate again")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'[{"data": 3}]', b'[{"commit": 1, "data": {}}]'])
