@@ -326,12 +326,15 @@ def test_a_grid_whose_names_no_file_can_have_is_refused_before_it_is_trained(
 
 
 def test_drawn_splits_are_averaged_and_kept_apart_as_well() -> None:
-    splits = [{"top1": 50.0, "lr": 30.0}, {"top1": 60.0, "lr": 10.0}]
+    splits = [{"top1": 50.0, "top1_best": 51.0, "lr": 30.0}, {"top1": 60.0, "top1_best": 69.0, "lr": 10.0}]
     assert averaged(splits) == {
         "top1": 55.0,
+        "top1_best": 60.0,
         "top1@split=0": 50.0,
+        "top1_best@split=0": 51.0,
         "lr@split=0": 30.0,
         "top1@split=1": 60.0,
+        "top1_best@split=1": 69.0,
         "lr@split=1": 10.0,
     }
     assert averaged(splits[:1]) == splits[0]

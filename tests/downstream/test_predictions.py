@@ -56,6 +56,7 @@ def test_the_accuracies_are_those_of_the_scores(classes: int) -> None:
     assert predictions.image.tolist() == list(range(1, 400, 2))
     assert predictions.prediction.tolist() == logits.argmax(1).tolist()
     assert predictions.score == pytest.approx(logits.softmax(1).max(1).values.numpy())
+    assert predictions.images == images.fingerprint() != images.pool.fingerprint()
 
 
 def test_several_splits_count_alike_however_large() -> None:
@@ -118,9 +119,25 @@ def test_predictions_that_miss_the_number_are_not_kept_or_refused(
                 assert keep_predictions(folder, evaluation, "q", predictions, off) is None
                 assert "are not kept" in caplog.text
                 continue
-            with pytest.raises(UserError, match=r"linear on scenes: the trained classifier gives .* its training's"):
+            with pytest.raises(
+                UserError, match=r"linear on scenes: the trained classifier gives .* its training's"
+            ) as refusal:
                 keep_predictions(folder, evaluation, "q", predictions, off)
+            assert refusal.value.mend == f"remove what {tmp_path / 'probes'} holds of scenes, and evaluate again"
+    # A single image of very many is told, and the last digits of a mean are not, wherever the limit lies.
+    for count, missed in ((5000, 1), *((count, 2) for count in range(20, 60))):
+        predictions = predictions_of(*drawn(count))
+        off = {"top1": predictions.accuracy("top1") - 100 * missed / count}
+        assert keep_predictions(folder, evaluation, "q", predictions, off) is None
     assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["linear-scenes-p.parquet"]
+
+
+def test_the_first_rank_alone_keeps_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named, predictions = FileReference("of rank 0", "0"), predictions_of(*drawn())
+    monkeypatch.setattr("downstream.measurement.decided_by_first", lambda _: named)  # the decision on every other rank
+    values = {"top1": predictions.accuracy("top1")}
+    assert keep_predictions(RunFolder(tmp_path), Evaluation("linear", "scenes"), "p", predictions, values) is named
+    assert not list(tmp_path.iterdir())
 
 
 def explained(rows: list[Result]) -> list[Result]:
