@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -19,19 +20,21 @@ from training_samples import (
     with_random_backbone,
 )
 
-from downstream.finetune import FineTuned, FineTuning, ScoreNetwork
+from downstream.crops import BackboneInput
+from downstream.finetune import FINETUNE, SEMI_1, SEMI_10, FineTuned, FineTuning, ScoreNetwork
 from downstream.measurement import Target, scores
 from downstream.partitions import standard
 from downstream.tasks import evaluate
 from repro.backbones.backbone import load_backbone
 from repro.contrastive.batch_norm import ReducedBatchNorm
 from repro.data.subsets import Subset, share_of, sizes
+from repro.runs.choices import InputFilter
 from repro.runs.folder import RunFolder
 from repro.runs.protocols import FinetuneSettings
 from repro.runs.records import Result, read
 from repro.runs.run import Run
 from repro.training.hooks import DivergenceError
-from repro.training.loading import EpochBatches
+from repro.training.loading import EpochBatches, fingerprint_of
 from repro.training.pretraining import open_data
 from repro.training.runner import Training
 
@@ -178,6 +181,7 @@ def test_few_labels_are_one_batch_and_the_rate_follows(tmp_path: Path) -> None:
     run = replace(RUN, finetune=FinetuneSettings(epochs=2, batch=256))
     short = training(with_random_backbone(run, tmp_path), run, "semi-1")
     assert [len(batch) for batch in short.loader.batch_sampler] == [8]
+    assert training(short.folder, replace(RUN, finetune=FinetuneSettings(batch=8)), "semi-1").epochs == 60
     assert short.optimizers["main"].param_groups[0]["lr"] == pytest.approx(0.05 * 8 / 256)
 
 
@@ -204,6 +208,49 @@ def test_a_training_follows_the_settings_and_the_seed_of_its_run(tuned: tuple[Ru
     assert torch.equal(*(each.model.network.conv1.weight for each in trainings))  # the backbone's
     first_order, second_order = (list(each.loader.batch_sampler) for each in trainings)
     assert first_order != second_order
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_what_the_backbone_was_trained_to_see(tmp_path: Path) -> None:
+    model = FineTuned(load_backbone(with_random_backbone(RUN, tmp_path, "high_pass").backbone), 8).eval()
+    pixels, labels = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8), torch.tensor([0, 3, 3, 7, 1])
+    with torch.no_grad():
+        batch = model.data_preprocessor({"images": pixels, "labels": labels})
+        chances = model.network(BackboneInput(InputFilter.high_pass).normalise(pixels)).log_softmax(1)
+        loss = model.losses(**batch)["loss"]
+    assert float(loss) == pytest.approx(-float(chances[torch.arange(5), labels].mean()), rel=1e-5)
+
+
+def test_a_training_knows_its_task_its_images_and_the_size_of_its_crops(tmp_path: Path) -> None:
+    run = replace(RUN, data=replace(RUN.data, crop=48))
+    built = training(with_random_backbone(RUN, tmp_path), run, "semi-10")
+    partition = standard(TARGET, seed=0)
+    labelled = FineTuning("semi-10").labelled(partition.train)
+    assert (built.task, built.run_id, built.epochs, built.batch) == ("semi-10", run.id, 2, 8)
+    assert built.data == fingerprint_of(labelled, partition.scored)
+    assert [each.task for each in (FINETUNE, SEMI_1, SEMI_10)] == ["finetune", "semi-1", "semi-10"]
+    (scorer,) = built.hooks
+    assert built.loader.dataset[0, 3]["images"].shape == (3, 48, 48)
+    assert (next(iter(scorer.loader))[0].shape, scorer.images) == ((8, 3, 48, 48), partition.scored)
+    whole = Target("own", None, RUN.data.scenes)
+    fine_tuning, backbone = FineTuning("semi-10"), load_backbone(RunFolder(tmp_path / RUN.folder).backbone)
+    parts = (labelled, partition.scored)
+    elsewhere = fine_tuning.build_training(run, RunFolder(tmp_path), tmp_path, backbone, whole, *parts, CPU)
+    assert elsewhere.task == "semi-10@own"
+
+
+def test_logits_of_the_last_epoch_are_kept_and_those_of_an_earlier_one_are_not(tmp_path: Path) -> None:
+    model = FineTuned(load_backbone(with_random_backbone(RUN, tmp_path).backbone), 8)
+    scorer = ScoreNetwork(standard(TARGET, seed=0).scored, 32, 8, 0)
+    for value in (0.0, 1.0):
+        nn.init.constant_(model.network.fc.bias, value)
+        scorer.after_train_epoch(MagicMock(model=model, epoch=0, iter=1))
+        assert not model.training  # running statistics, not those of a batch
+        assert torch.equal(scorer.final_logits(model), scorer.logits(model))
+        model.train()
+    asked = MagicMock(wraps=scorer.logits)
+    scorer.logits = asked  # type: ignore[method-assign]
+    assert scorer.final_logits(model) is scorer.last_logits
+    asked.assert_not_called()
 
 
 def test_tasks_do_not_share_their_files(tmp_path: Path) -> None:
