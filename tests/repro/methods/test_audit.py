@@ -317,8 +317,11 @@ def test_the_page_needs_nothing_beside_it_and_the_pictures_are_pictures(result: 
     assert "<dt>foreground by</dt><dd>network</dd>" in page
     assert f"<dt>localizer</dt><dd>{result.run.localizer.network}</dd>" in page
     for row in result.masks + result.maps:
-        for value in row.values():
-            assert f">{'–' if value is None else value}<" in page
+        for name, value in row.items():
+            # The decimals of a column are the same in all of its rows.
+            decimals = 3 if name in ("lean", "mean IoU", "precision", "recall") else 1
+            shown = f"{value:.{decimals}f}" if isinstance(value, float) else "–" if value is None else value
+            assert f">{shown}<" in page
     assert json.loads(paths[3].read_text()) == result.statistics()
 
 
