@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from enum import Enum
 from functools import cache
@@ -62,21 +62,16 @@ def size(default: Any, smaller: Smaller = operator.lt) -> Any:
     return field(**factory, metadata={"smaller": smaller})
 
 
-def identity_fields(section: Any) -> Iterator[dataclasses.Field[Any]]:
-    """Yields the fields of a run, or of one of its sections, that are part of its identity.
-
-    A file's path is left out if the hash of its content is known (metadata `unless`, which names the hash's field).
-    """
-    for f in dataclasses.fields(section):
-        is_replaced = "unless" in f.metadata and getattr(section, f.metadata["unless"]) != ""
-        if f.metadata.get("identity", True) and not is_replaced:
-            yield f
+def _counted_fields(kind: type) -> list[dataclasses.Field[Any]]:
+    """Returns the fields of a run, or of one of its sections, that are part of its identity."""
+    return [f for f in dataclasses.fields(kind) if f.metadata.get("identity", True)]
 
 
 def identity(value: Any) -> Any:
     """Returns the part of a run that its id is made of, as JSON values.
 
-    Those `identity_fields` are left out that were added later and have the value of older runs (`added`).
+    Fields are left out that were added later and have the value of older runs (`added`), and a file's path if the hash
+    of its content is known (metadata `unless`, which names the hash's field).
 
     Args:
         value: A run, one of its sections, or a single value.
@@ -84,9 +79,10 @@ def identity(value: Any) -> Any:
     if not dataclasses.is_dataclass(value):
         return value.name if isinstance(value, Enum) else value
     content = {}
-    for f in identity_fields(value):
+    for f in _counted_fields(type(value)):
         item = getattr(value, f.name)
-        if "absent" not in f.metadata or item != f.metadata["absent"]:
+        is_replaced = "unless" in f.metadata and getattr(value, f.metadata["unless"]) != ""
+        if not is_replaced and ("absent" not in f.metadata or item != f.metadata["absent"]):
             # 1 and 1.0 are the same learning rate, but not the same JSON.
             content[f.name] = float(item) if f.type is float else identity(item)
     return content
@@ -149,10 +145,8 @@ def counted_settings(kind: type) -> tuple[CountedSetting, ...]:
 def _counted_settings(kind: type, prefix: str, smaller: Smaller | None) -> tuple[CountedSetting, ...]:
     """Returns the counted settings of a section; `smaller` compares them if the section as a whole is a size."""
     counted: list[CountedSetting] = []
-    for f in dataclasses.fields(kind):
+    for f in _counted_fields(kind):
         name, of_field = prefix + f.name, f.metadata.get("smaller", smaller)
-        if not f.metadata.get("identity", True):
-            continue
         if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
             counted += _counted_settings(f.type, f"{name}.", of_field)
         else:
