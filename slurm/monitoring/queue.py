@@ -321,9 +321,22 @@ def _process_lives(entry: Submission) -> bool | None:
     except OSError:
         # It has ended since; or this machine hides other users' processes, or has no /proc: then only the id tells.
         return of_another_user or not Path("/proc/self").exists()
+    if not words:
+        return _has_program(entry.job)
     # Linux gives the ids of ended processes to new ones. The command lines of ours name their submission's folder; that
-    # of a launcher, in which the debug executor runs jobs, may be anything. A zombie's is empty.
-    return entry.submission.encode() in words or (entry.executor == "debug" and bool(words) and _is_as_old(entry))
+    # of a launcher, in which the debug executor runs jobs, may be anything.
+    return entry.submission.encode() in words or (entry.executor == "debug" and _is_as_old(entry))
+
+
+def _has_program(process: str) -> bool:
+    """Returns whether a process without a command line is one whose program is being loaded, which takes a moment.
+
+    Zombies and threads of the kernel have no command line either, and no program.
+    """
+    try:
+        return bool(Path(f"/proc/{process}/exe").readlink().name)
+    except OSError:
+        return False
 
 
 def _is_as_old(entry: Submission) -> bool:

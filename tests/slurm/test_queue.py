@@ -221,6 +221,20 @@ def test_local_jobs_live_by_their_process(sweep: Sweep) -> None:
     assert GONE.live(sweep.submitted(job=str(process.pid), **local)) is False
 
 
+def test_a_job_lives_while_its_program_is_loaded_and_no_longer_as_a_zombie(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither has a command line; a job was taken for gone if one looked in the moment in which it begins."""
+    local = {"executor": "local", "submission": "table1-linear-5f0c3a9e", "host": HERE}
+    zombie = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    assert GONE.live(sweep.submitted(job=str(zombie.pid), **local)) is False
+    monkeypatch.setattr(Path, "read_bytes", lambda _: b"")
+    assert GONE.live(sweep.submitted(job=str(zombie.pid), **local)) is False
+    zombie.wait()
+    assert GONE.live(sweep.submitted(job=str(os.getpid()), **local)) is True
+
+
 def test_an_id_that_another_users_process_has_now_is_no_job(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a reboot the id may be a service's: the job would count as running, and never be submitted again."""
 
