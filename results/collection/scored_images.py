@@ -1,14 +1,16 @@
 """Tells from predictions whether results were scored on the same images, without which they are not comparable."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
 from repro.errors import first_few
 from repro.runs.predictions import read_images
 
+_Value = TypeVar("_Value")
 SCORED_IMAGES = "the scored images"
 """Names, in a list of settings, the difference of two runs that were scored on different images."""
 
@@ -19,7 +21,7 @@ def images_of(rows: pd.DataFrame) -> frozenset[str]:
     Args:
         rows: Results of one data set, split and protocol.
     """
-    return frozenset(images for _, images, *_ in _images_of_runs(rows))
+    return images_by(rows, ()).get((), frozenset())
 
 
 def images_by(rows: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], frozenset[str]]:
@@ -32,10 +34,15 @@ def images_by(rows: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], 
     Returns:
         The columns' values -> fingerprints; combinations of which nothing is known are left out.
     """
-    known: dict[tuple[str, ...], set[str]] = {}
-    for key, images, *_ in _images_of_runs(rows, keys):
-        known.setdefault(key, set()).add(images)
-    return {key: frozenset(images) for key, images in known.items()}
+    return sets_by_key((key, images) for key, images, *_ in _images_of_runs(rows, keys))
+
+
+def sets_by_key(pairs: Iterable[tuple[tuple[str, ...], _Value]]) -> dict[tuple[str, ...], frozenset[_Value]]:
+    """Returns the distinct values that stand beside each key."""
+    sets: dict[tuple[str, ...], set[_Value]] = {}
+    for key, value in pairs:
+        sets.setdefault(key, set()).add(value)
+    return {key: frozenset(values) for key, values in sets.items()}
 
 
 def other_images(rows: pd.DataFrame) -> str:

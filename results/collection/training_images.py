@@ -7,7 +7,7 @@ import pandas as pd
 from repro.runs.run import Run
 from repro.runs.sections import ScenesSettings
 from results.collection.runs import RunRecord
-from results.collection.scored_images import others_than_most
+from results.collection.scored_images import others_than_most, sets_by_key
 
 TRAINING_IMAGES = "the training images"
 """Names, in a list of settings, the difference of two runs that were trained on different images."""
@@ -24,7 +24,7 @@ def training_images(rows: pd.DataFrame) -> frozenset[TrainingImages]:
     Args:
         rows: Rows of what `results.collection.collect.collect` returns.
     """
-    return frozenset(images for _, images, _ in _images_of_runs(rows))
+    return training_images_by(rows, ()).get((), frozenset())
 
 
 def training_images_by(rows: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[str, ...], frozenset[TrainingImages]]:
@@ -37,10 +37,7 @@ def training_images_by(rows: pd.DataFrame, keys: Sequence[str]) -> dict[tuple[st
     Returns:
         The columns' values -> images; combinations of which nothing is known are left out.
     """
-    known: dict[tuple[str, ...], set[TrainingImages]] = {}
-    for key, images, _ in _images_of_runs(rows, keys):
-        known.setdefault(key, set()).add(images)
-    return {key: frozenset(images) for key, images in known.items()}
+    return sets_by_key((key, images) for key, images, _ in _images_of_runs(rows, keys))
 
 
 def are_unlike(images: Iterable[TrainingImages]) -> bool:

@@ -241,10 +241,7 @@ def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pic
                 "where": f"{comparison.metric} by {', '.join(comparison.column)}",
                 "lines": summary_lines(comparison, spelt),
                 "scales": comparison.scales,
-                "notes": [
-                    *(note for note in comparison.notes if note not in comparison.scales),
-                    *filter(None, [trouble]),
-                ],
+                "notes": [*comparison.remarks, *filter(None, [trouble])],
                 "classes": comparison.classes.to_dict("records"),
                 "first": first,
                 "second": second,

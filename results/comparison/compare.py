@@ -71,7 +71,7 @@ def compare(
         comparisons += _of_pair(of_first, of_second, task, metric)
     if len(comparisons) > 1:
         among = f"One of {len(comparisons)} comparisons: its p is not corrected for their number."
-        return [replace(comparison, notes=(*comparison.notes, among)) for comparison in comparisons]
+        return [replace(comparison, remarks=(*comparison.remarks, among)) for comparison in comparisons]
     if not comparisons:
         rows = frame[frame["task"] == task] if task else frame
         others = {*filter(is_accuracy, (rows["metric"] if metric and len(rows) else frame["task"]).astype(str))}
@@ -126,8 +126,7 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
     (first, second), notes_on_images = _of_the_same_images(first, second)
     exact, notes_on_exact = _exact_tests(first, second, metric) if first.predictions else ({}, [])
     scales = _sizes((of_first, of_second), (first, second))
-    notes = [
-        *scales,
+    remarks = [
         *_left_out((of_first, of_second), metric),
         *notes_on_first,
         *notes_on_second,
@@ -139,11 +138,11 @@ def _compare(of_first: SideRows, of_second: SideRows, column: tuple[str, ...], m
         *_differing_code((of_first, of_second), (first, second)),
         *(f"{told}." for told in unlike_training_images(pd.concat([of_first.rows, of_second.rows]))),
     ]
-    notes = list(dict.fromkeys(notes))  # both sides have the same note if the metric is none of single images
+    remarks = list(dict.fromkeys(remarks))  # both sides have the same note if the metric is none of single images
     published_difference = _published((of_first, of_second), column, metric)
     difference = _how_sure(first, second, column, metric)
     return HeadToHead(
-        first, second, column, metric, difference, exact, published_difference, tuple(notes), tuple(scales)
+        first, second, column, metric, difference, exact, published_difference, tuple(scales), tuple(remarks)
     )
 
 

@@ -69,8 +69,8 @@ class HeadToHead:
         mcnemar: Seed that both sides have -> the exact test of these two runs. Empty without predictions, and if images
             are scored in several drawn splits, as the test needs independent images.
         published: The paper's difference in points, if data, settings and protocol are the paper's; else None.
-        notes: What else a reader must know, as whole sentences.
-        scales: Those of the notes which say that runs are not at the paper's scale.
+        scales: Sentences that say which runs are not at the paper's scale.
+        remarks: What else a reader must know, as whole sentences.
     """
 
     first: Side
@@ -80,8 +80,13 @@ class HeadToHead:
     difference: Difference
     mcnemar: dict[int, McNemar]
     published: float | None
-    notes: tuple[str, ...]
-    scales: tuple[str, ...] = ()
+    scales: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that is said of the comparison, scales first."""
+        return (*self.scales, *self.remarks)
 
     @property
     def sides(self) -> dict[Position, Side]:

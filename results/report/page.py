@@ -160,11 +160,12 @@ def refuse_namesakes(runs: Sequence[RunRecord]) -> None:
 
 def _in_order_of_rows(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """Returns the runs by sweep, then as the rows of the paper's tables, then by seed; further methods come last."""
-    rows = list(dict.fromkeys(method for name in TABLES for method in published(name).every_row))
+    methods = dict.fromkeys(method for name in TABLES for method in published(name).every_row)
+    rows = {method: row for row, method in enumerate(methods)}
 
     def place(run: RunRecord) -> tuple[str, int, str, int, str]:
-        row = rows.index(run.method) if run.method in rows else len(rows)
-        return run.sweep, row, run.method, -1 if run.run is None else run.run.seed, run.name
+        seed = -1 if run.run is None else run.run.seed
+        return run.sweep, rows.get(run.method, len(rows)), run.method, seed, run.name
 
     return sorted(runs, key=place)
 

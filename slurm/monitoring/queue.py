@@ -334,9 +334,10 @@ def _has_program(process: str) -> bool:
     Zombies and threads of the kernel have no command line either, and no program.
     """
     try:
-        return bool(Path(f"/proc/{process}/exe").readlink().name)
+        Path(f"/proc/{process}/exe").readlink()
     except OSError:
         return False
+    return True
 
 
 def _is_as_old(entry: Submission) -> bool:
