@@ -1,6 +1,6 @@
 """Every row of the paper's tables, ours included, and the ablations.
 
-A row is data: a framework's recipe (`repro.runs.frameworks`), what is masked (`masks`), and for an ablation the
+A row is data: a framework's recipe (`repro.settings.frameworks`), what is masked (`masks`), and for an ablation the
 settings that it changes (`ablations`). No code branches on a row. Only the competitors that train another model than
 the paper's method are code: `adios` (with its network in `unet`) and `supervised`.
 
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from baselines import ablations, dose, masks
 from repro.errors import UserError, nearest
-from repro.runs.choices import Strategy
-from repro.runs.frameworks import FRAMEWORKS
-from repro.runs.reading import build, nested, pinned
-from repro.runs.run import Run
-from repro.runs.sections import Framework
+from repro.settings.choices import Strategy
+from repro.settings.frameworks import FRAMEWORKS
+from repro.settings.reading import build, nested, pinned
+from repro.settings.run import Run
+from repro.settings.sections import Framework
 
 if TYPE_CHECKING:
     import torch

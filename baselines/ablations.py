@@ -1,14 +1,14 @@
 """Ablations: rows that change one thing about the paper's method, or about a competitor's, at a time.
 
 They are the rows that a reviewer would ask for; the paper's tables have none of them. The end of a row's name says what
-it changes, and `repro.runs.labels` puts that into words.
+it changes, and `repro.settings.labels` puts that into words.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from repro.runs.sections import FidelitySettings
+from repro.settings.sections import FidelitySettings
 
 
 @dataclass(frozen=True)

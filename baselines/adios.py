@@ -33,12 +33,12 @@ from torch import Generator, Tensor, nn
 from baselines.adios_contrast import Contrast, contrast_of
 from baselines.unet import OcclusionNetwork
 from repro.data.splits import Images
-from repro.distributed import rank, seeded_weights, world_size
 from repro.errors import UserError
-from repro.files import write_bytes
+from repro.filesystem.files import write_bytes
 from repro.masking.views import Views
+from repro.processes.distributed import rank, seeded_weights, world_size
 from repro.randomness import Purpose, stream_seed
-from repro.runs.run import Run
+from repro.settings.run import Run
 from repro.training.gallery import draw_columns, first_stages
 from repro.training.learner import Learner, build_model, build_view_maker
 from repro.training.loading import TwoViews

@@ -18,5 +18,5 @@ MSCN: dict[str, Any] = {
 }
 
 # ADIOS (Shi et al. 2022), the single-mask version that its authors published for ImageNet-100. Its settings, their
-# source and where our rows depart from it: `repro.runs.sections.AdiosSettings`.
+# source and where our rows depart from it: `repro.settings.sections.AdiosSettings`.
 ADIOS: dict[str, Any] = {"masking": {"strategy": "learned", "hard_negative": False}}

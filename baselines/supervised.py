@@ -1,7 +1,7 @@
 """The supervised row: a ResNet that learns the labels, by torchvision's reference recipe (references/classification).
 
 SGD with learning rate 0.1 for a batch of 256, divided by ten every 30 epochs, random crops and flips; the settings are
-its `recipe` in `repro.runs.frameworks`. The paper states no recipe. Two things are not torchvision's: there are 100
+its `recipe` in `repro.settings.frameworks`. The paper states no recipe. Two things are not torchvision's: there are 100
 epochs instead of 90, so that the rate is divided once more at 90; and batch norm spans the global batch instead of one
 device's 32 images, so that the number of devices changes nothing.
 """
@@ -16,9 +16,9 @@ from repro.backbones.resnet import BASE_WIDTH, build_resnet
 from repro.contrastive.batch_norm import sync_batch_norm
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
-from repro.distributed import seeded_weights
-from repro.runs.run import Run
-from repro.runs.sections import AugmentationSettings
+from repro.processes.distributed import seeded_weights
+from repro.settings.run import Run
+from repro.settings.sections import AugmentationSettings
 from repro.training.learner import Learner
 from repro.training.loading import OneView
 from repro.training.memory_layout import lay_out_images, lay_out_network

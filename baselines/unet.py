@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import UserError
-from repro.runs.choices import Norm
+from repro.settings.choices import Norm
 
 GROUPS = 8
 """Channel groups of a group norm (ADIOS src/utils/blocks.py:48)."""

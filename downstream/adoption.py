@@ -11,17 +11,17 @@ from repro.backbones.facts import input_filter_beside, run_around
 from repro.backbones.foreign import TOP, USUAL_ARCH, ForeignBackbone, read_foreign
 from repro.backbones.resnet import build_resnet
 from repro.backbones.weights import weights_digest
-from repro.distributed import seeded_weights
+from repro.command_line.terminal import say
 from repro.errors import UserError
-from repro.runs.choices import InputFilter
-from repro.runs.comparison import difference
-from repro.runs.departures import value_text
+from repro.processes.distributed import seeded_weights
 from repro.runs.folder import RunFolder
-from repro.runs.limits import METHOD_NAME, METHOD_NAME_MEND
 from repro.runs.provenance_file import record_attempt
-from repro.runs.reading import build
-from repro.runs.run import Run
-from repro.terminal import say
+from repro.settings.choices import InputFilter
+from repro.settings.comparison import difference
+from repro.settings.departures import value_text
+from repro.settings.limits import METHOD_NAME, METHOD_NAME_MEND
+from repro.settings.reading import build
+from repro.settings.run import Run
 
 RANDOM = "random"
 """Given in place of a checkpoint's path: freshly drawn, untrained weights."""

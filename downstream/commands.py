@@ -12,20 +12,20 @@ from typing import Annotated, Any
 
 import typer
 
-from repro.console import AsJson, comma_list, completion, show_log
+from repro.command_line.console import AsJson, comma_list, completion, show_log
+from repro.command_line.progress import OPENING, suggest
+from repro.command_line.terminal import is_first_process, say, say_json
 from repro.data.catalogue import DATASETS, find_dataset
 from repro.errors import UserError, nearest
-from repro.presence import exists, is_folder
-from repro.progress import OPENING, suggest
-from repro.runs import reading
-from repro.runs.choices import InputFilter
-from repro.runs.detection import DETECTION_TASKS
+from repro.filesystem.presence import exists, is_folder
 from repro.runs.evaluation import PROTOCOLS, Evaluation, is_accuracy, measured_text, task_and_dataset
 from repro.runs.folder import RunFolder
-from repro.runs.reading import parse_overrides
 from repro.runs.records import Result, read
-from repro.runs.run import Run
-from repro.terminal import is_first_process, say, say_json
+from repro.settings import reading
+from repro.settings.choices import InputFilter
+from repro.settings.detection import DETECTION_TASKS
+from repro.settings.reading import parse_overrides
+from repro.settings.run import Run
 
 CarryOut = Callable[..., None]
 """`carry_out(run, folder, name, root, *, again)` carries out evaluation `name`; `root` is its data set's, or None."""
@@ -191,7 +191,7 @@ def _adopted(
         OPENING.say("importing torch")
         from downstream.adoption import adopt
         from downstream.tasks import check_tasks
-        from repro.distributed import await_file, decided_by_first, initialise
+        from repro.processes.distributed import await_file, decided_by_first, initialise
 
         initialise(wanted.machine.device)
     check = partial(check_tasks, roots=roots)
@@ -386,7 +386,7 @@ def _check_all(run: Run, folder: RunFolder, roots: Mapping[Evaluation, Path | No
     with OPENING.shown(shown=is_first_process()):
         OPENING.say("importing torch")
         from downstream.tasks import check_evaluations
-        from repro.distributed import initialise
+        from repro.processes.distributed import initialise
 
         initialise(run.machine.device)
         check_evaluations(run, folder, roots, again=again)

@@ -14,11 +14,11 @@ from repro.augmentation.crops import resized_crop
 from repro.augmentation.draws import draw_box
 from repro.augmentation.normalization import Normalization
 from repro.data.splits import Images, read_image
-from repro.distributed import share_of_rank, world_size
-from repro.loader import Loader
 from repro.masking.filters import high_pass
+from repro.processes.distributed import share_of_rank, world_size
+from repro.processes.loader import Loader
 from repro.randomness import Purpose, stream
-from repro.runs.choices import InputFilter
+from repro.settings.choices import InputFilter
 
 CROP_SCALE_MIN = 0.08
 """Smallest share of an image's area that a random crop keeps (torchvision's default, MoCo main_lincls.py)."""
@@ -62,7 +62,7 @@ class CentralCrops(Dataset[tuple[Tensor, int]]):
 
 
 def central_crops_of_rank(images: Images, size: int, *, batch: int, workers: int) -> Loader:
-    """Makes a loader of this rank's share of the central crops, in the order of `repro.distributed.share_of_rank`.
+    """Makes a loader of this rank's share of the central crops, in the order of `distributed.share_of_rank`.
 
     Args:
         images: The images of all ranks together.

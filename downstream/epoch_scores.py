@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from downstream.measurement import SCORES
-from repro.distributed import decided_by_first, rank
 from repro.errors import UserError
+from repro.processes.distributed import decided_by_first, rank
 from repro.runs.metrics import read_metrics
 from repro.training.step_bar import SCORED
 

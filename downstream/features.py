@@ -22,11 +22,11 @@ from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.backbones.weights import weights_digest
 from repro.data.splits import Images
 from repro.data.subsets import Subset
-from repro.distributed import await_file, decided_by_first, gather, in_order, rank, share_of_rank
 from repro.errors import UserError
-from repro.files import reading, write_atomically
+from repro.filesystem.files import reading, write_atomically
+from repro.processes.distributed import await_file, decided_by_first, gather, in_order, rank, share_of_rank
 from repro.runs.folder import FEATURES, RunFolder
-from repro.runs.run import Run
+from repro.settings.run import Run
 from repro.training.memory_layout import lay_out_network
 
 log = logging.getLogger("salmask")

@@ -26,12 +26,12 @@ from repro.contrastive.batch_norm import sync_batch_norm
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
 from repro.data.subsets import share_of
-from repro.distributed import gather, in_order, seeded_weights, unwrapped, world_size
 from repro.errors import UserError
+from repro.processes.distributed import gather, in_order, seeded_weights, unwrapped, world_size
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
-from repro.runs.protocols import FINE_TUNINGS, FinetuneSettings
-from repro.runs.run import Run
+from repro.settings.protocols import FINE_TUNINGS, FinetuneSettings
+from repro.settings.run import Run
 from repro.training.loading import EpochBatches, fingerprint_of, make_loader
 from repro.training.memory_layout import lay_out_network
 from repro.training.runner import Training

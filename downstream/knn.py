@@ -13,7 +13,7 @@ from downstream.partitions import standard
 from repro.backbones.backbone import Backbone
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
+from repro.settings.run import Run
 
 QUERIES = 1024
 """Images scored at a time: their similarities to ImageNet-100's 130,000 training images take half a gigabyte."""

@@ -40,14 +40,14 @@ from downstream.partitions import paper_like, split_seeds
 from repro.backbones.backbone import Backbone, load_backbone
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
-from repro.distributed import seeded_weights, unwrapped
 from repro.errors import UserError
-from repro.files import LONGEST_NAME
+from repro.filesystem.files import LONGEST_NAME
+from repro.processes.distributed import seeded_weights, unwrapped
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.predictions import Predictions, joined, path_of_predictions
-from repro.runs.protocols import ProbeSettings
-from repro.runs.run import Run
+from repro.settings.protocols import ProbeSettings
+from repro.settings.run import Run
 from repro.training.loading import EpochBatches, fingerprint_of, make_loader
 from repro.training.runner import Training
 

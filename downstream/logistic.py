@@ -36,14 +36,14 @@ from downstream.measurement import (
 from downstream.partitions import Partition, split_seeds, standard
 from downstream.progress import reported
 from repro.backbones.backbone import Backbone
-from repro.distributed import world_size
 from repro.errors import UserError
-from repro.files import reading, write_atomically
+from repro.filesystem.files import reading, write_atomically
+from repro.processes.distributed import world_size
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import Predictions, joined
-from repro.runs.protocols import LogisticSettings
-from repro.runs.run import Run
+from repro.settings.protocols import LogisticSettings
+from repro.settings.run import Run
 
 log = logging.getLogger("salmask")
 Labels = NDArray[np.int64]

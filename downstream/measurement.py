@@ -13,17 +13,17 @@ from torch import Tensor
 from repro.data.catalogue import open_images
 from repro.data.splits import Images, Split
 from repro.data.subsets import Subset
-from repro.distributed import decided_by_first, device_name
 from repro.errors import UserError
-from repro.runs.comparison import sizes_below_recipe
-from repro.runs.departures import Departure, scale_of, scale_of_both
+from repro.processes.distributed import decided_by_first, device_name
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.predictions import BEST, FileReference, Predictions, path_of_predictions, write
 from repro.runs.provenance import source
 from repro.runs.records import Result
-from repro.runs.run import Run
-from repro.runs.sections import Framework, ScenesSettings
+from repro.settings.comparison import sizes_below_recipe
+from repro.settings.departures import Departure, scale_of, scale_of_both
+from repro.settings.run import Run
+from repro.settings.sections import Framework, ScenesSettings
 
 log = logging.getLogger("salmask")
 TOLERANCE = 1e-6

@@ -10,8 +10,8 @@ from repro.data import caltech, flowers
 from repro.data.catalogue import required_root
 from repro.data.splits import Images
 from repro.data.subsets import Subset, divide, join, sizes
-from repro.runs.protocols import DRAWN_SPLITS
-from repro.runs.run import Run
+from repro.settings.protocols import DRAWN_SPLITS
+from repro.settings.run import Run
 
 HELD_OUT_SHARE = 0.1
 """Share of the training images on which settings are chosen, if a data set has no part of its own for that."""

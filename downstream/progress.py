@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from repro.distributed import rank
-from repro.progress import ProgressBars
+from repro.command_line.progress import ProgressBars
+from repro.processes.distributed import rank
 from repro.runs.folder import PROGRESS_SECONDS, RunFolder
 
 

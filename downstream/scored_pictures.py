@@ -15,8 +15,8 @@ from downstream.partitions import scored_images
 from repro.data.roots import root_of
 from repro.data.subsets import Subset
 from repro.randomness import Purpose, stream_seed
-from repro.runs.choices import MapOf
-from repro.runs.run import Run
+from repro.settings.choices import MapOf
+from repro.settings.run import Run
 from repro.training.gallery import overlay, stretch
 from repro.training.learner import build_view_maker
 from repro.training.preprocess import ViewMaker

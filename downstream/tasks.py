@@ -14,13 +14,12 @@ import torch
 from downstream.measurement import ACCURACIES, Measurement, Target, as_results
 from downstream.partitions import scored_images
 from repro.backbones.backbone import Backbone, load_backbone_of
+from repro.command_line.progress import OPENING
 from repro.data.roots import root_of
-from repro.distributed import decided_by_first
 from repro.errors import UserError
+from repro.filesystem.presence import exists
 from repro.named_code import imported, require_callable
-from repro.presence import exists
-from repro.progress import OPENING
-from repro.runs.detection import COCO, DETECTION_TASKS, VOC
+from repro.processes.distributed import decided_by_first
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, images_of_splits, is_whole
@@ -28,7 +27,8 @@ from repro.runs.predictions import read as read_predictions
 from repro.runs.provenance import now
 from repro.runs.records import Result, append, read
 from repro.runs.resumption import require_pretrained
-from repro.runs.run import Run
+from repro.settings.detection import COCO, DETECTION_TASKS, VOC
+from repro.settings.run import Run
 
 log = logging.getLogger("salmask")
 FULL = 100 + 1e-9
@@ -75,7 +75,7 @@ def evaluate(
         run: With the settings of the evaluation.
         folder: Of the run, with its `backbone.pth`.
         name: `TASK` or `TASK@DATASET`.
-        device: From `repro.distributed.initialise`.
+        device: From `repro.processes.distributed.initialise`.
         root: Of the data set; None: as `repro.data.roots.root_of` finds it.
         again: Whether to measure again if the recorded rows lack their file of predictions, as rows of older versions
             do; the new rows are appended, and count from then on.
@@ -103,7 +103,7 @@ def prepare_evaluation(
         run: With the settings of the evaluation.
         folder: Of the run.
         name: `TASK` or `TASK@DATASET`.
-        device: From `repro.distributed.initialise`.
+        device: From `repro.processes.distributed.initialise`.
         root: Of the data set; None: as `repro.data.roots.root_of` finds it.
         again: As in `evaluate`.
 

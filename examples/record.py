@@ -18,8 +18,8 @@ from pathlib import Path
 from PIL import Image
 
 from repro.errors import UserError, one_line
-from repro.files import reading
-from repro.new_folders import new_folder
+from repro.filesystem.files import reading
+from repro.filesystem.new_folders import new_folder
 
 NEEDED = ("run.yaml", "provenance.json", "results.jsonl")
 """Files without which a run is not finished."""

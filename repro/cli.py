@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from repro.command_line.lazy_commands import LazyCommand, lazy_app
+from repro.command_line.terminal import say
 from repro.ending import carry_out
-from repro.lazy_commands import LazyCommand, lazy_app
-from repro.terminal import say
 
 # Each function below loads a room when one of its commands is called, and hands it what it may not import itself: the
 # launcher and the tables know no methods, the methods' room knows none of the competitors.
@@ -103,7 +103,7 @@ def _data() -> typer.Typer:
 
 def _rows() -> Any:
     from baselines import METHODS, TABLE1, build_learner, resolve
-    from repro.runs.rows import Rows
+    from repro.settings.rows import Rows
 
     return Rows(METHODS, list(TABLE1), resolve, build_learner)
 
@@ -173,7 +173,7 @@ def _drill() -> typer.Typer:
 
 
 def _settings_named(name: str) -> Sequence[str]:
-    from repro.runs.reading import settings_named
+    from repro.settings.reading import settings_named
 
     return settings_named(name)
 

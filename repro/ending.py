@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 
 import typer
 
+from repro.command_line.terminal import drop, open_closed_streams, say, settle_stderr, substitute_letters
+from repro.command_line.usage import UsageError, as_user_error, shows_help
 from repro.errors import UserError, interruption, one_line, trouble_of_machine, visible_in_line
-from repro.paths import OWN_PACKAGES, check_surroundings
+from repro.filesystem.paths import OWN_PACKAGES, check_surroundings
 from repro.runs.stopping import NAMES, STOP, exits_on_term, heard_everywhere
-from repro.terminal import drop, open_closed_streams, say, settle_stderr, substitute_letters
-from repro.usage import UsageError, as_user_error, shows_help
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, by the shell's convention: 128 plus the signal's number."""

@@ -9,19 +9,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.console import show_log
+from repro.command_line.console import show_log
+from repro.command_line.progress import OPENING
+from repro.command_line.terminal import Console, is_first_process
 from repro.errors import interruption
-from repro.garbage import imports_frozen
-from repro.paths import require_utf8
-from repro.progress import OPENING
+from repro.filesystem.paths import require_utf8
+from repro.processes.garbage import imports_frozen
+from repro.processes.workers import deaths_told
 from repro.runs.folder import RunFolder
 from repro.runs.resumption import goes_on
-from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP, heard_everywhere
 from repro.runs.usage_meter import UsageMeter, usage_recorded
-from repro.terminal import Console, is_first_process
-from repro.workers import deaths_told
+from repro.settings.run import Run
 from slurm.jobs.program import Program
 from slurm.sweep_folder.ledger import REPORT
 
@@ -72,7 +72,7 @@ def _carry_out(
     # Imported here: the launcher and `salmask status` need the names above, and no torch. Only `_prepare` imports what
     # a pretraining or an evaluation needs, and never both: either takes as long as torch itself.
     with imports_frozen():
-        from repro.distributed import initialise, rank, world_size
+        from repro.processes.distributed import initialise, rank, world_size
 
     device = initialise(run.machine.device)
     # A command is refused before its folder is touched, and if its results exist, it reads them and writes nothing. A

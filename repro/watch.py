@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from repro.files import write_text
-from repro.terminal import say
+from repro.command_line.terminal import say
+from repro.filesystem.files import write_text
 from results.collection.gathering import results_of
 from results.collection.row_comparison import Recipe
 from results.collection.runs import find_runs

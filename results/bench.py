@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.runs.records import Result
-from repro.runs.run_name import folder_name
 from repro.runs.usage_meter import largest_memory
+from repro.settings.run_name import folder_name
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
 from results.formats.table_files import markdown

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, comma_list
-from repro.console import report as print_content
+from repro.command_line.console import AsJson, comma_list
+from repro.command_line.console import report as print_content
 from repro.errors import UserError
 from repro.quantities import decimal_number, whole_number
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from repro.runs.folder import RunFolder
-from repro.runs.rows import Resolve
+from repro.settings.rows import Resolve
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.status import as_json_of, rows
 from slurm.plan import SweepPlan, say_plan_as_json

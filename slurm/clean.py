@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import folder_size, is_torn
+from repro.filesystem.files import folder_size, is_torn
 from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.status import PRETRAIN
 from repro.runs.step_files import UNFINISHED, checkpoints

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from repro.console import completion
+from repro.command_line.console import completion
+from repro.command_line.lazy_commands import CommandGroup
+from repro.command_line.terminal import Console, say
+from repro.command_line.text_tables import TextTable, print_table
 from repro.errors import UserError
-from repro.files import write_text
-from repro.lazy_commands import CommandGroup
+from repro.filesystem.files import write_text
 from repro.quantities import counted
-from repro.terminal import Console, say
-from repro.text_tables import TextTable, print_table
 from slurm.profiles.profile import TASKS, Cluster, Resources, available, load, user_folder
 
 app = typer.Typer(

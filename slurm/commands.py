@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, comma_list
+from repro.command_line.console import AsJson, comma_list
+from repro.command_line.terminal import Console
 from repro.data.catalogue import find_dataset
 from repro.data.options import DataName, DataRoot, Settings
 from repro.data.roots import refuse_idle_root
 from repro.errors import UserError
 from repro.quantities import whole_number
-from repro.runs.reading import command_settings
-from repro.runs.rows import Resolve
-from repro.terminal import Console
+from repro.settings.reading import command_settings
+from repro.settings.rows import Resolve
 from slurm.jobs.program import Program
 from slurm.local.devices import chosen_devices
 from slurm.options import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.presence import is_file, is_filled
+from repro.filesystem.presence import is_file, is_filled
 from repro.runs.folder import RunFolder
 from repro.runs.records import read
 from repro.runs.status import PRETRAIN, Status

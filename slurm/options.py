@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repro.console import completion
+from repro.command_line.console import completion
 from repro.runs.evaluation import PROTOCOLS
 from slurm.profiles.profile import available
 

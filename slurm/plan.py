@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from repro.bench.throughput import kind_of
+from repro.command_line.terminal import Console, say_json
+from repro.command_line.text_tables import TextTable, print_table
 from repro.data.sizes import train_images
 from repro.errors import with_mend
 from repro.quantities import counted, duration_text, memory_text, size_text
-from repro.runs.cautions import queue_caution
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.status import PRETRAIN
-from repro.terminal import Console, say_json
-from repro.text_tables import TextTable, print_table
+from repro.settings.cautions import queue_caution
 from slurm.monitoring.spending import TOO_MUCH, enough_memory
 from slurm.planning.graph import Graph, Job
 from slurm.planning.hours import Hours

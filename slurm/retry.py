@@ -4,12 +4,12 @@ import os
 from collections.abc import Collection
 from dataclasses import replace
 
+from repro.command_line.terminal import Console
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
-from repro.runs.run_name import RunName
 from repro.runs.status import PRETRAIN
-from repro.terminal import Console
+from repro.settings.run import Run
+from repro.settings.run_name import RunName
 from slurm.jobs.calls import refuse_foreign_sweep
 from slurm.jobs.orders import ordered_run, ordered_tables
 from slurm.jobs.program import Program

@@ -21,8 +21,8 @@ def main(folder: Path) -> int:
     # handle them are imported, which takes many seconds on a busy file system. That is why these imports stand here.
     if "SLURM_JOB_ID" in os.environ:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    from repro.command_line.terminal import say, settle_stderr
     from repro.errors import UserError, trouble_of_machine
-    from repro.terminal import say, settle_stderr
     from slurm.jobs.calls import read_call
     from slurm.jobs.job import Call, go_back, restarts, slurm_job
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import typer
 from rich.live import Live
 
-from repro.console import AsJson
+from repro.command_line.console import AsJson
+from repro.command_line.terminal import Console, say, say_json
 from repro.errors import UserError
-from repro.presence import exists
+from repro.filesystem.presence import exists
 from repro.quantities import counted, size_text
 from repro.runs.status import PRETRAIN
-from repro.terminal import Console, say, say_json
 from slurm.cancel import cancel as cancel_jobs
 from slurm.clean import leftovers, remove
 from slurm.jobs.calls import refuse_copied_sweep

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from repro.command_line.progress import suggest
+from repro.command_line.terminal import Console, say, say_json
 from repro.errors import UserError, with_mend
-from repro.files import is_of_a_full_disk
-from repro.presence import exists
-from repro.progress import suggest
+from repro.filesystem.files import is_of_a_full_disk
+from repro.filesystem.presence import exists
 from repro.quantities import counted
 from repro.runs.status import PRETRAIN
-from repro.terminal import Console, say, say_json
 from slurm.jobs.program import Program
 from slurm.monitoring.queue import array_of
 from slurm.planning.before_launch import check_roots

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.errors import UserError, nearest
-from repro.presence import is_file, is_folder
-from repro.runs.run_name import RunName
+from repro.filesystem.presence import is_file, is_folder
 from repro.runs.sweep_names import LEDGER
+from repro.settings.run_name import RunName
 from slurm.profiles.profile import RUNS, available, load
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from repro.freed_memory import keep_freed_memory
+from repro.processes.freed_memory import keep_freed_memory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes that a test starts inherit it
 # A hundred processes would each compile every module again, half a second where torch is needed.

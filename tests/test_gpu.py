@@ -32,11 +32,11 @@ from training_samples import (
 from baselines import METHODS, TABLE1, build_learner
 from repro.augmentation.on_device import apply_on_device
 from repro.augmentation.resampling import resample
-from repro.distributed import barrier, initialise
-from repro.runs.choices import Interpolation
+from repro.processes.distributed import barrier, initialise
 from repro.runs.folder import RunFolder
-from repro.runs.sections import AugmentationSettings
 from repro.runs.step_files import checkpoints
+from repro.settings.choices import Interpolation
+from repro.settings.sections import AugmentationSettings
 from repro.training.hooks import DivergenceError
 from repro.training.pretraining import open_data
 from repro.training.resident import ResidentImages

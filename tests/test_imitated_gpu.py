@@ -17,8 +17,8 @@ from training_samples import CPU, tiny
 
 from baselines import METHODS, TABLE1, build_learner
 from repro.contrastive.loss_model import LossModel
-from repro.runs.choices import Precision
-from repro.runs.run import Run
+from repro.settings.choices import Precision
+from repro.settings.run import Run
 from repro.training.learner import Learner
 from repro.training.loading import RandomViews, make_loader
 from repro.training.precision import wrap_optimizers

@@ -43,7 +43,7 @@ for distribution in metadata.distributions():
 LINK
 fi
 "$place/bin/python" -m pytest -n "${TEST_PROCESSES:-auto}" --maxprocesses 4 --dist loadfile "$@" \
-  tests/repro/runs/test_run.py tests/repro/runs/test_records.py tests/repro/runs/test_settings_properties.py \
+  tests/repro/settings/test_run.py tests/repro/runs/test_records.py tests/repro/settings/test_settings_properties.py \
   tests/repro/data/test_images.py tests/repro/backbones/test_checkpoint.py tests/repro/backbones/test_export.py \
   tests/repro/masking/test_masking.py tests/repro/contrastive/test_moco.py \
   tests/repro/drill/test_own_file_properties.py tests/repro/test_cli.py tests/downstream/test_logistic.py \

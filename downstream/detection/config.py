@@ -10,7 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 from repro.backbones.convert import DETECTRON2_RESNETS
 from repro.errors import UserError
 from repro.quantities import counted
-from repro.runs.detection import IMAGES_PER_DEVICE, REFERENCE_BATCH, DetectionHead, DetectionSettings
+from repro.settings.detection import IMAGES_PER_DEVICE, REFERENCE_BATCH, DetectionHead, DetectionSettings
 
 CONFIGS = Path(__file__).parent / "configs"
 """Folder of the YAML files that a config is merged from."""

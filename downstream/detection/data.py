@@ -27,11 +27,11 @@ from downstream.detection.ground_truth import CocoGroundTruth, VocGroundTruth, e
 from repro.data import images
 from repro.data.annotations import coco, voc
 from repro.data.errors import mend_of
-from repro.distributed import rank, world_size
 from repro.errors import UserError, one_line
-from repro.loader import Loader
+from repro.processes.distributed import rank, world_size
+from repro.processes.loader import Loader
 from repro.randomness import Purpose, stream, stream_seed
-from repro.runs.detection import VOC
+from repro.settings.detection import VOC
 
 log = logging.getLogger("salmask")
 OWN_DATA = "the {} that is downloaded, --data scenes for built-in scenes, or your own under its name (docs/extend.md)"

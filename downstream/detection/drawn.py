@@ -13,11 +13,11 @@ from downstream.detection.data import DetectionData, open_coco, open_voc
 from repro.data.annotations.scenes_export import write_coco, write_voc
 from repro.data.errors import reason_of
 from repro.errors import UserError
-from repro.files import write_json
-from repro.presence import is_file
-from repro.runs.detection import VOC
+from repro.filesystem.files import write_json
+from repro.filesystem.presence import is_file
 from repro.scenes.cache import scenes_cache
 from repro.scenes.dataset import Scenes
+from repro.settings.detection import VOC
 
 log = logging.getLogger("salmask")
 

@@ -11,8 +11,8 @@ from detectron2.utils.events import EventStorage
 
 from downstream.detection.config import norm_of
 from downstream.detection.model import build_network
-from repro.distributed import decided_by_first, world_size
 from repro.errors import UserError
+from repro.processes.distributed import decided_by_first, world_size
 from repro.quantities import counted, duration_text
 
 PROBE_SIDE = 224

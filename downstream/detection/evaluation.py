@@ -28,11 +28,11 @@ from torch.utils.data import DataLoader
 
 from downstream.detection.data import DetectionData, Record, map_record
 from downstream.detection.trial import Trial
-from repro.distributed import rank
+from repro.command_line.progress import tracked
 from repro.errors import UserError
-from repro.files import write_bytes
-from repro.loader import Loader
-from repro.progress import tracked
+from repro.filesystem.files import write_bytes
+from repro.processes.distributed import rank
+from repro.processes.loader import Loader
 
 log = logging.getLogger("salmask")
 PREFIX = {"bbox": "bbox", "segm": "mask"}

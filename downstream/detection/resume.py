@@ -13,8 +13,8 @@ from downstream.detection.cost import Cost
 from downstream.detection.trial import Trial
 from repro.backbones.checkpoint import read_checkpoint
 from repro.backbones.weights import not_finite
-from repro.distributed import rank
 from repro.errors import UserError, one_line, shortened
+from repro.processes.distributed import rank
 from repro.runs.schemas import Field, Schema
 from repro.runs.stopping import STOP
 from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, refusing, save_checkpoint

@@ -22,17 +22,17 @@ from repro.backbones.backbone import Backbone, load_backbone_of
 from repro.backbones.resnet import BASE_WIDTH
 from repro.data.catalogue import find_dataset, required_root
 from repro.data.splits import SPLITS
-from repro.distributed import await_file, computes_on_gpu, decided_by_first, rank, world_size
 from repro.errors import UserError
-from repro.files import write_json, write_text
+from repro.filesystem.files import write_json, write_text
+from repro.processes.distributed import await_file, computes_on_gpu, decided_by_first, rank, world_size
 from repro.randomness import Purpose, stream_seed
-from repro.runs.choices import InputFilter
-from repro.runs.departures import Departure
-from repro.runs.detection import COCO, VOC, DetectionSettings
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.predictions import FileReference, reference
-from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
+from repro.settings.choices import InputFilter
+from repro.settings.departures import Departure
+from repro.settings.detection import COCO, VOC, DetectionSettings
+from repro.settings.run import Run
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -95,7 +95,7 @@ class DetectionTask:
             run: `detection`, `seed` and `machine` are used.
             folder: Of the run, with its `backbone.pth`.
             target: A data set in the task's layout, or built-in scenes.
-            device: From `repro.distributed.initialise`.
+            device: From `repro.processes.distributed.initialise`.
 
         Returns:
             A measurement for each number of `summary`; none on other ranks than 0.
@@ -128,7 +128,7 @@ class DetectionTask:
             folder: Of the run; the config is written below it.
             backbone: What the detectors are built on.
             data: What they are trained and scored on.
-            device: From `repro.distributed.initialise`.
+            device: From `repro.processes.distributed.initialise`.
 
         Returns:
             One trial for each training; they differ in their seeds alone.

@@ -20,8 +20,8 @@ from downstream.detection.data import make_train_loader
 from downstream.detection.resume import Saver, Stopwatch, divergence, restore
 from downstream.detection.trial import Trial
 from repro.backbones.checkpoint import write_checkpoint
-from repro.distributed import barrier, in_ddp, rank, world_size
-from repro.progress import OPENING, REDRAW_SECONDS, ProgressBars
+from repro.command_line.progress import OPENING, REDRAW_SECONDS, ProgressBars
+from repro.processes.distributed import barrier, in_ddp, rank, world_size
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import PROGRESS_SECONDS
 from repro.runs.step_files import checkpoints

@@ -13,7 +13,7 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import PREDICTIONS
 from repro.runs.schemas import Field, Schema
-from repro.runs.sections import MachineSettings
+from repro.settings.sections import MachineSettings
 
 SCORES = Schema({"scores": Field(dict)}, mend="remove it; the detector is scored again")
 """A trial's `scores.json`. Its other entries are `Trial.scored_identity`."""

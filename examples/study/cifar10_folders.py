@@ -19,8 +19,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from repro.errors import UserError, one_line
-from repro.files import reading
-from repro.new_folders import new_folder
+from repro.filesystem.files import reading
+from repro.filesystem.new_folders import new_folder
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """In the order of their labels."""

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from examples.study.decide import rows_of
-from repro.runs.run import Run
-from repro.runs.sections import Framework
 from repro.runs.status import PRETRAIN
+from repro.settings.run import Run
+from repro.settings.sections import Framework
 from results.collection.runs import RunRecord
 
 WITHIN = 0.02

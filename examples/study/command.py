@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from repro.command_line.terminal import substitute_letters
 from repro.errors import UserError, one_line
-from repro.terminal import substitute_letters
 from results.collection.collect import collect_runs
 from results.collection.row_comparison import Recipe
 from results.collection.runs import RunRecord, find_runs, listed

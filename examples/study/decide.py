@@ -11,7 +11,7 @@ from functools import cache
 import pandas as pd
 
 from repro.errors import UserError
-from repro.runs.method_name import MethodName
+from repro.settings.method_name import MethodName
 from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED
 from results.collection.collect import refuse_mixed
 from results.statistics.paired import LEVEL, Comparison, Spread, holm, paired, pooled_spread

@@ -15,9 +15,9 @@ from statistics import mean
 from examples.study.command import gathered, print_tables
 from examples.study.decide import COLOURS, FRAMEWORKS, PARTS, Values, outcome_by_sign, top1
 from examples.study.tables import difference_text, interval_text, of_runs, p_cell
+from repro.command_line.text_tables import markdown_table
 from repro.errors import UserError
-from repro.runs.labels import label
-from repro.text_tables import markdown_table
+from repro.settings.labels import label
 from results.claims.verdicts import NOT_RUN
 from results.statistics.paired import holm, paired
 

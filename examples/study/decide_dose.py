@@ -18,9 +18,9 @@ from baselines import resolve
 from examples.study.command import gathered, print_tables
 from examples.study.decide import HP, STUDY, Values, outcome_by_sign, rows_of, spread_of, top1
 from examples.study.tables import cell_of, difference_text, interval_text, p_cell
+from repro.command_line.text_tables import markdown_table
 from repro.errors import UserError
 from repro.quantities import number_text
-from repro.text_tables import markdown_table
 from results.claims.verdicts import NOT_RUN
 from results.collection.runs import RunRecord
 from results.plots.dose import BOTH, HARD, QUERY, ROLES, Panel, panels_of, slope

@@ -31,9 +31,9 @@ from examples.study.decide import (
     spread_of,
     top1,
 )
+from repro.command_line.text_tables import markdown_table
 from repro.quantities import number_text
-from repro.runs.labels import label
-from repro.text_tables import markdown_table
+from repro.settings.labels import label
 from results.collection.runs import RunRecord
 from results.statistics.paired import p_text, paired
 

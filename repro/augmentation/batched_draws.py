@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from repro.augmentation.batched_streams import BatchedStreams
 from repro.augmentation.draws import COLUMNS, ORDERS, RATIO_MAX, RATIO_MIN, TRIES
-from repro.runs.sections import AugmentationSettings
+from repro.settings.sections import AugmentationSettings
 
 
 def draw_boxes(sizes: NDArray[np.int64], scale_min: float, streams: BatchedStreams) -> NDArray[np.int64]:

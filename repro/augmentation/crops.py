@@ -7,7 +7,7 @@ from torch import Tensor
 
 from repro.augmentation.draws import CropBox
 from repro.data.jpeg import Pixels
-from repro.runs.choices import Interpolation
+from repro.settings.choices import Interpolation
 
 RESAMPLING = {
     Interpolation.bilinear: Image.Resampling.BILINEAR,

@@ -1,7 +1,8 @@
 """What is drawn at random for a view of an image.
 
 Each sample's draw comes from the sample's own random stream. `reference` applies it with PIL as MoCo v2 does, image by
-image; `on_device` applies the draws of a whole batch. `repro.runs.choices.Backend` states how far the results differ.
+image; `on_device` applies the draws of a whole batch. `repro.settings.choices.Backend` states how far their results
+differ.
 """
 
 from dataclasses import dataclass, fields
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.runs.sections import AugmentationSettings
+from repro.settings.sections import AugmentationSettings
 
 ORDERS = tuple(permutations(range(4)))
 """The orders in which brightness (0), contrast (1), saturation (2) and hue (3) are changed."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from repro.augmentation.blur import box_blur, gaussian_blur
 from repro.augmentation.colour import blend_, luma, turn_hue_
 from repro.augmentation.draws import COLUMNS, ORDERS
-from repro.runs.choices import Blur
-from repro.runs.sections import AugmentationSettings
+from repro.settings.choices import Blur
+from repro.settings.sections import AugmentationSettings
 
 CONTRAST, SATURATION, HUE = 1, 2, 3
 """How `ORDERS` numbers these changes; brightness is 0."""

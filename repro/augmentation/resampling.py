@@ -15,7 +15,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from repro.runs.choices import Interpolation
+from repro.settings.choices import Interpolation
 
 WEIGHT_BITS = 22
 """Bits of PIL's weights behind the point."""

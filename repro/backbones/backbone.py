@@ -10,11 +10,11 @@ from repro.backbones.checkpoint import read_checkpoint, write_checkpoint
 from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.backbones.weights import require_floats, require_sound, weights_digest
 from repro.errors import UserError
-from repro.runs.choices import InputFilter
 from repro.runs.folder import RunFolder
-from repro.runs.network_names import RESNETS
-from repro.runs.run import Run
 from repro.runs.schemas import BACKBONE
+from repro.settings.choices import InputFilter
+from repro.settings.network_names import RESNETS
+from repro.settings.run import Run
 
 BACKBONE_FORMAT = 1
 """Version of the layout of `backbone.pth`."""

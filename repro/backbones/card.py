@@ -9,16 +9,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from repro.backbones.convert import DETECTRON2_RESNETS
 from repro.backbones.facts import Facts
 from repro.backbones.library import Library
-from repro.presence import exists, is_file
-from repro.runs.choices import Strategy
+from repro.command_line.text_tables import as_code, escaped
+from repro.filesystem.presence import exists, is_file
 from repro.runs.evaluation import measured_text
 from repro.runs.folder import RunFolder
-from repro.runs.frameworks import FRAMEWORKS
 from repro.runs.records import latest, read
-from repro.runs.run import Run
 from repro.runs.schemas import ATTEMPT
-from repro.runs.sections import Framework
-from repro.text_tables import as_code, escaped
+from repro.settings.choices import Strategy
+from repro.settings.frameworks import FRAMEWORKS
+from repro.settings.run import Run
+from repro.settings.sections import Framework
 
 _DATA_TERMS = {
     "imagenet100": "ImageNet's terms of access: non-commercial research and education",

@@ -10,8 +10,8 @@ import torch
 
 from repro.data.errors import reason_of
 from repro.errors import UserError, memory_shortage
-from repro.files import write_atomically
-from repro.presence import is_folder, is_special
+from repro.filesystem.files import write_atomically
+from repro.filesystem.presence import is_folder, is_special
 
 _BEGINNING = 64
 """Bytes of a file that are looked at before it is read."""

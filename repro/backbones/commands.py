@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from repro.backbones.library import Library
-from repro.console import AsJson
+from repro.command_line.console import AsJson
+from repro.command_line.terminal import say
 from repro.runs.folder import RunFolder
-from repro.terminal import say
 
 # torch is imported when the command runs: `--help` answers at once.
 

@@ -21,15 +21,15 @@ from repro.backbones.resnet import BASE_WIDTH
 from repro.backbones.weights import weights_digest
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
-from repro.new_folders import new_folder
-from repro.presence import is_file, is_folder
-from repro.runs.comparison import sizes_below_recipe
-from repro.runs.departures import scale_of
+from repro.filesystem.new_folders import new_folder
+from repro.filesystem.presence import is_file, is_folder
 from repro.runs.folder import RunFolder
-from repro.runs.reading import FOLDERS, build
 from repro.runs.resumption import require_pretrained
-from repro.runs.run import Run
-from repro.runs.sections import Framework
+from repro.settings.comparison import sizes_below_recipe
+from repro.settings.departures import scale_of
+from repro.settings.reading import FOLDERS, build
+from repro.settings.run import Run
+from repro.settings.sections import Framework
 
 State = dict[str, Tensor]
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from repro.backbones.weights import weights_digest
 from repro.errors import UserError
-from repro.presence import is_file
-from repro.runs.choices import InputFilter
+from repro.filesystem.presence import is_file
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
 from repro.runs.schemas import EXPORT
+from repro.settings.choices import InputFilter
+from repro.settings.run import Run
 
 _RUN_ID = re.compile(r"[0-9a-f]{10}")
 """The form of salmask's run ids; what other libraries write under this name looks different."""

@@ -17,7 +17,7 @@ from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.backbones.tensors import CheckpointFile, plain_name, read_tensors
 from repro.backbones.weights import require_floats, require_sound
 from repro.errors import UserError, nearest, shortened
-from repro.runs.network_names import RESNETS
+from repro.settings.network_names import RESNETS
 
 State = dict[str, Tensor]
 

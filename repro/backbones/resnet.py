@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model
 
 from repro.errors import UserError, nearest
-from repro.runs.network_names import RESNETS
+from repro.settings.network_names import RESNETS
 
 BASE_WIDTH = 64
 """Base planes of torchvision's own networks."""

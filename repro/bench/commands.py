@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from repro.console import AsJson, completion, names_and_settings, report, show_log
+from repro.command_line.console import AsJson, completion, names_and_settings, report, show_log
+from repro.command_line.lazy_commands import CommandGroup
+from repro.command_line.progress import doing
+from repro.command_line.terminal import say
 from repro.data.options import DataName, DataRoot
 from repro.errors import UserError, nearest
-from repro.lazy_commands import CommandGroup
-from repro.progress import doing
-from repro.runs.reading import build as build_run
-from repro.runs.reading import command_settings, pinned
-from repro.runs.rows import Rows
-from repro.terminal import say
-from repro.writability import check_place
+from repro.filesystem.writability import check_place
+from repro.settings.reading import build as build_run
+from repro.settings.reading import command_settings, pinned
+from repro.settings.rows import Rows
 
 if TYPE_CHECKING:
     from repro.bench.scale import Subject
@@ -277,7 +277,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
         if rivals:
             from repro.bench.plain_moco import compare_with_plain_moco
             from repro.bench.timing import ROUNDS
-            from repro.distributed import initialise
+            from repro.processes.distributed import initialise
 
             if methods or cluster:
                 mend = "leave the methods and --cluster out"

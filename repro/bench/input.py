@@ -27,10 +27,10 @@ from repro.data.jpeg import Pixels, libjpeg_turbo
 from repro.data.pixel_cache import CachedImages
 from repro.data.pixel_cache_writer import cache_images
 from repro.data.splits import Images
-from repro.distributed import device_name
+from repro.processes.distributed import device_name
 from repro.randomness import Purpose, stream
-from repro.runs.choices import Resizer
-from repro.runs.sections import AugmentationSettings
+from repro.settings.choices import Resizer
+from repro.settings.sections import AugmentationSettings
 from repro.training.loading import TwoViews
 
 VIEWS = 64

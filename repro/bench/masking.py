@@ -9,12 +9,12 @@ from torch import Generator, Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from repro.bench.timing import best_device, one_thread, seconds_in_turn
-from repro.distributed import device_name
 from repro.masking.branches import SaliencyMasking
 from repro.masking.filters import high_pass
 from repro.masking.patches import Mode
-from repro.runs.choices import FilterLibrary, NoiseArea, Strategy
-from repro.runs.sections import FidelitySettings, MaskingSettings
+from repro.processes.distributed import device_name
+from repro.settings.choices import FilterLibrary, NoiseArea, Strategy
+from repro.settings.sections import FidelitySettings, MaskingSettings
 
 GRID = 7
 """Cells per side of the foreground at 224 px; the benchmark uses as many at every size."""

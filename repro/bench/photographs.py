@@ -6,7 +6,7 @@ from PIL import Image
 
 from repro.data.errors import PathError
 from repro.data.folders import FileImages, image_files
-from repro.presence import is_folder
+from repro.filesystem.presence import is_folder
 from repro.randomness import Purpose, stream
 from repro.scenes.dataset import Scenes
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from repro.bench.timing import ROUNDS, seconds_in_turn
 from repro.contrastive.encoders import build_encoder
 from repro.contrastive.moco import MoCo
-from repro.distributed import device_name
 from repro.masking.views import Views
-from repro.runs.run import Run
+from repro.processes.distributed import device_name
+from repro.settings.run import Run
 from repro.training.memory_layout import lay_out_images, lay_out_network
 from repro.training.optimization import build_optimizer
 

@@ -10,7 +10,7 @@ from repro.augmentation.draws import draw_box, draw_view
 from repro.bench.input_rival import Rival, difference
 from repro.data.pixel_cache import CachedImages
 from repro.randomness import Purpose, stream
-from repro.runs.sections import AugmentationSettings
+from repro.settings.sections import AugmentationSettings
 from repro.training.loading import TwoViews
 from repro.training.resident import ResidentImages
 from repro.training.view_draws import ViewDraws

@@ -11,15 +11,15 @@ from torch.utils.data import default_collate
 from repro.augmentation.draws import COLUMNS
 from repro.augmentation.on_device import apply_on_device
 from repro.data.splits import Images
-from repro.distributed import initialise
 from repro.errors import UserError
 from repro.masking.patches import as_many_at_random, overlap
-from repro.runs.choices import MapOf
-from repro.runs.run import Run
+from repro.processes.distributed import initialise
 from repro.saliency.foregrounds import FLIP, ByImage
 from repro.saliency.image_maps import load_maps, network_maps
 from repro.saliency.localizer import STRIDE, grid_of
 from repro.saliency.true_masks import true_masks
+from repro.settings.choices import MapOf
+from repro.settings.run import Run
 from repro.training.learner import build_view_maker
 from repro.training.loading import TwoViews
 from repro.training.preprocess import ViewMaker

@@ -120,8 +120,8 @@ def images_to_mask(batch: int) -> Iterator[Work]:
     from repro.bench.masking import noise_to_mask
     from repro.bench.timing import best_device
     from repro.masking.branches import SaliencyMasking
-    from repro.runs.choices import Strategy
-    from repro.runs.sections import FidelitySettings, MaskingSettings
+    from repro.settings.choices import Strategy
+    from repro.settings.sections import FidelitySettings, MaskingSettings
 
     device = best_device()
     noise = noise_to_mask(batch, 224, device)

@@ -14,7 +14,7 @@ from typing import Any
 
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
+from repro.settings.run import Run
 
 STAGES = (
     "import torch",

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from repro.bench.stage_clock import StageClock
 from repro.bench.start import REFUSED
+from repro.command_line.terminal import say
 from repro.errors import UserError
-from repro.garbage import imports_frozen
+from repro.processes.garbage import imports_frozen
 from repro.runs.folder import RunFolder
-from repro.terminal import say
 
 if TYPE_CHECKING:
     from repro.training.learner import Build
@@ -47,7 +47,7 @@ def _import(build: str, clock: StageClock) -> "Build":
 
         clock.end("import torch")
         import repro.bench.stage_hooks
-        import repro.distributed
+        import repro.processes.distributed
         import repro.training.pretraining  # noqa: F401  # likewise
 
         build_learner: Build = pkgutil.resolve_name(build)
@@ -58,7 +58,7 @@ def _import(build: str, clock: StageClock) -> "Build":
 def _prepare(folder: RunFolder, build_learner: "Build", clock: StageClock) -> "Training":
     """Opens a run's data and builds what is trained."""
     from repro.bench.timing import wait_for_device
-    from repro.distributed import initialise
+    from repro.processes.distributed import initialise
     from repro.training.pretraining import build_training, open_data, plan_batches
 
     run = folder.load()

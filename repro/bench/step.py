@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from repro.bench.throughput import StepMeasurement, kind_of
 from repro.bench.timing import wait_for_device
-from repro.distributed import device_name, initialise, unwrapped, world_size
+from repro.processes.distributed import device_name, initialise, unwrapped, world_size
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
+from repro.settings.run import Run
 from repro.training.learner import Build
 from repro.training.pretraining import build_training, open_data, plan_batches
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import platformdirs
 
 from repro.errors import UserError
-from repro.files import append_lines, read_regular, reading
-from repro.presence import exists
-from repro.runs.choices import MapOf, Resizer
+from repro.filesystem.files import append_lines, read_regular, reading
+from repro.filesystem.presence import exists
 from repro.runs.provenance import now
-from repro.runs.run import Run
 from repro.runs.schemas import LARGEST_BYTES, Field, Schema
+from repro.settings.choices import MapOf, Resizer
+from repro.settings.run import Run
 
 Kind = tuple[str, ...]
 """The settings that make two runs equally fast, in the order of `kind_of`."""

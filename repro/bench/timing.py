@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from repro.distributed import computes_on_gpu
-from repro.freed_memory import keep_freed_memory
+from repro.processes.distributed import computes_on_gpu
+from repro.processes.freed_memory import keep_freed_memory
 
 ROUNDS = 7
 """Number of timed rounds; odd, so that the median is one of them."""

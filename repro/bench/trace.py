@@ -7,8 +7,8 @@ from pathlib import Path
 from torch.profiler import ProfilerActivity, profile
 
 from repro.bench.timing import wait_for_device
-from repro.files import write_text
-from repro.presence import exists
+from repro.filesystem.files import write_text
+from repro.filesystem.presence import exists
 
 STEPS = 3
 """Steps that are traced and timed, after one that is only traced; kernels' times vary little between steps."""

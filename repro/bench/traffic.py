@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from repro.contrastive.moco import MoCo
-from repro.distributed import in_ddp
 from repro.masking.views import Views
+from repro.processes.distributed import in_ddp
 
 PROCESSES = 2
 SIZE = 64

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repro.distributed import gather, gather_with_gradient, rank, world_size
+from repro.processes.distributed import gather, gather_with_gradient, rank, world_size
 
 
 class SplitBatchNorm(nn.BatchNorm2d):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repro.runs.choices import Anchor
+from repro.settings.choices import Anchor
 
 
 def info_nce(

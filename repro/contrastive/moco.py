@@ -15,10 +15,10 @@ from repro.contrastive.losses import info_nce
 from repro.contrastive.momentum import MomentumEncoder
 from repro.contrastive.queue import Queue
 from repro.contrastive.shuffle import Shuffles, is_capturing
-from repro.distributed import gather, rank, world_size
 from repro.errors import UserError
 from repro.masking.views import Views
-from repro.runs.run import Run
+from repro.processes.distributed import gather, rank, world_size
+from repro.settings.run import Run
 
 
 class MoCo(ContrastiveModel):

@@ -13,10 +13,10 @@ from repro.contrastive.batch_norm import sync_batch_norm
 from repro.contrastive.encoders import build_encoder
 from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.losses import nt_xent
-from repro.distributed import gather_with_gradient
 from repro.masking.views import Views
-from repro.runs.choices import Anchor
-from repro.runs.run import Run
+from repro.processes.distributed import gather_with_gradient
+from repro.settings.choices import Anchor
+from repro.settings.run import Run
 
 
 class SimCLR(ContrastiveModel):

@@ -14,12 +14,12 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from repro.command_line.progress import ProgressBars
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, system_mend
-from repro.files import is_of_a_full_disk, sync_folder
-from repro.paths import expanded
-from repro.presence import exists, is_file, is_folder
-from repro.progress import ProgressBars
+from repro.filesystem.files import is_of_a_full_disk, sync_folder
+from repro.filesystem.paths import expanded
+from repro.filesystem.presence import exists, is_file, is_folder
 from repro.quantities import size_text
 from repro.runs.lock import held
 
@@ -286,7 +286,7 @@ def write_member_atomically(path: Path, size: int, open_stream: Callable[[], IO[
 def whole_folder(target: Path) -> Iterator[Path]:
     """Makes a folder to fill, which is renamed to the target after the `with` block, or removed if the block fails.
 
-    Unlike `repro.new_folders.new_folder` it needs the lock of `preparing`: its temporary folder has a fixed name, so
+    Unlike `new_folders.new_folder` it needs the lock of `preparing`: its temporary folder has a fixed name, so
     that what a killed process left behind, on any machine, is found and removed. Whoever writes files must flush them,
     as `write_member` does. Their names are made durable here, first those in the folder, then the folder's own.
 

@@ -13,7 +13,7 @@ from repro.data.errors import PathError, reason_of
 from repro.data.folders import FileImages, class_folders, files_below, folder_above
 from repro.data.subsets import Subset, divide, sizes
 from repro.errors import UserError
-from repro.presence import is_folder
+from repro.filesystem.presence import is_folder
 from repro.quantities import counted
 
 CLASSES = 101

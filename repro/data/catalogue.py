@@ -17,9 +17,9 @@ from repro.data.folders import FOLDER_FOR_EACH_CLASS, FolderImages, class_folder
 from repro.data.splits import SPLITS, Images, Split, require_images
 from repro.data.subsets import join
 from repro.errors import UserError, nearest, shortened
-from repro.runs.sections import ScenesSettings
 from repro.scenes.cache import scenes_cache
 from repro.scenes.dataset import Scenes
+from repro.settings.sections import ScenesSettings
 
 Opener = Callable[["Dataset", Split, Path | None, ScenesSettings], Images]
 """Opens a split of a data set, given its entry, its root (None where it has none) and the built-in scenes' settings."""

@@ -11,8 +11,10 @@ from typing import Annotated, Literal, NamedTuple
 import typer
 from rich.text import Text
 
-from repro.console import AsJson, completion
-from repro.cores import usable_cores
+from repro.command_line.console import AsJson, completion
+from repro.command_line.lazy_commands import CommandGroup
+from repro.command_line.terminal import Console, say, say_json
+from repro.command_line.text_tables import TextTable, print_table
 from repro.data.catalogue import DATASETS, Dataset, find_dataset, open_images
 from repro.data.pixel_cache import cache_root
 from repro.data.pixel_cache_writer import cache_images
@@ -20,13 +22,11 @@ from repro.data.roots import RootNotSetError, find_root, how_to_set_root, new_ro
 from repro.data.verification.checks import verify as verify_dataset
 from repro.data.verification.report import Report
 from repro.errors import UserError, visible_in_line
-from repro.lazy_commands import CommandGroup
+from repro.processes.cores import usable_cores
 from repro.quantities import counted
-from repro.runs.choices import LEAST_CACHED, LONGEST_CACHED
-from repro.runs.reading import build, command_settings, flat
-from repro.runs.sections import ScenesSettings
-from repro.terminal import Console, say, say_json
-from repro.text_tables import TextTable, print_table
+from repro.settings.choices import LEAST_CACHED, LONGEST_CACHED
+from repro.settings.reading import build, command_settings, flat
+from repro.settings.sections import ScenesSettings
 
 _HELP = """List, verify, prepare and cache data sets.
 

@@ -10,12 +10,12 @@ from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from repro.command_line.progress import BYTES, ProgressBars, doing
 from repro.data.archives import blaming, check_md5, md5_of
 from repro.data.errors import reason_of
 from repro.errors import UserError
-from repro.files import sync_folder
-from repro.presence import is_file
-from repro.progress import BYTES, ProgressBars, doing
+from repro.filesystem.files import sync_folder
+from repro.filesystem.presence import is_file
 
 SILENCE_SECONDS = 60.0
 """How long a server may send nothing."""

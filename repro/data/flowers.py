@@ -10,8 +10,8 @@ from repro.data.errors import PathError
 from repro.data.folders import FileImages, folder_above, image_files
 from repro.data.subsets import Subset, apportion, divide, sizes
 from repro.errors import shortened
-from repro.files import write_bytes
-from repro.presence import exists, is_file, is_folder
+from repro.filesystem.files import write_bytes
+from repro.filesystem.presence import exists, is_file, is_folder
 
 EXPECTED = 8_189
 """Images in all."""

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from repro.clutter import is_clutter
 from repro.data import images
 from repro.data.errors import LINK_TO_NOTHING, PathError, is_broken_link, mend_of, reason_of, refuse_circle
 from repro.data.jpeg import Pixels
 from repro.data.splits import SPLITS
 from repro.errors import shortened
-from repro.presence import is_folder
+from repro.filesystem.clutter import is_clutter
+from repro.filesystem.presence import is_folder
 
 FOLDER_FOR_EACH_CLASS = "put the images into one folder for each class"
 """The mend of a folder of images that has another layout."""

@@ -16,7 +16,7 @@ from repro.data.errors import reason_of
 from repro.data.images import DAMAGE
 from repro.data.splits import Images, names_of
 from repro.errors import UserError, shortened
-from repro.runs.image_files import files_by_name, hash_once, read_file
+from repro.settings.image_files import files_by_name, hash_once, read_file
 
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 """Pillow's modes of one channel, that of brightness."""

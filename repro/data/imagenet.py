@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from repro.command_line.progress import BYTES, ProgressBars
 from repro.data.archives import (
     DOWNLOAD_AGAIN,
     MAKE_READABLE,
@@ -29,8 +30,7 @@ from repro.data.archives import (
 )
 from repro.data.errors import PathError, reason_of
 from repro.data.folders import image_files
-from repro.presence import is_folder
-from repro.progress import BYTES, ProgressBars
+from repro.filesystem.presence import is_folder
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from repro.console import completion
+from repro.command_line.console import completion
 
 # The catalogue is imported when a shell asks for names: commands that have these options start without it.
 

@@ -23,9 +23,9 @@ from repro.data.errors import PathError
 from repro.data.jpeg import Pixels
 from repro.data.splits import Images, Split
 from repro.errors import UserError
-from repro.files import reading
-from repro.paths import cache_home, expanded
-from repro.presence import is_folder
+from repro.filesystem.files import reading
+from repro.filesystem.paths import cache_home, expanded
+from repro.filesystem.presence import is_folder
 from repro.runs.schemas import Field, Schema
 
 WRITE_AGAIN = "remove the folder and write it again with `salmask data cache`"

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from repro.command_line.progress import ProgressBars, tracked
 from repro.data.archives import blaming
 from repro.data.errors import PathError
 from repro.data.jpeg import Pixels
@@ -40,9 +41,8 @@ from repro.data.pixel_cache import (
 )
 from repro.data.splits import Images, Split, pixels_of, size_of
 from repro.errors import UserError
-from repro.files import append_lines, reading, sync_folder, write_at, write_atomically, write_json
-from repro.presence import exists, is_folder
-from repro.progress import ProgressBars, tracked
+from repro.filesystem.files import append_lines, reading, sync_folder, write_at, write_atomically, write_json
+from repro.filesystem.presence import exists, is_folder
 from repro.quantities import counted, size_text
 from repro.runs.lock import held
 

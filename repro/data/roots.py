@@ -6,15 +6,15 @@ from pathlib import Path
 
 import platformdirs
 
-from repro.clutter import is_clutter
 from repro.data.catalogue import DATASETS, Dataset, find_dataset
 from repro.data.errors import PathError, mend_of, reason_of, refuse_circle
 from repro.errors import UserError, nearest
-from repro.files import read_regular, reading
-from repro.paths import expanded
-from repro.presence import exists, is_folder
-from repro.runs.run import Run
-from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
+from repro.filesystem.clutter import is_clutter
+from repro.filesystem.files import read_regular, reading
+from repro.filesystem.paths import expanded
+from repro.filesystem.presence import exists, is_folder
+from repro.settings.run import Run
+from repro.settings.yaml_text import LONGEST_TEXT, parse_yaml
 
 ROOT_VARIABLE = "SALMASK_DATA"
 """The environment variable that names a folder with one folder (or link) for each data set."""

@@ -7,8 +7,8 @@ from repro.data import caltech, flowers
 from repro.data.catalogue import DATASETS, open_images
 from repro.data.roots import root_of
 from repro.errors import UserError
-from repro.runs.run import Run
-from repro.runs.sections import ScenesSettings
+from repro.settings.run import Run
+from repro.settings.sections import ScenesSettings
 
 
 def train_images(run: Run) -> int | None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from repro.distributed import barrier, gather_objects, rank
 from repro.doctor.diagnosis import Diagnosis
+from repro.processes.distributed import barrier, gather_objects, rank
 from repro.runs.lock import CLOCKS_SECONDS
 
 SKEW_ROUNDS = 5

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, report
+from repro.command_line.console import AsJson, report
 from repro.data.options import DataName, DataRoot
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.doctor.packages import check_packages_first
 from repro.errors import UserError
-from repro.paths import absolute
+from repro.filesystem.paths import absolute
 
 ProbeCluster = Callable[..., list[Diagnosis]]
 """`probe_cluster(name, *, needs, nodes, wait)`: what a short job on a cluster finds.

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
-from repro.cores import usable_cores
 from repro.data.catalogue import DATASETS, require_usable
 from repro.data.roots import find_root
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.doctor.weights import check_weights
 from repro.errors import UserError
+from repro.processes.cores import usable_cores
 from repro.quantities import counted
-from repro.runs.localizer_weights import PAPERS_WEIGHTS
 from repro.saliency.networks import build_localizer
+from repro.settings.localizer_weights import PAPERS_WEIGHTS
 from repro.training.precision import bf16_is_slow
 
 FREE_GIB = 5

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from repro.runs.localizer_weights import PAPERS_WEIGHTS, LocalizerWeights
+from repro.settings.localizer_weights import PAPERS_WEIGHTS, LocalizerWeights
 
 
 @dataclass(frozen=True)

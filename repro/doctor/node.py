@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from repro.cores import usable_cores
-from repro.distributed import gather_objects, initialise, rank, world_size
 from repro.doctor.between_nodes import LOCKS_BETWEEN_NODES, check_between_nodes, node_name
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.machine import FREE_GIB, check_devices, check_needs
 from repro.doctor.needs import Needs
 from repro.errors import UserError, one_line
+from repro.processes.cores import usable_cores
+from repro.processes.distributed import gather_objects, initialise, rank, world_size
 from repro.runs.lock import CLOCKS_SECONDS
 
 WRITTEN_MIB = 256

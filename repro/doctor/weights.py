@@ -7,8 +7,8 @@ import urllib.request
 from repro.data.errors import reason_of
 from repro.doctor.diagnosis import Diagnosis
 from repro.errors import UserError, one_line
-from repro.runs.localizer_weights import FILES_OF_RESNET50, HUB_FILES, LocalizerWeights
-from repro.runs.network_names import TIMM
+from repro.settings.localizer_weights import FILES_OF_RESNET50, HUB_FILES, LocalizerWeights
+from repro.settings.network_names import TIMM
 
 ANSWER_SECONDS = 10.0
 """How long a server is waited for."""

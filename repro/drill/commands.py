@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, report
+from repro.command_line.console import AsJson, report
+from repro.command_line.terminal import Console
 from repro.drill.processes import Main
 from repro.errors import UserError
-from repro.presence import is_folder
-from repro.terminal import Console
+from repro.filesystem.presence import is_folder
 
 Points = Annotated[int | None, typer.Option(min=2, help="Most points to try of each kind of fault; default: 12.")]
 Inputs = Annotated[int | None, typer.Option(min=0, help="About how many bad inputs to try; default: 700.")]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from repro.drill.processes import Ended, Main, Strike, run
 from repro.errors import UserError
-from repro.files import write_json
+from repro.filesystem.files import write_json
 from repro.runs.folder import RunFolder
 from repro.runs.metrics import read_metrics
 from repro.runs.records import read

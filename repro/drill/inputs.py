@@ -17,9 +17,9 @@ from types import FrameType
 from repro.drill.faults import Row
 from repro.drill.own_files import own_files
 from repro.errors import UserError, one_line
-from repro.runs.identity import keys
-from repro.runs.reading import build, parse_overrides
-from repro.runs.run import Run
+from repro.settings.identity import keys
+from repro.settings.reading import build, parse_overrides
+from repro.settings.run import Run
 
 SECONDS = 10
 """Seconds after which an input counts as a hang."""

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from repro.command_line.progress import doing
+from repro.command_line.terminal import say
 from repro.drill.promises import (
     LIMIT_MINUTES,
     PREEMPTED,
@@ -25,10 +27,8 @@ from repro.drill.promises import (
 )
 from repro.drill.stories import Story
 from repro.errors import UserError, with_mend
-from repro.progress import doing
 from repro.quantities import counted
 from repro.runs.status import PRETRAIN
-from repro.terminal import say
 from slurm.monitoring.queue import snapshot
 from slurm.planning.before_launch import check_folder
 from slurm.profiles.profile import Cluster, in_one_process

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
+from repro.settings.run import Run
 
 Read = Callable[[Path], object]
 _SHA = hashlib.sha256
@@ -70,11 +70,11 @@ def _of_a_run(place: Path) -> dict[str, OwnFile]:
     from repro.runs.metrics import read_metrics
     from repro.runs.predictions import FileReference
     from repro.runs.predictions import read as read_predictions
-    from repro.runs.reading import load
     from repro.runs.records import Result
     from repro.runs.resource_usage import Usage
     from repro.runs.schemas import ATTEMPT, USAGE
     from repro.runs.status import Status, read_status
+    from repro.settings.reading import load
     from results.collection.collect import collect
     from results.collection.runs import RunRecord
     from results.plots.dose import covered
@@ -145,8 +145,8 @@ def _of_weights(place: Path) -> dict[str, OwnFile]:
     from repro.backbones.resnet import resnet_of_width
     from repro.backbones.tensors import read_tensors
     from repro.backbones.weights import weights_digest
-    from repro.runs.choices import InputFilter
     from repro.runs.schemas import CHECKPOINT
+    from repro.settings.choices import InputFilter
 
     state = resnet_of_width("resnet18", 4).state_dict()
     run_id, path = "0" * 10, place / "backbone.pth"

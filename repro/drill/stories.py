@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from baselines import resolve
+from repro.command_line.terminal import Console
 from repro.drill.faults import METHOD
+from repro.filesystem.paths import CODE_ROOT
 from repro.jobs import PROGRAM
-from repro.paths import CODE_ROOT
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
-from repro.terminal import Console
+from repro.settings.run import Run
 from slurm.cancel import cancel
 from slurm.monitoring.queue import snapshot
 from slurm.monitoring.states import ENDED_BADLY, State

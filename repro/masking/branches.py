@@ -5,8 +5,8 @@ from torch import Generator, Tensor
 from repro.masking.patches import Mode
 from repro.masking.strategies import build_strategy
 from repro.masking.views import Views
-from repro.runs.choices import Branch, FilterLibrary, Source
-from repro.runs.sections import FidelitySettings, MaskingSettings
+from repro.settings.choices import Branch, FilterLibrary, Source
+from repro.settings.sections import FidelitySettings, MaskingSettings
 
 
 class SaliencyMasking:

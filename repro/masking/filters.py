@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from repro.augmentation.blur import gaussian_blur
-from repro.runs.choices import FILTER_TAPS, FilterLibrary, Strategy
+from repro.settings.choices import FILTER_TAPS, FilterLibrary, Strategy
 
 
 def high_pass(images: Tensor, library: FilterLibrary = FilterLibrary.torch) -> Tensor:

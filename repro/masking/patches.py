@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from repro.runs.choices import Source
-from repro.runs.sections import FidelitySettings, MaskingSettings
+from repro.settings.choices import Source
+from repro.settings.sections import FidelitySettings, MaskingSettings
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 from repro.masking.boxes import Box
 from repro.masking.filters import high_pass, strong_blur
 from repro.masking.patches import Mode, draw_counts, draw_patches, to_pixels
-from repro.runs.choices import FilterLibrary, NoiseArea, Source, Strategy
-from repro.runs.sections import FidelitySettings, MaskingSettings
+from repro.settings.choices import FilterLibrary, NoiseArea, Source, Strategy
+from repro.settings.sections import FidelitySettings, MaskingSettings
 
 FOCAL_WINDOW = 200 / 224
 """Side of a query's focal window, as a share of the view's (random_mask_hp.py:28-36)."""

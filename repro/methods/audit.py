@@ -19,11 +19,11 @@ from repro.data.splits import Images
 from repro.errors import UserError
 from repro.masking.patches import as_many_at_random, overlap, to_pixels
 from repro.randomness import Purpose, stream, stream_seed
-from repro.runs.choices import Branch, Guidance, Source, Strategy
-from repro.runs.frameworks import FRAMEWORKS, SINGLE_CELL_CROP
-from repro.runs.run import Run
-from repro.runs.sections import FidelitySettings
 from repro.saliency.true_masks import true_masks
+from repro.settings.choices import Branch, Guidance, Source, Strategy
+from repro.settings.frameworks import FRAMEWORKS, SINGLE_CELL_CROP
+from repro.settings.run import Run
+from repro.settings.sections import FidelitySettings
 from repro.training.gallery import overlay, spread
 from repro.training.learner import build_view_maker
 from repro.training.preprocess import Stages, ViewMaker

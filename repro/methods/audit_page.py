@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from repro.files import write_bytes, write_json, write_text
+from repro.filesystem.files import write_bytes, write_json, write_text
 from repro.html import data_uri, page
 from repro.methods.audit import Audit
-from repro.runs.choices import Strategy
-from repro.runs.frameworks import FRAMEWORKS, SINGLE_CELL_CROP
+from repro.settings.choices import Strategy
+from repro.settings.frameworks import FRAMEWORKS, SINGLE_CELL_CROP
 from repro.training.gallery import draw_columns
 
 

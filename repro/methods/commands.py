@@ -8,20 +8,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from repro.console import AsJson, completion, names_and_settings, report
+from repro.command_line.console import AsJson, completion, names_and_settings, report
+from repro.command_line.progress import OPENING, doing, tracked
+from repro.command_line.terminal import Console, say
 from repro.data.options import DataName, DataRoot, Settings
 from repro.errors import UserError, one_line
-from repro.presence import is_file
-from repro.progress import OPENING, doing, tracked
-from repro.runs.comparison import at_work_in_first, difference
+from repro.filesystem.presence import is_file
+from repro.filesystem.writability import check_place
 from repro.runs.folder import RunFolder
-from repro.runs.identity import plain
-from repro.runs.labels import change_label, label
-from repro.runs.reading import command_settings, flat, nested
-from repro.runs.rows import MethodRow, Resolve, Rows
-from repro.runs.run import Run
-from repro.terminal import Console, say
-from repro.writability import check_place
+from repro.settings.comparison import at_work_in_first, difference
+from repro.settings.identity import plain
+from repro.settings.labels import change_label, label
+from repro.settings.reading import command_settings, flat, nested
+from repro.settings.rows import MethodRow, Resolve, Rows
+from repro.settings.run import Run
 
 # torch is imported when a command needs it: `salmask methods` lists, shows and compares at once.
 
@@ -167,8 +167,8 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         layers = [_scale(batch, tiny=tiny), command_settings(settings)]
         # A name that is given twice is measured once; the order is the person's.
         runs = [room.resolve(name, *layers) for name in dict.fromkeys(names or room.headline)]
-        from repro.distributed import initialise
         from repro.methods.cost import measure
+        from repro.processes.distributed import initialise
 
         costs = []
         # Progress goes to standard error: standard output may be JSON.
@@ -209,9 +209,9 @@ def _add_audit(app: typer.Typer, rows: Callable[[], Rows]) -> None:
         run = rows().resolve(method, command_settings(settings, data=data, root=root))
         with doing("importing torch"):
             from repro.data.roots import refuse_idle_root
-            from repro.distributed import initialise
             from repro.methods.audit import audit, variants
             from repro.methods.audit_page import write
+            from repro.processes.distributed import initialise
             from repro.training.pretraining import open_data
 
             folder = out or Path("runs/audit") / method
@@ -285,8 +285,8 @@ def trace_rows(runs: Sequence[Run], room: Rows, path: Path) -> None:
     Raises:
         UserError: The file cannot be written to.
     """
-    from repro.distributed import initialise
     from repro.methods.cost import trace
+    from repro.processes.distributed import initialise
 
     for run in tracked(runs, "tracing", len(runs), unit="rows"):
         try:

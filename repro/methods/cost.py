@@ -26,10 +26,10 @@ from repro.bench.timing import seconds_in_turn
 from repro.bench.trace import write_trace
 from repro.contrastive.loss_model import LossModel
 from repro.data.splits import Images
-from repro.runs.limits import LIMITS
-from repro.runs.run import Run
-from repro.runs.saliency_sources import SourceKind
 from repro.scenes.dataset import Scenes
+from repro.settings.limits import LIMITS
+from repro.settings.run import Run
+from repro.settings.saliency_sources import SourceKind
 from repro.training.compilation import compile_step, require_compiler
 from repro.training.feed import Feed
 from repro.training.learner import Build

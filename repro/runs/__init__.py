@@ -1,1 +1,1 @@
-"""A run: its settings, its id, and the folder that holds everything it produced. Nothing here imports torch."""
+"""What a run leaves: its folder, and the records in it. Nothing here imports torch."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from repro.errors import visible_in_line
-from repro.paths import CODE_ROOT, OWN_PACKAGES
+from repro.filesystem.paths import CODE_ROOT, OWN_PACKAGES
 from repro.runs.provenance import git
 
 _INSTALLED = frozenset({"site-packages", "dist-packages"})

@@ -2,7 +2,8 @@
 
 An evaluation is a task on a data set, written `TASK` (on the data of the pretraining) or `TASK@DATASET`, for example
 `linear@caltech101`. A protocol has a name and a version, and every departure from it is part of the name:
-`linear-moco-v1[epochs=20]`. The settings of the protocols are in `repro.runs.protocols` and `repro.runs.detection`.
+`linear-moco-v1[epochs=20]`. The settings of the protocols are in `repro.settings.protocols` and
+`repro.settings.detection`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -10,10 +11,10 @@ from dataclasses import dataclass
 
 from repro.errors import UserError, nearest
 from repro.quantities import number_text
-from repro.runs.detection import COCO, COSTS, DETECTION_TASKS, VOC
-from repro.runs.protocols import EvaluationProtocol
 from repro.runs.records import Result, latest
-from repro.runs.run import Run
+from repro.settings.detection import COCO, COSTS, DETECTION_TASKS, VOC
+from repro.settings.protocols import EvaluationProtocol
+from repro.settings.run import Run
 
 PROTOCOLS: Mapping[str, Callable[[Run, str], tuple[EvaluationProtocol, ...]]] = {
     "linear": lambda run, dataset: (run.probe.protocol(dataset),),

@@ -22,16 +22,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repro.background import repeated
 from repro.errors import UserError, interruption, one_line, trouble_of_machine
-from repro.files import is_of_a_full_disk, is_temporary, write_text
-from repro.paths import require_utf8
-from repro.presence import exists, is_file
-from repro.runs.detection import COCO, VOC
+from repro.filesystem.files import is_of_a_full_disk, is_temporary, write_text
+from repro.filesystem.paths import require_utf8
+from repro.filesystem.presence import exists, is_file
+from repro.processes.background import repeated
 from repro.runs.lock import STALE_SECONDS, Holder, held, is_open_in, job_id
-from repro.runs.run import Run
 from repro.runs.status import PRETRAIN, Status, read_status, write_status
 from repro.runs.told_warnings import warnings_kept
+from repro.settings.detection import COCO, VOC
+from repro.settings.run import Run
 
 BEAT_SECONDS = 15.0
 """Seconds between two heartbeats; far below `repro.runs.lock.STALE_SECONDS`, so that a late one proves nothing."""
@@ -131,7 +131,7 @@ class RunFolder:
         self._has_settings = True
 
     def load(self, unreadable: str = "") -> Run:
-        """Returns the folder's run; `unreadable` is the mend of an unreadable `run.yaml` (`repro.runs.reading.load`).
+        """Returns the folder's run; `unreadable`: the mend of an unreadable `run.yaml` (`repro.settings.reading.load`).
 
         Raises:
             UserError: The folder is not a run's, or its `run.yaml` cannot be read, or was edited into another run's.
@@ -140,7 +140,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path} is not a run folder: it has no run.yaml", mend="name runs/SWEEP/METHOD/sSEED-ID"
             )
-        from repro.runs.reading import load  # imports omegaconf, which `salmask status` should not wait for
+        from repro.settings.reading import load  # imports omegaconf, which `salmask status` should not wait for
 
         run = load(self.run_yaml, unreadable)
         # Everything in the folder belongs to the run that was first written there: no result may go by another id.

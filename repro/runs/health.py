@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from repro.errors import UserError, with_mend
-from repro.files import write_json
-from repro.presence import exists
+from repro.filesystem.files import write_json
+from repro.filesystem.presence import exists
 from repro.runs.schemas import SYMPTOM
 
 log = logging.getLogger("salmask")

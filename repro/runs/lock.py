@@ -29,10 +29,10 @@ from pathlib import Path
 import filelock
 
 from repro.errors import UserError
-from repro.file_locks import TELL_SECONDS
-from repro.files import mend_of_place
+from repro.filesystem.file_locks import TELL_SECONDS
+from repro.filesystem.files import mend_of_place
+from repro.filesystem.writability import why_unwritable
 from repro.quantities import duration_text
-from repro.writability import why_unwritable
 
 STALE_SECONDS = 120.0
 """A holder without a heartbeat for so long is dead; heartbeats come every `repro.runs.folder.BEAT_SECONDS`."""

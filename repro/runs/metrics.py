@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from repro.files import read_regular, reading
-from repro.presence import exists
+from repro.filesystem.files import read_regular, reading
+from repro.filesystem.presence import exists
 from repro.runs.schemas import LARGEST_WHOLE
 
 LARGEST_BYTES = 2**30

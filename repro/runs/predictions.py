@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from repro.errors import UserError, one_line
-from repro.files import read_regular, write_bytes
-from repro.presence import is_file
+from repro.filesystem.files import read_regular, write_bytes
+from repro.filesystem.presence import is_file
 from repro.runs.folder import RunFolder
 
 PREDICTIONS = "predictions"

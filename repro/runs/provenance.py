@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from repro.paths import CODE_ROOT, OWN_PACKAGES
+from repro.filesystem.paths import CODE_ROOT, OWN_PACKAGES
 
 log = logging.getLogger("salmask")
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "mmengine-lite", "numpy", "pillow", "pandas", "submitit")

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import write_json
-from repro.presence import exists
+from repro.filesystem.files import write_json
+from repro.filesystem.presence import exists
 from repro.runs.folder import RunFolder
 from repro.runs.provenance import RECORDED_PACKAGES, now, package_version, source
 from repro.runs.schemas import ATTEMPT

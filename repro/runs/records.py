@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from repro.errors import UserError, system_mend
-from repro.files import append_lines, read_regular
+from repro.filesystem.files import append_lines, read_regular
 from repro.quantities import counted
 
 SCHEMA = 1

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.presence import exists
+from repro.filesystem.presence import exists
 from repro.quantities import duration_text, memory_text
 from repro.runs.schemas import USAGE as ENTRY
 

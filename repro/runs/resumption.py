@@ -7,9 +7,9 @@ from contextlib import suppress
 from repro.errors import UserError
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
-from repro.runs.protocols import FINE_TUNINGS
 from repro.runs.status import PRETRAIN
 from repro.runs.step_files import checkpoints
+from repro.settings.protocols import FINE_TUNINGS
 
 
 def goes_on(folder: RunFolder, task: str) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import read_regular, reading
-from repro.runs.choices import InputFilter
+from repro.filesystem.files import read_regular, reading
+from repro.settings.choices import InputFilter
 
 LARGEST_BYTES = 64 * 2**20
 """Most bytes of a small file such as a status; a larger file is something else, and is not read."""

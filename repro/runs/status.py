@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import is_of_a_full_disk, write_json, write_over
-from repro.presence import exists
+from repro.filesystem.files import is_of_a_full_disk, write_json, write_over
+from repro.filesystem.presence import exists
 from repro.runs.lock import STALE_SECONDS, Holder
 from repro.runs.schemas import STATUS
 

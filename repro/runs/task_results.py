@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.presence import exists, is_filled
+from repro.filesystem.presence import exists, is_filled
 from repro.runs.evaluation import Evaluation, task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read

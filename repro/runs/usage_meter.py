@@ -19,12 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repro.background import repeated
-from repro.control_groups import kernel_numbers, kernel_text
-from repro.cores import usable_cores
 from repro.errors import UserError
-from repro.files import write_json
-from repro.presence import is_folder
+from repro.filesystem.files import write_json
+from repro.filesystem.presence import is_folder
+from repro.processes.background import repeated
+from repro.processes.control_groups import kernel_numbers, kernel_text
+from repro.processes.cores import usable_cores
 from repro.runs.lock import job_id
 from repro.runs.resource_usage import Usage, attempts_of, total, usage_file, words
 

@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import normalize, pil_to_tensor
 
+from repro.command_line.progress import ProgressBars
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.data.splits import Images, read_image
-from repro.distributed import barrier, rank, world_size
-from repro.loader import Loader
-from repro.presence import exists
-from repro.progress import ProgressBars
+from repro.filesystem.presence import exists
+from repro.processes.distributed import barrier, rank, world_size
+from repro.processes.loader import Loader
 from repro.quantities import counted
-from repro.runs.sections import LocalizerSettings
 from repro.saliency.localizer import STRIDE
 from repro.saliency.map_file import CHUNK, MapFile, Maps, map_path
 from repro.saliency.networks import build_localizer
 from repro.saliency.scda import summed
+from repro.settings.sections import LocalizerSettings
 
 log = logging.getLogger("salmask")
 

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repro.file_locks import locked
-from repro.files import CHECKSUM_BYTES, checksum, write_at
-from repro.paths import cache_home
-from repro.writability import why_unwritable
+from repro.filesystem.file_locks import locked
+from repro.filesystem.files import CHECKSUM_BYTES, checksum, write_at
+from repro.filesystem.paths import cache_home
+from repro.filesystem.writability import why_unwritable
 
 CHUNK = 64
 """Images whose maps are computed together and share a checksum.

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from repro.data.image_numbers import ImageNumbers
 from repro.data.splits import Images
-from repro.runs.saliency_sources import CELLS, SourceKind
-from repro.runs.sections import LocalizerSettings
 from repro.saliency.image_maps import MapSource, standardised
+from repro.settings.saliency_sources import CELLS, SourceKind
+from repro.settings.sections import LocalizerSettings
 
 
 def maps_of_files(settings: LocalizerSettings, images: Images) -> MapSource:

@@ -13,16 +13,16 @@ from torchvision.models import get_model, get_model_weights
 from repro.backbones.backbone import load_backbone
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError, memory_shortage, nearest
+from repro.filesystem.paths import CACHE_VARIABLE
+from repro.filesystem.presence import exists
+from repro.filesystem.writability import why_unwritable
 from repro.masking.filters import high_pass
-from repro.paths import CACHE_VARIABLE
-from repro.presence import exists
 from repro.randomness import Purpose, stream_seed
-from repro.runs.choices import InputFilter
-from repro.runs.localizer_weights import LocalizerWeights, weights_cache
-from repro.runs.network_names import LOCALIZERS, TIMM
 from repro.saliency.folding import fold_batch_norm
 from repro.saliency.localizer import STRIDE, Localizer
-from repro.writability import why_unwritable
+from repro.settings.choices import InputFilter
+from repro.settings.localizer_weights import LocalizerWeights, weights_cache
+from repro.settings.network_names import LOCALIZERS, TIMM
 
 
 def build_localizer(network: str, weights: str, *, seed: int = 0, sha256: str = "") -> Localizer:

@@ -9,9 +9,6 @@ from repro.data.splits import Images
 from repro.errors import UserError
 from repro.masking.patches import ranks
 from repro.randomness import Purpose, stream_seed
-from repro.runs.choices import MapOf, Source
-from repro.runs.run import Run
-from repro.runs.saliency_sources import SaliencySource, SourceKind
 from repro.saliency.foregrounds import ByImage, ByMask, ByView, Everywhere, Foregrounds, RandomCells
 from repro.saliency.image_maps import MapSource, load_maps, load_some_maps, network_maps
 from repro.saliency.localizer import grid_of
@@ -19,6 +16,9 @@ from repro.saliency.maps_of_files import maps_of_files
 from repro.saliency.networks import build_localizer
 from repro.saliency.true_maps import centre_prior, true_maps
 from repro.saliency.true_masks import TrueMasks, true_masks
+from repro.settings.choices import MapOf, Source
+from repro.settings.run import Run
+from repro.settings.saliency_sources import SaliencySource, SourceKind
 
 TRUTH = SaliencySource(SourceKind.truth)
 NETWORK = SaliencySource(SourceKind.network)

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from repro.randomness import Purpose, stream
-from repro.runs.saliency_sources import CELLS, SaliencySource, SourceKind
 from repro.saliency.image_maps import MapSource
 from repro.saliency.true_masks import FileMasks, Mask, TrueMasks
+from repro.settings.saliency_sources import CELLS, SaliencySource, SourceKind
 
 CENTRE_WIDTH = 0.25
 """Standard deviation of the centre prior, in sides of the image."""

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from repro.data.image_numbers import ImageNumbers
 from repro.data.splits import Images
-from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
+from repro.settings.run import Run
 
 Mask = NDArray[np.bool_]
 TrueMasks = Callable[[int], Mask]

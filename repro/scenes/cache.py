@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from repro.files import CHECKSUM_BYTES, checksum, write_at
-from repro.paths import cache_home
-from repro.writability import why_unwritable
+from repro.filesystem.files import CHECKSUM_BYTES, checksum, write_at
+from repro.filesystem.paths import cache_home
+from repro.filesystem.writability import why_unwritable
 
 MOST_BYTES = 2 * 2**30
 """A larger set of pictures is not kept, and drawn anew each time: it would fill the cache folder."""

@@ -15,9 +15,9 @@ from typing import NoReturn, TypeVar
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from repro.clutter import is_clutter
 from repro.errors import UserError
-from repro.presence import is_file, is_folder
+from repro.filesystem.clutter import is_clutter
+from repro.filesystem.presence import is_file, is_folder
 from repro.quantities import counted
 from repro.scenes.textures import Bytes, Floats, backdrop, blend, planes, value_noise
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 from repro.errors import UserError
 from repro.randomness import scene_label_stream, scene_streams
-from repro.runs.sections import ScenesSettings
 from repro.scenes.cache import MOST_BYTES, DrawnPictures
 from repro.scenes.cutouts import Cutouts
 from repro.scenes.grounds import Grounds
 from repro.scenes.shapes import Shapes
 from repro.scenes.textures import Floats, blend, planes
+from repro.settings.sections import ScenesSettings
 
 _RENDERING = 1  # raise it when the same settings draw other pixels: it is part of the fingerprint
 _SPLIT_NUMBERS = {"train": 0, "val": 1}  # in the entropy of a scene's randomness

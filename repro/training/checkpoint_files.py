@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from repro.backbones.checkpoint import read_checkpoint, write_checkpoint
-from repro.distributed import await_file, decided_by_first
 from repro.errors import UserError
-from repro.presence import is_file
+from repro.filesystem.presence import is_file
+from repro.processes.distributed import await_file, decided_by_first
 from repro.runs.health import read_symptoms
 from repro.runs.step_files import KEPT, UNFINISHED, checkpoint_file, checkpoints, step_of
 

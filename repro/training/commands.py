@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, completion, report
+from repro.command_line.console import AsJson, completion, report
+from repro.command_line.progress import suggest
+from repro.command_line.terminal import is_first_process
 from repro.data.options import DataName, DataRoot, Settings
-from repro.progress import suggest
 from repro.runs.folder import RunFolder
-from repro.runs.reading import command_settings, read_settings
-from repro.runs.rows import Resolve
-from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
-from repro.terminal import is_first_process
+from repro.settings.reading import command_settings, read_settings
+from repro.settings.rows import Resolve
+from repro.settings.run import Run
 
 CarryOut = Callable[[Run, Path, str], None]
 """`carry_out(run, folder, task)` carries out a task of a run in the run's folder."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from repro.control_groups import groups_around, kernel_numbers, kernel_text
-from repro.distributed import world_size
 from repro.errors import UserError
+from repro.processes.control_groups import groups_around, kernel_numbers, kernel_text
+from repro.processes.distributed import world_size
 from repro.quantities import memory_text
-from repro.runs.run import Run
-from repro.runs.sections import Framework
+from repro.settings.run import Run
+from repro.settings.sections import Framework
 
 MEMORY = Path("/proc/meminfo")
 """The kernel's figures on the whole machine's memory; macOS has no such file."""

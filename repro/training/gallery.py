@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision.transforms.v2.functional import to_pil_image
 
-from repro.distributed import rank, unwrapped
-from repro.files import write_bytes
+from repro.filesystem.files import write_bytes
+from repro.filesystem.presence import exists
 from repro.masking.patches import to_pixels
-from repro.presence import exists
+from repro.processes.distributed import rank, unwrapped
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, tell_symptoms
 from repro.saliency.foregrounds import Everywhere

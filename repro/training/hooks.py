@@ -13,9 +13,9 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.visualization.vis_backend import BaseVisBackend, TensorboardVisBackend
 from torch import Tensor
 
-from repro.distributed import gather, mean_of_ranks, world_size
 from repro.errors import UserError, one_line, with_mend
-from repro.files import mend_of_place, write_text
+from repro.filesystem.files import mend_of_place, write_text
+from repro.processes.distributed import gather, mean_of_ranks, world_size
 from repro.quantities import counted
 from repro.runs.folder import PROGRESS_SECONDS, RunFolder
 from repro.runs.metrics import metrics_text, parse_row

@@ -13,14 +13,14 @@ from torch.utils.data import Dataset
 
 from repro.contrastive.loss_model import ContrastiveModel, LossModel
 from repro.data.splits import Images
-from repro.distributed import seeded_weights
 from repro.errors import UserError
 from repro.masking.branches import SaliencyMasking
 from repro.named_code import imported, require_callable
-from repro.runs.choices import Strategy
-from repro.runs.frameworks import FRAMEWORKS
-from repro.runs.run import Run
+from repro.processes.distributed import seeded_weights
 from repro.saliency.sources import build_foregrounds
+from repro.settings.choices import Strategy
+from repro.settings.frameworks import FRAMEWORKS
+from repro.settings.run import Run
 from repro.training.gallery import MaskGallery
 from repro.training.loading import TwoViews
 from repro.training.memory_layout import lay_out_network
@@ -101,7 +101,7 @@ def build_model(run: Run, preprocessor: ViewMaker | None) -> ContrastiveModel:
     """
     # FRAMEWORKS holds the names of its models' functions instead of the functions, as it is also read without torch.
     place = FRAMEWORKS[run.framework].model
-    told = f"FRAMEWORKS (repro/runs/frameworks.py) has the model of {run.framework} at {place}"
+    told = f"FRAMEWORKS (repro/settings/frameworks.py) has the model of {run.framework} at {place}"
     build: Callable[[Run, ViewMaker | None], ContrastiveModel] = imported(place, told)
     require_callable(build, place.partition(":")[2], ("run", "preprocessor"), told)
     model = build(run, preprocessor)

@@ -15,12 +15,12 @@ from repro.augmentation.draws import CropBox, Draw, draw_box, draw_view
 from repro.augmentation.reference import apply_reference
 from repro.data.jpeg import Pixels
 from repro.data.splits import Images, pixels_of, read_image
-from repro.distributed import decided_by_first, rank, world_size
 from repro.errors import UserError
-from repro.loader import Loader
+from repro.processes.distributed import decided_by_first, rank, world_size
+from repro.processes.loader import Loader
 from repro.randomness import Purpose, stream
-from repro.runs.choices import Backend, Resizer
-from repro.runs.sections import AugmentationSettings
+from repro.settings.choices import Backend, Resizer
+from repro.settings.sections import AugmentationSettings
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

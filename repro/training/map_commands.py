@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, report, show_log
+from repro.command_line.console import AsJson, report, show_log
 from repro.data.commands import Name
 from repro.data.roots import refuse_idle_root
 from repro.errors import UserError
-from repro.paths import CACHE_VARIABLE
-from repro.presence import exists
-from repro.runs.choices import MapOf
-from repro.runs.reading import build, command_settings, pinned
-from repro.runs.saliency_sources import SourceKind
-from repro.workers import deaths_told
-from repro.writability import check_place
+from repro.filesystem.paths import CACHE_VARIABLE
+from repro.filesystem.presence import exists
+from repro.filesystem.writability import check_place
+from repro.processes.workers import deaths_told
+from repro.settings.choices import MapOf
+from repro.settings.reading import build, command_settings, pinned
+from repro.settings.saliency_sources import SourceKind
 
 # torch is imported when the command runs: `--help` answers at once.
 
@@ -39,7 +39,7 @@ def data_saliency(
 
     Example: salmask data saliency imagenet100 localizer.network=efficientnet-lite0 --root /data/imagenet
     """
-    from repro.distributed import initialise
+    from repro.processes.distributed import initialise
     from repro.saliency.image_maps import load_maps
     from repro.saliency.map_file import MapFile, map_path
     from repro.saliency.sources import map_source

@@ -19,13 +19,13 @@ from repro.contrastive.batch_norm import joint_statistics
 from repro.contrastive.loss_model import ContrastiveModel
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
-from repro.distributed import decided_by_first, rank
 from repro.errors import one_line
+from repro.processes.distributed import decided_by_first, rank
 from repro.randomness import Purpose, stream
-from repro.runs.choices import OnCollapse
 from repro.runs.folder import RunFolder
 from repro.runs.health import AT_CHANCE, Symptom, read_symptoms, tell_symptoms
-from repro.runs.run import Run
+from repro.settings.choices import OnCollapse
+from repro.settings.run import Run
 from repro.training.hooks import DivergenceError
 from repro.training.preprocess import Augmenter, ViewMaker
 from repro.training.representations import (

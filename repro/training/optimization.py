@@ -7,8 +7,8 @@ import torch
 from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR, _ParamScheduler
 from torch import nn
 
-from repro.runs.choices import Interval, Optimizer, Schedule
-from repro.runs.sections import OptimizationSettings
+from repro.settings.choices import Interval, Optimizer, Schedule
+from repro.settings.sections import OptimizationSettings
 
 WARMUP_START = 1e-4
 """Share of the learning rate with which a warm-up begins (solo-learn: 3e-5 of 0.3)."""

@@ -13,8 +13,8 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor
 
-from repro.cores import busy_seconds, cores_beside
 from repro.errors import with_mend
+from repro.processes.cores import busy_seconds, cores_beside
 
 LOOK_SECONDS = 20.0
 """How long the use of the cores is measured before a warning; the first measurement begins after the first step."""

@@ -9,7 +9,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import nn
 
 from repro.errors import with_mend
-from repro.runs.choices import Precision
+from repro.settings.choices import Precision
 
 
 def arithmetic(device: torch.device) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from repro.augmentation.on_device import apply_on_device
 from repro.masking.branches import SaliencyMasking
 from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
-from repro.runs.choices import Backend
-from repro.runs.sections import AugmentationSettings
 from repro.saliency.foregrounds import ByView, Foregrounds, RandomCells
 from repro.saliency.localizer import Localizer
+from repro.settings.choices import Backend
+from repro.settings.sections import AugmentationSettings
 from repro.training.memory_layout import lay_out_images
 from repro.training.resident import ResidentImages
 

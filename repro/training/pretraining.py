@@ -10,27 +10,27 @@ from typing import Any
 import torch
 
 from repro.backbones.backbone import require_backbone, save_backbone
+from repro.command_line.progress import OPENING
 from repro.contrastive.batch_norm import joint_statistics
 from repro.data.catalogue import find_dataset, open_images
 from repro.data.pixel_cache import cache_root, open_cached
 from repro.data.roots import root_of
 from repro.data.splits import Images, Split
-from repro.distributed import await_file, barrier, decided_by_first, device_name, rank
 from repro.errors import UserError
-from repro.files import write_json
-from repro.presence import exists
-from repro.progress import OPENING
-from repro.runs.cautions import queue_caution
-from repro.runs.choices import Precision
-from repro.runs.comparison import difference
-from repro.runs.departures import value_text
+from repro.filesystem.files import write_json
+from repro.filesystem.presence import exists
+from repro.processes.distributed import await_file, barrier, decided_by_first, device_name, rank
 from repro.runs.folder import RunFolder
-from repro.runs.identity import plain
 from repro.runs.provenance_file import record_attempt
-from repro.runs.reading import FOLDERS, flat
-from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.saliency.true_masks import true_masks
+from repro.settings.cautions import queue_caution
+from repro.settings.choices import Precision
+from repro.settings.comparison import difference
+from repro.settings.departures import value_text
+from repro.settings.identity import plain
+from repro.settings.reading import FOLDERS, flat
+from repro.settings.run import Run
 from repro.training.compilation import compile_step, require_compiler
 from repro.training.device_memory import require_memory
 from repro.training.learner import Build, Learner, build_learner
@@ -55,7 +55,7 @@ def pretrain(run: Run, folder: RunFolder, device: torch.device, build: Build = b
     Args:
         run: What to train.
         folder: The run's folder; `backbone.pth` there is the result.
-        device: This process's, from `repro.distributed.initialise`.
+        device: This process's, from `repro.processes.distributed.initialise`.
         build: Makes the learner, that is, the model with its optimizers and data.
 
     Raises:
@@ -77,7 +77,7 @@ def prepare_pretraining(
     Args:
         run: What to train.
         folder: The run's folder.
-        device: This process's, from `repro.distributed.initialise`.
+        device: This process's, from `repro.processes.distributed.initialise`.
         build: Makes the learner.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repro.runs.protocols import KnnSettings
+from repro.settings.protocols import KnnSettings
 
 NEIGHBOURS = 5
 """How many nearest other images vote for an image's class."""

@@ -17,14 +17,14 @@ from torch.utils.data import Dataset
 
 from repro.augmentation.batched_draws import largest_boxes
 from repro.augmentation.resampling import resample
+from repro.command_line.progress import ProgressBars
 from repro.data.pixel_cache import CachedImages, PixelArrays
 from repro.data.splits import Images, pixels_of, size_of
-from repro.distributed import gather, in_order, rank, share_of_rank, world_size
 from repro.errors import UserError
-from repro.loader import Loader
-from repro.progress import ProgressBars
+from repro.processes.distributed import gather, in_order, rank, share_of_rank, world_size
+from repro.processes.loader import Loader
 from repro.quantities import counted, memory_text
-from repro.runs.choices import Interpolation
+from repro.settings.choices import Interpolation
 from repro.training.device_memory import free_bytes
 
 log = logging.getLogger("salmask")

@@ -16,9 +16,9 @@ from mmengine.optim import _ParamScheduler
 
 from repro.backbones.weights import not_finite
 from repro.contrastive.batch_norm import gather_statistics, set_statistics
-from repro.distributed import gather_objects, rank, unwrapped, world_size
 from repro.errors import UserError, one_line, shortened
-from repro.files import reading
+from repro.filesystem.files import reading
+from repro.processes.distributed import gather_objects, rank, unwrapped, world_size
 from repro.quantities import counted
 from repro.runs.schemas import CHECKPOINT
 from repro.runs.stopping import STOP

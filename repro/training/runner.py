@@ -21,16 +21,16 @@ from mmengine.visualization.vis_backend import BaseVisBackend
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from repro.background import kept_errors_unprinted
-from repro.cores import usable_cores
+from repro.command_line.progress import OPENING, ProgressBars
 from repro.data.jpeg import libjpeg_turbo
-from repro.distributed import in_ddp, rank, world_size
-from repro.progress import OPENING, ProgressBars
-from repro.runs.choices import Precision
+from repro.processes.background import kept_errors_unprinted
+from repro.processes.cores import usable_cores
+from repro.processes.distributed import in_ddp, rank, world_size
 from repro.runs.folder import RunFolder
-from repro.runs.sections import MachineSettings
 from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
+from repro.settings.choices import Precision
+from repro.settings.sections import MachineSettings
 from repro.training.feed import Feed
 from repro.training.hooks import (
     WHEN_DIVERGED,

@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from rich.progress import TaskID
 
-from repro.progress import REDRAW_SECONDS, ProgressBars
+from repro.command_line.progress import REDRAW_SECONDS, ProgressBars
 from repro.training.hooks import is_logged
 
 SCORED = "scored"

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from repro.contrastive.loss_model import LossModel
-from repro.distributed import world_size
+from repro.processes.distributed import world_size
 from repro.training.preprocess import Augmenter
 
 EAGER_STEPS = 3

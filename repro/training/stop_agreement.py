@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from repro.distributed import world_size
+from repro.processes.distributed import world_size
 from repro.runs.stopping import STOP
 
 LAG = 1

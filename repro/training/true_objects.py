@@ -12,10 +12,10 @@ from torch.utils.data import default_collate
 
 from repro.data.splits import Images, size_of
 from repro.masking.patches import overlap
-from repro.runs.choices import Backend, Resizer
-from repro.runs.run import Run
 from repro.saliency.foregrounds import FLIP
 from repro.saliency.true_masks import TrueMasks
+from repro.settings.choices import Backend, Resizer
+from repro.settings.run import Run
 from repro.training.loading import TwoViews
 from repro.training.preprocess import ViewMaker
 

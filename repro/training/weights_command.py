@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson, report
+from repro.command_line.console import AsJson, report
 from repro.data.errors import PathError, reason_of
 from repro.errors import UserError
-from repro.files import write_atomically
-from repro.paths import expanded
-from repro.presence import is_special
-from repro.runs.localizer_weights import FILES_OF_RESNET50, LocalizerWeights, torchs_folder, weights_named
-from repro.runs.reading import build, command_settings, flat
+from repro.filesystem.files import write_atomically
+from repro.filesystem.paths import expanded
+from repro.filesystem.presence import is_special
+from repro.settings.localizer_weights import FILES_OF_RESNET50, LocalizerWeights, torchs_folder, weights_named
+from repro.settings.reading import build, command_settings, flat
 
 # torch is imported where something is fetched: `--help` answers at once.
 

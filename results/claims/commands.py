@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from repro.console import AsJson
+from repro.command_line.console import AsJson
+from repro.command_line.terminal import Console, say_json
 from repro.errors import UserError
-from repro.terminal import Console, say_json
 from results.collection.gathering import OneMetric, OneSweep, OneTask, Roots, gather, roots_of
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pandas as pd
 
 from repro.errors import first_few
-from repro.runs.labels import label
+from repro.settings.labels import label
 from results.claims.parts import MethodPart
 from results.claims.verdicts import Verdict
 from results.collection.collect import NOT_ONE_STATE, code_states, is_of_one_known_state

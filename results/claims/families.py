@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from repro.quantities import counted
-from repro.runs.departures import scale_of
+from repro.settings.departures import scale_of
 from results.claims.verdicts import NOT_RUN, OUTCOMES, Verdict, outcome_of
 from results.collection.row_comparison import ALTERED, TINY
 from results.formats.layout import in_one_line

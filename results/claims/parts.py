@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from repro.runs.labels import CHANGES, label
-from repro.runs.method_name import MethodName
+from repro.settings.labels import CHANGES, label
+from repro.settings.method_name import MethodName
 from results.paper.published import published
 from results.statistics.paired import Comparison, difference_text, interval_text, paired
 from results.tables.columns import Column

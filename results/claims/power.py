@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from repro.progress import tracked
+from repro.command_line.progress import tracked
 from repro.randomness import Purpose, stream
 from results.claims.families import judge_families
 from results.claims.spreads import SpreadOf

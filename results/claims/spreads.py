@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from repro.runs.method_name import MethodName
+from repro.settings.method_name import MethodName
 from results.paper.paper_claims import Claim, compared_rows
 from results.statistics.paired import Spread, pooled_spread, spreading_alike
 from results.tables.selection import ValuesByCell

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+from repro.command_line.terminal import Console
+from repro.command_line.text_tables import TextTable, print_table
 from repro.quantities import number_text
-from repro.runs.labels import label
-from repro.terminal import Console
-from repro.text_tables import TextTable, print_table
+from repro.settings.labels import label
 from results.claims.families import FamilyVerdict, setting_of
 from results.claims.parts import PARTS_NOTE, MethodPart
 from results.claims.verdicts import NOT_RUN, OUTCOMES, Verdict

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from repro.errors import UserError
-from repro.files import write_bytes
-from repro.presence import exists
+from repro.filesystem.files import write_bytes
+from repro.filesystem.presence import exists
 from repro.quantities import counted
-from repro.runs.comparison import difference_texts
-from repro.runs.departures import scale_of_both
-from repro.runs.detection import recorded_sizes
 from repro.runs.evaluation import is_accuracy
+from repro.settings.comparison import difference_texts
+from repro.settings.departures import scale_of_both
+from repro.settings.detection import recorded_sizes
 from results.collection.reading import read_table
 from results.collection.row_comparison import Recipe, RowComparison
 from results.collection.runs import (

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from repro.files import make_way
+from repro.command_line.terminal import Console
+from repro.filesystem.files import make_way
 from repro.quantities import counted
-from repro.terminal import Console
 from results.collection.gathering import OneSweep, Roots, roots_of, warn
 
 

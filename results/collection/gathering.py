@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from repro.command_line.progress import doing
+from repro.command_line.terminal import Console
 from repro.errors import UserError
-from repro.progress import doing
-from repro.terminal import Console
 from results.collection.row_comparison import Recipe
 from results.collection.runs import RunRecord, find_runs, listed
 

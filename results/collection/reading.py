@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from repro.errors import UserError
-from repro.files import read_regular
+from repro.filesystem.files import read_regular
 from repro.runs.records import ADDED, FIELDS, SCHEMA, Result, is_time, read_rows
 
 BATCH_BYTES = 32 * 2**20

@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Any
 
 from repro.errors import UserError
-from repro.runs.comparison import departures, plays_a_part, settings
-from repro.runs.departures import Departure, common_sizes, listed, scale_of, scale_of_both
 from repro.runs.evaluation import PROTOCOLS, Evaluation
-from repro.runs.run import Run
-from repro.runs.sections import Framework
+from repro.settings.comparison import departures, plays_a_part, settings
+from repro.settings.departures import Departure, common_sizes, listed, scale_of, scale_of_both
+from repro.settings.run import Run
+from repro.settings.sections import Framework
 
 Recipe = Callable[[str], Run]
 """Makes the run that a method's name stands for, with none of its settings changed; raises UserError for unknown names.

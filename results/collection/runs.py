@@ -10,22 +10,22 @@ from typing import Any, NoReturn
 
 import yaml
 
-from repro.clutter import is_clutter
 from repro.errors import UserError, nearest
-from repro.files import read_regular
-from repro.paths import require_utf8
-from repro.presence import is_filled, is_folder
+from repro.filesystem.clutter import is_clutter
+from repro.filesystem.files import read_regular
+from repro.filesystem.paths import require_utf8
+from repro.filesystem.presence import is_filled, is_folder
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.health import Symptom, read_symptoms
 from repro.runs.metrics import read_metrics, training_seconds
 from repro.runs.provenance import SNAPSHOT
-from repro.runs.run import Run
 from repro.runs.schemas import ATTEMPT
-from repro.runs.sections import Framework
 from repro.runs.status import PRETRAIN, Status
 from repro.runs.sweep_names import LEDGER, LOGS
 from repro.runs.task_results import has_result
-from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
+from repro.settings.run import Run
+from repro.settings.sections import Framework
+from repro.settings.yaml_text import LONGEST_TEXT, parse_yaml
 from results.collection.row_comparison import Recipe, RowComparison
 
 _NAMES = RunFolder(Path())

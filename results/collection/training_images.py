@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
-from repro.runs.run import Run
-from repro.runs.sections import ScenesSettings
+from repro.settings.run import Run
+from repro.settings.sections import ScenesSettings
 from results.collection.runs import RunRecord
 from results.collection.scored_images import others_than_most, sets_by_key
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repro.console import AsJson
+from repro.command_line.console import AsJson
+from repro.command_line.progress import OPENING, doing
+from repro.command_line.terminal import Console, say_json
+from repro.command_line.text_tables import TextTable, print_table
 from repro.errors import UserError
-from repro.files import make_way
-from repro.progress import OPENING, doing
+from repro.filesystem.files import make_way
 from repro.quantities import counted, number_text
-from repro.runs.labels import label
-from repro.runs.run import Run
-from repro.terminal import Console, say_json
-from repro.text_tables import TextTable, print_table
+from repro.settings.labels import label
+from repro.settings.run import Run
 from results.collection.gathering import Roots, roots_of, warn
 from results.collection.row_comparison import Recipe
 from results.collection.runs import find_runs, listed
@@ -220,7 +220,7 @@ _CLASS_NUMBERS = (("first", ""), ("second", ""), ("difference", "+"))
 
 def _write_page(path: Path, title: str, comparisons: "Sequence[HeadToHead]", pictures: Pictures) -> None:
     """Writes the page: each comparison with all of its classes, and pictures of images that flip."""
-    from repro.files import write_text
+    from repro.filesystem.files import write_text
     from repro.html import data_uri
     from results.formats.html import page
 

@@ -9,10 +9,10 @@ import pandas as pd
 
 from repro.errors import UserError, first_few
 from repro.quantities import number_text
-from repro.runs.comparison import at_work_in_first, difference_texts
 from repro.runs.evaluation import NEXT_BEST, is_accuracy, refuse_no_accuracy
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import FileReference, Predictions, read
+from repro.settings.comparison import at_work_in_first, difference_texts
 from results.collection.collect import NOT_ONE_STATE, code_states, is_of_one_known_state, refuse_mixed
 from results.collection.row_comparison import TINY
 from results.collection.runs import RunRecord, symptoms_text

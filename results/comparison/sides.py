@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from repro.errors import UserError, nearest
-from repro.presence import is_folder
-from repro.runs.run_name import RunName
+from repro.filesystem.presence import is_folder
+from repro.settings.run_name import RunName
 from results.collection.runs import RunRecord, by_path_of_rows
 
 COLUMN = ["task", "dataset", "split", "protocol"]

@@ -5,8 +5,8 @@ from itertools import takewhile
 
 from rich.text import Text
 
-from repro.terminal import Console
-from repro.text_tables import TextTable, numbered, print_table
+from repro.command_line.terminal import Console
+from repro.command_line.text_tables import TextTable, numbered, print_table
 from results.formats.layout import Cell, ColumnGroup, Line, Table
 
 STYLES = {1: "bold", 2: "italic"}

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from repro.files import write_text
-from repro.text_tables import aligned, escaped, markdown_notes
+from repro.command_line.text_tables import aligned, escaped, markdown_notes
+from repro.filesystem.files import write_text
 from results.formats.html import table_page
 from results.formats.latex import latex
 from results.formats.layout import Cell, Table

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from repro.errors import UserError, nearest
-from repro.runs.labels import label_parts
+from repro.settings.labels import label_parts
 
 PAPER = Path(__file__).parent
 """Folder of the files with the paper's numbers and claims."""
@@ -46,7 +46,7 @@ class PublishedRow:
 
     Attributes:
         method: Name that joins it to `Result.method`.
-        parts: The parts of its label, as `repro.runs.labels.label_parts` spells them.
+        parts: The parts of its label, as `repro.settings.labels.label_parts` spells them.
         framework: `none` for the supervised one, else `mocov2` or `simclr`.
         block: Rows of one block stand between two rules and compete for best and second best. The block is named after
             the framework; in Table 3, which compares the branches of one strategy, after the strategy.

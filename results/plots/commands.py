@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from repro.progress import doing
-from repro.terminal import Console
+from repro.command_line.progress import doing
+from repro.command_line.terminal import Console
 from results.collection.gathering import OneMetric, OneSweep, OneTask, Roots, gather, roots_of
 
 

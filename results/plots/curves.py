@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from repro.runs.labels import label
-from repro.runs.method_name import MethodName
-from repro.runs.protocols import metric_without_rate
+from repro.settings.labels import label
+from repro.settings.method_name import MethodName
+from repro.settings.protocols import metric_without_rate
 from results.collection.runs import RunRecord
 from results.plots.material import Material, NothingToDrawError
 from results.plots.style import legend, look, panels

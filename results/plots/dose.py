@@ -9,11 +9,11 @@ import pandas as pd
 from scipy import stats
 
 from repro.errors import UserError
-from repro.runs.choices import Strategy
-from repro.runs.comparison import difference, plays_a_part
-from repro.runs.run import Run
-from repro.runs.saliency_sources import SaliencySource, SourceKind
 from repro.runs.schemas import Field, read_json
+from repro.settings.choices import Strategy
+from repro.settings.comparison import difference, plays_a_part
+from repro.settings.run import Run
+from repro.settings.saliency_sources import SaliencySource, SourceKind
 from results.collection.runs import RunRecord
 
 CONFIDENCE = 0.95

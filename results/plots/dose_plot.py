@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from repro.quantities import counted
-from repro.runs.labels import label
+from repro.settings.labels import label
 from results.paper.published import table1
 from results.plots.dose import BOTH, CONFIDENCE, HARD, QUERY, Point, Slope, panels_of, slope
 from results.plots.material import Material, NothingToDrawError, percent

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from repro.errors import UserError, nearest
-from repro.files import write_bytes
+from repro.filesystem.files import write_bytes
 from results.plots.curves import curves
 from results.plots.dose_plot import saliency_dose
 from results.plots.forest import forest

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from repro.runs.labels import label
+from repro.settings.labels import label
 from results.collection.collect import KEYS
 from results.paper.published import Published, published
 from results.plots.material import Material, NothingToDrawError, key_of, panel_titles, printed

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from repro.errors import UserError, one_line
-from repro.files import read_regular
+from repro.filesystem.files import read_regular
 from results.collection.runs import RunRecord
 from results.plots.material import Material, NothingToDrawError
 from results.plots.style import WIDTH, folded_name

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from repro.runs.method_name import MethodName
+from repro.settings.method_name import MethodName
 
 WIDTH = 9.0
 """The width of a plot in inches."""

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from repro.quantities import number_text
-from repro.runs.labels import label
+from repro.settings.labels import label
 from results.collection.collect import KEYS
 from results.paper.published import NO_HARD_NEGATIVE, WITH_HARD_NEGATIVE, published
 from results.plots.material import Material, NothingToDrawError, percent

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from repro.files import make_way, write_text
-from repro.progress import OPENING, doing, on_terminal
+from repro.command_line.progress import OPENING, doing, on_terminal
+from repro.command_line.terminal import Console, say
+from repro.filesystem.files import make_way, write_text
 from repro.quantities import counted, size_text
-from repro.terminal import Console, say
 from results.collection.gathering import OneMetric, OneSweep, OneTask, Roots, gather, heading_of, roots_of
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from repro.errors import first_few
-from repro.presence import is_filled
+from repro.filesystem.presence import is_filled
 from repro.quantities import counted
-from repro.runs.departures import scale_of
+from repro.settings.departures import scale_of
 from results.collection.collect import ENOUGH_SEEDS, seeds_by_cell
 from results.collection.row_comparison import ALTERED
 from results.collection.runs import RESULTS, RunRecord

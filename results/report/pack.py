@@ -12,14 +12,14 @@ from typing import IO
 
 import pandas as pd
 
-from repro.clutter import is_clutter
+from repro.command_line.text_tables import escaped
 from repro.errors import UserError, first_few, one_line
-from repro.files import write_atomically
-from repro.presence import exists, is_file
+from repro.filesystem.clutter import is_clutter
+from repro.filesystem.files import write_atomically
+from repro.filesystem.presence import exists, is_file
 from repro.quantities import counted, size_text
 from repro.runs.folder import TASK_FOLDERS
 from repro.runs.predictions import PREDICTIONS
-from repro.text_tables import escaped
 from results.claims.families import families_as_frame, judge_families
 from results.claims.parts import parts, parts_as_frame
 from results.claims.verdict_frame import as_frame

@@ -12,7 +12,7 @@ from repro.errors import UserError
 from repro.html import data_uri
 from repro.quantities import duration_text
 from repro.runs.evaluation import measured_text
-from repro.runs.labels import label
+from repro.settings.labels import label
 from results.claims.families import NO_VERDICT, NOTE, judge_families, setting_of
 from results.claims.parts import PARTS_NOTE, parts
 from results.claims.verdict_tables import letters

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from repro.data.catalogue import DATASETS
 from repro.runs.evaluation import PROTOCOLS, Evaluation
 from repro.runs.records import read
-from repro.runs.run import Run
+from repro.settings.run import Run
 from results.collection.runs import RunRecord
 
 UNKNOWN = "unknown"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from repro.files import tail
+from repro.filesystem.files import tail
 from repro.quantities import number_text
 from repro.runs.evaluation import HEADLINES, PROTOCOLS, Evaluation
-from repro.runs.run import Run
+from repro.settings.run import Run
 from results.collection.runs import RunRecord, code_label
 from results.report.galleries import Gallery
 from results.report.redo import commands

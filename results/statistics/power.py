@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repro.progress import tracked
+from repro.command_line.progress import tracked
 from repro.randomness import Purpose, stream
 from results.statistics.imagewise import difference_of_images
 from results.statistics.paired import LEVEL, paired

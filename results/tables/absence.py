@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from repro.errors import UserError
-from repro.files import read_regular
-from repro.presence import is_filled
-from repro.runs.comparison import sizes_below_recipe
-from repro.runs.departures import scale_of, scale_of_both
+from repro.filesystem.files import read_regular
+from repro.filesystem.presence import is_filled
 from repro.runs.evaluation import task_and_dataset
-from repro.runs.run_name import RunName
-from repro.runs.yaml_text import LONGEST_TEXT
+from repro.settings.comparison import sizes_below_recipe
+from repro.settings.departures import scale_of, scale_of_both
+from repro.settings.run_name import RunName
+from repro.settings.yaml_text import LONGEST_TEXT
 from results.collection.collect import KEYS
 from results.collection.runs import RunRecord
 from results.tables.columns import Column

@@ -6,9 +6,9 @@ from functools import cached_property
 
 import pandas as pd
 
-from repro.runs.comparison import settings
-from repro.runs.departures import Departure, common_sizes
-from repro.runs.run import Run
+from repro.settings.comparison import settings
+from repro.settings.departures import Departure, common_sizes
+from repro.settings.run import Run
 from results.collection.collect import KEYS
 from results.collection.row_comparison import ALTERED, TINY, RowComparison, words
 from results.collection.scored_images import SCORED_IMAGES, images_by

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from repro.console import AsJson, completion
+from repro.command_line.console import AsJson, completion
+from repro.command_line.terminal import Console, say, say_json
 from repro.runs.sweep_names import RENDERED
-from repro.terminal import Console, say, say_json
 from results.collection.gathering import OneMetric, OneSweep, OneTask, Roots, gather, roots_of, warn
 from results.collection.row_comparison import Recipe
 from results.collection.runs import find_runs, listed

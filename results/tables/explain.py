@@ -8,9 +8,9 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.quantities import duration_text
-from repro.runs.departures import shown_value
-from repro.runs.detection import DETECTION_TASKS
 from repro.runs.status import Status
+from repro.settings.departures import shown_value
+from repro.settings.detection import DETECTION_TASKS
 from results.collection.collect import refuse_mixed
 from results.collection.runs import RunRecord, by_path_of_rows, code_label
 from results.paper.published import Published, has_row, published

@@ -6,8 +6,8 @@ import pandas as pd
 
 from repro.data import caltech
 from repro.data.catalogue import DATASETS
-from repro.runs.labels import label
-from repro.runs.run import Run
+from repro.settings.labels import label
+from repro.settings.run import Run
 from results.formats.layout import Cell, Line
 from results.tables.cells import measured, summary
 from results.tables.columns import Column

@@ -8,7 +8,7 @@ import pandas as pd
 
 from repro.errors import UserError, nearest
 from repro.quantities import number_text
-from repro.runs.labels import label_parts
+from repro.settings.labels import label_parts
 from results.collection.collect import KEYS, code_states, refuse_mixed
 from results.collection.runs import RunRecord
 from results.collection.scored_images import other_images

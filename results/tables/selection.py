@@ -5,8 +5,8 @@ from dataclasses import replace
 import pandas as pd
 
 from repro.errors import UserError, nearest
-from repro.runs.detection import DETECTION_TASKS
 from repro.runs.evaluation import NEXT_BEST, PROTOCOLS, is_accuracy, refuse_no_accuracy
+from repro.settings.detection import DETECTION_TASKS
 from results.collection.collect import refuse_mixed
 from results.paper.published import Published, has_row, published
 from results.tables.cells import values_by_cell

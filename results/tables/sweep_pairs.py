@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from repro.runs.comparison import difference
-from repro.runs.departures import shown_value
 from repro.runs.evaluation import HEADLINES
-from repro.runs.labels import label
-from repro.runs.run import Run
+from repro.settings.comparison import difference
+from repro.settings.departures import shown_value
+from repro.settings.labels import label
+from repro.settings.run import Run
 from results.collection.collect import KEYS
 from results.statistics.paired import Comparison, paired
 from results.tables.cells import summary

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import mend_of_place, reading, write_text
-from repro.presence import exists
+from repro.filesystem.files import mend_of_place, reading, write_text
+from repro.filesystem.presence import exists
 from repro.runs.sweep_names import LEDGER
 from slurm.jobs.job import Call
 from slurm.jobs.node_bench import NodeBench

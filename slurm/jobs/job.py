@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from repro.command_line.terminal import is_first_process, say
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.stopping import SIGNALS, STOP
-from repro.terminal import is_first_process, say
 from slurm.ask import ask
 from slurm.jobs.orders import read_order
 from slurm.sweep_folder.ledger import REPORT

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from repro.files import write_json
-from repro.terminal import is_first_process
+from repro.command_line.terminal import is_first_process
+from repro.filesystem.files import write_json
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class NodeBench:
         Raises:
             UserError: Data or settings do not fit.
         """
-        from repro.runs.reading import build
-        from repro.runs.yaml_text import parse_yaml
+        from repro.settings.reading import build
+        from repro.settings.yaml_text import parse_yaml
 
         measure = pkgutil.resolve_name(self.program)
         runs = [build([parse_yaml(text)]) for text in self.runs]

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from repro.command_line.terminal import is_first_process
 from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.doctor.packages import PACKAGES, check_packages_first
 from repro.errors import UserError
-from repro.files import write_json
-from repro.terminal import is_first_process
+from repro.filesystem.files import write_json
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import reading, write_text
-from repro.presence import is_folder
+from repro.filesystem.files import reading, write_text
+from repro.filesystem.presence import is_folder
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
+from repro.settings.run import Run
 
 REPORT_ORDER = Path("jobs", "report.json")
 """In a sweep's folder: which tables its report renders, and where the folder was when it was launched."""
@@ -41,7 +41,7 @@ def read_order(folder: RunFolder, task: str) -> Run:
     Raises:
         UserError: The file is missing, broken, or was written by a version with other settings.
     """
-    from repro.runs.reading import load  # needs omegaconf, which `salmask status` should not wait for
+    from repro.settings.reading import load  # needs omegaconf, which `salmask status` should not wait for
 
     return load(order_file(folder, task), "the same salmask sweep again, which writes it anew")
 

@@ -16,9 +16,9 @@ from io import BytesIO
 from pathlib import Path
 
 from repro.errors import UserError, one_line
-from repro.files import write_bytes
-from repro.new_folders import new_folder
-from repro.paths import CODE_ROOT, OWN_PACKAGES
+from repro.filesystem.files import write_bytes
+from repro.filesystem.new_folders import new_folder
+from repro.filesystem.paths import CODE_ROOT, OWN_PACKAGES
 from repro.quantities import counted
 from repro.runs.provenance import SNAPSHOT, CodeState, git_environment, installed
 

@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 
 from repro.errors import UserError
-from repro.files import tail
+from repro.filesystem.files import tail
 from repro.runs.resumption import goes_on
 from repro.runs.status import Status
 from slurm.jobs.causes import cause_of_ranks

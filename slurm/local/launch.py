@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from repro.cores import idle_cores, usable_cores
+from repro.command_line.progress import ProgressBars
+from repro.command_line.terminal import Console
 from repro.errors import UserError
-from repro.files import mend_of_place
-from repro.progress import ProgressBars
+from repro.filesystem.files import mend_of_place
+from repro.filesystem.writability import why_unwritable
+from repro.processes.cores import idle_cores, usable_cores
 from repro.quantities import counted
-from repro.terminal import Console
-from repro.writability import why_unwritable
 from slurm.jobs.calls import refuse_foreign_sweep, shut_out_others
 from slurm.jobs.job import Call
 from slurm.jobs.orders import write_report_order

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.progress import TaskID
 from rich.text import Text
 
-from repro.progress import ProgressBars
+from repro.command_line.progress import ProgressBars
+from repro.command_line.terminal import Console
 from repro.runs.resource_usage import usage_of, words
 from repro.runs.status import Status
-from repro.terminal import Console
 from slurm.planning.graph import Job
 from slurm.sweep_folder.launch_lock import BusySweepError
 from slurm.sweep_folder.ledger import Key

@@ -5,9 +5,9 @@ import os
 import time
 from collections.abc import Collection, Iterable
 
+from repro.command_line.terminal import Console
 from repro.errors import UserError
-from repro.runs.run_name import RunName
-from repro.terminal import Console
+from repro.settings.run_name import RunName
 from slurm.local.agenda import Agenda
 from slurm.local.messages import Messages
 from slurm.monitoring.queue import QueueSnapshot, snapshot

@@ -15,12 +15,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.command_line.terminal import Console, say
 from repro.errors import UserError
-from repro.files import mend_of_place
-from repro.paths import CODE_ROOT
+from repro.filesystem.files import mend_of_place
+from repro.filesystem.paths import CODE_ROOT
 from repro.quantities import counted
 from repro.runs.stopping import GRACE_SECONDS, exits_on_term
-from repro.terminal import Console, say
 from slurm.ask import outside_of_any_job
 from slurm.jobs.calls import write_calls
 from slurm.jobs.job import Call

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 from repro.errors import UserError
-from repro.files import is_of_a_full_disk
+from repro.filesystem.files import is_of_a_full_disk
 from repro.runs.task_results import ReadResults, rows_of
 from slurm.jobs.job import Call
 from slurm.jobs.program import Program

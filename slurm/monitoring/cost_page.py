@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from repro.command_line.text_tables import TextTable
 from repro.quantities import counted, duration_text, memory_text
-from repro.text_tables import TextTable
 from slurm.monitoring.spending import MethodSpending, Spending, by_method, too_much
 from slurm.targets import SweepTarget
 

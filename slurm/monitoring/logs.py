@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import tail
-from repro.presence import is_folder
+from repro.filesystem.files import tail
+from repro.filesystem.presence import is_folder
 from repro.runs.folder import RunFolder
 from slurm.sweep_folder.ledger import Ledger, Submission
 

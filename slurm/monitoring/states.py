@@ -12,8 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from repro.errors import UserError, with_mend
-from repro.files import tail
-from repro.presence import exists
+from repro.filesystem.files import tail
+from repro.filesystem.presence import exists
 from repro.quantities import duration_text
 from repro.runs.folder import RunFolder
 from repro.runs.lock import CLOCKS_SECONDS, STALE_SECONDS

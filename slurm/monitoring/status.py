@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError, with_mend
-from repro.files import tail
-from repro.presence import exists
-from repro.runs.detection import DETECTION_TASKS
+from repro.filesystem.files import tail
+from repro.filesystem.presence import exists
 from repro.runs.evaluation import HEADLINES, Evaluation, is_complete, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.metrics import parse_metrics
 from repro.runs.records import Result
-from repro.runs.run_name import RunName
 from repro.runs.status import PRETRAIN, Status
 from repro.runs.sweep_names import RENDERED
 from repro.runs.task_results import ReadResults, has_result, of_task, own_rows, rows_of
+from repro.settings.detection import DETECTION_TASKS
+from repro.settings.run_name import RunName
 from slurm.jobs.orders import ordered_run, ordered_tables
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import LIVE, State, before, judge

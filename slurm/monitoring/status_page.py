@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from repro.command_line.text_tables import TextTable
 from repro.errors import visible
 from repro.quantities import duration_text, number_text
-from repro.text_tables import TextTable
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import State
 from slurm.monitoring.status import JobRow, counts, warning_lines

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from repro.command_line.progress import doing
+from repro.command_line.terminal import say
 from repro.errors import UserError, with_mend
-from repro.files import write_text
-from repro.paths import CODE_ROOT
-from repro.progress import doing
+from repro.filesystem.files import write_text
+from repro.filesystem.paths import CODE_ROOT
 from repro.quantities import duration_text
 from repro.runs.stopping import exits_on_term
-from repro.terminal import say
 from slurm.jobs.calls import write_calls
 from slurm.jobs.causes import cause_of_ranks
 from slurm.jobs.node_bench import NodeBench

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from repro.bench.throughput import StepMeasurement
 from repro.errors import UserError
-from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
+from repro.settings.run import Run
 from slurm.jobs.node_bench import NodeBench
 from slurm.profiles.profile import load
 

@@ -8,7 +8,7 @@ from repro.data.errors import PathError
 from repro.data.roots import RootNotSetError, how_to_list_root, root_of
 from repro.data.sizes import own_train_images
 from repro.errors import UserError, nearest
-from repro.presence import exists, is_folder
+from repro.filesystem.presence import exists, is_folder
 from repro.runs.evaluation import task_and_dataset
 from slurm.planning.graph import Graph
 from slurm.sweep_folder.ledger import Key

@@ -10,9 +10,9 @@ from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result
-from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.task_results import ReadResults, rows_of
+from repro.settings.run import Run
 from slurm.sweep_folder.ledger import REPORT, Key
 
 

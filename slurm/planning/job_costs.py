@@ -18,17 +18,17 @@ from pathlib import Path
 from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measurements, record_file
 from repro.data.sizes import dataset_size, probe_images, train_images
 from repro.errors import UserError
-from repro.files import folder_size
+from repro.filesystem.files import folder_size
 from repro.runs import step_files
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.metrics import read_metrics
 from repro.runs.records import Result
 from repro.runs.resource_usage import memories_of, seconds_by_start, usage_of
-from repro.runs.run import Run
 from repro.runs.status import PRETRAIN
 from repro.runs.sweep_names import LEDGER
 from repro.runs.task_results import ReadResults, rows_of
+from repro.settings.run import Run
 from slurm.planning.graph import Graph, Job
 from slurm.planning.hours import Hours
 from slurm.planning.reference import NVIDIA, Reference, reference

@@ -4,10 +4,10 @@ from collections.abc import Collection
 
 from repro.doctor.needs import Needs
 from repro.errors import UserError
-from repro.runs.localizer_weights import LocalizerWeights, weights_of
-from repro.runs.reading import command_settings
-from repro.runs.rows import Resolve
 from repro.runs.status import PRETRAIN
+from repro.settings.localizer_weights import LocalizerWeights, weights_of
+from repro.settings.reading import command_settings
+from repro.settings.rows import Resolve
 from slurm.planning.graph import Graph
 from slurm.planning.sweep import expand, load
 from slurm.profiles.profile import RUNS

@@ -30,13 +30,13 @@ from omegaconf import OmegaConf
 
 from repro.data.catalogue import find_dataset
 from repro.errors import UserError, nearest
-from repro.paths import CODE_ROOT
+from repro.filesystem.paths import CODE_ROOT
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
-from repro.runs.reading import nested, read_yaml
-from repro.runs.rows import Resolve
 from repro.runs.status import PRETRAIN
-from repro.runs.yaml_text import decimal
+from repro.settings.reading import nested, read_yaml
+from repro.settings.rows import Resolve
+from repro.settings.yaml_text import decimal
 from slurm.planning.graph import Graph, Job, make_graph
 
 SWEEPS = CODE_ROOT / "slurm" / "sweeps"

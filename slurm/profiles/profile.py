@@ -23,10 +23,10 @@ from typing import Any
 
 import platformdirs
 
-from repro.clutter import is_clutter
 from repro.data.catalogue import DATASETS
 from repro.errors import UserError, nearest
-from repro.paths import CODE_ROOT, expanded
+from repro.filesystem.clutter import is_clutter
+from repro.filesystem.paths import CODE_ROOT, expanded
 from repro.runs.evaluation import PROTOCOLS, task_and_dataset
 from repro.runs.status import PRETRAIN
 from slurm.profiles import profile_values as values

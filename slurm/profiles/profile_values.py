@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from repro.errors import UserError, one_line
-from repro.files import read_regular
+from repro.filesystem.files import read_regular
 from repro.quantities import decimal_number
 
 try:

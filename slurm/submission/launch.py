@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from repro.command_line.terminal import Console
 from repro.errors import UserError
 from repro.quantities import counted
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
 from repro.runs.sweep_names import LOGS
 from repro.runs.task_results import ReadResults, rows_of
-from repro.terminal import Console
 from slurm.ask import ask
 from slurm.jobs.calls import refuse_foreign_sweep, shut_out_others
 from slurm.jobs.orders import write_report_order

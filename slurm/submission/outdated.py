@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.presence import is_file
-from repro.runs.run_name import RunName
+from repro.filesystem.presence import is_file
 from repro.runs.status import PRETRAIN
+from repro.settings.run_name import RunName
 from slurm.jobs.orders import order_file, read_order
 from slurm.planning.graph import Graph, Job
 from slurm.sweep_folder.ledger import REPORT, Key, Submission

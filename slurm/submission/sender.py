@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.files import is_of_a_full_disk, write_text
+from repro.filesystem.files import is_of_a_full_disk, write_text
 from repro.runs.status import PRETRAIN
 from repro.runs.sweep_names import LOGS
 from repro.runs.task_results import ReadResults

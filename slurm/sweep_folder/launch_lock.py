@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.file_locks import log
-from repro.files import OF_A_SWEEP
+from repro.filesystem.file_locks import log
+from repro.filesystem.files import OF_A_SWEEP
 from repro.runs.lock import held
 from slurm.sweep_folder.signed_lock import signed_lock, until_free
 

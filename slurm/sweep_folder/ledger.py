@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import UserError
-from repro.files import append_lines, mend_of_place, read_regular
+from repro.filesystem.files import append_lines, mend_of_place, read_regular
 from repro.runs.metrics import LARGEST_BYTES
 from repro.runs.provenance import now
 from repro.runs.sweep_names import LEDGER, LOGS

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from repro.errors import UserError
-from repro.file_locks import locked
+from repro.filesystem.file_locks import locked
 from repro.runs.sweep_names import LEDGER
 from slurm.sweep_folder.ledger import LOCAL_LOCK, LOCAL_START_LOCK
 from slurm.sweep_folder.signed_lock import signed_lock, try_lock, until_free

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from repro.errors import UserError
-from repro.file_locks import TELL_SECONDS, log
-from repro.files import mend_of_place, read_regular
+from repro.filesystem.file_locks import TELL_SECONDS, log
+from repro.filesystem.files import mend_of_place, read_regular
 from repro.runs.provenance import now
 
 LONGEST_NAME = 1000

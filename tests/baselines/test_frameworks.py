@@ -10,11 +10,11 @@ import torch
 
 from baselines import TABLE1, resolve
 from repro.contrastive.loss_model import ContrastiveModel
-from repro.runs.frameworks import FRAMEWORKS
-from repro.runs.identity import plain
-from repro.runs.labels import label
-from repro.runs.run import Run
-from repro.runs.sections import Framework
+from repro.settings.frameworks import FRAMEWORKS
+from repro.settings.identity import plain
+from repro.settings.labels import label
+from repro.settings.run import Run
+from repro.settings.sections import Framework
 
 CONTRASTIVE = [framework for framework, entry in FRAMEWORKS.items() if entry.model]
 
@@ -61,5 +61,5 @@ def test_every_contrastive_framework_has_a_block_of_rows() -> None:
 
 
 def test_the_table_is_read_without_torch() -> None:
-    code = "import sys, repro.runs.frameworks, baselines; assert 'torch' not in sys.modules"
+    code = "import sys, repro.settings.frameworks, baselines; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

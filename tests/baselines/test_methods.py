@@ -10,11 +10,11 @@ from training_samples import CPU, tiny
 from baselines import ABLATIONS, DOSE, METHODS, TABLE1, TABLE3, resolve
 from baselines.ablations import ABLATIONS as CHANGES
 from repro.errors import UserError
-from repro.runs.comparison import sizes_below_recipe
-from repro.runs.departures import scale_of
-from repro.runs.identity import plain
-from repro.runs.reading import nested, read_yaml
-from repro.runs.run import Run
+from repro.settings.comparison import sizes_below_recipe
+from repro.settings.departures import scale_of
+from repro.settings.identity import plain
+from repro.settings.reading import nested, read_yaml
+from repro.settings.run import Run
 from repro.training.learner import build_learner as build_core_learner
 from repro.training.pretraining import open_data
 from results.paper.published import published

@@ -9,7 +9,7 @@ from training_samples import CPU, fixed_batch, tiny
 
 from baselines import resolve
 from repro.masking.filters import high_pass
-from repro.runs.choices import FilterLibrary
+from repro.settings.choices import FilterLibrary
 from repro.training.learner import build_view_maker
 
 

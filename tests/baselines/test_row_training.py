@@ -14,9 +14,9 @@ from training_samples import CPU, STEPS, assert_same_training, interrupt, make_t
 
 from baselines import METHODS, TABLE1, build_learner
 from repro.contrastive.queue import Queue
-from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
+from repro.settings.choices import Precision
+from repro.settings.run import Run
 from repro.training.precision import wrap_optimizer
 from repro.training.pretraining import open_data
 

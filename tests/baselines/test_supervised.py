@@ -26,7 +26,7 @@ from repro.backbones.backbone import load_backbone
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
+from repro.settings.run import Run
 from repro.training import learner as core
 from repro.training.learner import Learner
 from repro.training.loading import OneView

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from baselines.unet import OcclusionNetwork, stages_of
 from repro.errors import UserError
-from repro.runs.choices import Norm
+from repro.settings.choices import Norm
 
 # YugeTen/adios, src/utils/unet.py:21-35, in units of the base channels; the input has 3.
 PUBLISHED = {

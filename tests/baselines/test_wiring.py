@@ -21,13 +21,13 @@ from downstream.tasks import evaluate
 from repro.backbones.backbone import load_backbone
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.masking.filters import high_pass
-from repro.runs.choices import Anchor
 from repro.runs.folder import RunFolder
-from repro.runs.frameworks import FRAMEWORKS
-from repro.runs.saliency_sources import SaliencySource, SourceKind
-from repro.runs.sections import Framework
 from repro.saliency.foregrounds import RandomCells
 from repro.saliency.sources import build_foregrounds, map_source
+from repro.settings.choices import Anchor
+from repro.settings.frameworks import FRAMEWORKS
+from repro.settings.saliency_sources import SaliencySource, SourceKind
+from repro.settings.sections import Framework
 from repro.training.learner import build_view_maker
 from repro.training.pretraining import open_data
 

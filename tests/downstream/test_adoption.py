@@ -11,7 +11,7 @@ from downstream.adoption import adopt, untrained
 from repro.backbones.backbone import load_backbone, save_backbone
 from repro.backbones.weights import weights_digest
 from repro.errors import UserError
-from repro.runs.choices import InputFilter
+from repro.settings.choices import InputFilter
 
 PLAIN: dict[str, Any] = {
     **{"arch": "resnet18", "name": "", "prefix": "", "input_filter": InputFilter.none},

@@ -21,7 +21,7 @@ from repro.errors import UserError
 from repro.runs.evaluation import PROTOCOLS, Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.records import read
-from repro.runs.run import Run
+from repro.settings.run import Run
 
 QUICK = ("probe.epochs=1", "logistic.values=2", "knn.neighbours=[5]")
 SMALL = {"data.dataset": "scenes", "machine.workers": 0, "machine.device": "cpu"}

@@ -16,11 +16,11 @@ from downstream.finetune import FineTuning
 from downstream.measurement import Target
 from downstream.partitions import standard
 from repro.backbones.backbone import load_backbone
+from repro.command_line.terminal import is_first_process
 from repro.errors import UserError
-from repro.runs.detection import COCO, VOC
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
-from repro.terminal import is_first_process
+from repro.settings.detection import COCO, VOC
+from repro.settings.run import Run
 from repro.training import loading
 from repro.training.runner import Training
 
@@ -61,7 +61,8 @@ def test_the_first_process_adopts_weights_and_the_others_take_its_folder(
     monkeypatch.setattr("downstream.adoption.adopt", adopt)
     assert commands._adopted(tiny(), out=tmp_path, roots={}, path=Path("random"))[0] == tiny()
     assert [(options["path"], options["out"]) for options in adopted] == [(Path("random"), tmp_path)]
-    monkeypatch.setattr("repro.distributed.decided_by_first", lambda _: tiny())  # the decision on every other rank
+    # The decision on every other rank.
+    monkeypatch.setattr("repro.processes.distributed.decided_by_first", lambda _: tiny())
     assert commands._adopted(tiny(), out=tmp_path, roots={}, path=Path("random"))[1].path == folder.path
     assert len(adopted) == 1
 

@@ -21,7 +21,7 @@ from repro.errors import UserError
 from repro.masking.filters import high_pass
 from repro.runs.evaluation import PROTOCOLS
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
+from repro.settings.run import Run
 from repro.training.pretraining import open_data
 
 RUN = tiny()
@@ -229,9 +229,9 @@ def test_ranks_share_the_images_and_each_has_all_features_in_order(
 ) -> None:
     folder, val = with_random_backbone(RUN, tmp_path), open_data(RUN, "val")
     expected, shares = store_of(folder)._compute(val), []
-    monkeypatch.setattr("repro.distributed.world_size", lambda: 3)
+    monkeypatch.setattr("repro.processes.distributed.world_size", lambda: 3)
     for number in range(3):
-        monkeypatch.setattr("repro.distributed.rank", lambda number=number: number)
+        monkeypatch.setattr("repro.processes.distributed.rank", lambda number=number: number)
         monkeypatch.setattr(features, "gather", lambda local: shares.append(local) or local.repeat(3, 1))
         store_of(folder)._compute(val)
     assert [len(share) for share in shares] == [-(-len(val) // 3)] * 3

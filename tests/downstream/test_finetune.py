@@ -28,11 +28,11 @@ from downstream.tasks import evaluate
 from repro.backbones.backbone import load_backbone
 from repro.contrastive.batch_norm import ReducedBatchNorm
 from repro.data.subsets import Subset, share_of, sizes
-from repro.runs.choices import InputFilter
 from repro.runs.folder import RunFolder
-from repro.runs.protocols import FinetuneSettings
 from repro.runs.records import Result, read
-from repro.runs.run import Run
+from repro.settings.choices import InputFilter
+from repro.settings.protocols import FinetuneSettings
+from repro.settings.run import Run
 from repro.training.hooks import DivergenceError
 from repro.training.loading import EpochBatches, fingerprint_of
 from repro.training.pretraining import open_data

@@ -22,8 +22,8 @@ from repro.data.splits import Images, Split
 from repro.errors import UserError
 from repro.runs.predictions import FileReference
 from repro.runs.predictions import read as read_predictions
-from repro.runs.protocols import KnnSettings
 from repro.runs.records import read
+from repro.settings.protocols import KnnSettings
 from repro.training.pretraining import open_data
 
 RUN = tiny(changes={"knn.neighbours": [3, 7]})

@@ -18,11 +18,11 @@ from downstream.measurement import averaged, measurements, scores
 from downstream.tasks import evaluate as evaluate_by_name
 from repro.backbones.backbone import load_backbone
 from repro.errors import UserError
-from repro.files import LONGEST_NAME, write_atomically
+from repro.filesystem.files import LONGEST_NAME, write_atomically
 from repro.runs.folder import RunFolder
-from repro.runs.protocols import ProbeSettings
 from repro.runs.records import Result, read
-from repro.runs.run import Run
+from repro.settings.protocols import ProbeSettings
+from repro.settings.run import Run
 from repro.training.loading import EpochBatches
 from repro.training.pretraining import open_data
 from repro.training.runner import Training

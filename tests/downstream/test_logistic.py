@@ -20,8 +20,8 @@ from downstream.tasks import evaluate
 from repro.data.subsets import Subset, sizes
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
-from repro.runs.protocols import LogisticSettings
 from repro.runs.records import read
+from repro.settings.protocols import LogisticSettings
 from repro.training.pretraining import open_data
 
 RUN = tiny(changes={"logistic.values": 5})

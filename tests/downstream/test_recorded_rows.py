@@ -16,11 +16,11 @@ from training_samples import CPU
 from downstream import tasks
 from downstream.tasks import recorded
 from repro.errors import UserError
-from repro.runs.detection import VOC
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.predictions import images_of_splits, write
 from repro.runs.records import append, read
+from repro.settings.detection import VOC
 
 LINEAR = Evaluation("linear", "folder")
 LOST = "lost"

@@ -31,9 +31,9 @@ from repro.errors import UserError
 from repro.masking import strategies
 from repro.masking.patches import Mode
 from repro.runs import evaluation
-from repro.runs.comparison import departures
-from repro.runs.detection import COCO, VOC
-from repro.runs.sections import MaskingSettings, ScenesSettings
+from repro.settings.comparison import departures
+from repro.settings.detection import COCO, VOC
+from repro.settings.sections import MaskingSettings, ScenesSettings
 
 PAGE = DOCS / "extend.md"
 METHOD, STRATEGY, DATASET, WITH_BOXES, TASK = re.findall(

@@ -22,16 +22,16 @@ from table_samples import BASE
 from repro.backbones.card import render
 from repro.backbones.facts import Facts
 from repro.backbones.library import Library
-from repro.console import report, show_log
+from repro.command_line.console import report, show_log
+from repro.command_line.text_tables import as_code, escaped
 from repro.data.archives import blaming
 from repro.data.images import decode, inspect
 from repro.errors import UserError, one_line, visible
 from repro.runs.folder import RunFolder
-from repro.runs.reading import parse_overrides, read_yaml
 from repro.runs.records import append, read
-from repro.runs.run import Run
-from repro.runs.yaml_text import LONGEST_TEXT, parse_yaml
-from repro.text_tables import as_code, escaped
+from repro.settings.reading import parse_overrides, read_yaml
+from repro.settings.run import Run
+from repro.settings.yaml_text import LONGEST_TEXT, parse_yaml
 from results.collection.runs import RunRecord
 from results.formats.spreadsheet import harmless
 from results.plots.gallery import shrunk

@@ -19,8 +19,8 @@ from examples.study.tables import cell_of
 from repro import cli
 from repro.data.catalogue import DATASETS
 from repro.runs.evaluation import PROTOCOLS
-from repro.runs.identity import plain
-from repro.runs.run import Run
+from repro.settings.identity import plain
+from repro.settings.run import Run
 from results.collection.collect import collect
 from slurm.planning.sweep import known_sweeps
 

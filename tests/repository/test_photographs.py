@@ -19,7 +19,7 @@ from examples.study import cifar10_folders
 from examples.study.cifar10_folders import CLASSES, write_folders
 from examples.study.decide import PARTS, PHOTOGRAPHS
 from examples.study.tables import of_questions
-from repro.runs.comparison import difference
+from repro.settings.comparison import difference
 from results.collection.runs import find_runs
 
 PHOTOGRAPHED = EXAMPLES / "study" / "photographs"

@@ -21,7 +21,7 @@ from training_samples import salmask
 
 import repro
 from repro import cli
-from repro.lazy_commands import LazyGroup
+from repro.command_line.lazy_commands import LazyGroup
 from slurm.monitoring.states import State
 from slurm.next_steps import standing
 

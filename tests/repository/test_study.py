@@ -23,7 +23,7 @@ from examples.study.decide import STUDY as STUDY_SWEEP
 from examples.study.decide_dose import ENDS, SWEEPS, ends, panel_of, slopes, sources
 from examples.study.tables import comparisons, means, of_questions, summary
 from repro.errors import UserError
-from repro.runs.comparison import difference
+from repro.settings.comparison import difference
 from results.claims.spreads import SpreadOf
 from results.claims.verdicts import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, judge
 from results.collection.collect import collect_runs

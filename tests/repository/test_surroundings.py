@@ -17,12 +17,12 @@ import torch
 from image_samples import write_image
 from places import EXAMPLES, ROOT
 
-from repro.clutter import is_clutter
 from repro.data.folders import FolderImages, class_folders
 from repro.data.roots import find_root
 from repro.errors import UserError
-from repro.files import append_lines, write_atomically, write_bytes
-from repro.new_folders import new_folder
+from repro.filesystem.clutter import is_clutter
+from repro.filesystem.files import append_lines, write_atomically, write_bytes
+from repro.filesystem.new_folders import new_folder
 from repro.runs import provenance
 from results.collection.runs import RunRecord
 from slurm.profiles import profile

@@ -66,7 +66,7 @@ WRITING = """
 import sys, time
 from pathlib import Path
 from repro.ending import carry_out
-from repro.files import write_atomically
+from repro.filesystem.files import write_atomically
 
 def half_written(file):
     file.write(b"half")

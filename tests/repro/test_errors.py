@@ -20,7 +20,7 @@ from repro.errors import (
     system_mend,
     trouble_of_machine,
 )
-from repro.loader import Loader
+from repro.processes.loader import Loader
 from slurm.jobs.causes import is_lost_peer
 
 

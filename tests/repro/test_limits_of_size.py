@@ -13,10 +13,10 @@ import torch
 
 from repro.data.archives import blaming
 from repro.errors import UserError, system_mend, system_refusal
-from repro.files import write_atomically
-from repro.new_folders import new_folder
+from repro.filesystem.files import write_atomically
+from repro.filesystem.new_folders import new_folder
+from repro.processes.workers import deaths_told
 from repro.runs.lock import held
-from repro.workers import deaths_told
 
 MEND = "raise `ulimit -f`, or name a place whose file system takes larger files"
 

@@ -15,7 +15,7 @@ from training_samples import files_below, refused, tiny, with_random_backbone, w
 
 from repro import cli
 from repro.errors import UserError
-from repro.writability import check_place
+from repro.filesystem.writability import check_place
 
 OURS = "mocov2+ours-hp"
 
@@ -187,7 +187,10 @@ def test_a_file_that_is_missing_unforeseen_is_a_fault_of_our_own(ended_by: Calla
     [
         (ImportError("libtorch_python.so: failed to map segment from shared object"), "a library cannot be imported"),
         (ModuleNotFoundError("No module named 'timm.x'", name="timm.x"), "a library cannot be imported"),
-        (ImportError("cannot import name 'x' from 'repro.files'", name="repro.files"), "a fault of salmask's own, "),
+        (
+            ImportError("cannot import name 'x' from 'repro.filesystem.files'", name="repro.filesystem.files"),
+            "a fault of salmask's own, ",
+        ),
     ],
 )
 def test_a_library_that_cannot_be_imported_is_the_environments(

@@ -20,7 +20,7 @@ from repro.cli import app
 from repro.errors import UserError
 from repro.quantities import duration_text
 from repro.runs.folder import RunFolder
-from repro.runs.reading import build as build_run
+from repro.settings.reading import build as build_run
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
 from results.report.page import build

@@ -13,8 +13,8 @@ from training_samples import refused, salmask
 from baselines import resolve
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
-from repro.runs.reading import build
 from repro.runs.records import append, read
+from repro.settings.reading import build
 from results.collection.collect import collect
 from results.collection.runs import find_runs
 from results.formats.table_files import markdown

@@ -13,9 +13,9 @@ from run_samples import finished
 from table_samples import frame_of, rows_of
 from training_samples import refused, salmask
 
-from repro.runs.departures import Departure
+from repro.command_line.terminal import Console
 from repro.runs.records import append, read
-from repro.terminal import Console
+from repro.settings.departures import Departure
 from results.claims.families import NO_VERDICT, FamilyVerdict, judge_families
 from results.claims.verdict_tables import letters, print_verdicts
 from results.claims.verdicts import NOT_RUN, UNDECIDED, count, judge

@@ -11,7 +11,7 @@ from training_samples import salmask
 from baselines import resolve
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, tell_symptoms
-from repro.runs.reading import build
+from repro.settings.reading import build
 from results.claims.compared_runs import notes_on_runs
 from results.claims.parts import parts
 from results.claims.verdicts import judge

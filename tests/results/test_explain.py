@@ -10,9 +10,9 @@ from run_samples import begun, finished, of_method
 
 from baselines import resolve
 from repro.errors import UserError
-from repro.runs.detection import VOC
-from repro.runs.reading import build, read_yaml
 from repro.runs.records import append, read
+from repro.settings.detection import VOC
+from repro.settings.reading import build, read_yaml
 from results.collection.collect import collect_runs
 from results.collection.runs import RunRecord, find_runs
 from results.report.redo import commands

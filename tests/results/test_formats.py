@@ -114,7 +114,7 @@ def test_a_write_that_fails_keeps_the_old_page(tmp_path: Path, monkeypatch: pyte
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("repro.files.os.fsync", full)
+    monkeypatch.setattr("repro.filesystem.files.os.fsync", full)
     with pytest.raises(UserError, match=r"cannot write .*table1\.md: the disk of .* is full"):
         write(render("table1", frame_of(*rows_of())), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["table1.md"]

@@ -7,8 +7,8 @@ import pytest
 from places import ROOT
 
 from baselines import METHODS
-from repro.runs.labels import CHANGES, change_label, label, label_parts
-from repro.runs.method_name import MASKINGS
+from repro.settings.labels import CHANGES, change_label, label, label_parts
+from repro.settings.method_name import MASKINGS
 from results.formats.table_files import FORMATS
 from results.paper.paper_claims import claims
 from results.paper.published import TABLES, published

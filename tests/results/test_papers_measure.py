@@ -12,7 +12,7 @@ from run_samples import finished
 from table_samples import frame_of, rows_of
 
 from baselines import resolve
-from repro.terminal import Console
+from repro.command_line.terminal import Console
 from results.claims.families import FamilyVerdict, families_as_frame, judge_families
 from results.claims.verdict_frame import as_frame
 from results.claims.verdict_tables import letters, print_families, print_verdicts

@@ -15,7 +15,7 @@ from training_samples import salmask
 
 from baselines import METHODS, resolve
 from baselines.ablations import ABLATIONS
-from repro.terminal import Console
+from repro.command_line.terminal import Console
 from results.claims.families import judge_families
 from results.claims.parts import PARTS, PARTS_NOTE, parts, parts_as_frame, parts_in_words
 from results.claims.verdict_tables import print_parts

@@ -20,8 +20,8 @@ from run_samples import begun, finished, of_method, renamed
 
 from baselines import resolve
 from repro.errors import UserError
-from repro.runs.reading import build as build_run
 from repro.runs.records import append, read
+from repro.settings.reading import build as build_run
 from results.claims.families import judge_families
 from results.claims.verdicts import judge
 from results.collection.collect import collect_runs

@@ -11,9 +11,9 @@ from run_samples import begun, finished, of_method
 from table_samples import comparison_of, frame_of, markdown_rows, records_of, rows_of
 
 from baselines import resolve
-from repro.runs.departures import Departure
-from repro.runs.reading import build
 from repro.runs.records import read
+from repro.settings.departures import Departure
+from repro.settings.reading import build
 from results.claims.verdict_frame import as_frame
 from results.claims.verdicts import judge
 from results.collection.collect import collect, export

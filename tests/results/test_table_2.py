@@ -16,9 +16,9 @@ from detection_samples import detection_words, prepared
 from places import ROOT
 from training_samples import Ended, copied, refused, salmask
 
-from repro.runs.detection import COCO, COSTS, VOC
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read
+from repro.settings.detection import COCO, COSTS, VOC
 from results.collection.collect import collect
 from results.tables.rendering import render
 

@@ -13,8 +13,8 @@ from baselines import resolve
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, tell_symptoms
-from repro.runs.reading import build
 from repro.runs.records import append
+from repro.settings.reading import build
 from results.collection.collect import collect, collect_runs
 from results.collection.runs import RunRecord, find_runs
 from results.formats.table_files import csv, latex, markdown

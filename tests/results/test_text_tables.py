@@ -20,7 +20,7 @@ from places import EXAMPLES
 from rich.console import Console
 from training_samples import salmask
 
-from repro.text_tables import TextTable, markdown_table, print_table
+from repro.command_line.text_tables import TextTable, markdown_table, print_table
 from results.formats.layout import Cell, ColumnGroup, Line
 from results.formats.layout import Table as Layout
 from results.formats.on_terminal import print_on_terminal

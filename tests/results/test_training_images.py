@@ -9,7 +9,7 @@ from training_samples import salmask
 
 from baselines import resolve
 from repro.runs.folder import RunFolder
-from repro.runs.reading import build
+from repro.settings.reading import build
 from results.claims.parts import parts
 from results.claims.verdicts import judge
 from results.collection.collect import collect_runs

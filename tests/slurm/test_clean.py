@@ -176,7 +176,7 @@ def test_what_is_renamed_while_it_is_looked_at_is_no_leftover(sweep: Sweep, monk
             path.rename(sweep.folder.path / "notes.txt")
         return path.name == torn.name
 
-    monkeypatch.setattr("repro.files.is_temporary", renamed)
+    monkeypatch.setattr("repro.filesystem.files.is_temporary", renamed)
     assert torn not in [item.path for item in leftovers(sweep.ledger, GONE)]
 
 

@@ -13,8 +13,8 @@ import pytest
 from run_samples import finished
 from stand_in_slurm import StandInSlurm
 
+from repro.filesystem.paths import CODE_ROOT
 from repro.jobs import PROGRAM
-from repro.paths import CODE_ROOT
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import SIGNALS, STOP
 from slurm.jobs.job import Call, go_back, preempted

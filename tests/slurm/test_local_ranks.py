@@ -12,9 +12,9 @@ from typing import NoReturn
 import pytest
 from waiting import wait_until
 
+from repro.command_line.terminal import Console
 from repro.errors import UserError
 from repro.runs.stopping import GRACE_SECONDS
-from repro.terminal import Console
 from slurm.jobs.job import Call
 from slurm.local import processes
 from slurm.local.processes import LocalJob, call_and_look, ended_on_exit

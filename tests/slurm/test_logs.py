@@ -8,7 +8,7 @@ import pytest
 from sweep_samples import NOW, FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
-from repro.files import tail
+from repro.filesystem.files import tail
 from slurm.monitoring import logs
 from slurm.monitoring.logs import follow, last_line, log_files
 

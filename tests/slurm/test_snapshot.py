@@ -14,8 +14,8 @@ from places import ROOT
 from training_samples import files_below
 
 from repro.errors import UserError
-from repro.files import is_of_a_full_disk
-from repro.paths import OWN_PACKAGES
+from repro.filesystem.files import is_of_a_full_disk
+from repro.filesystem.paths import OWN_PACKAGES
 from repro.runs import provenance
 from repro.runs.provenance import SNAPSHOT
 from slurm.jobs.snapshot import take

@@ -14,9 +14,9 @@ from usage_samples import used, written
 
 from baselines import resolve
 from repro.bench.throughput import kind_of
+from repro.command_line.terminal import Console
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
-from repro.terminal import Console
 from slurm.monitoring.accounting import Accounted, parse
 from slurm.monitoring.cost_page import cost_page
 from slurm.monitoring.spending import Spending, enough_memory, spendings, too_much

@@ -10,8 +10,8 @@ from sweep_samples import GONE, RUN, SILENT, Sweep, queue_of
 from training_samples import tiny
 
 from repro.errors import UserError
-from repro.runs.detection import VOC
 from repro.runs.records import Result, append
+from repro.settings.detection import VOC
 from slurm.jobs.orders import order_file, write_order
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import State

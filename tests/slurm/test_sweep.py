@@ -8,8 +8,8 @@ from yaml_samples import write_yaml
 
 from baselines import resolve
 from repro.errors import UserError
-from repro.runs.comparison import departures
 from repro.runs.folder import RunFolder
+from repro.settings.comparison import departures
 from slurm.planning.before_launch import check_roots
 from slurm.planning.graph import Job
 from slurm.planning.sweep import SWEEPS, Part, Sweep, expand, load, narrowed

@@ -140,7 +140,7 @@ def test_a_lock_that_a_dead_machine_left_is_told_and_can_be_removed(
 def test_a_wait_for_the_ledgers_lock_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("repro.file_locks.TELL_SECONDS", 0.0)
+    monkeypatch.setattr("repro.filesystem.file_locks.TELL_SECONDS", 0.0)
     ledger = Ledger(tmp_path)
     ledger.request_cancel("")
     left = os.open(tmp_path / CANCELS, os.O_RDWR)

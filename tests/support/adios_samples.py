@@ -13,8 +13,8 @@ from baselines.unet import OcclusionNetwork
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
 from repro.masking.views import Views
-from repro.runs.choices import Precision
-from repro.runs.run import Run
+from repro.settings.choices import Precision
+from repro.settings.run import Run
 from repro.training.precision import wrap_optimizers
 
 B, CROP, DIM, QUEUE, SEED = 8, 32, 16, 32, 3

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from repro import cli
-from repro.lazy_commands import LazyGroup
+from repro.command_line.lazy_commands import LazyGroup
 
 
 def commands() -> dict[str, Any]:

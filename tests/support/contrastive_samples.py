@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from repro.augmentation.draws import Draw, draw_view
-from repro.runs.sections import AugmentationSettings
+from repro.settings.sections import AugmentationSettings
 
 
 def build_small(_arch: str, dim: int, _width: int = 64) -> nn.Module:

@@ -8,10 +8,10 @@ import pytest
 from training_samples import CPU, TINY, tiny, with_random_backbone
 
 from repro.data.annotations.scenes_export import write_coco, write_voc
-from repro.runs.detection import VOC, DetectionSettings
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
 from repro.scenes.dataset import Scenes
+from repro.settings.detection import VOC, DetectionSettings
+from repro.settings.run import Run
 
 pytest.importorskip("detectron2")
 

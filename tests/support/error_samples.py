@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from repro.errors import UserError
-from repro.runs.reading import build, parse_overrides
+from repro.settings.reading import build, parse_overrides
 
 
 def message_of(call: Callable[[], object]) -> str:

@@ -10,8 +10,8 @@ from training_samples import salmask, tiny
 from repro.backbones.backbone import save_backbone
 from repro.backbones.resnet import BASE_WIDTH
 from repro.contrastive.encoders import build_encoder
-from repro.runs.choices import Strategy
 from repro.runs.folder import RunFolder
+from repro.settings.choices import Strategy
 
 CROP = 64
 """Side of a run's crops in pixels."""

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from training_samples import make_training, tiny
 
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
+from repro.settings.run import Run
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 GPU = torch.device("cuda", 0)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from repro import presence
 from repro.errors import UserError
+from repro.filesystem import presence
 
 
 def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

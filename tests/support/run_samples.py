@@ -10,12 +10,12 @@ from json_rows import read_rows, write_rows
 from PIL import Image
 
 from baselines import METHODS
-from repro.runs.comparison import sizes_below_recipe
-from repro.runs.departures import scale_of
 from repro.runs.folder import RunFolder
-from repro.runs.reading import build
 from repro.runs.records import Result, append
-from repro.runs.run import Run
+from repro.settings.comparison import sizes_below_recipe
+from repro.settings.departures import scale_of
+from repro.settings.reading import build
+from repro.settings.run import Run
 
 DEVICE = "NVIDIA H100"
 FOREGROUNDS = ("truth", "truth-dilated-2", "random", "inverted")

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from repro.files import tail
+from repro.filesystem.files import tail
 from repro.runs.folder import RunFolder
 from slurm.monitoring.logs import last_line
 from slurm.sweep_folder.ledger import Ledger, Submission

@@ -14,8 +14,8 @@ from tiny_runs import tiny
 from repro.runs.evaluation import task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
-from repro.runs.run import Run
 from repro.runs.task_results import rows_of
+from repro.settings.run import Run
 from slurm.monitoring.queue import QueuedJob, QueueSnapshot
 from slurm.monitoring.status import JobRow, row
 from slurm.sweep_folder.ledger import Ledger, Submission

@@ -10,9 +10,9 @@ import pandas as pd
 from run_samples import RESULT
 
 from baselines import METHODS, resolve
-from repro.runs.departures import Departure
 from repro.runs.records import Result
-from repro.runs.run import Run
+from repro.settings.departures import Departure
+from repro.settings.run import Run
 from results.collection.row_comparison import RowComparison
 from results.formats.layout import Table
 from results.formats.table_files import csv, markdown

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from baselines import resolve
-from repro.runs.run import Run
+from repro.settings.run import Run
 
 OURS = "mocov2+ours-hp"
 TINY: dict[str, Any] = {

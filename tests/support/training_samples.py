@@ -23,8 +23,8 @@ from repro import cli
 from repro.backbones.backbone import save_backbone
 from repro.contrastive.encoders import build_encoder
 from repro.runs.folder import RunFolder
-from repro.runs.run import Run
 from repro.runs.step_files import checkpoints
+from repro.settings.run import Run
 from repro.training.learner import build_view_maker
 from repro.training.loading import TwoViews
 from repro.training.preprocess import Stages

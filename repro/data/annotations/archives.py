@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from repro.command_line.progress import BYTES, ProgressBars, doing
 from repro.data.annotations import coco, voc
 from repro.data.annotations.findings import Survey
 from repro.data.archives import (
@@ -23,7 +24,6 @@ from repro.data.archives import (
 from repro.data.downloads import obtain
 from repro.data.folders import folder_above
 from repro.errors import UserError
-from repro.progress import BYTES, ProgressBars, doing
 
 _VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC"  # as torchvision.datasets.voc has it
 _COCO_URL = "http://images.cocodataset.org"

@@ -23,7 +23,7 @@ from repro.data.annotations.findings import (
 from repro.data.annotations.masks import mask_fault
 from repro.data.errors import PathError
 from repro.errors import shortened
-from repro.presence import exists, is_folder
+from repro.filesystem.presence import exists, is_folder
 from repro.quantities import counted
 
 TRAIN, TEST = SPLITS = ("train2017", "val2017")

@@ -13,7 +13,7 @@ from repro.data.annotations import fields
 from repro.data.annotations.fields import Fields
 from repro.data.annotations.findings import BrokenFileError, content_of
 from repro.data.annotations.masks import Mask, has_pixels, read_mask
-from repro.garbage import collection_paused
+from repro.processes.garbage import collection_paused
 
 Entry = TypeVar("Entry")  # what an entry of one of the file's lists is read as
 

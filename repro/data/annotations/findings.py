@@ -15,7 +15,7 @@ from typing import Literal
 from repro.data.errors import READABLE, PathError, reason_of
 from repro.data.images import Fault, FaultKind, find_header_fault
 from repro.errors import UserError
-from repro.files import read_regular
+from repro.filesystem.files import read_regular
 
 FindingKind = Literal[
     "missing-split",

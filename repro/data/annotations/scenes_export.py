@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from repro.command_line.progress import ProgressBars
 from repro.data.annotations import coco, voc
 from repro.data.processes import work_all
 from repro.errors import UserError
-from repro.new_folders import new_folder
-from repro.progress import ProgressBars
+from repro.filesystem.new_folders import new_folder
 from repro.scenes.dataset import Scenes
 
 JPEG_QUALITY = 95  # with colour in full resolution, so that edges stay where the masks have them

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from repro.clutter import is_clutter
 from repro.data.annotations.findings import (
     AnnotatedImage,
     BrokenFileError,
@@ -25,7 +24,8 @@ from repro.data.annotations.findings import (
 from repro.data.annotations.voc_annotation import Annotation, read_annotation
 from repro.data.errors import PathError
 from repro.errors import shortened
-from repro.presence import is_folder
+from repro.filesystem.clutter import is_clutter
+from repro.filesystem.presence import is_folder
 
 CLASSES = (
     "aeroplane",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path, PurePath
 
-from repro.cores import usable_cores
+from repro.command_line.progress import ProgressBars
 from repro.data import folders
 from repro.data.annotations.findings import Survey
 from repro.data.catalogue import Dataset, find_dataset, open_images
@@ -19,10 +19,10 @@ from repro.data.subsets import Subset
 from repro.data.verification.files import File, check_decoding, check_files, stat_all
 from repro.data.verification.report import Report
 from repro.errors import UserError, memory_shortage, one_line
-from repro.progress import ProgressBars
+from repro.processes.cores import usable_cores
 from repro.quantities import counted
 from repro.runs.added_code import added_place
-from repro.runs.sections import ScenesSettings
+from repro.settings.sections import ScenesSettings
 
 _SAMPLE = ScenesSettings(train_count=40, val_count=40)
 """The settings of the scenes that are drawn to check them: enough for each of ten classes to come four times."""

@@ -13,12 +13,12 @@ from itertools import repeat
 from pathlib import Path
 from types import MappingProxyType
 
+from repro.command_line.progress import ProgressBars
 from repro.data import images
 from repro.data.errors import LINK_TO_NOTHING, is_broken_link, reason_of
 from repro.data.processes import work_all
 from repro.data.verification.report import Report
 from repro.errors import shortened
-from repro.progress import ProgressBars
 from repro.quantities import counted
 
 _CHUNK = 32  # images handed to a decoding process at a time

@@ -20,9 +20,9 @@ from downstream.detection.task import DetectionTask, detections_by_metric, open_
 from downstream.measurement import Target
 from repro.backbones.backbone import load_backbone
 from repro.errors import UserError
-from repro.files import write_bytes
-from repro.runs.departures import scale_of
-from repro.runs.detection import COCO, VOC, DetectionSettings
+from repro.filesystem.files import write_bytes
+from repro.settings.departures import scale_of
+from repro.settings.detection import COCO, VOC, DetectionSettings
 
 
 def test_other_classes_are_not_taken_for_the_real_thing(voc_root: Path, coco_root: Path) -> None:

@@ -17,12 +17,12 @@ from downstream.detection.config import batch_on
 from downstream.measurement import Measurement, as_results
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.errors import UserError
-from repro.runs.comparison import sizes_below_recipe
-from repro.runs.departures import scale_of
-from repro.runs.detection import COCO, VOC, DetectionHead, DetectionSettings
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result
+from repro.settings.comparison import sizes_below_recipe
+from repro.settings.departures import scale_of
+from repro.settings.detection import COCO, VOC, DetectionHead, DetectionSettings
 
 
 def test_voc_is_mocos_recipe_to_the_letter() -> None:

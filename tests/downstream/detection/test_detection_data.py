@@ -27,7 +27,7 @@ from downstream.detection.ground_truth import area_of
 from repro.data.annotations import coco, voc
 from repro.data.annotations.coco_instances import ObjectEntry
 from repro.errors import UserError
-from repro.runs.detection import COCO, VOC
+from repro.settings.detection import COCO, VOC
 
 
 def test_boxes_of_voc_are_those_of_the_scenes(voc_root: Path) -> None:

@@ -25,7 +25,7 @@ from downstream.detection.task import quiet_detectron2, summary
 from repro.data.annotations import voc
 from repro.data.annotations.voc_annotation import Annotation, VocObject
 from repro.errors import UserError
-from repro.runs.detection import COCO, VOC
+from repro.settings.detection import COCO, VOC
 
 
 def named(record: dict[str, Any]) -> tuple[int, str]:

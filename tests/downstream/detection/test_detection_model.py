@@ -25,12 +25,12 @@ from repro.backbones.backbone import load_backbone
 from repro.backbones.convert import to_detectron2
 from repro.backbones.resnet import BASE_WIDTH, planned_resnet
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
-from repro.distributed import seeded_weights
 from repro.errors import UserError
-from repro.runs.detection import DetectionHead, DetectionSettings
+from repro.processes.distributed import seeded_weights
 from repro.runs.folder import RunFolder
-from repro.runs.network_names import RESNETS
-from repro.runs.run import Run
+from repro.settings.detection import DetectionHead, DetectionSettings
+from repro.settings.network_names import RESNETS
+from repro.settings.run import Run
 
 
 @pytest.mark.parametrize("head", list(DetectionHead))

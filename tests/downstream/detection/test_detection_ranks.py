@@ -15,7 +15,7 @@ from downstream.detection.model import build_detector
 from downstream.detection.task import quiet_detectron2
 from downstream.detection.training import train
 from repro.errors import UserError
-from repro.runs.detection import VOC
+from repro.settings.detection import VOC
 
 
 def widened(root: Path) -> Path:

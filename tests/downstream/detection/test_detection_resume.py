@@ -26,10 +26,10 @@ from downstream.detection.task import carry_out, quiet_detectron2
 from downstream.detection.training import train
 from downstream.detection.trial import Trial
 from repro.errors import UserError
-from repro.files import write_json
-from repro.runs.detection import VOC
+from repro.filesystem.files import write_json
 from repro.runs.step_files import checkpoints
 from repro.runs.stopping import STOP
+from repro.settings.detection import VOC
 from repro.training.hooks import DivergenceError
 
 

@@ -22,16 +22,16 @@ from downstream.detection.task import carry_out, quiet_detectron2
 from downstream.detection.training import train
 from downstream.detection.trial import Trial
 from downstream.progress import reported
+from repro.command_line.progress import ProgressBars
 from repro.data.annotations.scenes_export import write_coco
 from repro.errors import UserError
-from repro.files import write_bytes, write_json
-from repro.progress import ProgressBars
+from repro.filesystem.files import write_bytes, write_json
 from repro.randomness import Purpose, stream_seed
-from repro.runs.choices import InputFilter
-from repro.runs.detection import COCO, VOC
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
 from repro.scenes.dataset import Scenes
+from repro.settings.choices import InputFilter
+from repro.settings.detection import COCO, VOC
 from repro.training.hooks import DivergenceError
 
 

@@ -13,10 +13,10 @@ pytest.importorskip("detectron2")
 from downstream.detection import resume
 from downstream.detection.resume import Stopwatch
 from downstream.detection.trial import Trial
-from repro.files import write_json
-from repro.runs.detection import COCO, VOC
+from repro.filesystem.files import write_json
 from repro.runs.folder import RunFolder
-from repro.runs.sections import MachineSettings
+from repro.settings.detection import COCO, VOC
+from repro.settings.sections import MachineSettings
 
 IDENTITY = {"run_id": "0a1b2c3d", "trial": 1, "train_data": "train"}
 SCORED = {**IDENTITY, "test_data": "test"}

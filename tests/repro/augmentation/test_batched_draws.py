@@ -9,7 +9,7 @@ from repro.augmentation.batched_draws import draw_boxes, draw_views, largest_box
 from repro.augmentation.batched_streams import BatchedStreams
 from repro.augmentation.draws import draw_box, draw_view
 from repro.randomness import Purpose, stream
-from repro.runs.sections import AugmentationSettings
+from repro.settings.sections import AugmentationSettings
 
 SEEDS = (0, 1, 2**32 - 1, 2**32, 2**63 + 5, 3**80)
 """Of one to four 32-bit words: numpy mixes the words of a name after the fourth in another way."""

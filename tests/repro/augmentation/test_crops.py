@@ -11,8 +11,8 @@ from sklearn.datasets import load_sample_images
 from repro.augmentation.crops import resized_crop, resized_pixels
 from repro.augmentation.draws import CropBox, draw_box
 from repro.data.subsets import Subset
-from repro.runs.choices import Backend, Resizer
-from repro.runs.sections import AugmentationSettings
+from repro.settings.choices import Backend, Resizer
+from repro.settings.sections import AugmentationSettings
 from repro.training.loading import TwoViews
 
 PHOTOGRAPHS = [Image.fromarray(pixels).resize((500, 375)) for pixels in load_sample_images().images]

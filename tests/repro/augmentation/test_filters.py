@@ -9,7 +9,7 @@ from torchvision.transforms import GaussianBlur
 from repro.augmentation.blur import gaussian_blur, gaussian_matrix
 from repro.data.images import IMAGENET_MEAN, IMAGENET_STD
 from repro.masking.filters import high_pass, strong_blur
-from repro.runs.choices import FilterLibrary
+from repro.settings.choices import FilterLibrary
 
 GAIN = {224: 0.003, 64: 0.04, 32: 0.16, 22: 0.31, 16: 0.53, 11: 0.88}
 """The high-pass's gain on sinusoids, by their period in pixels (specification A.1)."""

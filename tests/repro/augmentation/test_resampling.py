@@ -9,7 +9,7 @@ from PIL import Image
 from repro.augmentation import resampling
 from repro.augmentation.crops import RESAMPLING
 from repro.augmentation.resampling import resample, taps
-from repro.runs.choices import Interpolation
+from repro.settings.choices import Interpolation
 
 EXACT_TAPS = 32
 """Up to this many weights a pixel, sums are exact, as the module's docstring says."""

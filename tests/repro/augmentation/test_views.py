@@ -22,8 +22,8 @@ from repro.augmentation.crops import resized_crop
 from repro.augmentation.draws import ORDERS, CropBox, Draw, draw_box, draw_view
 from repro.augmentation.on_device import MOCO, apply_on_device, apply_to_all
 from repro.augmentation.reference import apply_reference
-from repro.runs.choices import Blur, Interpolation
-from repro.runs.sections import AugmentationSettings
+from repro.settings.choices import Blur, Interpolation
+from repro.settings.sections import AugmentationSettings
 
 NOTHING = Draw(jitter=0.0, order=0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, grey=0, sigma=0.0, flip=0)
 

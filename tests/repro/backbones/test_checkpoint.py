@@ -13,7 +13,7 @@ from repro.backbones.checkpoint import read_checkpoint, write_checkpoint
 from repro.backbones.weights import not_finite
 from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
-from repro.files import write_atomically
+from repro.filesystem.files import write_atomically
 from repro.saliency.networks import build_localizer
 
 

@@ -23,9 +23,9 @@ from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
 from repro.masking.filters import high_pass
 from repro.runs.folder import RunFolder
-from repro.runs.reading import FOLDERS
 from repro.runs.records import append, read
-from repro.runs.run import Run
+from repro.settings.reading import FOLDERS
+from repro.settings.run import Run
 
 LIBRARIES = ("torchvision", "timm", "detectron2", "huggingface")
 

@@ -19,10 +19,10 @@ from repro.backbones.resnet import build_resnet, resnet_of_width
 from repro.bench.throughput import kind_of
 from repro.contrastive.encoders import build_encoder
 from repro.errors import UserError
-from repro.runs.comparison import departures, sizes_below_recipe
-from repro.runs.detection import VOC
 from repro.runs.folder import RunFolder
-from repro.runs.network_names import RESNETS
+from repro.settings.comparison import departures, sizes_below_recipe
+from repro.settings.detection import VOC
+from repro.settings.network_names import RESNETS
 from repro.training.pretraining import pretrain
 
 

@@ -17,7 +17,7 @@ from repro.backbones.resnet import build_resnet, resnet_of_width
 from repro.bench.step import forward_rate
 from repro.bench.timing import Seconds, seconds_in_turn
 from repro.methods.cost import Step, StepCost, count_passes, measure, with_random_localizer
-from repro.runs.run import Run
+from repro.settings.run import Run
 from repro.training.step_graph import EAGER_STEPS
 
 SMALL: dict[str, Any] = {

@@ -9,8 +9,8 @@ from torch import Tensor
 from repro.bench.plain_moco import PlainMoCo, compare_with_plain_moco
 from repro.contrastive.moco import MoCo
 from repro.masking.views import Views
-from repro.runs.run import Run
-from repro.runs.sections import DataSettings, EncoderSettings, MocoSettings, OptimizationSettings
+from repro.settings.run import Run
+from repro.settings.sections import DataSettings, EncoderSettings, MocoSettings, OptimizationSettings
 from repro.training.optimization import build_optimizer
 
 

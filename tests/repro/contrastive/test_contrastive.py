@@ -17,7 +17,7 @@ from repro.contrastive.moco import MoCo
 from repro.contrastive.momentum import MomentumEncoder
 from repro.contrastive.queue import Queue
 from repro.contrastive.simclr import SimCLR
-from repro.runs.sections import MocoSettings, SimclrSettings
+from repro.settings.sections import MocoSettings, SimclrSettings
 
 B, C, K, T = 6, 16, 40, 0.2
 

@@ -20,9 +20,9 @@ from repro.contrastive.batch_norm import ReducedBatchNorm, SplitBatchNorm, joint
 from repro.contrastive.encoders import build_encoder
 from repro.contrastive.losses import nt_xent
 from repro.contrastive.simclr import SimCLR
-from repro.distributed import gather_with_gradient, in_ddp
 from repro.masking.views import Views
-from repro.runs.choices import Anchor
+from repro.processes.distributed import gather_with_gradient, in_ddp
+from repro.settings.choices import Anchor
 
 B, C, T, SIZE, DIM = 6, 16, 0.2, 16, 8
 

@@ -40,7 +40,7 @@ from repro.data.annotations import coco, voc
 from repro.data.annotations.masks import decoded_runs
 from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.runs.detection import COCO, VOC
+from repro.settings.detection import COCO, VOC
 
 
 class ManyBoxes(nn.Module):

@@ -25,7 +25,7 @@ from repro.data.flowers import eighty_ten_ten, official
 from repro.data.subsets import Subset, apportion, divide, join, share_of, sizes
 from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.runs.sections import ScenesSettings
+from repro.settings.sections import ScenesSettings
 
 pytestmark = pytest.mark.usefixtures("miniatures")
 

@@ -16,7 +16,7 @@ from repro.data.folders import FolderImages
 from repro.data.imagenet import class_list
 from repro.data.splits import SPLITS
 from repro.errors import UserError
-from repro.runs.sections import ScenesSettings
+from repro.settings.sections import ScenesSettings
 
 TINY = ScenesSettings(classes=4, size=64, train_count=12, val_count=8, seed=3)
 

@@ -15,7 +15,7 @@ from repro.data.image_numbers import ImageNumbers
 from repro.data.splits import names_of
 from repro.data.subsets import Subset
 from repro.errors import UserError
-from repro.runs.image_files import files_by_name, hash_files
+from repro.settings.image_files import files_by_name, hash_files
 
 SETTING = "data.masks"
 

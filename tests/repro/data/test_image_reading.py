@@ -13,9 +13,9 @@ from downstream.crops import CentralCrops, RandomCrops
 from repro.data.catalogue import open_images
 from repro.data.splits import read_image
 from repro.errors import UserError
-from repro.loader import Loader
-from repro.runs.choices import Resizer
-from repro.runs.sections import AugmentationSettings, ScenesSettings
+from repro.processes.loader import Loader
+from repro.settings.choices import Resizer
+from repro.settings.sections import AugmentationSettings, ScenesSettings
 from repro.training.loading import TwoViews
 
 PICTURE = Image.new("RGB", (40, 50))

@@ -13,7 +13,7 @@ from repro.data import catalogue
 from repro.data.splits import Images, Split, pixels_of
 from repro.data.verification.checks import verify
 from repro.errors import UserError
-from repro.runs.sections import ScenesSettings
+from repro.settings.sections import ScenesSettings
 
 
 class Drawn:

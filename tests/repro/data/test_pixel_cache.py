@@ -25,13 +25,13 @@ from repro.data.pixel_cache import CachedImages, cache_root, open_cached, size_a
 from repro.data.pixel_cache_writer import cache_images, damaged_chunks, read_checksums, unfinished
 from repro.data.splits import Images, pixels_of
 from repro.errors import UserError
-from repro.paths import CACHE_VARIABLE
+from repro.filesystem.paths import CACHE_VARIABLE
 from repro.quantities import size_text
-from repro.runs.choices import LEAST_CACHED, LONGEST_CACHED
-from repro.runs.localizer_weights import weights_cache
-from repro.runs.sections import ScenesSettings
 from repro.saliency.map_file import saliency_cache
 from repro.scenes.cache import scenes_cache
+from repro.settings.choices import LEAST_CACHED, LONGEST_CACHED
+from repro.settings.localizer_weights import weights_cache
+from repro.settings.sections import ScenesSettings
 
 SIZES = [(40, 30), (33, 70), (20, 90), (32, 32), (64, 48), (31, 31)]
 
@@ -166,8 +166,8 @@ import sys, time
 from pathlib import Path
 from repro.data import pixel_cache, pixel_cache_writer
 from repro.data.catalogue import open_images
-from repro.runs.run import Run
-from repro.runs.sections import ScenesSettings
+from repro.settings.run import Run
+from repro.settings.sections import ScenesSettings
 pixel_cache.CHUNK = pixel_cache_writer.CHUNK = 5
 read = pixel_cache_writer.pixels_of
 def slowly(images, index):

@@ -9,8 +9,8 @@ from training_samples import salmask, tiny
 
 from repro.data.pixel_cache import CachedImages
 from repro.errors import UserError
-from repro.paths import CACHE_VARIABLE
-from repro.runs.run import Run
+from repro.filesystem.paths import CACHE_VARIABLE
+from repro.settings.run import Run
 from repro.training.pretraining import open_data
 
 

@@ -17,7 +17,7 @@ from repro.data.pixel_cache import CHECKSUMS, PIXELS, CachedImages, cache_folder
 from repro.data.pixel_cache_writer import cache_images, damaged_chunks, unfinished
 from repro.data.splits import Images, pixels_of
 from repro.errors import UserError
-from repro.runs.sections import ScenesSettings
+from repro.settings.sections import ScenesSettings
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from yaml_samples import write_yaml
 from repro.data.catalogue import open_images
 from repro.data.roots import ROOT_VARIABLE, config_file, find_root, new_root
 from repro.errors import UserError
-from repro.runs.sections import ScenesSettings
+from repro.settings.sections import ScenesSettings
 
 
 def write_data_yaml(content: object) -> Path:

@@ -6,8 +6,8 @@ from contrastive_samples import noise
 from torch import Generator
 
 from repro.masking.branches import SaliencyMasking
-from repro.runs.choices import Branch, Strategy
-from repro.runs.sections import FidelitySettings, MaskingSettings
+from repro.settings.choices import Branch, Strategy
+from repro.settings.sections import FidelitySettings, MaskingSettings
 
 
 @pytest.mark.parametrize("branch", Branch)

@@ -23,8 +23,8 @@ from repro.masking.patches import (
     to_pixels,
 )
 from repro.masking.strategies import FOCAL_WINDOW, HighPass
-from repro.runs.choices import NoiseArea, Source, Strategy
-from repro.runs.sections import FidelitySettings, MaskingSettings
+from repro.settings.choices import NoiseArea, Source, Strategy
+from repro.settings.sections import FidelitySettings, MaskingSettings
 
 POSITIVE, HARD = Mode.positive(MaskingSettings()), Mode.hard(MaskingSettings())
 PAPER = FidelitySettings()

@@ -7,8 +7,8 @@ from torch import Generator, Tensor
 
 from repro.masking.boxes import Box
 from repro.masking.patches import Mode, draw_patches, patch_counts, to_pixels
-from repro.runs.choices import Source
-from repro.runs.sections import FidelitySettings, MaskingSettings
+from repro.settings.choices import Source
+from repro.settings.sections import FidelitySettings, MaskingSettings
 
 SHARES = st.floats(0, 1, width=32)
 GRIDS = st.tuples(st.integers(1, 14), st.integers(1, 14))

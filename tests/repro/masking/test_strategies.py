@@ -14,8 +14,8 @@ from repro.masking.filters import high_pass, strong_blur
 from repro.masking.patches import Mode
 from repro.masking.strategies import HighPass, MaskingStrategy, MeanFill, StrongBlur, build_strategy
 from repro.masking.views import Views
-from repro.runs.choices import Branch, FilterLibrary, NoiseArea, Source, Strategy
-from repro.runs.sections import FidelitySettings, MaskingSettings
+from repro.settings.choices import Branch, FilterLibrary, NoiseArea, Source, Strategy
+from repro.settings.sections import FidelitySettings, MaskingSettings
 
 POSITIVE, HARD = Mode.positive(MaskingSettings()), Mode.hard(MaskingSettings())
 NO_FOCAL = HighPass(focal_probability=0.0)

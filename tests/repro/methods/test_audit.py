@@ -28,12 +28,12 @@ from repro.methods.audit import (
     variants,
 )
 from repro.methods.audit_page import write
-from repro.runs.choices import Backend, Branch, Guidance, Resizer, Source, Strategy
-from repro.runs.run import Run
-from repro.runs.sections import FidelitySettings
 from repro.saliency import sources
 from repro.saliency.localizer import Localizer
 from repro.scenes.dataset import Instance, Scene, Scenes
+from repro.settings.choices import Backend, Branch, Guidance, Resizer, Source, Strategy
+from repro.settings.run import Run
+from repro.settings.sections import FidelitySettings
 from repro.training import learner
 from repro.training.preprocess import ViewMaker
 from repro.training.true_objects import ObjectMasks, load_batch

@@ -9,10 +9,10 @@ import pytest
 from training_samples import refused, salmask, tiny
 
 from baselines import METHODS, TABLE1, TABLE3, resolve
-from repro.runs.comparison import difference
 from repro.runs.folder import RunFolder
-from repro.runs.reading import build
-from repro.runs.run import Run
+from repro.settings.comparison import difference
+from repro.settings.reading import build
+from repro.settings.run import Run
 
 row = cache(resolve)
 SCRIPT = "simclr+adios-script"

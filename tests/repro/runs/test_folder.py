@@ -19,13 +19,13 @@ from waiting import wait_until
 
 from baselines import resolve
 from repro.errors import UserError
-from repro.files import write_json
+from repro.filesystem.files import write_json
 from repro.runs.folder import RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.provenance_file import record_attempt
-from repro.runs.reading import load, read_yaml
 from repro.runs.schemas import ATTEMPT
 from repro.runs.status import Status
+from repro.settings.reading import load, read_yaml
 
 RUN = tiny()
 

@@ -15,7 +15,7 @@ from training_samples import OURS, STEPS, assert_same, copied, files_below, inte
 
 from repro.backbones.checkpoint import read_checkpoint
 from repro.errors import UserError
-from repro.files import read_regular, write_over
+from repro.filesystem.files import read_regular, write_over
 from repro.runs.folder import RunFolder
 from repro.runs.metrics import parse_row, read_metrics, training_seconds
 from repro.runs.provenance_file import record_attempt

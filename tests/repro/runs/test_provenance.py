@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from repro.errors import UserError
-from repro.paths import OWN_PACKAGES
+from repro.filesystem.paths import OWN_PACKAGES
 from repro.runs import provenance
 from repro.runs.provenance import SNAPSHOT, CodeState
 from slurm.jobs import snapshot

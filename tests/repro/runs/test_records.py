@@ -69,7 +69,7 @@ def test_a_write_that_fails_halfway_leaves_the_file_as_it_was(path: Path, monkey
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("repro.files.os.fsync", full)
+    monkeypatch.setattr("repro.filesystem.files.os.fsync", full)
     with pytest.raises(
         UserError,
         match=r"the disk of .* is full, or its quota \(\d\.\d kB are .*B are free\); nothing was added",

@@ -10,8 +10,8 @@ from torchvision.models import get_model
 from baselines import resolve
 from repro.backbones.backbone import save_backbone
 from repro.errors import UserError
-from repro.runs.reading import load
-from repro.runs.run import Run
+from repro.settings.reading import load
+from repro.settings.run import Run
 from repro.training.learner import build_view_maker
 
 

@@ -34,12 +34,12 @@ from repro.augmentation.normalization import Normalization
 from repro.errors import UserError
 from repro.masking.patches import as_many_at_random
 from repro.runs.folder import RunFolder
-from repro.runs.sections import LocalizerSettings
 from repro.saliency.cropping import crop_maps
 from repro.saliency.foregrounds import FLIP
 from repro.saliency.image_maps import MapSource, WholeImages, load_maps, load_some_maps, network_maps
 from repro.saliency.map_file import CHUNK, map_path
 from repro.saliency.scda import foreground
+from repro.settings.sections import LocalizerSettings
 from repro.training.pretraining import open_data
 
 pytestmark = pytest.mark.usefixtures("own_maps")

@@ -22,9 +22,10 @@ from baselines import TABLE1, resolve
 from repro.doctor.needs import Needs
 from repro.doctor.weights import check_weights
 from repro.errors import UserError
-from repro.paths import CACHE_VARIABLE
-from repro.runs import localizer_weights
-from repro.runs.localizer_weights import (
+from repro.filesystem.paths import CACHE_VARIABLE
+from repro.saliency.networks import build_localizer
+from repro.settings import localizer_weights
+from repro.settings.localizer_weights import (
     FILES_OF_RESNET50,
     PAPERS_WEIGHTS,
     LocalizerWeights,
@@ -32,7 +33,6 @@ from repro.runs.localizer_weights import (
     torchs_folder,
     weights_of,
 )
-from repro.saliency.networks import build_localizer
 from slurm.jobs.calls import read_call, write_calls
 from slurm.jobs.node_probe import NodeProbe
 from slurm.planning.needs import missing_weights, needs_of_sweep

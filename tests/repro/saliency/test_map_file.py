@@ -10,11 +10,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from repro.files import checksum
-from repro.runs.saliency_sources import SaliencySource
+from repro.filesystem.files import checksum
 from repro.saliency.map_file import CHUNK, MapFile, map_path
 from repro.saliency.true_maps import true_maps
 from repro.scenes.dataset import Scenes
+from repro.settings.saliency_sources import SaliencySource
 
 
 def numbered(count: int, grid: int = 3) -> np.ndarray:

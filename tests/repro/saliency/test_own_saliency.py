@@ -24,15 +24,15 @@ from repro.data.subsets import Subset
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.health import read_symptoms
-from repro.runs.identity import plain as plain_settings
-from repro.runs.image_files import hash_files
-from repro.runs.saliency_sources import CELLS, SaliencySource, SourceKind
-from repro.runs.sections import LocalizerSettings
 from repro.saliency.image_maps import load_maps
 from repro.saliency.maps_of_files import FileMaps, maps_of_files
 from repro.saliency.true_maps import TrueMaps, true_maps
 from repro.saliency.true_masks import FileMasks, true_masks
 from repro.scenes.dataset import Scenes
+from repro.settings.identity import plain as plain_settings
+from repro.settings.image_files import hash_files
+from repro.settings.saliency_sources import CELLS, SaliencySource, SourceKind
+from repro.settings.sections import LocalizerSettings
 from repro.training.true_objects import load_batch
 from results.plots.dose import family_of
 

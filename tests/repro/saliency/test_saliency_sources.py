@@ -14,13 +14,13 @@ from training_samples import CPU, OURS, foregrounds_of, refused, salmask, stages
 
 from repro.errors import UserError
 from repro.masking.patches import ranks
-from repro.runs.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
 from repro.saliency.foregrounds import FLIP, ByImage, ByMask, ByView, RandomCells, crop_batch
 from repro.saliency.image_maps import standardised
 from repro.saliency.scda import foreground
 from repro.saliency.sources import build_foregrounds
 from repro.saliency.true_maps import TrueMaps, centre_prior, changed
 from repro.scenes.dataset import Scenes
+from repro.settings.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
 from repro.training.learner import build_view_maker
 from repro.training.pretraining import open_data
 from repro.training.true_objects import load_batch, measure_foregrounds

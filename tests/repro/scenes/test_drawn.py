@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from repro.data.catalogue import open_images
-from repro.runs.sections import ScenesSettings
 from repro.scenes.cache import scenes_cache
 from repro.scenes.dataset import Scenes
+from repro.settings.sections import ScenesSettings
 
 SIZE = 64
 RECORD = 4 + 3 * SIZE**2

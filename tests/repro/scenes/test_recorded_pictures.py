@@ -16,8 +16,8 @@ import pytest
 from PIL import Image, ImageDraw
 from places import EXAMPLES, GOLDEN
 
-from repro.runs.reading import load
 from repro.scenes.dataset import Scenes
+from repro.settings.reading import load
 
 RECORDED = EXAMPLES / "study" / "runs" / "mocov2" / "s1-6aa38cd410"
 PICTURES = GOLDEN / "scenes.json"

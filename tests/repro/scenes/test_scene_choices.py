@@ -14,12 +14,12 @@ from training_samples import tiny
 from repro.data.catalogue import open_images
 from repro.errors import UserError
 from repro.randomness import Purpose, stream
-from repro.runs.comparison import sizes_below_recipe
-from repro.runs.sections import ScenesSettings
 from repro.scenes.dataset import Scenes
 from repro.scenes.grounds import Grounds
 from repro.scenes.shapes import OUTLINES, Outline, Shapes, bend_outline
 from repro.scenes.textures import Floats, fill_outline
+from repro.settings.comparison import sizes_below_recipe
+from repro.settings.sections import ScenesSettings
 
 SIDE = 64
 

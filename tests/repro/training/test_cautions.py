@@ -8,9 +8,9 @@ import torch
 from training_samples import CPU, OURS, tiny
 
 from baselines import build_learner, resolve
-from repro.runs.cautions import queue_caution
-from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
+from repro.settings.cautions import queue_caution
+from repro.settings.choices import Precision
 from repro.training.precision import precision_caution
 from repro.training.pretraining import pretrain
 from slurm.planning.sweep import expand, load

@@ -7,8 +7,8 @@ import torch
 from training_samples import CPU, tiny
 
 from baselines import resolve
-from repro import control_groups
 from repro.errors import UserError
+from repro.processes import control_groups
 from repro.training import device_memory
 from repro.training.device_memory import free_bytes, least_bytes, require_memory, total_bytes
 

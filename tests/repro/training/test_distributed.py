@@ -25,7 +25,9 @@ from repro.backbones.checkpoint import read_checkpoint
 from repro.backbones.foreign import read_foreign
 from repro.contrastive.losses import info_nce
 from repro.contrastive.moco import MoCo
-from repro.distributed import (
+from repro.errors import UserError
+from repro.masking.views import Views
+from repro.processes.distributed import (
     await_file,
     barrier,
     decided_by_first,
@@ -37,8 +39,6 @@ from repro.distributed import (
     share_of_rank,
     world_size,
 )
-from repro.errors import UserError
-from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
@@ -233,7 +233,7 @@ def test_where_ranks_see_different_files_the_first_one_decides(ranks: Sequence[d
 
 
 def test_a_file_that_never_comes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repro.distributed.VISIBLE_SECONDS", 0.2)
+    monkeypatch.setattr("repro.processes.distributed.VISIBLE_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"does not see .*put the runs into a folder that all nodes share"):
         await_file(tmp_path / "step_1.pth")
 
@@ -256,10 +256,10 @@ def test_results_of_shares_come_back_in_the_order_of_the_data(ranks: Sequence[di
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("count", [0, 1, 5, 8, 12])
 def test_shares_are_equally_long_and_lose_no_item(monkeypatch: pytest.MonkeyPatch, world_size: int, count: int) -> None:
-    monkeypatch.setattr("repro.distributed.world_size", lambda: world_size)
+    monkeypatch.setattr("repro.processes.distributed.world_size", lambda: world_size)
     shares = []
     for number in range(world_size):
-        monkeypatch.setattr("repro.distributed.rank", lambda number=number: number)
+        monkeypatch.setattr("repro.processes.distributed.rank", lambda number=number: number)
         shares.append(share_of_rank(count))
     assert {len(share) for share in shares} == {math.ceil(count / world_size)}
     assert {index for share in shares for index in share} == set(range(count))

@@ -12,7 +12,7 @@ import torch
 from mmengine.logging import MessageHub
 
 from repro.errors import UserError
-from repro.files import write_json
+from repro.filesystem.files import write_json
 from repro.runs.folder import PROGRESS_SECONDS, RunFolder
 from repro.training.hooks import DivergenceError, FiniteGuard, Heartbeat, RuntimeInfo, Throughput, restore_window
 

@@ -11,8 +11,8 @@ from PIL import Image
 import repro.training.loading
 from repro.augmentation.on_device import apply_on_device
 from repro.errors import UserError
-from repro.runs.choices import Backend
-from repro.runs.sections import AugmentationSettings
+from repro.settings.choices import Backend
+from repro.settings.sections import AugmentationSettings
 from repro.training.loading import EpochBatches, TwoViews, make_loader
 
 

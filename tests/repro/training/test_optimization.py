@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from repro.runs.choices import Interval, Optimizer, Schedule
-from repro.runs.sections import OptimizationSettings
+from repro.settings.choices import Interval, Optimizer, Schedule
+from repro.settings.sections import OptimizationSettings
 from repro.training.optimization import WARMUP_START, build_optimizer, build_schedulers
 
 SHAPES = ((4, 3, 3, 3), (4,), (5, 7), (5,))

@@ -18,14 +18,14 @@ from repro.contrastive.simclr import SimCLR, build
 from repro.errors import UserError
 from repro.masking.views import Views
 from repro.runs.folder import RunFolder
-from repro.runs.frameworks import FRAMEWORKS
-from repro.runs.sections import Framework
 from repro.scenes.dataset import Scenes
+from repro.settings.frameworks import FRAMEWORKS
+from repro.settings.sections import Framework
 from repro.training.learner import build_model
 from repro.training.pretraining import prepare_pretraining
 
 RUN = tiny("simclr")
-WHERE = "FRAMEWORKS (repro/runs/frameworks.py) has the model of simclr at "
+WHERE = "FRAMEWORKS (repro/settings/frameworks.py) has the model of simclr at "
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from baselines import build_learner
-from repro.runs.reading import load
-from repro.runs.run import Run
+from repro.settings.reading import load
+from repro.settings.run import Run
 from repro.training.loading import EpochBatches
 from repro.training.pretraining import open_data
 

@@ -30,9 +30,9 @@ from repro.data.pixel_cache import CachedImages
 from repro.data.pixel_cache_writer import cache_images
 from repro.errors import UserError
 from repro.methods.audit import audit
-from repro.runs.choices import Interpolation
 from repro.runs.folder import RunFolder
-from repro.runs.sections import AugmentationSettings
+from repro.settings.choices import Interpolation
+from repro.settings.sections import AugmentationSettings
 from repro.training import resident as resident_module
 from repro.training.loading import EpochBatches, OneView, RandomViews, TwoViews, make_loader
 from repro.training.pretraining import open_data, pretrain, with_resident_images

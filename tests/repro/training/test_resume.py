@@ -31,7 +31,7 @@ from training_samples import (
 
 from repro.backbones.checkpoint import read_checkpoint
 from repro.errors import UserError
-from repro.files import write_atomically
+from repro.filesystem.files import write_atomically
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, tell_symptoms
 from repro.runs.step_files import checkpoint_file, checkpoints

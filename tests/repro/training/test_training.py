@@ -30,10 +30,10 @@ from training_samples import (
 from repro.backbones.backbone import load_backbone
 from repro.contrastive.moco import MoCo
 from repro.errors import UserError
-from repro.runs.choices import Precision
 from repro.runs.folder import RunFolder
-from repro.runs.identity import plain
 from repro.runs.step_files import checkpoints
+from repro.settings.choices import Precision
+from repro.settings.identity import plain
 from repro.training.gallery import draw_gallery
 from repro.training.hooks import DivergenceError, RuntimeInfo
 from repro.training.learner import build_view_maker

@@ -1,0 +1,1 @@
+"""Processes: how many there are, what each may use, and how they work together."""
