@@ -14,7 +14,7 @@ from results.plots.dose_plot import saliency_dose
 from results.plots.forest import forest
 from results.plots.gallery import gallery
 from results.plots.material import Material
-from results.plots.style import themed
+from results.plots.style import surface, themed
 from results.plots.table_plots import bars, branches, compute, scatter
 
 SUFFIXES = (".svg", ".png")
@@ -76,8 +76,8 @@ def draw(name: str, material: Material, suffix: str) -> bytes:
     with themed(material.theme):
         # Without matplotlib's date and version: the same runs, the same bytes.
         metadata = {"Date": None, "Creator": "salmask"} if suffix == ".svg" else {"Software": "salmask"}
-        # An SVG lets its page show through. A PNG may be looked at on black, where dark text would vanish.
-        background = "none" if suffix == ".svg" else "white"
+        # An SVG lets its page show through. A PNG may be looked at on anything, where its text would vanish.
+        background = "none" if suffix == ".svg" else surface(material.theme)
         figure = PLOTS[name].figure(material)
         figure.savefig(buffer, format=suffix[1:], dpi=160, metadata=metadata, facecolor=background)
     return buffer.getvalue()

@@ -149,6 +149,16 @@ def surface(theme: Theme) -> str:
     return _SURFACE[theme]
 
 
+def for_dark_page(svg: bytes) -> bytes:
+    """Returns a plot's SVG of the light theme in the colours of the dark one, as if it were drawn anew.
+
+    Only ink, surface and grid depend on the theme, and nothing else has their light colours.
+    """
+    for colours in (_INK, _SURFACE, _GRID):
+        svg = svg.replace(colours["light"].encode(), colours["dark"].encode())
+    return svg
+
+
 @contextmanager
 def themed(theme: Theme) -> Iterator[None]:
     """Draws in a theme while the context lasts; backgrounds are transparent, so that a page shows through."""

@@ -34,6 +34,7 @@ from results.formats.layout import Table
 from results.paper.published import TABLES, published
 from results.plots.figures import PLOTS, draw
 from results.plots.material import Material, NothingToDrawError
+from results.plots.style import for_dark_page
 from results.report.checklist import checklist
 from results.report.doubts import doubts
 from results.report.galleries import embed
@@ -248,17 +249,18 @@ def _plots(
 ) -> tuple[list[Picture], list[str]]:
     """Returns the plots, and for each that cannot be drawn, what is missing for it."""
     pictures, left_out = [], []
-    light = Material(runs, frame, "light", task, metric)
-    dark = replace(light, theme="dark")  # shares the tables that are worked out; the browser chooses by its theme
+    material = Material(runs, frame, "light", task, metric)
     for name, plot in PLOTS.items():
         if name == "gallery":
             continue  # the page shows the galleries themselves
         try:
-            uris = [data_uri(draw(name, material, ".svg"), "image/svg+xml") for material in (light, dark)]
+            svg = draw(name, material, ".svg")
         except NothingToDrawError as reason:
             left_out.append(f"{name}: {reason.note}")  # said on the page, so that no plot seems forgotten
         else:
-            pictures.append(Picture(name, plot.caption, *uris))
+            # The browser chooses one by its theme.
+            light, dark = (data_uri(content, "image/svg+xml") for content in (svg, for_dark_page(svg)))
+            pictures.append(Picture(name, plot.caption, light, dark))
     return pictures, left_out
 
 

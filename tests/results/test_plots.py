@@ -1,9 +1,11 @@
 """Every plot is drawn from runs, is the same for the same runs, and says what is missing if there is nothing."""
 
 import colorsys
+import io
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,7 +25,7 @@ from results.plots.curves import curves
 from results.plots.figures import PLOTS, draw, save
 from results.plots.gallery import gallery
 from results.plots.material import Material, NothingToDrawError, key_of, panel_titles
-from results.plots.style import look, themed
+from results.plots.style import for_dark_page, ink, look, surface, themed
 from results.plots.table_plots import bars, branches, compute, scatter
 from results.report.page import build
 from results.tables.rendering import render
@@ -59,6 +61,20 @@ def test_a_plot_is_written_as_svg_and_png(material: Material, tmp_path: Path, na
     assert pixels.shape[1] > 1000
     assert pixels.std() > 5  # the picture is not empty
     assert draw(name, material, ".svg") == svg.read_bytes()
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_in_the_dark_the_ground_is_dark_and_the_ink_is_light(material: Material, name: str) -> None:
+    """The PNG's ground used to be white in both themes, and so its text could not be read."""
+    dark = replace(material, theme="dark")
+    drawn, recoloured = draw(name, dark, ".svg"), for_dark_page(draw(name, material, ".svg"))
+    # But for the names of markers, clips and hatches, which matplotlib makes of their colours, too.
+    assert re.sub(rb"\b[mph][0-9a-f]{10}\b", b"", drawn) == re.sub(rb"\b[mph][0-9a-f]{10}\b", b"", recoloured)
+    with Image.open(io.BytesIO(draw(name, dark, ".png"))) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert "#" + bytes(pixels[0, 0]).hex() == surface("dark")
+    letters = np.array([int(ink("dark")[place : place + 2], 16) for place in (1, 3, 5)])
+    assert (pixels == letters).all(-1).sum() > 100
 
 
 def test_long_names_above_galleries_stand_apart_and_are_not_cut(tmp_path: Path) -> None:
