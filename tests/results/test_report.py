@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,23 @@ def test_tiny_single_and_uncommitted_results_are_doubted(tmp_path: Path) -> None
     assert "TINY MODE – scenes (10 classes, 1024 images), resnet18" in text
     assert "fewer than 3 seeds behind 1 cell: mocov2" in text
     assert "measured with uncommitted changes" in text
+
+
+def test_what_was_made_by_unlike_code_torch_or_devices_is_doubted(tmp_path: Path) -> None:
+    folders = [finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 60.0}) for seed in range(3)]
+    frame = collect_runs(find_runs([tmp_path], resolve))
+    assert not [line for line in doubts(find_runs([tmp_path], resolve), frame) if "side by side" in line]
+    for folder, torch in zip(folders, ("2.9.0", "2.9.0", "2.14.1"), strict=True):
+        (attempt,) = json.loads(folder.provenance.read_text())
+        device = {"2.9.0": "NVIDIA H100", "2.14.1": "cpu"}[torch]
+        folder.provenance.write_text(json.dumps([{**attempt, "packages": {"torch": torch}, "device": device}]))
+    lines = doubts(find_runs([tmp_path], resolve), frame.assign(commit=["b" * 40, "unknown", "a" * 40]))
+    assert lines[-4:] == [
+        "some results do not name the commit of their code",
+        "results of 3 commits stand side by side: aaaaaaa, bbbbbbb, unknown",
+        "runs of 2 versions of torch stand side by side: 2.14.1, 2.9.0",
+        "runs on 2 kinds of device: NVIDIA H100, cpu",
+    ]
 
 
 def test_the_checklist_is_filled_in_from_the_runs(runs: list[RunRecord]) -> None:

@@ -1,5 +1,6 @@
 """Tables on a terminal of 80 columns and in a pipe: no line is too wide, no cell is broken, and nothing is lost."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -10,7 +11,9 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Sequence
 from io import StringIO
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -204,15 +207,31 @@ def test_no_word_is_lost_or_broken_at_any_width(rows: list[tuple[str, ...]], wid
     assert all(len(line) <= width for line in lines)
 
 
+def table_on_terminal(*blocks: Sequence[tuple[str, ...]], **said: Any) -> list[str]:
+    """The lines of a table of the paper, whose cells are all 1.00, as a terminal shows them."""
+    lines = tuple(tuple(Line(parts, (Cell("1.00"),)) for parts in block) for block in blocks)
+    groups = (ColumnGroup(Cell("group"), (Cell("measured"),)),)
+    console = Console(file=StringIO(), force_terminal=True, width=COLUMNS, no_color=True)
+    table = Layout("table1", "A table.", "", groups, lines, "", (), pd.DataFrame())
+    print_on_terminal(dataclasses.replace(table, **said), console)
+    assert isinstance(console.file, StringIO)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+    return [line.rstrip() for line in text.splitlines()]
+
+
+def test_on_a_terminal_the_watermark_comes_first_and_the_notes_last() -> None:
+    said = {"watermark": "TINY MODE", "legend": "n: seeds.", "notes": ("of one seed", "adopted")}
+    lines = table_on_terminal([("MoCo v2",)], [("SimCLR",)], **said)
+    assert lines[:2] == ["TINY MODE", "A table."]
+    assert [" ".join(line.split()) for line in lines[2:]] == [
+        *("", "group", "Method measured", "MoCo v2 1.00", "", "SimCLR 1.00"),
+        *("", "n: seeds.", "[1] of one seed", "[2] adopted"),
+    ]
+
+
 def test_on_a_terminal_a_part_of_a_label_stays_whole() -> None:
     def shown(*labels: tuple[str, ...]) -> list[str]:
-        block = tuple(Line(parts, (Cell("1.00"),)) for parts in labels)
-        groups = (ColumnGroup(Cell("group"), (Cell("measured"),)),)
-        console = Console(file=StringIO(), force_terminal=True, width=COLUMNS, no_color=True)
-        print_on_terminal(Layout("table1", "A table.", "", groups, (block,), "", (), pd.DataFrame()), console)
-        assert isinstance(console.file, StringIO)
-        text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
-        return [line.rstrip() for line in text.splitlines()[4:]]
+        return table_on_terminal(labels)[4:]
 
     hard = "hard negative, without gradient"
     assert shown(("MoCo v2", "key masked", hard), ("MoCo v2", "both masked", hard)) == [
