@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from repro.errors import UserError
 from repro.runs.schemas import Field, read_json
@@ -15,6 +14,7 @@ from repro.settings.comparison import difference, plays_a_part
 from repro.settings.run import Run
 from repro.settings.saliency_sources import SaliencySource, SourceKind
 from results.collection.runs import RunRecord
+from results.statistics.distributions import t_quantile
 
 CONFIDENCE = 0.95
 """The share of the intervals that hold the true mean."""
@@ -71,7 +71,7 @@ class Slope:
     @property
     def interval(self) -> tuple[float, float]:
         """Student's interval of `rise`."""
-        margin = stats.t.ppf((1 + CONFIDENCE) / 2, self.sources - 2) * self.error
+        margin = t_quantile((1 + CONFIDENCE) / 2, self.sources - 2) * self.error
         return float(self.rise - margin), float(self.rise + margin)
 
 
@@ -118,6 +118,8 @@ def family_of(run: Run) -> str:
 
 def slope(points: Sequence[Point]) -> Slope | None:
     """Returns the line through the means of points; None if there are too few, or if all have the same IoU."""
+    from scipy import stats  # takes a second, and few reports have such runs
+
     x, y = np.array([point.means for point in points]).reshape(-1, 2).T
     if len(x) < FEWEST_FOR_A_LINE or np.ptp(x) == 0:
         return None

@@ -6,7 +6,6 @@ from statistics import fmean
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from repro.quantities import counted
 from repro.settings.labels import label
@@ -14,6 +13,7 @@ from results.paper.published import table1
 from results.plots.dose import BOTH, CONFIDENCE, HARD, QUERY, Point, Slope, panels_of, slope
 from results.plots.material import Material, NothingToDrawError, percent
 from results.plots.style import Theme, folded, ink, legend, panels
+from results.statistics.distributions import t_quantile
 from results.statistics.paired import difference_text
 
 LOOKS: Mapping[str, tuple[str, str]] = {BOTH: ("o", "#d55e00"), QUERY: ("^", "#0072b2"), HARD: ("s", "#009e73")}
@@ -116,4 +116,5 @@ def half_width(values: Sequence[float]) -> float:
     """Returns half the width of Student's interval of a mean; NaN for fewer than two values."""
     if len(values) < 2:
         return float("nan")
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(t_quantile((1 + CONFIDENCE) / 2, len(values) - 1) * error)

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
 
 from repro.randomness import Purpose, stream
+from results.statistics.distributions import difference_found, fair_coin_p
 from results.statistics.paired import LEVEL
 
 REPLICATES = 20_000
@@ -30,8 +30,6 @@ KINDS = 256
 """The most kinds of images that the draws tell apart, see `_kinds`."""
 DRAWN_AT_ONCE = 1000
 """Draws of the bootstrap that are in memory at once: 2 MB with so many kinds."""
-POWER = 0.8
-"""Chance with which the smallest difference that the data could show would be found."""
 Floats = NDArray[np.float64]
 
 
@@ -53,9 +51,7 @@ class McNemar:
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
     """Returns McNemar's exact test of two runs, from N images' correctness each."""
     first_only, second_only = int(np.sum(first & ~second)), int(np.sum(~first & second))
-    total = first_only + second_only
-    p = float(stats.binomtest(first_only, total).pvalue) if total else 1.0
-    return McNemar(first_only, second_only, p)
+    return McNemar(first_only, second_only, fair_coin_p(first_only, second_only))
 
 
 @dataclass(frozen=True)
@@ -106,10 +102,7 @@ class Difference:
         """The smallest true difference, in points, that such data would show with a chance of `POWER`."""
         if not self.draws.size:
             return None
-        critical = stats.t.isf(LEVEL / 2, self.freedom)
-        # With a true difference, the t statistic follows the noncentral t distribution. This finds the noncentrality at
-        # which it exceeds the critical value with that chance; the other tail adds next to nothing.
-        return float(special.nctdtrinc(self.freedom, 1 - POWER, critical) * self.spread)
+        return float(difference_found(self.freedom, LEVEL) * self.spread)
 
     def p_of_equivalence(self, value: float, margin: float) -> float | None:
         """Returns the p value of two one-sided tests (TOST) that the difference is near a value; None without a spread.

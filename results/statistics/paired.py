@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import stats
 
 from repro.quantities import counted, number_text
+from results.statistics.distributions import difference_found, f_above, t_quantile, two_sided_p
 
 LEVEL = 0.05
 """The level of the test, shared by the comparisons that are corrected together."""
@@ -111,7 +111,7 @@ class Comparison:
         if self.by_images is not None:
             return self.by_images.p
         error, degrees = self._standard_error()
-        return float(2 * stats.t.sf(abs(np.mean(self.differences)) / error, degrees))
+        return two_sided_p(float(np.mean(self.differences)) / error, degrees)
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
         """Returns the interval of the mean difference, in points; None if no test can be taken.
@@ -126,8 +126,8 @@ class Comparison:
         if self.by_images is not None:
             return self.by_images.interval(confidence)
         error, degrees = self._standard_error()
-        low, high = stats.t.interval(confidence, degrees, float(np.mean(self.differences)), error)
-        return float(low), float(high)
+        mean, margin = float(np.mean(self.differences)), float(t_quantile((1 + confidence) / 2, degrees)) * error
+        return mean - margin, mean + margin
 
     @property
     def basis(self) -> str:
@@ -177,7 +177,7 @@ def spreading_alike(values: Mapping[str, Mapping[Any, float]]) -> set[str]:
             others, its = _unexplained([by_seed for name, by_seed in rows.items() if name != row])
             if its and degrees > its and others > 1e-9:
                 ratio = ((squares - others) / (degrees - its)) / (others / its)
-                chances[row] = float(stats.f.sf(ratio, degrees - its, its))
+                chances[row] = f_above(ratio, degrees - its, its)
             elif its > 1 and others <= 1e-9 < squares:
                 # The others do not scatter at all, like rows that collapsed to a guess. One degree of freedom would not
                 # show that: two seeds differ by the same count of images now and then.
@@ -278,7 +278,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(comparison: Comparison, difference: float, *, level: float = LEVEL) -> int | None:
-    """Returns how many seeds would find a true difference with 80 % power, at the spread seen so far.
+    """Returns how many seeds would find a true difference with a chance of `POWER`, at the spread seen so far.
 
     Args:
         comparison: Supplies the spread, its own or the pooled one.
@@ -292,7 +292,5 @@ def seeds_needed(comparison: Comparison, difference: float, *, level: float = LE
         return None
     spread = comparison.spread.deviation if comparison.spread else np.std(comparison.differences, ddof=1)
     n = np.arange(2, MOST_PAIRS + 1)
-    critical = stats.t.isf(level / 2, n - 1)
-    # With a true difference the t statistic follows the noncentral t distribution; its other tail adds next to nothing.
-    enough = stats.nct.sf(critical, n - 1, abs(difference) * np.sqrt(n) / spread) >= 0.8
+    enough = abs(difference) * np.sqrt(n) / spread >= difference_found(n - 1, level)
     return int(n[enough][0]) if enough.any() else None
