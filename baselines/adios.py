@@ -39,12 +39,12 @@ from repro.masking.views import Views
 from repro.processes.distributed import rank, seeded_weights, world_size
 from repro.randomness import Purpose, stream_seed
 from repro.settings.run import Run
-from repro.training.gallery import draw_columns, first_stages
+from repro.training.batches.loading import TwoViews
 from repro.training.learner import Learner, build_model, build_view_maker
-from repro.training.loading import TwoViews
-from repro.training.memory_layout import lay_out_network
-from repro.training.optimization import build_lars, build_optimizer
-from repro.training.preprocess import ViewMaker
+from repro.training.steps.memory_layout import lay_out_network
+from repro.training.steps.optimization import build_lars, build_optimizer
+from repro.training.steps.preprocess import ViewMaker
+from repro.training.watching.gallery import draw_columns, first_stages
 
 ENCODER, OCCLUSION = "encoder", "occlusion"
 """Names of the two players and of their optimizers."""

@@ -19,11 +19,11 @@ from repro.data.splits import Images
 from repro.processes.distributed import seeded_weights
 from repro.settings.run import Run
 from repro.settings.sections import AugmentationSettings
+from repro.training.batches.loading import OneView
 from repro.training.learner import Learner
-from repro.training.loading import OneView
-from repro.training.memory_layout import lay_out_images, lay_out_network
-from repro.training.optimization import build_optimizer
-from repro.training.preprocess import Augmenter
+from repro.training.steps.memory_layout import lay_out_images, lay_out_network
+from repro.training.steps.optimization import build_optimizer
+from repro.training.steps.preprocess import Augmenter
 
 
 class LabelledInput(Augmenter):

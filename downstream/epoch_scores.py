@@ -12,7 +12,7 @@ from downstream.measurement import SCORES
 from repro.errors import UserError
 from repro.processes.distributed import decided_by_first, rank
 from repro.runs.metrics import read_metrics
-from repro.training.step_bar import SCORED
+from repro.training.watching.step_bar import SCORED
 
 EpochScores = Mapping[str, float]
 """One epoch's row of the metrics: `epoch`, `step`, and the scores."""

@@ -27,7 +27,7 @@ from repro.filesystem.files import reading, write_atomically
 from repro.processes.distributed import await_file, decided_by_first, gather, in_order, rank, share_of_rank
 from repro.runs.folder import FEATURES, RunFolder
 from repro.settings.run import Run
-from repro.training.memory_layout import lay_out_network
+from repro.training.steps.memory_layout import lay_out_network
 
 log = logging.getLogger("salmask")
 VERSION = 1

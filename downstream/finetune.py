@@ -32,9 +32,9 @@ from repro.runs.evaluation import Evaluation
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.settings.protocols import FINE_TUNINGS, FinetuneSettings
 from repro.settings.run import Run
-from repro.training.loading import EpochBatches, fingerprint_of, make_loader
-from repro.training.memory_layout import lay_out_network
+from repro.training.batches.loading import EpochBatches, fingerprint_of, make_loader
 from repro.training.runner import Training
+from repro.training.steps.memory_layout import lay_out_network
 
 SHARE_SEED = 0
 """Seed of the draw of labelled images; it belongs to the protocol and is not a setting of a run."""

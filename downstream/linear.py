@@ -48,7 +48,7 @@ from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.predictions import Predictions, joined, path_of_predictions
 from repro.settings.protocols import ProbeSettings
 from repro.settings.run import Run
-from repro.training.loading import EpochBatches, fingerprint_of, make_loader
+from repro.training.batches.loading import EpochBatches, fingerprint_of, make_loader
 from repro.training.runner import Training
 
 

@@ -17,9 +17,9 @@ from repro.data.subsets import Subset
 from repro.randomness import Purpose, stream_seed
 from repro.settings.choices import MapOf
 from repro.settings.run import Run
-from repro.training.gallery import overlay, stretch
 from repro.training.learner import build_view_maker
-from repro.training.preprocess import ViewMaker
+from repro.training.steps.preprocess import ViewMaker
+from repro.training.watching.gallery import overlay, stretch
 
 PARTS = "image, saliency, masked query"
 """What a picture shows, from left to right; only the image if the run needs no localizer."""

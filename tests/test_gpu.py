@@ -37,10 +37,10 @@ from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
 from repro.settings.choices import Interpolation
 from repro.settings.sections import AugmentationSettings
-from repro.training.hooks import DivergenceError
+from repro.training.batches.resident import ResidentImages
+from repro.training.checkpoints.stop_agreement import StopAgreement, ask_all
 from repro.training.pretraining import open_data
-from repro.training.resident import ResidentImages
-from repro.training.stop_agreement import StopAgreement, ask_all
+from repro.training.watching.hooks import DivergenceError
 
 pytestmark = NEEDS_GPU
 
@@ -223,7 +223,7 @@ def test_one_process_of_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
         dist.all_reduce(value)
         assert value.tolist() == [1.0] * 3
         assert not StopAgreement().at_once()
-        monkeypatch.setattr("repro.training.stop_agreement.STOP.signal", 12)
+        monkeypatch.setattr("repro.training.checkpoints.stop_agreement.STOP.signal", 12)
         assert ask_all().answer() == 12
     finally:
         dist.destroy_process_group()

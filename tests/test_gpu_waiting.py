@@ -12,10 +12,10 @@ from mmengine.hooks import Hook
 from training_samples import CPU, newest
 
 from baselines import TABLE1, build_learner
-from repro.training.feed import Feed
-from repro.training.loading import make_loader
-from repro.training.precision import wrap_optimizers
+from repro.training.batches.feed import Feed
+from repro.training.batches.loading import make_loader
 from repro.training.pretraining import open_data, plan_batches
+from repro.training.steps.precision import wrap_optimizers
 
 pytestmark = NEEDS_GPU
 

@@ -19,13 +19,13 @@ from baselines import METHODS, TABLE1, build_learner
 from repro.contrastive.loss_model import LossModel
 from repro.settings.choices import Precision
 from repro.settings.run import Run
+from repro.training.batches.loading import RandomViews, make_loader
+from repro.training.batches.resident import ResidentImages
+from repro.training.batches.view_draws import ViewDraws
 from repro.training.learner import Learner
-from repro.training.loading import RandomViews, make_loader
-from repro.training.precision import wrap_optimizers
-from repro.training.preprocess import Augmenter
 from repro.training.pretraining import open_data, plan_batches
-from repro.training.resident import ResidentImages
-from repro.training.view_draws import ViewDraws
+from repro.training.steps.precision import wrap_optimizers
+from repro.training.steps.preprocess import Augmenter
 
 FAST = "mocov2+ours-hp"
 QUICK = ("supervised", "mocov2+mscn", "simclr+adios", "simclr+ours-blur")
@@ -38,7 +38,7 @@ def rows(methods: Iterable[str], *quick: str) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def imitated_generators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repro.training.preprocess.Generator", ImitatedGenerator)
+    monkeypatch.setattr("repro.training.steps.preprocess.Generator", ImitatedGenerator)
 
 
 def on_gpu(method: str, **changes: Any) -> Run:
@@ -174,7 +174,7 @@ def test_maps_of_whole_images_stay_on_the_device(monkeypatch: pytest.MonkeyPatch
 def test_resident_images_are_cropped_on_the_device(
     sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repro.training.resident.free_bytes", lambda device: float("inf"))
+    monkeypatch.setattr("repro.training.batches.resident.free_bytes", lambda device: float("inf"))
     run = on_gpu(FAST)
     images = open_data(run, "train")
     with imitated_gpu() as gpu:

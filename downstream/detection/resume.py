@@ -17,9 +17,9 @@ from repro.errors import UserError, one_line, shortened
 from repro.processes.distributed import rank
 from repro.runs.schemas import Field, Schema
 from repro.runs.stopping import STOP
-from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, refusing, save_checkpoint
-from repro.training.hooks import DivergenceError
-from repro.training.stop_agreement import StopAgreement
+from repro.training.checkpoints.files import kept_checkpoint, newest_checkpoint, refusing, save_checkpoint
+from repro.training.checkpoints.stop_agreement import StopAgreement
+from repro.training.watching.hooks import DivergenceError
 
 log = logging.getLogger("salmask")
 _TRAINED = Schema(
@@ -68,7 +68,7 @@ def divergence(trial: Trial, what: str) -> DivergenceError:
 
 
 class Saver(HookBase):
-    """Saves checkpoints on rank 0, none with a weight that is not finite; see `repro.training.resume`.
+    """Saves checkpoints on rank 0, none with a weight that is not finite; see `repro.training.checkpoints.resume`.
 
     If any rank is asked to stop, all ranks end after the same step, which is saved.
     """

@@ -26,7 +26,7 @@ from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import PROGRESS_SECONDS
 from repro.runs.step_files import checkpoints
 from repro.runs.stopping import STOP
-from repro.training.hooks import append_metrics, forget_after
+from repro.training.watching.hooks import append_metrics, forget_after
 
 log = logging.getLogger("salmask")
 

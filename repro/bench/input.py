@@ -31,7 +31,7 @@ from repro.processes.distributed import device_name
 from repro.randomness import Purpose, stream
 from repro.settings.choices import Resizer
 from repro.settings.sections import AugmentationSettings
-from repro.training.loading import TwoViews
+from repro.training.batches.loading import TwoViews
 
 VIEWS = 64
 """Number of views whose colours are changed at once."""

@@ -14,8 +14,8 @@ from repro.contrastive.moco import MoCo
 from repro.masking.views import Views
 from repro.processes.distributed import device_name
 from repro.settings.run import Run
-from repro.training.memory_layout import lay_out_images, lay_out_network
-from repro.training.optimization import build_optimizer
+from repro.training.steps.memory_layout import lay_out_images, lay_out_network
+from repro.training.steps.optimization import build_optimizer
 
 
 class PlainMoCo(nn.Module):

@@ -11,9 +11,9 @@ from repro.bench.input_rival import Rival, difference
 from repro.data.pixel_cache import CachedImages
 from repro.randomness import Purpose, stream
 from repro.settings.sections import AugmentationSettings
-from repro.training.loading import TwoViews
-from repro.training.resident import ResidentImages
-from repro.training.view_draws import ViewDraws
+from repro.training.batches.loading import TwoViews
+from repro.training.batches.resident import ResidentImages
+from repro.training.batches.view_draws import ViewDraws
 
 BATCH = 256
 """Least number of images that are drawn for at once, and cropped at once on a GPU."""

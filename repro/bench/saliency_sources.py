@@ -20,10 +20,10 @@ from repro.saliency.localizer import STRIDE, grid_of
 from repro.saliency.true_masks import true_masks
 from repro.settings.choices import MapOf
 from repro.settings.run import Run
+from repro.training.batches.loading import TwoViews
 from repro.training.learner import build_view_maker
-from repro.training.loading import TwoViews
-from repro.training.preprocess import ViewMaker
-from repro.training.true_objects import BATCH, load_batch, measure_foregrounds
+from repro.training.steps.preprocess import ViewMaker
+from repro.training.watching.true_objects import BATCH, load_batch, measure_foregrounds
 
 SIDES = (128, 192, 256, 320, 448)
 """Pixels a side of the whole images that are compared."""
@@ -185,7 +185,7 @@ def sources(run: Run, images: Images, *, count: int) -> list[Row]:
 
     Returns:
         A row for each source, the run's own included: `mean IoU` with the true mask of the main object, `precision`,
-        `recall`, `gamma` and the number of `views`, see `repro.training.true_objects.measure_foregrounds`.
+        `recall`, `gamma` and the number of `views`, see `repro.training.watching.true_objects.measure_foregrounds`.
 
     Raises:
         UserError: The images have no true masks, or the run's device is not there.

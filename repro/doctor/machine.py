@@ -16,7 +16,7 @@ from repro.processes.cores import usable_cores
 from repro.quantities import counted
 from repro.saliency.networks import build_localizer
 from repro.settings.localizer_weights import PAPERS_WEIGHTS
-from repro.training.precision import bf16_is_slow
+from repro.training.steps.precision import bf16_is_slow
 
 FREE_GIB = 5
 """Room for the checkpoints of a few runs, each of about 400 MiB at the paper's scale."""

@@ -24,10 +24,10 @@ from repro.settings.choices import Branch, Guidance, Source, Strategy
 from repro.settings.frameworks import FRAMEWORKS, SINGLE_CELL_CROP
 from repro.settings.run import Run
 from repro.settings.sections import FidelitySettings
-from repro.training.gallery import overlay, spread
 from repro.training.learner import build_view_maker
-from repro.training.preprocess import Stages, ViewMaker
-from repro.training.true_objects import load_batch
+from repro.training.steps.preprocess import Stages, ViewMaker
+from repro.training.watching.gallery import overlay, spread
+from repro.training.watching.true_objects import load_batch
 
 BATCH = 32
 """Least number of images in a batch; it is rounded up to whole groups of queries that share a hard negative."""
@@ -150,7 +150,7 @@ class Audit:
     frequencies: Mapping[str, Tensor]
     """How often each cell of the grid is foreground, g×g in 0..1 for each map, and for the true object where known."""
     columns: Sequence[tuple[str, Tensor]]
-    """The gallery, as `repro.training.gallery.draw_columns` takes it."""
+    """The gallery, as `repro.training.watching.gallery.draw_columns` takes it."""
 
     def statistics(self) -> StatisticsRow:
         """Returns all numbers, as `statistics.json` holds them."""

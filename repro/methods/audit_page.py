@@ -14,7 +14,7 @@ from repro.html import data_uri, page
 from repro.methods.audit import Audit
 from repro.settings.choices import Strategy
 from repro.settings.frameworks import FRAMEWORKS, SINGLE_CELL_CROP
-from repro.training.gallery import draw_columns
+from repro.training.watching.gallery import draw_columns
 
 
 def draw_frequencies(frequencies: Mapping[str, Tensor]) -> bytes:

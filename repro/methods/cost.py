@@ -30,12 +30,12 @@ from repro.scenes.dataset import Scenes
 from repro.settings.limits import LIMITS
 from repro.settings.run import Run
 from repro.settings.saliency_sources import SourceKind
-from repro.training.compilation import compile_step, require_compiler
-from repro.training.feed import Feed
+from repro.training.batches.feed import Feed
 from repro.training.learner import Build
-from repro.training.precision import wrap_optimizers
-from repro.training.preprocess import ViewMaker
-from repro.training.step_graph import EAGER_STEPS, StepGraph, can_be_replayed
+from repro.training.steps.compilation import compile_step, require_compiler
+from repro.training.steps.precision import wrap_optimizers
+from repro.training.steps.preprocess import ViewMaker
+from repro.training.steps.step_graph import EAGER_STEPS, StepGraph, can_be_replayed
 
 TINY: Mapping[str, Any] = {
     "data.crop": 64,

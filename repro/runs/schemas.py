@@ -190,7 +190,7 @@ CHECKPOINT = Schema(
     },
     mend="remove it",
 )
-"""A checkpoint that a pretraining or a probe goes on from; what follows `repro.training.checkpoint_files` says."""
+"""A checkpoint that a pretraining or a probe goes on from; what follows `repro.training.checkpoints.files` says."""
 BACKBONE = Schema(
     {
         "format": Field(int, one_of=(1,)),

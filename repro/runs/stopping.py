@@ -1,11 +1,11 @@
 """Requests to stop: a signal is remembered, and a training ends between two steps with its checkpoint saved.
 
 Slurm sends USR2 before a time limit or a preemption, or TERM. A person sends TERM, or HUP by closing the terminal,
-unless HUP is ignored, as by nohup. During a training, the first signal is only noted, and
-`repro.training.resume.SaveCheckpoint` acts on it after the step. Outside of a training, at a second signal, or if no
-step ends within `GRACE_SECONDS`, the process ends as soon as Python can run, and its last checkpoint counts. Python
-handles signals only between two of its own instructions. While it waits in a library's call, such as a collective whose
-other ranks are gone, it handles none, and only the scheduler's kill ends it.
+unless HUP is ignored, as by nohup. During a training, the first signal is only noted, and the training's
+`SaveCheckpoint` acts on it after the step. Outside of a training, at a second signal, or if no step ends within
+`GRACE_SECONDS`, the process ends as soon as Python can run, and its last checkpoint counts. Python handles signals only
+between two of its own instructions. While it waits in a library's call, such as a collective whose other ranks are
+gone, it handles none, and only the scheduler's kill ends it.
 """
 
 import os

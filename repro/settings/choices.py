@@ -161,7 +161,7 @@ class Precision(StrEnum):
     """Arithmetic of the forward and backward pass.
 
     With `fp32` on a GPU, convolutions multiply in TF32 (11 bits of each factor), which is torch's default. Each
-    attempt's entry of `provenance.json` records this (`repro.training.precision.arithmetic`).
+    attempt's entry of `provenance.json` records this (`repro.training.steps.precision.arithmetic`).
     """
 
     fp32 = auto()

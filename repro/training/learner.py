@@ -21,11 +21,11 @@ from repro.saliency.sources import build_foregrounds
 from repro.settings.choices import Strategy
 from repro.settings.frameworks import FRAMEWORKS
 from repro.settings.run import Run
-from repro.training.gallery import MaskGallery
-from repro.training.loading import TwoViews
-from repro.training.memory_layout import lay_out_network
-from repro.training.optimization import build_optimizer
-from repro.training.preprocess import ViewMaker
+from repro.training.batches.loading import TwoViews
+from repro.training.steps.memory_layout import lay_out_network
+from repro.training.steps.optimization import build_optimizer
+from repro.training.steps.preprocess import ViewMaker
+from repro.training.watching.gallery import MaskGallery
 
 
 @dataclass(frozen=True)

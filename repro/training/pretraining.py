@@ -31,20 +31,20 @@ from repro.settings.departures import value_text
 from repro.settings.identity import plain
 from repro.settings.reading import FOLDERS, flat
 from repro.settings.run import Run
-from repro.training.compilation import compile_step, require_compiler
-from repro.training.device_memory import require_memory
+from repro.training.batches.device_memory import require_memory
+from repro.training.batches.loading import EpochBatches, RandomViews, make_loader
+from repro.training.batches.resident import ResidentImages
+from repro.training.batches.view_draws import ViewDraws
 from repro.training.learner import Build, Learner, build_learner
-from repro.training.loading import EpochBatches, RandomViews, make_loader
-from repro.training.monitor import build_monitor
-from repro.training.optimization import build_schedulers
-from repro.training.precision import arithmetic, precision_caution
-from repro.training.preprocess import Augmenter, ViewMaker
-from repro.training.resident import ResidentImages
 from repro.training.runner import Training
-from repro.training.step_graph import can_be_replayed
-from repro.training.true_objects import measure_foregrounds
-from repro.training.view_draws import ViewDraws
-from repro.training.wandb_backend import WandbFiles, require_wandb
+from repro.training.steps.compilation import compile_step, require_compiler
+from repro.training.steps.optimization import build_schedulers
+from repro.training.steps.precision import arithmetic, precision_caution
+from repro.training.steps.preprocess import Augmenter, ViewMaker
+from repro.training.steps.step_graph import can_be_replayed
+from repro.training.watching.monitor import build_monitor
+from repro.training.watching.true_objects import measure_foregrounds
+from repro.training.watching.wandb_backend import WandbFiles, require_wandb
 
 log = logging.getLogger("salmask")
 

@@ -31,8 +31,11 @@ from repro.runs.status import PRETRAIN
 from repro.runs.stopping import STOP
 from repro.settings.choices import Precision
 from repro.settings.sections import MachineSettings
-from repro.training.feed import Feed
-from repro.training.hooks import (
+from repro.training.batches.feed import Feed
+from repro.training.checkpoints.resume import SaveCheckpoint, restore
+from repro.training.steps.precision import wrap_optimizers
+from repro.training.steps.step_graph import StepGraph
+from repro.training.watching.hooks import (
     WHEN_DIVERGED,
     EventsFile,
     FiniteGuard,
@@ -42,11 +45,8 @@ from repro.training.hooks import (
     Throughput,
     forget_after,
 )
-from repro.training.oversubscription import OversubscribedCores
-from repro.training.precision import wrap_optimizers
-from repro.training.resume import SaveCheckpoint, restore
-from repro.training.step_bar import StepBar
-from repro.training.step_graph import StepGraph
+from repro.training.watching.oversubscription import OversubscribedCores
+from repro.training.watching.step_bar import StepBar
 
 log = logging.getLogger("salmask")
 

@@ -37,10 +37,10 @@ from repro.data.images import IMAGENET_MEAN
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
-from repro.training.gallery import PICTURE_SIDE, TITLE_HEIGHT
-from repro.training.hooks import DivergenceError
-from repro.training.loading import TwoViews
+from repro.training.batches.loading import TwoViews
 from repro.training.pretraining import open_data
+from repro.training.watching.gallery import PICTURE_SIDE, TITLE_HEIGHT
+from repro.training.watching.hooks import DivergenceError
 
 pytestmark = pytest.mark.usefixtures("small_encoder")
 

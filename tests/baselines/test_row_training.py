@@ -17,8 +17,8 @@ from repro.contrastive.queue import Queue
 from repro.runs.folder import RunFolder
 from repro.settings.choices import Precision
 from repro.settings.run import Run
-from repro.training.precision import wrap_optimizer
 from repro.training.pretraining import open_data
+from repro.training.steps.precision import wrap_optimizer
 
 
 def train(run: Run, folder: RunFolder) -> None:

@@ -28,8 +28,8 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.settings.run import Run
 from repro.training import learner as core
+from repro.training.batches.loading import OneView
 from repro.training.learner import Learner
-from repro.training.loading import OneView
 from repro.training.pretraining import open_data, pretrain
 
 

@@ -10,7 +10,7 @@ from json_rows import write_rows
 
 from downstream.epoch_scores import final_scores, read_scores, write_scores
 from repro.errors import UserError
-from repro.training.step_bar import SCORED
+from repro.training.watching.step_bar import SCORED
 
 
 def test_an_epochs_scores_go_to_the_metrics_the_log_and_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

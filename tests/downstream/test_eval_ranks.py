@@ -21,7 +21,7 @@ from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.settings.detection import COCO, VOC
 from repro.settings.run import Run
-from repro.training import loading
+from repro.training.batches import loading
 from repro.training.runner import Training
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "repro.cli")

@@ -33,10 +33,10 @@ from repro.runs.records import Result, read
 from repro.settings.choices import InputFilter
 from repro.settings.protocols import FinetuneSettings
 from repro.settings.run import Run
-from repro.training.hooks import DivergenceError
-from repro.training.loading import EpochBatches, fingerprint_of
+from repro.training.batches.loading import EpochBatches, fingerprint_of
 from repro.training.pretraining import open_data
 from repro.training.runner import Training
+from repro.training.watching.hooks import DivergenceError
 
 CHANGES = {"finetune.epochs": 2, "finetune.batch": 8, "data.scenes.train_count": 24, "machine.checkpoint_every": 99}
 RUN = tiny(changes=CHANGES)

@@ -23,7 +23,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read
 from repro.settings.protocols import ProbeSettings
 from repro.settings.run import Run
-from repro.training.loading import EpochBatches
+from repro.training.batches.loading import EpochBatches
 from repro.training.pretraining import open_data
 from repro.training.runner import Training
 

@@ -19,7 +19,7 @@ from waiting import wait_until
 from repro.data.catalogue import DATASETS
 from repro.runs.folder import RunFolder
 from repro.runs.stopping import STOP
-from repro.training.hooks import Heartbeat
+from repro.training.watching.hooks import Heartbeat
 
 
 @pytest.fixture

@@ -310,7 +310,7 @@ def test_the_kind_of_a_run_leaves_out_what_costs_nothing() -> None:
 
 def test_no_checkpoint_is_saved_while_steps_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    monkeypatch.setattr("repro.training.resume.save_checkpoint", lambda _, step, __: saved.append(step))
+    monkeypatch.setattr("repro.training.checkpoints.resume.save_checkpoint", lambda _, step, __: saved.append(step))
     out = ("--out", str(tmp_path / "steps.jsonl"))
     # over three epochs, each of whose ends would save a checkpoint
     call = salmask("bench", "step", "mocov2", "--steps", "4", "--warm-up", "1", *out, *words())

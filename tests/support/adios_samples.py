@@ -15,7 +15,7 @@ from repro.contrastive.simclr import SimCLR
 from repro.masking.views import Views
 from repro.settings.choices import Precision
 from repro.settings.run import Run
-from repro.training.precision import wrap_optimizers
+from repro.training.steps.precision import wrap_optimizers
 
 B, CROP, DIM, QUEUE, SEED = 8, 32, 16, 32, 3
 ENCODERS = {"mocov2": "encoder_q", "simclr": "encoder"}

@@ -25,11 +25,11 @@ from repro.contrastive.encoders import build_encoder
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
 from repro.settings.run import Run
+from repro.training.batches.loading import TwoViews
 from repro.training.learner import build_view_maker
-from repro.training.loading import TwoViews
-from repro.training.preprocess import Stages
 from repro.training.pretraining import build_training, open_data, plan_batches
 from repro.training.runner import Training
+from repro.training.steps.preprocess import Stages
 
 # Several threads on busy cores wait for each other, ten times slower than one; child processes must add up alike.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

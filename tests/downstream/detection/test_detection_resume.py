@@ -30,7 +30,7 @@ from repro.filesystem.files import write_json
 from repro.runs.step_files import checkpoints
 from repro.runs.stopping import STOP
 from repro.settings.detection import VOC
-from repro.training.hooks import DivergenceError
+from repro.training.watching.hooks import DivergenceError
 
 
 @pytest.fixture(scope="module")

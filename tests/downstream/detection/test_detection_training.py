@@ -32,7 +32,7 @@ from repro.runs.step_files import checkpoints
 from repro.scenes.dataset import Scenes
 from repro.settings.choices import InputFilter
 from repro.settings.detection import COCO, VOC
-from repro.training.hooks import DivergenceError
+from repro.training.watching.hooks import DivergenceError
 
 
 def test_everything_that_trains_moved_and_norms_were_estimated_anew(

@@ -13,7 +13,7 @@ from repro.augmentation.draws import CropBox, draw_box
 from repro.data.subsets import Subset
 from repro.settings.choices import Backend, Resizer
 from repro.settings.sections import AugmentationSettings
-from repro.training.loading import TwoViews
+from repro.training.batches.loading import TwoViews
 
 PHOTOGRAPHS = [Image.fromarray(pixels).resize((500, 375)) for pixels in load_sample_images().images]
 FAST = AugmentationSettings(resizer=Resizer.torch)

@@ -18,7 +18,7 @@ from repro.bench.step import forward_rate
 from repro.bench.timing import Seconds, seconds_in_turn
 from repro.methods.cost import Step, StepCost, count_passes, measure, with_random_localizer
 from repro.settings.run import Run
-from repro.training.step_graph import EAGER_STEPS
+from repro.training.steps.step_graph import EAGER_STEPS
 
 SMALL: dict[str, Any] = {
     "data.crop": 64,

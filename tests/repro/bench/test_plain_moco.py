@@ -11,7 +11,7 @@ from repro.contrastive.moco import MoCo
 from repro.masking.views import Views
 from repro.settings.run import Run
 from repro.settings.sections import DataSettings, EncoderSettings, MocoSettings, OptimizationSettings
-from repro.training.optimization import build_optimizer
+from repro.training.steps.optimization import build_optimizer
 
 
 def trained_losses(model: PlainMoCo | MoCo, views: list[tuple[Tensor, Tensor]]) -> list[float]:

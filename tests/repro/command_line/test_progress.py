@@ -23,7 +23,7 @@ import repro.command_line.progress
 from downstream.progress import reported
 from repro.command_line.progress import BYTES, OPENING, ProgressBars, clock_time, doing, on_terminal, tracked
 from repro.runs.folder import PROGRESS_SECONDS, RunFolder
-from repro.training.step_bar import SCORED, StepBar
+from repro.training.watching.step_bar import SCORED, StepBar
 from slurm.local.messages import Bars
 from slurm.planning.graph import Job
 

@@ -18,7 +18,7 @@ from repro.contrastive.moco import MoCo
 from repro.masking.views import Views
 from repro.randomness import Purpose, stream_seed
 from repro.training.learner import build_model, build_view_maker
-from repro.training.preprocess import Stages
+from repro.training.steps.preprocess import Stages
 
 GPUS, BATCH, SEED = 4, 8, 3
 SHARE = BATCH // GPUS

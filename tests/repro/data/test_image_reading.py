@@ -16,7 +16,7 @@ from repro.errors import UserError
 from repro.processes.loader import Loader
 from repro.settings.choices import Resizer
 from repro.settings.sections import AugmentationSettings, ScenesSettings
-from repro.training.loading import TwoViews
+from repro.training.batches.loading import TwoViews
 
 PICTURE = Image.new("RGB", (40, 50))
 

@@ -35,8 +35,8 @@ from repro.settings.choices import Backend, Branch, Guidance, Resizer, Source, S
 from repro.settings.run import Run
 from repro.settings.sections import FidelitySettings
 from repro.training import learner
-from repro.training.preprocess import ViewMaker
-from repro.training.true_objects import ObjectMasks, load_batch
+from repro.training.steps.preprocess import ViewMaker
+from repro.training.watching.true_objects import ObjectMasks, load_batch
 
 METHOD = "mocov2+ours-blur"
 """A row that masks whole patches only, so that rates are exact."""

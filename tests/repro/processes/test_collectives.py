@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from repro.processes.distributed import barrier, gather
-from repro.training.stop_agreement import ask_all
+from repro.training.checkpoints.stop_agreement import ask_all
 
 
 @pytest.mark.parametrize(("backend", "devices"), [("gloo", None), ("nccl", [3])])

@@ -22,7 +22,7 @@ from repro.runs.provenance_file import record_attempt
 from repro.runs.schemas import ATTEMPT, STATUS, read_json
 from repro.runs.status import read_status
 from repro.runs.step_files import checkpoints
-from repro.training.hooks import forget_after
+from repro.training.watching.hooks import forget_after
 
 GOOD = {"state": "done", "task": "pretrain", "step": 3, "heartbeat": 1.5, "of a later version": 1}
 NO_STATUS: list[tuple[bytes, str]] = [

@@ -33,7 +33,7 @@ from repro.settings.identity import plain as plain_settings
 from repro.settings.image_files import hash_files
 from repro.settings.saliency_sources import CELLS, SaliencySource, SourceKind
 from repro.settings.sections import LocalizerSettings
-from repro.training.true_objects import load_batch
+from repro.training.watching.true_objects import load_batch
 from results.plots.dose import family_of
 
 pytestmark = pytest.mark.usefixtures("own_maps")

@@ -23,7 +23,7 @@ from repro.scenes.dataset import Scenes
 from repro.settings.saliency_sources import CELLS, NAMES, SaliencySource, SourceKind
 from repro.training.learner import build_view_maker
 from repro.training.pretraining import open_data
-from repro.training.true_objects import load_batch, measure_foregrounds
+from repro.training.watching.true_objects import load_batch, measure_foregrounds
 
 pytestmark = pytest.mark.usefixtures("own_maps")
 

@@ -11,8 +11,8 @@ from baselines import build_learner, resolve
 from repro.runs.folder import RunFolder
 from repro.settings.cautions import queue_caution
 from repro.settings.choices import Precision
-from repro.training.precision import precision_caution
 from repro.training.pretraining import pretrain
+from repro.training.steps.precision import precision_caution
 from slurm.planning.sweep import expand, load
 
 

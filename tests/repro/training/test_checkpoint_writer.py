@@ -15,8 +15,8 @@ from training_samples import CPU, make_training, newest, tiny
 from repro.errors import UserError
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
-from repro.training.checkpoint_writer import BackgroundWriter, copied_to_host
-from repro.training.hooks import MetricsFile
+from repro.training.checkpoints.writer import BackgroundWriter, copied_to_host
+from repro.training.watching.hooks import MetricsFile
 
 
 def test_a_snapshot_is_of_the_moment_it_was_asked_for() -> None:

@@ -30,7 +30,7 @@ def test_a_machine_that_cannot_compile_is_refused_before_the_run_begins(
 PROGRAM = """
 import torch
 from repro.errors import UserError
-from repro.training.compilation import require_compiler
+from repro.training.steps.compilation import require_compiler
 try:
     require_compiler(torch.device("cpu"))
 except UserError:

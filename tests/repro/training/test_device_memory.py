@@ -9,8 +9,8 @@ from training_samples import CPU, tiny
 from baselines import resolve
 from repro.errors import UserError
 from repro.processes import control_groups
-from repro.training import device_memory
-from repro.training.device_memory import free_bytes, least_bytes, require_memory, total_bytes
+from repro.training.batches import device_memory
+from repro.training.batches.device_memory import free_bytes, least_bytes, require_memory, total_bytes
 
 GIB = 2**30
 

@@ -43,11 +43,11 @@ from repro.randomness import Purpose, stream_seed
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
 from repro.runs.stopping import STOP
-from repro.training.checkpoint_files import newest_checkpoint, save_checkpoint
-from repro.training.hooks import DivergenceError, FiniteGuard, RuntimeInfo
-from repro.training.loading import EpochBatches
+from repro.training.batches.loading import EpochBatches
+from repro.training.checkpoints.files import newest_checkpoint, save_checkpoint
+from repro.training.checkpoints.stop_agreement import StopAgreement
 from repro.training.pretraining import is_pretrained, pretrain
-from repro.training.stop_agreement import StopAgreement
+from repro.training.watching.hooks import DivergenceError, FiniteGuard, RuntimeInfo
 
 PLAIN = tiny("mocov2", {"encoder.width": 4, "optimization.epochs": 1, "machine.monitor_images": 0})
 """Two steps without masking, so that they are the same on any number of processes."""

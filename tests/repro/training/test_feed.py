@@ -12,8 +12,8 @@ from json_rows import read_rows
 from training_samples import CPU, make_training, tiny
 
 from repro.runs.folder import RunFolder
-from repro.training.feed import Feed
-from repro.training.loading import TwoViews
+from repro.training.batches.feed import Feed
+from repro.training.batches.loading import TwoViews
 
 WAIT, STEP = 3.0, 20.0
 """Seconds on the test's clock; whole numbers, which add up exactly."""
@@ -41,7 +41,7 @@ def slow_loader(clock: Clock) -> Iterator[dict[str, Any]]:
 
 def test_waits_are_added_up_and_steps_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     feed, clock = Feed(CPU), Clock()
-    monkeypatch.setattr("repro.training.feed.time", clock)
+    monkeypatch.setattr("repro.training.batches.feed.time", clock)
     for number, batch in enumerate(feed.batches(slow_loader(clock))):
         assert (batch["query"] == number).all()
         clock.sleep(STEP)

@@ -14,7 +14,14 @@ from mmengine.logging import MessageHub
 from repro.errors import UserError
 from repro.filesystem.files import write_json
 from repro.runs.folder import PROGRESS_SECONDS, RunFolder
-from repro.training.hooks import DivergenceError, FiniteGuard, Heartbeat, RuntimeInfo, Throughput, restore_window
+from repro.training.watching.hooks import (
+    DivergenceError,
+    FiniteGuard,
+    Heartbeat,
+    RuntimeInfo,
+    Throughput,
+    restore_window,
+)
 
 
 def failing(code: int) -> Any:
@@ -28,7 +35,7 @@ def test_a_status_that_cannot_be_written_is_no_reason_to_lose_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook, runner = Heartbeat(RunFolder(tmp_path), "pretrain"), SimpleNamespace(rank=0, iter=3, max_iters=9)
-    monkeypatch.setattr("repro.training.hooks.PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("repro.training.watching.hooks.PROGRESS_SECONDS", 0)
     monkeypatch.setattr("repro.runs.status.write_json", failing(errno.ESTALE))
     with caplog.at_level(logging.WARNING, "salmask"):
         hook.after_train_iter(runner, 0)
@@ -52,7 +59,7 @@ def test_the_first_process_writes_where_a_training_begins_how_far_it_is_and_its_
     def tell(task: str, step: int, steps: int, unit: str, **more: int) -> None:
         told.append((step, more))
 
-    monkeypatch.setattr("repro.training.hooks.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("repro.training.watching.hooks.time", SimpleNamespace(monotonic=lambda: clock[0]))
     hook = Heartbeat(SimpleNamespace(tell_progress=tell), "pretrain")  # type: ignore[arg-type]
     runner = SimpleNamespace(rank=rank, iter=4, max_iters=9)
     hook.before_train(runner)
@@ -70,7 +77,7 @@ def test_rates_and_waits_are_of_the_steps_since_the_last_line_and_not_of_the_tim
     rank: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock, waits, told = [0.0], iter([9.0, 0.5, 0.1, 0.3, 9.0, 0.1, 0.1, 2.0]), []
-    monkeypatch.setattr("repro.training.hooks.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("repro.training.watching.hooks.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     feed, hub = (
         SimpleNamespace(waited=lambda: next(waits)),
         SimpleNamespace(update_scalar=lambda *pair: told.append(pair)),
@@ -105,7 +112,8 @@ def test_a_loss_that_is_not_finite_ends_the_training(bad: int, loss: float) -> N
 
 
 def test_the_first_bad_step_is_named_though_later_ones_are_as_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repro.training.hooks.world_size", lambda: 2)  # so that the verdict is read at a log line
+    # So that the verdict is read at a log line.
+    monkeypatch.setattr("repro.training.watching.hooks.world_size", lambda: 2)
     guard, runner = FiniteGuard(4), SimpleNamespace(iter=0, train_dataloader=range(9))
     for runner.iter, loss in enumerate((float("nan"), 1.0, float("inf"))):
         guard.before_train_iter(runner, runner.iter)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-import repro.training.loading
+import repro.training.batches.loading
 from repro.augmentation.on_device import apply_on_device
 from repro.errors import UserError
 from repro.settings.choices import Backend
 from repro.settings.sections import AugmentationSettings
-from repro.training.loading import EpochBatches, TwoViews, make_loader
+from repro.training.batches.loading import EpochBatches, TwoViews, make_loader
 
 
 class Pictures:
@@ -35,8 +35,8 @@ class Pictures:
 
 
 def of_rank(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
-    monkeypatch.setattr(repro.training.loading, "rank", lambda: rank)
-    monkeypatch.setattr(repro.training.loading, "world_size", lambda: world)
+    monkeypatch.setattr(repro.training.batches.loading, "rank", lambda: rank)
+    monkeypatch.setattr(repro.training.batches.loading, "world_size", lambda: world)
 
 
 def epoch_of(batches: EpochBatches, epoch: int, start: int = 0) -> list[list[tuple[int, int]]]:

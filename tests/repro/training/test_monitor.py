@@ -17,12 +17,12 @@ from baselines import build_learner
 from repro.contrastive.losses import info_nce, nt_xent
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, read_symptoms
-from repro.training.gallery import first_stages
-from repro.training.generators import generators
-from repro.training.hooks import DivergenceError
-from repro.training.monitor import Monitor, chance_loss_of, exploded, judge, look
+from repro.training.checkpoints.generators import generators
 from repro.training.pretraining import build_training, open_data, plan_batches
-from repro.training.representations import (
+from repro.training.watching.gallery import first_stages
+from repro.training.watching.hooks import DivergenceError
+from repro.training.watching.monitor import Monitor, chance_loss_of, exploded, judge, look
+from repro.training.watching.representations import (
     alignment,
     effective_rank,
     hard_negative_share,
@@ -160,7 +160,7 @@ def test_a_look_that_fails_is_told_once_and_ends_no_training(
     def broken(*_: object) -> None:
         raise RuntimeError("shapes\ndiffer")
 
-    monkeypatch.setattr("repro.training.monitor.look", broken)
+    monkeypatch.setattr("repro.training.watching.monitor.look", broken)
     folder = RunFolder(tmp_path)
     with caplog.at_level("WARNING", "salmask"):
         monitored(tiny(changes=LARGER), folder).run()
@@ -203,8 +203,8 @@ def test_stop_ends_the_run_and_is_recorded(tmp_path: Path) -> None:
 
 
 def test_a_collapse_is_seen_after_its_epoch_and_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repro.training.monitor.SETTLED", 0)
-    monkeypatch.setattr("repro.training.monitor.LEAST_SPREAD", 2.0)  # the largest possible spread is 1
+    monkeypatch.setattr("repro.training.watching.monitor.SETTLED", 0)
+    monkeypatch.setattr("repro.training.watching.monitor.LEAST_SPREAD", 2.0)  # the largest possible spread is 1
     folder = RunFolder(tmp_path)
     monitored(tiny(changes=LARGER), folder).run()
     told = [symptom.step for symptom in read_symptoms(folder.health) if symptom.kind == "collapsed embeddings"]

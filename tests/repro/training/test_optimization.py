@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from repro.settings.choices import Interval, Optimizer, Schedule
 from repro.settings.sections import OptimizationSettings
-from repro.training.optimization import WARMUP_START, build_optimizer, build_schedulers
+from repro.training.steps.optimization import WARMUP_START, build_optimizer, build_schedulers
 
 SHAPES = ((4, 3, 3, 3), (4,), (5, 7), (5,))
 LARS = OptimizationSettings(optimizer=Optimizer.lars, lr=0.3, momentum=0.9, weight_decay=0.1, lars_eta=0.02)

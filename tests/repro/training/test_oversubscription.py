@@ -10,8 +10,8 @@ import torch
 from training_samples import make_training, tiny
 
 from repro.runs.folder import RunFolder
-from repro.training import oversubscription
-from repro.training.oversubscription import OversubscribedCores, caution
+from repro.training.watching import oversubscription
+from repro.training.watching.oversubscription import OversubscribedCores, caution
 
 
 @pytest.mark.parametrize(

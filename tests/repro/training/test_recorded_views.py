@@ -21,7 +21,7 @@ from torch.utils.data import default_collate
 from baselines import build_learner
 from repro.settings.reading import load
 from repro.settings.run import Run
-from repro.training.loading import EpochBatches
+from repro.training.batches.loading import EpochBatches
 from repro.training.pretraining import open_data
 
 VIEWS = GOLDEN / "views.json"

@@ -33,11 +33,11 @@ from repro.methods.audit import audit
 from repro.runs.folder import RunFolder
 from repro.settings.choices import Interpolation
 from repro.settings.sections import AugmentationSettings
-from repro.training import resident as resident_module
-from repro.training.loading import EpochBatches, OneView, RandomViews, TwoViews, make_loader
+from repro.training.batches import resident as resident_module
+from repro.training.batches.loading import EpochBatches, OneView, RandomViews, TwoViews, make_loader
+from repro.training.batches.resident import CHUNK, ResidentImages
+from repro.training.batches.view_draws import ViewDraws
 from repro.training.pretraining import open_data, pretrain, with_resident_images
-from repro.training.resident import CHUNK, ResidentImages
-from repro.training.view_draws import ViewDraws
 
 RESIDENT = {"machine.resident": True}
 

@@ -35,9 +35,9 @@ from repro.filesystem.files import write_atomically
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, tell_symptoms
 from repro.runs.step_files import checkpoint_file, checkpoints
-from repro.training.checkpoint_files import kept_checkpoint, refusing, save_checkpoint
-from repro.training.generators import generators, set_generators
-from repro.training.hooks import Heartbeat, forget_after
+from repro.training.checkpoints.files import kept_checkpoint, refusing, save_checkpoint
+from repro.training.checkpoints.generators import generators, set_generators
+from repro.training.watching.hooks import Heartbeat, forget_after
 
 
 def resume(folder: RunFolder, changes: dict[str, Any] | None = None) -> None:

@@ -34,13 +34,13 @@ from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
 from repro.settings.choices import Precision
 from repro.settings.identity import plain
-from repro.training.gallery import draw_gallery
-from repro.training.hooks import DivergenceError, RuntimeInfo
 from repro.training.learner import build_view_maker
-from repro.training.precision import Bf16OptimWrapper, arithmetic, wrap_optimizer
-from repro.training.preprocess import ViewMaker
 from repro.training.pretraining import open_data, pretrain
 from repro.training.runner import Training
+from repro.training.steps.precision import Bf16OptimWrapper, arithmetic, wrap_optimizer
+from repro.training.steps.preprocess import ViewMaker
+from repro.training.watching.gallery import draw_gallery
+from repro.training.watching.hooks import DivergenceError, RuntimeInfo
 
 
 def test_the_learning_rate_is_a_cosine_of_the_epoch(undisturbed: RunFolder) -> None:

@@ -5,7 +5,7 @@ from torch import nn
 from torchvision.models import ResNet
 
 from repro.errors import UserError
-from repro.training.preprocess import Augmenter
+from repro.training.steps.preprocess import Augmenter
 
 
 def require_compiler(device: torch.device) -> None:

@@ -16,8 +16,8 @@ from repro.saliency.foregrounds import FLIP
 from repro.saliency.true_masks import TrueMasks
 from repro.settings.choices import Backend, Resizer
 from repro.settings.run import Run
-from repro.training.loading import TwoViews
-from repro.training.preprocess import ViewMaker
+from repro.training.batches.loading import TwoViews
+from repro.training.steps.preprocess import ViewMaker
 
 VIEWS = 512
 """How many images foregrounds are measured on; the mean IoU is then known to about 0.01."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from repro.contrastive.loss_model import LossModel
 from repro.processes.distributed import world_size
-from repro.training.preprocess import Augmenter
+from repro.training.steps.preprocess import Augmenter
 
 EAGER_STEPS = 3
 """Steps that run as usual before one is captured, in which libraries initialise and compilers compile."""

@@ -25,7 +25,7 @@ from repro.processes.distributed import gather, in_order, rank, share_of_rank, w
 from repro.processes.loader import Loader
 from repro.quantities import counted, memory_text
 from repro.settings.choices import Interpolation
-from repro.training.device_memory import free_bytes
+from repro.training.batches.device_memory import free_bytes
 
 log = logging.getLogger("salmask")
 

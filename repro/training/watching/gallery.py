@@ -19,7 +19,7 @@ from repro.processes.distributed import rank, unwrapped
 from repro.runs.folder import RunFolder
 from repro.runs.health import Symptom, tell_symptoms
 from repro.saliency.foregrounds import Everywhere
-from repro.training.preprocess import Stages, ViewMaker
+from repro.training.steps.preprocess import Stages, ViewMaker
 
 IMAGES = 8
 """How many images a gallery shows, the first ones of the data set."""

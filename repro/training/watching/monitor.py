@@ -26,9 +26,9 @@ from repro.runs.folder import RunFolder
 from repro.runs.health import AT_CHANCE, Symptom, read_symptoms, tell_symptoms
 from repro.settings.choices import OnCollapse
 from repro.settings.run import Run
-from repro.training.hooks import DivergenceError
-from repro.training.preprocess import Augmenter, ViewMaker
-from repro.training.representations import (
+from repro.training.steps.preprocess import Augmenter, ViewMaker
+from repro.training.watching.hooks import DivergenceError
+from repro.training.watching.representations import (
     alignment,
     effective_rank,
     hard_negative_share,

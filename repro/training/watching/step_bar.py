@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from rich.progress import TaskID
 
 from repro.command_line.progress import REDRAW_SECONDS, ProgressBars
-from repro.training.hooks import is_logged
+from repro.training.watching.hooks import is_logged
 
 SCORED = "scored"
 """Key in mmengine's message hub of the last epoch's score, a text which the bar shows beside the loss."""

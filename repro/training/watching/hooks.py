@@ -19,7 +19,7 @@ from repro.processes.distributed import gather, mean_of_ranks, world_size
 from repro.quantities import counted
 from repro.runs.folder import PROGRESS_SECONDS, RunFolder
 from repro.runs.metrics import metrics_text, parse_row
-from repro.training.feed import Feed
+from repro.training.batches.feed import Feed
 
 LONGEST_DATA_WAIT = 0.1
 """Share of the time that steps may wait for data before a warning says so."""

@@ -19,8 +19,8 @@ from repro.saliency.foregrounds import ByView, Foregrounds, RandomCells
 from repro.saliency.localizer import Localizer
 from repro.settings.choices import Backend
 from repro.settings.sections import AugmentationSettings
-from repro.training.memory_layout import lay_out_images
-from repro.training.resident import ResidentImages
+from repro.training.batches.resident import ResidentImages
+from repro.training.steps.memory_layout import lay_out_images
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from repro.processes.distributed import gather_objects, rank, unwrapped, world_s
 from repro.quantities import counted
 from repro.runs.schemas import CHECKPOINT
 from repro.runs.stopping import STOP
-from repro.training.checkpoint_files import kept_checkpoint, newest_checkpoint, refusing, save_checkpoint
-from repro.training.checkpoint_writer import BackgroundWriter
-from repro.training.generators import generators, set_generators
-from repro.training.hooks import DivergenceError, FiniteGuard, RuntimeInfo, restore_window
-from repro.training.stop_agreement import StopAgreement
+from repro.training.checkpoints.files import kept_checkpoint, newest_checkpoint, refusing, save_checkpoint
+from repro.training.checkpoints.generators import generators, set_generators
+from repro.training.checkpoints.stop_agreement import StopAgreement
+from repro.training.checkpoints.writer import BackgroundWriter
+from repro.training.watching.hooks import DivergenceError, FiniteGuard, RuntimeInfo, restore_window
 
 log = logging.getLogger("salmask")
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from repro.augmentation.batched_draws import draw_boxes, draw_views
 from repro.augmentation.batched_streams import BatchedStreams
 from repro.randomness import Purpose
-from repro.training.loading import RandomViews
+from repro.training.batches.loading import RandomViews
 
 
 class ViewDraws(Dataset[dict[str, Any]]):

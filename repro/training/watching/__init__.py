@@ -1,0 +1,1 @@
+"""What a training shows while it runs: progress, metrics, representations, pictures and warnings."""
