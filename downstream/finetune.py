@@ -93,7 +93,7 @@ class ScoreNetwork(Hook):
     def logits(self, model: FineTuned) -> Tensor:
         """Computes N×classes logits of the N images; called on every rank, each of which returns all."""
         model.eval()
-        batches = [model.network(model.data_preprocessor.normalise(pixels)).float() for pixels, _ in self.loader]
+        batches = [model.network(model.data_preprocessor.normalise(pixels)) for pixels, _ in self.loader]
         return in_order(gather(torch.cat(batches)), len(self.images))
 
     def final_logits(self, model: nn.Module) -> Tensor:

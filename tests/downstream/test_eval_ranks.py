@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from json_rows import read_rows
+from torch import Tensor, nn
 from training_samples import CPU, on_two_processes, salmask, tiny, with_random_backbone
 
 from downstream import commands, epoch_scores, finetune, linear
 from downstream.commands import table_of
-from downstream.finetune import FineTuning
+from downstream.finetune import FineTuned, FineTuning, ScoreNetwork
 from downstream.measurement import Target
 from downstream.partitions import standard
 from repro.backbones.backbone import load_backbone
@@ -22,6 +24,7 @@ from repro.runs.folder import RunFolder
 from repro.settings.detection import COCO, VOC
 from repro.settings.run import Run
 from repro.training.batches import loading
+from repro.training.pretraining import open_data
 from repro.training.runner import Training
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "repro.cli")
@@ -150,14 +153,29 @@ def test_a_training_that_processes_cannot_share_is_refused_before_anything_is_co
 
 
 def scores_of_rank(number: int, place: Path) -> dict[str, Any]:
-    """The scores of a finished training, whose file the second process does not see yet."""
+    """The scores of a finished training, whose file the second process does not see yet; and logits of 23 images."""
     metrics = place / f"view{number}" / "metrics.jsonl"
     if number == 0:
         metrics.parent.mkdir()
         metrics.write_text('{"epoch": 1, "step": 2, "top1": 50.0}\n')
-    return {"scores": epoch_scores.read_scores(metrics, 1)}
+    return {"scores": epoch_scores.read_scores(metrics, 1), "logits": logits_of_scored(place)}
 
 
-def test_all_ranks_have_the_scores_that_the_first_one_reads(tmp_path: Path) -> None:
+def logits_of_scored(place: Path) -> Tensor:
+    run = tiny(changes={"data.scenes.val_count": 23})
+    folder = RunFolder.of(run, place)
+    model = FineTuned(load_backbone(folder.backbone), 8)
+    nn.init.constant_(model.network.fc.weight, 0.0)
+    model.network.fc.weight.data[:, :8] = torch.eye(8)  # the drawn weights differ from process to process
+    return ScoreNetwork(open_data(run, "val"), 32, 6, 0).logits(model)
+
+
+def test_all_ranks_have_the_scores_that_the_first_one_reads_and_every_images_logits(tmp_path: Path) -> None:
+    with_random_backbone(tiny(changes={"data.scenes.val_count": 23}), tmp_path)
     outcomes = on_two_processes(scores_of_rank, tmp_path)
     assert [outcome["scores"][0]["top1"] for outcome in outcomes] == [50.0, 50.0]
+    alone = logits_of_scored(tmp_path)
+    assert alone.shape == (23, 8)
+    assert len(alone.unique(dim=0)) == 23  # so that an order can be told
+    for outcome in outcomes:
+        torch.testing.assert_close(outcome["logits"], alone)

@@ -113,15 +113,19 @@ def test_a_second_call_trains_nothing(
     assert evaluate(RUN, folder, "finetune", CPU) == tuned[1]
 
 
-def test_the_network_lies_in_memory_as_it_is_asked_to(tmp_path: Path) -> None:
-    run = replace(RUN, machine=replace(RUN.machine, channels_last=True))
-    network = training(with_random_backbone(run, tmp_path), run).model.network
-    assert network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+def test_memory_layout_and_processes_that_decode_are_as_the_machine_is_asked_for(tmp_path: Path) -> None:
+    for machine in (RUN.machine, replace(RUN.machine, channels_last=True, workers=3)):
+        run = replace(RUN, machine=machine)
+        built = training(with_random_backbone(run, tmp_path), run)
+        weight = built.model.network.layer1[0].conv1.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == machine.channels_last
+        (scorer,) = built.hooks
+        assert [loader.num_workers for loader in (built.loader, scorer.loader)] == [machine.workers] * 2
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `scheduler.step")  # no step of the optimizer is made here
 def test_the_recipe_is_simclrs(tmp_path: Path) -> None:
-    run = replace(RUN, finetune=FinetuneSettings(batch=16))
+    run = replace(RUN, finetune=FinetuneSettings(batch=8))
     full_training = training(with_random_backbone(run, tmp_path), run)
     head = full_training.model.network.fc
     weight = head.weight.detach()
@@ -129,17 +133,17 @@ def test_the_recipe_is_simclrs(tmp_path: Path) -> None:
     assert float(weight.std()) == pytest.approx(0.01, rel=0.1)
     assert not head.bias.any()
     (group,) = full_training.optimizers["main"].param_groups
-    assert group["lr"] == pytest.approx(0.05 * 16 / 256)
+    assert group["lr"] == pytest.approx(0.05 * 8 / 256)
     assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 0.0)
     assert full_training.epochs == 30
     (schedule,) = full_training.schedulers["main"]
     assert schedule.by_epoch is False
     rates = []
-    for _ in range(30):
+    for _ in range(91):  # 30 epochs of 24 images in batches of 8, and what comes after the last step
         rates.append(group["lr"])
         schedule.step()
-    expected = [0.05 * 16 / 256 * (1 + math.cos(math.pi * step / 30)) / 2 for step in range(30)]
-    assert rates == pytest.approx(expected)
+    expected = [0.05 * 8 / 256 * (1 + math.cos(math.pi * step / 90)) / 2 for step in range(91)]
+    assert rates == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +227,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_what_the_backbone_was_trained_to_
 
 
 def test_a_training_knows_its_task_its_images_and_the_size_of_its_crops(tmp_path: Path) -> None:
-    run = replace(RUN, data=replace(RUN.data, crop=48))
+    run = replace(RUN, data=replace(RUN.data, crop=48), finetune=replace(RUN.finetune, batch=16))
     built = training(with_random_backbone(RUN, tmp_path), run, "semi-10")
     partition = standard(TARGET, seed=0)
     labelled = FineTuning("semi-10").labelled(partition.train)
@@ -232,7 +236,7 @@ def test_a_training_knows_its_task_its_images_and_the_size_of_its_crops(tmp_path
     assert [each.task for each in (FINETUNE, SEMI_1, SEMI_10)] == ["finetune", "semi-1", "semi-10"]
     (scorer,) = built.hooks
     assert built.loader.dataset[0, 3]["images"].shape == (3, 48, 48)
-    assert (next(iter(scorer.loader))[0].shape, scorer.images) == ((8, 3, 48, 48), partition.scored)
+    assert (next(iter(scorer.loader))[0].shape, scorer.images) == ((16, 3, 48, 48), partition.scored)
     whole = Target("own", None, RUN.data.scenes)
     fine_tuning, backbone = FineTuning("semi-10"), load_backbone(RunFolder(tmp_path / RUN.folder).backbone)
     parts = (labelled, partition.scored)

@@ -108,6 +108,7 @@ def test_the_images_that_a_task_scores_are_known_beforehand(task: str, dataset: 
     folder = with_random_backbone(run, tmp_path / "runs")
     root = make_caltech(tmp_path / "data") if dataset == "caltech101" else None
     rows = evaluate(run, folder, f"{task}@{dataset}", CPU, root)
+    assert {row.split for row in rows} == {"test" if dataset == "caltech101" else "val"}
     named = {FileReference(row.predictions, row.predictions_sha256) for row in rows if row.predictions}
     assert named
     scored = scored_images(run, Evaluation.parse(f"{task}@{dataset}", run).task, Target(dataset, root, run.data.scenes))

@@ -12,9 +12,9 @@ import torch
 from training_samples import CPU, salmask, tiny, with_random_backbone
 
 from downstream import tasks
-from downstream.measurement import Measurement, measurements, scores
+from downstream.measurement import Measurement, as_results, measurements, scores
 from repro.errors import UserError
-from repro.runs.evaluation import PROTOCOLS, EvaluationProtocol
+from repro.runs.evaluation import PROTOCOLS, Evaluation, EvaluationProtocol
 from repro.runs.folder import RunFolder
 
 MEANS = "own_means"
@@ -150,6 +150,29 @@ def test_a_row_says_when_its_measurement_began_and_what_it_took(
     monkeypatch.setattr(tasks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     (row,) = tasks.evaluate(tiny(), finished(tmp_path), "means", CPU)
     assert (row.started, row.duration_s) == ("1970-01-01T00:01:40+00:00", 7.3)
+
+
+@pytest.mark.parametrize(
+    ("method", "row"),
+    [
+        ("simclr", ("simclr", "simclr", "none", "paper")),
+        ("mocov2+ours-blur", ("mocov2+ours-blur", "mocov2", "strong_blur", "paper")),
+        ("mocov2+ours-hp-released", ("mocov2+ours-hp-released", "mocov2", "high_pass", "released")),
+        (
+            "mocov2+ours-hp-released-noise",
+            ("mocov2+ours-hp-released-noise", "mocov2", "high_pass", "paper, released: noise"),
+        ),
+    ],
+)
+def test_a_row_says_what_its_run_was_trained_by(method: str, row: tuple[str, ...], tmp_path: Path) -> None:
+    run = tiny(method, {"seed": 3, "data.crop": 64})
+    evaluation, folder = Evaluation("means", "scenes"), RunFolder.of(run, tmp_path / "a-sweep")
+    times: dict[str, Any] = {"started": "1970-01-01T00:01:40+00:00", "duration_s": 1.0}
+    (result,) = as_results([MEASUREMENT], run, folder, evaluation, device=CPU, **times)
+    assert (result.method, result.framework, result.strategy, result.fidelity) == row
+    assert (result.run_id, result.recipe, result.sweep, result.seed) == (run.id, run.recipe, "a-sweep", 3)
+    assert (result.task, result.dataset, result.split, result.protocol) == ("means", "scenes", "val", "means-v1")
+    assert (result.metric, result.value, result.predictions) == ("top1", 50.0, "")
 
 
 def test_on_the_other_ranks_the_first_ones_rows_count_whatever_the_task_returns(
