@@ -1,12 +1,13 @@
 """A number is traced to its runs, their settings, code, data and logs; names of no cell are refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from places import EXAMPLES
 from prediction_samples import rewritten
-from run_samples import begun, finished, of_method
+from run_samples import RESULT, begun, finished, of_method
 
 from baselines import resolve
 from repro.errors import UserError
@@ -15,7 +16,7 @@ from repro.settings.detection import VOC
 from repro.settings.reading import build, read_yaml
 from results.collection.collect import collect_runs
 from results.collection.runs import RunRecord, find_runs
-from results.report.redo import commands
+from results.report.redo import commands, script
 from results.tables.explain import explain, with_common_facts
 
 
@@ -147,12 +148,74 @@ def test_the_commands_make_the_same_run_again(tmp_path: Path) -> None:
     )
 
 
+def test_what_cannot_be_made_again_as_it_was_is_told(tmp_path: Path) -> None:
+    values = {("imagenet100", "top1"): 70.0, ("imagenet100", "top5"): 90.0, ("scenes", "top1"): 50.0}
+    folder = finished(tmp_path, "mocov2", 0, values)
+    run = folder.load()
+    (attempt,) = json.loads(folder.provenance.read_text())
+    folder.provenance.write_text(json.dumps([attempt, attempt | {"commit": "HEAD~1", "dirty": True}]))
+    row = read(folder.results)[0][0]
+    append(folder.results, [replace(row, run_id="another", task="knn"), replace(row, task="a task of mine")])
+    told = [
+        "# code: no commit was recorded, so that of the checkout is used",
+        "# the code had changes that no commit holds",
+        "# run.yaml: every setting of the run, as its folder has it",
+        "cd CHECKOUT",
+        "PYTHONPATH=. python -m repro.cli pretrain mocov2 --config run.yaml --out again/full --root DIR",
+    ]
+    evaluation = f"eval again/full/{run.folder} --task linear,linear@scenes --root imagenet100=DIR"
+    assert commands(RunRecord(folder.path)) == [*told, f"PYTHONPATH=. python -m repro.cli {evaluation}"]
+    name = RunRecord(folder.path).name
+    assert script([RunRecord(folder.path)]).partition(f"\n# {name}\n")[2].splitlines() == [
+        *told[:2],
+        "code HEAD",
+        f'salmask pretrain mocov2 --config "$archive"/runs/{name}/run.yaml --out "$work"/again/full '
+        '--root "$root_imagenet100"',
+        f'salmask eval "$work"/again/full/{run.folder} --task linear,linear@scenes '
+        '--root imagenet100="$root_imagenet100"',
+    ]
+    folder.results.unlink()
+    assert commands(RunRecord(folder.path)) == told
+    folder.run_yaml.unlink()
+    assert commands(RunRecord(folder.path)) == [f"# {name}: its run.yaml is missing or of another version"]
+    last = script([RunRecord(folder.path)]).splitlines()[-2:]
+    assert last == [f"# {name}", "# its run.yaml is missing or of another version"]
+
+
+def test_weights_from_elsewhere_are_named_and_evaluated_alone(tmp_path: Path) -> None:
+    own = {"framework": "external", "imported__weights": "a" * 64, "imported__origin": "moco.pth"}
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 70.0}, **own)
+    place = f"again/full/{folder.load().folder}"
+    note = f"# weights from elsewhere, moco.pth, SHA-256 {'a' * 64}, in again/full"
+    assert commands(RunRecord(folder.path))[3:] == [
+        note,
+        f"PYTHONPATH=. python -m repro.cli eval {place} --task linear --root imagenet100=DIR",
+    ]
+    assert script([RunRecord(folder.path)]).splitlines()[-3:] == [
+        f"code {RESULT.commit}",
+        note,
+        f'salmask eval "$work"/{place} --task linear --root imagenet100="$root_imagenet100"',
+    ]
+
+
 def test_files_of_the_makers_own_are_named_with_what_they_held(tmp_path: Path) -> None:
     own = {"localizer__files": "/home/ann/maps", "localizer__files_sha256": "2" * 64, "localizer__source": "maps"}
     folder = finished(tmp_path, "mocov2+ours-hp", 0, {("imagenet100", "top1"): 70.0}, **own)
     assert commands(RunRecord(folder.path))[3] == (
         f"# localizer.files=/home/ann/maps has the SHA-256 {'2' * 64}; where it is elsewhere, add localizer.files=PATH"
     )
+    own = {
+        "localizer__network": "checkpoint",
+        "localizer__weights": "w.pth",
+        "localizer__sha256": "3" * 64,
+        "data__masks": "m",
+        "data__masks_sha256": "4" * 64,
+    }
+    folder = finished(tmp_path, "mocov2+ours-hp", 1, {("imagenet100", "top1"): 70.0}, **own)
+    assert commands(RunRecord(folder.path))[3:5] == [
+        f"# localizer.weights=w.pth has the SHA-256 {'3' * 64}; where it is elsewhere, add localizer.weights=PATH",
+        f"# data.masks=m has the SHA-256 {'4' * 64}; where it is elsewhere, add data.masks=PATH",
+    ]
 
 
 def test_what_all_seeds_share_is_told_once(runs: list[RunRecord]) -> None:

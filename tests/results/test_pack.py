@@ -146,6 +146,10 @@ def test_redo_makes_each_run_with_the_code_of_its_commit_from_any_folder(tmp_pat
         folder = again / "/".join(run.path.parts[-2:])
         expected.append(f"{version} eval {folder} --task linear --root imagenet100={root}")
     assert log.read_text().splitlines() == expected
+    # Called again, it has the code; and a root may be anywhere.
+    done = redo("no checkout", f"imagenet100={root}")
+    assert done.returncode == 0, done.stderr
+    assert log.read_text().splitlines() == expected * 2
 
 
 def test_checkpoints_come_only_when_asked_for(

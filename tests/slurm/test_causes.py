@@ -51,6 +51,16 @@ srun: error: node3: task 1: Exited with exit code 1
             "salmask: the setup of the profile failed with status 1: module load cuda",
             "salmask: the setup of the profile",
         ),
+        (
+            "RuntimeError: DataLoader worker (pid 7) is killed by signal: Bus error.",
+            "the node's shared memory was full; mend: machine.workers=0, or a larger /dev/shm",
+        ),
+        ("slurmstepd: error: Exceeded job memory limit", "killed for lack of memory; mend: memory: 24"),
+        ("slurmstepd: error: lost contact with node n3", "its node failed; mend: salmask retry, or exclude"),
+        ("OSError: [Errno 122] Disk quota exceeded", "OSError: [Errno 122] Disk quota exceeded; mend: free some space"),
+        # The GPU's memory is told before the node's, and the exception before the exit that follows.
+        (f"CUDA error: out of memory\n{OUT_OF_MEMORY}", "the GPU's memory was full; mend: a smaller batch"),
+        ("[rank1]: KeyError: 'top1'\nSystemExit: 1", "[rank1]: KeyError: 'top1'"),
         ("step 40\nsaved a checkpoint\n", ""),
     ],
 )
@@ -58,6 +68,14 @@ def test_the_cause_is_told_with_its_mend(log: str, cause: str) -> None:
     told = cause_of(log, 16.0, 90)
     assert told.startswith(cause)
     assert bool(told) == bool(cause)
+
+
+def test_a_cause_is_one_short_line_and_has_one_mend() -> None:
+    full = "No space left on device"
+    assert cause_of(f"{full}; mend: free some space, and repeat") == f"{full}; mend: free some space, and repeat"
+    assert cause_of(f"{full}: {'x' * 400}") == f"{full}: {'x' * (298 - len(full))}; mend: free some space"
+    assert cause_of("ValueError: " + "x" * 400) == "ValueError: " + "x" * 288
+    assert cause_of("DUE TO TIME LIMIT") == "its time limit was reached; mend: more time in the profile"
 
 
 @pytest.mark.parametrize(

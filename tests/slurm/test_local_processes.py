@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from local_samples import graph_of, launched
 
 from repro.errors import UserError
+from repro.runs.folder import RunFolder
 from slurm.jobs.calls import write_calls
 from slurm.jobs.causes import cause_of
 from slurm.jobs.job import Call
@@ -80,6 +82,40 @@ def test_of_several_processes_one_that_was_interrupted_or_says_nothing_is_no_cau
     content |= {"state": "interrupted", "pid": int(process.id)}
     (job.folder.path / "status.json").write_text(json.dumps(content))
     assert reason_of(job, process) == "interrupted; the same command begins anew"
+
+
+def test_of_a_rank_that_was_killed_that_is_told_and_of_an_evaluation_its_own_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pretraining,) = graph_of(tmp_path / "sweep", 1).jobs
+    job = replace(pretraining, task="linear")
+    scripts = ("raise SystemExit(3)", "import os; os.kill(os.getpid(), 9)")
+    ranks: list[subprocess.Popen[bytes]] = []
+    for script in scripts:
+        ranks.append(subprocess.Popen([sys.executable, "-c", script], process_group=ranks[0].pid if ranks else 0))
+    process = LocalJob(tmp_path, ranks)
+    for rank in ranks:
+        rank.wait()
+    assert process.ended()
+    (tmp_path / f"{process.id}_0_log.err").write_text("ValueError: no such class\n")
+    assert reason_of(job, process) == "rank 1 was killed by SIGKILL"
+    status = job.folder.status("linear")
+    assert status is not None
+    assert (status.state, status.error) == ("failed", "rank 1 was killed by SIGKILL")
+    assert job.folder.status("pretrain") is None
+    # Of what is interrupted, only its own checkpoints tell whether it goes on.
+    checkpoint = job.folder.path / "probes" / "scenes-linear-moco-v1" / "checkpoints" / "step_00000003.pth"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    for each, goes_on in ((job, "resumes from its last checkpoint"), (pretraining, "begins anew")):
+        job.folder.set_status("interrupted", task=each.task)
+        assert reason_of(each, None) == f"interrupted; the same command {goes_on}"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(RunFolder, "set_status", refuse)
+    assert reason_of(job, process) == "rank 1 was killed by SIGKILL"
 
 
 def test_what_a_job_said_last_is_why_it_has_no_result(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from slurm.monitoring.spending import Spending, enough_memory, spendings, too_mu
 from slurm.monitoring.states import State
 from slurm.plan import SweepPlan, say_plan_as_json
 from slurm.planning.graph import Graph
+from slurm.planning.hours import Hours
 from slurm.planning.job_costs import estimate, gather, with_plan
 from slurm.planning.sweep import Part, expand
 from slurm.planning.sweep import Sweep as SweepFile
@@ -68,6 +69,16 @@ def test_a_number_that_was_anothers_too_counts_for_each_by_its_name() -> None:
     used_by = parse([strangers, "812_0.0|python|60|00:30|1|cpu=1|1|9G||", ALLOCATION, STEP])
     assert (used_by[NAME, "812_0"].seconds, used_by[NAME, "812_0"].memory) == (3600.0, 3_200_000 * 1024)
     assert used_by["another-linear-5f0c3a9e", "812_0"].memory == 9 * GB
+
+
+def test_hours_add_up_by_kind_and_are_told_as_a_share_of_a_whole() -> None:
+    planned = Hours.total([Hours.held(7200, 2), Hours.held(1800, 0), Hours.held(900, 0)])
+    assert (planned, planned.counted, Hours.total([])) == (Hours(4.0, 0.75), 4.75, Hours())
+    assert planned.text() == "4.0 GPU-hours and 0.8 hours without a GPU"
+    # What the whole has is told of the part too, even where that is 0.
+    assert Hours(of_gpus=1.0).text_of(planned) == "1.00 of 4.00 GPU-hours and 0.00 of 0.75 hours without a GPU"
+    assert Hours(without_gpu=0.2).text_of(Hours(without_gpu=0.8)) == "0.20 of 0.80 hours without a GPU"
+    assert (Hours().text(), Hours().text_of(Hours())) == ("0.0 GPU-hours", "0.00 of 0.00 GPU-hours")
 
 
 def done(sweep: Sweep, task: str = "pretrain") -> None:
