@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,16 @@ from training_samples import salmask
 
 from baselines import resolve
 from repro.errors import UserError
+from repro.runs.folder import RunFolder
+from repro.runs.health import Symptom, tell_symptoms
 from repro.runs.predictions import joined
 from repro.runs.records import append, read
+from repro.settings.detection import VOC
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
 from results.comparison.commands import as_data
 from results.comparison.compare import compare
+from results.paper.published import published
 from results.statistics.paired import NO_NUMBERS, interval_text, p_text
 
 
@@ -43,6 +48,10 @@ def test_methods_are_compared_by_seeds_and_images(root: Path) -> None:
     (back,) = compared(root, "mocov2", OURS)
     assert back.difference.mean == pytest.approx(-comparison.difference.mean)
     assert back.difference.p == comparison.difference.p
+    assert back.verdict() == comparison.verdict()
+    assert list(first.values) == [0, 1, 2]
+    (at_work,) = [note for note in back.notes if note.startswith("Has an effect in ")]
+    assert at_work.startswith(f"Has an effect in {OURS} only: localizer (")
 
 
 def test_classes_and_flips_are_counted_by_hand(root: Path) -> None:
@@ -105,6 +114,34 @@ def test_the_published_difference_is_tested_where_all_is_the_papers(root: Path) 
     assert other.p_of_equivalence is None
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimization__epochs": 100},  # a smaller scale
+        {"masking__ratio_max": 0.5},  # not the row's settings
+        {"protocol": "linear-moco-v1[epochs=9]"},
+        {"task": "knn", "protocol": "knn-v1[k=20]"},
+    ],
+)
+def test_no_difference_is_published_of_other_runs_or_evaluations(tmp_path: Path, changes: dict[str, Any]) -> None:
+    settings = {key: value for key, value in changes.items() if "__" in key}
+    for method in (OURS, "mocov2"):
+        of_method = settings if method == OURS or "masking__ratio_max" not in settings else {}
+        folder = finished(tmp_path, method, 0, {("imagenet100", "top1"): 70.0}, **of_method)
+        rewritten(folder.results, **{key: value for key, value in changes.items() if "__" not in key})
+    assert compared(tmp_path)[0].published is None
+
+
+def test_the_published_difference_of_detectors_is_table_2s(tmp_path: Path) -> None:
+    for method in (OURS, "mocov2"):
+        folder = finished(tmp_path, method, 0, {(VOC, "bbox_AP"): 50.0})
+        rewritten(folder.results, task=VOC, split="test", protocol="voc-frcnn-c4-24k-v1")
+    paper = {row: published("table2").values[row, "VOC07+12_detection", "AP"] for row in (OURS, "mocov2")}
+    (comparison,) = compared(tmp_path)
+    assert comparison.published == pytest.approx(paper[OURS] - paper["mocov2"], abs=1e-9)
+    assert comparison.published not in (None, 0.0)
+
+
 def test_a_file_that_is_altered_or_missing_is_said_and_the_seeds_decide(root: Path) -> None:
     file = next((root / "full" / "mocov2").glob("s0-*/predictions/*.parquet"))
     file.write_bytes(file.read_bytes() + b"x")
@@ -118,7 +155,7 @@ def test_a_file_that_is_altered_or_missing_is_said_and_the_seeds_decide(root: Pa
     assert any("cannot be read" in note for note in compared(root)[0].notes)
 
 
-@pytest.mark.parametrize(("value", "shown"), [(60.0, r"60\.000"), (1e300, r"1e\+300")])
+@pytest.mark.parametrize(("value", "shown"), [(60.0, r"60\.000"), (68.002, r"68\.002"), (1e300, r"1e\+300")])
 def test_predictions_that_do_not_give_the_number_of_their_row_are_not_used(
     root: Path, value: float, shown: str
 ) -> None:
@@ -148,6 +185,19 @@ def test_rows_of_older_versions_are_compared_by_seeds(tmp_path: Path) -> None:
     assert still.verdict() == "undecided, without a spread to judge by: on either side, all seeds are alike"
 
 
+def test_a_single_run_without_predictions_and_trainings_that_warned_are_named(root: Path) -> None:
+    rewritten(next((root / "full" / OURS).glob("s1-*/results.jsonl")), predictions="", predictions_sha256="")
+    for seed, step in ((0, 70), (2, 40)):
+        (run,) = (root / "full" / "mocov2").glob(f"s{seed}-*")
+        tell_symptoms(RunFolder(run).health, [Symptom("collapsed embeddings", step, "rank 1.1", "a lower lr")])
+    (comparison,) = compared(root)
+    why = "without predictions: the task keeps none, or an older version measured it."
+    assert f"{OURS}, seed 1, {why}" in comparison.notes
+    assert (comparison.difference.of_images, comparison.mcnemar) == (False, {})
+    warned = "Warnings in training of mocov2: collapsed embeddings in 2 of 3 runs (first at step 40)."
+    assert [note for note in comparison.notes if note.startswith("Warnings")] == [warned]
+
+
 def test_a_measure_that_is_none_of_images_is_said_once(tmp_path: Path) -> None:
     for method in ("mocov2", OURS):
         finished(tmp_path, method, 0, {("imagenet100", "top1_best"): 70.0})
@@ -156,9 +206,15 @@ def test_a_measure_that_is_none_of_images_is_said_once(tmp_path: Path) -> None:
     assert comparison.notes.count(note) == 1
 
 
-def test_predictions_of_other_images_are_not_paired(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["images", "classes", "labels"])
+def test_predictions_of_other_images_are_not_paired(tmp_path: Path, other: str) -> None:
     evaluated(tmp_path, "mocov2", 0, predictions(np.full(100, 0.7), 0))
-    evaluated(tmp_path, OURS, 0, predictions(np.full(100, 0.9), 1, images="other"))
+    of_other = predictions(np.full(100, 0.9), 1, images="other" if other == "images" else "val")
+    if other == "classes":
+        of_other = replace(of_other, classes=CLASSES[::-1])
+    elif other == "labels":
+        of_other = replace(of_other, label=(3 - of_other.label).astype(np.int32))
+    evaluated(tmp_path, OURS, 0, of_other)
     (comparison,) = compared(tmp_path)
     assert "Their predictions are of different images: the seeds alone are compared." in comparison.notes
     assert comparison.verdict().startswith("undecided, without a spread to judge by: one run each")
@@ -208,6 +264,12 @@ def test_runs_of_one_side_are_of_one_size_and_of_two_sides_of_any(tmp_path: Path
     assert comparison.notes[0] == "mocov2: TINY MODE – 6 epochs: not comparable with the published numbers."
     (both,) = compared(tmp_path, "demo/mocov2/s0", "demo/mocov2/s1")
     assert both.notes[0] == "TINY MODE – 6 epochs: not comparable with the published numbers."
+    finished(tmp_path, "simclr", 0, {("imagenet100", "top1"): 50.0}, optimization__epochs=7)
+    (unlike,) = compared(tmp_path, "demo/mocov2", "simclr")
+    assert unlike.scales == (
+        "mocov2: TINY MODE – 6 epochs: not comparable with the published numbers.",
+        "simclr: TINY MODE – 7 epochs: not comparable with the published numbers.",
+    )
 
 
 def test_detectors_of_two_sizes_are_not_one_side(tmp_path: Path) -> None:
