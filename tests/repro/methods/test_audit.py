@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from audit_samples import LARGE, METHOD, Bright, Discs, discs, plain_colours
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 from training_samples import CPU, fixed_batch, refused, salmask, tiny, words
 
 from repro.errors import UserError
@@ -30,41 +30,12 @@ from repro.methods.audit import (
 from repro.methods.audit_page import write
 from repro.saliency import sources
 from repro.saliency.localizer import Localizer
-from repro.scenes.dataset import Instance, Scene, Scenes
 from repro.settings.choices import Backend, Branch, Guidance, Resizer, Source, Strategy
 from repro.settings.run import Run
 from repro.settings.sections import FidelitySettings
 from repro.training import learner
 from repro.training.steps.preprocess import ViewMaker
 from repro.training.watching.true_objects import ObjectMasks, load_batch
-
-METHOD = "mocov2+ours-blur"
-"""A row that masks whole patches only, so that rates are exact."""
-LARGE = {"data.crop": 56, "data.scenes.size": 64, "data.scenes.train_count": 64}
-
-
-class Bright(nn.Module):
-    """Stands in for a network that is most active where the view is red: a test paints the foreground red."""
-
-    def forward(self, views: Tensor) -> Tensor:
-        return nn.functional.adaptive_avg_pool2d(views[:, :1] - views[:, 2:], views.shape[-1] // 32)
-
-
-class Discs(Scenes):
-    """Scenes with one large red disc on blue, off the middle, and its mask."""
-
-    def scene(self, index: int) -> Scene:
-        side = self._size
-        rows, columns = np.mgrid[:side, :side]
-        mask = (rows - 0.4 * side) ** 2 + (columns - (0.3 + 0.02 * (index % 20)) * side) ** 2 < (0.3 * side) ** 2
-        colours = np.where(mask[..., None], [220, 40, 40], [40, 40, 220])
-        # Blurring leaves a flat colour as it is, so nothing would be hidden.
-        grain = np.random.default_rng(index).integers(-30, 31, colours.shape)
-        pixels = (colours + grain).astype(np.uint8)
-        return Scene(Image.fromarray(pixels), (Instance(0, (0, 0, side, side), mask),))
-
-    def main_mask(self, index: int) -> NDArray[np.bool_]:
-        return self.scene(index).instances[0].mask
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +48,6 @@ def red() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def result(red: None) -> Audit:
     return audited(plain_colours())
-
-
-def plain_colours(method: str = METHOD, **changes: Any) -> Run:
-    """A run with crops and flips alone: no jitter, grey or blur."""
-    still = {f"augmentation.{name}_probability": 0.0 for name in ("jitter", "grey", "blur")}
-    return tiny(method, {**LARGE, "data.crop": 112, **still, **changes})
-
-
-def discs(count: int = 64) -> Discs:
-    return Discs("train", count=count, classes=8, size=112)
 
 
 def audited(run: Run, count: int = 64) -> Audit:
@@ -231,6 +192,14 @@ def test_the_page_of_a_run_without_a_network_names_none(tmp_path: Path) -> None:
     assert "<dt>localizer</dt>" not in page
 
 
+def test_the_page_of_another_framework_and_of_high_pass_masking_says_what_is_theirs(tmp_path: Path) -> None:
+    sources = {"localizer.source": "truth", "masking.branch": "both", "masking.focal_probability": 0.25}
+    page = write(audited(plain_colours("simclr+ours-hp", **sources), count=4), tmp_path)[0].read_text()
+    assert "<dt>masks</dt><dd>high_pass, both masked</dd>" in page
+    assert "In 25% of the images high-pass masking is focal" in page
+    assert "the released code has" not in page
+
+
 def test_where_no_view_shows_an_object_its_statistics_are_absent(red: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Discs, "main_mask", lambda *_: np.zeros((112, 112), bool))
     result = audited(plain_colours(), count=4)
@@ -314,7 +283,12 @@ def test_the_page_needs_nothing_beside_it_and_the_pictures_are_pictures(result: 
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
-    assert "<dt>foreground by</dt><dd>network</dd>" in page
+    facts = {"foreground by": "network", "masks": "strong_blur, query masked", "data": "scenes", "images": "64"}
+    for name, text in (facts | {"run": result.run.id, "view": "112 px"}).items():
+        assert f"<dt>{name}</dt><dd>{text}</dd>" in page
+    assert f"<h1>Mask audit of {METHOD}</h1>" in page
+    assert "; the released code has one for all 4 queries of a batch-norm group" in page
+    assert "focal" not in page  # as high-pass masking alone is
     assert f"<dt>localizer</dt><dd>{result.run.localizer.network}</dd>" in page
     for row in result.masks + result.maps:
         for name, value in row.items():
