@@ -5,6 +5,7 @@ import shutil
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from image_samples import write_image
 from repro.data import pixel_cache_writer
 from repro.data.catalogue import open_images
 from repro.data.pixel_cache import CHECKSUMS, PIXELS, CachedImages, cache_folder
-from repro.data.pixel_cache_writer import cache_images, damaged_chunks, unfinished
+from repro.data.pixel_cache_writer import cache_images, damaged_chunks, read_checksums, unfinished
 from repro.data.splits import Images, pixels_of
 from repro.errors import UserError
 from repro.settings.sections import ScenesSettings
@@ -33,6 +34,30 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Images:
 def cached(images: Images, root: Path, workers: int = 1) -> CachedImages:
     outcome = cache_images(images, "folder", "train", 32, root, workers=workers, say=lambda _: None)
     return CachedImages(Path(outcome["folder"]))
+
+
+def test_what_will_be_written_is_said_first_and_what_was_is_told(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(free=2 * 10**9)
+    monkeypatch.setattr(pixel_cache_writer.shutil, "disk_usage", lambda _: usage)
+    root, said = tmp_path / "caches", list[str]()
+    target = cache_folder(root, "folder", "train", 32, images.fingerprint())
+    cache = partial(cache_images, images, "folder", "train", 32, root, workers=1, say=said.append)
+    told = {"dataset": "folder", "split": "train", "side": 32, "images": 10, "bytes": 36_000, "decoded": 10}
+    told |= {"fingerprint": f"{images.fingerprint()}-32px", "folder": str(target)}
+    assert cache() == told
+    # As if it had been killed after three of five chunks: the last line of a chunk counts, and a torn one for none.
+    lines = (target / CHECKSUMS).read_text().splitlines(keepends=True)
+    target.rename(unfinished(target))
+    (unfinished(target) / CHECKSUMS).write_text("".join(['{"chunk": 0, "crc32": 7}\n', *lines[:3], lines[3][:-5]]))
+    assert read_checksums(unfinished(target)) == {each["chunk"]: each["crc32"] for each in map(json.loads, lines[:3])}
+    assert cache() == told | {"decoded": 4}
+    assert damaged_chunks(target, 1) == []
+    room = f"are to be written to {root}, where 2.0 GB are free"
+    assert said == [
+        f"{target.name}: 10 images at 32 px will take 36.0 kB; {missing} {room}" for missing in ("36.0 kB", "14.4 kB")
+    ]
 
 
 def test_after_an_error_no_further_images_are_decoded(
