@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from training_samples import CPU, refused, salmask
 
-from baselines import build_learner, resolve
+from baselines import TABLE1, build_learner, resolve
 from repro.backbones.resnet import build_resnet, resnet_of_width
 from repro.bench.step import forward_rate
 from repro.bench.timing import Seconds, seconds_in_turn
@@ -210,6 +211,63 @@ def test_the_command_prints_a_line_a_row_and_everything_as_json() -> None:
     )
 
 
+def test_a_tables_cells_are_the_numbers_in_their_units_beside_the_baselines() -> None:
+    plain = StepCost("mocov2", 11_234_567, 1_004_000, {"encoder_q": 1.0, "encoder_k": 1.5}, {"encoder_q": 1.0}, 2e9)
+    untimed = dict.fromkeys(("step ms", "time ×", "cpu ms", "cpu ×"))
+    assert plain.row(plain) == {
+        "method": "mocov2",
+        "parameters": "11.23 + 1.00 M",
+        "forward": "1 encoder_q, 1.5 encoder_k",
+        "backward": "1 encoder_q",
+        "GFLOP/image": "2.00",
+        "FLOP ×": "1.00",
+        **untimed,
+    }
+    times = {"seconds": 0.75, "relative": 1.5, "cpu_seconds": 2.5, "cpu_relative": 1.25, "share_of_bound": 0.314}
+    assert replace(plain, flops=5e9, **times).row(plain) == plain.row(plain) | {
+        "GFLOP/image": "5.00",
+        "FLOP ×": "2.50",
+        "step ms": "750.0",
+        "time ×": "1.50",
+        "cpu ms": "2500.0",
+        "cpu ×": "1.25",
+        "FLOP/s of bound": "31%",
+    }
+
+
+def test_maps_of_files_are_not_asked_for_and_cost_what_the_centre_does() -> None:
+    """A step is measured on noise, of which nobody has maps."""
+    files = {"localizer.source": "maps", "localizer.files": "/nowhere", "localizer.files_sha256": "1" * 64}
+    run = small("mocov2+ours-hp", files)
+    by_files = measure(run, run, build_learner, CPU, rounds=0)[0]
+    assert (by_files.forward, by_files.backward) == ({"encoder_q": 1, "encoder_k": 2}, {"encoder_q": 1})
+    assert by_files.flops == cost("mocov2+ours-hp-by-random").flops
+
+
+def test_the_command_measures_each_row_once_beside_its_own_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def record(run: Run, plain: Run, *_: Any, rounds: int, with_bound: bool) -> tuple[StepCost, StepCost]:
+        assert {(each.data.crop, each.encoder.dim) for each in (run, plain)} == {(64, 16)}
+        asked.append((run.method, plain.method, run.optimization.batch, rounds, with_bound))
+        return (StepCost(run.method, 1, 1, {}, {}, 3.0), StepCost(plain.method, 1, 1, {}, {}, 2.0))
+
+    monkeypatch.setattr("repro.methods.cost.measure", record)
+    few = ("--tiny", "encoder.dim=16")
+    ended = salmask("methods", "cost", "simclr+mscn", "mocov2", "simclr+mscn", *few)
+    assert asked == [("simclr+mscn", "simclr", 8, 5, False), ("mocov2", "mocov2", 8, 5, False)]
+    head, _, first, *_ = (line.strip("| ").split(" | ") for line in ended.out.splitlines())
+    assert dict(zip(map(str.strip, head), map(str.strip, first), strict=True))["FLOP ×"] == "1.50"
+    scale, *_ = (line for line in ended.out.splitlines() if line.startswith("64 px"))
+    assert scale == "64 px, resnet18, 8 images a step; parameters: trained + momentum encoder and localizer"
+    assert "bound: " not in ended.out
+    asked.clear()
+    with_bound = salmask("methods", "cost", *few, "--batch", "16", "--rounds", "2", "--bound")
+    assert "\nbound: a bare classifier on the same network, " in with_bound.out
+    assert [row for row, *_ in asked] == list(TABLE1)
+    assert {tuple(rest) for _, _, *rest in asked} == {(16, 2, True)}
+
+
 def test_the_bound_is_a_bare_step_of_the_same_network(monkeypatch: pytest.MonkeyPatch) -> None:
     # Compilation is tested elsewhere, on a GPU; here the steps themselves are timed by a clock of the test.
     monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
@@ -227,8 +285,10 @@ def test_the_bound_is_a_bare_step_of_the_same_network(monkeypatch: pytest.Monkey
     assert (plain.relative, plain.cpu_relative) == (1, 1)
 
 
-def test_a_bound_without_a_clock_is_refused() -> None:
-    assert "--rounds 5" in refused("methods", "cost", "mocov2", "--tiny", "--bound", "--rounds", "0")
+@pytest.mark.parametrize("option", [("--bound",), ("--trace", "trace.txt")])
+def test_a_bound_or_a_trace_without_a_clock_is_refused(option: tuple[str, ...]) -> None:
+    line = refused("methods", "cost", "mocov2", "--tiny", *option, "--rounds", "0")
+    assert line == f"{option[0]} times steps, and --rounds 0 none; mend: --rounds 5"
 
 
 @pytest.mark.slow

@@ -85,6 +85,15 @@ def test_diff_shows_two_rows_beside_each_other() -> None:
     assert [line.split(":")[0].strip() for line in sections] == ["localizer", "masking", "fidelity", "moco"]
     assert "  masking: guidance=saliency, branch=query, hard_negative=true, ratio_min=0.05" in at_work
     assert ended.err == ""
+    frameworks = salmask("methods", "diff", "mocov2", "simclr").out.partition("\nHas an effect in ")[2].splitlines()
+    assert frameworks == [
+        "mocov2 only:",
+        "  moco: momentum=0.999, queue=65536, temperature=0.2, bn_splits=4",
+        "",
+        "Has an effect in simclr only:",
+        "  simclr: temperature=0.2",
+        "  optimization: lars_eta=0.02",
+    ]
     assert salmask("methods", "diff", "mocov2", "mocov2").out == "mocov2 and mocov2 are the same experiment\n"
     assert json.loads(salmask("methods", "diff", "mocov2", "mocov2", "--json").out) == []
 
@@ -113,4 +122,6 @@ def test_on_a_terminal_of_80_columns_methods_are_names_and_titles(monkeypatch: p
     shown = salmask("methods").out
     assert "masking.strategy" not in shown
     assert "MoCo v2 + ours (high-pass)" in shown
+    titles = dict(line.split(maxsplit=1) for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())
+    assert titles["mocov2+ours-hp@key-no-hard-negative"].strip() == "…, key masked, no hard negative"
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())) <= 80
