@@ -71,6 +71,10 @@ def test_of_several_processes_one_that_was_interrupted_or_says_nothing_is_no_cau
         rank.wait()
     assert process.ended()
     assert reason_of(job, process) == f"rank 0 ended with status 3; see {process.log(0, 'err')}"
+    first = tmp_path / f"{process.id}_0_log.err"
+    first.write_text("ValueError: no such class\n")
+    assert reason_of(job, process) == "rank 0: ValueError: no such class"
+    first.unlink()
     (tmp_path / f"{process.id}_1_log.err").write_text("torch.OutOfMemoryError: CUDA out of memory.\n")
     told = reason_of(job, process)
     assert told.startswith("rank 1: ")

@@ -35,7 +35,10 @@ from repro.settings.run import Run
 from repro.settings.sections import FidelitySettings
 from repro.training import learner
 from repro.training.steps.preprocess import ViewMaker
+from repro.training.watching.gallery import GAP, PICTURE_SIDE, TITLE_HEIGHT
 from repro.training.watching.true_objects import ObjectMasks, load_batch
+
+FILES = ["audit.html", "gallery.png", "where.png", "statistics.json"]
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +267,7 @@ def test_what_is_hidden_is_read_off_the_networks_input() -> None:
 
 def test_the_page_needs_nothing_beside_it_and_the_pictures_are_pictures(result: Audit, tmp_path: Path) -> None:
     paths = write(result, tmp_path)
-    assert [path.name for path in paths] == ["audit.html", "gallery.png", "where.png", "statistics.json"]
+    assert [path.name for path in paths] == FILES
     for path in paths[1:3]:
         with Image.open(path) as picture:
             picture.load()
@@ -299,7 +302,8 @@ def test_the_page_needs_nothing_beside_it_and_the_pictures_are_pictures(result: 
     assert json.loads(paths[3].read_text()) == result.statistics()
 
 
-def test_the_command_measures_scenes_and_folders_alike(tmp_path: Path) -> None:
+def test_the_command_measures_scenes_and_folders_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     settings = words({**LARGE, "augmentation.blur_probability": 0})
     ended = salmask("audit", METHOD, *settings, "--count", "4", "--show", "2", "--out", str(tmp_path / "a"), "--json")
     assert ended.code == 0, ended.err
@@ -313,16 +317,19 @@ def test_the_command_measures_scenes_and_folders_alike(tmp_path: Path) -> None:
             pixels = np.random.default_rng(index).integers(0, 255, (40, 48, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{index}.png")
     kept = [word for word in settings if not word.startswith("data.")] + ["data.crop=56"]
-    place = ("--data", "folder", "--root", str(tmp_path / "data"), "--out", str(tmp_path / "b"))
-    ended = salmask("audit", METHOD, *kept, *place, "--count", "3")
+    ended = salmask("audit", METHOD, *kept, "--data", "folder", "--root", str(tmp_path / "data"), "--count", "3")
     for column in ("lean", "± difference", "of object, of ground", "own image's %"):
         assert f"\n{column}: " in ended.out
     assert ended.code == 0, ended.err
-    assert str(tmp_path / "b" / "audit.html") in ended.out
-    without = json.loads((tmp_path / "b" / "statistics.json").read_text())
+    folder = Path("runs", "audit", METHOD)
+    assert ended.out.splitlines()[-4:] == [str(folder / name) for name in FILES]
+    without = json.loads((folder / "statistics.json").read_text())
     assert without["masks"][0]["of object"] is None
     assert "mean IoU" not in without["maps"][0]
-    assert "IoU" not in (tmp_path / "b" / "audit.html").read_text()  # nor is IoU explained
+    assert "IoU" not in (folder / "audit.html").read_text()  # nor is IoU explained
+    # A row of pictures for each image that is shown: two, as asked for, and three of the eight that there might be.
+    heights = [Image.open(place / "gallery.png").height - TITLE_HEIGHT for place in (tmp_path / "a", folder)]
+    assert heights == [2 * (PICTURE_SIDE + GAP), 3 * (PICTURE_SIDE + GAP)]
 
 
 def test_a_row_that_masks_nothing_leaves_no_folder(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from repro.methods.audit_page import draw_frequencies
 from repro.saliency import sources
 from repro.saliency.localizer import Localizer
 from repro.training import learner
-from repro.training.gallery import overlay
-from repro.training.loading import EpochBatches
-from repro.training.true_objects import load_batch
+from repro.training.batches.loading import EpochBatches
+from repro.training.watching.gallery import overlay
+from repro.training.watching.true_objects import load_batch
 
 
 @pytest.fixture(autouse=True)
