@@ -327,6 +327,10 @@ def test_an_image_of_several_drawn_splits_is_one_image(tmp_path: Path) -> None:
     flips = comparison.flips
     assert comparison.images_that_flip("first") == len(set(flips["image"][flips["right"] == "first"]))
     assert comparison.images_that_flip("first") < int((flips["right"] == "first").sum())  # some in both splits
+    place = 400 * flips["split"] + flips["image"]
+    for side in ("first", "second"):
+        right = comparison.sides[side].correct("top1").mean(axis=0)[place]
+        assert ((right > 0.5) == (flips["right"] == side)).all()
     assert "3 seeds each, 400 images" in salmask("compare", OURS, "mocov2", "--runs", str(tmp_path)).out
 
 

@@ -13,7 +13,9 @@ from training_samples import salmask
 from typer.testing import CliRunner
 
 from baselines import resolve
-from results.comparison.commands import build
+from results.comparison.commands import build, summary_lines
+from results.comparison.head_to_head import HeadToHead, Side
+from results.statistics.imagewise import Difference
 
 OURS = "mocov2+ours-hp"
 
@@ -86,6 +88,37 @@ def test_the_numbers_that_are_printed_are_the_comparisons(tmp_path: Path) -> Non
     assert shown[f"A: {OURS}"] == " ".join(f"{value:.2f}" for value in comparison.first.values.values())
     # So few images leave it open whether the difference is as in the paper.
     assert shown["published"] == f"+5.58; ±1: not shown to be equivalent, TOST p {p:.4f}"
+
+
+def of_draws(draws: np.ndarray, published: float | None = None) -> HeadToHead:
+    """A comparison of seeds whose difference might have been any of some draws."""
+    difference = Difference(float(draws.mean()), draws, 1.0, 4, of_seeds=True)
+    first, second = (Side(method, {0: 70.0, 1: 71.0, 2: 72.0}, {}, {}) for method in (OURS, "mocov2"))
+    column = ("linear", "imagenet100", "val", "linear-moco-v1")
+    return HeadToHead(first, second, column, "top1", difference, {}, published, (), ())
+
+
+def test_a_side_is_better_below_the_level_and_equivalent_within_the_margin() -> None:
+    """Of 999 draws, n beyond a bound are a one-sided p of (n + 1) / 1000."""
+    for beyond, verdict in ((23, f"{OURS} is better"), (24, "no difference found; this data could show 3.76 points")):
+        draws = np.repeat([-1.0, 1.0], [beyond, 999 - beyond])
+        assert of_draws(draws).verdict() == verdict
+        assert of_draws(-draws).verdict() == verdict.replace(OURS, "mocov2")
+    for beyond, outcome in ((48, "equivalent, TOST p 0.0490"), (49, "not shown to be equivalent, TOST p 0.0500")):
+        for off in (-1.5, 1.5):
+            draws = 5.58 + np.repeat([off, -0.9 * np.sign(off)], [beyond, 999 - beyond])
+            lines = dict(summary_lines(of_draws(draws, published=5.58)))
+            assert lines["published"] == f"+5.58; ±1: {outcome}"
+    assert "published" not in dict(summary_lines(of_draws(draws)))
+
+
+def test_sides_of_several_runs_and_of_one_are_told_apart(tmp_path: Path) -> None:
+    two_methods(tmp_path, {"mocov2": 0.7}, count=100)
+    evaluated(tmp_path, OURS, 0, predictions(np.full(100, 0.5), 77))
+    for words in (("mocov2", OURS), (OURS, "mocov2")):
+        told = salmask("compare", *words, "--runs", str(tmp_path)).out
+        assert " gets right (in most seeds)." in told
+    assert "| 1 and 3 seeds, 100 images " in told
 
 
 def test_of_many_classes_the_five_of_either_end_are_printed(tmp_path: Path) -> None:
