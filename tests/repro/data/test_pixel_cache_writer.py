@@ -1,6 +1,7 @@
 """How a writer of decoded images ends if it cannot go on, and what it does with files that are already there."""
 
 import json
+import os
 import shutil
 import time
 from functools import partial
@@ -58,6 +59,18 @@ def test_what_will_be_written_is_said_first_and_what_was_is_told(
     assert said == [
         f"{target.name}: 10 images at 32 px will take 36.0 kB; {missing} {room}" for missing in ("36.0 kB", "14.4 kB")
     ]
+
+
+def test_a_chunks_checksum_follows_its_pixels_to_the_disk_and_the_name_of_the_whole_comes_last(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut, a line whose pixels never reached the disk would be taken for a whole chunk."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    cache = cached(images, tmp_path / "caches")
+    files = {(cache.folder / name).stat().st_ino: name for name in (PIXELS, CHECKSUMS)}
+    assert [files[inode] for inode in synced if inode in files] == [PIXELS, CHECKSUMS] * 5
+    assert synced[-1] == (tmp_path / "caches").stat().st_ino
 
 
 def test_after_an_error_no_further_images_are_decoded(
