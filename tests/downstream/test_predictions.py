@@ -54,6 +54,7 @@ def test_the_accuracies_are_those_of_the_scores(classes: int) -> None:
         assert predictions.accuracy(metric) == pytest.approx(value, abs=1e-9), metric
     assert predictions.weights("mean_per_class").sum() == pytest.approx(1)
     assert predictions.image.tolist() == list(range(1, 400, 2))
+    assert predictions.split.tolist() == [0] * 200
     assert predictions.prediction.tolist() == logits.argmax(1).tolist()
     assert predictions.score == pytest.approx(logits.softmax(1).max(1).values.numpy())
     assert predictions.images == images.fingerprint() != images.pool.fingerprint()
