@@ -51,7 +51,7 @@ class FineTuned(LossModel):
             classes: Number of classes of the data set.
         """
         super().__init__(data_preprocessor=BackboneInput(backbone.input_filter))
-        self.network = backbone.network.requires_grad_(True)
+        self.network = backbone.network
         self.network.fc = nn.Linear(backbone.features, classes)
         nn.init.normal_(self.network.fc.weight, 0.0, 0.01)
         nn.init.zeros_(self.network.fc.bias)
