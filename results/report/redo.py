@@ -98,12 +98,22 @@ def script(runs: Sequence[RunRecord]) -> str:
 
     Returns:
         A script of POSIX's shell. It asks for a checkout and the roots of the data sets, and refuses to begin if one is
-        missing.
+        missing, or the folder of weights from elsewhere that it is to evaluate.
     """
     datasets = sorted({dataset for run in runs if run.run for step in steps(run) for dataset in step.datasets})
     checks = "".join(f': "${{{_variable(dataset)}:?name its root, {dataset}=DIR}}"\n' for dataset in datasets)
+    checks += "".join(map(_check_of_imported, runs))
     beginning = _BEGINNING.format(roots="".join(f" {each}=DIR" for each in datasets), checks=checks)
     return beginning + "".join(line + "\n" for run in runs for line in _of_script(run))
+
+
+def _check_of_imported(run: RunRecord) -> str:
+    """Returns the line that ends the script where a run of imported weights is not there; else an empty text."""
+    if run.run is None or not run.run.imported.weights or not any(step.words for step in steps(run)):
+        return ""
+    folder = _folder(run, run.run)
+    told = f"{folder}: put the run's folder there, with its backbone.pth; weights from elsewhere are not made again"
+    return f"[ -d {_placed(folder)} ] || {{ printf '%s\\n' {shlex.quote(told)} >&2; exit 2; }}\n"
 
 
 def _of_script(run: RunRecord) -> Iterator[str]:
@@ -173,7 +183,12 @@ def steps(run: RunRecord) -> list[RedoStep]:
     else:
         words = ("pretrain", run.run.method, "--config", CONFIGURATION, "--out", sweep)
         pretrain = RedoStep(words, _with_root([run.run.data.dataset]), _own_files(run.run))
-    return [pretrain, *_evaluations(run, run.run, f"{sweep}/{run.run.folder}")]
+    return [pretrain, *_evaluations(run, run.run, _folder(run, run.run))]
+
+
+def _folder(record: RunRecord, run: Run) -> str:
+    """Returns the folder in which a run is made again."""
+    return f"{OUT}/{record.sweep}/{run.folder}"
 
 
 def _own_files(run: Run) -> tuple[str, ...]:

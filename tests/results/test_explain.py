@@ -1,6 +1,8 @@
 """A number is traced to its runs, their settings, code, data and logs; names of no cell are refused."""
 
 import json
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,6 +198,32 @@ def test_weights_from_elsewhere_are_named_and_evaluated_alone(tmp_path: Path) ->
         note,
         f'salmask eval "$work"/{place} --task linear --root imagenet100="$root_imagenet100"',
     ]
+
+
+def test_weights_from_elsewhere_that_are_missing_are_told_before_anything_is_made(tmp_path: Path) -> None:
+    """The script used to stop at their evaluation, after all trainings before it."""
+    plain = finished(tmp_path / "runs", "mocov2", 0, {("imagenet100", "top1"): 70.0})
+    own = {"framework": "external", "imported__weights": "a" * 64, "imported__origin": "moco.pth"}
+    imported = finished(tmp_path / "runs", "mine", 0, {("imagenet100", "top1"): 70.0}, **own)
+    text = 'git() { mkdir -p "$folder.part"; }\n' + script([RunRecord(plain.path), RunRecord(imported.path)])
+    place, environment = f"again/full/{imported.load().folder}", {**os.environ, "PYTHON": "echo"}
+
+    def redo() -> subprocess.CompletedProcess[str]:
+        command = ["sh", "-c", text, "redo.sh", "checkout", "imagenet100=images"]
+        return subprocess.run(command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    refused = redo()
+    told = f"{place}: put the run's folder there, with its backbone.pth; weights from elsewhere are not made again\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", told)
+    assert not (tmp_path / "again").exists()
+    (tmp_path / place).mkdir(parents=True)
+    done = redo()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["pretrain", "eval", "eval"]
+    imported.results.unlink()  # which asks for no evaluation, and for no folder
+    (tmp_path / place).rmdir()
+    text = script([RunRecord(imported.path)])
+    assert redo().returncode == 0
 
 
 def test_files_of_the_makers_own_are_named_with_what_they_held(tmp_path: Path) -> None:
