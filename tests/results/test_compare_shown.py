@@ -55,6 +55,9 @@ def test_a_page_of_tiny_runs_is_watermarked_and_names_each_evaluation(tmp_path: 
     text = page.read_text()
     assert text.count('<p class="watermark">TINY MODE – 6 epochs: not comparable with the published numbers.</p>') == 2
     assert text.count("TINY MODE") == 2
+    assert f"<title>{OURS} against mocov2</title>" in text
+    for comparison in json.loads(salmask("compare", OURS, "mocov2", *runs, "--json").out):
+        assert comparison["notes"][0] == "TINY MODE – 6 epochs: not comparable with the published numbers."
     for dataset in ("imagenet100", "flowers102"):
         assert f"<h2>top1 by linear, {dataset}, " in text
 
