@@ -176,6 +176,6 @@ def test_all_ranks_have_the_scores_that_the_first_one_reads_and_every_images_log
     assert [outcome["scores"][0]["top1"] for outcome in outcomes] == [50.0, 50.0]
     alone = logits_of_scored(tmp_path)
     assert alone.shape == (23, 8)
-    assert len(alone.unique(dim=0)) == 23  # so that an order can be told
+    apart = float(torch.pdist(alone).min())  # so that an order can be told
     for outcome in outcomes:
-        torch.testing.assert_close(outcome["logits"], alone)
+        assert float((outcome["logits"] - alone).norm(dim=1).max()) < 0.01 * apart

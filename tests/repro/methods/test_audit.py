@@ -176,6 +176,19 @@ def test_a_row_that_masks_both_branches_is_audited_in_both() -> None:
     assert [row["patches by"] for row in result.masks] == [OURS, RANDOM, RELEASED] * 2
 
 
+@pytest.mark.usefixtures("red")
+def test_a_row_that_masks_the_key_is_audited_in_it_and_in_its_hard_negative() -> None:
+    result = audited(plain_colours("mocov2+ours-blur@key"), 32)
+    assert [(row["patches by"], row["view"]) for row in result.masks] == [
+        (variant, view) for view in ("key", "hard negative") for variant in (OURS, RANDOM, RELEASED)
+    ]
+    key, hard = by(result, OURS, "key"), by(result, OURS, "hard negative")
+    assert 10 < key["hidden %"] < 20  # U(0.05, 0.25), as in the query of other rows
+    assert abs(key["of foreground"] - key["of background"]) < 6
+    assert hard["of background"] == 0
+    assert 50 < hard["of foreground"] < 60
+
+
 def test_three_ways_of_choosing_patches_and_a_fourth_where_the_row_is_none_of_them() -> None:
     run = tiny(METHOD, LARGE)
     three = variants(run)
