@@ -21,6 +21,7 @@ from repro.filesystem.presence import exists, is_folder
 from repro.runs.evaluation import PROTOCOLS, Evaluation, is_accuracy, measured_text, task_and_dataset
 from repro.runs.folder import RunFolder
 from repro.runs.records import Result, read
+from repro.runs.sweep_names import IMPORTED
 from repro.settings import reading
 from repro.settings.choices import InputFilter
 from repro.settings.detection import DETECTION_TASKS
@@ -117,7 +118,7 @@ def _add_eval(app: typer.Typer, carry_out: CarryOut) -> None:
         name: Name = "",
         prefix: Prefix = "",
         high_pass: HighPass = False,
-        out: Out = Path("runs/imported"),
+        out: Out = Path("runs", IMPORTED),
         again: Again = False,
         as_json: AsJson = False,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Names in a sweep's folder that launching writes and readers of results skip."""
+"""Names in a sweep's folder that launching writes and readers of results skip, and names of folders beside sweeps."""
 
 LEDGER = "jobs.jsonl"
 """The file that names every job; a folder that holds it is a sweep's."""
@@ -6,3 +6,5 @@ LOGS = "logs"
 """The folder of submissions, each with a subfolder that only its owner may read; it holds no runs."""
 RENDERED = "tables"
 """The folder of the tables that its report renders."""
+ADHOC, IMPORTED = "adhoc", "imported"
+"""The folders in `runs` of single pretrainings and of weights from elsewhere, which no launch made."""

@@ -13,6 +13,7 @@ from repro.command_line.terminal import is_first_process
 from repro.data.options import DataName, DataRoot, Settings
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
+from repro.runs.sweep_names import ADHOC
 from repro.settings.reading import command_settings, read_settings
 from repro.settings.rows import Resolve
 from repro.settings.run import Run
@@ -50,7 +51,7 @@ def build(resolve: Resolve, carry_out: CarryOut, methods: Callable[[], Iterable[
             typer.Option(
                 "--out", metavar="DIR", help="Folder below which the run's own folder is made: METHOD/sSEED-ID."
             ),
-        ] = Path("runs/adhoc"),
+        ] = Path("runs", ADHOC),
         as_json: AsJson = False,
     ) -> None:
         """Pretrain a method; the same command resumes an interrupted run.

@@ -21,7 +21,7 @@ from repro.runs.metrics import read_metrics, training_seconds
 from repro.runs.provenance import SNAPSHOT
 from repro.runs.schemas import ATTEMPT
 from repro.runs.status import PRETRAIN, Status
-from repro.runs.sweep_names import LEDGER, LOGS
+from repro.runs.sweep_names import ADHOC, IMPORTED, LEDGER, LOGS
 from repro.runs.task_results import has_result
 from repro.settings.run import Run
 from repro.settings.sections import Framework
@@ -34,6 +34,8 @@ MARKERS = (RESULTS, _NAMES.run_yaml.name, "status.json")
 """A folder that holds any of these files is a run folder."""
 _TO_RUNS = tuple(f"{above}{name}" for above in ("", "s*-*/", "*/s*-*/") for name in MARKERS)
 """Patterns of such a file, from the folder of a run, of a method or of a sweep."""
+_TO_SWEEPS = (f"*/{LEDGER}", ADHOC, IMPORTED)
+"""Patterns of what marks a folder of sweeps; to look for their runs would take long among a data set's images."""
 _IMPORTED = " (imported)"
 """Follows the name that a user gave to imported weights; no name of a row of the tables ends so."""
 
@@ -238,7 +240,8 @@ def find_runs(roots: Sequence[Path], recipe: Recipe | None = None, *, sweep: str
     folders: dict[Path, Path] = {}
     for path in (path for root in roots for path in _walk(root)):
         real = path.resolve()
-        if folders.get(real, Path()).absolute() != real:
+        known = folders.get(real)
+        if known is None or known.absolute() != real:
             folders[real] = path
     for path in folders.values():
         require_utf8(path)
@@ -278,12 +281,12 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def _is_to_follow(link: Path, followed: set[Path]) -> bool:
-    """Returns whether a link leads to the folder of a run, a method or a sweep that was not visited before.
+    """Returns whether a link leads to the folder of a run, a method, a sweep or sweeps that was not visited before.
 
     Other links are not followed: one to a data set leads to a million files. The target is added to `followed`.
     """
     real = link.resolve()
-    if real in followed or not any(next(real.glob(to_runs), None) for to_runs in _TO_RUNS):
+    if real in followed or not any(next(real.glob(pattern), None) for pattern in (*_TO_RUNS, *_TO_SWEEPS)):
         return False
     followed.add(real)
     return True

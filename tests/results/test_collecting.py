@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from record_samples import RESULT, record, write_records
+from record_samples import RESULT, record, save, write_records
 from run_samples import finished
 
 from baselines import resolve
 from repro.errors import UserError
 from repro.runs.provenance import SNAPSHOT
-from repro.runs.records import FIELDS, Result, append, latest, read, read_rows
+from repro.runs.records import FIELDS, Result, latest, read, read_rows
 from results.bench import collecting
 from results.collection import reading
 from results.collection.collect import collect, collect_runs, export, refuse_mixed
@@ -30,13 +30,6 @@ from slurm.sweep_folder.ledger import Ledger
 def runs(*values: float, **changes: Any) -> list[Result]:
     """One run per value, with seeds from 0."""
     return [replace(RESULT, run_id=f"run{seed}", seed=seed, value=v, **changes) for seed, v in enumerate(values)]
-
-
-def save(root: Path, *results: Result) -> None:
-    for result in results:
-        folder = root / result.sweep / result.method / f"s{result.seed}-{result.run_id}"
-        folder.mkdir(parents=True, exist_ok=True)
-        append(folder / "results.jsonl", [result])
 
 
 def test_collect_finds_every_run_below_overlapping_roots_once(tmp_path: Path) -> None:
@@ -110,27 +103,6 @@ def test_trouble_in_a_file_is_handed_on_and_costs_only_its_lines(tmp_path: Path)
     frame = collect([tmp_path])
     assert list(frame["value"]) == [1.0, 2.0]
     assert frame.attrs["warnings"] == [f"{path}:2: the last line is torn (a write was cut off); skipped"]
-
-
-def test_runs_behind_links_are_found_once_and_other_links_are_left_alone(tmp_path: Path) -> None:
-    root, scratch = tmp_path / "runs", tmp_path / "scratch"
-    save(root, *runs(1.0, 2.0, 3.0), replace(RESULT, sweep="other", run_id="x", value=4.0))
-    first, second, third = sorted((root / "demo" / RESULT.method).iterdir())
-    scratch.mkdir()
-    for place in (first, root / "other"):  # a run and a sweep that were moved elsewhere
-        place.rename(scratch / place.name)
-        place.symlink_to(scratch / place.name)
-    (second.parent / "a-best").symlink_to(second)
-    (third.parent / "z-best").symlink_to(third)
-    (root / "demo/back").symlink_to(root / "demo")
-    (root / "demo/round").symlink_to(root / "demo/round")
-    (scratch / "images/train/zebra").mkdir(parents=True)
-    (scratch / "images/train/zebra/results.jsonl").touch()
-    (root / "data").symlink_to(scratch / "images")
-    found = find_runs([root])
-    assert sorted(run.path.relative_to(root).as_posix().partition("/")[0] for run in found) == ["demo"] * 3 + ["other"]
-    assert {second, third} < {run.path for run in found}
-    assert sorted(collect([root])["value"]) == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_what_was_submitted_is_passed_over_as_its_owner_alone_may_look_into_it(

@@ -7,6 +7,8 @@ from typing import Any
 from json_rows import write_rows
 from table_samples import BASE
 
+from repro.runs.records import Result, append
+
 RESULT = replace(
     BASE,
     run_id="0a1b2c3d",
@@ -30,3 +32,11 @@ def record(**changes: Any) -> dict[str, Any]:
 
 def write_records(path: Path, *records: dict[str, Any]) -> None:
     write_rows(path, records)
+
+
+def save(root: Path, *results: Result) -> None:
+    """Appends each result to its run's folder, as an evaluation does."""
+    for result in results:
+        folder = root / result.sweep / result.method / f"s{result.seed}-{result.run_id}"
+        folder.mkdir(parents=True, exist_ok=True)
+        append(folder / "results.jsonl", [result])
