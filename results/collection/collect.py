@@ -230,9 +230,13 @@ def _keep_last(frame: pd.DataFrame, warnings: list[str], *, every_folder: bool) 
         latest = frame.sort_values("started", kind="stable").drop_duplicates(MEASUREMENT, keep="last").index
         frame, elsewhere = frame.loc[latest.sort_values()].reset_index(drop=True), frame.drop(latest)
         runs = elsewhere["run_id"].nunique()
+        counting = elsewhere[MEASUREMENT].merge(frame[[*MEASUREMENT, "value"]], how="left", on=MEASUREMENT)["value"]
+        other = elsewhere[elsewhere["value"].to_numpy() != counting.to_numpy()]
+        # Copies say the same; what was measured twice, or edited, may not.
+        differing = f"; left out with another value: {len(other)}, {_first(other)}" if len(other) else ""
         warnings.append(
             f"{counted(runs, 'run')} in several folders, of which the later measurement counts: "
-            f"{counted(len(elsewhere), 'row')} left out; {_first(elsewhere)}"
+            f"{counted(len(elsewhere), 'row')} left out; {_first(elsewhere)}{differing}"
         )
     return frame
 

@@ -81,6 +81,21 @@ def test_the_later_measurement_wins_across_files_whatever_their_names(tmp_path: 
     assert f"of run {RESULT.run_id} in {tmp_path / 'b'}" in warning
 
 
+def test_copies_of_a_run_that_tell_another_value_are_told_from_those_that_agree(tmp_path: Path) -> None:
+    rows = [replace(RESULT, metric=metric, value=value) for value, metric in enumerate(("top1", "top5"), 1)]
+    save(tmp_path, *rows, *(replace(row, sweep="e") for row in rows))
+    (agreeing,) = collect([tmp_path]).attrs["warnings"]
+    assert "another value" not in agreeing
+    save(tmp_path, replace(rows[0], sweep="c"), replace(rows[1], sweep="c", value=9.0))
+    frame = collect([tmp_path])
+    assert list(frame["value"]) == [1.0, 2.0]
+    (warning,) = frame.attrs["warnings"]
+    assert "2 rows left out; first: top1 on" in agreeing
+    assert "4 rows left out; first: top1 on" in warning
+    assert "; left out with another value: 1, first: top5 on scenes of run" in warning
+    assert warning.endswith(str(Path("c", RESULT.method, f"s{RESULT.seed}-{RESULT.run_id}", "results.jsonl")))
+
+
 def test_of_a_run_that_was_trained_again_both_can_be_kept(tmp_path: Path) -> None:
     save(tmp_path, replace(RESULT, sweep="a", value=9.0, started="2026-11-23T00:00:00Z"), replace(RESULT, sweep="b"))
     frame = collect_runs(find_runs([tmp_path]), every_folder=True)
