@@ -1,5 +1,6 @@
 """The two sides of a comparison: the runs that a word on the command line names, and their results."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 from repro.errors import UserError, nearest
 from repro.filesystem.presence import is_folder
 from repro.settings.run_name import RunName
-from results.collection.runs import RunRecord, by_path_of_rows
+from results.collection.runs import RunRecord, by_path_of_rows, find_runs
 
 COLUMN = ["task", "dataset", "split", "protocol"]
 """Columns in which both sides must agree. Sizes and recipes may differ between the sides, but not within one."""
@@ -98,6 +99,9 @@ def select(runs: Sequence[RunRecord], word: str) -> list[RunRecord]:
     below = [run for run in runs if is_folder(path) and run.path.resolve().is_relative_to(path.resolve())]
     named = [run for run in runs if _is_meant(run, word)]
     if not named and not below:
+        if is_folder(path) and find_runs([path]):
+            what = f"the runs in '{word}' are none of those below --runs"
+            raise UserError(what, mend=f"add --runs {shlex.quote(word)}; repeat --runs for each folder")
         known = list(dict.fromkeys(name for run in runs for name in (run.method, run.sweep)))
         raise UserError(f"no method, sweep or run '{word}'", mend=nearest(word, known))
     return named or below

@@ -66,6 +66,22 @@ def test_single_runs_and_sweeps_go_by_their_names(root: Path) -> None:
         compared(root, task="knn")
 
 
+def test_a_folder_of_runs_outside_those_at_hand_is_told_from_a_misspelt_name(tmp_path: Path) -> None:
+    here = finished(tmp_path / "here", "mocov2", 0, {("imagenet100", "top1"): 70.0})
+    there = finished(tmp_path / "of a colleague", "mocov2", 1, {("imagenet100", "top1"): 71.0})
+    (empty := tmp_path / "empty").mkdir()
+    records = find_runs([tmp_path / "here"])
+    for word in (str(there.path), str(tmp_path / "of a colleague")):
+        with pytest.raises(
+            UserError, match=rf"'{word}' are none of those below --runs; mend: add --runs '{word}'; rep"
+        ):
+            select(records, word)
+        assert select([*records, *find_runs([Path(word)])], word) == find_runs([there.path])
+    for word in (str(empty), str(here.path / "empty")):
+        with pytest.raises(UserError, match="no method, sweep or run"):
+            select(records, word)
+
+
 def test_sweeps_of_one_name_are_told_apart_by_the_words_that_were_asked_for(tmp_path: Path) -> None:
     here, there = str(tmp_path / "a"), str(tmp_path / "b")
     two_methods(tmp_path / "a", {"mocov2": 0.7}, count=200, seeds=(0, 1))
