@@ -50,6 +50,7 @@ def number_text(value: float, decimals: int = 2, sign: str = "") -> str:
         decimals: Digits after the point.
         sign: `+` to show the sign of a positive number, too.
     """
+    value += 0.0  # a difference of equals may be -0.0; what is less than zero keeps its sign, as the end of an interval
     return f"{value:{sign}.{decimals}f}" if abs(value) < _LARGE else f"{value:{sign}.2g}"
 
 

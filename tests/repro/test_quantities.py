@@ -36,6 +36,7 @@ def test_disks_are_counted_in_thousands_and_memory_in_powers_of_two() -> None:
 def test_a_number_has_its_decimals_unless_it_is_too_large_for_a_column() -> None:
     assert [number_text(value) for value in (0.0, 69.1, -1.005, 999_999.0)] == ["0.00", "69.10", "-1.00", "999999.00"]
     assert [number_text(value) for value in (1e6, -1.24e300, math.inf)] == ["1e+06", "-1.2e+300", "inf"]
+    assert [number_text(value, sign="+") for value in (-0.0, -0.004)] == ["+0.00", "-0.00"]
     assert (number_text(1.25, 1), number_text(1.2, sign="+"), number_text(2e9, sign="+")) == ("1.2", "+1.20", "+2e+09")
 
 
