@@ -226,8 +226,8 @@ def describe(run: RunRecord) -> dict[str, Any]:
     seconds = run.training_seconds
     return {
         "state": _state(run),
-        "configuration": str(run.folder.run_yaml) if run.run else "run.yaml is missing, or of another version",
-        "differs from the recipe in": changed(run),
+        "configuration": f"{run.folder.run_yaml}{'' if run.run else ' is missing, or of another version'}",
+        "differs from the recipe in": changed(run) if run.run else run.comparison.unknown,
         "trained at": [code_label(entry.get("commit", "?"), dirty=entry.get("dirty", False)) for entry in run.attempts],
         "device": attempt.get("device", "not recorded"),
         "host": attempt.get("host", "not recorded"),

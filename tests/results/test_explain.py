@@ -69,6 +69,16 @@ def test_without_the_rows_nothing_is_said_to_be_as_in_the_paper(tmp_path: Path, 
     assert column["runs"][0]["differs from the recipe in"] == {}
 
 
+def test_without_its_settings_a_run_is_not_said_to_have_changed_none(tmp_path: Path) -> None:
+    unchanged, lost = (finished(tmp_path, "mocov2", seed, {("imagenet100", "top1"): 70.0}).path for seed in range(2))
+    (lost / "run.yaml").unlink()
+    runs = find_runs([tmp_path], resolve)
+    first, second = explain("table1:mocov2:imagenet100", collect_runs(runs), runs)["measured"][0]["runs"]
+    assert (first["configuration"], first["differs from the recipe in"]) == (str(unchanged / "run.yaml"), {})
+    assert second["configuration"] == f"{lost / 'run.yaml'} is missing, or of another version"
+    assert second["differs from the recipe in"] == "settings unknown: no run.yaml that this version reads"
+
+
 def test_an_empty_cell_says_why(runs: list[RunRecord]) -> None:
     content = explain("table1:simclr:caltech101", collect_runs(runs), runs)
     assert content["published"] == 78.20
