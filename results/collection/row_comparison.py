@@ -48,7 +48,7 @@ class RowComparison:
         if run is None:
             return cls(unknown="settings unknown: no run.yaml that this version reads")
         if run.framework is Framework.external:
-            return cls(run, unknown="imported weights: how they were trained is unknown")
+            return cls(run, unknown=f"imported weights: how they were trained is unknown{_crops_of(run)}")
         if recipe is None:
             return cls(run, unknown="settings not compared with the method's row")
         try:
@@ -136,6 +136,12 @@ class RowComparison:
             if name in self.values and name in other.values
             if self.values[name] != other.values[name] and rows[0][name].value == rows[1][name].value
         ]
+
+
+def _crops_of(run: Run) -> str:
+    """Returns the side of the crops by which imported weights are evaluated, if it is not the paper's; else nothing."""
+    here, paper = run.data.crop, Run().data.crop
+    return "" if here == paper else f"; evaluated by crops of {Departure('data.crop', here, paper).in_full}"
 
 
 def words(of: Iterable[Departure], evaluation_scale: str = "") -> list[str]:

@@ -180,6 +180,15 @@ def test_imported_weights_never_stand_in_a_row_of_the_papers(tmp_path: Path) -> 
     assert "imported weights: how they were trained is unknown: mocov2 (imported)" in doubts(runs, frame)
 
 
+def test_of_imported_weights_the_crop_that_they_were_evaluated_by_is_told(tmp_path: Path) -> None:
+    finished(tmp_path, "small", 0, {TOP1: 75.0}, framework="external", imported__weights="0a1b", data__crop=64)
+    finished(tmp_path, "whole", 0, {TOP1: 76.0}, framework="external", imported__weights="0a1b")
+    notes = markdown(table_of(tmp_path))
+    unknown = "imported weights: how they were trained is unknown"
+    assert f"] {unknown}; evaluated by crops of 64 px (paper: 224)\n" in notes
+    assert f"] {unknown}\n" in notes
+
+
 def test_runs_without_settings_or_row_are_not_said_to_be_the_papers(tmp_path: Path) -> None:
     finished(tmp_path, "mocov2", 0, {TOP1: 68.0}).run_yaml.unlink()
     finished(tmp_path, "mine", 0, {TOP1: 68.0})
