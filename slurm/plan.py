@@ -149,7 +149,7 @@ def _sources(plan: SweepPlan) -> list[str]:
             of_source.setdefault(cost.source, []).append((job, cost))
     lines = []
     for source, members in of_source.items():
-        mend = members[-1][1].mend_of(job.run.method for job, _ in members)
+        mend = members[-1][1].mend_of((job for job, _ in members), plan.graph.settings)
         lines.append(f"  {counted(len(members), 'job')}: {with_mend(source, mend)}")
     if any(cost.reference for _, cost in plan.jobs):
         lines.append(f"note: reference figures are of other machines; {REPLACE}")
@@ -190,7 +190,7 @@ def _row(graph: Graph, job: Job, cost: JobCost, *, done: bool) -> dict[str, obje
         "gpu_hours": cost.hours and round(cost.hours.of_gpus, 4),
         "hours_without_gpu": cost.hours and round(cost.hours.without_gpu, 4),
         "disk_bytes": cost.disk,
-        "measured": with_mend(cost.source, cost.mend),
+        "measured": with_mend(cost.source, cost.mend_of([job], graph.settings)),
         "reference": cost.reference,
     }
 

@@ -81,7 +81,7 @@ class SweepCall:
         if not known.jobs:
             cost, jobs = next(iter(unknown.items()))
             what = f"no run fits a budget of {budget:g} GPU-hours: what they cost is unknown ({cost.source})"
-            raise UserError(what, mend=cost.mend_of(job.run.method for job in jobs) or _WITHOUT_COST)
+            raise UserError(what, mend=cost.mend_of(jobs, graph.settings) or _WITHOUT_COST)
         fitting, left_out = within_budget(known, costs, budget)
         if not fitting.jobs:
             mend = "a larger --budget-gpu-hours; --plan alone shows what each row costs"
@@ -91,7 +91,7 @@ class SweepCall:
         for cost, jobs in unknown.items():
             names = ", ".join(job.run_name for job in jobs)
             what = f"left out for the budget, since their cost is unknown: {names} ({cost.source})"
-            self._tell(with_mend(what, cost.mend_of(job.run.method for job in jobs) or _WITHOUT_COST))
+            self._tell(with_mend(what, cost.mend_of(jobs, graph.settings) or _WITHOUT_COST))
         return fitting
 
     def carry_out(self, graph: Graph, cluster: Cluster, *, dry_run: bool) -> None:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from repro.errors import UserError
 from repro.runs.evaluation import Evaluation
@@ -86,6 +87,8 @@ class Graph:
     """Names of the tables that the report renders."""
     planned: Mapping[Key, float] = field(default_factory=dict)
     """Seconds that each job is planned to take, which the ledger keeps; jobs of unknown duration are left out."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the sweep sets for all of its runs, by `section.key`."""
 
     @cached_property
     def by_key(self) -> Mapping[Key, Job]:

@@ -9,11 +9,13 @@ and is in no sum.
 
 import functools
 import heapq
+import shlex
 import shutil
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from repro.bench.throughput import Kind, StepMeasurement, kind_of, newest_measurements, record_file
 from repro.data.sizes import dataset_size, probe_images, train_images
@@ -28,6 +30,7 @@ from repro.runs.resource_usage import memories_of, seconds_by_start, usage_of
 from repro.runs.status import PRETRAIN
 from repro.runs.sweep_names import LEDGER
 from repro.runs.task_results import ReadResults, rows_of
+from repro.settings.departures import value_text
 from repro.settings.run import Run
 from slurm.planning.graph import Graph, Job
 from slurm.planning.hours import Hours
@@ -62,9 +65,17 @@ class JobCost:
         """GPU-hours, or hours without a GPU; None if the seconds are unknown."""
         return None if self.seconds is None else Hours.held(self.seconds, self.gpus)
 
-    def mend_of(self, methods: Iterable[str]) -> str:
-        """Returns the mend for jobs of some methods; if their pretraining was never measured, it names them."""
-        return " ".join([self.mend, *dict.fromkeys(methods)]) if self.source == NEVER else self.mend
+    def mend_of(self, jobs: Iterable[Job], settings: Mapping[str, Any]) -> str:
+        """Returns the mend for some jobs of a graph; if their pretraining was never measured, it measures their rows.
+
+        Args:
+            jobs: The jobs.
+            settings: `Graph.settings`.
+        """
+        if self.source != NEVER:
+            return self.mend
+        methods = dict.fromkeys(job.run.method for job in jobs)
+        return shlex.join([*self.mend.split(), *methods, *(f"{key}={value_text(settings[key])}" for key in settings)])
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from repro.filesystem.paths import CODE_ROOT
 from repro.runs.evaluation import Evaluation
 from repro.runs.folder import RunFolder
 from repro.runs.status import PRETRAIN
-from repro.settings.reading import nested, read_yaml
+from repro.settings.reading import flat, nested, read_yaml
 from repro.settings.rows import Resolve
 from repro.settings.yaml_text import decimal
 from slurm.planning.graph import Graph, Job, make_graph
@@ -238,7 +238,7 @@ def narrowed(sweep: Sweep, methods: Sequence[str], seeds: Sequence[int], tasks: 
         )
         for part in sweep.parts
     ]
-    return Sweep(sweep.name, tuple(part for part in parts if part.methods and part.tasks))
+    return Sweep(sweep.name, tuple(part for part in parts if part.methods and (part.tasks or not tasks)))
 
 
 def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, Any]) -> Graph:
@@ -269,7 +269,16 @@ def expand(sweep: Sweep, out: Path, resolve: Resolve, overrides: Mapping[str, An
                     find_dataset(dataset)  # refuses an unknown name before anything runs
                 tasks = [evaluation.name(run) for evaluation in evaluations]
                 jobs += [Job(run, folder, task) for task in (PRETRAIN, *tasks)]
-    return make_graph(out, jobs, sweep.tables)
+    return replace(make_graph(out, jobs, sweep.tables), settings=_shared_settings(sweep, overrides))
+
+
+def _shared_settings(sweep: Sweep, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings that all parts of a sweep have in common, by `section.key`."""
+    of_parts = [{**dict(flat(part.settings)), **dict(flat(overrides))} for part in sweep.parts]
+    shared = dict(of_parts[0]) if of_parts else {}
+    for settings in of_parts:
+        shared = {name: value for name, value in shared.items() if name in settings and settings[name] == value}
+    return shared
 
 
 def _refuse_what_would_be_ignored(*layers: Mapping[str, Any]) -> None:
