@@ -276,6 +276,17 @@ def test_narrowing_keeps_what_is_not_named() -> None:
     assert narrowed(SWEEP, [], [], ["knn"]).parts[0].tasks == ("knn",)
 
 
+def test_a_part_that_evaluates_nothing_is_trained_beside_others() -> None:
+    """With two parts or more, those without tasks were left out of every plan and launch."""
+    bare = replace(PART, tasks=())
+    sweep = Sweep("two", (bare, PART))
+    assert narrowed(sweep, [], []) == sweep
+    assert narrowed(sweep, list(PART.methods[:1]), [3]).parts == tuple(
+        replace(part, methods=PART.methods[:1], seeds=(3,)) for part in sweep.parts
+    )
+    assert narrowed(sweep, [], [], PART.tasks).parts == (PART,)
+
+
 def test_jobs_are_methods_by_seeds_with_pretraining_first(tmp_path: Path) -> None:
     jobs = expand(SWEEP, tmp_path, resolve, {"optimization": {"epochs": 3}}).jobs
     assert [job.name for job in jobs] == [
