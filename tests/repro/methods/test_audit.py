@@ -121,7 +121,9 @@ def test_shares_are_those_counted_pixel_by_pixel() -> None:
         ):
             assert values[image].item() == pytest.approx(share(image, region), rel=1e-5, nan_ok=True)
     row = result.row()
-    assert row["of background"] == pytest.approx(100 * result.background[:2].mean().item(), abs=0.051)
+    shares = {"hidden %": result.all, "of foreground": result.foreground, "of background": result.background[:2]}
+    for name, values in (shares | {"of object": result.object, "of ground": result.ground}).items():
+        assert row[name] == pytest.approx(100 * values.mean().item(), abs=0.051), name
     spread = (result.foreground - result.background)[:2].double().std().item()
     assert row["± difference"] == pytest.approx(100 * spread, abs=0.051)
 
