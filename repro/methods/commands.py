@@ -173,7 +173,9 @@ def _add_cost(methods: typer.Typer, rows: Callable[[], Rows]) -> None:
         costs = []
         # Progress goes to standard error: standard output may be JSON.
         for run in tracked(runs, "measuring", len(runs), unit="rows"):
-            baseline = room.resolve(run.framework.value, *layers)  # the row that is named after its framework
+            # The row without masking is named after its framework; if there is none, the row stands beside itself.
+            alone = run.framework.value
+            baseline = room.resolve(alone if alone in room.methods else run.method, *layers)
             device = initialise(run.machine.device)
             costs.append(measure(run, baseline, room.build, device, rounds=rounds, with_bound=bound))
         if as_json:

@@ -114,6 +114,16 @@ def test_an_unknown_row_is_one_line() -> None:
     )
 
 
+def test_a_row_whose_framework_names_no_row_costs_what_itself_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was refused as an unknown method, by the name of its framework."""
+    monkeypatch.setattr("baselines.METHODS", {"labels": METHODS["supervised"]})
+    ended = salmask("methods", "cost", "labels", "--tiny", "--rounds", "0", "encoder.width=4", "data.crop=32")
+    assert ended.code == 0, ended.err
+    heads, _, cells = (re.split(r" *\| *", line.strip("| ")) for line in ended.out.splitlines()[:3])
+    shown = dict(zip(heads, cells, strict=True))
+    assert (shown["method"], shown["FLOP ×"]) == ("labels", "1.00")
+
+
 def test_on_a_terminal_of_80_columns_methods_are_names_and_titles(monkeypatch: pytest.MonkeyPatch) -> None:
     piped = salmask("methods").out
     assert "| MoCo v2 + ours (high-pass) " in piped
