@@ -2,6 +2,7 @@
 
 import os
 import time
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from repro.errors import UserError, nearest
 from repro.filesystem.clutter import is_clutter
 from repro.filesystem.files import read_regular
 from repro.filesystem.paths import require_utf8
-from repro.filesystem.presence import is_filled, is_folder
+from repro.filesystem.presence import exists, is_file, is_filled, is_folder
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.health import Symptom, read_symptoms
 from repro.runs.metrics import read_metrics, training_seconds
@@ -262,6 +263,10 @@ def listed(roots: Sequence[Path]) -> str:
 
 def _walk(root: Path) -> Iterator[Path]:
     """Yields the run folders below a folder, or the folder itself."""
+    if exists(root) and not is_folder(root):
+        archive = is_file(root) and zipfile.is_zipfile(root)  # to open a pipe may wait for ever
+        mend = "unpack it, and give the folder `runs` that is in it" if archive else "give the folder that it is in"
+        raise UserError(f"{root} is {'an archive' if archive else 'a file'}, not a folder with runs", mend=mend)
     if not is_folder(root):
         mend = "give a run folder, or one above it: of a sweep, the one that its launch printed"
         raise UserError(f"no folder {root}", mend=mend)

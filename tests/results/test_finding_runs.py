@@ -1,11 +1,14 @@
 """Runs are found wherever a person names a folder, or a link, above them."""
 
+import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from record_samples import RESULT, save
 
+from repro.errors import UserError
 from results.collection.collect import collect
 from results.collection.runs import find_runs
 
@@ -48,3 +51,20 @@ def test_runs_are_found_from_within_their_folder(tmp_path: Path, monkeypatch: py
     run = next(tmp_path.rglob("results.jsonl")).parent
     monkeypatch.chdir([run, *run.parents][levels])
     assert collect([Path()])["value"].tolist() == [RESULT.value]
+
+
+def test_an_archive_or_a_file_of_a_run_is_told_from_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    save(tmp_path / "runs", RESULT)
+    rows = next(tmp_path.rglob("results.jsonl"))
+    with zipfile.ZipFile(packed := tmp_path / "artifact.zip", "w") as archive:
+        archive.write(rows, rows.relative_to(tmp_path))
+    unpack = rf"^{packed} is an archive, not a folder with runs; mend: unpack it, and give the folder `runs` that"
+    with pytest.raises(UserError, match=unpack):
+        find_runs([packed])
+    with pytest.raises(UserError, match=rf"^{re.escape(str(rows))} is a file, not a folder with runs; mend: give"):
+        find_runs([rows])
+    with pytest.raises(UserError, match=r"^no folder .*nowhere; mend: give a run folder, or one above it"):
+        find_runs([tmp_path / "nowhere"])
+    (tmp_path / "unpacked").mkdir()
+    zipfile.ZipFile(packed).extractall(tmp_path / "unpacked")
+    assert collect([tmp_path / "unpacked/runs"])["value"].tolist() == [RESULT.value]
