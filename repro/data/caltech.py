@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from repro.data.archives import TORN, blaming, locate, preparing, unpack_folder
+from repro.data.archives import blaming, locate, preparing, unpack_folder
 from repro.data.downloads import obtain
-from repro.data.errors import PathError, reason_of
+from repro.data.errors import PathError
 from repro.data.folders import FileImages, class_folders, files_below, folder_above
 from repro.data.subsets import Subset, divide, sizes
 from repro.errors import UserError
@@ -147,10 +147,7 @@ def _tar_stream(archive: Path, stack: ExitStack) -> IO[bytes]:
     """Opens the tar file of the images, which today's archive holds in a zip file; `stack` closes what is opened."""
     if archive.suffix != ".zip":
         return stack.enter_context(archive.open("rb"))
-    try:
-        outer = stack.enter_context(zipfile.ZipFile(archive))
-        # Packed on a Mac: each file has a second one under __MACOSX, with attributes of macOS.
-        (inner,) = (name for name in outer.namelist() if name.endswith(f"/{IMAGES}.tar.gz") and "__MACOSX" not in name)
-        return stack.enter_context(outer.open(inner))
-    except (*TORN, ValueError) as error:
-        raise PathError(archive, f"holds no {IMAGES}.tar.gz ({reason_of(error)})", mend="download it again") from error
+    outer = stack.enter_context(zipfile.ZipFile(archive))
+    # Packed on a Mac: each file has a second one under __MACOSX, with attributes of macOS.
+    (inner,) = (name for name in outer.namelist() if name.endswith(f"/{IMAGES}.tar.gz") and "__MACOSX" not in name)
+    return stack.enter_context(outer.open(inner))

@@ -102,6 +102,8 @@ def test_a_subset_of_a_subset_reads_the_pool() -> None:
     relabelled = Pool([0, 1, 1, 1, 0], 2)
     assert Subset(relabelled, [2, 4]).fingerprint() != inner.fingerprint()
     assert join(Subset(pool, [4]), Subset(pool, [1, 0])).indices.tolist() == [0, 1, 4]
+    with pytest.raises(ValueError, match=r"^only parts of one pool can be joined$"):
+        join(Subset(pool, [4]), Subset(relabelled, [1]))
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.01, 1267), (0.1, 12669)])

@@ -175,6 +175,15 @@ def test_empty_ground_truth_is_refused(root: Path) -> None:
     assert refusal(root).startswith(f"{root / VAL}: lists no image; mend: ")
 
 
+def test_images_that_share_an_id_are_refused(root: Path) -> None:
+    """The objects of both would go to the last of them."""
+    spoil_json(root / TRAIN, lambda content: content["images"][1].update(id=content["images"][0]["id"]))
+    problems = [(problem.kind, problem.message) for problem in verify("coco", root, deep=False, workers=1).problems]
+    mend = f"unpack annotations_trainval2017.zip into {root}, or correct your files"
+    assert ("broken-annotation", f"images that share the id of another: 1; mend: {mend}") in problems
+    assert "images that share the id of another: 1" in refusal(root)
+
+
 def test_splits_of_different_classes_are_refused(root: Path) -> None:
     spoil_json(root / VAL, lambda content: content["categories"][1].update(name="unicorn"))
     assert "the splits have different classes: 2 (" in refusal(root)

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import importlib.resources
 import os
@@ -6,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from error_samples import message_of
 from image_samples import write_image
 from PIL import Image
 
 from repro.data import folders
+from repro.data import images as data_images
 from repro.data.catalogue import open_images
 from repro.data.errors import PathError
 from repro.data.folders import FolderImages
@@ -125,6 +128,28 @@ def test_files_stored_without_compression_are_known_whatever_they_are_called(
         return FolderImages(tmp_path, "train").fingerprint()
 
     assert fingerprint(0) != fingerprint(9)
+
+
+def test_what_changed_since_the_folder_was_read_is_named(folder_root: Path) -> None:
+    images = FolderImages(folder_root, "train")
+    gone = folder_root / "train/mole/2.png"
+    gone.unlink()
+    line = f"{gone}: No such file or directory; the data changed since it was listed; mend: start again"
+    assert message_of(images.fingerprint) == line
+
+
+def test_a_file_without_permission_is_named_where_its_pixels_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: str, flags: int) -> int:  # as a file of mode 000 is to anybody but root
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    plain, packed = (FolderImages(plain_images(tmp_path / kind, 0, kind), "train") for kind in (".bmp", ".jpg"))
+    before = FolderImages(tmp_path / ".jpg", "train").fingerprint()
+    monkeypatch.setattr(data_images, "open_at_once", closed)
+    assert packed.fingerprint() == before  # by its size; decoding will report it
+    first = tmp_path / ".bmp/train/ant/0.bmp"
+    assert message_of(plain.fingerprint) == f"{first}: Permission denied; mend: make it readable or replace it"
 
 
 def test_a_pipe_with_such_a_name_is_not_waited_for(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
         self.asked: list[str | None] = []
         self.bytes_a_connection = len(CONTENT)
         self.ranges, self.silent, self.ended = True, False, threading.Event()
+        self.code = 0  # an error that it answers with; 0: none
         self.length: str | None = None  # the length that it states; None: the right one
 
     @property
@@ -41,6 +42,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(self.headers["Range"])
         if self.server.silent:
             self.server.ended.wait()
+            return
+        if self.server.code:
+            self.send_error(self.server.code)
             return
         start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-")) if self.server.ranges else 0
         if start >= len(CONTENT):
@@ -98,6 +102,13 @@ def test_a_silent_server_is_given_up(server: Server, tmp_path: Path, monkeypatch
     monkeypatch.setattr(downloads, "SILENCE_SECONDS", 0.2)
     server.silent = True
     with pytest.raises(UserError, match=r"cannot download http://.*file\.tar \(.*timed out\); mend: .*--from FILE"):
+        fetch(server.url, tmp_path, MD5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_is_gone_is_told_by_its_code(server: Server, tmp_path: Path) -> None:
+    server.code = 404
+    with pytest.raises(UserError, match=r"file\.tar \(HTTP Error 404: Not Found\); mend: download it elsewhere"):
         fetch(server.url, tmp_path, MD5)
     assert list(tmp_path.iterdir()) == []
 

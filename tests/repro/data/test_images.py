@@ -28,6 +28,10 @@ def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert np.asarray(images.decode(tmp_path / "grey16.png"))[..., 1].tolist() == [[0, 0, 1], [4, 156, 255]]
     Image.fromarray(levels).save(tmp_path / "grey16.tif")
     assert np.asarray(images.decode(tmp_path / "grey16.tif"))[..., 0].tolist() == [[0, 0, 1], [4, 156, 255]]
+    for beyond in (-1, 65536):
+        Image.fromarray(np.full((2, 2), beyond, dtype=np.int32)).save(tmp_path / "grey32.tif")
+        with pytest.raises(UserError, match=r"its 32-bit pixels exceed 16 bits; save it with 8 bits"):
+            images.decode(tmp_path / "grey32.tif")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])

@@ -258,6 +258,15 @@ def test_a_cache_with_a_short_file_is_refused(data: Path, tmp_path: Path, file: 
         CachedImages(cache.folder)
 
 
+@pytest.mark.parametrize("array", [np.zeros(24), np.zeros((24, 1), pixel_cache.INDEX)])
+def test_an_array_of_another_kind_is_no_index(data: Path, tmp_path: Path, array: np.ndarray) -> None:
+    folder = cached(data, tmp_path / "caches").folder
+    np.save(folder / pixel_cache.INDEX_FILE, array)
+    line = rf"^{folder}: {pixel_cache.INDEX_FILE} is not of a cache; mend: {pixel_cache.WRITE_AGAIN}$"
+    with pytest.raises(UserError, match=line):
+        CachedImages(folder)
+
+
 @pytest.mark.parametrize("size", [None, 0, 100, 200])
 @pytest.mark.parametrize("file", [pixel_cache.PIXELS, pixel_cache.INDEX_FILE])
 def test_what_a_check_cannot_mend_is_refused_in_one_line(

@@ -2,19 +2,18 @@ import errno
 import io
 import os
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import filelock
-import numpy as np
 import pytest
-from PIL import Image
-from scipy.io import savemat
+from error_samples import message_of
+from imagenet_samples import add, devkit, jpegs, tar_of
 from training_samples import refused
 from typer.testing import CliRunner
 
 from repro.data import imagenet
+from repro.data.archives import DOWNLOAD_AGAIN
 from repro.data.commands import app
 from repro.data.imagenet import DEVKIT_ARCHIVE, TRAIN_ARCHIVE, VAL_ARCHIVE, class_list, prepare_imagenet100
 from repro.data.verification.checks import verify
@@ -31,65 +30,6 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     inodes: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: inodes.append(os.fstat(descriptor).st_ino))
     return inodes
-
-
-def jpegs() -> Iterator[bytes]:
-    for seed in range(10_000):
-        stream = io.BytesIO()
-        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(stream, "JPEG")
-        yield stream.getvalue()
-
-
-def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    archive.addfile(member, io.BytesIO(content))
-
-
-def tar_of(members: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, content in members.items():
-            add(archive, name, content)
-    return stream.getvalue()
-
-
-def devkit(wnids: list[str], truth: list[int]) -> bytes:
-    """A devkit in the layout of the real one: 1-based ids, and inner nodes after the leaves."""
-    nodes = [(number, wnid, 0) for number, wnid in enumerate(wnids, start=1)]
-    nodes += [(len(wnids) + 1, "n00001740", 3), (len(wnids) + 2, "n00001930", 2)]
-    fields = [
-        "ILSVRC2012_ID",
-        "WNID",
-        "words",
-        "gloss",
-        "num_children",
-        "children",
-        "wordnet_height",
-        "num_train_images",
-    ]
-    synsets = np.zeros((len(nodes), 1), dtype=[(name, "O") for name in fields])
-    for row, (number, wnid, children) in enumerate(nodes):
-        synsets[row, 0] = (
-            number,
-            wnid,
-            "a, b",
-            "a thing",
-            children,
-            np.arange(children),
-            0 if not children else 2,
-            1300,
-        )
-    mat = io.BytesIO()
-    savemat(mat, {"synsets": synsets})
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        add(archive, "ILSVRC2012_devkit_t12/readme.txt", b"hello")
-        add(archive, "ILSVRC2012_devkit_t12/data/meta.mat", mat.getvalue())
-        lines = "".join(f"{number}\n" for number in truth)
-        add(archive, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", lines.encode())
-    return stream.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +134,37 @@ def test_an_archive_cut_between_two_members_is_not_taken_for_whole(
         assert len(classes_in(root / "train")) == count
 
 
+def test_the_reason_is_told_where_the_list_of_classes_ends_early(
+    archives: Path, root: Path, contents: dict[str, bytes]
+) -> None:
+    with tarfile.open(archives / TRAIN_ARCHIVE) as outer:
+        within = outer.getmembers()[0].offset_data + 100  # of a class that is not unpacked
+    (archives / TRAIN_ARCHIVE).write_bytes(contents[TRAIN_ARCHIVE][:within])
+    lacking = f"member {class_list()[0]}.tar and 99 more of the 100 classes are not in it (unexpected end of data)"
+    line = f"{archives / TRAIN_ARCHIVE}: {lacking}; the archive is incomplete; mend: {DOWNLOAD_AGAIN}"
+    assert message_of(lambda: prepare_imagenet100([archives], root)) == line
+    assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "within", "reason"),
+    [
+        (101, 0, "member {} and 100 more are not in it; the archive is incomplete"),
+        (203, 0, "member {} is not in it; the archive is incomplete"),
+        (203, 522, "member {}: torn, incomplete or not the right archive (unexpected end of data)"),
+    ],
+)
+def test_of_a_validation_archive_that_is_cut_the_first_image_that_lacks_is_named(
+    archives: Path, root: Path, contents: dict[str, bytes], number: int, within: int, reason: str
+) -> None:
+    with tarfile.open(archives / VAL_ARCHIVE) as outer:
+        first = outer.getmembers()[number - 1]
+    (archives / VAL_ARCHIVE).write_bytes(contents[VAL_ARCHIVE][: first.offset + within])
+    line = f"{archives / VAL_ARCHIVE}: {reason.format(first.name)}; mend: {DOWNLOAD_AGAIN}"
+    assert message_of(lambda: prepare_imagenet100([archives], root)) == line
+    assert len(list((root / "val").glob("*/*"))) == {101: 99, 203: 199}[number]
+
+
 def test_a_torn_validation_archive_is_named_and_resumed(archives: Path, root: Path, contents: dict[str, bytes]) -> None:
     whole = contents[VAL_ARCHIVE]
     (archives / VAL_ARCHIVE).write_bytes(whole[: len(whole) // 2])
@@ -271,6 +242,16 @@ def test_a_damaged_header_within_a_class_is_not_taken_for_its_end(
     assert wnid not in classes_in(root / "train")
 
 
+def test_folders_in_a_training_archive_that_was_packed_again_are_passed_over(
+    archives: Path, root: Path, contents: dict[str, bytes]
+) -> None:
+    folder = tarfile.TarInfo("train")
+    folder.type = tarfile.DIRTYPE
+    (archives / TRAIN_ARCHIVE).write_bytes(folder.tobuf() + contents[TRAIN_ARCHIVE])
+    prepare_imagenet100([archives], root)
+    assert classes_in(root / "train") == set(class_list())
+
+
 @pytest.mark.parametrize("name", ["../../../evil.JPEG", "/etc/evil.JPEG", "run.sh"])
 def test_names_that_do_not_belong_there_are_refused(
     archives: Path, root: Path, contents: dict[str, bytes], name: str
@@ -314,6 +295,20 @@ def test_missing_and_wrong_archives_are_named_before_anything_is_written(archive
         UserError, match=rf"{VAL_ARCHIVE}, {DEVKIT_ARCHIVE} missing; mend: download from https://image-net.org"
     ):
         prepare_imagenet100([archives], root)
+    assert not root.exists()
+
+
+def test_a_devkit_without_its_tables_or_of_other_classes_is_no_devkit(
+    archives: Path, root: Path, contents: dict[str, bytes]
+) -> None:
+    file = archives / DEVKIT_ARCHIVE
+    with tarfile.open(file, "w:gz") as archive:
+        add(archive, "ILSVRC2012_devkit_t12/readme.txt", b"hello")
+    line = f"{file}: not a whole ILSVRC2012 devkit (no data/meta.mat); mend: download it again"
+    assert message_of(lambda: prepare_imagenet100([archives], root)) == line
+    file.write_bytes(devkit([OTHERS[1], *class_list()], [1, 2, 2, 101]))
+    line = f"{file}: no validation image of 98 of the 100 classes; mend: download it again"
+    assert message_of(lambda: prepare_imagenet100([archives], root)) == line
     assert not root.exists()
 
 

@@ -1,5 +1,6 @@
 """`salmask data prepare` for Caltech-101 and Flowers-102: from archives, interrupted, damaged, hostile, downloaded."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -7,12 +8,21 @@ import os
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-from transfer_samples import CALTECH, caltech_images, caltech_zip, flower_archives, recognise_miniatures, tar_gz
+from error_samples import message_of
+from transfer_samples import (
+    CALTECH,
+    caltech_images,
+    caltech_zip,
+    flower_archives,
+    make_caltech,
+    recognise_miniatures,
+    tar_gz,
+)
 from typer.testing import CliRunner
 
 from repro.data import archives, caltech, flowers
@@ -154,11 +164,25 @@ def test_a_file_in_the_place_of_the_folder_is_named(downloads: Path, tmp_path: P
 
 
 def test_the_older_archive_of_caltech_will_do(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    older = tar_gz({f"101_ObjectCategories/{name}": content for name, content in caltech_images().items()})
+    images = {f"101_ObjectCategories/{name}": content for name, content in caltech_images().items()}
+    older = tar_gz({"readme.txt": b"of no class", **images})
     recognise_miniatures(monkeypatch, {"101_ObjectCategories.tar.gz": older})
     (downloads / "caltech-101.zip").unlink()
     (downloads / "101_ObjectCategories.tar.gz").write_bytes(older)
     prepare_caltech101([downloads], tmp_path / "root")
+    assert sizes(caltech.open_pool(tmp_path / "root")) == [33, 31, 36]
+    assert not list(tmp_path.rglob("readme.txt"))
+
+
+def test_what_another_process_prepared_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def slow_lock(root: Path) -> Iterator[None]:
+        make_caltech(root)
+        yield
+
+    monkeypatch.setattr(caltech, "preparing", slow_lock)
+    (tmp_path / "caltech-101.zip").write_bytes(b"not read")
+    prepare_caltech101([tmp_path], tmp_path / "root")
     assert sizes(caltech.open_pool(tmp_path / "root")) == [33, 31, 36]
 
 
@@ -191,6 +215,20 @@ def test_a_torn_archive_leaves_no_half_data_set(
     with pytest.raises(UserError, match=r"102flowers\.tgz: torn, incomplete or not the right archive"):
         prepare_flowers102([downloads], tmp_path / "root")
     assert not (tmp_path / "root").exists()
+
+
+def test_an_archive_without_the_folder_is_not_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "101_ObjectCategories.tar.gz"
+    other.write_bytes(tar_gz({"jpg/image_00001.jpg": b"x"}))
+    recognise_miniatures(monkeypatch, {other.name: other.read_bytes()})
+    line = f"{other}: holds no folder 101_ObjectCategories; not the right archive; mend: download it again"
+    assert message_of(lambda: prepare_caltech101([other], tmp_path / "root")) == line
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_member_with_fewer_bytes_than_the_archive_says_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(tarfile.ReadError, match=r"^a\.jpg has 2 of 3 bytes$"):
+        archives.write_member(tmp_path / "a.jpg", io.BytesIO(b"ab"), 3)
 
 
 def test_a_stopped_preparation_is_done_again(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

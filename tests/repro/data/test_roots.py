@@ -9,7 +9,7 @@ import pytest
 from yaml_samples import write_yaml
 
 from repro.data.catalogue import open_images
-from repro.data.roots import ROOT_VARIABLE, config_file, find_root, new_root
+from repro.data.roots import ROOT_VARIABLE, config_file, find_root, new_root, read_roots
 from repro.errors import UserError
 from repro.settings.sections import ScenesSettings
 
@@ -78,6 +78,10 @@ def test_a_bad_list_of_roots_is_refused(content: str, words: str) -> None:
         find_root("folder", None)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_comments_names_no_root() -> None:
+    assert read_roots(write_data_yaml("# folder: /data\n")) == {}
 
 
 def test_a_root_in_the_list_may_be_relative_to_it() -> None:

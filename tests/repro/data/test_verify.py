@@ -1,7 +1,9 @@
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from image_samples import BAD_IMAGES, bad_image, write_image
@@ -109,6 +111,15 @@ def test_of_hundreds_of_gigabytes_only_what_may_be_a_copy_is_read(
     assert {ours[path] for path in read & ours.keys()} == across
     assert quick.warnings == []
     assert isinstance(digest(str(folder_root)), IsADirectoryError)  # the error is kept, while the other threads go on
+
+
+def test_a_file_that_cannot_be_compared_is_unreadable(folder_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = folder_root / "val/ant/copy.png"
+    copied.write_bytes((folder_root / "train/zebra/1.png").read_bytes())
+    monkeypatch.setattr(files, "_digest", lambda path: PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    problems = verify("folder", folder_root, deep=False, workers=1).problems
+    assert ("unreadable", str(copied), "Permission denied") in [(p.kind, p.path, p.message) for p in problems]
+    assert files._beginning(str(folder_root)) == b""  # decoding reports what cannot be read
 
 
 def test_a_broken_link_is_named_as_one(folder_root: Path) -> None:
@@ -270,6 +281,22 @@ def test_cutouts_are_decoded_and_too_few_are_a_problem(tmp_path: Path) -> None:
     assert report.problems[0].path == str(tmp_path / "torn.png")
 
 
+def test_a_folder_of_cutouts_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, scan = tmp_path / "closed", os.scandir
+    closed.mkdir()
+
+    def scandir(path: Any = ".") -> object:  # as of a folder of mode 000, to anybody but root
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    first = verify("scenes-cutouts", tmp_path, workers=1).problems[0]
+    monkeypatch.undo()
+    assert (first.kind, first.path) == ("unreadable", str(tmp_path))
+    assert first.message == "closed: Permission denied; mend: make it readable or remove it"
+
+
 def test_scenes_that_are_drawn_differently_each_time_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     class Drifting:
         classes = ("a", "b")
@@ -298,6 +325,9 @@ def test_scenes_that_are_drawn_differently_each_time_are_found(monkeypatch: pyte
     kinds = [problem.kind for problem in verify("drifting", None).problems]
     assert kinds.count("not-deterministic") == 6
     assert kinds.count("label-range") == 2
+    monkeypatch.setattr(Drifting, "fingerprint", lambda self: str(id(self)))
+    messages = [problem.message for problem in verify("drifting", None).problems]
+    assert "val: two equal data sets have different fingerprints" in messages
 
 
 # The command line
@@ -315,6 +345,14 @@ def test_the_list_shows_every_data_set_and_its_root(folder_root: Path) -> None:
     outcome = CliRunner().invoke(app, ["list"])
     assert outcome.exit_code == 0
     assert all(name in outcome.stdout for name in DATASETS)
+
+
+def test_a_root_that_is_gone_is_a_line_of_the_list(tmp_path: Path) -> None:
+    config_file().parent.mkdir(parents=True)
+    config_file().write_text(json.dumps({"folder": str(tmp_path / "gone")}))
+    rows = {row["name"]: row for row in json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)}
+    assert rows["folder"]["root"] is None
+    assert rows["folder"]["note"].startswith(f"{tmp_path}/gone: No such file or directory (root of folder, by ")
 
 
 def test_verify_exits_by_what_it_found(folder_root: Path) -> None:

@@ -128,6 +128,12 @@ def test_a_missing_list_is_a_missing_split(root: Path) -> None:
     assert refusal(root).startswith(f"{test}: the list of images is missing")
     os.mkfifo(test)  # opening it would block
     assert refusal(root).startswith(f"{test}: not a regular file")
+    test.unlink()
+    test.symlink_to(test)  # nobody can read it, not even root
+    assert refusal(root).startswith(f"{test}: Too many levels of symbolic links; mend: ")
+    test.unlink()
+    test.write_bytes("000005é\n".encode("latin-1"))
+    assert refusal(root).startswith(f"{test}: cannot be read as text; mend: ")
     assert refusal_by_lists(root) == refusal(root)
 
 
