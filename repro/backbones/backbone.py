@@ -1,5 +1,6 @@
 """The backbone that a pretraining leaves and downstream tasks start from, as a network and as a file."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,6 @@ def load_backbone_of(run: Run, folder: RunFolder) -> Backbone:
         )
     weights = run.imported.weights
     if weights and weights_digest(backbone.network.state_dict()) != weights:
-        mend = f"salmask eval --checkpoint {path} adopts these as a run of their own"
+        mend = f"salmask eval --checkpoint {shlex.quote(str(path))} adopts these as a run of their own"
         raise UserError(f"{path} holds other weights than those of run {run.id}", mend=mend)
     return backbone

@@ -9,6 +9,7 @@ anybody else could have written.
 
 import json
 import os
+import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -101,9 +102,8 @@ def refuse_foreign_sweep(sweep: Path) -> None:
             mend="salmask sweep NAME --out a folder of your own",
         )
     if status.st_mode & stat.S_IWOTH:
-        raise UserError(
-            f"anybody may write to {sweep}, so what its jobs run could be anybody's", mend=f"chmod o-w {sweep}"
-        )
+        what = f"anybody may write to {sweep}, so what its jobs run could be anybody's"
+        raise UserError(what, mend=f"chmod o-w {shlex.quote(str(sweep))}")
     refuse_copied_sweep(sweep)
 
 
@@ -115,7 +115,8 @@ def refuse_copied_sweep(sweep: Path) -> None:
     """
     if exists(sweep / LEDGER) and (original := copied_from(sweep)) is not None:
         what = f"{sweep} is a copy of {original}, whose jobs its {LEDGER} names"
-        raise UserError(what, mend=f"use {original}; or rm {sweep / LEDGER}, and it is a sweep of its own")
+        remove = f"rm {shlex.quote(str(sweep / LEDGER))}"
+        raise UserError(what, mend=f"use {original}; or {remove}, and it is a sweep of its own")
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -7,6 +7,7 @@ folder can be recognised.
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def copied_from(sweep: Path) -> Path | None:
             return None
     except UserError as error:
         what = f"whether {sweep} was moved or is a copy, with jobs of another, cannot be told: {error.what}"
-        raise UserError(what, mend=f"if it was moved: rm {sweep / REPORT_ORDER}; a sweep writes it anew") from error
+        remove = f"rm {shlex.quote(str(sweep / REPORT_ORDER))}"
+        raise UserError(what, mend=f"if it was moved: {remove}; a sweep writes it anew") from error
     # One folder may have several paths, as on a cluster's nodes.
     return None if Path(place).samefile(sweep) else Path(place)
 

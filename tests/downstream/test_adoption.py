@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from error_samples import message_of
 from training_samples import OURS, tiny, with_random_backbone
 
 from downstream.adoption import adopt, untrained
-from repro.backbones.backbone import load_backbone, save_backbone
+from repro.backbones.backbone import load_backbone, load_backbone_of, save_backbone
 from repro.backbones.weights import weights_digest
 from repro.errors import UserError
 from repro.settings.choices import InputFilter
@@ -36,8 +37,9 @@ def test_a_file_called_random_is_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_weights_that_were_taken_before_are_looked_at_and_not_taken_again(tmp_path: Path) -> None:
-    path, out = saved(tmp_path / "a.pth"), tmp_path / "runs"
+    path, out = saved(tmp_path / "a.pth"), tmp_path / "my runs"
     run, folder = adopt(path, out=out, **PLAIN)
+    assert load_backbone_of(run, folder).run_id == run.id
     before = folder.provenance.read_bytes()
     assert adopt(path, out=out, **PLAIN)[0] == run
     assert folder.provenance.read_bytes() == before
@@ -46,6 +48,9 @@ def test_weights_that_were_taken_before_are_looked_at_and_not_taken_again(tmp_pa
     save_backbone(folder.backbone, state, arch="resnet18", width=8, input_filter="none", run_id=run.id)
     with pytest.raises(UserError, match=r"backbone\.pth holds other weights than .*a\.pth; mend: choose another --out"):
         adopt(path, out=out, **PLAIN)
+    other = f"{folder.backbone} holds other weights than those of run {run.id}"
+    mend = f"salmask eval --checkpoint '{folder.backbone}' adopts these as a run of their own"
+    assert message_of(lambda: load_backbone_of(run, folder)) == f"{other}; mend: {mend}"
 
 
 NOT_NAMED: dict[str, Any] = {**PLAIN, "arch": "", "settings": {}}

@@ -81,6 +81,8 @@ def test_a_few_lines_of_yaml_cannot_stand_for_billions(tmp_path: Path) -> None:
         assert phrase in message_of(lambda: read_yaml(path))
     assert time.process_time() - began < 5
     assert "is nested too deeply" in message_of(lambda: parse_overrides(["a=&a [*a]"]))
+    with pytest.raises(ValueError, match=r"^it has 1048577 characters; at most 1048576 are allowed$"):
+        parse_yaml("1" * (LONGEST_TEXT + 1))
     assert parse_yaml("a: &x [1, 2]\nb: *x") == {"a": [1, 2], "b": [1, 2]}
     path.unlink()
     os.mkfifo(path)

@@ -321,13 +321,13 @@ def test_whether_a_sweep_was_moved_from_a_place_that_is_closed_a_person_says(
     programs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file system is gone, or a colleague's folder closed: the message used to ask for rights nobody could give."""
-    graph = graph_of(tmp_path / "sweep", 1)
+    graph = graph_of(tmp_path / "my sweep", 1)
     launched(graph, "record")
-    order = tmp_path / "sweep" / "jobs" / "report.json"
+    order = tmp_path / "my sweep" / "jobs" / "report.json"
     order.write_text(json.dumps({"tables": [], "sweep": f"/{'x' * 300}"}))
-    line = f"whether {tmp_path / 'sweep'} was moved or is a copy, with jobs of another, cannot be told: /xxx"
-    refusal = refused("cancel", str(tmp_path / "sweep"))
+    line = f"whether {tmp_path / 'my sweep'} was moved or is a copy, with jobs of another, cannot be told: /xxx"
+    refusal = refused("cancel", str(tmp_path / "my sweep"))
     assert refusal.startswith(line)
-    assert refusal.endswith(f"; mend: if it was moved: rm {order}; a sweep writes it anew")
+    assert refusal.endswith(f"; mend: if it was moved: rm '{order}'; a sweep writes it anew")
     order.unlink()
     assert len(launched(graph, "record").skipped) == 1

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from detection_samples import prepared
+from error_samples import message_of
 from torch import nn
 from torchvision.models import get_model, list_models
 from training_samples import CPU, TINY, files_below, refused, salmask, tiny, with_random_backbone
@@ -24,6 +25,11 @@ from repro.settings.comparison import departures, sizes_below_recipe
 from repro.settings.detection import VOC
 from repro.settings.network_names import RESNETS
 from repro.training.pretraining import pretrain
+
+
+def test_a_network_that_torchvision_does_not_have_is_refused_with_the_nearest() -> None:
+    line = "encoder.arch=resnet51 is not a ResNet of torchvision; mend: did you mean 'resnet50'?"
+    assert message_of(lambda: build_resnet("resnet51", 5)).startswith(line)
 
 
 def embedded(narrow: nn.Module, arch: str) -> nn.Module:

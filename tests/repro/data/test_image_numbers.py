@@ -51,6 +51,10 @@ def test_the_hash_is_of_names_and_contents_and_not_of_the_place(tmp_path: Path) 
         (lambda folder: (folder / "c/1.npy").rename(folder / "c/1.txt"), "holds no file that ends with .npy or .png"),
         (lambda folder: (folder / "c/1.png").write_bytes(b""), "holds c/1.npy and c/1.png; mend: remove one of them"),
         (lambda folder: os.mkfifo(folder / "c/2.npy"), "c/2.npy is not a regular file"),
+        (
+            lambda folder: (folder / "c/2.npy").symlink_to("2.npy"),
+            "data.masks={0}: c/2.npy cannot be read (Too many levels of symbolic links); mend: make it readable, or ",
+        ),
     ],
 )
 def test_a_folder_without_such_files_is_refused(spoil: Callable[[Path], object], line: str, tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """`salmask doctor` says what is wrong with a machine, its weights and its data."""
 
+import errno
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +15,9 @@ from training_samples import salmask
 
 from repro.data.catalogue import DATASETS
 from repro.doctor import machine, packages
-from repro.doctor.machine import check_data, check_devices
+from repro.doctor.diagnosis import Diagnosis
+from repro.doctor.machine import FREE_GIB, check_data, check_devices
+from repro.errors import UserError
 
 
 def test_doctor_finds_nothing_wrong_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +84,35 @@ def test_more_threads_than_a_container_has_cores_are_advised_against(
     assert device.mend.startswith("OMP_NUM_THREADS=2 before each command") == advised
 
 
+def test_each_gpu_is_told_with_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [SimpleNamespace(name=f"GPU {number}", total_memory=(number + 1) * 80 * 2**30) for number in range(2)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", gpus.__getitem__)
+    told = [(device.check, device.verdict, device.found) for device in check_devices()]
+    assert told == [("device 0", "ok", "GPU 0, 80 GiB"), ("device 1", "ok", "GPU 1, 160 GiB")]
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(FREE_GIB * 2**30, "ok"), (FREE_GIB * 2**30 - 1, "wrong")])
+def test_a_disk_that_is_nearly_full_is_wrong(free: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    mend = "" if verdict == "ok" else f"free at least {FREE_GIB} GiB, or use --out elsewhere"
+    assert machine._disk() == Diagnosis("disk", verdict, f"{FREE_GIB} GiB free here", mend)
+
+
+@pytest.mark.parametrize("error", [UserError("it is torn", mend="download"), OSError(errno.EIO, "it is torn")])
+def test_damaged_weights_of_the_installation_want_another_installation(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(machine, "build_localizer", damaged)
+    finding = machine._installed_weights()
+    assert (finding.verdict, finding.mend) == ("wrong", "make setup")
+    assert finding.found == ("it is torn" if isinstance(error, UserError) else "[Errno 5] it is torn")
+
+
 def test_a_cpu_without_instructions_for_bf16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(machine, "bf16_is_slow", lambda: True)
@@ -112,3 +147,16 @@ def test_a_package_that_fails_as_it_is_loaded_is_named(
     finding, *_ = packages.check_packages_first(list)
     assert finding.verdict == "wrong"
     assert finding.found == "cannot be imported: no libcudart"
+
+
+def test_without_a_detectron2_that_loads_all_but_detection_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "detectron2.py").write_text("raise ImportError('undefined symbol')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "detectron2", raising=False)
+    only = "only detection and segmentation need it"
+    broken = Diagnosis("detectron2", "note", f"cannot be imported: undefined symbol; {only}", "make setup")
+    assert packages._detectron2() == broken
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert packages._detectron2() == Diagnosis("detectron2", "note", f"not installed; {only}", "make setup")

@@ -18,7 +18,9 @@ from transfer_samples import make_caltech, recognise_miniatures
 from yaml_samples import write_yaml
 
 import repro.doctor.weights
+import repro.saliency.networks
 from baselines import TABLE1, resolve
+from repro.doctor.diagnosis import Diagnosis
 from repro.doctor.needs import Needs
 from repro.doctor.weights import check_weights
 from repro.errors import UserError
@@ -115,6 +117,35 @@ def test_a_timm_models_file_is_that_of_its_tag(cache: Path) -> None:
     assert (unknown.verdict, unknown.found) == ("wrong", "Invalid pretrained tag (bogus) for resnet18.")
 
 
+@pytest.mark.parametrize(
+    ("weights", "found", "mend"),
+    [
+        (
+            LocalizerWeights("resnet50", "IMAGENET1K_V3"),
+            "localizer.weights=IMAGENET1K_V3 is unknown for resnet50",
+            "one of IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT",
+        ),
+        (
+            LocalizerWeights("timm/resnet1"),
+            "timm/resnet1 has no weights on the Hub",
+            "localizer.weights=random, or another",
+        ),
+    ],
+)
+def test_weights_that_nobody_has_are_wrong(weights: LocalizerWeights, found: str, mend: str) -> None:
+    assert check_weights(weights, needed=True) == Diagnosis(str(weights), "wrong", found, mend)
+
+
+def test_weights_come_from_where_torchvision_and_the_hub_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = repro.doctor.weights._address
+    assert address(PAPERS_WEIGHTS) == "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
+    tagged, path = LocalizerWeights("timm/resnet18.a1_in1k"), "timm/resnet18.a1_in1k/resolve/main/model.safetensors"
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    assert address(tagged) == f"https://huggingface.co/{path}"
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example.org")
+    assert address(tagged) == f"https://hub.example.org/{path}"
+
+
 def test_an_empty_cache_is_wrong_where_nothing_can_be_downloaded_and_noted_where_it_can(
     cache: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +172,8 @@ def test_weights_from_elsewhere_are_checked_and_put_where_runs_look(
     os.mkfifo(pipe := tmp_path / "pipe")
     assert "is not a regular file" in refused("data", "weights", "--from", str(pipe))
     assert not cache.exists()
+    gone = refused("data", "weights", "--from", str(tmp_path / "gone.pth"))
+    assert gone == f"{tmp_path}/gone.pth: cannot be copied (No such file or directory); mend: name the downloaded file"
     source.write_bytes(CONTENT)
     name = localizer_weights.FILES_OF_RESNET50["IMAGENET1K_V2"]
     cache.parent.mkdir(exist_ok=True)
@@ -158,6 +191,25 @@ def test_weights_from_elsewhere_are_checked_and_put_where_runs_look(
     damaged = check_weights(PAPERS_WEIGHTS, needed=True)
     assert damaged.verdict == "wrong"
     assert damaged.mend.startswith("remove it; salmask data weights ")
+    monkeypatch.setattr(LocalizerWeights, "file", lambda _: tmp_path)
+    unreadable = check_weights(PAPERS_WEIGHTS, needed=True)
+    assert (unreadable.verdict, unreadable.found) == (
+        "wrong",
+        f"cannot be read: [Errno 21] Is a directory: '{tmp_path}'",
+    )
+
+
+def test_weights_that_are_not_there_are_downloaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = cache / "checkpoints" / localizer_weights.FILES_OF_RESNET50["IMAGENET1K_V2"]
+
+    def download(network: str, weights: str) -> None:
+        assert (network, weights) == ("resnet50", "IMAGENET1K_V2")
+        file.parent.mkdir(parents=True)
+        file.write_bytes(CONTENT)
+
+    monkeypatch.setattr(repro.saliency.networks, "build_localizer", download)
+    told = json.loads(salmask("data", "weights", "--json").out)
+    assert told == {"localizer": "resnet50", "file": str(file), "how": "downloaded"}
 
 
 def test_what_needs_no_weights_or_none_that_can_be_fetched_is_said(cache: Path, tmp_path: Path) -> None:

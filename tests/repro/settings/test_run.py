@@ -229,6 +229,13 @@ def test_changing_the_default_of_an_added_field_changes_no_meaning() -> None:
             ["localizer.network=efficientnet-lite0", "localizer.weights=mine.pth"],
             "localizer.weights=mine.pth plays no part with localizer.network=efficientnet-lite0, which has its own",
         ),
+        *(
+            (
+                [f"localizer.{key}={name}"],
+                f"localizer.{key}: '{name}' is not a source of saliency; mend: one of ",
+            )
+            for key, name in (("source", "bogus"), ("hard_negative_source", "truth-dilated-16"))
+        ),
         (["machine.device=gpu"], "machine.device=gpu is unknown; mend: one of auto, cpu, cuda"),
         (["machine.checkpoint_every=0"], "machine.checkpoint_every=0 is out of range; mend: 1 or more"),
     ],

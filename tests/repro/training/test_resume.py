@@ -182,6 +182,7 @@ def test_what_follows_the_removal_of_a_checkpoint_is_told_as_it_is(tmp_path: Pat
         ("its field 'format' ", {"format": 2}),
         ("its step 5 of epoch 1 does not exist in this training of 6 steps", {"epoch": 1}),
         ("weights that are not finite: ", {"model": {"weight": torch.full((2,), torch.nan)}}),
+        ("running statistics that are not finite", {"statistics": [torch.zeros(2), torch.full((2,), torch.inf)]}),
         ("cannot be read", {"generators": [{}]}),
         ("cannot be read", {"window": {"loss": "x"}}),
     ],
