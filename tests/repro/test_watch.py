@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from run_samples import begun, finished, of_method
@@ -24,7 +26,7 @@ from repro.settings.reading import build as build_run
 from results.collection.collect import collect_runs
 from results.collection.runs import find_runs
 from results.report.page import build
-from results.report.server import PageServer
+from results.report.server import PageServer, _Handler
 from slurm.monitoring.progress import progress
 from slurm.monitoring.spending import spendings
 from slurm.monitoring.states import State
@@ -96,6 +98,35 @@ def test_a_reader_who_leaves_is_no_traceback_on_the_terminal(capsys: pytest.Capt
         reader.close()
         gone.set()
     assert capsys.readouterr().err == ""
+
+
+def test_a_page_that_cannot_be_made_says_why_and_the_next_request_tries_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answers: Iterator[Exception | str] = iter(
+        [UserError("cannot read <runs>", mend="put it back"), "page", RuntimeError("a bug")]
+    )
+
+    def page() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with serving(PageServer(page, every=0)) as server:
+        status, content, _ = ask(server, server.path)
+        assert status == 500
+        assert "cannot read &lt;runs&gt;; mend: put it back" in content
+        assert ask(server, server.path)[:2] == (200, "page")
+        assert capsys.readouterr().err == ""
+        with pytest.raises(http.client.RemoteDisconnected):
+            ask(server, server.path)
+    assert "RuntimeError: a bug" in capsys.readouterr().err  # of a bug the terminal shows all
+
+
+def test_a_request_of_another_machine_is_refused_before_anything_else() -> None:
+    handler = SimpleNamespace(client_address=("10.0.0.7", 4711))
+    assert _Handler._refusal(handler) is HTTPStatus.FORBIDDEN  # type: ignore[arg-type]  # no more is looked at
 
 
 @pytest.fixture

@@ -178,3 +178,40 @@ def test_a_run_whose_process_died_behind_its_result_is_done(tmp_path: Path) -> N
     folder.results.write_text("")
     (run,) = find_runs([tmp_path], resolve)
     assert (run.state, run.unfinished_evaluations) == ("silent", {"linear": "silent"})
+
+
+def test_a_method_measured_in_other_columns_alone_is_not_called_not_run() -> None:
+    """Each of a column's keys occurs among its numbers, and only their combination does not."""
+    first, second = {"protocol": "linear-a", "scale": ""}, {"protocol": "linear-b", "scale": "64 px"}
+    crossed = {"protocol": "linear-a", "scale": "64 px"}, {"protocol": "linear-b", "scale": ""}
+    rows = [*rows_of(**first), *rows_of(**second), *(row for keys in crossed for row in rows_of("simclr", **keys))]
+    table = records_of(render("table1", frame_of(*rows), every=True))
+    cells = {(line.protocol, line.scale): line.measured for line in table.query("row == 'simclr'").itertuples()}
+    assert [cells[keys["protocol"], keys["scale"]] for keys in (first, second)] == ["other protocol"] * 2
+    assert [cells[keys["protocol"], keys["scale"]] for keys in crossed] == ["68.00 (1)"] * 2
+
+
+def test_a_run_whose_settings_cannot_be_read_is_told_in_every_column(tmp_path: Path) -> None:
+    started(tmp_path, "mocov2", 0, state="failed")
+    (find_runs([tmp_path], resolve)[0].path / "run.yaml").unlink()
+    (lacking,) = lacking_a_number(find_runs([tmp_path], resolve))
+    assert (lacking.state, lacking.belongs) == ("failed", None)
+    (column,) = find_columns(frame_of(*rows_of()), published("table1"), "top1", every=False)
+    assert unfinished("mocov2", column, [lacking]) == {"failed": 1}
+
+
+def test_a_torn_status_of_an_evaluation_is_told_as_unreadable(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 40.0})
+    (folder.path / "status-knn.json").write_text("{")
+    (run,) = find_runs([tmp_path], resolve)
+    assert run.unfinished_evaluations == {"knn": "unreadable"}
+    (lacking,) = explain("table1:mocov2:imagenet100", None, [run])["runs without a result"]
+    assert lacking == f"{run.name}: knn unreadable"
+
+
+def test_a_folder_without_a_status_was_not_started(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "full", build([of_method("mocov2")]))
+    (folder.path / "status.json").unlink()
+    folder.metrics.write_text("{")
+    (run,) = find_runs([tmp_path], resolve)
+    assert (run.state, run.metrics) == ("not started", [])

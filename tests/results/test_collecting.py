@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from error_samples import message_of
 from hypothesis import given
 from hypothesis import strategies as st
 from record_samples import RESULT, record, save, write_records
@@ -175,6 +176,24 @@ def test_results_that_are_no_file_are_told_and_no_run_is_left_out_for_it(tmp_pat
     (path.parent / "run.yaml").touch()  # makes the folder a run's
     with pytest.raises(UserError, match=r"results\.jsonl is not a regular file; mend: put a file in its place"):
         collect([tmp_path])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path, most: int) -> bytes:  # as a file of mode 000 is to anybody but root
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    save(tmp_path, RESULT)
+    (path,) = tmp_path.rglob("results.jsonl")
+    monkeypatch.setattr(reading, "read_regular", closed)
+    line = f"cannot read {path}: Permission denied; mend: check the path and its permissions"
+    assert message_of(lambda: collect([tmp_path])) == line
+
+
+def test_large_files_are_read_in_batches_and_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, *runs(1.0, 2.0, 3.0))
+    whole = collect([tmp_path])
+    monkeypatch.setattr(reading, "BATCH_BYTES", 1)
+    assert collect([tmp_path]).equals(whole)
 
 
 def test_one_sweep_can_be_chosen(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -25,7 +26,7 @@ from repro.errors import UserError
 from results.collection.collect import collect_runs
 from results.collection.runs import RunRecord, find_runs
 from results.paper.published import PAPER
-from results.report.pack import MANIFEST, check, pack
+from results.report.pack import MANIFEST, _bill_of_materials, _environment, check, pack
 from results.report.page import build
 from results.report.redo import script
 
@@ -110,6 +111,15 @@ def _checkout(folder: Path, log: Path) -> list[str]:
         git("commit", "--quiet", "-m", version)
         commits.append(git("rev-parse", "HEAD").strip())
     return commits
+
+
+def test_remains_of_broken_installations_are_in_neither_list_of_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"Name": "A_b", "License-Expression": None, "License": "MIT\nPermission is"}
+    both = [SimpleNamespace(metadata=each, version="1.0") for each in (about, {"Name": None})]
+    monkeypatch.setattr(metadata, "distributions", lambda: both)
+    assert _environment() == "A_b==1.0\n"
+    (component,) = json.loads(_bill_of_materials())["components"]
+    assert (component["name"], component["licenses"]) == ("a-b", [{"license": {"name": "MIT"}}])
 
 
 def test_redo_makes_each_run_with_the_code_of_its_commit_from_any_folder(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from training_samples import refused, salmask
 
 from repro.randomness import Purpose, stream
+from results import bench
 from results.claims import power
 from results.claims.power import claim_power
 from results.claims.verdicts import MeasuredColumn
@@ -91,6 +92,17 @@ def test_what_contradicts_the_published_difference_is_counted_as_wrong(
     (line, *_) = claim_power([3], noise=noise, draws=2)
     assert line["wrong"] == wrong
     assert line["found, %"] == 0
+
+
+def test_verdicts_and_collecting_are_printed_as_they_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(numbers: list[int], **options: float) -> list[object]:
+        return [numbers, options]
+
+    monkeypatch.setattr(power, "claim_power", counted)
+    ended = salmask("bench", "claims", "--seeds", "2,50", "--noise", "0.4", "--draws", "3", "--json")
+    assert json.loads(ended.out) == [[2, 50], {"noise": 0.4, "draws": 3}]
+    monkeypatch.setattr(bench, "collecting", lambda rows: {"rows": rows})
+    assert json.loads(salmask("bench", "collect", "--rows", "7", "--json").out) == {"rows": 7}
 
 
 def test_the_command_prints_the_table_and_refuses_what_is_no_gain() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from error_samples import message_of
 from rich.console import Console
 from run_samples import begun, finished
 from table_samples import frame_of, markdown_rows, rows_of
@@ -62,6 +63,14 @@ def test_a_table_that_has_no_row_for_the_methods_at_hand_says_so(tmp_path: Path)
     show_tables(("table3",), tmp_path / "s", console, resolve)
     assert "no table3: nothing of what was measured (linear) stands in it" in console.export_text()
     assert list((tmp_path / "s" / "tables").iterdir()) == []  # there, so that no report is missed
+
+
+def test_a_table_without_results_or_of_several_evaluations_has_no_other_task() -> None:
+    needs = "table1 needs results; mend: give a folder in which a run has been evaluated, or --only paper"
+    assert message_of(lambda: render("table1", None)) == needs
+    assert message_of(lambda: render("table2", frame_of(*rows_of()), task="knn")) == (
+        "table2 has no other tasks; mend: leave --task out"
+    )
 
 
 def test_a_misspelt_table_is_said_before_missing_runs(tmp_path: Path) -> None:
