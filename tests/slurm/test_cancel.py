@@ -11,6 +11,7 @@ import pytest
 from sweep_samples import ELSEWHERE, HERE, FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
+from slurm import cancel
 from slurm.sweep_folder.launch_lock import launch_lock
 from slurm.sweep_folder.ledger import CANCELS
 
@@ -208,3 +209,9 @@ def test_a_local_job_of_another_user_is_told_in_one_line(
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_process_that_ended_meanwhile_need_not_be_ended() -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert cancel._end(process.pid)

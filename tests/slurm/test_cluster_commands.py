@@ -71,6 +71,19 @@ def test_where_slurm_is_not_the_mend_is_a_login_node(fake: Path, words: list[str
     assert ended.err == f"salmask: {fatal}; mend: call this on a login node of the cluster\n"
 
 
+def test_without_slurms_commands_a_profile_is_told_and_none_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ended = salmask("cluster", "check", "slurm")
+    assert ended.code == 0
+    words = "as far as can be told without sbatch, which is not on this machine"
+    assert ended.out.endswith(f"\nok: logistic: {words}\nok: report: {words}\n")
+    assert salmask("cluster", "check", "local").out.endswith("\nno Slurm: jobs run here (local)\n")
+    line = "there is no sinfo on this machine; mend: call this on a login node of the cluster"
+    assert refused("cluster", "make", "x") == line
+
+
 def test_a_slurm_that_does_not_answer_refuses_no_job(
     fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from error_samples import message_of
 from launch_samples import graph_for, launch
 from local_samples import launched
 from stand_in_slurm import StandInSlurm
@@ -37,6 +38,8 @@ def test_a_job_runs_nothing_that_somebody_else_could_have_written(
     assert read_call(folder, 3) == call
     with pytest.raises(UserError, match="has no job 2"):
         read_call(folder, 2)
+    gone = f"cannot read {tmp_path / 'gone'}: No such file or directory; mend: salmask retry"
+    assert message_of(lambda: read_call(tmp_path / "gone", 3)) == gone
     for path in (folder, folder / CALLS):
         mode = path.stat().st_mode
         path.chmod(mode | 0o020)

@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
-from error_samples import assert_refused_by_name
+from error_samples import assert_refused_by_name, message_of
 from places import DOCS, GOLDEN
 from training_samples import tiny
 from yaml_samples import write_yaml
@@ -14,7 +14,7 @@ from slurm.planning.graph import make_graph
 from slurm.planning.sweep import Part, Sweep, expand
 from slurm.profiles.profile import BUILT_IN, Cluster, Resources, available, keys_of, load
 from slurm.profiles.profile_values import minutes
-from slurm.submission.launch import scripts
+from slurm.submission.launch import _array_limit, scripts
 
 SCRIPTS = GOLDEN / "sbatch"
 CODE = Path("/sweeps/code/0123456789ab")
@@ -291,12 +291,19 @@ def test_no_times_of_slurms_are_refused(text: str) -> None:
         ("tasks: {knn: {time: 3}}", "knn: signal_seconds=120 is more than half of the time limit of 3 min"),
         ("x: &a [1, 2]\ny: *a\n" + "z: 1\n" * 20_000, "bytes; at most 65536 are allowed"),
         ("a: " + "[" * 5000, "cannot be read"),
+        ('setup: ["a\\0b"]', "setup holds a zero byte; mend: take it out"),
+        ("throttle: -1", "throttle=-1 is below 0; mend: for example `throttle: 1`"),
         (["gpu"], "holds no settings of the form `key: value`; mend: for example "),
         ("a: [", "cannot be read"),
     ],
 )
 def test_a_broken_profile_is_refused_by_name(tmp_path: Path, content: object, part: str) -> None:
     assert_refused_by_name(load, write_yaml(tmp_path / "mine.yaml", content), part)
+
+
+def test_a_profile_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "gone.yaml")
+    assert message_of(lambda: load(path)) == f"cluster profile {path} does not exist; mend: check the path"
 
 
 def test_the_users_own_profiles_come_first(tmp_path: Path) -> None:
@@ -353,6 +360,7 @@ def test_an_array_that_slurm_would_refuse_is_split(tmp_path: Path) -> None:
         ["afterany"],
     ]
     assert not list(tmp_path.iterdir())  # showing writes nothing
+    assert _array_limit(Cluster("c", max_array=3)) == 3  # as a launch splits it, without a question to Slurm
 
 
 def test_nothing_is_planned_for_what_is_done(tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ def test_retry_launches_by_the_same_profile_also_where_its_name_has_a_dot(sweep:
         (user_folder() / f"{name}.yaml").write_text(f"partition: {name}\n")
     sweep.submitted(cluster="gpu.long")
     assert retry._profile(sweep.ledger, "").resources.partition == "gpu.long"
+    assert retry._profile(Ledger(runs / "never-launched"), "") == load_named("local")
     assert load_named("gpu.long").name == "gpu.long"
     # A name, never a path: the ledger of a foreign sweep could name a profile that comes with it.
     sweep.submitted("linear", "813", cluster=str(user_folder() / "gpu.yaml"))

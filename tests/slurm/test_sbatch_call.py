@@ -6,6 +6,7 @@ import pytest
 from launch_samples import all_once, graph_for, launch
 from stand_in_slurm import StandInSlurm
 
+from slurm.submission import sbatch_call
 from slurm.submission.sbatch_call import Refusal, classify, parse_id
 from slurm.sweep_folder.ledger import Ledger
 
@@ -145,3 +146,15 @@ def test_answers_and_refusals_are_read_by_slurms_own_words() -> None:
         "Slurm backup controller in standby mode": None,
     }.items():
         assert classify(words) is kind, words
+
+
+def test_an_sbatch_that_hangs_or_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert sbatch_call._call(tmp_path / "job.sh", ()) == ("", "sbatch: No such file or directory")
+    program = tmp_path / "sbatch"
+    program.write_text("#!/bin/sh\necho 'a warning of the site' >&2; exec /bin/sleep 60\n")
+    assert sbatch_call._call(tmp_path / "job.sh", ()) == ("", "sbatch: Permission denied")
+    program.chmod(0o755)
+    monkeypatch.setattr(sbatch_call, "SBATCH_SECONDS", 0.5)
+    output, trouble = sbatch_call._call(tmp_path / "job.sh", ())
+    assert (output, trouble.split("\n")) == ("", ["a warning of the site", "", "sbatch timed out after 0 s"])

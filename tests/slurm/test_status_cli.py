@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from error_samples import message_of
 from rich.console import Console
 from sweep_samples import GONE, HERE, NOW, RUN, FakeSlurm, Sweep
 from training_samples import refused, salmask, tiny
 
+from slurm import targets
 from slurm.monitoring.status_page import page
 from slurm.profiles.profile import user_folder
-from slurm.targets import SweepTarget, find_target
+from slurm.targets import SweepTarget, all_sweeps, find_target
 
 
 def test_status_of_several_sweeps_takes_one_look_at_the_queue(slurm: FakeSlurm, sweep: Sweep, runs: Path) -> None:
@@ -198,6 +200,17 @@ def test_sweeps_and_runs_have_several_names(sweep: Sweep, runs: Path, word: str)
     target = find_target(word)
     assert target.sweep.resolve() == sweep.place
     assert target.folder == ("" if word.endswith("table1") else sweep.key)
+
+
+def test_a_folder_that_is_called_like_a_sweep_hides_none(
+    sweep: Sweep, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("table1").mkdir()  # such as a checkout's own
+    assert find_target("table1").sweep.resolve() == sweep.place
+    (runs.parent / "empty").mkdir()
+    monkeypatch.chdir(runs.parent / "empty")
+    monkeypatch.setattr(targets, "available", list)
+    assert message_of(all_sweeps).startswith("there are no sweeps in runs; mend: ")
 
 
 def test_names_that_mean_nothing_or_too_much_are_refused(sweep: Sweep, runs: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from error_samples import assert_refused_by_name
-from training_samples import OURS, TINY, files_below, refused, tiny
+from training_samples import OURS, TINY, files_below, refused, salmask, tiny
 from yaml_samples import write_yaml
 
 from baselines import resolve
@@ -372,3 +372,12 @@ def test_the_command_refuses_what_it_cannot_run(tmp_path: Path) -> None:
     assert line == "'linear@' names no data set; mend: linear, or linear@DATASET"
     assert "unknown method 'simsiam'" in refused("sweep", "demo", "--plan", "--methods", "simsiam")
     assert files_below(tmp_path) == set()
+
+
+def test_what_sbatch_would_get_is_shown_and_nothing_is_written(tmp_path: Path) -> None:
+    ended = salmask("sweep", "demo", "--cluster", "slurm", "--dry-run", "--out", str(tmp_path / "runs"))
+    heads = [line for line in ended.out.splitlines() if line.startswith("# ---- ")]
+    assert [head.split("-")[-2] for head in heads] == ["pretrain", "knn", "logistic", "report"]
+    assert ended.out.count("#!/bin/bash\n") == 4
+    assert f"{tmp_path}/runs/code/COMMIT" in ended.out
+    assert (ended.code, list(tmp_path.iterdir())) == (0, [])
