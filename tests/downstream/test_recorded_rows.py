@@ -158,3 +158,11 @@ def test_each_look_at_the_rows_is_by_the_root_and_the_switch(root: Path, monkeyp
     tasks.check_evaluations(run, folder, {first: root, second: root}, again=True)
     assert [call.args[1] for call in checked.call_args_list] == [first]
     assert looks == [(root, {"again": True})] * 6
+
+
+def test_a_line_of_results_that_is_skipped_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = with_files(tmp_path, {"top1": "val", "top5": "val"})
+    folder.results.write_text(folder.results.read_text() + '{"run_id": "')
+    rows = recorded(folder.load(), folder, LINEAR)
+    assert [row.metric for row in rows] == ["top1", "top5"]
+    assert caplog.messages == [f"{folder.results}:3: the last line is torn (a write was cut off); skipped"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from error_samples import message_of
 
 from repro.jobs import PROGRAM
 from slurm.jobs.calls import write_calls
@@ -97,3 +98,10 @@ def test_the_ledger_keeps_the_last_word_and_survives_a_torn_line(tmp_path: Path)
             file.write(re.sub(f"{spoilt.partition(':')[0]}: [^,}}]+", spoilt, line) + "\n")
     assert ledger.submissions() == before
     assert retried.log(tmp_path, "err", 1) == tmp_path / "logs" / "s-pretrain-3" / "900_1_log.err"
+
+
+def test_a_ledger_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.path.symlink_to(ledger.path.name)  # nobody can read it, not even root
+    line = f"cannot read {ledger.path}: Too many levels of symbolic links; mend: its permissions"
+    assert message_of(ledger.newest) == line

@@ -18,7 +18,7 @@ from repro.command_line.terminal import Console
 from repro.runs.folder import RunFolder
 from repro.runs.records import append
 from slurm.monitoring.accounting import Accounted, parse
-from slurm.monitoring.cost_page import cost_page
+from slurm.monitoring.cost_page import _total, cost_page
 from slurm.monitoring.spending import Spending, enough_memory, spendings, too_much
 from slurm.monitoring.states import State
 from slurm.plan import SweepPlan, say_plan_as_json
@@ -321,3 +321,7 @@ def test_the_ledger_keeps_what_was_asked_and_planned(tmp_path: Path) -> None:
     assert (entry.nodes, entry.processes, entry.gpus, entry.cpus) == (2, 8, 8, 64)
     assert (entry.memory, entry.minutes, entry.planned_s) == (64, 90, 12.3)
     assert ledger_entry(with_plan(graph, cluster), cluster, "x", key, ()).planned_s is None
+
+
+def test_of_a_sweep_that_used_nothing_the_page_says_so() -> None:
+    assert _total([]) == "nothing was used yet, or its use was not recorded"

@@ -49,3 +49,11 @@ def test_a_probe_that_failed_is_not_done_by_one_on_another_data_set(tmp_path: Pa
     folder.set_status("done", task="linear@caltech101")
     assert states(tmp_path / "full") == {PRETRAIN: "done", "linear": "failed", "linear@caltech101": "done"}
     assert RunRecord(folder.path).unfinished_evaluations == {"linear": "failed"}
+
+
+def test_where_the_settings_cannot_be_read_rows_of_every_data_set_count(tmp_path: Path) -> None:
+    folder = finished(tmp_path, "mocov2", 0, {("caltech101", "top1"): 60.0})
+    folder.set_status("failed", task="linear", error="out of memory")
+    folder.set_status("done", task="linear@caltech101")
+    folder.run_yaml.write_text("torn: [")
+    assert states(tmp_path / "full")["linear"] == "done"

@@ -22,11 +22,12 @@ from downstream.detection.data import (
     voc_records,
     with_objects,
 )
-from downstream.detection.drawn import open_scenes
+from downstream.detection.drawn import _checksums, _is_whole, open_scenes
 from downstream.detection.ground_truth import area_of
 from repro.data.annotations import coco, voc
 from repro.data.annotations.coco_instances import ObjectEntry
 from repro.errors import UserError
+from repro.filesystem.files import write_json
 from repro.settings.detection import COCO, VOC
 
 
@@ -226,3 +227,17 @@ def test_an_objects_area_is_the_files_or_that_of_its_mask_or_of_its_box() -> Non
     entry = ObjectEntry(1, 1, 1, (0.0, 0.0, 6.0, 7.0), crowd=False, area=3.5, mask=square)
     without = entry._replace(area=None)
     assert [area_of(each, (8, 9)) for each in (entry, without, without._replace(mask=None))] == [3.5, 16, 42]
+
+
+def test_scenes_that_were_written_in_part_are_written_again(tmp_path: Path) -> None:
+    root, sums = tmp_path / "scenes", tmp_path / "sums.json"
+    root.mkdir()
+    (root / "a.txt").write_text("whole")
+    assert not _is_whole(root, sums)
+    write_json(sums, _checksums(root))
+    assert _is_whole(root, sums)
+    sums.write_text(sums.read_text()[:-3])
+    assert not _is_whole(root, sums)
+    write_json(sums, _checksums(root))
+    (root / "a.txt").write_text("half")
+    assert not _is_whole(root, sums)

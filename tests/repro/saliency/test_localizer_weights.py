@@ -118,6 +118,19 @@ def test_a_timm_models_file_is_that_of_its_tag(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("weights", "command"),
+    [
+        (PAPERS_WEIGHTS, "salmask data weights"),
+        (LocalizerWeights("resnet50", "IMAGENET1K_V1"), "salmask data weights localizer.weights=IMAGENET1K_V1"),
+        (LocalizerWeights("timm/resnet18"), "salmask data weights localizer.network=timm/resnet18"),
+        (LocalizerWeights("checkpoint", "mine.pth"), ""),
+    ],
+)
+def test_weights_name_the_command_that_downloads_them(weights: LocalizerWeights, command: str) -> None:
+    assert weights.fetched_by == command
+
+
+@pytest.mark.parametrize(
     ("weights", "found", "mend"),
     [
         (

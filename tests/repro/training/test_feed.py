@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from json_rows import read_rows
 from training_samples import CPU, make_training, tiny
 
 from repro.runs.folder import RunFolder
+from repro.training import runner
 from repro.training.batches.feed import Feed
 from repro.training.batches.loading import TwoViews
 
@@ -106,3 +108,21 @@ def test_the_first_line_warns_of_nothing(tmp_path: Path, said: list[str], monkey
     rows = trained(tmp_path)
     assert rows[0]["data_wait"] == 1
     assert said == []
+
+
+def test_where_steps_wait_for_data_each_mend_that_applies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "usable_cores", lambda: 8)
+
+    def mend(task: str, device: str, workers: int, decoder: object = None, *, resident: bool = False) -> str:
+        monkeypatch.setattr(runner, "libjpeg_turbo", lambda: decoder)
+        machine = SimpleNamespace(workers=workers, resident=resident)
+        training = SimpleNamespace(machine=machine, device=torch.device(device), task=task)
+        return runner.Training._data_mend(training)
+
+    more, resized = "more machine.workers (2 now, 8 cores)", "augmentation.resizer=torch, `salmask data cache` with"
+    resident = "machine.resident=true where the data fits into the GPU's memory"
+    every = f"{more}, install simplejpeg, {resized} data.cached_side, {resident}"
+    assert mend("pretrain", "cuda", 2) == every
+    assert mend("pretrain", "cuda", 8, object(), resident=True) == f"{resized} data.cached_side"
+    assert mend("linear", "cpu", 2, object()) == more
+    assert mend("linear", "cpu", 8, object()) == "more processor cores"
