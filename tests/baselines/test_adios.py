@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from adios_samples import CROP, DIM, FRAMEWORKS, SEED, B, make_adios, make_views, with_optimizers
+from error_samples import message_of
 from torch import Generator, Tensor, nn
 from training_samples import assert_same
 
 from baselines.adios import MARGIN, Adios, frozen, negative_entropy, sparsity_penalty
+from baselines.adios_contrast import contrast_of
 from repro.contrastive.losses import info_nce, nt_xent
 from repro.contrastive.moco import MoCo
 from repro.contrastive.simclr import SimCLR
@@ -339,3 +341,9 @@ def test_half_precision_and_channels_last_change_little(framework: str) -> None:
             for name in ("exact", "half")
         )
         assert F.cosine_similarity(exact, half, dim=0) > 0.9, player
+
+
+def test_on_a_framework_without_a_contrast_of_its_own_adios_is_refused() -> None:
+    model = nn.Linear(1, 1)
+    line = "ADIOS is not written for Linear; mend: a row on mocov2 or simclr"
+    assert message_of(lambda: contrast_of(model)) == line  # type: ignore[arg-type]  # such as a person's own

@@ -38,6 +38,8 @@ def test_a_line_of_sacct_is_how_a_job_ended() -> None:
     assert (job.state, job.reason, job.live, job.end) == ("CANCELLED", "by 0", False, 1795396420.0)
     (job,) = parse_sacct("812|x|FAILED|0:9|1|Unknown|n1|gpu")
     assert (job.state, job.reason, job.end) == ("FAILED", "signal 9", None)
+    for broken in ("", "812|x|FAILED|2:0|1|2", "sacct: error: slurmdbd is down"):
+        assert list(parse_sacct(broken)) == []
     (job,) = parse_sacct("812|x|FAILED|2:0|1|2|n1|gpu")
     assert job.reason == "exit 2"
 

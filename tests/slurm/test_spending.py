@@ -1,6 +1,7 @@
 """`salmask status --cost`: what jobs used, by Slurm's accounting and their own records, beside what they asked for."""
 
 import json
+import statistics
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from slurm.monitoring.states import State
 from slurm.plan import SweepPlan, say_plan_as_json
 from slurm.planning.graph import Graph
 from slurm.planning.hours import Hours
-from slurm.planning.job_costs import estimate, gather, with_plan
+from slurm.planning.job_costs import WARM_UP_ROWS, estimate, gather, rate_of, with_plan
 from slurm.planning.sweep import Part, expand
 from slurm.planning.sweep import Sweep as SweepFile
 from slurm.profiles.profile import Cluster, Resources
@@ -321,6 +322,14 @@ def test_the_ledger_keeps_what_was_asked_and_planned(tmp_path: Path) -> None:
     assert (entry.nodes, entry.processes, entry.gpus, entry.cpus) == (2, 8, 8, 64)
     assert (entry.memory, entry.minutes, entry.planned_s) == (64, 90, 12.3)
     assert ledger_entry(with_plan(graph, cluster), cluster, "x", key, ()).planned_s is None
+
+
+def test_the_rate_of_a_run_whose_metrics_are_torn_is_unknown(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("{\n{\n")
+    assert rate_of(metrics) is None
+    metrics.write_text("".join(f'{{"step": {step}, "images_per_second": {step}.0}}\n' for step in range(9)))
+    assert rate_of(metrics) == statistics.median(range(WARM_UP_ROWS, 9))
 
 
 def test_of_a_sweep_that_used_nothing_the_page_says_so() -> None:

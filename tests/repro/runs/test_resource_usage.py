@@ -95,7 +95,11 @@ def test_attempts_and_ranks_add_up(tmp_path: Path) -> None:
     assert usage.memory == 500  # 300 + 200 on n1; 400 on n2
     assert (usage.gpus, usage.gpu_memory, usage.cores) == (3, 9, 8)
     assert usage.gpu_busy == pytest.approx((0.5 * 10 + 0.9 * 9) / 19)
-    assert words(total([[used(memory=3 * 2**29)]])) == "10 s, 1.5 GiB of memory, 0.5 of 4 cores"
+    here = "10 s, 1.5 GiB of memory, 0.5 of 4 cores"
+    assert words(total([[used(memory=3 * 2**29)]])) == here
+    for busy, told in ((None, ""), (0.825, ", 82 % busy")):
+        on_gpu = used(memory=3 * 2**29, gpu_memory=5 * 2**29, gpu_busy=busy)
+        assert words(total([[on_gpu]])) == f"{here}, 2.5 GiB of GPU memory{told}"
 
 
 @pytest.mark.parametrize(
