@@ -1,7 +1,6 @@
 """Every plot is drawn from runs, is the same for the same runs, and says what is missing if there is nothing."""
 
 import colorsys
-import io
 import itertools
 import re
 from collections.abc import Sequence
@@ -15,21 +14,25 @@ from json_rows import write_rows
 from matplotlib.text import Text
 from PIL import Image
 from run_samples import FOREGROUNDS, finished, renamed, with_foreground
+from training_samples import salmask
 
 from baselines import METHODS, resolve
 from repro.errors import UserError
 from results.collection.collect import collect_runs
 from results.collection.runs import RunRecord, find_runs
 from results.paper.published import published
+from results.plots import figures
 from results.plots.curves import curves
 from results.plots.figures import PLOTS, draw, save
 from results.plots.gallery import gallery
 from results.plots.material import Material, NothingToDrawError, key_of, panel_titles
-from results.plots.style import for_dark_page, ink, look, surface, themed
+from results.plots.style import Theme, for_dark_page, ink, look, surface, themed
 from results.plots.table_plots import bars, branches, compute, scatter
+from results.report.galleries import embed
 from results.report.page import build
 from results.tables.rendering import render
 
+THEMES: tuple[Theme, ...] = ("light", "dark")
 WITHOUT = ("mocov2+ours-hp@key-no-hard-negative", "mocov2+ours-hp@both-no-hard-negative")
 
 
@@ -53,28 +56,25 @@ def material(runs: list[RunRecord]) -> Material:
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_a_plot_is_written_as_svg_and_png(material: Material, tmp_path: Path, name: str) -> None:
-    svg, png = save(name, material, tmp_path)
-    assert ElementTree.parse(svg).getroot().tag.endswith("svg")
-    with Image.open(png) as picture:
-        pixels = np.asarray(picture.convert("L"))
-    assert pixels.shape[1] > 1000
-    assert pixels.std() > 5  # the picture is not empty
-    assert draw(name, material, ".svg") == svg.read_bytes()
-
-
-@pytest.mark.parametrize("name", PLOTS)
-def test_in_the_dark_the_ground_is_dark_and_the_ink_is_light(material: Material, name: str) -> None:
-    """The PNG's ground used to be white in both themes, and so its text could not be read."""
-    dark = replace(material, theme="dark")
-    drawn, recoloured = draw(name, dark, ".svg"), for_dark_page(draw(name, material, ".svg"))
-    # But for the names of markers, clips and hatches, which matplotlib makes of their colours, too.
-    assert re.sub(rb"\b[mph][0-9a-f]{10}\b", b"", drawn) == re.sub(rb"\b[mph][0-9a-f]{10}\b", b"", recoloured)
-    with Image.open(io.BytesIO(draw(name, dark, ".png"))) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    assert "#" + bytes(pixels[0, 0]).hex() == surface("dark")
-    letters = np.array([int(ink("dark")[place : place + 2], 16) for place in (1, 3, 5)])
-    assert (pixels == letters).all(-1).sum() > 100
+def test_a_plot_is_written_as_svg_and_png_for_light_and_dark_pages(
+    material: Material, tmp_path: Path, name: str
+) -> None:
+    """The PNG's ground used to be white in both themes, and so the light text of a dark one could not be read."""
+    svgs = []
+    for theme in THEMES:
+        svg, png = save(name, replace(material, theme=theme), tmp_path / theme)
+        assert ElementTree.parse(svg).getroot().tag.endswith("svg")
+        svgs.append(svg.read_bytes())
+        with Image.open(png) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        assert pixels.shape[1] > 1000
+        assert "#" + bytes(pixels[0, 0]).hex() == surface(theme)
+        letters = np.array([int(ink(theme)[place : place + 2], 16) for place in (1, 3, 5)])
+        assert (pixels == letters).all(-1).sum() > 100
+    light, dark = svgs
+    # Drawn anew, it is the same but for the names of markers, clips and hatches, which are made of their colours, too.
+    of_drawing = re.compile(rb"\b[mph][0-9a-f]{10}\b")
+    assert of_drawing.sub(b"", dark) == of_drawing.sub(b"", for_dark_page(light))
 
 
 def test_long_names_above_galleries_stand_apart_and_are_not_cut(tmp_path: Path) -> None:
@@ -290,6 +290,37 @@ def test_what_cannot_be_drawn_says_what_is_missing() -> None:
             draw(name, Material([], None), ".svg")
     with pytest.raises(UserError, match="unknown plot 'bar'; mend: did you mean 'bars'"):
         draw("bar", Material([], None), ".svg")
+
+
+def test_a_table_without_such_rows_or_times_is_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = finished(tmp_path, "mocov2", 0, {("imagenet100", "top1"): 60.0})
+    records = find_runs([tmp_path], resolve)
+    mend = "run mocov2+ours-hp, and with masking.branch=key or both"
+    with pytest.raises(NothingToDrawError, match=re.escape(f"no result of a masked branch; mend: {mend}")):
+        branches(Material(records, collect_runs(records)))
+    folder.metrics.unlink()
+    records = find_runs([tmp_path], resolve)
+    with pytest.raises(NothingToDrawError, match="no evaluated run has recorded how long its pretraining took"):
+        compute(Material(records, collect_runs(records)))
+    monkeypatch.setattr(figures, "PLOTS", {name: PLOTS[name] for name in ("branches", "gallery")})
+    plots = tmp_path / "plots"
+    told = salmask("plot", "all", "--runs", str(tmp_path), "--out", str(plots)).out.splitlines()
+    left_out = f"branches: left out, no result of a masked branch; {mend}"
+    assert told == [left_out, *(str(plots / f"gallery.{ending}") for ending in ("svg", "png"))]
+
+
+def test_a_gallery_that_is_no_picture_gives_way_to_the_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = (finished(tmp_path, "mocov2", seed, {}) for seed in range(2))
+    torn = first.gallery / "masks.png"
+    torn.write_bytes(b"torn")
+    records = find_runs([tmp_path], resolve)
+    (axes,) = gallery(Material(records, None)).axes
+    with Image.open(second.gallery / "masks.png") as picture:
+        assert np.array_equal(axes.images[0].get_array(), np.asarray(picture.convert("RGB")))
+    shown = embed(records)
+    assert [len(shown[record.name]) for record in records] == [0, 1]
+    assert [line.partition(": ")[0] for line in caplog.messages] == [f"{torn} is not a picture"] * 2
+    assert all(line.endswith("; it is left out") for line in caplog.messages)
 
 
 def test_methods_of_a_framework_are_told_apart_without_colour_and_keep_their_colour() -> None:
