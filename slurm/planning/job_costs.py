@@ -56,7 +56,7 @@ class JobCost:
     source: str = "done"
     """Where the numbers come from, or why there are none."""
     mend: str = ""
-    """What a person can do where there are none."""
+    """What a person can do where there are none; if it depends on the sweep, `mend_of` knows it."""
     reference: bool = False
     """Whether the numbers are of another machine."""
 
@@ -75,7 +75,8 @@ class JobCost:
         if self.source != NEVER:
             return self.mend
         methods = dict.fromkeys(job.run.method for job in jobs)
-        return shlex.join([*self.mend.split(), *methods, *(f"{key}={value_text(settings[key])}" for key in settings)])
+        of_sweep = (f"{key}={value_text(value)}" for key, value in settings.items())
+        return shlex.join(["salmask", "bench", "step", *methods, *of_sweep])
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def _pretraining(run: Run, processes: int, evidence: Evidence, *, on_gpu: bool) 
         )
     known = evidence.reference.step(kind, on_gpu=on_gpu) if evidence.reference else None
     if known is None:
-        return JobCost(None, disk=None, source=NEVER, mend="salmask bench step")
+        return JobCost(None, disk=None, source=NEVER)
     figure, how = known
     # Each process has a GPU of its own, so that rates add up; how rates on CPUs grow with processes is unknown.
     scale = processes if figure.device.startswith(NVIDIA) else 1

@@ -97,7 +97,7 @@ def test_recorded_runs_tell_what_others_of_their_kind_cost(tmp_path: Path) -> No
     assert costs[0].disk is not None
     assert costs[0].disk > 5000
     assert (costs[1].seconds, costs[1].gpus) == (90.0, 1)
-    assert costs[2] == JobCost(None, 4, None, NEVER, "salmask bench step")  # another kind of run: it masks
+    assert costs[2] == JobCost(None, 4, None, NEVER)  # another kind of run: it masks
     assert costs[3].seconds == 90.0
 
 
@@ -271,7 +271,7 @@ def test_a_budget_keeps_whole_runs_and_first_seeds(tmp_path: Path) -> None:
 
 def test_a_run_of_unknown_cost_is_left_out_of_a_budget_alone(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, 0, 1, methods=("mocov2", OURS))
-    never = JobCost(None, 1, None, NEVER, "salmask bench step")
+    never = JobCost(None, 1, None, NEVER)
     costs = {**costs_of(graph, pretrain=3000.0, linear=600.0), graph.key(graph.jobs[1]): never}
     known, unknown = of_known_cost(graph, costs)
     assert unknown == {never: [graph.jobs[0]]}
