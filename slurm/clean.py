@@ -15,9 +15,10 @@ from repro.runs.folder import FEATURES, RunFolder
 from repro.runs.status import PRETRAIN
 from repro.runs.step_files import UNFINISHED, checkpoints
 from slurm.jobs.snapshot import CODE
+from slurm.monitoring.job_files import TrackedJob, finished
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import LIVE, State
-from slurm.monitoring.status import TrackedJob, finished, jobs_of, rows
+from slurm.monitoring.status import jobs_of, rows
 from slurm.sweep_folder.ledger import Key, Ledger, Submission
 
 _WRITTEN = (UNFINISHED, "*.npy", ".*.npy.*")

@@ -16,9 +16,9 @@ from repro.filesystem.presence import is_file, is_filled
 from repro.runs.folder import RunFolder
 from repro.runs.records import read
 from repro.runs.status import PRETRAIN, Status
+from slurm.monitoring.job_files import finished, status_of
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import before
-from slurm.monitoring.status import finished, status_of
 from slurm.sweep_folder.ledger import Ledger, Submission
 from slurm.sweep_folder.local_lock import has_local_launcher
 from slurm.targets import roots_of_sweeps, runs_of, sweeps

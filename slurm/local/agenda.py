@@ -6,7 +6,7 @@ from repro.errors import UserError
 from slurm.local.endings import reason_of
 from slurm.local.messages import Messages
 from slurm.local.processes import LocalJob
-from slurm.monitoring.status import status_of
+from slurm.monitoring.job_files import status_of
 from slurm.planning.graph import Graph, Job
 from slurm.submission.handover import NOT_STARTED, Outcome
 from slurm.sweep_folder.ledger import Key

@@ -9,7 +9,7 @@ from repro.runs.resumption import goes_on
 from repro.runs.status import Status
 from slurm.jobs.causes import cause_of_ranks
 from slurm.local.processes import LocalJob
-from slurm.monitoring.status import status_of
+from slurm.monitoring.job_files import status_of
 from slurm.planning.graph import Job
 
 

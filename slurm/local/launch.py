@@ -27,7 +27,7 @@ from slurm.local.messages import Bars, Messages
 from slurm.local.others import Others
 from slurm.local.processes import POLL_SECONDS, call_and_look, ended_on_exit
 from slurm.local.starter import Starter
-from slurm.monitoring.status import status_of
+from slurm.monitoring.job_files import status_of
 from slurm.planning.before_launch import check_roots
 from slurm.planning.graph import Graph, Job
 from slurm.profiles.profile import Cluster

@@ -7,18 +7,17 @@ waits, and that a job is gone which could not say so itself.
 import re
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
-from repro.errors import UserError, with_mend
+from repro.errors import with_mend
 from repro.filesystem.files import tail
 from repro.filesystem.presence import exists
 from repro.quantities import duration_text
 from repro.runs.folder import RunFolder
 from repro.runs.lock import CLOCKS_SECONDS, STALE_SECONDS
 from repro.runs.resumption import goes_on
-from repro.runs.status import PRETRAIN, Status
+from repro.runs.status import Status
 from repro.runs.sweep_names import LOGS
 from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
 from slurm.monitoring.logs import error_tails, last_line
@@ -29,6 +28,7 @@ from slurm.sweep_folder.local_lock import has_local_launcher
 HIDDEN_SECONDS = 90.0
 """For so long a network file system may hide a new file: the 60 s of NFS, and half as much again."""
 BY_US = "by salmask cancel"
+NOT_STARTED = "not started: what it builds on failed"
 SUPERSEDED = "taken out by --replace: the sweep has other settings now"
 
 
@@ -268,7 +268,7 @@ def _cancelled(entry: Submission | None, job: QueuedJob | None, *, began: bool) 
         entry is not None and entry.after and entry.task != REPORT and (job.reason == PARENT_FAILED or not job.start)
     )
     if unmet:
-        return State.cancelled, "not started: what it builds on failed"
+        return State.cancelled, NOT_STARTED
     # Of a job that was cancelled while it waited, squeue gives the reason for which it waited, and its end as its start
     # too; sacct tells who cancelled it.
     waited = job.reason and job.start in (None, job.end) and not job.reason.startswith("by ")
@@ -291,21 +291,9 @@ def _not_submitted(sweep: Path, entry: Submission) -> tuple[State, str]:
         return State.planned, with_mend(what, mend)
     if entry.executor != "slurm" and entry.host != socket.gethostname():
         return State.unknown, _only(entry.host)  # only that machine's locks tell whether its launcher runs
-    if entry.executor != "slurm" and _has_failed_parent(sweep, entry):  # its launcher has given it up
-        return State.planned, with_mend("not started: what it builds on failed", REASONS[PARENT_FAILED][1])
     if entry.executor != "slurm" and has_local_launcher(sweep):
         return State.queued, "waits for its turn on this machine"
     return State.planned, with_mend("its launcher ended before it was submitted", "salmask retry")
-
-
-def _has_failed_parent(sweep: Path, entry: Submission) -> bool:
-    """Returns whether the pretraining that a job builds on ended without a result since the job was written."""
-    folder = RunFolder(sweep / entry.folder)
-    with suppress(UserError):  # the row of the pretraining says what cannot be read
-        status = folder.status(PRETRAIN) if entry.task not in (PRETRAIN, REPORT) else None
-        if status is not None and not before(status, entry) and not folder.pretrained:
-            return status.state in ("failed", "interrupted") or (status.holder is not None and status.holder.ended)
-    return False
 
 
 def _only(host: str) -> str:

@@ -16,26 +16,23 @@ from typing import Any
 from repro.errors import UserError, with_mend
 from repro.filesystem.files import tail
 from repro.filesystem.presence import exists
-from repro.runs.evaluation import HEADLINES, Evaluation, is_complete, task_and_dataset
+from repro.runs.evaluation import HEADLINES, task_and_dataset
 from repro.runs.folder import TASK_FOLDERS, RunFolder
 from repro.runs.lock import STALE_SECONDS
 from repro.runs.metrics import parse_metrics
-from repro.runs.records import Result
-from repro.runs.status import PRETRAIN, Status
+from repro.runs.status import PRETRAIN
 from repro.runs.sweep_names import RENDERED
-from repro.runs.task_results import ReadResults, has_result, of_task, own_rows, rows_of
-from repro.settings.detection import DETECTION_TASKS
+from repro.runs.task_results import ReadResults, has_result, rows_of
 from repro.settings.run_name import RunName
-from slurm.jobs.orders import ordered_run, ordered_tables
-from slurm.monitoring.queue import QueueSnapshot
-from slurm.monitoring.states import LIVE, State, before, judge
+from slurm.jobs.orders import ordered_tables
+from slurm.monitoring.job_files import JobFiles, TrackedJob, files_of, finished, status_of
+from slurm.monitoring.queue import PARENT_FAILED, QueueSnapshot
+from slurm.monitoring.states import ENDED_BADLY, LIVE, NOT_STARTED, REASONS, State, before, judge
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger, Submission
 from slurm.sweep_folder.local_lock import has_local_launcher
 
 PACE_ROWS = 5
 """The pace is the median of this many last log lines."""
-TrackedJob = tuple[str, str, Submission | None]
-"""Folder relative to the sweep's, task, and the submission made last; None: no launcher knows of it."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def ids_to_ask(ledger: Ledger) -> list[str]:
 def _surely_finished(sweep: Path, entry: Submission, read_results: ReadResults) -> bool:
     """Returns whether the result of a job is there, as far as that can be read."""
     try:
-        return _files_of(sweep, (*entry.key, entry), read_results).finished
+        return files_of(sweep, (*entry.key, entry), read_results).finished
     except UserError:
         return False
 
@@ -118,12 +115,34 @@ def rows(ledger: Ledger, queue: QueueSnapshot, now: float) -> list[JobRow]:
         now: The time, in seconds since the epoch.
     """
     read_results = cache(rows_of)
-    table = [row(ledger.sweep, job, queue, now, read_results) for job in jobs_of(ledger)]
+    jobs = jobs_of(ledger)
+    table = _without_parents([row(ledger.sweep, job, queue, now, read_results) for job in jobs], jobs)
     table = [_with_next_report(row, ledger) if row.task == REPORT else row for row in table]
     table += _unmade_report(table, ledger, queue, now, read_results)
     # A report has the sweep's name, however many there are.
     runs = Counter(run for run, _ in {(row.run, row.folder) for row in table if row.task != REPORT})
     return [replace(row, run=row.folder.replace("/", " ")) if runs[row.run] > 1 else row for row in table]
+
+
+def _without_parents(table: Sequence[JobRow], jobs: Sequence[TrackedJob]) -> list[JobRow]:
+    """Returns the rows of `jobs`, in which those that their launcher here has given up do not wait for their turn.
+
+    Only the row of the pretraining tells whether it ended badly, or was begun anew since, perhaps by another launcher.
+    """
+    failed = {row.folder for row in table if row.task == PRETRAIN and row.state in ENDED_BADLY}
+    given_up = with_mend(NOT_STARTED, REASONS[PARENT_FAILED][1])
+    return [
+        replace(row, state=State.planned, note=given_up)
+        if row.folder in failed and row.task != PRETRAIN and _waits_here(row, entry)
+        else row
+        for row, (_, _, entry) in zip(table, jobs, strict=True)
+    ]
+
+
+def _waits_here(row: JobRow, entry: Submission | None) -> bool:
+    """Returns whether a job waits, or has waited, for a launcher of this machine to start it."""
+    by_launcher = entry is not None and entry.executor != "slurm" and not entry.job
+    return by_launcher and row.state in (State.queued, State.planned)
 
 
 def _with_next_report(report: JobRow, ledger: Ledger) -> JobRow:
@@ -165,12 +184,12 @@ def row(sweep: Path, job: TrackedJob, queue: QueueSnapshot, now: float, read_res
     run = sweep.resolve().name if task == REPORT else f"{name.method} {name.seed}"
     row = JobRow(run, task, State.unknown, folder, job=entry.job if entry else "")
     try:
-        return _judged(row, _files_of(sweep, job, read_results), sweep, queue, now)
+        return _judged(row, files_of(sweep, job, read_results), sweep, queue, now)
     except UserError as error:  # a file that cannot be read must not hide the other jobs
         return replace(row, note=str(error))
 
 
-def _judged(row: JobRow, files: "_JobFiles", sweep: Path, queue: QueueSnapshot, now: float) -> JobRow:
+def _judged(row: JobRow, files: JobFiles, sweep: Path, queue: QueueSnapshot, now: float) -> JobRow:
     """Returns a row with what its job is doing, or with its result.
 
     Raises:
@@ -194,18 +213,6 @@ def _judged(row: JobRow, files: "_JobFiles", sweep: Path, queue: QueueSnapshot, 
     return _with_pace(row, files.run_folder) if state is State.running else row
 
 
-def finished(sweep: Path, folder: str, task: str, entry: Submission | None) -> bool:
-    """Returns whether the result of a job is there: its files decide.
-
-    Args:
-        sweep: The sweep's folder.
-        folder: Of the run, relative to the sweep's.
-        task: Of the job.
-        entry: The submission made last; None: no launcher knows of it.
-    """
-    return _files_of(sweep, (folder, task, entry), rows_of).finished
-
-
 def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSnapshot, now: float) -> bool:
     """Returns whether a job has a process, whoever started it: a launcher, one on another machine, or a person.
 
@@ -226,70 +233,6 @@ def is_under_way(sweep: Path, key: Key, sent: Submission | None, queue: QueueSna
 def _has_just_begun_elsewhere(sent: Submission, queue: QueueSnapshot, now: float) -> bool:
     """Returns whether a launcher on another machine began a job so lately that it need not have said anything yet."""
     return sent.executor != "slurm" and queue.live(sent) is None and abs(now - sent.written_at) < STALE_SECONDS
-
-
-@dataclass(frozen=True)
-class _JobFiles:
-    """What the files of a job hold at one moment, each read once."""
-
-    run_folder: RunFolder
-    task: str
-    entry: Submission | None
-    """The submission made last; None: no launcher knows of it."""
-    status: Status | None
-    unreadable: str
-    """What is wrong with the status file; empty: nothing."""
-    results: Sequence[Result]
-    """Rows of the task, of any protocol; if the ledger names no protocol, only those on the task's own data."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the result is there."""
-        if self.task == PRETRAIN:
-            return self.run_folder.pretrained
-        if self.task == REPORT:
-            return self._is_rendered()
-        # Rows of the task, and its status, may be of an evaluation by hand, with other protocols than were asked for.
-        # If nobody asked for any, all count.
-        if self.entry is None or not self.entry.protocols:
-            return bool(self.results)
-        return is_complete(task_and_dataset(self.task)[0], self.asked_for(), self.entry.protocols)
-
-    def _is_rendered(self) -> bool:
-        """Returns whether a report is there; if it was submitted again, the status of an earlier one does not count.
-
-        The id in the status tells which job wrote it, even if the clock of the job's node is slow.
-        """
-        if self.status is None or self.status.state != "done":
-            return False
-        by_its_job = self.entry is not None and bool(self.entry.job) and self.status.job == self.entry.job
-        return by_its_job or not before(self.status, self.entry)
-
-    def asked_for(self) -> list[Result]:
-        """Returns the rows whose protocol and data set were asked for; none if the ledger names none."""
-        if self.entry is None or not self.entry.protocols:
-            return []
-        asked, dataset = self.entry.protocols, self.entry.dataset
-        matching_rows = [row for row in self.results if row.protocol in asked and row.dataset == dataset]
-        if len(matching_rows) == len(self.results) or task_and_dataset(self.task)[0] not in DETECTION_TASKS:
-            return matching_rows
-        # A detection may leave its batch size to the devices at hand. Its rows name the size that was used, which the
-        # ledger could not know: only the settings tell whether the two are the same protocol. They are read last, since
-        # that takes longer than all the rest.
-        try:
-            run = ordered_run(self.run_folder, self.task)
-            return Evaluation.parse(self.task, run).recorded(run, self.results)
-        except UserError:  # the order is gone, or of a version with other settings: the names alone count
-            return matching_rows
-
-
-def _files_of(sweep: Path, job: TrackedJob, read_results: ReadResults) -> _JobFiles:
-    folder, task, entry = job
-    run_folder = RunFolder(sweep / folder)
-    results = [] if task in (PRETRAIN, REPORT) else of_task(read_results(run_folder.results), task)
-    if entry is None or not entry.protocols:  # nobody wrote down which data set was asked for
-        results = own_rows(run_folder, results, task)
-    return _JobFiles(run_folder, task, entry, *status_of(run_folder, task), results)
 
 
 def counts(table: Sequence[JobRow]) -> dict[str, int]:
@@ -335,15 +278,7 @@ def as_json_of(table: Sequence[JobRow], sweep: Path, queue: QueueSnapshot) -> di
     }
 
 
-def status_of(run_folder: RunFolder, task: str) -> tuple[Status | None, str]:
-    """Returns the status of a task, and what is wrong with its file (empty: nothing)."""
-    try:
-        return run_folder.status(task), ""
-    except UserError as error:
-        return None, str(error)
-
-
-def _with_result(row: JobRow, files: _JobFiles) -> JobRow:
+def _with_result(row: JobRow, files: JobFiles) -> JobRow:
     """Returns the row of a job that is done, with its headline number."""
     row = replace(row, state=State.done, silent_s=None, note="")
     if row.task == PRETRAIN:

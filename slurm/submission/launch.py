@@ -23,9 +23,9 @@ from slurm.ask import ask
 from slurm.jobs.calls import refuse_foreign_sweep, shut_out_others
 from slurm.jobs.orders import write_report_order
 from slurm.jobs.program import Program
+from slurm.monitoring.job_files import finished as is_finished
 from slurm.monitoring.queue import PARENT_FAILED, QueueSnapshot, SilentSlurmError, scancel
 from slurm.monitoring.states import just_completed
-from slurm.monitoring.status import finished as is_finished
 from slurm.monitoring.status import is_under_way
 from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster

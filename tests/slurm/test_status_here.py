@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from sweep_samples import GONE, HERE, NOW, Sweep
+from sweep_samples import GONE, HERE, NOW, Sweep, iso
 
 from repro.runs.lock import STALE_SECONDS
 from slurm.monitoring.states import State
-from slurm.monitoring.status import is_under_way
+from slurm.monitoring.status import is_under_way, rows
 from slurm.sweep_folder.local_lock import local_lock
+
+GIVEN_UP = (
+    State.planned,
+    "not started: what it builds on failed; mend: the cause of that first, then salmask retry",
+)
+WAITS = (State.queued, "waits for its turn on this machine")
 
 
 def test_a_process_that_is_gone_from_this_machine_is_dead_at_once(sweep: Sweep) -> None:
@@ -78,24 +84,48 @@ def test_of_a_job_whose_folder_is_gone_that_is_told(sweep: Sweep) -> None:
     assert (row.state, row.note) == (State.died, f"its run's folder is gone; mend: {mend}")
 
 
-def test_what_builds_on_a_failed_pretraining_does_not_wait_for_its_turn(sweep: Sweep) -> None:
+@pytest.mark.parametrize(
+    ("word", "is_killed", "is_given_up"),
+    [
+        ("failed", False, True),
+        ("interrupted", False, True),
+        ("running", True, True),
+        ("running", False, False),  # a suspended process
+    ],
+)
+def test_what_builds_on_a_failed_pretraining_does_not_wait_for_its_turn(
+    sweep: Sweep, word: str, *, is_killed: bool, is_given_up: bool
+) -> None:
     """Its launcher had given it up, and it was told as queued while that launcher went on with other runs."""
-    given_up = "not started: what it builds on failed; mend: the cause of that first, then salmask retry"
     killed = subprocess.Popen(["true"])
     killed.wait()
-    sweep.submitted("linear", "", executor="local")
-    for word, age, pid, state, note in (
-        ("failed", 60, 1, State.planned, given_up),
-        ("interrupted", 60, 1, State.planned, given_up),
-        ("running", 60, killed.pid, State.planned, given_up),
-        ("running", 600, os.getpid(), State.queued, "waits for its turn on this machine"),  # a suspended process
-        ("failed", 7200, 1, State.queued, "waits for its turn on this machine"),  # a retry: it is done again
-    ):
-        sweep.says(word, age=age, host=HERE, pid=pid)
-        with local_lock(sweep.place):
-            row = sweep.row(GONE, "linear")
-        assert (row.state, row.note) == (state, note)
-    sweep.says("running", age=60, host=HERE, pid=killed.pid)
-    sweep.folder.backbone.touch()  # it was killed at its very end
+    pid = killed.pid if is_killed else os.getpid()
+    sweep.submitted(executor="debug", job=str(killed.pid if is_given_up else pid))
+    sweep.submitted("linear", "", executor="debug")
+    sweep.says(word, age=600, host=HERE, pid=pid)
+    assert _beside_a_launcher(sweep) == (GIVEN_UP if is_given_up else WAITS)
+    if is_killed:
+        sweep.folder.backbone.touch()  # at its very end
+        assert _beside_a_launcher(sweep) == WAITS
+
+
+def test_a_pretraining_that_is_begun_anew_keeps_what_builds_on_it_waiting(sweep: Sweep) -> None:
+    """Until it wrote its first status, the end of an earlier attempt counted, of this launch or of another one."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    sweep.submitted(executor="debug", job=str(ended.pid))
+    sweep.submitted("linear", "", executor="debug")
+    sweep.says("interrupted", age=600, host=HERE, pid=1)
+    assert _beside_a_launcher(sweep) == GIVEN_UP
+    now = iso(NOW - 5)
+    sweep.submitted(job="", executor="debug", time=now)  # it waits for its own turn
+    assert _beside_a_launcher(sweep) == WAITS
+    sweep.submitted(job=str(os.getpid()), executor="debug", time=now)  # it was started, and imports torch
+    assert _beside_a_launcher(sweep) == WAITS
+
+
+def _beside_a_launcher(sweep: Sweep) -> tuple[State, str]:
+    """Returns what is told of the linear probe while a launcher is at work on the sweep."""
     with local_lock(sweep.place):
-        assert sweep.row(GONE, "linear").state is State.queued
+        probe = next(row for row in rows(sweep.ledger, GONE, NOW) if row.task == "linear")
+    return probe.state, probe.note
