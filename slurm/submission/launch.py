@@ -96,9 +96,9 @@ def submit(
     shut_out_others()
     with launch_lock(graph.sweep_folder) as descriptor:
         refuse_foreign_sweep(graph.sweep_folder)
-        write_report_order(graph.sweep_folder, graph.tables)
         read_results = cache(rows_of)
         found = _look(graph, ledger, tell, read_results, replace_old=replace_old)
+        write_report_order(graph.sweep_folder, graph.tables)  # a launch that is refused changes nothing
         missing = found.missing if again is None else found.missing & asked_again
         cancelled = ledger.cancelled_since(cancels, missing)
         missing -= cancelled

@@ -134,6 +134,13 @@ def test_a_job_whose_parent_failed_for_good_is_replaced(stand_in: StandInSlurm, 
     assert set(launch(graph)) == {"pretrain 0", "pretrain 1", "linear 0", "linear 1", "report"}
 
 
+def test_a_launch_without_an_answer_leaves_only_its_locks(stand_in: StandInSlurm, graph: Graph) -> None:
+    (stand_in.place / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(UserError, match="cannot tell what is queued already"):
+        launch(graph)
+    assert {path.name for path in graph.sweep_folder.iterdir()} == {".launch.lock", ".sbatch.lock"}
+
+
 def test_slurm_that_refuses_or_does_not_answer_is_one_line(stand_in: StandInSlurm, graph: Graph) -> None:
     stand_in.tell("faults", "fail:Batch job submission failed: Invalid qos specification")
     with pytest.raises(UserError, match=r"sbatch refused s-pretrain-\w+: .*Invalid qos .*; mend: the profile"):
