@@ -241,19 +241,32 @@ def counts(table: Sequence[JobRow]) -> dict[str, int]:
     return {state.value: numbers[state] for state in State if numbers[state]}
 
 
-def warning_lines(table: Sequence[JobRow]) -> dict[str, str]:
-    """Returns a line for each warning of jobs without a result, by its text: which job gave it, and how many more did.
+def warning_lines(table: Sequence[JobRow]) -> dict[frozenset[str], str]:
+    """Returns a line for each kind of warning of jobs without a result, by its texts.
 
-    What jobs with a result warned of is in `--json`, and in their logs.
+    A line has one job's text, and how many more jobs gave such. What jobs with a result warned of is in `--json`, and
+    in their logs.
     """
-    by_text: dict[str, list[JobRow]] = {}
+    by_kind: dict[str, list[tuple[JobRow, str]]] = {}
     for row in table:
         for text in row.warnings if row.state is not State.done else ():
-            by_text.setdefault(text, []).append(row)
-    return {
-        text: f"{rows[0].task} {rows[0].run}{f' and {len(rows) - 1} more' if rows[1:] else ''} warned: {text}"
-        for text, rows in by_text.items()
-    }
+            by_kind.setdefault(_kind(text), []).append((row, text))
+    return {frozenset(text for _, text in told): _line(told) for told in by_kind.values()}
+
+
+def _kind(warning: str) -> str:
+    """Returns what warnings of a kind have in common: their words, without those that hold a digit.
+
+    Shares, steps and ids of runs differ from job to job: a sweep may warn of one thing in as many texts as it has jobs.
+    """
+    return " ".join(word for word in warning.split() if not any(map(str.isdigit, word)))
+
+
+def _line(told: Sequence[tuple[JobRow, str]]) -> str:
+    row, text = told[0]
+    others = {other.key: words for other, words in reversed(told) if other.key != row.key}
+    alike = ", alike," if any(words != text for words in others.values()) else ""
+    return f"{row.task} {row.run}{f' and {len(others)} more{alike}' if others else ''} warned: {text}"
 
 
 def may_change(table: Sequence[JobRow], queue: QueueSnapshot) -> bool:

@@ -53,7 +53,7 @@ class Changes:
         """Begins with nothing told."""
         self._told: dict[tuple[Path, str, str], tuple[str, str]] = {}
         self._summaries: dict[Path, str] = {}
-        self._warned: set[tuple[Path, str]] = set()
+        self._warned: dict[Path, set[str]] = {}
         self._trouble = ""
 
     def lines(
@@ -72,9 +72,10 @@ class Changes:
                     self._told[key] = word
                     parts = [row.state.value, row.job, _progress(row), _result(row), _note(row)]
                     lines.append(f"{row.task} {row.run}: {', '.join(part for part in parts if part)}")
-            warnings = {(target.sweep, text): line for text, line in warning_lines(table).items()}
-            lines += [line for key, line in warnings.items() if key not in self._warned]
-            self._warned.update(warnings)
+            warned = self._warned.setdefault(target.sweep, set())
+            for texts, line in warning_lines(table).items():
+                lines += [line] if texts - warned else []
+                warned |= texts
             summary = _summary(target, table)
             if self._summaries.get(target.sweep) != summary and not (queue.trouble and target.sweep in self._summaries):
                 self._summaries[target.sweep] = summary

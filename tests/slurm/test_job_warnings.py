@@ -13,7 +13,7 @@ from training_samples import salmask
 
 from slurm.monitoring.queue import QueueSnapshot
 from slurm.monitoring.states import State
-from slurm.monitoring.status import JobRow
+from slurm.monitoring.status import JobRow, warning_lines
 from slurm.monitoring.status_page import Changes
 from slurm.targets import SweepTarget
 
@@ -53,6 +53,32 @@ def test_a_warning_of_many_jobs_is_one_line(tmp_path: Path) -> None:
         f"pretrain mocov2 s2 warned: {DIVERGES}",
     ]
     table.append(row(3, State.running, DIVERGES))
+    assert not any("warned" in line for line in changes.lines(target, [table], QueueSnapshot()))
+
+
+def test_a_warning_of_many_jobs_in_as_many_numbers_is_one_line() -> None:
+    """Each job of a sweep on slow storage waits for data, none for the same share of its time."""
+
+    def row(seed: int, *warnings: str) -> JobRow:
+        return JobRow(f"mocov2 s{seed}", "pretrain", State.running, f"mocov2/s{seed}", warnings=warnings)
+
+    table = [row(seed, WAITS.replace("24", str(24 + seed))) for seed in range(3)]
+    table.append(row(3, DIVERGES, DIVERGES.replace("64", "128"), "collapsed at step 64"))  # one job, two kinds
+    assert list(warning_lines(table).values()) == [
+        f"pretrain mocov2 s0 and 2 more, alike, warned: {WAITS}",
+        f"pretrain mocov2 s3 warned: {DIVERGES}",
+        "pretrain mocov2 s3 warned: collapsed at step 64",
+    ]
+
+
+def test_in_a_pipe_a_further_job_that_warns_in_other_numbers_is_told(tmp_path: Path) -> None:
+    table = [JobRow("mocov2 s0", "pretrain", State.running, "mocov2/s0", warnings=(DIVERGES,))]
+    changes, target = Changes(), [SweepTarget(tmp_path)]
+    changes.lines(target, [table], QueueSnapshot())
+    later = DIVERGES.replace("64", "128")
+    table.append(JobRow("mocov2 s1", "pretrain", State.running, "mocov2/s1", warnings=(later,)))
+    told = [line for line in changes.lines(target, [table], QueueSnapshot()) if "warned" in line]
+    assert [line.split(" ", 1)[1] for line in told] == [f"pretrain mocov2 s0 and 1 more, alike, warned: {DIVERGES}"]
     assert not any("warned" in line for line in changes.lines(target, [table], QueueSnapshot()))
 
 
