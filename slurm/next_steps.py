@@ -1,4 +1,4 @@
-"""What `salmask` says when it is called without a command: how far the runs are, and five commands to go on with.
+"""What `salmask` says when it is called without a command: how far the runs are, and a few commands to go on with.
 
 It only reads folders, and asks no scheduler, so that the answer comes at once.
 """
@@ -55,7 +55,7 @@ def standing(now: float | None = None) -> Standing:
     counted = ", ".join(f"{totals[state]} {state}" for state in _STATES if totals[state])
     where = str(folders[0]) if len(folders) == 1 else f"{len(folders)} sweeps"
     # What the steps are about: the first sweep in which there is something to do.
-    for state, steps in ((_RUNNING, _watch), (_SUBMITTED, _watch), (_STOPPED, _mend)):
+    for state, steps in ((_RUNNING, _watch), (_SUBMITTED, _watch), (_STOPPED, _mend), (_NOT_STARTED, _start)):
         for folder, of_runs in states.items():
             if there := [run for run, of_run in of_runs.items() if of_run == state]:
                 return Standing(f"Runs in {where}: {counted}.", steps(folder, _newest(there)))
@@ -63,8 +63,8 @@ def standing(now: float | None = None) -> Standing:
     return Standing(f"Runs in {where}: {counted}.", _read(done))
 
 
-_RUNNING, _SUBMITTED, _STOPPED, _DONE = "in progress", "submitted", "stopped", "done"
-_STATES = (_RUNNING, _SUBMITTED, _STOPPED, _DONE)
+_RUNNING, _SUBMITTED, _STOPPED, _NOT_STARTED, _DONE = "in progress", "submitted", "stopped", "not started", "done"
+_STATES = (_RUNNING, _SUBMITTED, _STOPPED, _NOT_STARTED, _DONE)
 
 
 def _states(sweep: Path, now: float) -> dict[Path, str]:
@@ -106,8 +106,9 @@ def _state(sweep: Path, folder: RunFolder, entries: Sequence[Submission], now: f
     if any(_may_come(sweep, statuses.get(entry.task), entry, launching=launching) for entry in entries):
         return _SUBMITTED
     # Recorded runs keep no backbone: the status of the pretraining is enough. Imported weights have no such status.
-    begun = bool(statuses) or folder.pretrained
-    return _DONE if begun and all(status and status.state == "done" for status in said) else _STOPPED
+    if statuses or folder.pretrained:
+        return _DONE if all(status and status.state == "done" for status in said) else _STOPPED
+    return _STOPPED if any(entry.job for entry in entries) else _NOT_STARTED
 
 
 def _may_come(sweep: Path, status: Status | None, entry: Submission, *, launching: bool) -> bool:
@@ -152,6 +153,17 @@ def _mend(folder: Path, newest: Path) -> Sequence[NextStep]:
         NextStep(f"salmask logs {run}", "what the newest of them printed"),
         NextStep("salmask doctor", "whether this machine has what it takes"),
         NextStep(f"salmask retry {sweep}", "start again what stopped, from its last checkpoint if it has one"),
+        NextStep(f"salmask table table1 --runs {sweep}", _so_far(folder)),
+    )
+
+
+def _start(folder: Path, _: Path) -> Sequence[NextStep]:
+    """Returns the steps of a sweep of which runs have not begun: Slurm refused them, or their launcher was killed."""
+    (sweep,) = _words(folder)
+    return (
+        NextStep(f"salmask status {sweep}", "why they have not started"),
+        NextStep("salmask doctor", "whether this machine has what it takes"),
+        NextStep(f"salmask retry {sweep}", "start them"),
         NextStep(f"salmask table table1 --runs {sweep}", _so_far(folder)),
     )
 

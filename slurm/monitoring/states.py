@@ -20,6 +20,7 @@ from repro.runs.resumption import goes_on
 from repro.runs.status import Status
 from repro.runs.sweep_names import LOGS
 from slurm.jobs.causes import cause_of, cause_of_ranks, is_lost_peer
+from slurm.jobs.refusals import mend_of
 from slurm.monitoring.logs import error_tails, last_line
 from slurm.monitoring.queue import PARENT_FAILED, QueuedJob, QueueSnapshot, array_of
 from slurm.sweep_folder.ledger import REPORT, Key, Submission
@@ -287,8 +288,8 @@ def _failure(sweep: Path, status: Status, entry: Submission | None) -> str:
 def _not_submitted(sweep: Path, entry: Submission) -> tuple[State, str]:
     """Returns the state of a job that is only an intent so far."""
     if entry.refused:
-        what, mend = f"Slurm did not take it: {entry.refused}", "salmask sweep, with --feed"
-        return State.planned, with_mend(what, mend)
+        what = f"Slurm did not take it: {entry.refused}"
+        return State.planned, with_mend(what, mend_of(entry.refused, entry.cluster))
     if entry.executor != "slurm" and entry.host != socket.gethostname():
         return State.unknown, _only(entry.host)  # only that machine's locks tell whether its launcher runs
     if entry.executor != "slurm" and has_local_launcher(sweep):

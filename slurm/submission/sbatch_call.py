@@ -1,4 +1,4 @@
-"""One call of sbatch: tried again if Slurm is only slow or busy; refusals are told apart by their kind.
+"""One call of sbatch: tried again if Slurm is only slow or busy.
 
 Nothing is submitted twice. A call that "timed out" may have been accepted, so before each new try, the queue is asked
 for a job of the submission's unique name; while the queue does not answer, there is no new try. If an earlier try shows
@@ -10,10 +10,10 @@ import re
 import subprocess
 import time
 from collections.abc import Collection, Sequence
-from enum import StrEnum
 from pathlib import Path
 
 from slurm.ask import outside_of_any_job
+from slurm.jobs.refusals import Refusal, classify
 from slurm.monitoring.queue import QueueSnapshot, array_of, scancel, snapshot
 
 SCRIPT = "submission.sh"
@@ -23,35 +23,6 @@ WAITS = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Seconds before each new try at a Slurm that does not answer."""
 
 
-class Refusal(StrEnum):
-    """Why Slurm did not take a job."""
-
-    limit = "limit"
-    """So many of the account's or the cluster's jobs are queued already: there is room later."""
-    array = "array"
-    """An array is longer than Slurm takes."""
-    policy = "policy"
-    """A limit; Slurm does not say whether on the number of jobs or on what one asks for."""
-    request = "request"
-    """The job asks for something that there is not."""
-
-
-LIMITS = re.compile(
-    r"MaxSubmitJob|GrpSubmitJob|Slurm temporarily unable to accept job|Slurm job queue full"
-    r"|Resource temporarily unavailable|maximum number of jobs|MaxJobCount",
-    re.IGNORECASE,
-)
-ARRAY = re.compile(r"Invalid job array specification|Requested array size|MaxArraySize", re.IGNORECASE)
-POLICY = re.compile(r"Job violates accounting/QOS policy", re.IGNORECASE)
-TRANSIENT = re.compile(
-    r"timed? ?out|Unable to contact slurm controller|Connection (refused|reset)|[Cc]ommunication connection failure"
-    r"|Zero Bytes were transmitted|Transport endpoint is not connected|standby mode|Job creation temporarily disabled"
-    r"|Currently unable to load job state|Slurm is busy|I/O error writing script|Protocol authentication error"
-    r"|Unexpected message received|Try again|Temporary failure|name lookup failure|did not answer within"
-    r"|sbatch was ended by signal",
-    re.IGNORECASE,
-)
-_RETRYING = re.compile(r"sleeping and retrying", re.IGNORECASE)
 _ID = re.compile(r"(\d+)(?:;\S+)?")
 _SENTENCE = re.compile(r"Submitted batch job (\d+)")
 
@@ -110,17 +81,6 @@ def submit_script(script: Path, name: str, known_ids: Collection[str] = (), *, i
     if accepted:
         return accepted
     raise UnclearError("; ".join(filter(None, (_short(complaint), trouble))))
-
-
-def classify(complaint: str) -> Refusal | None:
-    """Returns why Slurm refused, by its words; None if they are no refusal, so that another try may help."""
-    # What sbatch says while it retries by itself does not tell how the call ended.
-    lines = complaint.splitlines()
-    end = "\n".join([line for line in lines if not _RETRYING.search(line)] or lines)
-    for pattern, kind in ((LIMITS, Refusal.limit), (ARRAY, Refusal.array), (POLICY, Refusal.policy)):
-        if pattern.search(end):
-            return kind
-    return None if TRANSIENT.search(end) else Refusal.request
 
 
 def parse_id(output: str) -> str:

@@ -14,6 +14,7 @@ from repro.runs.task_results import ReadResults
 from slurm.jobs.calls import write_calls
 from slurm.jobs.job import Call
 from slurm.jobs.program import Program
+from slurm.jobs.refusals import Refusal
 from slurm.monitoring.queue import array_of
 from slurm.planning.graph import Graph
 from slurm.profiles.profile import Cluster
@@ -21,7 +22,7 @@ from slurm.submission.batches import Batch
 from slurm.submission.handover import NO_PARENT, NOT_STARTED, Outcome, ledger_entry, prepare_call
 from slurm.submission.lanes import behind
 from slurm.submission.sbatch import script_of
-from slurm.submission.sbatch_call import SCRIPT, Refusal, RefusedError, UnclearError, submit_script
+from slurm.submission.sbatch_call import SCRIPT, RefusedError, UnclearError, submit_script
 from slurm.sweep_folder.ledger import REPORT, Key, Ledger
 
 TakeCode = Callable[[], Path | None]

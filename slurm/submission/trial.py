@@ -6,10 +6,10 @@ from pathlib import Path
 from repro.errors import UserError
 from repro.runs.status import PRETRAIN
 from slurm.ask import LOGIN_NODE, ask, outside_of_any_job
+from slurm.jobs.refusals import classify
 from slurm.profiles.profile import Cluster, Resources
 from slurm.submission.batches import Batch
 from slurm.submission.sbatch import script_of
-from slurm.submission.sbatch_call import classify
 
 
 def sbatch_says(resources: Resources, cluster: Cluster) -> tuple[bool, str]:

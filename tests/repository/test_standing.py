@@ -203,6 +203,22 @@ def test_what_was_submitted_and_has_not_begun_is_not_stopped(
     assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 done."
 
 
+def test_what_slurm_refused_has_not_started(sweep: Sweep, runs: Path) -> None:
+    """It was told as stopped, and its log, of which there is none, as the next thing to read."""
+    sweep.folder.prepare(sweep.run)
+    sweep.ledger.refused([sweep.submitted(job="")], "Invalid qos specification")
+    here = standing(NOW_HERE)
+    assert here.sentence == "Runs in runs/table1: 1 not started."
+    assert [step.command for step in here.steps] == [
+        "salmask status runs/table1",
+        "salmask doctor",
+        "salmask retry runs/table1",
+        "salmask table table1 --runs runs/table1",
+    ]
+    sweep.submitted(job="99999999", executor="local")  # a process that died before its first word has a log
+    assert standing(NOW_HERE).sentence == "Runs in runs/table1: 1 stopped."
+
+
 def test_what_builds_on_a_failed_pretraining_is_not_submitted(sweep: Sweep, runs: Path) -> None:
     sweep.submitted(time=iso(NOW_HERE - 3600))
     sweep.submitted("linear", "813")

@@ -6,8 +6,9 @@ import pytest
 from launch_samples import all_once, graph_for, launch
 from stand_in_slurm import StandInSlurm
 
+from slurm.jobs.refusals import Refusal, classify
 from slurm.submission import sbatch_call
-from slurm.submission.sbatch_call import Refusal, classify, parse_id
+from slurm.submission.sbatch_call import parse_id
 from slurm.sweep_folder.ledger import Ledger
 
 LATE = "late:Batch job submission failed: Socket timed out on send/recv operation"

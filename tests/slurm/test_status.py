@@ -268,12 +268,23 @@ def test_what_was_cancelled_while_it_ran_did_not_leave_the_queue_before_it_began
     assert sweep.row(ended).note == "RaisedSignal:15(Terminated)"
 
 
-def test_what_slurm_refused_is_planned_and_says_why(sweep: Sweep) -> None:
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        ("Job violates: QOSMaxSubmitJobPerUserLimit", "salmask sweep, with --feed"),
+        ("Invalid qos specification", "the profile of 'mine', then salmask retry"),
+        (
+            "Job violates accounting/QOS policy",
+            "salmask sweep, with --feed, if your jobs fill the account; else the profile of 'mine', then salmask retry",
+        ),
+    ],
+)
+def test_what_slurm_refused_is_planned_and_says_why(sweep: Sweep, words: str, mend: str) -> None:
+    """Room was said to be the mend of whatever Slurm refused, even of a partition that there is not."""
     entry = sweep.submitted(job="")
-    sweep.ledger.refused([entry], "Invalid qos specification")
+    sweep.ledger.refused([entry], words)
     row = sweep.row(GONE)
-    note = "Slurm did not take it: Invalid qos specification; mend: salmask sweep, with --feed"
-    assert (row.state, row.note) == (State.planned, note)
+    assert (row.state, row.note) == (State.planned, f"Slurm did not take it: {words}; mend: {mend}")
 
 
 def test_a_report_that_a_person_cancelled_before_it_began_blames_no_parent(sweep: Sweep) -> None:
