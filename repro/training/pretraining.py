@@ -288,7 +288,7 @@ def build_training(
         graphs=run.machine.graphs and can_be_replayed(learner.model, device),
         hooks=[
             learner.gallery(folder.gallery / "masks.png"),
-            build_monitor(run, folder, learner.encoder, learner.model, learner.dataset),
+            build_monitor(run, folder, learner.encoder, learner.model, learner.dataset, len(batches)),
         ],
         more_writers=[_wandb_files(run, folder)] if run.machine.wandb and rank() == 0 else [],
     )

@@ -75,11 +75,9 @@ def build_schedulers(
         The schedulers, to be stepped together.
     """
     by_epoch = settings.interval is Interval.epoch
-    total = settings.epochs * (1 if by_epoch else steps_per_epoch)
     # By epochs the cosine is MoCo's staircase, `lr * (1 + cos(pi * epoch / epochs)) / 2`: it would reach 0 one epoch
-    # after the last. At least one step of the total is left after the warm-up.
-    warmup = min(round(settings.warmup_share * total), total - 1)
-    warmup = warmup if warmup > 1 else 0  # a rise needs two points
+    # after the last.
+    total, warmup = _lengths(settings, steps_per_epoch)
     schedulers: list[_ParamScheduler] = []
     if warmup:
         schedulers.append(LinearLR(optimizer, start_factor=WARMUP_START, end=warmup, by_epoch=by_epoch))
@@ -95,3 +93,17 @@ def build_schedulers(
         milestones = [milestone for milestone in rounded if milestone < total]
         schedulers.append(MultiStepLR(optimizer, milestones, gamma=0.1, by_epoch=by_epoch))
     return schedulers
+
+
+def warmup_steps(settings: OptimizationSettings, steps_per_epoch: int) -> int:
+    """Returns the steps during which the learning rate rises; arguments as of `build_schedulers`."""
+    _, warmup = _lengths(settings, steps_per_epoch)
+    return warmup * (steps_per_epoch if settings.interval is Interval.epoch else 1)
+
+
+def _lengths(settings: OptimizationSettings, steps_per_epoch: int) -> tuple[int, int]:
+    """Returns the lengths of the whole schedule and of its warm-up, in the unit of the settings' interval."""
+    total = settings.epochs * (1 if settings.interval is Interval.epoch else steps_per_epoch)
+    # At least one step of the total is left after the warm-up.
+    warmup = min(round(settings.warmup_share * total), total - 1)
+    return total, warmup if warmup > 1 else 0  # a rise needs two points

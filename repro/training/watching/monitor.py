@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
@@ -26,6 +27,7 @@ from repro.runs.folder import RunFolder
 from repro.runs.health import AT_CHANCE, Symptom, read_symptoms, tell_symptoms
 from repro.settings.choices import OnCollapse
 from repro.settings.run import Run
+from repro.training.steps.optimization import warmup_steps
 from repro.training.steps.preprocess import Augmenter, ViewMaker
 from repro.training.watching.hooks import DivergenceError
 from repro.training.watching.representations import (
@@ -53,8 +55,8 @@ LEAST_SPREAD = 0.01
 LEAST_RANK = 1.5
 """Features vary in one direction alone if their effective rank is below this."""
 SETTLED = 100
-"""Steps before which no collapse is reported: by then, running statistics have forgotten their start (0.9**100 is
-3e-5), queues are filled and learning rates warmed up. Before, the numbers reflect these more than what was learned."""
+"""Steps before which no collapse is reported, nor during a longer warm-up: by then, running statistics have forgotten
+their start (0.9**100 is 3e-5) and queues are filled. Before, the numbers reflect these more than what was learned."""
 SLOWER = "a lower optimization.lr, or a longer optimization.warmup_share"
 
 log = logging.getLogger("salmask")
@@ -70,6 +72,8 @@ class Watched:
     """What the loader reads, a `RandomViews` or a `ViewDraws`."""
     chance_loss: float | None
     """The loss at chance level; None where the loss is not contrastive."""
+    settled: int = SETTLED
+    """Steps before which no collapse is reported."""
 
 
 class Monitor(Hook):
@@ -115,7 +119,9 @@ class Monitor(Hook):
             with joint_statistics(self.watched.encoder):
                 if rank() == 0 and self.images:
                     numbers |= self._looked()
-            symptoms = decided_by_first(lambda: judge(step, numbers, self._loss(runner), self.watched.chance_loss))
+            if step >= self.watched.settled:
+                losses = self._losses(runner)
+                symptoms = decided_by_first(lambda: judge(step, numbers, losses, self.watched.chance_loss))
         if rank() == 0 and self.images:
             runner.visualizer.add_scalars(numbers, step=step)
         self._tell(symptoms)
@@ -142,10 +148,19 @@ class Monitor(Hook):
         whole = getattr(dataset, "__getitems__", None)
         return [whole(names) if whole else default_collate([dataset[name] for name in names]) for names in chunks]
 
-    def _loss(self, runner: Any) -> float | None:
-        """Returns the mean loss of the last steps of the epoch."""
+    def _losses(self, runner: Any) -> tuple[float, float] | None:
+        """Returns the mean loss of the last steps of the epoch, and of as many steps an epoch before.
+
+        In a first epoch, and after a resume, the latter are the first steps that are known. None if too few are.
+        """
         history = runner.message_hub.log_scalars.get("train/loss")
-        return None if history is None else float(history.mean(min(len(runner.train_dataloader), self.every)))
+        values = np.array([]) if history is None else history.data[0]
+        count = min(len(runner.train_dataloader), self.every)
+        back = min(len(runner.train_dataloader), len(values) - count)
+        if back < count:
+            return None
+        end = len(values) - back
+        return float(values[-count:].mean()), float(values[end - count : end].mean())
 
     def _tell(self, symptoms: Sequence[Symptom]) -> None:
         """Logs and records new symptoms, and ends the training if the policy says so.
@@ -161,17 +176,21 @@ class Monitor(Hook):
             raise DivergenceError(f"{symptoms[0]}; machine.on_collapse=stop ends the run", mend=symptoms[0].mend)
 
 
-def build_monitor(run: Run, folder: RunFolder, encoder: nn.Module, model: nn.Module, dataset: Dataset[Any]) -> Monitor:
+def build_monitor(
+    run: Run, folder: RunFolder, encoder: nn.Module, model: nn.Module, dataset: Dataset[Any], steps_per_epoch: int
+) -> Monitor:
     """Builds the monitor of a run that is about to begin, with fresh weights.
 
     Args:
-        run: `machine` is used, and what the loss at chance level depends on.
+        run: `machine` and the warm-up are used, and what the loss at chance level depends on.
         folder: The run's.
         encoder: The network that becomes the backbone.
         model: The model that holds it, with its data preprocessor.
         dataset: What the loader reads.
+        steps_per_epoch: Number of batches that the loader gives.
     """
-    watched = Watched(encoder, model, dataset, chance_loss_of(run, model))
+    settled = max(SETTLED, warmup_steps(run.optimization, steps_per_epoch))
+    watched = Watched(encoder, model, dataset, chance_loss_of(run, model), settled)
     machine = run.machine
     return Monitor(watched, folder, images=machine.monitor_images, every=machine.log_every, policy=machine.on_collapse)
 
@@ -213,28 +232,30 @@ def exploded(step: int, norm: float, first: float) -> list[Symptom]:
     return [Symptom("exploded weights", step, f"norm {norm:.3g}, {first:.3g} at the beginning", SLOWER)]
 
 
-def judge(step: int, numbers: Mapping[str, float], loss: float | None, chance_loss: float | None) -> list[Symptom]:
+def judge(
+    step: int, numbers: Mapping[str, float], losses: tuple[float, float] | None, chance_loss: float | None
+) -> list[Symptom]:
     """Returns symptoms of a collapse by the end of an epoch.
 
     Args:
-        step: Steps made; with fewer than `SETTLED` there are no symptoms.
+        step: Steps made.
         numbers: The numbers that `look` returns; may be empty.
-        loss: The mean loss at the end of the epoch.
+        losses: The mean loss at the end of the epoch, and earlier; None where that is unknown.
         chance_loss: The loss at chance level; None where that is unknown.
 
     Returns:
         One symptom for each kind of collapse.
     """
     symptoms: list[Symptom] = []
-    if step < SETTLED:
-        return symptoms
     if numbers.get("spread", 1.0) < LEAST_SPREAD:
         detail = f"the embeddings of different images are one point (spread {numbers['spread']:.2g} of 1)"
         symptoms.append(Symptom("collapsed embeddings", step, detail, f"{SLOWER}; a higher temperature"))
     if numbers.get("effective_rank", LEAST_RANK) < LEAST_RANK:
         detail = f"features vary in one direction alone (effective rank {numbers['effective_rank']:.2f})"
         symptoms.append(Symptom("collapsed features", step, detail, SLOWER))
-    if loss is not None and chance_loss is not None and loss >= CHANCE_SHARE * chance_loss:
+    # A loss that falls shows that something is learned. With a hard negative, it may begin far above chance level.
+    if losses is not None and chance_loss is not None and losses[0] >= max(CHANCE_SHARE * chance_loss, losses[1]):
+        loss, _ = losses
         detail = f"loss {loss:.2f} where telling nothing apart has {chance_loss:.2f}"
         mend = f"{SLOWER}; with few steps a lower moco.momentum and a shorter moco.queue"
         symptoms.append(Symptom(AT_CHANCE, step, detail, mend))

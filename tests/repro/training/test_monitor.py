@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from contrastive_samples import unit
 from json_rows import read_rows
+from mmengine.logging import HistoryBuffer
 from training_samples import CPU, assert_same, assert_same_training, make_training, tiny
 
 from baselines import build_learner
@@ -213,15 +215,61 @@ def test_a_collapse_is_seen_after_its_epoch_and_recorded_once(tmp_path: Path, mo
 
 def test_collapse_and_a_loss_at_chance_are_told_from_learning() -> None:
     fine = {"spread": 0.0101, "effective_rank": 1.51}
-    assert judge(100, fine, 0.989 * 7.6, 7.6) == []
+    assert judge(100, fine, (0.989 * 7.6, 7.5), 7.6) == []
     assert judge(100, fine, None, None) == []
-    assert [f.kind for f in judge(100, fine | {"spread": 0.0099}, 4.0, 7.6)] == ["collapsed embeddings"]
-    assert [f.kind for f in judge(100, fine | {"effective_rank": 1.49}, 4.0, 7.6)] == ["collapsed features"]
-    assert [f.kind for f in judge(100, {}, 0.991 * 7.6, 7.6)] == ["loss at chance level"]
-    assert judge(99, {"spread": 0.0, "effective_rank": 1.0}, 7.6, 7.6) == []  # too early: the queue is not full yet
+    assert [f.kind for f in judge(100, fine | {"spread": 0.0099}, (4.0, 4.0), 7.6)] == ["collapsed embeddings"]
+    assert [f.kind for f in judge(100, fine | {"effective_rank": 1.49}, (4.0, 4.0), 7.6)] == ["collapsed features"]
+    assert [f.kind for f in judge(100, {}, (0.991 * 7.6, 0.991 * 7.6), 7.6)] == ["loss at chance level"]
+    # With a hard negative, SimCLR's loss begins above chance level, and takes some epochs to fall below it.
+    assert judge(192, {}, (4.94, 4.95), 4.85) == []
     for norm in (float("nan"), 50.1):
         assert [f.kind for f in exploded(3, norm, 5.0)] == ["exploded weights"]
     assert exploded(3, 50.0, 5.0) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses"),
+    [
+        ([5, 5, 1, 2, 3], None),  # less is known than twice the window: nothing to compare with
+        ([9, 9, 0, 4, 4, 1, 2, 3], (2.0, 6.0)),  # in a first epoch, with its first steps
+        ([0, 0, 6, 6, 9] + [7] * 7 + [1, 2, 3], (2.0, 7.0)),  # else with the last ones of the epoch before
+    ],
+)
+def test_a_loss_is_compared_with_that_of_an_epoch_before(
+    steps: list[float], losses: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    training = monitored(tiny(changes=LARGER), RunFolder(tmp_path))
+    (monitor,) = training.hooks
+    monitor.every = 3
+    history = HistoryBuffer()
+    for loss in steps:
+        history.update(loss)
+    hub = SimpleNamespace(log_scalars={"train/loss": history})
+    assert monitor._losses(SimpleNamespace(message_hub=hub, train_dataloader=range(10))) == losses
+
+
+@pytest.mark.parametrize(
+    ("share", "interval", "settled"),
+    [(0.0, "step", 100), (0.1, "step", 100), (0.4, "step", 160), (0.4, "epoch", 160)],
+)
+def test_no_collapse_is_told_during_the_warm_up(share: float, interval: str, settled: int, tmp_path: Path) -> None:
+    """The learning rate is too low to learn anything: the study's best rows were warned of, and could be ended."""
+    changes = {
+        "data.scenes.train_count": 640,
+        "optimization.batch": 32,
+        "optimization.epochs": 20,
+        "optimization.warmup_share": share,
+        "optimization.interval": interval,
+    }
+    (monitor,) = monitored(tiny(changes=changes), RunFolder(tmp_path)).hooks
+    assert monitor.watched.settled == settled
+
+
+def test_before_that_nothing_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repro.training.watching.monitor.LEAST_SPREAD", 2.0)  # the largest possible spread is 1
+    folder = RunFolder(tmp_path)
+    monitored(tiny(changes=LARGER), folder).run()
+    assert read_symptoms(folder.health) == []
 
 
 def test_the_loss_at_chance_level_is_that_of_orthogonal_embeddings() -> None:
