@@ -1,13 +1,13 @@
 """Where a number comes from: the code, its commit, the packages and the time."""
 
 import base64
+import csv
 import hashlib
 import json
 import logging
 import os
 import re
 import subprocess
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -72,18 +72,22 @@ def installed() -> CodeState | None:
         # Python may have found another copy than the one that was installed.
         is_this = Path(str(distribution.locate_file(""))).resolve() == CODE_ROOT
         if is_this and re.fullmatch(r"[0-9a-f]{40,64}", str(commit)):
-            return CodeState(commit, _differs(distribution.files or ()))
+            return CodeState(commit, _differs(read("RECORD") or ""))
     except (metadata.PackageNotFoundError, OSError, ValueError, KeyError, TypeError):
         pass
     return None
 
 
-def _differs(installed_files: Iterable[metadata.PackagePath]) -> bool:
-    """Returns whether the files of our packages differ from an installer's record: changed, added or missing."""
+def _differs(record: str) -> bool:
+    """Returns whether the files of our packages differ from an installer's record: changed, added or missing.
+
+    Args:
+        record: The text of `RECORD`, a table of path, hash and size. (`Distribution.files` leaves out what is missing.)
+    """
     hashes = {
-        str(file): file.hash
-        for file in installed_files
-        if file.parts[0] in OWN_PACKAGES and "__pycache__" not in file.parts
+        name: digest
+        for name, digest, *_ in csv.reader(record.splitlines())
+        if Path(name).parts[0] in OWN_PACKAGES and "__pycache__" not in Path(name).parts
     }
     here = {
         path.relative_to(CODE_ROOT).as_posix()
@@ -92,14 +96,14 @@ def _differs(installed_files: Iterable[metadata.PackagePath]) -> bool:
         if path.is_file() and "__pycache__" not in path.parts
     }
     return here != hashes.keys() or any(
-        entry is not None and _digest(CODE_ROOT / name, entry.mode) != entry.value for name, entry in hashes.items()
+        digest and _digest(CODE_ROOT / name, digest.partition("=")[0]) != digest for name, digest in hashes.items()
     )
 
 
 def _digest(file: Path, algorithm: str) -> str:
-    """Returns the digest of a file in the form that installers record it in."""
+    """Returns the digest of a file in the form that installers record it in, `sha256=…`."""
     digest = hashlib.new(algorithm, file.read_bytes()).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    return f"{algorithm}={base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
 
 
 def git(folder: Path, *words: str, patience: float | None = None) -> str:
