@@ -275,20 +275,24 @@ def _plots(material: Material) -> Iterator[tuple[str, bytes]]:
 
 def _environment() -> str:
     """Returns the installed packages as a requirements file, without nameless remains of broken installations."""
-    packages = {f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions() if d.metadata["Name"]}
+    packages = {f"{name}=={d.version}" for d in metadata.distributions() if (name := _about(d, "Name"))}
     return "\n".join(sorted(packages, key=str.lower)) + "\n"
+
+
+def _about(distribution: metadata.Distribution, field: str) -> str:
+    """Returns what an installed package says of itself; empty where it says nothing."""
+    return next(iter(distribution.metadata.get_all(field) or ()), "")
 
 
 def _bill_of_materials() -> str:
     """Returns the installed packages with their licences as a software bill of materials, CycloneDX 1.5 in JSON."""
     components = {}
     for distribution in metadata.distributions():
-        about = distribution.metadata
-        if not about["Name"]:
+        name = _about(distribution, "Name").lower().replace("_", "-")
+        if not name:
             continue
-        name = about["Name"].lower().replace("_", "-")
         # The first line only: some packages put the whole text of their licence there.
-        licence = about["License-Expression"] or about["License"] or "unknown"
+        licence = _about(distribution, "License-Expression") or _about(distribution, "License") or "unknown"
         components[name] = {
             "type": "library",
             "bom-ref": f"pkg:pypi/{name}@{distribution.version}",

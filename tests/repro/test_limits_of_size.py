@@ -100,7 +100,7 @@ def test_only_what_is_the_machines_has_its_mend() -> None:
 def test_a_lock_that_no_file_can_be_opened_for_is_not_blamed_on_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> int:
+    def refuse(*_: object, **__: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "open", refuse)

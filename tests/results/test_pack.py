@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,8 +115,9 @@ def _checkout(folder: Path, log: Path) -> list[str]:
 
 
 def test_remains_of_broken_installations_are_in_neither_list_of_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    about = {"Name": "A_b", "License-Expression": None, "License": "MIT\nPermission is"}
-    both = [SimpleNamespace(metadata=each, version="1.0") for each in (about, {"Name": None})]
+    about = Message()
+    about["Name"], about["License"] = "A_b", "MIT\nPermission is"
+    both = [SimpleNamespace(metadata=each, version="1.0") for each in (about, Message())]
     monkeypatch.setattr(metadata, "distributions", lambda: both)
     assert _environment() == "A_b==1.0\n"
     (component,) = json.loads(_bill_of_materials())["components"]
