@@ -240,8 +240,9 @@ def test_what_is_trained_is_compiled_if_asked_for(
 
 
 def test_reference_and_device_augmentation_train_alike(tmp_path: Path) -> None:
-    reference = first_losses(tmp_path / "reference", augmentation__backend="reference")
-    device = first_losses(tmp_path / "device")
+    slow = {"optimization__lr": "1e-4"}  # at a usual rate, the first step makes any last bit a large difference
+    reference = first_losses(tmp_path / "reference", augmentation__backend="reference", **slow)
+    device = first_losses(tmp_path / "device", **slow)
     assert reference != device
     assert reference == pytest.approx(device, rel=0.1)  # one draw, applied by PIL or on the device
 
