@@ -186,13 +186,19 @@ def test_gpus_of_a_type_that_begins_with_a_digit(tmp_path: Path, written: str, o
 
 
 def test_tasks_of_one_process_get_one(tmp_path: Path) -> None:
-    text = "nodes: 2\ngpus: 4\nprocesses: 4\ntasks: {logistic@caltech101: {time: 30}}"
+    text = "nodes: 2\ngpus: 4\nprocesses: 4\ntasks: {logistic@caltech101: {time: 30}, linear: {time: 60}}"
     cluster = load(write_yaml(tmp_path / "two.yaml", text))
     for task in ("report", "logistic", "logistic@caltech101", "logistic@flowers102"):
         asked = cluster.resources_of(task)
         assert (asked.nodes, asked.tasks_per_node, asked.gpus) == (1, 1, 1), task
     assert cluster.resources_of("logistic@caltech101").time == 30
-    assert (cluster.resources_of("knn").nodes, cluster.resources_of("knn").tasks_per_node) == (2, 4)
+    for task in (
+        "knn",
+        "linear",
+    ):  # others keep what the profile asks for, whether or not they have settings of their own
+        asked = cluster.resources_of(task)
+        assert (asked.nodes, asked.tasks_per_node, asked.gpus) == (2, 4, 4), task
+    assert cluster.resources_of("linear").time == 60
 
 
 def test_every_key_is_explained() -> None:
@@ -207,11 +213,16 @@ def test_scratch_expands_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Cluster("mine").sweeps_folder == Path("runs")
 
 
+def test_a_variable_that_holds_several_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB", "vision\n#SBATCH --uid=0")
+    assert_refused_by_name(load, write_yaml(tmp_path / "mine.yaml", "account: $LAB"), "account holds a line's end")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         *[("1", 1), ("90", 90), ("30:00", 30), ("90:00", 90), ("1:01", 2), ("1:00:00", 60), ("10:00:00", 600)],
-        *[("1-0", 1440), ("1-1", 1500), ("0-0:5", 5), ("2-00:00:00", 2880), ("1-01:01:01", 1502)],
+        *[("1-0", 1440), ("1-1", 1500), ("0-0:5", 5), ("2-00:00:00", 2880), ("1-01:01:01", 1502), ("1-23:59:59", 2880)],
     ],
 )
 def test_times_are_slurms(text: str, expected: int) -> None:
@@ -219,7 +230,7 @@ def test_times_are_slurms(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "0:30", "00:00:30", "10:75:00", "10:00:61", "1-24", "5:", ":5", "1:2:3:4", "-5", "٣", "1e3", "9" * 30]
+    "text", ["0", "0:30", "00:00:30", "10:60:00", "10:00:60", "1-24", "5:", ":5", "1:2:3:4", "-5", "٣", "1e3", "9" * 30]
 )
 def test_no_times_of_slurms_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"^x: time="):
@@ -291,7 +302,10 @@ def test_no_times_of_slurms_are_refused(text: str) -> None:
         ("tasks: {knn: {time: 3}}", "knn: signal_seconds=120 is more than half of the time limit of 3 min"),
         ("x: &a [1, 2]\ny: *a\n" + "z: 1\n" * 20_000, "bytes; at most 65536 are allowed"),
         ("a: " + "[" * 5000, "cannot be read"),
-        ('setup: ["a\\0b"]', "setup holds a zero byte; mend: take it out"),
+        ('setup: ["a\\0b", b]', "setup holds a zero byte; mend: take it out"),
+        ('setup: [""]', "setup is a list of shell lines; mend: for example "),
+        ("gpus: a100:1000001", "gpus=a100:1000001 is neither a whole number nor TYPE:NUMBER"),
+        ("throttle: 1000001", "throttle=1000001 is not a whole number"),
         ("throttle: -1", "throttle=-1 is below 0; mend: for example `throttle: 1`"),
         (["gpu"], "holds no settings of the form `key: value`; mend: for example "),
         ("a: [", "cannot be read"),
