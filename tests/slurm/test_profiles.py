@@ -152,6 +152,8 @@ def test_gpus_of_a_gres_count_as_gpus(tmp_path: Path) -> None:
     assert (linear.gpus, linear.gpus_option, linear.gres) == (0, "", "")
     report = cluster.resources_of("report")
     assert (report.gpus, report.gpus_option, report.gres) == (1, "", "gpu:a100:1,nvme:1")
+    disk = load(write_yaml(tmp_path / "disk.yaml", 'gpus: 4\ntasks: {linear: {gres: "nvme:1"}}')).resources_of("linear")
+    assert (disk.gpus, disk.gpus_option, disk.gres) == (4, 4, "nvme:1")  # another resource is no word on GPUs
 
 
 @pytest.mark.parametrize(
