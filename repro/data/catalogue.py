@@ -87,7 +87,10 @@ def find_dataset(name: str) -> Dataset:
         UserError: There is none of that name; the mend says the nearest one.
     """
     if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}", mend=nearest(name, DATASETS))
+        mend = nearest(name, DATASETS)
+        if "/" in name:  # a folder in the place of a name
+            mend = f"give its name, and the folder as its root (`folder` is your own images): {mend}"
+        raise UserError(f"unknown data set {name!r}", mend=mend)
     return DATASETS[name]
 
 

@@ -253,3 +253,9 @@ def test_an_unknown_data_set_gets_the_nearest_name() -> None:
         UserError, match=r"unknown data set 'imagenet10'; mend: did you mean 'imagenet100'\? known: .*scenes"
     ):
         open_images("imagenet10", "train", None, TINY)
+
+
+def test_a_folder_in_the_place_of_a_data_sets_name_is_a_root() -> None:
+    said = r"unknown data set '/my/photos'; mend: give its name, and the folder as its root \(`folder` is your own "
+    with pytest.raises(UserError, match=rf"^{said}images\): one of imagenet100, "):
+        open_images("/my/photos", "train", None, TINY)
