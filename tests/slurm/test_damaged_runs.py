@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from json_rows import write_rows
 from launch_samples import CLUSTER, all_once, graph_for, launch
 from rich.console import Console
 from run_samples import RESULT
@@ -143,6 +144,17 @@ def test_what_a_run_beside_it_measured_is_planned_by_although_its_own_results_ar
     Ledger(graph.sweep_folder).request_cancel("")
     _, evidence = survey(graph)
     assert [*evidence.durations.values()] == [RESULT.duration_s]
+
+
+def test_nothing_is_planned_by_a_run_that_is_not_finished(here: Path) -> None:
+    """Its folder still grows."""
+    graph = graph_for(here, seeds=1)
+    (folder,) = (job.folder for job in graph.jobs if job.task == "pretrain")
+    folder.prepare(graph.jobs[0].run)
+    write_rows(folder.metrics, [{"step": step, "images_per_second": 4.0} for step in range(3)])
+    assert survey(graph)[1].runs == {}
+    folder.backbone.write_bytes(b"weights")
+    assert [rate for rate, _, _ in survey(graph)[1].runs.values()] == [4.0]
 
 
 def test_of_one_damaged_run_nothing_goes_out_and_no_report(stand_in: StandInSlurm, here: Path) -> None:

@@ -337,6 +337,7 @@ def test_the_command_measures_and_plans_from_it(tmp_path: Path, monkeypatch: pyt
     assert [job["done"] for job in plan["jobs"]] == [False] * 4
     assert plan["jobs"][1]["after"] == ["pretrain mocov2 s0"]
     assert plan["unknown"] == []
+    assert not [job for job in plan["jobs"] if "mend: " in job["measured"]]  # nothing is left to measure
     expected = 2 * (3 * 20 / step.images_per_second + 5 * 20 / step.forward_images_per_second) / 3600
     assert plan["gpu_hours"] == pytest.approx(expected, abs=0.001)
     assert not out.exists()
