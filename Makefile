@@ -36,7 +36,7 @@ test-all: $(READY) lint ## The default tests, the slow ones and those on Slurm
 	@$(BIN)/python -m pytest $(SHARED_OUT) -m 'not slurm'
 	@$(BIN)/python -m pytest -m slurm -rs
 
-test-lowest: ## The lowest versions that pyproject.toml allows, in build/versions-lowest, with the tests that use most of them
+test-lowest: ## The lowest versions that pyproject.toml allows, in build/versions-lowest, with the default tests
 	@PYTHON=$(PYTHON) bash tools/try_versions.sh lowest
 
 test-newest: ## The newest versions that pyproject.toml allows, in build/versions-newest, likewise

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests that use most with the lowest or the newest versions that pyproject.toml allows, in an environment of its own.
+# Runs the default tests with the lowest or the newest versions that pyproject.toml allows, in an environment of its own.
 # usage: tools/try_versions.sh lowest|newest [ARGUMENTS OF PYTEST]
 # SALMASK_TORCH_FROM: a Python whose torch and torchvision (5 GB) are used instead of installing them; then their versions are
 # not tested. The environment is build/versions-lowest or build/versions-newest; remove it when done.
@@ -16,7 +16,7 @@ shift
 [ -x "$place/bin/python" ] || "$PYTHON" -m venv "$place"
 "$place/bin/python" -m pip install -q --disable-pip-version-check uv
 uv="$place/bin/uv"
-"$uv" pip compile -q --python "$place/bin/python" --resolution "$resolution" --extra dev --no-annotate --no-header \
+"$uv" pip compile -q --python "$place/bin/python" --resolution "$resolution" --extra dev --extra detection --no-annotate --no-header \
   -o "$place/wanted.txt" pyproject.toml
 if [ -n "${SALMASK_TORCH_FROM:-}" ]; then
   grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' "$place/wanted.txt" > "$place/installed.txt"
@@ -42,10 +42,5 @@ for distribution in metadata.distributions():
                 (here / top).symlink_to(distribution.locate_file(top))
 LINK
 fi
-"$place/bin/python" -m pytest -n "${TEST_PROCESSES:-auto}" --maxprocesses 4 --dist loadfile "$@" \
-  tests/repro/settings/test_run.py tests/repro/runs/test_records.py tests/repro/settings/test_settings_properties.py \
-  tests/repro/data/test_images.py tests/repro/backbones/test_checkpoint.py tests/repro/backbones/test_export.py \
-  tests/repro/masking/test_masking.py tests/repro/contrastive/test_moco.py \
-  tests/repro/drill/test_own_file_properties.py tests/repro/test_cli.py tests/downstream/test_logistic.py \
-  tests/results/test_collecting.py tests/results/test_tables.py tests/results/test_plots.py \
-  tests/slurm/test_profiles.py
+"$place/bin/python" tools/get_detectron2.py
+"$place/bin/python" -m pytest -n "${TEST_PROCESSES:-auto}" --maxprocesses 4 --dist loadfile "$@"
