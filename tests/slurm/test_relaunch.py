@@ -85,6 +85,19 @@ def test_jobs_of_other_settings_that_slurm_does_not_cancel_are_not_replaced(
     assert salmask("status", "s").out.count(SUPERSEDED[:20]) >= 1
 
 
+def test_a_launch_of_fewer_seeds_leaves_the_jobs_of_the_others_alone(stand_in: StandInSlurm, tmp_path: Path) -> None:
+    whole = graph_for(tmp_path)
+    launch(whole)
+    newest = Ledger(whole.sweep_folder).newest()
+    others = {newest[whole.key(job)].job for job in whole.jobs if job.run.seed != 0}
+    longer = graph_for(tmp_path, seeds=1, settings={"optimization.epochs": 5})
+    assert launch(longer).outdated == 2
+    assert launch(longer, replace_old=True).outdated == 0
+    assert len(others) == 6
+    assert others < set(stand_in.ids)
+    assert len(stand_in.ids) == len(others) + 2 + 1  # of seed 0, and a report
+
+
 def test_a_job_that_runs_with_other_settings_is_replaced_too(stand_in: StandInSlurm, tmp_path: Path) -> None:
     """The job just cancelled used to be taken for one that runs outside of Slurm, and nothing was submitted."""
     graph = graph_for(tmp_path, seeds=2)
