@@ -262,6 +262,8 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
     ) -> None:
         """Measure how fast methods train here, with the real learner and loader; `salmask sweep --plan` uses it.
 
+        `without loading` is the rate on one batch again and again: more workers or a pixel cache reach no more.
+
         Example: salmask bench step mocov2 mocov2+ours-hp --root /data/imagenet
 
         On a node: salmask bench step mocov2 --root /data/imagenet --cluster mycluster
@@ -304,6 +306,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
                 {
                     "method": measurement.method,
                     "images/s": measurement.images_per_second,
+                    "without loading": measurement.repeated_images_per_second,
                     "forward images/s": measurement.forward_images_per_second,
                     "checkpoint MB": round(measurement.checkpoint_bytes / 1e6, 1),
                     "device": measurement.device,

@@ -40,6 +40,9 @@ class StepMeasurement:
     processes: int = 1
     time: str = field(default_factory=now)
     """When it was measured."""
+    repeated_images_per_second: float | None = None
+    """Images per second of pretraining on one batch again and again, so that none is loaded, over all processes; None
+    in lines of older versions."""
 
 
 def kind_of(run: Run) -> Kind:
@@ -74,6 +77,7 @@ _LINE = Schema(
         **dict.fromkeys(("images_per_second", "forward_images_per_second"), _RATE),
         **dict.fromkeys(("checkpoint_bytes", "backbone_bytes"), Field(int, low=0)),
         "processes": Field(int, low=1, required=False),
+        "repeated_images_per_second": Field(float, low=0.001, required=False, or_none=True),
     },
     mend="remove it; `salmask bench step` measures again",
 )

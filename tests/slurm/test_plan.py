@@ -323,7 +323,7 @@ def test_the_command_measures_and_plans_from_it(tmp_path: Path, monkeypatch: pyt
     call = salmask("bench", "step", "mocov2", "--steps", "2", "--warm-up", "1", "--json", *words())
     assert call.code == 0, call.err
     (row,) = json.loads(call.out)
-    assert row["images/s"] > 0
+    assert min(row["images/s"], row["without loading"]) > 0
     (step,) = newest_measurements(tmp_path / "salmask" / "steps.jsonl").values()
     assert step.method == "mocov2"
     # A ResNet-18 of width 8 has 176 thousand weights; twice with momenta, in bytes
