@@ -210,8 +210,11 @@ def test_a_name_is_read_back_from_the_queue_whatever_the_folder_is_called(folder
 
 def test_local_jobs_live_by_their_process(sweep: Sweep) -> None:
     name = "table1-linear-5f0c3a9e"
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name])
+    program = "import time; print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", program, name], stdout=subprocess.PIPE)
     try:
+        assert process.stdout is not None
+        process.stdout.readline()  # its program is loaded: before, it has no command line
         local = {"executor": "local", "submission": name, "host": HERE}
         assert GONE.live(sweep.submitted(job=str(process.pid), **local)) is True
         # The same process id, which meanwhile belongs to another process.
@@ -219,7 +222,7 @@ def test_local_jobs_live_by_their_process(sweep: Sweep) -> None:
         assert GONE.live(sweep.submitted(job=str(process.pid), **{**local, "host": ELSEWHERE})) is None
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     assert GONE.live(sweep.submitted(job=str(process.pid), **local)) is False
 
 
