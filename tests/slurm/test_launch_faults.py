@@ -286,6 +286,7 @@ def test_jobs_of_an_array_that_cannot_be_told_apart_are_nobodys_to_guess(
     name = ledger.submissions()[0].submission
     intents = [line for line in ledger.path.read_text().splitlines(keepends=True) if json.loads(line)["job"] == ""]
     ledger.path.write_text("".join(["{torn\n", *intents[1:]]))
+    stand_in.change(lambda line: line.replace("|PENDING|", "|COMPLETED|") if line.startswith("101_2|") else line)
     for call in (lambda: launch(graph), lambda: found_again(Ledger(graph.sweep_folder), snapshot())):
         with pytest.raises(UserError, match=f"has lost lines of {name}, .* cannot be told apart; mend: scancel 101,"):
             call()
