@@ -16,8 +16,8 @@ shift
 [ -x "$place/bin/python" ] || "$PYTHON" -m venv "$place"
 "$place/bin/python" -m pip install -q --disable-pip-version-check uv
 uv="$place/bin/uv"
-"$uv" pip compile -q --python "$place/bin/python" --resolution "$resolution" --extra dev --extra detection --no-annotate --no-header \
-  -o "$place/wanted.txt" pyproject.toml
+"$uv" pip compile -q --python "$place/bin/python" --resolution "$resolution" --extra dev --extra detection \
+  --no-annotate --no-header -o "$place/wanted.txt" pyproject.toml
 if [ -n "${SALMASK_TORCH_FROM:-}" ]; then
   grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' "$place/wanted.txt" > "$place/installed.txt"
 else

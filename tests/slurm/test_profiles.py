@@ -194,10 +194,8 @@ def test_tasks_of_one_process_get_one(tmp_path: Path) -> None:
         asked = cluster.resources_of(task)
         assert (asked.nodes, asked.tasks_per_node, asked.gpus) == (1, 1, 1), task
     assert cluster.resources_of("logistic@caltech101").time == 30
-    for task in (
-        "knn",
-        "linear",
-    ):  # others keep what the profile asks for, whether or not they have settings of their own
+    # Others keep what the profile asks for, whether or not they have settings of their own.
+    for task in ("knn", "linear"):
         asked = cluster.resources_of(task)
         assert (asked.nodes, asked.tasks_per_node, asked.gpus) == (2, 4, 4), task
     assert cluster.resources_of("linear").time == 60
@@ -232,7 +230,11 @@ def test_times_are_slurms(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "0:30", "00:00:30", "10:60:00", "10:00:60", "1-24", "5:", ":5", "1:2:3:4", "-5", "٣", "1e3", "9" * 30]
+    "text",
+    [
+        *["0", "0:30", "00:00:30", "10:60:00", "10:75:00", "10:00:60", "10:00:61", "1-24"],
+        *["5:", ":5", "1:2:3:4", "-5", "٣", "1e3", "9" * 30],
+    ],
 )
 def test_no_times_of_slurms_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"^x: time="):
@@ -304,6 +306,7 @@ def test_no_times_of_slurms_are_refused(text: str) -> None:
         ("tasks: {knn: {time: 3}}", "knn: signal_seconds=120 is more than half of the time limit of 3 min"),
         ("x: &a [1, 2]\ny: *a\n" + "z: 1\n" * 20_000, "bytes; at most 65536 are allowed"),
         ("a: " + "[" * 5000, "cannot be read"),
+        ('setup: ["a\\0b"]', "setup holds a zero byte; mend: take it out"),
         ('setup: ["a\\0b", b]', "setup holds a zero byte; mend: take it out"),
         ('setup: [""]', "setup is a list of shell lines; mend: for example "),
         ("gpus: a100:1000001", "gpus=a100:1000001 is neither a whole number nor TYPE:NUMBER"),

@@ -212,9 +212,14 @@ def test_augmentation_is_a_function_of_seed_step_and_index(voc_root: Path, tmp_p
 
 @pytest.mark.parametrize(
     ("error", "mend"),
-    [(PermissionError(13, "Permission denied"), "make it readable"), (OSError(5, "torn"), "replace it")],
+    [
+        (PermissionError(13, "Permission denied"), "make it readable"),
+        (OSError(5, "torn"), "replace it"),
+        # Such could be a fault of the program too: a look at the image, which is not there, tells.
+        *((kind("torn"), "replace it") for kind in (ValueError, TypeError, KeyError, RuntimeError)),
+    ],
 )
-def test_an_image_that_cannot_be_read_is_named_with_what_mends_it(error: OSError, mend: str) -> None:
+def test_an_image_that_cannot_be_read_is_named_with_what_mends_it(error: Exception, mend: str) -> None:
     def mapper(_: Any) -> Any:
         raise error  # root could read any file
 

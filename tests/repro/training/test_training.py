@@ -244,7 +244,7 @@ def test_reference_and_device_augmentation_train_alike(tmp_path: Path) -> None:
     reference = first_losses(tmp_path / "reference", augmentation__backend="reference", **slow)
     device = first_losses(tmp_path / "device", **slow)
     assert reference != device
-    assert reference == pytest.approx(device, rel=0.1)  # one draw, applied by PIL or on the device
+    assert reference == pytest.approx(device, rel=0.05)  # one draw, applied by PIL or on the device
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_next_checkpoint(undisturbed: RunFolder, tmp_path: Path) -> None:
