@@ -3,6 +3,7 @@
 Adding a data set is adding one entry to `DATASETS`.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,7 @@ def find_dataset(name: str) -> Dataset:
     """
     if name not in DATASETS:
         mend = nearest(name, DATASETS)
-        if "/" in name:  # a folder in the place of a name
+        if "/" in name or os.path.isdir(name):  # noqa: PTH112  answers for any text
             mend = f"give its name, and the folder as its root (`folder` is your own images): {mend}"
         raise UserError(f"unknown data set {name!r}", mend=mend)
     return DATASETS[name]

@@ -255,7 +255,18 @@ def test_an_unknown_data_set_gets_the_nearest_name() -> None:
         open_images("imagenet10", "train", None, TINY)
 
 
-def test_a_folder_in_the_place_of_a_data_sets_name_is_a_root() -> None:
-    said = r"unknown data set '/my/photos'; mend: give its name, and the folder as its root \(`folder` is your own "
-    with pytest.raises(UserError, match=rf"^{said}images\): one of imagenet100, "):
-        open_images("/my/photos", "train", None, TINY)
+@pytest.mark.parametrize("name", ["/my/photos", "./photos", "photos"])
+def test_a_folder_in_the_place_of_a_data_sets_name_is_a_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    said = rf"unknown data set '{name}'; mend: give its name, and the folder as its root \(`folder` is your own "
+    with pytest.raises(UserError, match=rf"^{said}images\): "):
+        open_images(name, "train", None, TINY)
+
+
+def test_a_name_that_no_folder_can_have_is_an_unknown_data_set() -> None:
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(UserError, match=r"^unknown data set '.*'; mend: one of imagenet100, "):
+            open_images(name, "train", None, TINY)
