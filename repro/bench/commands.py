@@ -262,7 +262,7 @@ def _add_step(app: typer.Typer, rows: Callable[[], Rows], measure_on_node: Measu
     ) -> None:
         """Measure how fast methods train here, with the real learner and loader; `salmask sweep --plan` uses it.
 
-        `without loading` is the rate on one batch again and again: more workers or a pixel cache reach no more.
+        `without loading` is the rate on one batch again and again: about what more workers or a pixel cache can reach.
 
         Example: salmask bench step mocov2 mocov2+ours-hp --root /data/imagenet
 

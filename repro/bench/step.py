@@ -32,7 +32,8 @@ class _EnoughError(Exception):
 class StepTimer(Hook):
     """Times the steps after a warm-up, then half as many on their last batch, and ends the training.
 
-    The latter load nothing. They come right after the others, as a device changes its clock within minutes.
+    The latter load nothing, but the loader's workers still fill their queues beside the first of them. They come right
+    after the others, as a device changes its clock within minutes.
 
     Attributes:
         seconds: Of a step, with the loader.
@@ -83,13 +84,13 @@ class StepTimer(Hook):
 
 
 def measure(run: Run, build: Build, *, warm_up: int, steps: int) -> StepMeasurement:
-    """Trains for a few steps in a temporary folder, and times them.
+    """Trains for a few steps in a temporary folder, and times them, with loading and without.
 
     Args:
         run: What to train; its images are decoded, augmented and masked as in a real training.
         build: Makes what is trained.
         warm_up: Steps that are not timed, at least one.
-        steps: Steps that are timed.
+        steps: Steps that are timed with loading; half as many are timed without.
 
     Returns:
         The rates over all processes, and the sizes of a checkpoint and a backbone.
