@@ -89,7 +89,7 @@ def find_dataset(name: str) -> Dataset:
     """
     if name not in DATASETS:
         mend = nearest(name, DATASETS)
-        if "/" in name or os.path.isdir(name):  # noqa: PTH112  answers for any text
+        if "/" in name or os.path.isdir(name):  # noqa: PTH112  # answers for any text
             mend = f"give its name, and the folder as its root (`folder` is your own images): {mend}"
         raise UserError(f"unknown data set {name!r}", mend=mend)
     return DATASETS[name]
