@@ -66,6 +66,7 @@ def nothing_waits_for_the_disk() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(os, "sync", lambda: None)  # would wait for all that other programs have written, too
         yield
 
 

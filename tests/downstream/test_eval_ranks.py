@@ -40,14 +40,18 @@ def printed(rank: int, place: Path) -> dict[str, str]:
 
 
 def test_two_processes_print_one_answer(folder: RunFolder, tmp_path: Path) -> None:
-    command = knn(folder)
-    ended = subprocess.run([*TORCHRUN, *command, "--json"], capture_output=True, text=True, check=False)
+    first, second = on_two_processes(printed, tmp_path)
+    assert (first["out"], second["out"]) == (salmask(*knn(folder)).out, "")
+
+
+@pytest.mark.slow
+def test_torchrun_prints_the_rows_alone(folder: RunFolder) -> None:
+    """Some versions of gloo print to stdout; in the default tests, a training with torchrun asks for the same."""
+    ended = subprocess.run([*TORCHRUN, *knn(folder), "--json"], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     rows = json.loads(ended.stdout)
     assert [row["metric"] for row in rows] == ["top1", "top5", "mean_per_class"]
     assert read_rows(folder.results) == rows
-    first, second = on_two_processes(printed, tmp_path)
-    assert (first["out"], second["out"]) == (salmask(*command).out, "")
 
 
 def test_the_first_process_adopts_weights_and_the_others_take_its_folder(

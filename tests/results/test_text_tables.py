@@ -2,17 +2,16 @@
 
 import dataclasses
 import fcntl
-import json
 import os
 import pty
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import termios
 from collections.abc import Sequence
+from contextlib import suppress
 from io import StringIO
+from threading import Thread
 from typing import Any
 
 import pandas as pd
@@ -29,35 +28,37 @@ from results.formats.layout import Table as Layout
 from results.formats.on_terminal import print_on_terminal
 
 COLUMNS = 80
-CALLS = """
-import json, sys
-from repro.cli import main
-for command in json.loads(sys.argv[1]):
-    print("=====", flush=True)
-    sys.argv = ["salmask", *command]
-    try:
-        main()
-    except SystemExit:
-        pass
-"""
-"""Calls commands one after another in one process: starting Python for each takes longer than all of them."""
 
 
 def on_terminal(commands: list[list[str]]) -> list[str]:
     """The output of commands on a pseudo-terminal of 80 columns, without colours."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    call = [sys.executable, "-c", CALLS, json.dumps(commands)]
-    with subprocess.Popen(call, stdout=theirs, stderr=subprocess.DEVNULL, env=environment | {"TERM": "xterm"}):
-        os.close(theirs)
-        printed = b""
-        try:
+    printed = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # the other end is closed
             while chunk := os.read(ours, 65536):
-                printed += chunk
-        except OSError:  # the other end is closed
-            pass
-    os.close(ours)
+                printed.extend(chunk)
+
+    # In this process, as starting Python takes longer than all commands; those that ask for the terminal's size ask 1.
+    reader, was = Thread(target=read), os.dup(1)
+    reader.start()
+    os.dup2(theirs, 1)
+    os.close(theirs)
+    try:
+        with pytest.MonkeyPatch.context() as patch, open(1, "w", closefd=False) as terminal:
+            for name in ("COLUMNS", "LINES", "NO_COLOR"):
+                patch.delenv(name, raising=False)
+            patch.setenv("TERM", "xterm")
+            for command in commands:
+                print("=====", file=terminal, flush=True)
+                salmask(*command, stdout=terminal)
+    finally:
+        os.dup2(was, 1)  # closes the last handle of the terminal
+        os.close(was)
+        reader.join()
+        os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed.decode()).replace("\r", "")
     return text.split("=====\n")[1:]
 

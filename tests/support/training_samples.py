@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from unittest.mock import patch
 
 import pytest
@@ -165,11 +165,11 @@ class Ended:
     err: str
 
 
-def salmask(*arguments: str) -> Ended:
-    """The `salmask` command in this process."""
+def salmask(*arguments: str, stdout: TextIO | None = None) -> Ended:
+    """The `salmask` command in this process; its output goes to `stdout` if there is one."""
     out, err = io.StringIO(), io.StringIO()
     handler = signal.getsignal(signal.SIGTERM)
-    with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["salmask", *arguments]):
+    with redirect_stdout(stdout or out), redirect_stderr(err), patch.object(sys, "argv", ["salmask", *arguments]):
         try:
             cli.main()
             code = 0
