@@ -9,7 +9,6 @@ import shutil
 import struct
 import termios
 from collections.abc import Sequence
-from contextlib import suppress
 from io import StringIO
 from threading import Thread
 from typing import Any
@@ -37,11 +36,11 @@ def on_terminal(commands: list[list[str]]) -> list[str]:
     printed = bytearray()
 
     def read() -> None:
-        with suppress(OSError):  # the other end is closed
-            while chunk := os.read(ours, 65536):
-                printed.extend(chunk)
+        # Not until the other end is closed: a process that a command leaves behind may hold it.
+        while not printed.endswith(b"=====end\r\n"):
+            printed.extend(os.read(ours, 65536))
 
-    # In this process, as starting Python takes longer than all commands; those that ask for the terminal's size ask 1.
+    # In this process, as starting Python takes longer than all commands; they ask descriptor 1 for the terminal's size.
     reader, was = Thread(target=read), os.dup(1)
     reader.start()
     os.dup2(theirs, 1)
@@ -55,12 +54,13 @@ def on_terminal(commands: list[list[str]]) -> list[str]:
                 print("=====", file=terminal, flush=True)
                 salmask(*command, stdout=terminal)
     finally:
-        os.dup2(was, 1)  # closes the last handle of the terminal
-        os.close(was)
+        os.write(1, b"=====end\n")
         reader.join()
+        os.dup2(was, 1)
+        os.close(was)
         os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed.decode()).replace("\r", "")
-    return text.split("=====\n")[1:]
+    return text.removesuffix("=====end\n").split("=====\n")[1:]
 
 
 def in_pipe(commands: list[list[str]]) -> list[str]:
