@@ -12,10 +12,10 @@ SHARED_OUT := -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
 # As slurm/local/launch.py does for its jobs: waiting threads sleep.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo test test-slurm test-all test-lowest test-newest drill fuzz audit lint lock settings-page docs bench gpu-report clean
+.PHONY: help setup demo test test-end-to-end test-slurm test-all test-lowest test-newest drill fuzz audit lint lock settings-page docs bench gpu-report clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml requirements/lock.txt tools/setup.sh tools/get_detectron2.py
 	@PYTHON=$(PYTHON) VENV=$(VENV) bash tools/setup.sh
@@ -29,14 +29,17 @@ demo: $(READY) ## From built-in images to the paper's Table 1 in miniature, some
 test: $(READY) lint ## Lint, types, import rules and the default tests
 	@$(BIN)/python -m pytest $(SHARED_OUT)
 
+test-end-to-end: $(READY) ## Whole trainings, sweeps and detectors, and commands in processes of their own
+	@$(BIN)/python -m pytest $(SHARED_OUT) -m 'end_to_end and not slow'
+
 test-slurm: $(READY) ## The tests on a real Slurm, which it installs and starts here (root, Debian); else it says why not
 	@$(BIN)/python -m pytest -m slurm -rs
 
-test-all: $(READY) lint ## The default tests, the slow ones and those on Slurm
+test-all: $(READY) lint ## All tests, the slow ones too
 	@$(BIN)/python -m pytest $(SHARED_OUT) -m 'not slurm'
 	@$(BIN)/python -m pytest -m slurm -rs
 
-test-lowest: ## The lowest versions that pyproject.toml allows, in build/versions-lowest, with the default tests
+test-lowest: ## The lowest versions that pyproject.toml allows, in build/versions-lowest, with the default and end-to-end tests
 	@PYTHON=$(PYTHON) bash tools/try_versions.sh lowest
 
 test-newest: ## The newest versions that pyproject.toml allows, in build/versions-newest, likewise

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the default tests with the lowest or the newest versions that pyproject.toml allows, in an environment of its own.
+# Runs the default and the end-to-end tests with the lowest or the newest versions that pyproject.toml allows, in an
+# environment of its own.
 # usage: tools/try_versions.sh lowest|newest [ARGUMENTS OF PYTEST]
 # SALMASK_TORCH_FROM: a Python whose torch and torchvision (5 GB) are used instead of installing them; then their versions are
 # not tested. The environment is build/versions-lowest or build/versions-newest; remove it when done.
@@ -43,4 +44,4 @@ for distribution in metadata.distributions():
 LINK
 fi
 "$place/bin/python" tools/get_detectron2.py
-"$place/bin/python" -m pytest -n "${TEST_PROCESSES:-auto}" --maxprocesses 4 --dist loadfile "$@"
+"$place/bin/python" -m pytest -n "${TEST_PROCESSES:-auto}" --maxprocesses 4 --dist loadfile -m "not slow and not slurm" "$@"

@@ -44,7 +44,7 @@ def test_two_processes_print_one_answer(folder: RunFolder, tmp_path: Path) -> No
     assert (first["out"], second["out"]) == (salmask(*knn(folder)).out, "")
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_torchrun_prints_the_rows_alone(folder: RunFolder) -> None:
     """Some versions of gloo print to stdout; in the default tests, a training with torchrun asks for the same."""
     ended = subprocess.run([*TORCHRUN, *knn(folder), "--json"], capture_output=True, text=True, check=False)

@@ -309,6 +309,7 @@ def gone(number: int) -> bool:
         return True
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("launcher", ["heeds", pytest.param("does not", marks=pytest.mark.slow), "ends"])
 def test_no_job_of_a_step_outlives_it(
     launcher: str, report: ModuleType, call: Callable[..., int], tmp_path: Path

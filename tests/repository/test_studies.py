@@ -48,6 +48,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.end_to_end
 def test_masks_on_your_own_images(here: Path) -> None:
     make_folder_root(here / "pictures")
     _, audit, _, by_files = carried_out("study-own-images.md", {}, leave_out="salmask pretrain")

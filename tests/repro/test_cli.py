@@ -182,6 +182,7 @@ def test_a_bad_image_met_while_training_is_named(out: Path, images: Path, what: 
     assert below <= {".lock", *told, "gallery/masks.png"}
 
 
+@pytest.mark.end_to_end
 def test_a_bad_image_in_a_loaders_process_is_one_line_on_a_terminal_too(out: Path, images: Path) -> None:
     bad = bad_image(images / "train" / "class1", "truncated")
     changes = on_folder(images, **{"optimization.batch": 16, "moco.queue": 16, "machine.workers": 1})

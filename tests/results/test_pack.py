@@ -270,6 +270,7 @@ def _without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"results.{module}.PLOTS", {})
 
 
+@pytest.mark.end_to_end
 def test_the_commands_write_what_they_say(
     runs: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ from repro.settings.detection import COCO, COSTS, VOC
 from results.collection.collect import collect
 from results.tables.rendering import render
 
+pytestmark = pytest.mark.end_to_end
+
 
 @dataclass(frozen=True)
 class Evaluated:

@@ -14,6 +14,8 @@ from baselines import resolve
 from repro.runs.folder import RunFolder
 from slurm.sweep_folder.ledger import Ledger
 
+pytestmark = pytest.mark.end_to_end
+
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:

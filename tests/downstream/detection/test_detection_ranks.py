@@ -17,6 +17,8 @@ from downstream.detection.training import train
 from repro.errors import UserError
 from repro.settings.detection import VOC
 
+pytestmark = pytest.mark.end_to_end
+
 
 def widened(root: Path) -> Path:
     """VOC with every second image twice as wide as the others."""

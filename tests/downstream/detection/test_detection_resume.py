@@ -48,6 +48,7 @@ class StopBefore(HookBase):
             raise KeyboardInterrupt
 
 
+@pytest.mark.end_to_end
 def test_a_resumed_training_ends_in_the_same_bits(
     undisturbed: dict[str, Any], voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,7 @@ def test_many_points_hold(drill: Callable[..., Any], points: int) -> None:
     assert held(drill(full_disk)) or not drill(full_disk).tried
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_the_drill_sees_weights_metrics_and_results_that_differ(drill: Callable[..., Any], tmp_path: Path) -> None:
     training = TinyRun(main, drill(attrgetter("place")))
     other = shutil.copytree(training.place / "undisturbed", tmp_path / "other")

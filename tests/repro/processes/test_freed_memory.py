@@ -31,6 +31,7 @@ for initialises, set_by_a_person in ((True, {}), (False, {}), (True, {"GLIBC_TUN
 """
 
 
+@pytest.mark.end_to_end
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this switch")
 def test_steps_fault_the_same_pages_in_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):

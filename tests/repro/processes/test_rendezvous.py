@@ -224,6 +224,7 @@ print(dist.get_world_size(), number.item())
 """
 
 
+@pytest.mark.end_to_end
 def test_processes_of_two_nodes_join_one_group() -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_"))}
     ours = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -212,6 +212,7 @@ def test_a_killed_process_ends_a_training_in_one_line(tmp_path: Path, monkeypatc
     assert status.error in line
 
 
+@pytest.mark.end_to_end
 def test_a_long_temporary_folder_trains_as_a_short_one_does(tmp_path: Path) -> None:
     long = tmp_path / ("t" * 130)
     long.mkdir()

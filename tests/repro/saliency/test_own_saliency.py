@@ -227,6 +227,7 @@ def test_masks_that_only_measure_make_no_other_run(folder_root: Path, maps: Path
         assert masks(0).any()
 
 
+@pytest.mark.end_to_end
 def test_a_run_by_maps_and_one_by_masks_are_of_one_plot_and_one_report(
     folder_root: Path, maps: Path, tmp_path: Path
 ) -> None:

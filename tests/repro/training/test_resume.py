@@ -310,11 +310,13 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return folder
 
 
+@pytest.mark.end_to_end
 def test_killed_and_terminated_and_resumed_equals_undisturbed(survivor: RunFolder, undisturbed: RunFolder) -> None:
     assert_same_training(survivor.checkpoints, undisturbed.checkpoints)
     assert_same(read_checkpoint(survivor.backbone), read_checkpoint(undisturbed.backbone))
 
 
+@pytest.mark.end_to_end
 def test_a_killed_process_leaves_nothing_half_written(survivor: RunFolder) -> None:
     assert files_below(survivor.checkpoints) == {"step_00000005.pth", "step_00000006.pth"}
     assert {path.name for path in survivor.path.iterdir()} == {
@@ -323,6 +325,7 @@ def test_a_killed_process_leaves_nothing_half_written(survivor: RunFolder) -> No
     }
 
 
+@pytest.mark.end_to_end
 def test_every_attempt_is_on_record(survivor: RunFolder) -> None:
     status = survivor.status()
     assert status is not None
@@ -332,5 +335,6 @@ def test_every_attempt_is_on_record(survivor: RunFolder) -> None:
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.end_to_end
 def test_the_gallery_is_drawn_once(survivor: RunFolder) -> None:
     assert (survivor.gallery / "masks.png").read_bytes() == b"as it was"

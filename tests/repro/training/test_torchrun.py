@@ -28,6 +28,8 @@ from repro.backbones.checkpoint import read_checkpoint
 from repro.runs.folder import RunFolder
 from repro.runs.step_files import checkpoints
 
+pytestmark = pytest.mark.end_to_end
+
 
 def torchrun(out: Path, settings: Sequence[str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
