@@ -153,6 +153,7 @@ def test_autocast_is_on() -> None:
     assert set(dtypes) == {torch.bfloat16}
 
 
+@pytest.mark.end_to_end
 def test_maps_of_whole_images_stay_on_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     run = on_gpu(FAST, localizer__map="image")
@@ -164,6 +165,7 @@ def test_maps_of_whole_images_stay_on_the_device(monkeypatch: pytest.MonkeyPatch
     assert losses["loss"].device == GPU
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -190,6 +192,7 @@ def test_resident_images_are_cropped_on_the_device(
     assert losses["loss"].device == GPU
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("method", rows([*TABLE1, "mocov2+ours-hp-released"], FAST))
 def test_what_a_graph_captures_asks_the_host_for_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # As `StepGraph` captures it: the whole batch is on the device, and generators and shuffles have been handed over.

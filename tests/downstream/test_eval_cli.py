@@ -279,6 +279,7 @@ def test_the_recorded_command_makes_imported_weights_the_same_run_again(
         assert provenance_again.parent.relative_to(again) == provenance.parent.relative_to(first)
 
 
+@pytest.mark.end_to_end
 def test_weights_from_elsewhere_become_a_run_that_tables_show_apart(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = saved({"state_dict": disguised(state, "module.encoder_q.")}, tmp_path / "moco.pth.tar")
     arguments = imported(path, tmp_path / "runs", "--name", "moco-official", "--task", "knn,linear")

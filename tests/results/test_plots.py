@@ -118,6 +118,7 @@ def test_a_gallery_that_stands_alone_in_its_row_is_as_high_as_the_others(tmp_pat
     assert height(["simclr+ours-hp"]) == pytest.approx(2 * one_row)
 
 
+@pytest.mark.end_to_end
 def test_the_report_shows_every_plot_below_its_caption(material: Material) -> None:
     page = build(material.runs, material.frame)
     shown = [plot.caption for name, plot in PLOTS.items() if name != "gallery"]  # the page has galleries of its own

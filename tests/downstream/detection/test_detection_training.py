@@ -35,6 +35,7 @@ from repro.settings.detection import COCO, VOC
 from repro.training.watching.hooks import DivergenceError
 
 
+@pytest.mark.end_to_end
 def test_everything_that_trains_moved_and_norms_were_estimated_anew(
     voc_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,7 @@ def test_a_network_that_is_evaluated_is_never_a_compiled_one() -> None:
     assert not traced
 
 
+@pytest.mark.end_to_end
 def test_the_command_prints_a_line_a_row_and_everything_as_json() -> None:
     few = ("--tiny", "--batch", "4", "--rounds", "1", "moco.queue=64", "encoder.dim=16")
     ended = salmask("methods", "cost", "mocov2", *few, "--json")

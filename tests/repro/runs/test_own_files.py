@@ -192,6 +192,7 @@ def test_emptied_metrics_are_told_of_on_resume(
     assert [row["step"] for row in read_metrics(folder.metrics)] == [STEPS]
 
 
+@pytest.mark.end_to_end
 def test_the_first_line_after_a_resume_is_the_mean_of_the_undisturbed_run(tmp_path: Path) -> None:
     """It includes the steps before the interruption, which the checkpoint carries: an epoch has 4 steps, a line 3."""
     few = {"data.scenes.train_count": 16, "optimization.batch": 4, "optimization.epochs": 2}

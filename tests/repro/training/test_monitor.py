@@ -104,6 +104,7 @@ def test_votes_weigh_similarities_as_knn_v1_does(gap: float, top1: float) -> Non
     assert knn_top1(features, torch.tensor([0, 0, 1, 1, 2, 2])) == pytest.approx(top1)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("method", ["mocov2+ours-hp", "simclr", "supervised"])
 def test_it_changes_no_bit_of_a_training(method: str, tmp_path: Path) -> None:
     run = tiny(method, LARGER)
