@@ -12,10 +12,10 @@ from repro.processes.distributed import initialise
 def step():
     return [torch.ones(2**23) for _ in range(2)]  # 32 MiB each
 def median_of_faults():
-    for _ in range(5):  # until the heap has room for both beside what else it holds
+    for _ in range(10):  # until the heap has room for both beside what else it holds
         step()
     faults = []
-    for _ in range(5):
+    for _ in range(9):
         begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         step()
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
