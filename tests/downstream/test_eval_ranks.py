@@ -46,7 +46,7 @@ def test_two_processes_print_one_answer(folder: RunFolder, tmp_path: Path) -> No
 
 @pytest.mark.end_to_end
 def test_torchrun_prints_the_rows_alone(folder: RunFolder) -> None:
-    """Some versions of gloo print to stdout; in the default tests, a training with torchrun asks for the same."""
+    """Some versions of gloo print to stdout, too."""
     ended = subprocess.run([*TORCHRUN, *knn(folder), "--json"], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     rows = json.loads(ended.stdout)
