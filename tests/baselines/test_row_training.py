@@ -51,6 +51,7 @@ def test_simclr_trains_in_mixed_precision_and_channels_last(name: str, tmp_path:
 FAST = "simclr+ours-hp"
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     "name",
     [

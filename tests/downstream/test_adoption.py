@@ -56,6 +56,7 @@ def test_weights_that_were_taken_before_are_looked_at_and_not_taken_again(tmp_pa
 NOT_NAMED: dict[str, Any] = {**PLAIN, "arch": "", "settings": {}}
 
 
+@pytest.mark.end_to_end
 def test_own_weights_need_no_option_for_their_network(tmp_path: Path) -> None:
     """The backbone of a narrow run, or of another depth, was refused until its own network was named by hand."""
     folder = with_random_backbone(tiny(OURS), tmp_path / "own", "high_pass")

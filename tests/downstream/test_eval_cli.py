@@ -103,6 +103,7 @@ def test_probe_is_short_for_the_linear_task(folder: RunFolder) -> None:
     assert "linear-moco-v1[epochs=1,batch=16], scenes val" in command.out
 
 
+@pytest.mark.end_to_end
 def test_transfer_data_are_found_by_name_and_make_rows_of_their_own(
     folder: RunFolder, roots: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_photographs_are_compared_without_true_objects(tmp_path: Path) -> None:
     assert not any("mean IoU" in row for row in json.loads(ended.out))
 
 
+@pytest.mark.end_to_end
 def test_every_source_is_graded() -> None:
     ended = salmask("bench", "saliency", "sources", *SMALL, "localizer.source=truth-dilated-3")
     assert ended.code == 0, ended

@@ -116,6 +116,7 @@ print(len(multiprocessing.active_children()))
 """
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("end", "code"),
     [

@@ -305,6 +305,7 @@ def test_foregrounds_of_a_batch_are_read_off_the_cropped_maps() -> None:
         assert 0.2 < found.float().mean() < 0.9
 
 
+@pytest.mark.end_to_end
 def test_cached_maps_depart_no_further_from_the_views_own_than_was_measured() -> None:
     """On 60 drawn scenes, as `salmask bench saliency agreement` measures it, against the agreement of random cells."""
     large = {"data.crop": 64, "data.scenes.size": 96, "data.scenes.train_count": 60, "localizer.image_side": 192}

@@ -182,6 +182,7 @@ def test_every_rank_has_all_images(tmp_path: Path) -> None:
         assert outcome["headers read"] == (CHUNK + 10) // 2
 
 
+@pytest.mark.end_to_end
 def test_the_papers_method_trains_the_same_and_goes_on_where_it_was_interrupted(
     undisturbed: RunFolder, tmp_path: Path
 ) -> None:

@@ -247,6 +247,7 @@ def test_reference_and_device_augmentation_train_alike(tmp_path: Path) -> None:
     assert reference == pytest.approx(device, rel=0.05)  # one draw, applied by PIL or on the device
 
 
+@pytest.mark.end_to_end
 def test_a_gradient_that_is_not_finite_stops_before_the_next_checkpoint(undisturbed: RunFolder, tmp_path: Path) -> None:
     run, folder = tiny(OURS), RunFolder(tmp_path)
     with pytest.raises(
