@@ -127,6 +127,7 @@ def make_steps(
 
 
 # A row from a checkpoint needs one.
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("method", rows((name for name in METHODS if not name.endswith("-checkpoint")), *QUICK))
 def test_a_step_stays_on_the_device_and_never_waits(method: str) -> None:
     run = on_gpu(method)

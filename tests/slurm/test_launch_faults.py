@@ -224,6 +224,7 @@ def start_launch(place: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
 
 
+@pytest.mark.end_to_end
 def test_killed_while_sbatch_works_nothing_is_submitted_twice(stand_in: StandInSlurm, tmp_path: Path) -> None:
     stand_in.tell("faults", "sleep:3")
     killed = start_launch(tmp_path)

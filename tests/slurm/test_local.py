@@ -147,6 +147,7 @@ def test_what_a_job_runs_comes_from_a_text_file_of_ours(programs: Path, tmp_path
     assert f"Error: {folder / 'calls.json'} cannot be read (UnicodeDecodeError" in ended.stderr
 
 
+@pytest.mark.end_to_end
 def test_a_launcher_that_is_asked_to_stop_ends_its_jobs_and_waits(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def resume(folder: RunFolder, changes: dict[str, Any] | None = None) -> None:
     make_training(tiny(OURS, changes), folder).run()
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("step", "kept", "workers_before", "workers_after"),
     [pytest.param(2, 1, 2, 0, id="mid-epoch"), pytest.param(3, 2, 0, 1, id="end of an epoch")],
